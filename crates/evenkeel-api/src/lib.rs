@@ -1,0 +1,1 @@
+//! Kubernetes and foreign kinds as plain data, with the rules that belong to the data.

@@ -1,0 +1,1 @@
+//! Time, units, ids and seeded random numbers. No I/O, no async.

@@ -1,0 +1,1 @@
+//! Controller, View, Plan, Action, Door, ports and the run loop.

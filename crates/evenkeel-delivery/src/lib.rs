@@ -1,0 +1,1 @@
+//! Canary releases as Flagger defines them, decided by a pure function.

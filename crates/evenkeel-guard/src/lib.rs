@@ -1,0 +1,1 @@
+//! The door's keeper: the append-only audit record and its verification.

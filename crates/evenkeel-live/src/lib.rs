@@ -1,0 +1,1 @@
+//! The Store port over kube-rs: any real Kubernetes.

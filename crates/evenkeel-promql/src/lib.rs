@@ -1,0 +1,1 @@
+//! PromQL: parser, evaluation engine, in-memory series, rule evaluation. Pure.

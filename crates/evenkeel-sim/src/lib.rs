@@ -1,0 +1,1 @@
+//! The same code under virtual time, with faults.

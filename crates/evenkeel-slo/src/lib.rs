@@ -1,0 +1,1 @@
+//! SLOs as Sloth reads them, the error budget, its ledger and its policy.

@@ -1,0 +1,2 @@
+//! The binary: flags and wiring.
+fn main() {}
