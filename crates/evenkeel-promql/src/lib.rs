@@ -1,1 +1,30 @@
 //! PromQL: parser, evaluation engine, in-memory series, rule evaluation. Pure.
+//!
+//! ```text
+//!  exposition text --parse--> samples --append--> SeriesStore --select--> engine --> QueryResult --> JSON
+//!                                                      ^                    ^
+//!                                          rules (recording, alerting)   parser (text -> Expr)
+//! ```
+//!
+//! Semantics are those of Prometheus 3 (left-open ranges, UTF-8 names, native histograms), with a switch for the
+//! closed ranges of version 2. There is no clock, no thread and no I/O here: time comes in as milliseconds since the
+//! epoch, data comes in through [`storage::Storage`].
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::float_cmp,
+    reason = "PromQL is float arithmetic over counts and milliseconds; exact comparison is its semantics"
+)]
+
+pub mod labels;
+pub mod matcher;
+pub mod number;
+
+pub mod histogram;
+pub mod sample;
+pub mod storage;
+
+pub mod series;
+
+pub mod exposition;

@@ -1,0 +1,519 @@
+//! The in-memory series store: append, select by matchers, forget by age, all within stated limits.
+
+use crate::histogram::Histogram;
+use crate::labels::{Label, Labels};
+use crate::matcher::Matcher;
+use crate::number::is_stale;
+use crate::sample::Value;
+use crate::storage::{Samples, SelectedSeries, Storage, StorageError, TimeRange};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Series a store takes unless told otherwise: a label explosion must end in an error, not in a full machine.
+pub const SERIES_MAX: usize = 1_000_000;
+/// Labels one series may have.
+pub const LABELS_MAX: usize = 128;
+/// A front smaller than this share of a series (1/n) is not cut off yet, so that pruning stays cheap.
+const PRUNE_SHARE: usize = 8;
+
+/// Handle of a series; valid until the series is pruned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeriesId {
+    slot: u32,
+    generation: u32,
+}
+
+/// A sample that was not taken.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AppendError {
+    /// Older than the newest sample of the series.
+    #[error("out of order sample at {t_ms} ms, the series is at {newest_ms} ms")]
+    OutOfOrder {
+        /// Time of the refused sample.
+        t_ms: i64,
+        /// Time of the newest sample.
+        newest_ms: i64,
+    },
+    /// Same time as the newest sample, other value.
+    #[error("duplicate sample at {t_ms} ms with another value")]
+    Duplicate {
+        /// Time of the refused sample.
+        t_ms: i64,
+    },
+    /// The store is full.
+    #[error("the store holds its {limit} series, {labels} is one more")]
+    TooManySeries {
+        /// The limit.
+        limit: usize,
+        /// The refused series.
+        labels: Labels,
+    },
+    /// The label set is too long.
+    #[error("{count} labels, at most {LABELS_MAX} are taken")]
+    TooManyLabels {
+        /// How many it has.
+        count: usize,
+    },
+    /// The handle's series was pruned.
+    #[error("the series is gone")]
+    Gone,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Series {
+    labels: Labels,
+    times: Vec<i64>,
+    floats: Vec<f64>,
+    histograms: Vec<Option<Arc<Histogram>>>,
+    starts: Vec<i64>,
+    revision: u64,
+}
+
+impl Series {
+    fn samples(&self, range: TimeRange) -> Samples<'_> {
+        let from = self.times.partition_point(|t| *t < range.start_ms);
+        let to = self.times.partition_point(|t| *t <= range.end_ms).max(from);
+        Samples {
+            times: Cow::Borrowed(&self.times[from..to]),
+            floats: Cow::Borrowed(&self.floats[from..to]),
+            histograms: Cow::Borrowed(self.histograms.get(from..to).unwrap_or_default()),
+            starts: Cow::Borrowed(self.starts.get(from..to).unwrap_or_default()),
+        }
+    }
+
+    fn push(&mut self, t_ms: i64, value: Value, start_ms: i64) {
+        let before = self.times.len();
+        self.times.push(t_ms);
+        match value {
+            Value::Float(v) => {
+                self.floats.push(v);
+                if !self.histograms.is_empty() {
+                    self.histograms.push(None);
+                }
+            }
+            Value::Histogram(histogram) => {
+                self.floats.push(0.0);
+                self.histograms.resize(before, None);
+                self.histograms.push(Some(histogram));
+            }
+        }
+        if start_ms != 0 {
+            self.starts.resize(before, 0);
+        }
+        if start_ms != 0 || !self.starts.is_empty() {
+            self.starts.push(start_ms);
+        }
+    }
+
+    fn drop_before(&mut self, t_ms: i64) {
+        let gone = self.times.partition_point(|t| *t < t_ms);
+        if gone == 0 || (gone < self.times.len() / PRUNE_SHARE) {
+            return;
+        }
+        self.times.drain(..gone);
+        self.floats.drain(..gone);
+        if !self.histograms.is_empty() {
+            self.histograms.drain(..gone);
+        }
+        if !self.starts.is_empty() {
+            self.starts.drain(..gone);
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    generation: u32,
+    series: Option<Series>,
+}
+
+/// Series and their samples in memory.
+#[derive(Clone, Debug)]
+pub struct SeriesStore {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_labels: HashMap<Labels, u32>,
+    /// name -> value -> slots, sorted.
+    postings: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Vec<u32>>>,
+    series_max: usize,
+    revision: u64,
+}
+
+impl Default for SeriesStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SeriesStore {
+    /// An empty store for [`SERIES_MAX`] series.
+    pub fn new() -> Self {
+        Self::with_limit(SERIES_MAX)
+    }
+
+    /// An empty store for `series_max` series.
+    pub fn with_limit(series_max: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_labels: HashMap::new(),
+            postings: BTreeMap::new(),
+            series_max,
+            revision: 0,
+        }
+    }
+
+    /// Number of series.
+    pub fn len(&self) -> usize {
+        self.by_labels.len()
+    }
+
+    /// Whether there is no series.
+    pub fn is_empty(&self) -> bool {
+        self.by_labels.is_empty()
+    }
+
+    /// Number of samples.
+    pub fn samples_len(&self) -> usize {
+        self.live().map(|(_, s)| s.times.len()).sum()
+    }
+
+    /// Grows with every sample taken; equal numbers mean nothing was appended between.
+    pub fn revision_total(&self) -> u64 {
+        self.revision
+    }
+
+    /// Appends one float sample.
+    pub fn append(
+        &mut self,
+        labels: &Labels,
+        t_ms: i64,
+        value: f64,
+    ) -> Result<SeriesId, AppendError> {
+        self.append_value(labels, t_ms, Value::Float(value), 0)
+    }
+
+    /// Appends one sample of any kind with the start time of its counter (0 = unknown).
+    pub fn append_value(
+        &mut self,
+        labels: &Labels,
+        t_ms: i64,
+        value: Value,
+        start_ms: i64,
+    ) -> Result<SeriesId, AppendError> {
+        let id = self.series(labels)?;
+        self.append_to(id, t_ms, value, start_ms)?;
+        Ok(id)
+    }
+
+    /// Appends to a known series, without a look-up of its labels.
+    pub fn append_to(
+        &mut self,
+        id: SeriesId,
+        t_ms: i64,
+        value: Value,
+        start_ms: i64,
+    ) -> Result<(), AppendError> {
+        let slot = self.slots.get_mut(id.slot as usize).ok_or(AppendError::Gone)?;
+        if slot.generation != id.generation {
+            return Err(AppendError::Gone);
+        }
+        let series = slot.series.as_mut().ok_or(AppendError::Gone)?;
+        if let Some(newest_ms) = series.times.last().copied() {
+            if t_ms < newest_ms {
+                return Err(AppendError::OutOfOrder { t_ms, newest_ms });
+            }
+            if t_ms == newest_ms {
+                return same_again(series, t_ms, &value);
+            }
+        }
+        self.revision += 1;
+        series.revision = self.revision;
+        series.push(t_ms, value, start_ms);
+        Ok(())
+    }
+
+    /// The handle of a series, which is created if it does not exist.
+    pub fn series(&mut self, labels: &Labels) -> Result<SeriesId, AppendError> {
+        if let Some(slot) = self.by_labels.get(labels).copied() {
+            return Ok(SeriesId { slot, generation: self.slots[slot as usize].generation });
+        }
+        if self.by_labels.len() >= self.series_max {
+            return Err(AppendError::TooManySeries {
+                limit: self.series_max,
+                labels: labels.clone(),
+            });
+        }
+        if labels.len() > LABELS_MAX {
+            return Err(AppendError::TooManyLabels { count: labels.len() });
+        }
+        Ok(self.create(labels))
+    }
+
+    /// Whether a handle still stands for a series.
+    pub fn is_live(&self, id: SeriesId) -> bool {
+        self.slots
+            .get(id.slot as usize)
+            .is_some_and(|slot| slot.generation == id.generation && slot.series.is_some())
+    }
+
+    fn create(&mut self, labels: &Labels) -> SeriesId {
+        // Names and values repeat across series: share the ones the index already has.
+        let labels: Labels = labels.iter().map(|label| self.interned(label)).collect();
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as u32
+        });
+        for label in &labels {
+            let values = self.postings.entry(Arc::clone(&label.name)).or_default();
+            let list = values.entry(Arc::clone(&label.value)).or_default();
+            let at = list.partition_point(|s| *s < slot);
+            list.insert(at, slot);
+        }
+        self.by_labels.insert(labels.clone(), slot);
+        let entry = &mut self.slots[slot as usize];
+        entry.series = Some(Series { labels, ..Series::default() });
+        SeriesId { slot, generation: entry.generation }
+    }
+
+    fn interned(&self, label: &Label) -> Label {
+        let Some((name, values)) = self.postings.get_key_value(&*label.name) else {
+            return label.clone();
+        };
+        let value = values.get_key_value(&*label.value).map_or(&label.value, |(value, _)| value);
+        Label { name: Arc::clone(name), value: Arc::clone(value) }
+    }
+
+    /// Forgets samples before a time (in batches, so a few older ones may stay) and series without samples.
+    pub fn prune(&mut self, before_ms: i64) {
+        for slot in 0..self.slots.len() {
+            let Some(series) = self.slots[slot].series.as_mut() else { continue };
+            series.drop_before(before_ms);
+            if series.times.is_empty() {
+                self.remove(slot as u32);
+            }
+        }
+    }
+
+    /// Drops all series that pass the matchers; returns how many.
+    pub fn delete(&mut self, matchers: &[Matcher]) -> usize {
+        let slots = self.matching(matchers);
+        for slot in &slots {
+            self.remove(*slot);
+        }
+        slots.len()
+    }
+
+    fn remove(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        let Some(series) = entry.series.take() else { return };
+        entry.generation = entry.generation.wrapping_add(1);
+        self.revision += 1;
+        self.by_labels.remove(&series.labels);
+        self.free.push(slot);
+        for label in &series.labels {
+            let Some(values) = self.postings.get_mut(&label.name) else { continue };
+            if let Some(list) = values.get_mut(&label.value) {
+                list.retain(|s| *s != slot);
+                if list.is_empty() {
+                    values.remove(&label.value);
+                }
+            }
+            if values.is_empty() {
+                self.postings.remove(&label.name);
+            }
+        }
+    }
+
+    /// Label sets of the series that pass the matchers and have a sample in the range.
+    pub fn label_sets(&self, matchers: &[Matcher], range: TimeRange) -> Vec<Labels> {
+        self.matching(matchers)
+            .into_iter()
+            .filter_map(|slot| self.slots[slot as usize].series.as_ref())
+            .filter(|series| !series.samples(range).is_empty())
+            .map(|series| series.labels.clone())
+            .collect()
+    }
+
+    /// All label names, sorted.
+    pub fn label_names(&self) -> Vec<Arc<str>> {
+        self.postings.keys().cloned().collect()
+    }
+
+    /// All values of a label, sorted.
+    pub fn label_values(&self, name: &str) -> Vec<Arc<str>> {
+        self.postings.get(name).map(|values| values.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The newest sample of a series: time and value.
+    pub fn newest(&self, labels: &Labels) -> Option<(i64, Value)> {
+        let slot = self.by_labels.get(labels)?;
+        let series = self.slots[*slot as usize].series.as_ref()?;
+        let at = series.times.len().checked_sub(1)?;
+        let all = TimeRange { start_ms: i64::MIN, end_ms: i64::MAX };
+        Some((series.times[at], series.samples(all).value(at)))
+    }
+
+    fn live(&self) -> impl Iterator<Item = (u32, &Series)> {
+        self.slots.iter().enumerate().filter_map(|(i, s)| Some((i as u32, s.series.as_ref()?)))
+    }
+
+    /// Slots of the series that pass all matchers, in order.
+    fn matching(&self, matchers: &[Matcher]) -> Vec<u32> {
+        let candidates = matchers
+            .iter()
+            .filter(|m| !m.matches(""))
+            .map(|m| self.posting_list(m))
+            .min_by_key(Vec::len);
+        let passes = |slot: &u32| {
+            self.slots[*slot as usize]
+                .series
+                .as_ref()
+                .is_some_and(|series| matchers.iter().all(|m| m.matches_labels(&series.labels)))
+        };
+        match candidates {
+            Some(list) => list.into_iter().filter(passes).collect(),
+            None => self.live().map(|(slot, _)| slot).filter(passes).collect(),
+        }
+    }
+
+    fn posting_list(&self, matcher: &Matcher) -> Vec<u32> {
+        let Some(values) = self.postings.get(&matcher.name) else { return Vec::new() };
+        let mut lists: Vec<&Vec<u32>> = match matcher.literals() {
+            Some(literals) => literals.into_iter().filter_map(|value| values.get(value)).collect(),
+            None => values.iter().filter(|(v, _)| matcher.matches(v)).map(|(_, l)| l).collect(),
+        };
+        if lists.len() == 1 {
+            return lists.pop().cloned().unwrap_or_default();
+        }
+        let mut merged: Vec<u32> = lists.into_iter().flatten().copied().collect();
+        merged.sort_unstable();
+        merged.dedup();
+        merged
+    }
+}
+
+impl Storage for SeriesStore {
+    fn select(
+        &self,
+        matchers: &[Matcher],
+        range: TimeRange,
+    ) -> Result<Vec<SelectedSeries<'_>>, StorageError> {
+        let mut out = Vec::new();
+        for slot in self.matching(matchers) {
+            let Some(series) = self.slots[slot as usize].series.as_ref() else { continue };
+            let samples = series.samples(range);
+            if !samples.is_empty() {
+                out.push(SelectedSeries { labels: series.labels.clone(), samples });
+            }
+        }
+        Ok(out)
+    }
+
+    fn revision(&self, matchers: &[Matcher]) -> Option<u64> {
+        let slots = self.matching(matchers);
+        // The count takes part so that a pruned series is noticed too.
+        let newest = slots
+            .iter()
+            .filter_map(|slot| self.slots[*slot as usize].series.as_ref())
+            .map(|series| series.revision)
+            .max()
+            .unwrap_or_default();
+        Some(newest.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(slots.len() as u64))
+    }
+}
+
+/// A second sample at the newest time: fine if it is the same, else refused.
+fn same_again(series: &mut Series, t_ms: i64, value: &Value) -> Result<(), AppendError> {
+    let at = series.times.len() - 1;
+    let old_histogram = series.histograms.get(at).and_then(Option::as_ref);
+    let same = match (value, old_histogram) {
+        (Value::Float(new), None) => {
+            let old = series.floats[at];
+            old.to_bits() == new.to_bits() || (old.is_nan() && new.is_nan() && !is_stale(*new))
+        }
+        (Value::Histogram(new), Some(old)) => new == old,
+        _ => false,
+    };
+    if same { Ok(()) } else { Err(AppendError::Duplicate { t_ms }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matcher::MatchOp;
+
+    const ALL: TimeRange = TimeRange { start_ms: i64::MIN, end_ms: i64::MAX };
+
+    fn store() -> SeriesStore {
+        let mut store = SeriesStore::new();
+        for (job, code) in [("api", "200"), ("api", "500"), ("web", "200")] {
+            let labels = Labels::from_pairs([("__name__", "hits"), ("job", job), ("code", code)]);
+            for t in 0..100 {
+                store.append(&labels, t * 1000, t as f64).unwrap();
+            }
+        }
+        store
+    }
+
+    fn selected(store: &SeriesStore, name: &str, op: MatchOp, value: &str) -> usize {
+        store.select(&[Matcher::new(name, op, value).unwrap()], ALL).unwrap().len()
+    }
+
+    #[test]
+    fn matchers_find_series() {
+        let store = store();
+        assert_eq!(selected(&store, "job", MatchOp::Equal, "api"), 2);
+        assert_eq!(selected(&store, "job", MatchOp::NotEqual, "api"), 1);
+        assert_eq!(selected(&store, "job", MatchOp::Regex, "api|web"), 3);
+        assert_eq!(selected(&store, "code", MatchOp::Regex, "2.."), 2);
+        assert_eq!(selected(&store, "absent", MatchOp::Equal, ""), 3);
+        assert_eq!(selected(&store, "absent", MatchOp::NotEqual, ""), 0);
+    }
+
+    #[test]
+    fn old_and_double_samples_are_refused() {
+        let mut store = store();
+        let labels = Labels::from_pairs([("__name__", "hits"), ("job", "api"), ("code", "200")]);
+        let late = store.append(&labels, 5, 1.0);
+        assert_eq!(late, Err(AppendError::OutOfOrder { t_ms: 5, newest_ms: 99_000 }));
+        assert_eq!(
+            store.append(&labels, 99_000, 1.0),
+            Err(AppendError::Duplicate { t_ms: 99_000 })
+        );
+        assert!(store.append(&labels, 99_000, 99.0).is_ok());
+    }
+
+    #[test]
+    fn pruned_series_vanish_and_their_handles_with_them() {
+        let mut store = store();
+        let labels = Labels::from_pairs([("__name__", "fresh")]);
+        let id = store.append(&labels, 200_000, 1.0).unwrap();
+        store.prune(150_000);
+        assert_eq!((store.len(), store.samples_len()), (1, 1));
+        assert!(store.is_live(id));
+        store.prune(250_000);
+        assert!(!store.is_live(id) && store.label_names().is_empty());
+        assert_eq!(store.append_to(id, 300_000, Value::Float(1.0), 0), Err(AppendError::Gone));
+    }
+
+    #[test]
+    fn the_limit_on_series_holds() {
+        let mut store = SeriesStore::with_limit(1);
+        store.append(&Labels::named("a"), 0, 1.0).unwrap();
+        let refused = store.append(&Labels::named("b"), 0, 1.0).unwrap_err().to_string();
+        insta::assert_snapshot!(refused, @r#"the store holds its 1 series, {__name__="b"} is one more"#);
+    }
+
+    #[test]
+    fn the_revision_tells_whether_inputs_changed() {
+        let mut store = store();
+        let web = [Matcher::equal("job", "web")];
+        let before = store.revision(&web);
+        store.append(&Labels::from_pairs([("job", "api")]), 1, 1.0).unwrap();
+        assert_eq!(before, store.revision(&web));
+        store.append(&Labels::from_pairs([("job", "web")]), 1, 1.0).unwrap();
+        assert_ne!(before, store.revision(&web));
+    }
+}
