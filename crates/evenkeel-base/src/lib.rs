@@ -1,1 +1,15 @@
-//! Time, units, ids and seeded random numbers. No I/O, no async.
+//! What every other crate stands on: time, durations as people write them, ids and randomness.
+//!
+//! No I/O, no async, no global state. A real clock is handed in by the host, so nothing below a
+//! host can read one by accident.
+#![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
+
+mod clock;
+mod duration;
+mod ids;
+mod rng;
+
+pub use clock::{Clock, FixedClock};
+pub use duration::{DurationError, format_duration, parse_duration};
+pub use ids::{name_suffix, stable_hash, uid};
+pub use rng::Rng;
