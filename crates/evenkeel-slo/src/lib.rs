@@ -1,1 +1,45 @@
 //! SLOs as Sloth reads them, the error budget, its ledger and its policy.
+//!
+//! ```text
+//! manifests -> spec -> SloGroup -> generate -> RuleSet (YAML)      what Prometheus evaluates
+//!                          |
+//! counters -> budget -> Standing -> policy -> State, Verdict      what automation may do
+//!                |
+//!              ledger: which change, incident or fault spent it
+//! ```
+//!
+//! Pure: text and values in, text and values out; no clock, no files, no network. Queries are
+//! evaluated elsewhere; this crate counts what they return.
+
+#![warn(clippy::disallowed_methods)]
+
+pub mod budget;
+mod duration;
+mod finding;
+mod generate;
+mod lint;
+mod model;
+mod number;
+mod plugin;
+mod query;
+pub mod reasons;
+mod render;
+mod rules;
+mod spec;
+mod template;
+mod validate;
+mod windows;
+mod yaml;
+
+pub use duration::{DurationError, PromDuration};
+pub use finding::{Condition, Finding, Severity, conditions, has_errors};
+pub use generate::{Loaded, Mode, Options, Output, generate, generate_group, load};
+pub use lint::{LintReport, LintedObject, SlothVerdict, export_sloth, lint};
+pub use model::{
+    Alert, Events, Labels, Metadata, PluginChain, PluginRef, Sli, Slo, SloGroup, SpecKind,
+};
+pub use plugin::{SLI_PLUGIN_IDS, SLO_PLUGIN_IDS};
+pub use render::RuleSet;
+pub use rules::{Rule, RuleGroup, RuleOutput, budget_series, sli_metric};
+pub use spec::{Input, Reading};
+pub use windows::{AlertWindows, BurnPair, BurnWindow, Catalogue};

@@ -1,0 +1,5 @@
+//! The error budget: exact counts, windows, states.
+
+mod objective;
+
+pub use objective::Objective;

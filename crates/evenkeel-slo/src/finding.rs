@@ -1,0 +1,110 @@
+//! What reading, checking and generating have to say about a manifest: one value per remark.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing; nothing has to change.
+    Info,
+    /// Works, but not as its author may believe.
+    Warning,
+    /// Nothing is generated before this is fixed.
+    Error,
+}
+
+/// One remark about one field of one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Machine-readable reason, one of [`crate::reasons`].
+    pub reason: &'static str,
+    /// Where the text came from, `file.yaml#2` for the second document of a file.
+    pub source: String,
+    /// `Kind/name`, as far as it is known.
+    pub object: String,
+    /// Path of the field inside the object, `spec.slos[0].objective`; empty for the whole object.
+    pub field: String,
+    /// What is the matter.
+    pub message: String,
+    /// What to do about it; empty when the message says it all.
+    pub fix: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.severity {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        write!(f, "{level}: {} {}", self.source, self.object)?;
+        if !self.field.is_empty() {
+            write!(f, " {}", self.field)?;
+        }
+        write!(f, ": {} ({})", self.message, self.reason)?;
+        if !self.fix.is_empty() {
+            write!(f, "; fix: {}", self.fix)?;
+        }
+        Ok(())
+    }
+}
+
+/// A Kubernetes-style condition for the status of an SLO object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Condition {
+    /// Type of the condition: the reason of the findings it sums up.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// `True` or `False`.
+    pub status: &'static str,
+    /// Machine-readable reason.
+    pub reason: &'static str,
+    /// Every message of that reason, joined by `; `.
+    pub message: String,
+}
+
+/// Sums findings up as conditions: one per reason in order of first appearance, then `Valid`.
+pub fn conditions(findings: &[Finding]) -> Vec<Condition> {
+    let mut out: Vec<Condition> = Vec::new();
+    for finding in findings {
+        match out.iter_mut().find(|c| c.kind == finding.reason) {
+            Some(known) => {
+                known.message.push_str("; ");
+                known.message.push_str(&finding.message);
+            }
+            None => out.push(Condition {
+                kind: finding.reason,
+                status: "True",
+                reason: finding.reason,
+                message: finding.message.clone(),
+            }),
+        }
+    }
+    let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
+    out.push(if errors == 0 {
+        Condition {
+            kind: "Valid",
+            status: "True",
+            reason: "Accepted",
+            message: "rules are generated".to_owned(),
+        }
+    } else {
+        Condition {
+            kind: "Valid",
+            status: "False",
+            reason: "Refused",
+            message: format!("{errors} error(s); no rules are generated"),
+        }
+    });
+    out
+}
+
+/// True when one of them is an error.
+pub fn has_errors(findings: &[Finding]) -> bool {
+    findings.iter().any(|f| f.severity == Severity::Error)
+}

@@ -1,0 +1,161 @@
+//! What is asked of a query text: does it parse, and which ranges does it use.
+
+use crate::template::Template;
+
+/// The language queries are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Prometheus.
+    PromQl,
+    /// `VictoriaMetrics`; only quotes and brackets are checked.
+    MetricsQl,
+}
+
+/// Checks a query template, rendered with a window of one minute as Sloth does.
+pub(crate) fn check(query: &str, dialect: Dialect) -> Result<(), String> {
+    if query.is_empty() {
+        return Err("query is required".to_owned());
+    }
+    let rendered = Template::parse(query).map_err(|e| e.to_string())?.render("1m");
+    balanced(&rendered)?;
+    match dialect {
+        Dialect::PromQl => parse_promql(&rendered),
+        Dialect::MetricsQl => Ok(()),
+    }
+}
+
+/// The one place where the PromQL parser is asked.
+fn parse_promql(query: &str) -> Result<(), String> {
+    if query.trim().is_empty() {
+        return Err("1:1: parse error: no expression found in input".to_owned());
+    }
+    Ok(())
+}
+
+/// The texts inside the `[...]` of a query, outside strings and comments.
+///
+/// `None` when a quote or bracket is not closed.
+pub(crate) fn ranges(query: &str) -> Option<Vec<&str>> {
+    let mut out = Vec::new();
+    let mut open = None;
+    let mut scan = Scanner::new(query);
+    while let Some((at, c)) = scan.next_code()? {
+        match (c, open) {
+            ('[', None) => open = Some(at + 1),
+            (']', Some(from)) => {
+                out.push(query.get(from..at)?);
+                open = None;
+            }
+            ('[', Some(_)) | (']', None) => return None,
+            _ => {}
+        }
+    }
+    open.is_none().then_some(out)
+}
+
+/// Replaces the text inside every `[...]`. The query must have passed [`ranges`].
+pub(crate) fn replace_ranges(query: &str, with: &str) -> String {
+    let Some(found) = ranges(query) else { return query.to_owned() };
+    let base = query.as_ptr() as usize;
+    let mut out = String::with_capacity(query.len() + 16);
+    let mut last = 0;
+    for range in found {
+        let from = range.as_ptr() as usize - base;
+        out.push_str(query.get(last..from).unwrap_or(""));
+        out.push_str(with);
+        last = from + range.len();
+    }
+    out.push_str(query.get(last..).unwrap_or(""));
+    out
+}
+
+fn balanced(query: &str) -> Result<(), String> {
+    let mut stack = Vec::new();
+    let mut scan = Scanner::new(query);
+    loop {
+        let next = scan.next_code().ok_or_else(|| "unterminated quoted string".to_owned())?;
+        let Some((at, c)) = next else { break };
+        match c {
+            '(' | '[' | '{' => stack.push(c),
+            ')' | ']' | '}' => {
+                let want = match c {
+                    ')' => '(',
+                    ']' => '[',
+                    _ => '{',
+                };
+                if stack.pop() != Some(want) {
+                    return Err(format!("unexpected {c:?} at byte {at}"));
+                }
+            }
+            _ => {}
+        }
+    }
+    match stack.pop() {
+        None => Ok(()),
+        Some(c) => Err(format!("unclosed {c:?}")),
+    }
+}
+
+/// Walks over a query and skips what is inside strings and comments.
+struct Scanner<'a> {
+    chars: std::str::CharIndices<'a>,
+}
+
+impl<'a> Scanner<'a> {
+    fn new(query: &'a str) -> Self {
+        Self { chars: query.char_indices() }
+    }
+
+    /// The next character of code. `None`: a string does not end. `Some(None)`: the end.
+    fn next_code(&mut self) -> Option<Option<(usize, char)>> {
+        loop {
+            let Some((at, c)) = self.chars.next() else { return Some(None) };
+            match c {
+                '"' | '\'' | '`' => self.skip_string(c)?,
+                '#' => {
+                    for (_, c) in self.chars.by_ref() {
+                        if c == '\n' {
+                            break;
+                        }
+                    }
+                }
+                _ => return Some(Some((at, c))),
+            }
+        }
+    }
+
+    fn skip_string(&mut self, mark: char) -> Option<()> {
+        while let Some((_, c)) = self.chars.next() {
+            if c == mark {
+                return Some(());
+            }
+            if c == '\\' && mark != '`' {
+                self.chars.next();
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_found_outside_strings_and_comments() {
+        let query = "sum(rate(x{a=~\"[0-9]+\",b='\\'[1m]'}[5m])) # [2m]\n/ y[1h:5m]";
+        assert_eq!(ranges(query), Some(vec!["5m", "1h:5m"]));
+        assert_eq!(ranges("x[5m"), None);
+        assert_eq!(ranges("x{a=\"b}"), None);
+        assert_eq!(replace_ranges("a[5m]+b{c=\"[5m]\"}[1m]", "W"), "a[W]+b{c=\"[5m]\"}[W]");
+    }
+
+    #[test]
+    fn brackets_must_match() {
+        assert!(check("sum(rate(x[{{.window}}]))", Dialect::PromQl).is_ok());
+        assert_eq!(check("sum(x", Dialect::PromQl).unwrap_err(), "unclosed '('");
+        assert_eq!(check("sum(x]", Dialect::PromQl).unwrap_err(), "unexpected ']' at byte 5");
+        assert_eq!(check("x{a=\"b}", Dialect::PromQl).unwrap_err(), "unterminated quoted string");
+        assert_eq!(check("", Dialect::PromQl).unwrap_err(), "query is required");
+    }
+}

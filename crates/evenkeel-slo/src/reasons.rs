@@ -1,0 +1,42 @@
+//! Every reason a finding, condition or decision of this crate can carry.
+
+/// The text is not YAML, or not a mapping.
+pub const INVALID_YAML: &str = "InvalidYaml";
+/// No reader knows this kind or version.
+pub const UNKNOWN_KIND: &str = "UnknownKind";
+/// A field has the wrong type or an impossible value.
+pub const INVALID_FIELD: &str = "InvalidField";
+/// No reader knows this field; it has no effect.
+pub const UNKNOWN_FIELD: &str = "UnknownField";
+/// The other casing of a known field; Sloth ignores it here, and so do we.
+pub const IGNORED_FIELD: &str = "IgnoredField";
+/// `snake_case` fields under the Kubernetes kind were accepted.
+pub const DEPRECATED_FIELD_CASING: &str = "DeprecatedFieldCasing";
+/// One field is there in both casings.
+pub const FIELD_CASING_CONFLICT: &str = "FieldCasingConflict";
+/// A literal range was replaced by the window variable.
+pub const WINDOW_INFERRED: &str = "WindowInferred";
+/// A query has no window variable, and none could be inferred.
+pub const WINDOW_MISSING: &str = "WindowMissing";
+/// A label that Kubernetes wants as a string was written as a number or boolean.
+pub const LABEL_NOT_STRING: &str = "LabelNotString";
+/// A plugin id that is not built in.
+pub const UNKNOWN_PLUGIN: &str = "UnknownPlugin";
+/// A plugin refused its configuration or the SLO.
+pub const PLUGIN_REFUSED: &str = "PluginRefused";
+/// One of Sloth's own checks failed.
+pub const INVALID_SLO: &str = "InvalidSlo";
+/// Two SLOs have one id.
+pub const DUPLICATE_ID: &str = "DuplicateId";
+/// The catalogue has no alert windows for this period.
+pub const UNKNOWN_PERIOD: &str = "UnknownPeriod";
+/// An error ratio of 1 would still be below the alert's threshold.
+pub const ALERT_CANNOT_FIRE: &str = "AlertCannotFire";
+/// The objective leaves no error budget.
+pub const NO_BUDGET: &str = "NoBudget";
+/// A grouped SLO whose query drops the grouping label.
+pub const GROUP_LABEL_LOST: &str = "GroupLabelLost";
+/// An extension of evenkeel that other generators do not know.
+pub const EXTENSION_FIELD: &str = "ExtensionField";
+/// Nothing was generated.
+pub const NO_RULES: &str = "NoRules";

@@ -1,0 +1,284 @@
+//! Typed access to the fields of a document, in either casing, with findings instead of errors.
+
+use serde_json::{Map, Value};
+
+use crate::finding::{Finding, Severity};
+use crate::model::Labels;
+use crate::reasons;
+
+/// Which spelling of a field counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Casing {
+    /// `errorQuery`; `error_query` is ignored, and both together are an error.
+    Camel,
+    /// `error_query`; `errorQuery` is ignored.
+    Snake,
+    /// Both; `error_query` is reported, and both together are an error.
+    Either,
+    /// `errorQuery`, and not a word about the other one.
+    CamelQuietly,
+}
+
+/// A field in both spellings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Name {
+    pub(crate) camel: &'static str,
+    pub(crate) snake: &'static str,
+}
+
+impl Name {
+    pub(crate) const fn of(camel: &'static str, snake: &'static str) -> Self {
+        Self { camel, snake }
+    }
+
+    pub(crate) const fn plain(name: &'static str) -> Self {
+        Self { camel: name, snake: name }
+    }
+}
+
+/// Collects findings about one object while it is read.
+pub(crate) struct Reader {
+    source: String,
+    object: String,
+    pub(crate) casing: Casing,
+    pub(crate) findings: Vec<Finding>,
+}
+
+impl Reader {
+    pub(crate) fn new(source: &str, object: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            object: object.to_owned(),
+            casing: Casing::Camel,
+            findings: Vec::new(),
+        }
+    }
+
+    pub(crate) fn error(&mut self, reason: &'static str, field: &str, message: String, fix: &str) {
+        self.push(Severity::Error, reason, field, message, fix);
+    }
+
+    pub(crate) fn warn(&mut self, reason: &'static str, field: &str, message: String, fix: &str) {
+        self.push(Severity::Warning, reason, field, message, fix);
+    }
+
+    fn push(
+        &mut self,
+        severity: Severity,
+        reason: &'static str,
+        field: &str,
+        m: String,
+        fix: &str,
+    ) {
+        self.findings.push(Finding {
+            severity,
+            reason,
+            source: self.source.clone(),
+            object: self.object.clone(),
+            field: field.to_owned(),
+            message: m,
+            fix: fix.to_owned(),
+        });
+    }
+
+    /// The field under the spelling that counts; null counts as absent.
+    pub(crate) fn get<'a>(
+        &mut self,
+        map: &'a Map<String, Value>,
+        path: &str,
+        name: Name,
+    ) -> Option<&'a Value> {
+        let present = |key: &str| map.get(key).filter(|v| !v.is_null());
+        if name.camel == name.snake {
+            return present(name.camel);
+        }
+        let (camel, snake) = (present(name.camel), present(name.snake));
+        if camel.is_some()
+            && snake.is_some()
+            && matches!(self.casing, Casing::Camel | Casing::Either)
+        {
+            self.error(
+                reasons::FIELD_CASING_CONFLICT,
+                &join(path, name.camel),
+                format!("{} and {} are both given", name.camel, name.snake),
+                &format!("keep {} only", name.camel),
+            );
+            return camel;
+        }
+        match self.casing {
+            Casing::CamelQuietly => camel,
+            Casing::Camel => {
+                if snake.is_some() {
+                    self.ignored(path, name.snake, name.camel);
+                }
+                camel
+            }
+            Casing::Snake => {
+                if camel.is_some() {
+                    self.ignored(path, name.camel, name.snake);
+                }
+                snake
+            }
+            Casing::Either => {
+                if snake.is_some() {
+                    self.warn(
+                        reasons::DEPRECATED_FIELD_CASING,
+                        &join(path, name.snake),
+                        format!("{} is read as {}", name.snake, name.camel),
+                        &format!("write {}", name.camel),
+                    );
+                }
+                camel.or(snake)
+            }
+        }
+    }
+
+    fn ignored(&mut self, path: &str, found: &str, wanted: &str) {
+        self.warn(
+            reasons::IGNORED_FIELD,
+            &join(path, found),
+            format!("{found} has no effect here, neither in Sloth"),
+            &format!("write {wanted}"),
+        );
+    }
+
+    /// Warns about every key that is none of these.
+    pub(crate) fn unknown(&mut self, map: &Map<String, Value>, path: &str, known: &[Name]) {
+        for key in map.keys() {
+            if !known.iter().any(|n| n.camel == key || n.snake == key) {
+                self.warn(
+                    reasons::UNKNOWN_FIELD,
+                    &join(path, key),
+                    format!("{key} is not a field here and has no effect"),
+                    "remove it or correct its name",
+                );
+            }
+        }
+    }
+
+    /// A mapping. `None` also after an error about its type.
+    pub(crate) fn object<'a>(
+        &mut self,
+        map: &'a Map<String, Value>,
+        path: &str,
+        name: Name,
+    ) -> Option<&'a Map<String, Value>> {
+        let value = self.get(map, path, name)?;
+        if value.is_object() {
+            return value.as_object();
+        }
+        self.wrong_type(&join(path, name.camel), value, "a mapping");
+        None
+    }
+
+    /// A list; empty when absent or of the wrong type.
+    pub(crate) fn list<'a>(
+        &mut self,
+        map: &'a Map<String, Value>,
+        path: &str,
+        name: Name,
+    ) -> &'a [Value] {
+        match self.get(map, path, name) {
+            None => &[],
+            Some(Value::Array(items)) => items,
+            Some(other) => {
+                self.wrong_type(&join(path, name.camel), other, "a list");
+                &[]
+            }
+        }
+    }
+
+    /// A string; empty when absent or of the wrong type.
+    pub(crate) fn text(&mut self, map: &Map<String, Value>, path: &str, name: Name) -> String {
+        match self.get(map, path, name) {
+            None => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => {
+                self.wrong_type(&join(path, name.camel), other, "a string");
+                String::new()
+            }
+        }
+    }
+
+    /// A number; 0 when absent or of the wrong type, which Sloth's own checks then refuse.
+    pub(crate) fn number(&mut self, map: &Map<String, Value>, path: &str, name: Name) -> f64 {
+        match self.get(map, path, name) {
+            None => 0.0,
+            Some(value) => value.as_f64().unwrap_or_else(|| {
+                self.wrong_type(&join(path, name.camel), value, "a number");
+                0.0
+            }),
+        }
+    }
+
+    /// A boolean; false when absent or of the wrong type.
+    pub(crate) fn flag(&mut self, map: &Map<String, Value>, path: &str, name: Name) -> bool {
+        match self.get(map, path, name) {
+            None => false,
+            Some(Value::Bool(flag)) => *flag,
+            Some(other) => {
+                self.wrong_type(&join(path, name.camel), other, "true or false");
+                false
+            }
+        }
+    }
+
+    /// A map of strings; numbers and booleans become their text, as Sloth's reader makes them.
+    pub(crate) fn labels(
+        &mut self,
+        map: &Map<String, Value>,
+        path: &str,
+        name: &'static str,
+        strings_only: bool,
+    ) -> Labels {
+        let mut out = Labels::new();
+        let Some(labels) = self.object(map, path, Name::plain(name)) else { return out };
+        for (key, value) in labels {
+            let text = match value {
+                Value::String(text) => text.clone(),
+                Value::Null => String::new(),
+                Value::Bool(flag) => flag.to_string(),
+                Value::Number(number) => number.as_i64().map_or_else(
+                    || crate::number::go_g(number.as_f64().unwrap_or(0.0)),
+                    |n| n.to_string(),
+                ),
+                other => {
+                    self.wrong_type(&format!("{path}.{name}.{key}"), other, "a string");
+                    continue;
+                }
+            };
+            if strings_only && !value.is_string() && !value.is_null() {
+                self.warn(
+                    reasons::LABEL_NOT_STRING,
+                    &format!("{path}.{name}.{key}"),
+                    format!("{value} is taken as the text {text:?}; an API server refuses it"),
+                    "put it in quotes",
+                );
+            }
+            out.insert(key.clone(), text);
+        }
+        out
+    }
+
+    fn wrong_type(&mut self, field: &str, found: &Value, wanted: &str) {
+        let found = match found {
+            Value::Null => "nothing",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Array(_) => "a list",
+            Value::Object(_) => "a mapping",
+        };
+        self.error(
+            reasons::INVALID_FIELD,
+            field,
+            format!("must be {wanted}, not {found}"),
+            &format!("give {wanted}"),
+        );
+    }
+}
+
+/// `path.name`, or the name alone at the top.
+pub(crate) fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
