@@ -1,0 +1,152 @@
+use std::{fmt::Debug, sync::Arc};
+
+use evenkeel_api::{ApiObject, GroupKind, Key, Obj, ObjError};
+
+use crate::{BoxFuture, ListQuery, MetricsError, Plan, Ports, Retry, StoreError};
+
+/// A pure decision with an observation in front.
+///
+/// One instance serves all objects of its kind; it keeps nothing between calls that a restart may
+/// not lose.
+pub trait Controller: Send + Sync + 'static {
+    /// Plain data: everything `decide` may look at, the time included.
+    type View: Debug + Send;
+
+    /// Its name in records, metrics and Leases.
+    fn name(&self) -> &'static str;
+
+    /// What wakes it. The first one is the kind it is responsible for.
+    fn interests(&self) -> Vec<Interest>;
+
+    /// Looks. `None` when the object is gone.
+    fn observe<'a>(
+        &'a self,
+        key: &'a Key,
+        ports: &'a Ports,
+    ) -> BoxFuture<'a, Result<Option<Self::View>, ObserveError>>;
+
+    /// Decides. Pure: same view, same plan.
+    fn decide(&self, view: &Self::View) -> Plan;
+
+    /// How many objects may be worked on at once. One by default: the controller then never races
+    /// with itself. Raise it where observing or acting waits for others (webhooks).
+    fn concurrency(&self) -> usize {
+        1
+    }
+}
+
+/// A kind that wakes a controller, and whom a change of it concerns.
+pub struct Interest {
+    /// Which objects.
+    pub query: ListQuery,
+    /// Whom a change concerns.
+    pub trigger: Trigger,
+}
+
+/// Whom a change of one object concerns.
+#[derive(Clone)]
+pub enum Trigger {
+    /// The object itself.
+    Itself,
+    /// Its managing owner, if that is of this kind.
+    Owner(GroupKind),
+    /// Whatever this function names.
+    Mapped(Arc<dyn Fn(&Obj) -> Wakes + Send + Sync>),
+}
+
+/// Whom to wake.
+pub enum Wakes {
+    /// These objects.
+    These(Vec<Key>),
+    /// Every object of the controller's own kind in this namespace.
+    Namespace(String),
+    /// Every object of the controller's own kind.
+    All,
+}
+
+impl Interest {
+    /// Objects of kind `T` are what the controller is responsible for.
+    pub fn own<T: ApiObject>() -> Self {
+        Self { query: ListQuery::all(GroupKind::of::<T>()), trigger: Trigger::Itself }
+    }
+
+    /// Objects of kind `T` matter to the `O` that owns them.
+    pub fn owned_by<T: ApiObject, O: ApiObject>() -> Self {
+        let trigger = Trigger::Owner(GroupKind::of::<O>());
+        Self { query: ListQuery::all(GroupKind::of::<T>()), trigger }
+    }
+
+    /// Objects of kind `T` matter to whomever `map` names.
+    pub fn mapped<T: ApiObject>(map: impl Fn(&Obj) -> Wakes + Send + Sync + 'static) -> Self {
+        let trigger = Trigger::Mapped(Arc::new(map));
+        Self { query: ListQuery::all(GroupKind::of::<T>()), trigger }
+    }
+}
+
+/// Why an observation failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ObserveError {
+    /// The API.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An object that does not fit its type.
+    #[error(transparent)]
+    Object(#[from] ObjError),
+    /// The metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+impl ObserveError {
+    /// What the loop should do next.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Store(error) => error.retry(),
+            Self::Object(_) => Retry::Never,
+            Self::Metrics(_) => Retry::Later,
+        }
+    }
+}
+
+/// A [`Controller`] with its view type hidden, so that the loop is compiled once.
+pub trait DynController: Send + Sync {
+    /// See [`Controller::name`].
+    fn name(&self) -> &'static str;
+    /// See [`Controller::interests`].
+    fn interests(&self) -> Vec<Interest>;
+    /// See [`Controller::concurrency`].
+    fn concurrency(&self) -> usize;
+    /// Observes and decides; `None` when the object is gone.
+    fn plan<'a>(
+        &'a self,
+        key: &'a Key,
+        ports: &'a Ports,
+    ) -> BoxFuture<'a, Result<Option<Plan>, ObserveError>>;
+}
+
+impl<C: Controller> DynController for C {
+    fn name(&self) -> &'static str {
+        Controller::name(self)
+    }
+    fn interests(&self) -> Vec<Interest> {
+        Controller::interests(self)
+    }
+    fn concurrency(&self) -> usize {
+        Controller::concurrency(self)
+    }
+    fn plan<'a>(
+        &'a self,
+        key: &'a Key,
+        ports: &'a Ports,
+    ) -> BoxFuture<'a, Result<Option<Plan>, ObserveError>> {
+        Box::pin(async move {
+            let view = self.observe(key, ports).await?;
+            Ok(view.map(|view| {
+                let plan = self.decide(&view);
+                tracing::trace!(controller = Controller::name(self), object = %key,
+                    reason = plan.reason, ?view, "decided");
+                plan
+            }))
+        })
+    }
+}

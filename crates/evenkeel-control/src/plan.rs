@@ -1,0 +1,110 @@
+use std::time::Duration;
+
+use evenkeel_api::{Key, Revision};
+use serde_json::Value;
+
+use crate::Action;
+
+/// What a controller wants done, and why. Data only: nothing has happened yet.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// Effects in order; the loop stops at the first one that does not happen.
+    pub actions: Vec<Action>,
+    /// Written after the actions, and only if all of them happened.
+    pub status: Vec<StatusWrite>,
+    /// Told after the status is written.
+    pub events: Vec<EventNote>,
+    /// Machine-readable reason, also when nothing is to be done.
+    pub reason: &'static str,
+    /// When to look again even if nothing changes.
+    pub wake_after: Option<Duration>,
+    /// Revision of each object the plan would write, as it was seen. A write to one of them is
+    /// refused when it has moved on: a stale plan bounces off.
+    pub assumed: Vec<(Key, Revision)>,
+}
+
+impl Plan {
+    /// Nothing to do until something changes.
+    pub fn idle(reason: &'static str) -> Self {
+        Self { reason, ..Self::default() }
+    }
+
+    /// Nothing to do before `wake_after`.
+    pub fn wait(reason: &'static str, wake_after: Duration) -> Self {
+        Self { reason, wake_after: Some(wake_after), ..Self::default() }
+    }
+
+    /// These effects, in order.
+    pub fn act(reason: &'static str, actions: Vec<Action>) -> Self {
+        Self { reason, actions, ..Self::default() }
+    }
+
+    /// Also writes this status.
+    #[must_use]
+    pub fn with_status(mut self, key: Key, status: Value) -> Self {
+        self.status.push(StatusWrite { key, status });
+        self
+    }
+
+    /// Also tells this event.
+    #[must_use]
+    pub fn with_event(mut self, event: EventNote) -> Self {
+        self.events.push(event);
+        self
+    }
+
+    /// Also looks again after `wake_after`, or sooner if that was planned already.
+    #[must_use]
+    pub fn waking(mut self, wake_after: Duration) -> Self {
+        self.wake_after = Some(self.wake_after.map_or(wake_after, |old| old.min(wake_after)));
+        self
+    }
+
+    /// Was made for this revision of `key`.
+    #[must_use]
+    pub fn assuming(mut self, key: Key, revision: Revision) -> Self {
+        self.assumed.push((key, revision));
+        self
+    }
+}
+
+/// New status of an object. Bypasses the door: it changes what is known, not what runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StatusWrite {
+    /// Which object.
+    pub key: Key,
+    /// RFC 7386 merge patch of its `status` (without the `status` key around it).
+    pub status: Value,
+}
+
+/// A Kubernetes Event in the making.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventNote {
+    /// The object it is about.
+    pub about: Key,
+    /// Severity.
+    pub kind: EventType,
+    /// A constant in `PascalCase`.
+    pub reason: &'static str,
+    /// For people: what happened, to which object, what to do next.
+    pub message: String,
+}
+
+/// Severity of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventType {
+    /// As it should be.
+    Normal,
+    /// A person may have to act.
+    Warning,
+}
+
+impl EventType {
+    /// As Kubernetes writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}

@@ -1,0 +1,126 @@
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use evenkeel_base::Clock;
+use jiff::Timestamp;
+
+use crate::{BoxFuture, HookCall, Store};
+
+/// Everything a controller may look through. Cheap to clone.
+#[derive(Clone)]
+pub struct Ports {
+    /// The Kubernetes API.
+    pub store: Arc<dyn Store>,
+    /// What the services did, by PromQL.
+    pub metrics: Arc<dyn Metrics>,
+    /// Replies of webhooks.
+    pub hooks: Arc<dyn Hooks>,
+    /// Present time.
+    pub clock: Arc<dyn Clock>,
+    /// Waiting, in the host's kind of time.
+    pub timer: Arc<dyn Timer>,
+}
+
+impl Ports {
+    /// Ports of a controller that needs neither metrics nor hooks.
+    pub fn plain(store: Arc<dyn Store>, clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
+        Self { store, metrics: Arc::new(NoMetrics), hooks: Arc::new(NoHooks), clock, timer }
+    }
+}
+
+/// Waits in the host's time: tokio's, real or paused.
+pub trait Timer: Send + Sync {
+    /// Ready after `wait`.
+    fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// PromQL, whoever evaluates it.
+pub trait Metrics: Send + Sync {
+    /// Evaluates an instant query at `at`. An empty vector is no error, it means: no data.
+    fn query<'a>(
+        &'a self,
+        expr: &'a str,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<Sample>, MetricsError>>;
+}
+
+/// One element of an instant vector; a scalar has no labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its value; may be NaN.
+    pub value: f64,
+}
+
+/// Why a query gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MetricsError {
+    /// The expression is wrong.
+    #[error("query {expr:?}: {problem}")]
+    Invalid {
+        /// The expression.
+        expr: String,
+        /// The parser's or engine's words.
+        problem: String,
+    },
+    /// Nobody answered.
+    #[error("metrics server: {problem}")]
+    Unreachable {
+        /// The transport's words.
+        problem: String,
+    },
+}
+
+/// Calls webhooks and keeps what they said until it is asked for.
+pub trait Hooks: Send + Sync {
+    /// Makes the call (with its retries) and keeps the reply under its id.
+    fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Result<HookReply, HookError>>;
+    /// The kept reply of a call; `None` when it was never made, or before a restart.
+    fn reply(&self, id: &str) -> Option<Result<HookReply, HookError>>;
+}
+
+/// What a webhook answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookReply {
+    /// HTTP status.
+    pub status: u16,
+    /// Body, cut at 4 KiB.
+    pub body: String,
+}
+
+/// Why a webhook gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("webhook {url}: {problem}")]
+pub struct HookError {
+    /// Where to.
+    pub url: String,
+    /// Timeout, unknown host, refused ...
+    pub problem: String,
+}
+
+/// A [`Metrics`] without data source: every query says so.
+pub struct NoMetrics;
+
+impl Metrics for NoMetrics {
+    fn query<'a>(
+        &'a self,
+        _expr: &'a str,
+        _at: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<Sample>, MetricsError>> {
+        let problem = "no metrics server is configured".to_owned();
+        Box::pin(async { Err(MetricsError::Unreachable { problem }) })
+    }
+}
+
+/// A [`Hooks`] that calls nobody.
+pub struct NoHooks;
+
+impl Hooks for NoHooks {
+    fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Result<HookReply, HookError>> {
+        let problem = "webhooks are switched off here".to_owned();
+        Box::pin(async { Err(HookError { url: call.url.clone(), problem }) })
+    }
+    fn reply(&self, _id: &str) -> Option<Result<HookReply, HookError>> {
+        None
+    }
+}

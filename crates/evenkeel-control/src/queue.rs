@@ -1,0 +1,141 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use evenkeel_api::Key;
+use jiff::{SignedDuration, Timestamp};
+
+/// First pause after a failure; doubles with each further one.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// Longest pause: a person who mends something does not want to wait longer.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// When to look at which object. Pure and ordered: due time first, then arrival, then nothing.
+///
+/// An object is never worked on twice at once; what happens to it meanwhile is remembered.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    due: BTreeSet<(Timestamp, u64, Key)>,
+    waiting: BTreeMap<Key, (Timestamp, u64)>,
+    running: BTreeMap<Key, Option<Timestamp>>,
+    failures: BTreeMap<Key, u32>,
+    arrivals: u64,
+}
+
+impl Queue {
+    /// Look at `key` at `at`, or sooner if that was asked for already.
+    pub(crate) fn add(&mut self, key: &Key, at: Timestamp) {
+        if let Some(again) = self.running.get_mut(key) {
+            *again = Some(again.map_or(at, |old| old.min(at)));
+            return;
+        }
+        if let Some((old, arrival)) = self.waiting.get(key).copied() {
+            if old <= at {
+                return;
+            }
+            self.due.remove(&(old, arrival, key.clone()));
+        }
+        self.arrivals += 1;
+        self.due.insert((at, self.arrivals, key.clone()));
+        self.waiting.insert(key.clone(), (at, self.arrivals));
+    }
+
+    /// Takes the next object that is due; it counts as running until [`Self::done`].
+    pub(crate) fn take(&mut self, now: Timestamp) -> Option<Key> {
+        if self.due.first()?.0 > now {
+            return None;
+        }
+        let (_, _, key) = self.due.pop_first()?;
+        self.waiting.remove(&key);
+        self.running.insert(key.clone(), None);
+        Some(key)
+    }
+
+    /// When the next object is due.
+    pub(crate) fn next_at(&self) -> Option<Timestamp> {
+        self.due.first().map(|(at, _, _)| *at)
+    }
+
+    /// Work on `key` ended well; look again after `wake_after`, if given.
+    pub(crate) fn done(&mut self, key: &Key, now: Timestamp, wake_after: Option<Duration>) {
+        self.failures.remove(key);
+        self.finish(key, wake_after.map(|wait| later(now, wait)));
+    }
+
+    /// Work on `key` failed; look again after a growing pause, which is returned.
+    pub(crate) fn failed(&mut self, key: &Key, now: Timestamp) -> Duration {
+        let failures = self.failures.entry(key.clone()).or_default();
+        let pause = PAUSE_MIN.saturating_mul(1 << (*failures).min(16)).min(PAUSE_MAX);
+        *failures += 1;
+        // What happened meanwhile does not shorten the pause, or a busy object would spin.
+        self.running.remove(key);
+        self.add(key, later(now, pause));
+        pause
+    }
+
+    fn finish(&mut self, key: &Key, wake: Option<Timestamp>) {
+        let again = self.running.remove(key).flatten();
+        for at in [again, wake].into_iter().flatten() {
+            self.add(key, at);
+        }
+    }
+}
+
+fn later(now: Timestamp, wait: Duration) -> Timestamp {
+    let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
+    now.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_api::GroupKind;
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::new(GroupKind::new("", "Pod"), "shop", name)
+    }
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn objects_come_when_due_and_the_sooner_wish_wins() {
+        let mut queue = Queue::default();
+        queue.add(&key("a"), at(10));
+        queue.add(&key("b"), at(5));
+        queue.add(&key("a"), at(2));
+        queue.add(&key("a"), at(9));
+        assert_eq!(queue.take(at(1)), None);
+        assert_eq!(queue.take(at(5)), Some(key("a")));
+        assert_eq!(queue.take(at(5)), Some(key("b")));
+        assert_eq!((queue.take(at(99)), queue.next_at()), (None, None));
+    }
+
+    #[test]
+    fn an_object_is_not_worked_on_twice_at_once() {
+        let mut queue = Queue::default();
+        queue.add(&key("a"), at(0));
+        assert_eq!(queue.take(at(0)), Some(key("a")));
+        queue.add(&key("a"), at(1));
+        assert_eq!(queue.take(at(2)), None);
+        queue.done(&key("a"), at(2), None);
+        assert_eq!(queue.take(at(2)), Some(key("a")));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_success_resets_them() {
+        let mut queue = Queue::default();
+        let mut pauses = Vec::new();
+        for _ in 0..14 {
+            queue.add(&key("a"), at(0));
+            queue.take(at(1_000_000)).unwrap();
+            pauses.push(queue.failed(&key("a"), at(0)).as_millis());
+        }
+        assert_eq!((pauses[0], pauses[1], pauses[13]), (20, 40, 30_000));
+        queue.take(at(1_000_000)).unwrap();
+        queue.done(&key("a"), at(0), Some(Duration::from_secs(7)));
+        assert_eq!(queue.next_at(), Some(at(7)));
+    }
+}

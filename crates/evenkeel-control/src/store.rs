@@ -1,0 +1,272 @@
+use std::sync::Arc;
+
+use evenkeel_api::{FieldSelector, GroupKind, Key, LabelSelector, Obj, ObjError, Revision};
+use serde_json::Value;
+
+use crate::{BoxFuture, BoxStream, Retry};
+
+/// The Kubernetes API as controllers see it: one object-safe port over `Arc<Obj>`.
+///
+/// `cluster` implements it in memory, `live` over kube-rs, the simulator wraps it with faults.
+pub trait Store: Send + Sync {
+    /// Reads one object; `None` when there is none.
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>>;
+
+    /// Reads all objects that fit, ordered by namespace and name.
+    fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>>;
+
+    /// Follows all objects that fit, for ever: first what is there ([`WatchEvent::Applied`] each,
+    /// then one [`WatchEvent::Synced`]), then every change. The implementation resumes and lists
+    /// again by itself; after a gap everything that changed in it is seen as applied or deleted.
+    fn watch(&self, query: ListQuery) -> Watch;
+
+    /// Creates an object (`metadata.generateName` is honoured) and returns it as stored.
+    fn create<'a>(
+        &'a self,
+        obj: &'a Obj,
+        options: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>>;
+
+    /// Changes an object and returns it as stored. A change that changes nothing is not an event.
+    fn patch<'a>(
+        &'a self,
+        key: &'a Key,
+        patch: &'a Patch,
+        options: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>>;
+
+    /// Deletes an object, or marks it as being deleted when finalizers or a grace period hold it.
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        options: &'a DeleteOptions,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Posts to a subresource that only acts (`binding`, `eviction`).
+    fn post<'a>(
+        &'a self,
+        key: &'a Key,
+        subresource: Subresource,
+        body: &'a Value,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// What [`Store::watch`] returns; errors inside are for the log, the stream goes on.
+pub type Watch = BoxStream<'static, Result<WatchEvent, StoreError>>;
+
+/// One change, or the end of the initial state.
+#[derive(Debug, Clone)]
+pub enum WatchEvent {
+    /// The object is there, new or changed.
+    Applied(Arc<Obj>),
+    /// The object is gone; this is its last known state.
+    Deleted(Arc<Obj>),
+    /// All that existed at the start has been told.
+    Synced,
+}
+
+/// Which objects to list or watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Their kind.
+    pub kind: GroupKind,
+    /// Their namespace; `None` for all.
+    pub namespace: Option<Arc<str>>,
+    /// By label; empty means all.
+    pub labels: LabelSelector,
+    /// By field; empty means all.
+    pub fields: FieldSelector,
+}
+
+impl ListQuery {
+    /// Every object of a kind, in all namespaces.
+    pub fn all(kind: GroupKind) -> Self {
+        Self {
+            kind,
+            namespace: None,
+            labels: LabelSelector::default(),
+            fields: FieldSelector::default(),
+        }
+    }
+
+    /// Only this namespace.
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Only objects with these labels.
+    #[must_use]
+    pub fn with_labels(mut self, labels: LabelSelector) -> Self {
+        self.labels = labels;
+        self
+    }
+
+    /// Only objects with these fields.
+    #[must_use]
+    pub fn with_fields(mut self, fields: FieldSelector) -> Self {
+        self.fields = fields;
+        self
+    }
+
+    /// Whether an object is among them.
+    pub fn matches(&self, obj: &Obj) -> bool {
+        obj.key().kind == self.kind
+            && self.namespace.as_ref().is_none_or(|ns| **ns == *obj.namespace())
+            && self.labels.matches(obj.labels())
+            && self.fields.matches(obj)
+    }
+}
+
+/// A consistent list.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    /// The objects, ordered by namespace and name.
+    pub items: Vec<Arc<Obj>>,
+    /// The revision of the whole store they were read at.
+    pub revision: Revision,
+}
+
+/// How a write addresses an object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Part of the object that is written; `None` is everything but status.
+    pub subresource: Option<Subresource>,
+    /// Refuse with [`StoreError::Conflict`] unless the object is at this revision.
+    pub expect: Option<Revision>,
+    /// Who writes, for `managedFields`.
+    pub manager: &'static str,
+}
+
+/// A part of an object with an endpoint of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subresource {
+    /// `/status`.
+    Status,
+    /// `/scale`.
+    Scale,
+    /// `/binding` of a Pod.
+    Binding,
+    /// `/eviction` of a Pod.
+    Eviction,
+}
+
+impl Subresource {
+    /// Its URL segment.
+    pub fn segment(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Scale => "scale",
+            Self::Binding => "binding",
+            Self::Eviction => "eviction",
+        }
+    }
+}
+
+/// A change to an object.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Patch {
+    /// RFC 7386: objects are merged, everything else is replaced, `null` deletes.
+    Merge(Value),
+    /// RFC 6902 operations.
+    Json(Value),
+    /// Kubernetes' strategic merge: lists of the built-in kinds merge by key.
+    Strategic(Value),
+    /// Puts the whole object in place of the old one.
+    Replace(Value),
+}
+
+/// How a deletion is done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// Refuse with [`StoreError::Conflict`] unless the object has this uid.
+    pub uid: Option<String>,
+    /// Seconds until it is gone at the latest; `None` takes the object's own.
+    pub grace_seconds: Option<i64>,
+    /// What happens to what it owns.
+    pub propagation: Propagation,
+}
+
+/// What happens to dependents of a deleted object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// They are deleted afterwards by the garbage collector.
+    #[default]
+    Background,
+    /// They are deleted first, the owner waits.
+    Foreground,
+    /// They are left without an owner.
+    Orphan,
+}
+
+/// Failures of a [`Store`].
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such object.
+    #[error("{object} is not there")]
+    NotFound {
+        /// `Kind/namespace/name`.
+        object: String,
+    },
+    /// An object of that name exists.
+    #[error("{object} exists already")]
+    Exists {
+        /// `Kind/namespace/name`.
+        object: String,
+    },
+    /// It is at another revision, or another object of the same name.
+    #[error("{object} has changed: {problem}")]
+    Conflict {
+        /// `Kind/namespace/name`.
+        object: String,
+        /// Which expectation was not met.
+        problem: String,
+    },
+    /// The server refuses the content.
+    #[error("{object} is invalid: {problem}")]
+    Invalid {
+        /// `Kind/namespace/name`.
+        object: String,
+        /// Fields and what is wrong with them.
+        problem: String,
+    },
+    /// The server refuses for now (a budget, a quota).
+    #[error("{object}: {problem}")]
+    Busy {
+        /// `Kind/namespace/name`.
+        object: String,
+        /// Why, and when to try again if known.
+        problem: String,
+    },
+    /// The server does not know the kind, or does not let us.
+    #[error("{object}: {problem}")]
+    Refused {
+        /// `Kind/namespace/name`.
+        object: String,
+        /// Why.
+        problem: String,
+    },
+    /// What came back is not what it should be.
+    #[error(transparent)]
+    Malformed(#[from] ObjError),
+    /// The server could not be reached or gave no clear answer: the write may have happened.
+    #[error("{object}: no answer from the API server: {problem}")]
+    Unreachable {
+        /// `Kind/namespace/name`.
+        object: String,
+        /// The transport's words.
+        problem: String,
+    },
+}
+
+impl StoreError {
+    /// What the caller should do next.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NotFound { .. } | Self::Exists { .. } | Self::Conflict { .. } => Retry::Replan,
+            Self::Invalid { .. } | Self::Refused { .. } | Self::Malformed(_) => Retry::Never,
+            Self::Busy { .. } | Self::Unreachable { .. } => Retry::Later,
+        }
+    }
+}
