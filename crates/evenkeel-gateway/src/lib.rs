@@ -7,6 +7,8 @@
 //! ```
 //!
 //! - [`engine`]: routing, balancing, retries, ejection, drain bookkeeping and metrics; pure.
-//! - `shell`: sockets and threads around it.
+//! - [`shell`]: sockets and threads around it.
 
 pub mod engine;
+pub mod shell;
+pub mod standalone;

@@ -1,0 +1,244 @@
+//! Answers on their way to clients.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::exchange::Exchange;
+use super::wire::{Decoded, Decoder, Head};
+use super::worker::Worker;
+use crate::engine::{self, Answer, Attempted, End, Step};
+
+/// A request under way; whoever drops it early is a client that went away.
+#[derive(Debug)]
+pub(super) struct Lease {
+    worker: Rc<Worker>,
+    pub(super) request: engine::Request,
+    over: bool,
+}
+
+impl Lease {
+    pub(super) fn new(worker: Rc<Worker>, request: engine::Request) -> Self {
+        Self { worker, request, over: false }
+    }
+
+    /// Reports an attempt and learns what comes next.
+    pub(super) fn on_result(&mut self, result: Attempted) -> Step {
+        let now = self.worker.now();
+        let step = self.worker.engine.borrow_mut().on_result(now, &mut self.request, result);
+        self.worker.tell_emptied();
+        step
+    }
+
+    /// The request is over.
+    pub(super) fn finish(&mut self, end: End) {
+        if !self.over {
+            self.over = true;
+            let now = self.worker.now();
+            self.worker.engine.borrow_mut().finish(now, &mut self.request, end);
+            self.worker.tell_emptied();
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.finish(End::ClientGone);
+    }
+}
+
+/// The endpoint broke off within the answer; the client's connection is closed to tell it.
+#[derive(Debug, thiserror::Error)]
+#[error("the endpoint broke off within its answer")]
+pub(super) struct BrokenOff;
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(super) enum AnswerBody {
+    /// Known as a whole; `None` once it is taken.
+    Whole(Option<Bytes>),
+    /// Relayed as it arrives.
+    Relay(Box<Relay>),
+}
+
+/// An answer being relayed.
+#[derive(Debug)]
+pub(super) struct Relay {
+    exchange: Option<Exchange>,
+    decoder: Decoder,
+    keep_alive: bool,
+    lease: Lease,
+}
+
+impl AnswerBody {
+    /// No body.
+    pub(super) fn empty() -> Self {
+        Self::Whole(None)
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relay(relay) => relay.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Relay(relay) => relay.exchange.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Relay(relay) => {
+                relay.decoder.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+        }
+    }
+}
+
+impl Relay {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        loop {
+            let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
+            exchange.poll_rest(cx);
+            match self.decoder.decode(&mut exchange.upstream.read) {
+                Ok(Decoded::Data(data)) => {
+                    if self.decoder.done() {
+                        self.complete();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(Decoded::End) => {
+                    self.complete();
+                    return Poll::Ready(None);
+                }
+                Ok(Decoded::More) => match ready!(exchange.upstream.poll_read(cx)) {
+                    Ok(0) if self.decoder.ends_with_connection() => {
+                        self.complete();
+                        return Poll::Ready(None);
+                    }
+                    Ok(more) if more > 0 => {}
+                    _ => return Poll::Ready(Some(Err(self.break_off()))),
+                },
+                Err(error) => {
+                    let endpoint = exchange.upstream.endpoint;
+                    tracing::debug!(%endpoint, %error, "answer cut off");
+                    return Poll::Ready(Some(Err(self.break_off())));
+                }
+            }
+        }
+    }
+
+    fn complete(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
+            give_back(&self.lease.worker, exchange, self.keep_alive);
+        }
+        self.lease.finish(End::Complete);
+    }
+
+    fn break_off(&mut self) -> BrokenOff {
+        self.exchange = None;
+        self.lease.finish(End::Truncated);
+        BrokenOff
+    }
+}
+
+/// Keeps the connection of a finished exchange if it can serve another.
+pub(super) fn give_back(worker: &Worker, exchange: Exchange, keep_alive: bool) {
+    let endpoint = exchange.upstream.endpoint;
+    if keep_alive && exchange.reusable() && worker.engine.borrow().in_use(endpoint) {
+        worker.idle.borrow_mut().keep(worker.now(), exchange.upstream);
+    }
+}
+
+/// Makes the client's answer from the endpoint's.
+pub(super) fn relay(
+    worker: &Rc<Worker>,
+    mut lease: Lease,
+    mut exchange: Exchange,
+    head: Head,
+) -> Response<AnswerBody> {
+    let mut decoder = Decoder::new(head.framing);
+    let whole = if decoder.done() {
+        Some(None)
+    } else if decoder.remaining().is_some_and(|left| left <= exchange.upstream.read.len() as u64) {
+        match decoder.decode(&mut exchange.upstream.read) {
+            Ok(Decoded::Data(data)) => Some(Some(data)),
+            _ => None,
+        }
+    } else {
+        None
+    };
+    let mut response = Response::new(AnswerBody::empty());
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    for filters in
+        [lease.request.backend().map(|b| &b.filters), lease.request.rule().map(|r| &r.filters)]
+    {
+        if let Some(filters) = filters {
+            filters.response_headers.apply(response.headers_mut());
+        }
+    }
+    *response.body_mut() = match whole {
+        Some(body) => {
+            give_back(worker, exchange, head.keep_alive);
+            lease.finish(End::Complete);
+            AnswerBody::Whole(body)
+        }
+        None => {
+            let keep_alive = head.keep_alive;
+            let exchange = Some(exchange);
+            AnswerBody::Relay(Box::new(Relay { exchange, decoder, keep_alive, lease }))
+        }
+    };
+    response
+}
+
+/// An answer of the gateway itself.
+pub(super) fn own(answer: &Answer) -> Response<AnswerBody> {
+    let text = answer.text();
+    let mut response = Response::new(if text.is_empty() {
+        AnswerBody::empty()
+    } else {
+        AnswerBody::Whole(Some(Bytes::from_static(text.as_bytes())))
+    });
+    let status = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    match answer {
+        Answer::Redirect { location, .. } => {
+            if let Ok(location) = HeaderValue::from_str(location) {
+                headers.insert(LOCATION, location);
+            }
+        }
+        _ => {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        }
+    }
+    if *answer == Answer::NoEndpoint {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}

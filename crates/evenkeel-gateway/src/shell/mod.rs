@@ -1,0 +1,228 @@
+//! The shell: threads, sockets and HTTP around the engine.
+//!
+//! Each worker is a thread with its own runtime, engine, listening sockets (`SO_REUSEPORT`) and
+//! connections; workers share counters and nothing else. A request lives in the task of its client's
+//! connection from beginning to end; nothing is spawned for it.
+
+mod answer;
+mod exchange;
+mod forward;
+mod listen;
+mod timers;
+mod upstream;
+mod wire;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+
+pub use listen::BindError;
+use worker::{Apply, Command};
+
+use crate::engine::{Board, Metrics, Snapshot, Switches};
+
+/// How a gateway is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Threads; at least one.
+    pub workers: usize,
+    /// Safeguards.
+    pub switches: Switches,
+    /// A fault: one worker that is late with every configuration.
+    pub lag: Option<Lag>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { workers: 2, switches: Switches::default(), lag: None }
+    }
+}
+
+/// An injected fault: a worker applies each configuration this much later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lag {
+    /// Which worker, from 0.
+    pub worker: usize,
+    /// How much later.
+    pub delay: Duration,
+}
+
+/// What changed last; a watch on it wakes whoever waits for workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The generation that every worker runs.
+    pub acknowledged: u64,
+    /// Grows whenever an endpoint that gets no more requests has none left.
+    pub emptied: u64,
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    started: Instant,
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    switches: Switches,
+    lag: Option<Lag>,
+    /// Per worker: the generation it runs.
+    running: Vec<AtomicU64>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Shared {
+    fn acknowledged(&self) -> u64 {
+        self.running.iter().map(|one| one.load(Ordering::SeqCst)).min().unwrap_or(0)
+    }
+}
+
+/// A running gateway. Dropping it stops the workers.
+#[derive(Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+    threads: Vec<JoinHandle<()>>,
+    addresses: Mutex<BTreeMap<SocketAddr, SocketAddr>>,
+}
+
+impl Gateway {
+    /// Starts the workers with an empty configuration. `Err` when the system gives no threads.
+    pub fn start(settings: Settings) -> io::Result<Self> {
+        let count = settings.workers.max(1);
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            board: Arc::default(),
+            metrics: Arc::default(),
+            switches: settings.switches,
+            lag: settings.lag,
+            running: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            progress: watch::Sender::new(Progress::default()),
+        });
+        let mut gateway =
+            Self { shared, workers: Vec::new(), threads: Vec::new(), addresses: Mutex::default() };
+        for index in 0..count {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let shared = Arc::clone(&gateway.shared);
+            let runtime = Builder::new_current_thread();
+            let thread = std::thread::Builder::new().name(format!("gateway-{index}"));
+            let thread = thread.spawn(move || work(index, shared, receiver, runtime))?;
+            gateway.workers.push(sender);
+            gateway.threads.push(thread);
+        }
+        Ok(gateway)
+    }
+
+    /// Hands a configuration to every worker and returns at once. The result tells the addresses that
+    /// cannot be listened on; they are tried again with the next configuration.
+    ///
+    /// A worker that runs it acknowledges it: see `acknowledged` and `progress`.
+    pub fn apply(&self, snapshot: &Arc<Snapshot>) -> BTreeMap<SocketAddr, BindError> {
+        let mut errors = BTreeMap::new();
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.retain(|address, _| snapshot.listeners.contains_key(address));
+        let mut sockets: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
+        for address in snapshot
+            .listeners
+            .keys()
+            .filter(|one| !addresses.contains_key(*one))
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            match listen::bind(address, self.workers.len()) {
+                Ok((bound, per_worker)) => {
+                    addresses.insert(address, bound);
+                    for (all, socket) in sockets.iter_mut().zip(per_worker) {
+                        all.push((address, socket));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%address, %error, "address is not served");
+                    errors.insert(address, error);
+                }
+            }
+        }
+        let sent = Instant::now();
+        for (worker, sockets) in self.workers.iter().zip(sockets) {
+            let snapshot = Arc::clone(snapshot);
+            let apply = Apply { snapshot, listeners: sockets, sent };
+            self.tell(worker, Command::Apply(Box::new(apply)));
+        }
+        errors
+    }
+
+    fn tell(&self, worker: &mpsc::UnboundedSender<Command>, command: Command) {
+        if worker.send(command).is_err() {
+            tracing::error!(workers = self.workers.len(), "a gateway worker has ended");
+        }
+    }
+
+    /// The generation that every worker runs.
+    pub fn acknowledged(&self) -> u64 {
+        self.shared.acknowledged()
+    }
+
+    /// A watch that changes when all workers run a newer generation or an endpoint was emptied.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.shared.progress.subscribe()
+    }
+
+    /// Requests given to `endpoint` and not finished, over all workers.
+    pub fn in_flight(&self, endpoint: SocketAddr) -> u32 {
+        self.shared.board.in_flight(endpoint)
+    }
+
+    /// Configured addresses and the ones really listened on; they differ where the system does not
+    /// allow a port below 1024.
+    pub fn addresses(&self) -> BTreeMap<SocketAddr, SocketAddr> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counters of attempts and requests.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Safeguards it was started with.
+    pub fn switches(&self) -> Switches {
+        self.shared.switches
+    }
+
+    /// From now on each client's connection is closed with its next answer, never while idle.
+    pub fn close_clients(&self) {
+        for worker in &self.workers {
+            self.tell(worker, Command::Close);
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            self.tell(worker, Command::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a gateway worker has panicked");
+            }
+        }
+    }
+}
+
+fn work(
+    index: usize,
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    mut runtime: Builder,
+) {
+    match runtime.enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime.block_on(worker::run(index, shared, commands)),
+        Err(error) => tracing::error!(index, %error, "a gateway worker cannot start"),
+    }
+}

@@ -1,0 +1,219 @@
+//! One thread of the gateway: its own engine, sockets, connections and tasks.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::Shared;
+use super::forward::{Client, forward};
+use super::timers::Deadlines;
+use super::upstream::Idle;
+use crate::engine::{Engine, Snapshot, Surroundings};
+
+/// Client connections per worker; more wait in the kernel's queue.
+const CLIENTS_MAX: usize = 16_384;
+/// How often idle connections are looked through.
+const PRUNE_EVERY: Duration = Duration::from_secs(10);
+/// Pause after the system refused a connection (no file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Run this configuration, and listen on these further addresses.
+    Apply(Box<Apply>),
+    /// Close each client's connection with its next answer.
+    Close,
+    /// End.
+    Stop,
+}
+
+/// A configuration on its way to a worker.
+#[derive(Debug)]
+pub(super) struct Apply {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// Sockets for the addresses that are new.
+    pub(super) listeners: Vec<(SocketAddr, std::net::TcpListener)>,
+    pub(super) sent: Instant,
+}
+
+/// The state of a worker, shared by its tasks.
+#[derive(Debug)]
+pub(super) struct Worker {
+    index: usize,
+    started: Instant,
+    pub(super) engine: RefCell<Engine>,
+    pub(super) idle: RefCell<Idle>,
+    pub(super) deadlines: Deadlines,
+    pub(super) closing: Cell<bool>,
+    clients: Cell<usize>,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    /// Time since the gateway started.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Tells the gateway when an endpoint that gets no more requests has none left.
+    pub(super) fn tell_emptied(&self) {
+        if self.engine.borrow_mut().take_emptied() {
+            self.shared.progress.send_modify(|progress| progress.emptied += 1);
+        }
+    }
+
+    fn apply(&self, snapshot: &Arc<Snapshot>) {
+        let now = self.now();
+        self.engine.borrow_mut().apply(now, Arc::clone(snapshot));
+        let engine = self.engine.borrow();
+        self.idle.borrow_mut().prune(now, |endpoint| engine.in_use(endpoint));
+    }
+
+    fn acknowledge(&self, generation: u64) {
+        if let Some(own) = self.shared.running.get(self.index) {
+            own.store(generation, Ordering::SeqCst);
+        }
+        let all = self.shared.acknowledged();
+        self.shared.progress.send_if_modified(|progress| {
+            let news = progress.acknowledged != all;
+            progress.acknowledged = all;
+            news
+        });
+    }
+}
+
+/// Runs a worker until it is told to stop.
+pub(super) async fn run(
+    index: usize,
+    shared: Arc<Shared>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let engine = Engine::new(Surroundings {
+        board: Arc::clone(&shared.board),
+        metrics: Arc::clone(&shared.metrics),
+        switches: shared.switches,
+        seed: index,
+    });
+    let worker = Rc::new(Worker {
+        index,
+        started: shared.started,
+        engine: RefCell::new(engine),
+        idle: RefCell::default(),
+        deadlines: Deadlines::default(),
+        closing: Cell::new(false),
+        clients: Cell::new(0),
+        shared,
+    });
+    let timers = tokio::task::spawn_local({
+        let worker = Rc::clone(&worker);
+        async move { worker.deadlines.run(|| worker.now()).await }
+    });
+    let pruning = tokio::task::spawn_local(prune(Rc::clone(&worker)));
+    let mut accepting: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Apply(apply) => {
+                let Apply { snapshot, listeners, sent } = *apply;
+                if let Some(lag) = worker.shared.lag.filter(|lag| lag.worker == index) {
+                    tokio::time::sleep_until((sent + lag.delay).into()).await;
+                }
+                worker.apply(&snapshot);
+                for (address, listener) in listeners {
+                    let accept = accept(Rc::clone(&worker), address, listener);
+                    accepting.insert(address, tokio::task::spawn_local(accept));
+                }
+                accepting.retain(|address, task| {
+                    let keep = snapshot.listeners.contains_key(address);
+                    if !keep {
+                        task.abort();
+                    }
+                    keep
+                });
+                worker.acknowledge(snapshot.generation);
+            }
+            Command::Close => worker.closing.set(true),
+            Command::Stop => break,
+        }
+    }
+    timers.abort();
+    pruning.abort();
+    accepting.values().for_each(JoinHandle::abort);
+}
+
+async fn prune(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(PRUNE_EVERY).await;
+        let engine = worker.engine.borrow();
+        worker.idle.borrow_mut().prune(worker.now(), |endpoint| engine.in_use(endpoint));
+    }
+}
+
+async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: std::net::TcpListener) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%address, %error, "cannot accept connections");
+            return;
+        }
+    };
+    loop {
+        if worker.clients.get() >= CLIENTS_MAX {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        }
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                tokio::task::spawn_local(serve(Rc::clone(&worker), address, stream, peer));
+            }
+            Err(error) => {
+                tracing::warn!(%address, %error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Counts a client's connection for as long as it lives.
+struct Counted(Rc<Worker>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.clients.set(self.0.clients.get() - 1);
+    }
+}
+
+async fn serve(worker: Rc<Worker>, listener: SocketAddr, stream: TcpStream, peer: SocketAddr) {
+    worker.clients.set(worker.clients.get() + 1);
+    let counted = Counted(worker);
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "connection lost before it was served");
+        return;
+    }
+    let client = Rc::new(Client {
+        worker: Rc::clone(&counted.0),
+        listener,
+        peer: peer.ip(),
+        deadline: counted.0.deadlines.add(),
+    });
+    let service = service_fn(move |request| forward(Rc::clone(&client), request));
+    let connection = http1::Builder::new()
+        .auto_date_header(false)
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if let Err(error) = connection.await {
+        tracing::debug!(%peer, %error, "client connection ended early");
+    }
+}
