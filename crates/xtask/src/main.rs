@@ -1,2 +1,34 @@
-//! Repository chores: tidy, the dependency fence, benches.
-fn main() {}
+//! Repository chores. `cargo xtask tidy` checks the shape of the workspace, `cargo xtask bench
+//! NAME -o json` runs a benchmark against its peers, `cargo test -p xtask` holds the fence.
+
+mod bench;
+mod fence;
+mod tidy;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["tidy"] => tidy::check(),
+        ["bench", name] => bench::run(name, bench::Form::Table),
+        ["bench", name, "-o", "json"] => bench::run(name, bench::Form::Json),
+        _ => {
+            say("usage: cargo xtask tidy | cargo xtask bench gateway|rules|up [-o json]");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a command line tool talks to people")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
