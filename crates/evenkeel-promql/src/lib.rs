@@ -28,3 +28,12 @@ pub mod storage;
 pub mod series;
 
 pub mod exposition;
+
+pub mod ast;
+pub mod functions;
+pub mod parser;
+
+pub mod annotation;
+pub mod result;
+
+pub mod engine;

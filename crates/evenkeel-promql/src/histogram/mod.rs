@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod compare;
+mod statistics;
 
 pub use arithmetic::{HistogramError, Merge};
 

@@ -1,0 +1,364 @@
+//! Operators between scalars and vectors, and how series pair up.
+
+use super::QueryError;
+use super::binary_element::{Outcome, element, scalar_op};
+use super::eval::{Cursors, Data, Evaluator, Merge, Series};
+use crate::ast::{Binary, BinaryOp, Cardinality, Expr, Matching, Span};
+use crate::labels::{Labels, METRIC_NAME, TYPE_LABEL, UNIT_LABEL};
+use crate::sample::{Point, Value};
+use std::collections::HashMap;
+
+/// One operand pair of a vector operator.
+struct Sides {
+    lhs: Vec<Series>,
+    rhs: Vec<Series>,
+    /// Match group of each series.
+    left_groups: Vec<usize>,
+    right_groups: Vec<usize>,
+    /// Labels of each match group.
+    groups: Vec<Labels>,
+}
+
+impl Evaluator<'_> {
+    pub(super) fn binary(&mut self, expr: &Expr, binary: &Binary) -> Result<Data, QueryError> {
+        let lhs = self.eval(&binary.lhs)?;
+        let rhs = self.eval(&binary.rhs)?;
+        match (lhs, rhs) {
+            (Data::Scalar(l), Data::Scalar(r)) => Ok(Data::Scalar(
+                l.iter().zip(&r).map(|(l, r)| scalar_op(binary.op, *l, *r)).collect(),
+            )),
+            (Data::Vector(series), Data::Scalar(scalars)) => {
+                self.with_scalar(binary, expr.span, series, (&scalars, false))
+            }
+            (Data::Scalar(scalars), Data::Vector(series)) => {
+                self.with_scalar(binary, expr.span, series, (&scalars, true))
+            }
+            (Data::Vector(lhs), Data::Vector(rhs)) => {
+                let default = Matching::default();
+                let matching = binary.matching.as_ref().unwrap_or(&default);
+                let sides = group(lhs, rhs, matching);
+                let series = match binary.op {
+                    BinaryOp::And | BinaryOp::Or | BinaryOp::Unless => {
+                        self.set_operation(binary.op, sides)?
+                    }
+                    _ => self.pairs(binary, expr.span, matching, sides)?,
+                };
+                Ok(Data::Vector(series))
+            }
+            _ => Err(QueryError::Execution("strings cannot be combined".to_owned())),
+        }
+    }
+
+    /// Vector with scalar; `swapped` when the scalar stands on the left.
+    fn with_scalar(
+        &mut self,
+        binary: &Binary,
+        span: Span,
+        series: Vec<Series>,
+        (scalars, swapped): (&[f64], bool),
+    ) -> Result<Data, QueryError> {
+        let mut out = Vec::with_capacity(series.len());
+        let drops = binary.is_bool || !binary.op.is_comparison() && !is_trim(binary.op);
+        let (start, step) = (self.steps.start_ms, self.steps.step_ms);
+        for one in series {
+            let mut points = Vec::with_capacity(one.points.len());
+            for point in one.points {
+                let at = ((point.t_ms - start) / step.max(1)) as usize;
+                let scalar = Value::Float(scalars.get(at).copied().unwrap_or(f64::NAN));
+                let (l, r) =
+                    if swapped { (&scalar, &point.value) } else { (&point.value, &scalar) };
+                let outcome = element(binary.op, l, r, span, &mut self.annotations);
+                let Some(Outcome { value, keep }) = outcome else { continue };
+                let value = if binary.is_bool {
+                    Value::Float(if keep { 1.0 } else { 0.0 })
+                } else if !keep {
+                    continue;
+                } else if binary.op.is_comparison() {
+                    point.value
+                } else {
+                    value
+                };
+                points.push(Point { t_ms: point.t_ms, value });
+            }
+            if points.is_empty() {
+                continue;
+            }
+            let (labels, drop_name) = if drops || is_trim(binary.op) {
+                self.unnamed(one.labels, one.drop_name)
+            } else {
+                (one.labels, one.drop_name)
+            };
+            out.push(Series { labels, drop_name, points });
+        }
+        self.charge(out.iter().map(|s| s.points.len()).sum())?;
+        if !self.options.delayed_name_removal {
+            super::eval::check_distinct(&out)?;
+        }
+        Ok(Data::Vector(out))
+    }
+
+    fn set_operation(&mut self, op: BinaryOp, sides: Sides) -> Result<Vec<Series>, QueryError> {
+        let Sides { lhs, rhs, left_groups, right_groups, groups } = sides;
+        let mut left = Cursors::new(lhs.len());
+        let mut right = Cursors::new(rhs.len());
+        let mut keep_left: Vec<Vec<Point>> = vec![Vec::new(); lhs.len()];
+        let mut keep_right: Vec<Vec<Point>> = vec![Vec::new(); rhs.len()];
+        let mut seen = vec![0_usize; groups.len()];
+        for (round, t_ms) in self.steps.times().enumerate() {
+            let round = round + 1;
+            self.work_on(lhs.len() + rhs.len())?;
+            // Groups present on the side that decides.
+            let (deciding, decide_groups, cursors) = if op == BinaryOp::Or {
+                (&lhs, &left_groups, &mut left)
+            } else {
+                (&rhs, &right_groups, &mut right)
+            };
+            for i in 0..deciding.len() {
+                if let Some(value) = cursors.value(deciding, i, t_ms) {
+                    seen[decide_groups[i]] = round;
+                    if op == BinaryOp::Or {
+                        keep_left[i].push(Point { t_ms, value: value.clone() });
+                    }
+                }
+            }
+            let (other, other_groups, cursors, kept) = if op == BinaryOp::Or {
+                (&rhs, &right_groups, &mut right, &mut keep_right)
+            } else {
+                (&lhs, &left_groups, &mut left, &mut keep_left)
+            };
+            let wanted = op == BinaryOp::And;
+            for i in 0..other.len() {
+                if (seen[other_groups[i]] == round) == wanted {
+                    if let Some(value) = cursors.value(other, i, t_ms) {
+                        kept[i].push(Point { t_ms, value: value.clone() });
+                    }
+                }
+            }
+        }
+        let mut merge = Merge::default();
+        let all = lhs.into_iter().zip(keep_left).chain(rhs.into_iter().zip(keep_right));
+        for (series, points) in all {
+            self.charge(points.len())?;
+            if !points.is_empty() {
+                merge.add(Series { points, ..series })?;
+            }
+        }
+        Ok(merge.finish())
+    }
+
+    fn pairs(
+        &mut self,
+        binary: &Binary,
+        span: Span,
+        matching: &Matching,
+        sides: Sides,
+    ) -> Result<Vec<Series>, QueryError> {
+        let mut pairing = Pairing {
+            binary,
+            matching,
+            span,
+            swapped: matching.cardinality == Cardinality::OneToMany,
+            sides,
+            merge: Merge::default(),
+            slots: HashMap::new(),
+            delayed: self.options.delayed_name_removal,
+        };
+        if pairing.swapped {
+            let sides = &mut pairing.sides;
+            std::mem::swap(&mut sides.lhs, &mut sides.rhs);
+            std::mem::swap(&mut sides.left_groups, &mut sides.right_groups);
+        }
+        let mut many = Cursors::new(pairing.sides.lhs.len());
+        let mut one = Cursors::new(pairing.sides.rhs.len());
+        for t_ms in self.steps.times() {
+            self.charge(pairing.sides.lhs.len())?;
+            self.work_on(pairing.sides.rhs.len() + pairing.sides.groups.len())?;
+            pairing.step(t_ms, &mut many, &mut one, &mut self.annotations)?;
+        }
+        Ok(pairing.merge.finish())
+    }
+}
+
+fn is_trim(op: BinaryOp) -> bool {
+    matches!(op, BinaryOp::TrimUpper | BinaryOp::TrimLower)
+}
+
+/// Gives every series its match group.
+fn group(lhs: Vec<Series>, rhs: Vec<Series>, matching: &Matching) -> Sides {
+    let mut index: HashMap<Labels, usize> = HashMap::new();
+    let mut groups: Vec<Labels> = Vec::new();
+    let mut of = |series: &[Series]| -> Vec<usize> {
+        series
+            .iter()
+            .map(|one| {
+                let key = if matching.on {
+                    one.labels.keep(&matching.labels)
+                } else {
+                    one.labels.without_name().drop(&matching.labels)
+                };
+                *index.entry(key).or_insert_with_key(|key| {
+                    groups.push(key.clone());
+                    groups.len() - 1
+                })
+            })
+            .collect()
+    };
+    let left_groups = of(&lhs);
+    let right_groups = of(&rhs);
+    Sides { lhs, rhs, left_groups, right_groups, groups }
+}
+
+/// A vector operator at work: `sides.lhs` is the "many" side.
+struct Pairing<'p> {
+    binary: &'p Binary,
+    matching: &'p Matching,
+    span: Span,
+    swapped: bool,
+    sides: Sides,
+    merge: Merge,
+    /// Result series by pair; `usize::MAX` for a filled side.
+    slots: HashMap<(usize, usize), usize>,
+    delayed: bool,
+}
+
+const FILLED: usize = usize::MAX;
+
+impl Pairing<'_> {
+    fn step(
+        &mut self,
+        t_ms: i64,
+        many: &mut Cursors,
+        one: &mut Cursors,
+        notes: &mut super::Notes,
+    ) -> Result<(), QueryError> {
+        let mut right_of: Vec<Option<(usize, Value)>> = vec![None; self.sides.groups.len()];
+        for i in 0..self.sides.rhs.len() {
+            let Some(value) = one.value(&self.sides.rhs, i, t_ms) else { continue };
+            let group = self.sides.right_groups[i];
+            if let Some((other, _)) = &right_of[group] {
+                return Err(self.duplicate(i, *other, group));
+            }
+            right_of[group] = Some((i, value.clone()));
+        }
+        let fill_one =
+            if self.swapped { self.matching.fill_left } else { self.matching.fill_right };
+        let fill_many =
+            if self.swapped { self.matching.fill_right } else { self.matching.fill_left };
+        let mut matched = vec![false; self.sides.groups.len()];
+        let mut present = matched.clone();
+        for i in 0..self.sides.lhs.len() {
+            let Some(value) = many.value(&self.sides.lhs, i, t_ms).cloned() else { continue };
+            let group = self.sides.left_groups[i];
+            let (right, right_value) = match (&right_of[group], fill_one) {
+                (Some((right, value)), _) => (*right, value.clone()),
+                (None, Some(fill)) => (FILLED, Value::Float(fill)),
+                (None, None) => continue,
+            };
+            present[group] = true;
+            let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
+            let again = one_to_one && matched[group];
+            matched[group] |= self.apply(t_ms, (i, value), (right, right_value), (again, notes))?;
+        }
+        if let Some(fill) = fill_many {
+            for group in 0..self.sides.groups.len() {
+                if present[group] {
+                    continue;
+                }
+                let Some((right, right_value)) = right_of[group].take() else { continue };
+                let left = (FILLED, Value::Float(fill));
+                self.apply(t_ms, left, (right, right_value), (false, notes))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes one pair; whether it made it into the result.
+    fn apply(
+        &mut self,
+        t_ms: i64,
+        (left, left_value): (usize, Value),
+        (right, right_value): (usize, Value),
+        (again, notes): (bool, &mut super::Notes),
+    ) -> Result<bool, QueryError> {
+        let (l, r) =
+            if self.swapped { (&right_value, &left_value) } else { (&left_value, &right_value) };
+        let Some(Outcome { value, keep }) = element(self.binary.op, l, r, self.span, notes) else {
+            return Ok(false);
+        };
+        let value = if self.binary.is_bool {
+            Value::Float(if keep { 1.0 } else { 0.0 })
+        } else if keep {
+            value
+        } else {
+            return Ok(false);
+        };
+        if again {
+            let reason = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
+            return Err(QueryError::Execution(reason.to_owned()));
+        }
+        let slot = match self.slots.get(&(left, right)) {
+            Some(slot) => *slot,
+            None => {
+                let (labels, drop_name) = self.result_labels(left, right);
+                let slot = self.merge.slot(&labels, drop_name);
+                self.slots.insert((left, right), slot);
+                slot
+            }
+        };
+        let pushed = self.merge.push(slot, t_ms, value);
+        if pushed.is_err() && self.matching.cardinality != Cardinality::OneToOne {
+            let reason = "multiple matches for labels: grouping labels must ensure unique matches";
+            return Err(QueryError::Execution(reason.to_owned()));
+        }
+        pushed.map(|()| true)
+    }
+
+    fn result_labels(&self, left: usize, right: usize) -> (Labels, bool) {
+        let (filled_left, left_series) = self.series_or_group(left, right, true);
+        let (_, right_series) = self.series_or_group(right, left, false);
+        let mut labels = left_series.0;
+        let mut drop_name = left_series.1;
+        let arithmetic = !self.binary.op.is_comparison();
+        if arithmetic || (self.binary.is_bool && !self.delayed) {
+            labels = labels.without_name();
+            drop_name = false;
+        } else if self.binary.is_bool {
+            drop_name = true;
+        }
+        if self.matching.cardinality == Cardinality::OneToOne && !filled_left {
+            labels = if self.matching.on {
+                labels.keep(&self.matching.labels)
+            } else {
+                labels.drop(&self.matching.labels)
+            };
+        }
+        for name in &self.matching.include {
+            labels = labels.with(name, right_series.0.get(name));
+        }
+        (labels, drop_name)
+    }
+
+    /// Labels of a side; of a filled one, those of the match group.
+    fn series_or_group(&self, at: usize, other: usize, is_left: bool) -> (bool, (Labels, bool)) {
+        let (series, groups) = if is_left {
+            (&self.sides.lhs, &self.sides.right_groups)
+        } else {
+            (&self.sides.rhs, &self.sides.left_groups)
+        };
+        match series.get(at) {
+            Some(one) => (false, (one.labels.clone(), one.drop_name)),
+            None => (true, (self.sides.groups[groups[other]].clone(), false)),
+        }
+    }
+
+    fn duplicate(&self, at: usize, other: usize, group: usize) -> QueryError {
+        let side = if self.swapped { "left" } else { "right" };
+        let labels = |i: usize| self.sides.rhs[i].labels.to_string();
+        QueryError::Execution(format!(
+            "found duplicate series for the match group {} on the {side} hand-side of the operation: [{}, {}];many-to-many matching not allowed: matching labels must be unique on one side",
+            self.sides.groups[group].drop(&[METRIC_NAME, TYPE_LABEL, UNIT_LABEL]),
+            labels(at),
+            labels(other),
+        ))
+    }
+}

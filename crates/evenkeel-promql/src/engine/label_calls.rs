@@ -1,0 +1,148 @@
+//! Functions that work on labels.
+
+use super::QueryError;
+use super::eval::{Data, Evaluator, Merge, Series};
+use crate::ast::Expr;
+use crate::labels::{Labels, METRIC_NAME, is_valid_label_name, quote};
+use crate::matcher::anchored;
+use std::cmp::Ordering;
+
+impl Evaluator<'_> {
+    pub(super) fn label_replace(&mut self, args: &[Expr]) -> Result<Data, QueryError> {
+        let target = self.literal(&args[1])?;
+        let replacement = go_template(&self.literal(&args[2])?);
+        let source = self.literal(&args[3])?;
+        let pattern = self.literal(&args[4])?;
+        let regex = anchored(&pattern).map_err(|_| {
+            QueryError::Execution(format!(
+                "invalid regular expression in label_replace(): {pattern}"
+            ))
+        })?;
+        if !is_valid_label_name(&target) {
+            let reason = format!("invalid destination label name in label_replace(): {target}");
+            return Err(QueryError::Execution(reason));
+        }
+        let series = self.vector(&args[0])?;
+        self.relabel(series, &target, |labels| {
+            let value = labels.get(&source);
+            let captures = regex.captures(value)?;
+            let mut new = String::new();
+            captures.expand(&replacement, &mut new);
+            Some(new)
+        })
+    }
+
+    pub(super) fn label_join(&mut self, args: &[Expr]) -> Result<Data, QueryError> {
+        let target = self.literal(&args[1])?;
+        let separator = self.literal(&args[2])?;
+        let mut sources = Vec::new();
+        for arg in args.iter().skip(3) {
+            let source = self.literal(arg)?;
+            if !is_valid_label_name(&source) {
+                let reason = format!("invalid source label name in label_join(): {}", source);
+                return Err(QueryError::Execution(reason));
+            }
+            sources.push(source);
+        }
+        if !is_valid_label_name(&target) {
+            let reason = format!("invalid destination label name in label_join(): {target}");
+            return Err(QueryError::Execution(reason));
+        }
+        let series = self.vector(&args[0])?;
+        self.relabel(series, &target, |labels| {
+            let values: Vec<&str> = sources.iter().map(|s| labels.get(s)).collect();
+            Some(values.join(&separator))
+        })
+    }
+
+    fn relabel(
+        &mut self,
+        series: Vec<Series>,
+        target: &str,
+        value: impl Fn(&Labels) -> Option<String>,
+    ) -> Result<Data, QueryError> {
+        let mut merge = Merge::default();
+        for mut one in series {
+            if let Some(value) = value(&one.labels) {
+                one.labels = one.labels.with(target, &value);
+                if target == METRIC_NAME {
+                    one.drop_name = false;
+                }
+            }
+            merge.add(one)?;
+        }
+        Ok(Data::Vector(merge.finish()))
+    }
+
+    pub(super) fn sort_by_label(&mut self, name: &str, args: &[Expr]) -> Result<Data, QueryError> {
+        let mut labels = Vec::new();
+        for arg in args.iter().skip(1) {
+            let label = self.literal(arg)?;
+            if !is_valid_label_name(&label) {
+                let reason = format!("invalid label name {}", quote(&label));
+                return Err(QueryError::Execution(reason));
+            }
+            labels.push(label);
+        }
+        let mut series = self.vector(&args[0])?;
+        if self.steps.count() == 1 {
+            let descending = name == "sort_by_label_desc";
+            series.sort_by(|a, b| {
+                let order = by_labels(&a.labels, &b.labels, &labels);
+                if descending { order.reverse() } else { order }
+            });
+        }
+        Ok(Data::Vector(series))
+    }
+}
+
+fn by_labels(a: &Labels, b: &Labels, names: &[String]) -> Ordering {
+    names
+        .iter()
+        .map(|name| natural(a.get(name), b.get(name)))
+        .find(|order| *order != Ordering::Equal)
+        // If all given labels are equal, the whole label sets decide.
+        .unwrap_or_else(|| a.cmp(b))
+}
+
+/// Natural order: runs of digits compare as numbers.
+fn natural(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a, b);
+    loop {
+        let (x, y) = match (a.chars().next(), b.chars().next()) {
+            (None, None) => return Ordering::Equal,
+            (None, Some(_)) => return Ordering::Less,
+            (Some(_), None) => return Ordering::Greater,
+            (Some(x), Some(y)) => (x, y),
+        };
+        if x.is_ascii_digit() && y.is_ascii_digit() {
+            let (na, rest_a) = digits(a);
+            let (nb, rest_b) = digits(b);
+            let (ta, tb) = (na.trim_start_matches('0'), nb.trim_start_matches('0'));
+            let order = ta.len().cmp(&tb.len()).then_with(|| ta.cmp(tb));
+            let order = order.then_with(|| na.len().cmp(&nb.len()));
+            if order != Ordering::Equal {
+                return order;
+            }
+            (a, b) = (rest_a, rest_b);
+            continue;
+        }
+        if x != y {
+            return x.cmp(&y);
+        }
+        a = a.get(x.len_utf8()..).unwrap_or_default();
+        b = b.get(y.len_utf8()..).unwrap_or_default();
+    }
+}
+
+fn digits(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text.split_at_checked(end).unwrap_or((text, ""))
+}
+
+/// `$1` and `${name}` as Go reads them: `$1x` names the group `1x`, a lone `$` stays.
+fn go_template(text: &str) -> String {
+    // The regex crate reads templates the same way, except that it wants `$$` for a `$` that starts no name; Go keeps
+    // `$$` as one `$` as well, so nothing is left to translate.
+    text.to_owned()
+}

@@ -1,0 +1,401 @@
+//! Functions of range vectors.
+
+use super::QueryError;
+use super::avg::{HistogramMean, Mean};
+use super::binary_element::note_merge;
+use super::calls::absent_labels;
+use super::eval::{Evaluator, Series};
+use super::math::{quantile, regression};
+use super::rate::{Extrapolation, extended_rate, extrapolated, last_two};
+use super::window::Window;
+use crate::ast::{Expr, Extension, Span, ValueType};
+use crate::number::{format_general, kahan_add};
+use crate::sample::{Point, Value};
+use crate::storage::Samples;
+use std::sync::Arc;
+
+/// What a function of one window sees besides the window.
+#[derive(Clone, Copy)]
+pub(super) struct Site<'s> {
+    pub(super) name: &'static str,
+    pub(super) metric: &'s str,
+    /// Where the range vector stands in the query.
+    pub(super) span: Span,
+    pub(super) range_ms: i64,
+    pub(super) step_ms: i64,
+    /// The scalar arguments at this step.
+    pub(super) params: [f64; 2],
+}
+
+impl Evaluator<'_> {
+    pub(super) fn range_call(
+        &mut self,
+        name: &'static str,
+        args: &[Expr],
+    ) -> Result<Vec<Series>, QueryError> {
+        let at = args.iter().position(|a| a.value_type() == ValueType::Matrix).unwrap_or_default();
+        let mut scalars: Vec<Vec<f64>> = Vec::new();
+        for (i, arg) in args.iter().enumerate() {
+            if i != at {
+                scalars.push(self.scalar(arg)?);
+            }
+        }
+        self.check_params(name, args, &scalars)?;
+        let source = self.range_source(&args[at])?;
+        if name == "absent_over_time" {
+            return self.absent_over_time(&source, &args[at]);
+        }
+        let span = args[at].span;
+        let keeps_name = matches!(name, "last_over_time" | "first_over_time");
+        let mut out = Vec::with_capacity(source.series.len());
+        let (start, step_width) = (self.steps.start_ms, self.steps.step_ms.max(1));
+        let mut noted_counter = false;
+        for one in &source.series {
+            let metric = one.labels.metric_name();
+            let site = |step_ms: i64| {
+                let at = ((step_ms - start) / step_width) as usize;
+                let param =
+                    |i: usize| scalars.get(i).and_then(|s| s.get(at)).copied().unwrap_or_default();
+                let params = [param(0), param(1)];
+                Site { name, metric, span, range_ms: source.range_ms, step_ms, params }
+            };
+            let values = match source.extension {
+                None => self.slide(&source, &one.samples, |e, step_ms, window| {
+                    Ok(window_value(e, site(step_ms), window))
+                })?,
+                Some(extension) => {
+                    self.extended_values(&source, &one.samples, (extension, &site))?
+                }
+            };
+            if !noted_counter && !values.is_empty() {
+                noted_counter = self.note_counter(name, one, span);
+            }
+            if values.is_empty() {
+                continue;
+            }
+            let points = values.into_iter().map(|(t_ms, value)| Point { t_ms, value }).collect();
+            let (labels, drop_name) = if keeps_name {
+                (one.labels.clone(), one.drop_name)
+            } else {
+                self.unnamed(one.labels.clone(), one.drop_name)
+            };
+            out.push(Series { labels, drop_name, points });
+        }
+        if !self.options.delayed_name_removal {
+            super::eval::check_distinct(&out)?;
+        }
+        Ok(out)
+    }
+
+    fn extended_values<'s>(
+        &mut self,
+        source: &super::window::RangeSource<'_>,
+        samples: &Samples<'_>,
+        (extension, site): (Extension, &dyn Fn(i64) -> Site<'s>),
+    ) -> Result<Vec<(i64, Value)>, QueryError> {
+        let mut out = Vec::new();
+        for step_ms in self.steps.times() {
+            let end_ms = source.window_end(self, step_ms);
+            let window = super::rate::wide_window(self, samples, end_ms, source);
+            self.work_on(window.len())?;
+            if window.is_empty() {
+                continue;
+            }
+            if let Some(value) = extended_rate(self, site(step_ms), window, extension) {
+                out.push((step_ms, value));
+            }
+        }
+        self.charge(out.len())?;
+        Ok(out)
+    }
+
+    fn check_params(
+        &mut self,
+        name: &str,
+        args: &[Expr],
+        scalars: &[Vec<f64>],
+    ) -> Result<(), QueryError> {
+        let all = |i: usize| scalars.get(i).into_iter().flatten().copied();
+        if name == "quantile_over_time" {
+            if let Some(bad) = all(0).find(|q| !(0.0..=1.0).contains(q)) {
+                let text = format!(
+                    "quantile value should be between 0 and 1, got {}",
+                    format_general(bad)
+                );
+                self.annotations.warn(args[0].span, &text);
+            }
+        }
+        if name == "double_exponential_smoothing" {
+            for (i, what, sign) in [(0, "smoothing", "sf"), (1, "trend", "tf")] {
+                if let Some(bad) = all(i).find(|v| *v <= 0.0 || *v >= 1.0) {
+                    let reason =
+                        format!("invalid {what} factor. Expected: 0 < {sign} < 1, got: {bad:.6}");
+                    return Err(QueryError::Execution(reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note_counter(
+        &mut self,
+        name: &str,
+        series: &super::window::RangeSeries<'_>,
+        span: Span,
+    ) -> bool {
+        let metric = series.labels.metric_name();
+        if !matches!(name, "rate" | "increase") || metric.is_empty() {
+            return false;
+        }
+        let histograms_only = !series.samples.histograms.is_empty()
+            && series.samples.histograms.iter().all(Option::is_some);
+        if histograms_only {
+            return false;
+        }
+        if self.options.type_and_unit_labels {
+            let kind = series.labels.get(crate::labels::TYPE_LABEL);
+            if !kind.is_empty() && kind != "counter" && kind != "histogram" {
+                let text = format!(
+                    "metric might not be a counter, __type__ label is not set to \"counter\" or \"histogram\", got {kind:?}: {metric:?}"
+                );
+                self.annotations.info(span, &text);
+                return true;
+            }
+            if !kind.is_empty() {
+                return false;
+            }
+        }
+        if ["_total", "_sum", "_count", "_bucket"].iter().any(|s| metric.ends_with(s)) {
+            return false;
+        }
+        let text = format!(
+            "metric might not be a counter, name does not end in _total/_sum/_count/_bucket: {metric:?}"
+        );
+        self.annotations.info(span, &text);
+        false
+    }
+
+    fn absent_over_time(
+        &mut self,
+        source: &super::window::RangeSource<'_>,
+        arg: &Expr,
+    ) -> Result<Vec<Series>, QueryError> {
+        let mut present = std::collections::BTreeSet::new();
+        for one in &source.series {
+            let found = self.slide(source, &one.samples, |_, _, _| Ok(Some(())))?;
+            present.extend(found.into_iter().map(|(t_ms, ())| t_ms));
+        }
+        let points: Vec<Point> = self
+            .steps
+            .times()
+            .filter(|t_ms| !present.contains(t_ms))
+            .map(|t_ms| Point { t_ms, value: Value::Float(1.0) })
+            .collect();
+        let labels = absent_labels(arg);
+        Ok(vec![Series { labels, drop_name: false, points }])
+    }
+}
+
+/// The value of a function over one window, which holds at least one sample.
+fn window_value(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Option<Value> {
+    match site.name {
+        "rate" => extrapolated(e, site, window, Extrapolation { counter: true, per_second: true }),
+        "increase" => {
+            extrapolated(e, site, window, Extrapolation { counter: true, per_second: false })
+        }
+        "delta" => {
+            extrapolated(e, site, window, Extrapolation { counter: false, per_second: false })
+        }
+        "irate" => last_two(e, site, window, true),
+        "idelta" => last_two(e, site, window, false),
+        "sum_over_time" | "avg_over_time" => sum_or_avg(e, site, window),
+        "count_over_time" => Some(Value::Float(window.len() as f64)),
+        "present_over_time" => Some(Value::Float(1.0)),
+        "last_over_time" => Some(window.value(window.len() - 1)),
+        "first_over_time" => Some(window.value(0)),
+        "ts_of_last_over_time" => seconds(window.times.last().copied()?),
+        "ts_of_first_over_time" => seconds(window.times.first().copied()?),
+        "changes" => Some(Value::Float(changes(window))),
+        "resets" => Some(Value::Float(resets(e, site, window))),
+        _ => float_value(e, site, window),
+    }
+}
+
+fn seconds(t_ms: i64) -> Option<Value> {
+    Some(Value::Float(t_ms as f64 / 1000.0))
+}
+
+/// Functions that see floats only; histograms beside them are noted.
+fn float_value(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Option<Value> {
+    let histograms = window.histogram_count();
+    let floats = window.len() - histograms;
+    let needed = if matches!(site.name, "deriv" | "predict_linear" | "double_exponential_smoothing")
+    {
+        2
+    } else {
+        1
+    };
+    if histograms > 0 && floats > 0 {
+        let text = format!(
+            "ignored histograms in a range containing both floats and histograms for metric name {:?}",
+            site.metric
+        );
+        e.annotations.info(site.span, &text);
+    }
+    if floats < needed {
+        return None;
+    }
+    let mut points = window.float_points();
+    let all = || window.float_points().map(|(_, v)| v);
+    let value = match site.name {
+        "min_over_time" => extreme(window, |a, b| a < b)?.1,
+        "max_over_time" => extreme(window, |a, b| a > b)?.1,
+        "ts_of_min_over_time" => extreme(window, |a, b| a <= b)?.0 as f64 / 1000.0,
+        "ts_of_max_over_time" => extreme(window, |a, b| a >= b)?.0 as f64 / 1000.0,
+        "quantile_over_time" => quantile(site.params[0], all().collect()),
+        "stddev_over_time" => variance(all()).sqrt(),
+        "stdvar_over_time" => variance(all()),
+        "mad_over_time" => {
+            let median = quantile(0.5, all().collect());
+            quantile(0.5, all().map(|v| (v - median).abs()).collect())
+        }
+        "deriv" => {
+            let (first, _) = points.next()?;
+            regression(window.float_points(), first).0
+        }
+        "predict_linear" => {
+            let (slope, intercept) = regression(window.float_points(), site.step_ms);
+            slope * site.params[0] + intercept
+        }
+        "double_exponential_smoothing" => smoothing(all(), site.params),
+        _ => return None,
+    };
+    Some(Value::Float(value))
+}
+
+/// The sample that beats all others; NaN only if there is nothing else.
+fn extreme(window: Window<'_>, beats: impl Fn(f64, f64) -> bool) -> Option<(i64, f64)> {
+    let mut points = window.float_points();
+    let first = points.next()?;
+    Some(points.fold(
+        first,
+        |best, point| {
+            if beats(point.1, best.1) || best.1.is_nan() { point } else { best }
+        },
+    ))
+}
+
+fn variance(values: impl Iterator<Item = f64>) -> f64 {
+    let mut count = 0.0;
+    let (mut mean, mut mean_lost) = (0.0, 0.0);
+    let (mut squares, mut squares_lost) = (0.0, 0.0);
+    for v in values {
+        count += 1.0;
+        let delta = v - (mean + mean_lost);
+        (mean, mean_lost) = kahan_add(delta / count, mean, mean_lost);
+        (squares, squares_lost) =
+            kahan_add(delta * (v - (mean + mean_lost)), squares, squares_lost);
+    }
+    (squares + squares_lost) / count
+}
+
+fn smoothing(mut values: impl Iterator<Item = f64>, [sf, tf]: [f64; 2]) -> f64 {
+    let (Some(first), Some(second)) = (values.next(), values.next()) else { return f64::NAN };
+    let mut trend = second - first;
+    let mut smooth = first;
+    let mut previous = 0.0;
+    for (i, v) in [second].into_iter().chain(values).enumerate() {
+        let scaled = sf * v;
+        if i > 0 {
+            trend = tf * (smooth - previous) + (1.0 - tf) * trend;
+        }
+        let carried = (1.0 - sf) * (smooth + trend);
+        previous = smooth;
+        smooth = scaled + carried;
+    }
+    smooth
+}
+
+fn sum_or_avg(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Option<Value> {
+    let average = site.name == "avg_over_time";
+    let histograms = window.histogram_count();
+    if histograms == 0 {
+        return Some(Value::Float(if average {
+            let mut mean = Mean::default();
+            window.floats.iter().for_each(|v| mean.add(*v));
+            mean.finish()
+        } else {
+            let (sum, lost) =
+                window.floats.iter().fold((0.0, 0.0), |(sum, lost), v| kahan_add(*v, sum, lost));
+            sum + lost
+        }));
+    }
+    if histograms < window.len() {
+        mixed(e, site);
+        return None;
+    }
+    let mut mean = HistogramMean::new(average);
+    let (mut saw_reset, mut saw_none) = (false, false);
+    for h in window.histogram_values() {
+        saw_reset |= h.reset == crate::histogram::ResetHint::Reset;
+        saw_none |= h.reset == crate::histogram::ResetHint::NotReset;
+        match mean.add(h) {
+            Ok(mut merge) => {
+                merge.reset_collision = false;
+                note_merge(merge, "aggregation", site.span, &mut e.annotations);
+            }
+            Err(_) => {
+                mixed_schemas(e, site);
+                return None;
+            }
+        }
+    }
+    if saw_reset && saw_none {
+        let text = "conflicting counter resets during histogram aggregation";
+        e.annotations.warn(site.span, text);
+    }
+    mean.finish().map(Value::from)
+}
+
+/// Notes a window with both floats and histograms.
+pub(super) fn mixed(e: &mut Evaluator<'_>, site: Site<'_>) {
+    let text =
+        format!("encountered a mix of histograms and floats for metric name {:?}", site.metric);
+    e.annotations.warn(site.span, &text);
+}
+
+/// Notes a window with both kinds of bucket schemas.
+pub(super) fn mixed_schemas(e: &mut Evaluator<'_>, site: Site<'_>) {
+    let text = format!(
+        "vector contains a mix of histograms with exponential and custom buckets schemas for metric name {:?}",
+        site.metric
+    );
+    e.annotations.warn(site.span, &text);
+}
+
+pub(super) fn changes(window: Window<'_>) -> f64 {
+    let changed = |i: &usize| match (window.histogram(i - 1), window.histogram(*i)) {
+        (None, None) => {
+            let (a, b) = (window.floats[i - 1], window.floats[*i]);
+            a != b && !(a.is_nan() && b.is_nan())
+        }
+        (Some(a), Some(b)) => !Arc::ptr_eq(a, b) && !a.same_as(b),
+        _ => true,
+    };
+    (1..window.len()).filter(changed).count() as f64
+}
+
+pub(super) fn resets(e: &mut Evaluator<'_>, _site: Site<'_>, window: Window<'_>) -> f64 {
+    let starts = e.options.start_timestamps;
+    let reset = |i: &usize| {
+        if starts && super::rate::restarted(window, *i) {
+            return true;
+        }
+        match (window.histogram(i - 1), window.histogram(*i)) {
+            (None, None) => window.floats[*i] < window.floats[i - 1],
+            (Some(a), Some(b)) => b.is_reset_after(a),
+            _ => true,
+        }
+    };
+    (1..window.len()).filter(reset).count() as f64
+}

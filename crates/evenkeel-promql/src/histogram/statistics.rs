@@ -1,0 +1,215 @@
+//! Quantiles, fractions, deviation and trimming of native histograms. **Source**: promql/quantile.go, functions.go.
+
+use super::{Bucket, Histogram, ResetHint};
+
+impl Histogram {
+    /// `histogram_count`, `histogram_sum`, `histogram_avg`, `histogram_stddev`, `histogram_stdvar` by name.
+    pub(crate) fn statistic(&self, name: &str) -> f64 {
+        match name {
+            "histogram_count" => self.count,
+            "histogram_sum" => self.sum,
+            "histogram_avg" => self.sum / self.count,
+            "histogram_stddev" => self.variance().sqrt(),
+            _ => self.variance(),
+        }
+    }
+
+    fn variance(&self) -> f64 {
+        let mean = self.sum / self.count;
+        let (mut sum, mut lost) = (0.0, 0.0);
+        for bucket in self.all_buckets() {
+            let middle = if self.is_custom() {
+                f64::midpoint(bucket.upper, bucket.lower)
+            } else if bucket.lower <= 0.0 && bucket.upper >= 0.0 {
+                0.0
+            } else {
+                let middle = (bucket.upper * bucket.lower).sqrt();
+                if bucket.upper < 0.0 { -middle } else { middle }
+            };
+            let delta = middle - mean;
+            (sum, lost) = crate::number::kahan_add(bucket.count * delta * delta, sum, lost);
+        }
+        (sum + lost) / self.count
+    }
+
+    /// The zero bucket holds only one sign if all other buckets have that sign.
+    fn with_known_sign(&self, mut bucket: Bucket) -> Bucket {
+        if bucket.lower < 0.0 && bucket.upper > 0.0 && !self.is_custom() {
+            match (self.negative.is_empty(), self.positive.is_empty()) {
+                (true, false) => bucket.lower = 0.0,
+                (false, true) => bucket.upper = 0.0,
+                _ => {}
+            }
+        }
+        bucket
+    }
+
+    /// The q-quantile; beside it, if there were NaN observations, whether it is NaN for that (else too high).
+    pub fn quantile(&self, q: f64) -> (f64, Option<bool>) {
+        if q < 0.0 {
+            return (f64::NEG_INFINITY, None);
+        }
+        if q > 1.0 {
+            return (f64::INFINITY, None);
+        }
+        if self.count == 0.0 || q.is_nan() {
+            return (f64::NAN, None);
+        }
+        let buckets = self.all_buckets();
+        // Coming from the nearer end keeps small errors small; NaN observations count as highest.
+        let nan_sum = self.sum.is_nan();
+        let forward = nan_sum || q < 0.5;
+        let mut rank = if forward { q * self.count } else { (1.0 - q) * self.count };
+        let mut seen = 0.0;
+        let mut hit: Option<Bucket> = None;
+        let mut walk = |bucket: &Bucket| {
+            hit = Some(*bucket);
+            seen += bucket.count;
+            seen >= rank
+        };
+        let _found = if forward {
+            buckets.iter().any(&mut walk)
+        } else {
+            buckets.iter().rev().any(&mut walk)
+        };
+        let Some(bucket) = hit else { return (f64::NAN, nan_sum.then_some(true)) };
+        let mut bucket = self.with_known_sign(bucket);
+        if self.is_custom() {
+            if bucket.lower == f64::NEG_INFINITY {
+                return (bucket.upper, None);
+            }
+            if bucket.upper == f64::INFINITY && seen >= rank {
+                return (bucket.lower, None);
+            }
+        }
+        // Due to numerical inaccuracies, or NaN observations, the rank may lie beyond all buckets.
+        if seen < rank {
+            return if nan_sum {
+                (f64::NAN, Some(true))
+            } else {
+                (if forward { bucket.upper } else { bucket.lower }, None)
+            };
+        }
+        let note = nan_sum.then_some(false);
+        rank -= seen - bucket.count;
+        if !forward {
+            rank = bucket.count - rank;
+        }
+        let share = rank / bucket.count;
+        if self.is_custom() && bucket.lower == f64::NEG_INFINITY {
+            bucket.lower = bucket.upper;
+        }
+        (self.interpolate(&bucket, share), note)
+    }
+
+    /// The value at a share of a bucket: linear around zero and for custom bounds, else exponential.
+    fn interpolate(&self, bucket: &Bucket, share: f64) -> f64 {
+        if self.is_custom() || (bucket.lower <= 0.0 && bucket.upper >= 0.0) {
+            return bucket.lower + (bucket.upper - bucket.lower) * share;
+        }
+        let low = bucket.lower.abs().log2();
+        let high = bucket.upper.abs().log2();
+        if bucket.lower > 0.0 {
+            (low + (high - low) * share).exp2()
+        } else {
+            -(high + (low - high) * (1.0 - share)).exp2()
+        }
+    }
+
+    /// Share of a bucket below a value inside it.
+    fn share_below(&self, bucket: &Bucket, value: f64) -> f64 {
+        if self.is_custom() || (bucket.lower <= 0.0 && bucket.upper >= 0.0) {
+            return (value - bucket.lower) / (bucket.upper - bucket.lower);
+        }
+        let low = bucket.lower.abs().log2();
+        let high = bucket.upper.abs().log2();
+        let at = value.abs().log2();
+        if value > 0.0 { (at - low) / (high - low) } else { 1.0 - (at - high) / (low - high) }
+    }
+
+    /// The share of observations between two bounds.
+    pub fn fraction(&self, lower: f64, upper: f64) -> f64 {
+        if self.count == 0.0 || lower.is_nan() || upper.is_nan() {
+            return f64::NAN;
+        }
+        if lower >= upper {
+            return 0.0;
+        }
+        (self.rank(upper) - self.rank(lower)) / self.count
+    }
+
+    /// Observations up to a value.
+    fn rank(&self, value: f64) -> f64 {
+        let mut below = 0.0;
+        for bucket in self.all_buckets() {
+            let bucket = self.with_known_sign(bucket);
+            if value <= bucket.lower {
+                return below;
+            }
+            if value >= bucket.upper {
+                below += bucket.count;
+                continue;
+            }
+            let unbounded = bucket.lower.is_infinite() || bucket.upper.is_infinite();
+            if unbounded {
+                return if bucket.lower.is_infinite() { below + bucket.count } else { below };
+            }
+            return below + bucket.count * self.share_below(&bucket, value);
+        }
+        below
+    }
+
+    /// Without the observations above (or below) a bound; sum and count are estimated anew.
+    pub(crate) fn trimmed(&self, bound: f64, upper: bool) -> Histogram {
+        let mut out = self.clone();
+        out.reset = ResetHint::Gauge;
+        let keep = |bucket: Bucket| -> f64 {
+            if bucket.count == 0.0 {
+                return 0.0;
+            }
+            let bucket = self.with_known_sign(bucket);
+            let below = if bound >= bucket.upper {
+                1.0
+            } else if bound <= bucket.lower {
+                0.0
+            } else if bucket.lower.is_infinite() || bucket.upper.is_infinite() {
+                if upper { 0.0 } else { 1.0 }
+            } else {
+                self.share_below(&bucket, bound)
+            };
+            bucket.count * if upper { below } else { 1.0 - below }
+        };
+        if bound.is_nan() {
+            return out;
+        }
+        for entry in &mut out.positive {
+            entry.1 = keep(self.positive_bucket(*entry));
+        }
+        for entry in &mut out.negative {
+            entry.1 = keep(self.negative_bucket(*entry));
+        }
+        if let Some(zero) = self.zero_bucket() {
+            out.zero_count = keep(zero);
+        }
+        out.compact();
+        let all = [&out.positive, &out.negative];
+        out.count = out.zero_count + all.iter().flat_map(|b| b.iter()).map(|b| b.1).sum::<f64>();
+        if out.count == 0.0 {
+            out.sum = 0.0;
+        } else if out.count != self.count {
+            out.sum = out.estimated_sum();
+        }
+        out
+    }
+
+    fn estimated_sum(&self) -> f64 {
+        let middle = |b: &Bucket| {
+            if self.is_custom() || (b.lower <= 0.0 && b.upper >= 0.0) {
+                f64::midpoint(b.lower, b.upper)
+            } else {
+                (b.lower * b.upper).sqrt().copysign(b.lower)
+            }
+        };
+        self.all_buckets().iter().map(|b| middle(&self.with_known_sign(*b)) * b.count).sum()
+    }
+}
