@@ -1,7 +1,7 @@
 //! The objective as an exact decimal.
 
 /// Parts of one: the unit in which ratios are exact. 10^12, so 99.9999999999 % still counts.
-pub(super) const PARTS: u128 = 1_000_000_000_000;
+pub const PARTS: u128 = 1_000_000_000_000;
 
 /// Share of events that may fail, exact to 10^-12.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,0 +1,367 @@
+//! A rolling window over slices: what is left, how fast it burns, when it is gone.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::count::{Slice, Tally};
+use super::exclusion::Exclusions;
+use super::objective::{Objective, PARTS};
+use crate::duration::PromDuration;
+use crate::model::Labels;
+
+/// One budget: an SLO, and one label set of it when it is grouped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct SloKey {
+    /// `<service>-<name>`.
+    pub id: String,
+    /// Empty unless the SLO is grouped.
+    pub group: Labels,
+}
+
+/// The budgets of many SLOs and their groups.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    /// By key.
+    pub budgets: BTreeMap<SloKey, History>,
+}
+
+impl Book {
+    /// All budgets of one SLO.
+    pub fn of<'a>(&'a self, id: &'a str) -> impl Iterator<Item = (&'a SloKey, &'a History)> {
+        self.budgets.iter().filter(move |(key, _)| key.id == id)
+    }
+}
+
+/// How well a window is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Coverage {
+    /// Nothing was ever counted in the window. Never "met".
+    Missing,
+    /// There is data, but the newest is too old to decide by.
+    Stale,
+    /// There is fresh data and it says: no events at all.
+    Quiet,
+    /// There is fresh data with events.
+    Measured,
+}
+
+/// The budget at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Standing {
+    /// The moment.
+    pub now: Timestamp,
+    /// The objective it is measured against.
+    #[serde(skip)]
+    pub objective: Objective,
+    /// Length of the window.
+    pub window: PromDuration,
+    /// What counts.
+    pub counted: Tally,
+    /// What maintenance took out.
+    pub excluded: Tally,
+    /// How well it is known.
+    pub coverage: Coverage,
+    /// Time in the window that has data. Unit: milliseconds.
+    pub covered_ms: u64,
+    /// End of the newest slice with data.
+    pub last_data: Option<Timestamp>,
+    /// End of the newest slice with events.
+    pub last_traffic: Option<Timestamp>,
+}
+
+/// When the budget will be gone at the present burn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "forecast", content = "at")]
+pub enum Forecast {
+    /// There is no data to tell.
+    Unknown,
+    /// Nothing burns, or so slowly that the window moves on first.
+    NotBurning,
+    /// At this time.
+    At(Timestamp),
+    /// It is gone.
+    Exhausted,
+}
+
+/// Why a slice was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a slice from {from} to {to} does not follow {last}")]
+pub struct HistoryError {
+    /// Its start.
+    pub from: Timestamp,
+    /// Its end.
+    pub to: Timestamp,
+    /// End of the newest slice.
+    pub last: Timestamp,
+}
+
+/// The slices of one budget, oldest first.
+#[derive(Clone, Debug)]
+pub struct History {
+    objective: Objective,
+    window: PromDuration,
+    slices: VecDeque<Summed>,
+}
+
+/// A slice with running sums over everything up to its end.
+#[derive(Clone, Copy, Debug)]
+struct Summed {
+    slice: Slice,
+    tally: Tally,
+    covered_ms: u64,
+}
+
+/// Lowest remaining share that is reported: a budget overspent a million times.
+const REMAINING_MIN: f64 = -1e6;
+
+impl History {
+    /// Most slices kept: 30 days of minutes. Beyond that, neighbours are merged.
+    pub const SLICES_MAX: usize = 43_200;
+
+    /// An empty history.
+    pub fn new(objective: Objective, window: PromDuration) -> Self {
+        Self { objective, window, slices: VecDeque::new() }
+    }
+
+    /// The objective.
+    pub fn objective(&self) -> Objective {
+        self.objective
+    }
+
+    /// The SLO's window.
+    pub fn window(&self) -> PromDuration {
+        self.window
+    }
+
+    /// The slices, oldest first.
+    pub fn slices(&self) -> impl DoubleEndedIterator<Item = &Slice> {
+        self.slices.iter().map(|s| &s.slice)
+    }
+
+    /// Adds the next slice. A gap before it is time without data.
+    pub fn push(&mut self, slice: Slice) -> Result<(), HistoryError> {
+        let last = self.slices.back();
+        let end = last.map_or(slice.from, |l| l.slice.to);
+        if slice.from < end || slice.to <= slice.from {
+            return Err(HistoryError { from: slice.from, to: slice.to, last: end });
+        }
+        let (tally, covered_ms) = last.map_or_else(Default::default, |l| (l.tally, l.covered_ms));
+        let ms = if slice.tally.is_some() { length_ms(slice.from, slice.to) } else { 0 };
+        self.slices.push_back(Summed {
+            slice,
+            tally: tally.plus(slice.tally.unwrap_or_default()),
+            covered_ms: covered_ms + ms,
+        });
+        self.forget(slice.to);
+        Ok(())
+    }
+
+    /// Drops what no window can reach and halves the resolution when there are too many.
+    fn forget(&mut self, now: Timestamp) {
+        let edge = ms(now).saturating_sub(signed(self.window));
+        // One slice before the edge stays: its sums are the base of the window.
+        while self.slices.get(1).is_some_and(|s| ms(s.slice.to) <= edge) {
+            self.slices.pop_front();
+        }
+        if self.slices.len() > Self::SLICES_MAX {
+            let mut merged: VecDeque<Summed> = VecDeque::with_capacity(self.slices.len() / 2 + 1);
+            for next in self.slices.drain(..) {
+                match merged.back_mut() {
+                    Some(last) if last.joins(&next) => *last = last.joined(&next),
+                    _ => merged.push_back(next),
+                }
+            }
+            self.slices = merged;
+        }
+    }
+
+    /// Sum over `(now - span, now]`; a slice that reaches into the span counts whole.
+    pub fn sum(&self, now: Timestamp, span: PromDuration) -> Tally {
+        self.range(now, span).0
+    }
+
+    fn range(&self, now: Timestamp, span: PromDuration) -> (Tally, u64) {
+        let edge = ms(now).saturating_sub(signed(span));
+        let start = self.slices.partition_point(|s| ms(s.slice.to) <= edge);
+        let end = self.slices.partition_point(|s| s.slice.from < now);
+        if end <= start {
+            return (Tally::default(), 0);
+        }
+        let newest = self.slices.get(end - 1);
+        let (upper, upper_ms) = newest.map_or_else(Default::default, |s| (s.tally, s.covered_ms));
+        // The base is what was summed before the first slice, not the slice before it: that one
+        // may have been dropped.
+        let (lower, lower_ms) = self.slices.get(start).map_or_else(Default::default, |s| {
+            let own = s.slice.tally.map_or(0, |_| length_ms(s.slice.from, s.slice.to));
+            (s.tally.minus(s.slice.tally.unwrap_or_default()), s.covered_ms - own)
+        });
+        (upper.minus(lower), upper_ms - lower_ms)
+    }
+
+    /// The budget at `now`; data older than `stale_after` is not fresh.
+    pub fn standing(
+        &self,
+        now: Timestamp,
+        exclusions: &Exclusions,
+        stale_after: PromDuration,
+    ) -> Standing {
+        let (all, covered_ms) = self.range(now, self.window);
+        let mut excluded = Tally::default();
+        if !exclusions.list().is_empty() {
+            for slice in self.in_window(now) {
+                if exclusions.covering(slice.from, slice.to).is_some() {
+                    excluded = excluded.plus(slice.tally.unwrap_or_default());
+                }
+            }
+        }
+        let seen = || self.in_window(now).rev();
+        let last_data = seen().find(|s| s.tally.is_some()).map(|s| s.to);
+        let with_events = |s: &&Slice| s.tally.is_some_and(|t| t.total().micros() > 0);
+        let last_traffic = seen().find(with_events).map(|s| s.to);
+        let counted = all.minus(excluded);
+        let coverage = match last_data {
+            None => Coverage::Missing,
+            Some(at) if ms(now) - ms(at) > signed(stale_after) => Coverage::Stale,
+            Some(_) if counted.total().micros() == 0 => Coverage::Quiet,
+            Some(_) => Coverage::Measured,
+        };
+        Standing {
+            now,
+            objective: self.objective,
+            window: self.window,
+            counted,
+            excluded,
+            coverage,
+            covered_ms,
+            last_data,
+            last_traffic,
+        }
+    }
+
+    /// The slices that reach into the window.
+    pub fn in_window(&self, now: Timestamp) -> impl DoubleEndedIterator<Item = &Slice> {
+        let edge = ms(now).saturating_sub(signed(self.window));
+        let start = self.slices.partition_point(|s| ms(s.slice.to) <= edge);
+        let end = self.slices.partition_point(|s| s.slice.from < now).max(start);
+        self.slices.range(start..end).map(|s| &s.slice)
+    }
+
+    /// Burn rate over the last `span`: 1 uses up the budget exactly in one window.
+    ///
+    /// `None` without events. With an objective of 100 any error burns at [`f64::MAX`].
+    pub fn burn_rate(&self, now: Timestamp, span: PromDuration) -> Option<f64> {
+        let tally = self.sum(now, span);
+        let total = tally.total().as_f64();
+        if total <= 0.0 {
+            return None;
+        }
+        let bad = tally.bad().as_f64();
+        if bad <= 0.0 {
+            return Some(0.0);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
+        let allowed = self.objective.allowed_parts() as f64 / PARTS as f64;
+        Some(if allowed > 0.0 { bad / total / allowed } else { f64::MAX })
+    }
+
+    /// When the budget is gone if the burn of the last `span` goes on.
+    pub fn forecast(&self, standing: &Standing, span: PromDuration) -> Forecast {
+        let Some(left) = standing.remaining() else { return Forecast::Unknown };
+        if left <= 0.0 {
+            return Forecast::Exhausted;
+        }
+        match self.burn_rate(standing.now, span) {
+            None => Forecast::NotBurning,
+            // At a burn of 1 or less, old errors leave the window as fast as new ones enter.
+            Some(burn) if burn <= 1.0 => Forecast::NotBurning,
+            Some(burn) => {
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+                let in_ms = left / burn * self.window.as_ms() as f64;
+                #[expect(clippy::cast_possible_truncation, reason = "at most the window")]
+                let at = ms(standing.now).saturating_add(in_ms.max(0.0) as i64);
+                Timestamp::from_millisecond(at).map_or(Forecast::NotBurning, Forecast::At)
+            }
+        }
+    }
+}
+
+impl Standing {
+    /// Share of the budget that is left: 1 untouched, 0 gone, below 0 overspent.
+    ///
+    /// `None` when the window is not known: no data is never a budget.
+    pub fn remaining(&self) -> Option<f64> {
+        match self.coverage {
+            Coverage::Missing | Coverage::Stale => None,
+            Coverage::Quiet => Some(1.0),
+            Coverage::Measured => Some(self.remaining_of(self.counted)),
+        }
+    }
+
+    /// The same from the last data, however old; for display.
+    pub fn remaining_last_known(&self) -> Option<f64> {
+        (self.coverage != Coverage::Missing).then(|| self.remaining_of(self.counted))
+    }
+
+    fn remaining_of(&self, tally: Tally) -> f64 {
+        1.0 - self.share_of_budget(tally.bad().micros())
+    }
+
+    /// Which share of the whole budget so many failures are. Unit of `bad`: millionths.
+    pub fn share_of_budget(&self, bad: u128) -> f64 {
+        if bad == 0 {
+            return 0.0;
+        }
+        let allowed = u128::from(self.objective.allowed_parts());
+        #[expect(clippy::cast_precision_loss, reason = "a ratio for people and thresholds")]
+        let (spent, whole) =
+            (bad as f64 * PARTS as f64, self.counted.total().micros() as f64 * allowed as f64);
+        if whole > 0.0 { (spent / whole).min(1.0 - REMAINING_MIN) } else { 1.0 - REMAINING_MIN }
+    }
+
+    /// True when no more failures are allowed, decided in whole numbers.
+    pub fn exhausted(&self) -> bool {
+        let allowed = u128::from(self.objective.allowed_parts());
+        let spent = self.counted.bad().micros().saturating_mul(PARTS);
+        let whole = self.counted.total().micros().saturating_mul(allowed);
+        self.counted.bad().micros() > 0 && spent >= whole
+    }
+
+    /// Failures that are still allowed at the traffic seen so far, rounded down.
+    pub fn allowed_failures(&self) -> u64 {
+        let allowed = u128::from(self.objective.allowed_parts());
+        let whole = self.counted.total().micros().saturating_mul(allowed) / PARTS;
+        let left = whole.saturating_sub(self.counted.bad().micros()) / 1_000_000;
+        u64::try_from(left).unwrap_or(u64::MAX)
+    }
+}
+
+impl Summed {
+    /// Neighbours of one kind without a gap can be one slice.
+    fn joins(&self, next: &Self) -> bool {
+        let even = length_ms(self.slice.from, self.slice.to)
+            <= 2 * length_ms(next.slice.from, next.slice.to);
+        even && self.slice.to == next.slice.from
+            && self.slice.tally.is_some() == next.slice.tally.is_some()
+    }
+
+    fn joined(&self, next: &Self) -> Self {
+        let tally = self.slice.tally.zip(next.slice.tally).map(|(a, b)| a.plus(b));
+        Self { slice: Slice { from: self.slice.from, to: next.slice.to, tally }, ..*next }
+    }
+}
+
+pub(super) fn ms(at: Timestamp) -> i64 {
+    at.as_millisecond()
+}
+
+fn signed(span: PromDuration) -> i64 {
+    i64::try_from(span.as_ms()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn length_ms(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(ms(to) - ms(from)).unwrap_or(0)
+}
