@@ -10,15 +10,18 @@
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
 
 mod conditions;
+mod crds;
 mod key;
 mod kind;
 mod obj;
 mod quantity;
 mod selector;
 
+pub mod canary;
 pub mod httproute;
 
 pub use conditions::{ConditionUpdate, set_condition};
+pub use crds::crds;
 pub use key::{GroupKind, Key, Revision};
 pub use kind::{Kind, KindTable, Scope};
 pub use obj::{ApiObject, Obj, ObjError};

@@ -1,0 +1,61 @@
+use serde_json::Value;
+
+/// The definitions as written, one file per kind.
+const FILES: [(&str, &str); 5] = [
+    ("alertproviders.yaml", include_str!("../crds/alertproviders.yaml")),
+    ("canaries.yaml", include_str!("../crds/canaries.yaml")),
+    ("gateways.yaml", include_str!("../crds/gateways.yaml")),
+    ("httproutes.yaml", include_str!("../crds/httproutes.yaml")),
+    ("metrictemplates.yaml", include_str!("../crds/metrictemplates.yaml")),
+];
+
+/// The CustomResourceDefinitions of every foreign kind evenkeel serves in its embedded cluster.
+///
+/// They are installed there at the start; on another cluster they are what a person applies.
+pub fn crds() -> Vec<Value> {
+    let parse = |(_, text): &(&str, &str)| {
+        serde_saphyr::from_str(text).expect("every file in crds/ is parsed by a test")
+    };
+    FILES.iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_file_in_the_folder_is_embedded_and_is_a_definition() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
+        let found: BTreeSet<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let embedded: BTreeSet<String> = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(found, embedded);
+        for crd in crds() {
+            let text = |path: &str| crd.pointer(path).and_then(Value::as_str).unwrap_or_default();
+            assert_eq!(text("/kind"), "CustomResourceDefinition");
+            let name = format!("{}.{}", text("/spec/names/plural"), text("/spec/group"));
+            assert_eq!(text("/metadata/name"), name);
+            let versions = crd.pointer("/spec/versions").and_then(Value::as_array).unwrap();
+            let schema = |version: &Value| version.pointer("/schema/openAPIV3Schema").is_some();
+            assert!(versions.iter().all(schema), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_canary_definition_shows_flaggers_columns() {
+        let crd = crds().into_iter().find(|crd| crd["metadata"]["name"] == "canaries.flagger.app");
+        let crd = crd.unwrap();
+        let columns = crd.pointer("/spec/versions/0/additionalPrinterColumns").unwrap();
+        let names: Vec<_> =
+            columns.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+        assert_eq!(
+            names.join(" "),
+            "Status Weight Suspended FailedChecks Interval Mirror \
+            StepWeight StepWeights MaxWeight LastTransitionTime"
+        );
+    }
+}
