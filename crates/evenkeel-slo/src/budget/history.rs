@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::count::{Slice, Tally};
+use super::count::{Events, Slice, Tally};
 use super::exclusion::Exclusions;
 use super::objective::{Objective, PARTS};
 use crate::duration::PromDuration;
@@ -65,7 +65,7 @@ pub struct Standing {
     pub excluded: Tally,
     /// How well it is known.
     pub coverage: Coverage,
-    /// Time in the window that has data. Unit: milliseconds.
+    /// Time in the window that counts and has data. Unit: milliseconds.
     pub covered_ms: u64,
     /// End of the newest slice with data.
     pub last_data: Option<Timestamp>,
@@ -115,8 +115,10 @@ struct Summed {
     covered_ms: u64,
 }
 
-/// Lowest remaining share that is reported: a budget overspent a million times.
-const REMAINING_MIN: f64 = -1e6;
+/// Largest share that is reported: a budget overspent a million times.
+const SHARE_MAX: f64 = 1e6;
+/// Less data than this says nothing about the traffic of a window.
+const COVERED_MS_MIN: u64 = 60_000;
 
 impl History {
     /// Most slices kept: 30 days of minutes. Beyond that, neighbours are merged.
@@ -209,12 +211,15 @@ impl History {
         exclusions: &Exclusions,
         stale_after: PromDuration,
     ) -> Standing {
-        let (all, covered_ms) = self.range(now, self.window);
+        let (all, mut covered_ms) = self.range(now, self.window);
         let mut excluded = Tally::default();
         if !exclusions.list().is_empty() {
             for slice in self.in_window(now) {
-                if exclusions.covering(slice.from, slice.to).is_some() {
-                    excluded = excluded.plus(slice.tally.unwrap_or_default());
+                let tally =
+                    slice.tally.filter(|_| exclusions.covering(slice.from, slice.to).is_some());
+                if let Some(tally) = tally {
+                    excluded = excluded.plus(tally);
+                    covered_ms = covered_ms.saturating_sub(length_ms(slice.from, slice.to));
                 }
             }
         }
@@ -290,36 +295,44 @@ impl History {
 }
 
 impl Standing {
-    /// Share of the budget that is left: 1 untouched, 0 gone, below 0 overspent.
+    /// Share of the window's budget that is left: 1 untouched, 0 gone, below 0 overspent.
     ///
-    /// `None` when the window is not known: no data is never a budget.
+    /// The budget is for a whole window: where data is missing, as for a service that is new,
+    /// its traffic is taken to be like the traffic seen. `None` when the window is not known:
+    /// no data is never a budget.
     pub fn remaining(&self) -> Option<f64> {
-        match self.coverage {
-            Coverage::Missing | Coverage::Stale => None,
-            Coverage::Quiet => Some(1.0),
-            Coverage::Measured => Some(self.remaining_of(self.counted)),
-        }
+        self.decidable().map(|()| 1.0 - self.share_of_budget(self.counted.bad()))
     }
 
-    /// The same from the last data, however old; for display.
-    pub fn remaining_last_known(&self) -> Option<f64> {
-        (self.coverage != Coverage::Missing).then(|| self.remaining_of(self.counted))
+    /// As [`Standing::remaining`], of the budget for the traffic seen so far: what the series
+    /// `slo_error_budget_remaining_ratio` shows. Both are equal once the window is covered.
+    pub fn remaining_of_seen(&self) -> Option<f64> {
+        self.decidable()?;
+        let total = self.counted.total().micros();
+        Some(1.0 - self.share(self.counted.bad().micros(), total))
     }
 
-    fn remaining_of(&self, tally: Tally) -> f64 {
-        1.0 - self.share_of_budget(tally.bad().micros())
+    fn decidable(&self) -> Option<()> {
+        matches!(self.coverage, Coverage::Quiet | Coverage::Measured).then_some(())
     }
 
-    /// Which share of the whole budget so many failures are. Unit of `bad`: millionths.
-    pub fn share_of_budget(&self, bad: u128) -> f64 {
+    /// Which share of the window's budget so many failures are.
+    pub fn share_of_budget(&self, bad: Events) -> f64 {
+        let total = self.counted.total().micros();
+        let covered = u128::from(self.covered_ms.max(COVERED_MS_MIN));
+        let window = u128::from(self.window.as_ms());
+        let whole = if covered < window { total.saturating_mul(window) / covered } else { total };
+        self.share(bad.micros(), whole)
+    }
+
+    fn share(&self, bad: u128, total: u128) -> f64 {
         if bad == 0 {
             return 0.0;
         }
         let allowed = u128::from(self.objective.allowed_parts());
         #[expect(clippy::cast_precision_loss, reason = "a ratio for people and thresholds")]
-        let (spent, whole) =
-            (bad as f64 * PARTS as f64, self.counted.total().micros() as f64 * allowed as f64);
-        if whole > 0.0 { (spent / whole).min(1.0 - REMAINING_MIN) } else { 1.0 - REMAINING_MIN }
+        let (spent, whole) = (bad as f64 * PARTS as f64, total as f64 * allowed as f64);
+        if whole > 0.0 { (spent / whole).min(SHARE_MAX) } else { SHARE_MAX }
     }
 
     /// True when no more failures are allowed, decided in whole numbers.

@@ -73,7 +73,7 @@ pub struct LedgerLine {
     pub cause: Option<(CauseKind, String)>,
     /// How many failures. Unit: millionths of an event.
     pub bad: Events,
-    /// Share of the whole budget.
+    /// Share of the window's budget.
     pub budget_share: f64,
 }
 
@@ -123,7 +123,7 @@ impl Ledger {
             .map(|(cause, bad)| LedgerLine {
                 cause: cause.clone(),
                 bad,
-                budget_share: standing.share_of_budget(bad.micros()),
+                budget_share: standing.share_of_budget(bad),
             })
             .collect();
         lines.sort_by(|a, b| (a.cause.is_none(), b.bad).cmp(&(b.cause.is_none(), a.bad)));
