@@ -37,3 +37,5 @@ pub mod annotation;
 pub mod result;
 
 pub mod engine;
+
+pub mod testscript;

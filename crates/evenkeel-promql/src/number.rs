@@ -24,6 +24,13 @@ pub fn format_float(value: f64) -> String {
     format_plain(value)
 }
 
+/// Text of a bucket bound or quantile in a label: whole numbers end in `.0`, so that each has one spelling.
+pub fn format_bound(value: f64) -> String {
+    let text = format_general(value);
+    let whole = text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    if whole { format!("{text}.0") } else { text }
+}
+
 /// Text of a float without exponent (Go's `'f', -1`), `+Inf`, `-Inf`, `NaN`.
 pub fn format_plain(value: f64) -> String {
     match special(value) {

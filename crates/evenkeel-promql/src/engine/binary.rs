@@ -58,7 +58,7 @@ impl Evaluator<'_> {
         (scalars, swapped): (&[f64], bool),
     ) -> Result<Data, QueryError> {
         let mut out = Vec::with_capacity(series.len());
-        let drops = binary.is_bool || !binary.op.is_comparison() && !is_trim(binary.op);
+        let drops = binary.is_bool || drops_name(binary.op);
         let (start, step) = (self.steps.start_ms, self.steps.step_ms);
         for one in series {
             let mut points = Vec::with_capacity(one.points.len());
@@ -83,7 +83,7 @@ impl Evaluator<'_> {
             if points.is_empty() {
                 continue;
             }
-            let (labels, drop_name) = if drops || is_trim(binary.op) {
+            let (labels, drop_name) = if drops {
                 self.unnamed(one.labels, one.drop_name)
             } else {
                 (one.labels, one.drop_name)
@@ -179,8 +179,9 @@ impl Evaluator<'_> {
     }
 }
 
-fn is_trim(op: BinaryOp) -> bool {
-    matches!(op, BinaryOp::TrimUpper | BinaryOp::TrimLower)
+/// Whether the result is no longer what the metric's name says.
+fn drops_name(op: BinaryOp) -> bool {
+    !op.is_comparison() && !matches!(op, BinaryOp::TrimUpper | BinaryOp::TrimLower)
 }
 
 /// Gives every series its match group.
@@ -194,7 +195,7 @@ fn group(lhs: Vec<Series>, rhs: Vec<Series>, matching: &Matching) -> Sides {
                 let key = if matching.on {
                     one.labels.keep(&matching.labels)
                 } else {
-                    one.labels.without_name().drop(&matching.labels)
+                    one.labels.drop(&[METRIC_NAME]).drop(&matching.labels)
                 };
                 *index.entry(key).or_insert_with_key(|key| {
                     groups.push(key.clone());
@@ -240,12 +241,9 @@ impl Pairing<'_> {
             }
             right_of[group] = Some((i, value.clone()));
         }
-        let fill_one =
-            if self.swapped { self.matching.fill_left } else { self.matching.fill_right };
-        let fill_many =
-            if self.swapped { self.matching.fill_right } else { self.matching.fill_left };
-        let mut matched = vec![false; self.sides.groups.len()];
-        let mut present = matched.clone();
+        // Upstream does not swap the fill values together with the sides.
+        let (fill_one, fill_many) = (self.matching.fill_right, self.matching.fill_left);
+        let mut present = vec![false; self.sides.groups.len()];
         for i in 0..self.sides.lhs.len() {
             let Some(value) = many.value(&self.sides.lhs, i, t_ms).cloned() else { continue };
             let group = self.sides.left_groups[i];
@@ -254,10 +252,12 @@ impl Pairing<'_> {
                 (None, Some(fill)) => (FILLED, Value::Float(fill)),
                 (None, None) => continue,
             };
+            if self.matching.cardinality == Cardinality::OneToOne && present[group] {
+                let reason = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
+                return Err(QueryError::Execution(reason.to_owned()));
+            }
             present[group] = true;
-            let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
-            let again = one_to_one && matched[group];
-            matched[group] |= self.apply(t_ms, (i, value), (right, right_value), (again, notes))?;
+            self.apply(t_ms, (i, value), (right, right_value), notes)?;
         }
         if let Some(fill) = fill_many {
             for group in 0..self.sides.groups.len() {
@@ -266,36 +266,32 @@ impl Pairing<'_> {
                 }
                 let Some((right, right_value)) = right_of[group].take() else { continue };
                 let left = (FILLED, Value::Float(fill));
-                self.apply(t_ms, left, (right, right_value), (false, notes))?;
+                self.apply(t_ms, left, (right, right_value), notes)?;
             }
         }
         Ok(())
     }
 
-    /// Computes one pair; whether it made it into the result.
+    /// Computes one pair.
     fn apply(
         &mut self,
         t_ms: i64,
         (left, left_value): (usize, Value),
         (right, right_value): (usize, Value),
-        (again, notes): (bool, &mut super::Notes),
-    ) -> Result<bool, QueryError> {
+        notes: &mut super::Notes,
+    ) -> Result<(), QueryError> {
         let (l, r) =
             if self.swapped { (&right_value, &left_value) } else { (&left_value, &right_value) };
         let Some(Outcome { value, keep }) = element(self.binary.op, l, r, self.span, notes) else {
-            return Ok(false);
+            return Ok(());
         };
         let value = if self.binary.is_bool {
             Value::Float(if keep { 1.0 } else { 0.0 })
         } else if keep {
             value
         } else {
-            return Ok(false);
+            return Ok(());
         };
-        if again {
-            let reason = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
-            return Err(QueryError::Execution(reason.to_owned()));
-        }
         let slot = match self.slots.get(&(left, right)) {
             Some(slot) => *slot,
             None => {
@@ -310,7 +306,7 @@ impl Pairing<'_> {
             let reason = "multiple matches for labels: grouping labels must ensure unique matches";
             return Err(QueryError::Execution(reason.to_owned()));
         }
-        pushed.map(|()| true)
+        pushed
     }
 
     fn result_labels(&self, left: usize, right: usize) -> (Labels, bool) {
@@ -318,8 +314,7 @@ impl Pairing<'_> {
         let (_, right_series) = self.series_or_group(right, left, false);
         let mut labels = left_series.0;
         let mut drop_name = left_series.1;
-        let arithmetic = !self.binary.op.is_comparison();
-        if arithmetic || (self.binary.is_bool && !self.delayed) {
+        if drops_name(self.binary.op) || (self.binary.is_bool && !self.delayed) {
             labels = labels.without_name();
             drop_name = false;
         } else if self.binary.is_bool {
@@ -354,11 +349,12 @@ impl Pairing<'_> {
     fn duplicate(&self, at: usize, other: usize, group: usize) -> QueryError {
         let side = if self.swapped { "left" } else { "right" };
         let labels = |i: usize| self.sides.rhs[i].labels.to_string();
+        let mut both = [labels(at), labels(other)];
+        both.sort();
+        let [first, second] = both;
         QueryError::Execution(format!(
-            "found duplicate series for the match group {} on the {side} hand-side of the operation: [{}, {}];many-to-many matching not allowed: matching labels must be unique on one side",
+            "found duplicate series for the match group {} on the {side} hand-side of the operation: [{first}, {second}];many-to-many matching not allowed: matching labels must be unique on one side",
             self.sides.groups[group].drop(&[METRIC_NAME, TYPE_LABEL, UNIT_LABEL]),
-            labels(at),
-            labels(other),
         ))
     }
 }

@@ -38,7 +38,12 @@ impl Evaluator<'_> {
             "timestamp" | "start_timestamp" => self.sample_time(name, &args[0]),
             "histogram_count" | "histogram_sum" | "histogram_avg" | "histogram_stddev"
             | "histogram_stdvar" => {
-                let series = self.vector(&args[0])?;
+                let outer = self.statistics;
+                self.statistics =
+                    matches!(name, "histogram_count" | "histogram_sum" | "histogram_avg");
+                let series = self.vector(&args[0]);
+                self.statistics = outer;
+                let series = series?;
                 self.checked(self.map(series, |value| {
                     value.as_histogram().map(|h| Value::Float(h.statistic(name)))
                 }))
@@ -71,7 +76,7 @@ impl Evaluator<'_> {
             "range" => all((outer.end_ms - outer.start_ms) as f64 / 1000.0),
             _ => {
                 let (l, r) = (self.scalar(&args[0])?, self.scalar(&args[1])?);
-                let pick = if name == "min_of" { f64::min } else { f64::max };
+                let pick = if name == "min_of" { go_min } else { go_max };
                 Ok(Data::Scalar(l.iter().zip(&r).map(|(l, r)| pick(*l, *r)).collect()))
             }
         }

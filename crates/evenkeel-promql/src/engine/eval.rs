@@ -41,6 +41,8 @@ pub(super) struct Evaluator<'a> {
     pub(super) options: &'a Options,
     pub(super) annotations: Notes,
     pub(super) samples_read: u64,
+    /// Inside of a function that only wants counts and sums of histograms: reset hints are found on the fly.
+    pub(super) statistics: bool,
     samples_held: u64,
     work: u64,
 }
@@ -60,6 +62,7 @@ impl<'a> Evaluator<'a> {
             options,
             annotations: Notes::default(),
             samples_read: 0,
+            statistics: false,
             samples_held: 0,
             work: 0,
         }

@@ -71,7 +71,7 @@ impl Evaluator<'_> {
             let quantiles = self.scalar(arg)?;
             self.note_quantiles(&quantiles, arg.span);
             let value = quantiles.first().copied().unwrap_or(f64::NAN);
-            let text = crate::number::format_float(value);
+            let text = crate::number::format_bound(value);
             let data = self.histograms(series.clone(), args[0].span, |e, step, site, found| {
                 let q = quantiles.get(step).copied().unwrap_or(f64::NAN);
                 quantile_of(e, site, q, found)

@@ -255,6 +255,7 @@ fn float_value(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Opt
         "quantile_over_time" => quantile(site.params[0], all().collect()),
         "stddev_over_time" => variance(all()).sqrt(),
         "stdvar_over_time" => variance(all()),
+        "mad_over_time" if all().any(f64::is_nan) => f64::NAN,
         "mad_over_time" => {
             let median = quantile(0.5, all().collect());
             quantile(0.5, all().map(|v| (v - median).abs()).collect())

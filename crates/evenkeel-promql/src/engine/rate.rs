@@ -9,6 +9,7 @@ use crate::ast::{Extension, Selector, Span};
 use crate::histogram::{Histogram, Merge, ResetHint};
 use crate::sample::{Point, Value};
 use crate::storage::Samples;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// Which of rate, increase and delta.
@@ -18,11 +19,43 @@ pub(super) struct Extrapolation {
     pub(super) per_second: bool,
 }
 
+/// Start time of a sample, if it is one at all: known and before the sample.
+fn start_of(window: Window<'_>, at: usize) -> Option<i64> {
+    window.starts.get(at).copied().filter(|start| *start != 0 && *start < window.times[at])
+}
+
 /// Whether a counter's start time says that it began anew after the sample before.
 pub(super) fn restarted(window: Window<'_>, at: usize) -> bool {
-    let start = |i: usize| window.starts.get(i).copied().unwrap_or_default();
-    let (now, before) = (start(at), start(at - 1));
-    now != 0 && now < window.times[at] && now >= window.times[at - 1] && now != before
+    let Some(start) = start_of(window, at) else { return false };
+    match start.cmp(&window.times[at - 1]) {
+        Ordering::Greater => true,
+        // Back to back: only if the one before had a start of its own.
+        Ordering::Equal => start_of(window, at - 1).is_some(),
+        Ordering::Less => false,
+    }
+}
+
+/// Whether a start time lies before the sample before it, although it is a new one.
+fn overlaps(window: Window<'_>, at: usize) -> bool {
+    match (start_of(window, at), start_of(window, at - 1)) {
+        (Some(now), Some(before)) => now > before && now < window.times[at - 1],
+        _ => false,
+    }
+}
+
+/// The start of the counter if it began inside the range.
+fn began_inside(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Option<i64> {
+    if window.starts.is_empty() || !e.options.start_timestamps {
+        return None;
+    }
+    if (1..window.len()).any(|at| overlaps(window, at)) {
+        let text = format!(
+            "sample has start time that overlaps with previous sample timestamp for metric {:?}",
+            site.metric
+        );
+        e.annotations.warn(site.span, &text);
+    }
+    start_of(window, 0).filter(|start| *start > window.start_ms)
 }
 
 /// `rate`, `increase`, `delta`. **Source**: `extrapolatedRate` in promql/functions.go.
@@ -37,23 +70,31 @@ pub(super) fn extrapolated(
         mixed(e, site);
         return None;
     }
-    if window.len() < 2 {
+    let began = if kind.counter { began_inside(e, site, window) } else { None };
+    if window.len() < 2 && began.is_none() {
         return None;
     }
+    let window = if e.options.start_timestamps { window } else { Window { starts: &[], ..window } };
     let last = window.len() - 1;
     let (result, first_value, increase) = if histograms > 0 {
-        let h = histogram_rate(e, site, window, kind.counter)?;
+        let h = histogram_rate(e, site, window, (kind.counter, began.is_some()))?;
         let (first, increase) = (window.histogram(0)?.count, h.count);
         (Value::from(h), first, increase)
     } else {
-        let increase = float_increase(window, kind.counter);
+        let mut increase = float_increase(window, kind.counter);
+        if began.is_some() {
+            increase += window.floats[0];
+        }
         (Value::Float(increase), window.floats[0], increase)
     };
-    let mut to_start = (window.times[0] - window.start_ms) as f64 / 1000.0;
-    let mut to_end = (window.end_ms - window.times[last]) as f64 / 1000.0;
-    let sampled = (window.times[last] - window.times[0]) as f64 / 1000.0;
-    let between = sampled / last as f64;
+    let first_ms = began.unwrap_or(window.times[0]);
+    let sampled = (window.times[last] - first_ms) as f64 / 1000.0;
+    let between = match last {
+        0 => 0.0,
+        gaps => (window.times[last] - window.times[0]) as f64 / 1000.0 / gaps as f64,
+    };
     let threshold = between * 1.1;
+    let mut to_start = (first_ms - window.start_ms) as f64 / 1000.0;
     if to_start >= threshold {
         to_start = between / 2.0;
     }
@@ -64,6 +105,10 @@ pub(super) fn extrapolated(
             to_start = to_zero;
         }
     }
+    if began.is_some() {
+        to_start = 0.0;
+    }
+    let mut to_end = (window.end_ms - window.times[last]) as f64 / 1000.0;
     if to_end >= threshold {
         to_end = between / 2.0;
     }
@@ -85,13 +130,22 @@ fn float_increase(window: Window<'_>, counter: bool) -> f64 {
     let floats = window.floats;
     let last = floats.len() - 1;
     let mut result = floats[last] - floats[0];
-    if counter {
+    if !counter {
+        return result;
+    }
+    if window.starts.is_empty() {
         let mut previous = floats[0];
         for v in &floats[1..] {
             if *v < previous {
                 result += previous;
             }
             previous = *v;
+        }
+        return result;
+    }
+    for at in 1..floats.len() {
+        if floats[at] < floats[at - 1] || restarted(window, at) {
+            result += floats[at - 1];
         }
     }
     result
@@ -118,7 +172,7 @@ fn histogram_rate(
     e: &mut Evaluator<'_>,
     site: Site<'_>,
     window: Window<'_>,
-    counter: bool,
+    (counter, began): (bool, bool),
 ) -> Option<Histogram> {
     let all: Vec<&Arc<Histogram>> = window.histogram_values().collect();
     let (first, last) = (*all.first()?, *all.last()?);
@@ -128,11 +182,17 @@ fn histogram_rate(
     }
     let empty;
     let mut previous: &Histogram = first;
-    if counter && all[1].is_reset_after(first) {
-        // The first sample does not matter then, nor does its layout.
+    let reset = |at: usize| restarted(window, at) || all[at].is_reset_after(all[at - 1]);
+    let from_zero = if began {
+        Some(first)
+    } else {
+        // The first sample does not matter if the second starts anew, nor does its layout.
+        all.get(1).copied().filter(|_| counter && reset(1))
+    };
+    if let Some(like) = from_zero {
         empty = Histogram {
-            schema: all[1].schema,
-            custom_bounds: all[1].custom_bounds.clone(),
+            schema: like.schema,
+            custom_bounds: like.custom_bounds.clone(),
             ..Histogram::default()
         };
         previous = &empty;
@@ -154,9 +214,10 @@ fn histogram_rate(
         }
     }
     if counter {
-        for h in &all[1..] {
-            if h.is_reset_after(previous) {
-                match result.add(previous) {
+        for at in 1..all.len() {
+            let nulled = at == 1 && from_zero.is_some() && !began;
+            if !nulled && reset(at) {
+                match result.add(all[at - 1]) {
                     Ok(merge) => note(e, site, merge, "addition"),
                     Err(_) => {
                         mixed_schemas(e, site);
@@ -164,7 +225,6 @@ fn histogram_rate(
                     }
                 }
             }
-            previous = h;
         }
     } else if !is_gauge(first) || !is_gauge(last) {
         not_gauge(e, site);
@@ -190,7 +250,8 @@ pub(super) fn last_two(
     match (window.histogram(before), window.histogram(last)) {
         (None, None) => {
             let (a, b) = (window.floats[before], window.floats[last]);
-            let delta = if rate && b < a { b } else { b - a };
+            let reset = b < a || (e.options.start_timestamps && restarted(window, last));
+            let delta = if rate && reset { b } else { b - a };
             Some(Value::Float(if rate { delta / interval } else { delta }))
         }
         (Some(a), Some(b)) => {
@@ -202,7 +263,8 @@ pub(super) fn last_two(
                 not_gauge(e, site);
             }
             let mut result = Histogram::clone(b);
-            if !rate || !b.is_reset_after(a) {
+            let anew = e.options.start_timestamps && restarted(window, last);
+            if !rate || !(anew || b.is_reset_after(a)) {
                 match result.sub(a) {
                     Ok(merge) => note(e, site, merge, "subtraction"),
                     Err(_) => {
@@ -265,12 +327,12 @@ fn ends(window: Window<'_>, extension: Extension) -> Option<(usize, usize)> {
     let count = window.len();
     let first = window.times.partition_point(|t| *t <= window.start_ms);
     let first = first.min(count - 1).saturating_sub(usize::from(first > 0 && first < count));
-    let first = if window.times[first] > window.start_ms { 0.max(first) } else { first };
     let mut last = count - 1;
     if extension == Extension::Smoothed {
         last = window.times.partition_point(|t| *t < window.end_ms).min(count - 1);
     }
-    (window.times[last] > window.start_ms).then_some((first, last))
+    let inside = window.times[last] > window.start_ms && window.times[first] <= window.end_ms;
+    inside.then_some((first, last))
 }
 
 /// Functions over a range with the samples around it.

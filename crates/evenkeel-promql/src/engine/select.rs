@@ -31,7 +31,10 @@ impl<'a> Evaluator<'a> {
         let offset_ms = self.offset_ms(selector.offset.as_ref())?;
         let selected = self.selected(selector, offset_ms, 0)?;
         let mut out = Vec::with_capacity(selected.len());
-        for one in selected {
+        for mut one in selected {
+            if self.statistics && !one.samples.histograms.is_empty() {
+                super::window::add_hints(&mut one.samples);
+            }
             let mut points = Vec::new();
             let mut next = 0;
             for step_ms in self.steps.times() {

@@ -3,7 +3,7 @@
 use super::QueryError;
 use super::eval::Evaluator;
 use crate::ast::{At, Expr, ExprKind, Extension, Selector, Subquery};
-use crate::histogram::Histogram;
+use crate::histogram::{Histogram, ResetHint};
 use crate::labels::Labels;
 use crate::sample::{Point, Value};
 use crate::storage::{Samples, TimeRange};
@@ -139,7 +139,10 @@ impl<'a> Evaluator<'a> {
         for one in selected {
             self.samples_read += one.samples.len() as u64;
             self.work_on(one.samples.len() / 8)?;
-            let samples = without_markers(one.samples);
+            let mut samples = without_markers(one.samples);
+            if self.statistics {
+                add_hints(&mut samples);
+            }
             series.push(RangeSeries { labels: one.labels, drop_name: false, samples });
         }
         Ok(RangeSource {
@@ -176,7 +179,10 @@ impl<'a> Evaluator<'a> {
         let inner = if steps.count() == 0 {
             Vec::new()
         } else {
-            self.with_steps(steps, |e| e.vector(&subquery.expr))?
+            let statistics = std::mem::take(&mut self.statistics);
+            let inner = self.with_steps(steps, |e| e.vector(&subquery.expr));
+            self.statistics = statistics;
+            inner?
         };
         let series = inner
             .into_iter()
@@ -298,6 +304,20 @@ pub(super) fn without_markers(samples: Samples<'_>) -> Samples<'_> {
     }
 }
 
+/// Tells for histograms without a hint whether the counter was reset before them.
+pub(super) fn add_hints(samples: &mut Samples<'_>) {
+    let mut previous: Option<Arc<Histogram>> = None;
+    for slot in samples.histograms.to_mut() {
+        let Some(h) = slot else { continue };
+        let original = Arc::clone(h);
+        if let (ResetHint::Unknown, Some(p)) = (h.reset, &previous) {
+            let reset = h.is_reset_after(p);
+            Arc::make_mut(h).reset = if reset { ResetHint::Reset } else { ResetHint::NotReset };
+        }
+        previous = Some(original);
+    }
+}
+
 fn columns(points: Vec<Point>) -> Samples<'static> {
     let any_histogram = points.iter().any(|p| p.value.as_histogram().is_some());
     let mut histograms = Vec::new();
@@ -308,7 +328,13 @@ fn columns(points: Vec<Point>) -> Samples<'static> {
         floats.push(point.value.as_float().unwrap_or_default());
         if any_histogram {
             histograms.push(match point.value {
-                Value::Histogram(h) => Some(h),
+                Value::Histogram(mut h) => {
+                    // Samples between these steps were skipped, so their hints say nothing here.
+                    if matches!(h.reset, ResetHint::Reset | ResetHint::NotReset) {
+                        Arc::make_mut(&mut h).reset = ResetHint::Unknown;
+                    }
+                    Some(h)
+                }
                 Value::Float(_) => None,
             });
         }

@@ -3,7 +3,7 @@
 use super::line::{Bad, Cursor};
 use super::{BYTES_MAX, Exemplar, ExposedSample, Exposition, ExpositionError, Format, Kind};
 use crate::labels::{BUCKET_LABEL, Label, Labels, METRIC_NAME};
-use crate::number::{format_float, parse_float};
+use crate::number::{format_bound, parse_float};
 use std::sync::Arc;
 
 /// Labels one line may have.
@@ -200,17 +200,11 @@ fn finish(mut labels: Vec<Label>) -> Labels {
     for label in &mut labels {
         if (bucket && &*label.name == BUCKET_LABEL) || &*label.name == "quantile" {
             if let Some(value) = parse_float(&label.value) {
-                label.value = Arc::from(canonical(value));
+                label.value = Arc::from(format_bound(value));
             }
         }
     }
     labels.into_iter().collect()
-}
-
-fn canonical(value: f64) -> String {
-    let text = format_float(value);
-    let whole = text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
-    if whole { format!("{text}.0") } else { text }
 }
 
 fn number(cursor: &mut Cursor<'_>, what: &str) -> Result<f64, Bad> {

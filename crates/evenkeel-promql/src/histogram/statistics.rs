@@ -1,6 +1,6 @@
 //! Quantiles, fractions, deviation and trimming of native histograms. **Source**: promql/quantile.go, functions.go.
 
-use super::{Bucket, Histogram, ResetHint};
+use super::{Bucket, Histogram};
 
 impl Histogram {
     /// `histogram_count`, `histogram_sum`, `histogram_avg`, `histogram_stddev`, `histogram_stdvar` by name.
@@ -159,29 +159,21 @@ impl Histogram {
         below
     }
 
-    /// Without the observations above (or below) a bound; sum and count are estimated anew.
+    /// Without the observations above (or below) a bound; the sum is estimated anew if anything was cut.
     pub(crate) fn trimmed(&self, bound: f64, upper: bool) -> Histogram {
         let mut out = self.clone();
-        out.reset = ResetHint::Gauge;
-        let keep = |bucket: Bucket| -> f64 {
-            if bucket.count == 0.0 {
-                return 0.0;
-            }
-            let bucket = self.with_known_sign(bucket);
-            let below = if bound >= bucket.upper {
-                1.0
-            } else if bound <= bucket.lower {
-                0.0
-            } else if bucket.lower.is_infinite() || bucket.upper.is_infinite() {
-                if upper { 0.0 } else { 1.0 }
-            } else {
-                self.share_below(&bucket, bound)
-            };
-            bucket.count * if upper { below } else { 1.0 - below }
-        };
-        if bound.is_nan() {
+        let everything = if upper { f64::INFINITY } else { f64::NEG_INFINITY };
+        if bound.is_nan() || bound == everything {
             return out;
         }
+        let mut sum = 0.0;
+        let mut keep = |bucket: Bucket| -> f64 {
+            let (count, middle) = self.kept(self.with_known_sign(bucket), bound, upper);
+            if count != 0.0 {
+                sum += count * middle;
+            }
+            count
+        };
         for entry in &mut out.positive {
             entry.1 = keep(self.positive_bucket(*entry));
         }
@@ -191,25 +183,61 @@ impl Histogram {
         if let Some(zero) = self.zero_bucket() {
             out.zero_count = keep(zero);
         }
+        let changed = out.positive != self.positive
+            || out.negative != self.negative
+            || out.zero_count != self.zero_count;
         out.compact();
-        let all = [&out.positive, &out.negative];
-        out.count = out.zero_count + all.iter().flat_map(|b| b.iter()).map(|b| b.1).sum::<f64>();
-        if out.count == 0.0 {
-            out.sum = 0.0;
-        } else if out.count != self.count {
-            out.sum = out.estimated_sum();
+        if changed {
+            let all = out.positive.iter().chain(&out.negative);
+            out.count = out.zero_count + all.map(|b| b.1).sum::<f64>();
+            out.sum = sum;
         }
         out
     }
 
-    fn estimated_sum(&self) -> f64 {
-        let middle = |b: &Bucket| {
-            if self.is_custom() || (b.lower <= 0.0 && b.upper >= 0.0) {
-                f64::midpoint(b.lower, b.upper)
-            } else {
-                (b.lower * b.upper).sqrt().copysign(b.lower)
+    /// What is left of a bucket, and the value its observations are taken for.
+    fn kept(&self, bucket: Bucket, bound: f64, upper: bool) -> (f64, f64) {
+        let Bucket { lower, upper: top, count, .. } = bucket;
+        if lower == f64::NEG_INFINITY && top == f64::INFINITY {
+            return (0.0, 0.0);
+        }
+        if top == f64::INFINITY {
+            // Nobody knows how far it reaches: it stays whole above, and goes whole below.
+            let goes = upper || bound == f64::INFINITY;
+            return if goes { (0.0, 0.0) } else { (count, lower.max(bound)) };
+        }
+        if lower == f64::NEG_INFINITY {
+            if upper {
+                return (count, top.min(bound));
             }
+            return (0.0, 0.0);
+        }
+        // The first custom bucket has no lower bound of its own, which shows for negative values only.
+        let first_custom = self.is_custom() && lower == 0.0 && self.bound(0) == top;
+        if first_custom && !upper && bound < 0.0 {
+            return (0.0, 0.0);
+        }
+        let cut = if bound >= top {
+            (lower, top, 1.0)
+        } else if bound <= lower {
+            (lower, lower, 0.0)
+        } else {
+            (lower, bound, self.share_below(&bucket, bound))
         };
-        self.all_buckets().iter().map(|b| middle(&self.with_known_sign(*b)) * b.count).sum()
+        if upper {
+            return (count * cut.2, self.middle(cut.0, cut.1));
+        }
+        let from = if bound > lower { bound.min(top) } else { lower };
+        (count * (1.0 - cut.2), self.middle(from, top))
+    }
+
+    fn middle(&self, lower: f64, upper: f64) -> f64 {
+        if self.is_custom() || (lower <= 0.0 && upper >= 0.0) {
+            return f64::midpoint(lower, upper);
+        }
+        if lower.abs() <= self.zero_threshold && upper.abs() <= self.zero_threshold {
+            return f64::midpoint(lower, upper);
+        }
+        (lower * upper).sqrt().copysign(lower)
     }
 }

@@ -12,7 +12,7 @@ impl Parser<'_> {
 
     /// The duration behind `offset`: a term; operators behind it belong to the query.
     pub(super) fn offset_length(&mut self) -> Result<Length, ParseError> {
-        let expr = self.length_unary()?;
+        let expr = self.length_unary(false)?;
         self.fixed(expr)
     }
 
@@ -29,7 +29,7 @@ impl Parser<'_> {
 
     fn length_expr(&mut self, min: u8) -> Result<LengthExpr, ParseError> {
         self.nested(|p| {
-            let mut lhs = p.length_unary()?;
+            let mut lhs = p.length_unary(true)?;
             loop {
                 let op = match p.peek() {
                     Token::Sign("+") => BinaryOp::Add,
@@ -51,12 +51,14 @@ impl Parser<'_> {
         })
     }
 
-    fn length_unary(&mut self) -> Result<LengthExpr, ParseError> {
+    /// A term; the operand of a sign may be a power where operators are allowed at all.
+    fn length_unary(&mut self, operators: bool) -> Result<LengthExpr, ParseError> {
         const CONTEXT: &str = "duration";
         self.nested(|p| {
             for (sign, negate) in [("-", true), ("+", false)] {
                 if p.accept(sign) {
-                    let of = Box::new(p.length_unary()?);
+                    let of = if operators { p.length_expr(6)? } else { p.length_unary(false)? };
+                    let of = Box::new(of);
                     return Ok(LengthExpr::Sign { negate, of });
                 }
             }
