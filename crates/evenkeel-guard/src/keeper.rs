@@ -282,6 +282,8 @@ impl<S: Sink> Door for Keeper<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
     use evenkeel_api::Key;
     use evenkeel_base::FixedClock;
     use evenkeel_control::Action;
@@ -292,21 +294,21 @@ mod tests {
 
     /// Refuses as long as it is told to.
     struct Disk {
-        full: Arc<Mutex<bool>>,
+        full: Arc<AtomicBool>,
         lines: MemorySink,
     }
 
     impl Sink for Disk {
         fn append(&mut self, line: &str, seq: u64, hash: &str) -> io::Result<()> {
-            if *self.full.lock().unwrap() {
+            if self.full.load(Relaxed) {
                 return Err(io::Error::other("no space left"));
             }
             self.lines.append(line, seq, hash)
         }
     }
 
-    fn door() -> (Keeper<Disk>, Arc<Mutex<bool>>) {
-        let full = Arc::new(Mutex::new(false));
+    fn door() -> (Keeper<Disk>, Arc<AtomicBool>) {
+        let full = Arc::new(AtomicBool::new(false));
         let disk = Disk { full: full.clone(), lines: MemorySink::default() };
         let clock = Arc::new(FixedClock(Timestamp::from_second(100).unwrap()));
         (Keeper::over(disk, Tip::default(), clock, None), full)
@@ -365,7 +367,7 @@ mod tests {
     #[test]
     fn a_full_disk_stops_everything_but_what_makes_things_safer() {
         let (door, full) = door();
-        *full.lock().unwrap() = true;
+        full.store(true, Relaxed);
         let Verdict::Hold { reason, .. } = ask(&door, Direction::Riskier) else { panic!() };
         assert!(reason.contains("no space left"), "{reason}");
         assert!(matches!(ask(&door, Direction::Neutral), Verdict::Hold { .. }));
@@ -373,7 +375,7 @@ mod tests {
         let (first, second) = (ask(&door, Direction::Safer), ask(&door, Direction::Safer));
         settle(&door, &first);
         assert_eq!(door.catch_up(), 3);
-        *full.lock().unwrap() = false;
+        full.store(false, Relaxed);
         settle(&door, &second);
         settle(&door, &ask(&door, Direction::Riskier));
         insta::assert_snapshot!(record(&door), @r"
@@ -389,11 +391,11 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_counted() {
         let (door, full) = door();
-        *full.lock().unwrap() = true;
+        full.store(true, Relaxed);
         for _ in 0..LATE_MAX + 5 {
             assert!(matches!(ask(&door, Direction::Safer), Verdict::Allow(_)));
         }
-        *full.lock().unwrap() = false;
+        full.store(false, Relaxed);
         assert_eq!(door.catch_up(), 0);
         assert!(record(&door).ends_with("4097 late lost 5"), "{}", record(&door));
     }

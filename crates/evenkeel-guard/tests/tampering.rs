@@ -53,6 +53,9 @@ fn act(door: &FileDoor, replicas: i32) {
     block_on(door.settle(&id, Outcome::Done));
 }
 
+/// Something done to the lines of a record.
+type Tamper = fn(&mut Vec<String>);
+
 /// A record of six lines in one file.
 fn recorded(name: &str) -> PathBuf {
     let dir = folder(name);
@@ -87,7 +90,7 @@ fn a_sound_record_is_sound_and_goes_on_after_a_restart() {
 
 #[test]
 fn every_kind_of_tampering_is_found_with_its_line() {
-    let table: [(&str, fn(&mut Vec<String>), &str); 7] = [
+    let table: [(&str, Tamper, &str); 7] = [
         ("edit", |l| l[2] = l[2].replace(" to 2", " to 9"), "line 3: its content does not match"),
         ("space", |l| l[2].insert(1, ' '), "line 3: its content does not match"),
         ("delete", |l| drop(l.remove(2)), "line 3: it is number 4 and does not follow on number 2"),
