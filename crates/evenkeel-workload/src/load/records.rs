@@ -36,6 +36,8 @@ pub struct SecondReport {
     pub in_flight: u64,
     /// 99th percentile of what was answered in this second; `None` when nothing was.
     pub p99_ms: Option<f64>,
+    /// Answers (also failing ones) of this second by header `X-Version`.
+    pub versions: BTreeMap<String, u64>,
     /// Sent since the start.
     pub sent_total: u64,
     /// Failed since the start.
@@ -140,6 +142,7 @@ struct Tally {
     answered: u64,
     failed: u64,
     latency: Latency,
+    versions: BTreeMap<String, u64>,
 }
 
 struct Phase {
@@ -151,7 +154,6 @@ struct Phase {
     failed_post: u64,
     tally: Tally,
     kinds: BTreeMap<FailureKind, u64>,
-    versions: BTreeMap<String, u64>,
 }
 
 impl Records {
@@ -175,7 +177,6 @@ impl Records {
             failed_post: 0,
             tally: Tally::default(),
             kinds: BTreeMap::new(),
-            versions: BTreeMap::new(),
         });
     }
 
@@ -212,9 +213,8 @@ impl Records {
             *phase.kinds.entry(failure.kind).or_default() += 1;
         }
         if let Some(version) = &end.version {
-            let known = phase.versions.contains_key(version);
-            let name = if known || phase.versions.len() < VERSIONS_MAX { version } else { "other" };
-            *phase.versions.entry(name.to_owned()).or_default() += 1;
+            phase.tally.answered_by(version);
+            self.second.answered_by(version);
         }
     }
 
@@ -230,6 +230,7 @@ impl Records {
             failed: second.failed,
             in_flight: total.sent.saturating_sub(total.answered + total.failed),
             p99_ms: second.latency.quantile_ms(0.99),
+            versions: second.versions,
             sent_total: total.sent,
             failed_total: total.failed,
         }
@@ -245,10 +246,18 @@ impl Records {
     }
 }
 
+impl Tally {
+    fn answered_by(&mut self, version: &str) {
+        let known = self.versions.contains_key(version);
+        let name = if known || self.versions.len() < VERSIONS_MAX { version } else { "other" };
+        *self.versions.entry(name.to_owned()).or_default() += 1;
+    }
+}
+
 impl Phase {
     fn report(&mut self) -> PhaseReport {
         self.reported = true;
-        let Tally { sent, answered, failed, latency } = &self.tally;
+        let Tally { sent, answered, failed, latency, versions } = &self.tally;
         PhaseReport {
             name: self.name.clone(),
             from: self.from,
@@ -262,7 +271,7 @@ impl Phase {
             p99_ms: latency.quantile_ms(0.99),
             max_ms: latency.quantile_ms(1.0),
             kinds: self.kinds.clone(),
-            versions: self.versions.clone(),
+            versions: versions.clone(),
         }
     }
 }
