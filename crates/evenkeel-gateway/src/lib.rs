@@ -1,14 +1,29 @@
-//! The zero-loss HTTP gateway: a sans-IO engine and a hyper shell.
+//! The zero-loss HTTP gateway: a sans-IO engine, a hyper shell, and the controller that feeds them.
 //!
 //! ```text
-//! Services, EndpointSlices, HTTPRoutes ──> Snapshot ──> Gateway::apply ──> worker 1..N (Engine each)
-//!                                                             ^                │
-//!              HTTPRoute status, drained pods <── acknowledged generation <────┘
+//! Services, EndpointSlices, Pods, HTTPRoutes, Gateways
+//!        │ controller: view ──decide──> Snapshot
+//!        v
+//! DataPlane::apply ──> worker 1..N (an Engine each) ──> endpoints
+//!        │
+//!        └─ every worker runs it ──> HTTPRoute status (Programmed), drained pods annotated
 //! ```
-//!
 //! - [`engine`]: routing, balancing, retries, ejection, drain bookkeeping and metrics; pure.
-//! - [`shell`]: sockets and threads around it.
+//! - [`decide`](fn@decide): objects to configuration; pure. [`Controller`] is the loop around it.
+//! - [`shell`]: sockets and threads. [`standalone`]: a gateway without a cluster.
+//!
+//! Not here: TLS, HTTP/2, mirroring, cross-namespace references.
 
+mod controller;
+mod decide;
 pub mod engine;
+mod plane;
+pub mod reasons;
 pub mod shell;
 pub mod standalone;
+mod view;
+
+pub use controller::{Controller, Setup};
+pub use decide::{Desired, Finding, GatewayVerdict, ParentVerdict, RouteVerdict, decide};
+pub use plane::{DataPlane, Progress};
+pub use view::{Name, PodFacts, View};

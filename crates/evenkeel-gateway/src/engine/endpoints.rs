@@ -1,7 +1,7 @@
 //! The live state of endpoints, kept across configurations.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -27,6 +27,13 @@ impl Board {
     pub fn in_flight(&self, address: SocketAddr) -> u32 {
         let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         loads.get(&address).map_or(0, |load| load.in_flight.load(Ordering::SeqCst))
+    }
+
+    /// The same for all endpoints of one pod.
+    pub fn in_flight_at(&self, address: IpAddr) -> u32 {
+        let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = loads.iter().filter(|(endpoint, _)| endpoint.ip() == address);
+        own.map(|(_, load)| load.in_flight.load(Ordering::SeqCst)).sum()
     }
 
     fn load(&self, address: SocketAddr) -> Arc<Load> {

@@ -15,7 +15,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -27,7 +27,10 @@ use tokio::sync::{mpsc, watch};
 pub use listen::BindError;
 use worker::{Apply, Command};
 
+use evenkeel_control::BoxFuture;
+
 use crate::engine::{Board, Metrics, Snapshot, Switches};
+use crate::plane::{DataPlane, Progress};
 
 /// How a gateway is set up.
 #[derive(Debug, Clone, Copy)]
@@ -53,15 +56,6 @@ pub struct Lag {
     pub worker: usize,
     /// How much later.
     pub delay: Duration,
-}
-
-/// What changed last; a watch on it wakes whoever waits for workers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// The generation that every worker runs.
-    pub acknowledged: u64,
-    /// Grows whenever an endpoint that gets no more requests has none left.
-    pub emptied: u64,
 }
 
 /// What all workers share.
@@ -199,6 +193,35 @@ impl Gateway {
         for worker in &self.workers {
             self.tell(worker, Command::Close);
         }
+    }
+}
+
+impl DataPlane for Gateway {
+    fn apply(&self, snapshot: &Arc<Snapshot>) -> BTreeMap<SocketAddr, String> {
+        let errors = Self::apply(self, snapshot);
+        errors.into_iter().map(|(address, error)| (address, error.to_string())).collect()
+    }
+
+    fn progress(&self) -> Progress {
+        *self.shared.progress.borrow()
+    }
+
+    fn progressed(&self, seen: Progress) -> BoxFuture<'static, ()> {
+        let mut watch = self.shared.progress.subscribe();
+        Box::pin(async move {
+            if watch.wait_for(|progress| *progress != seen).await.is_err() {
+                // The gateway is gone; nothing will ever progress.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
+    fn in_flight_at(&self, address: IpAddr) -> u32 {
+        self.shared.board.in_flight_at(address)
+    }
+
+    fn switches(&self) -> Switches {
+        self.shared.switches
     }
 }
 

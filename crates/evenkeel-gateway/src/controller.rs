@@ -1,0 +1,391 @@
+//! The loop: follow the objects, apply what they say, report what every worker runs.
+//!
+//! Unlike other controllers it looks at all objects at once: a configuration is one thing.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel_api::httproute::{Gateway, HttpRoute, RouteParentStatus};
+use evenkeel_api::{ConditionUpdate, GroupKind, Key, Obj, set_condition};
+use evenkeel_control::{
+    ListQuery, Patch, Ports, Retry, StoreError, Subresource, WatchEvent, WriteOptions,
+};
+use futures::future::{Either, select};
+use futures::{StreamExt as _, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde_json::json;
+
+use crate::decide::{Desired, Finding, GatewayVerdict, ParentVerdict, RouteVerdict, decide};
+use crate::engine::Snapshot;
+use crate::plane::{DataPlane, Progress};
+use crate::reasons::{
+    ACCEPTED, ADDRESS_NOT_USABLE, CONTROLLER, DRAINED, PROGRAMMED, RESOLVED_REFS,
+};
+use crate::view::{Name, PodFacts, View};
+
+/// Changes taken together at most; a rebuild in between keeps a flood from starving traffic.
+const CHANGES_AT_ONCE: usize = 1_024;
+/// When to try again what did not work.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// Kinds that are followed.
+const KINDS: usize = 5;
+
+/// What the controller works with.
+#[derive(Clone)]
+pub struct Setup {
+    /// The Kubernetes API, time and waiting.
+    pub ports: Ports,
+    /// What carries the traffic.
+    pub plane: Arc<dyn DataPlane>,
+    /// Where Gateways listen that name no address.
+    pub gateway_address: IpAddr,
+}
+
+/// Keeps the data plane in step with the objects.
+pub struct Controller {
+    setup: Setup,
+    view: View,
+    synced: usize,
+    desired: Desired,
+    /// Revisions and bodies of what we write to.
+    written: BTreeMap<Key, Arc<Obj>>,
+    generation: u64,
+    errors: BTreeMap<SocketAddr, String>,
+    applied_once: bool,
+    /// Something did not work that may work later.
+    unfinished: bool,
+}
+
+impl Controller {
+    /// A controller that has seen nothing yet.
+    pub fn new(setup: Setup) -> Self {
+        let view = View {
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            drain: setup.plane.switches().drain,
+            gateway_address: setup.gateway_address,
+        };
+        Self {
+            setup,
+            view,
+            synced: 0,
+            desired: Desired::default(),
+            written: BTreeMap::new(),
+            generation: 0,
+            errors: BTreeMap::new(),
+            applied_once: false,
+            unfinished: false,
+        }
+    }
+
+    /// Follows the objects for ever; ends only when every watch has ended.
+    pub async fn run(mut self) {
+        let kinds = [
+            GroupKind::of::<Service>(),
+            GroupKind::of::<EndpointSlice>(),
+            GroupKind::of::<HttpRoute>(),
+            GroupKind::of::<Gateway>(),
+            GroupKind::of::<Pod>(),
+        ];
+        let watches = kinds.map(|kind| self.setup.ports.store.watch(ListQuery::all(kind)));
+        let mut changes = stream::select_all(watches).ready_chunks(CHANGES_AT_ONCE);
+        loop {
+            let seen = self.setup.plane.progress();
+            self.report(seen).await;
+            let progressed = self.setup.plane.progressed(seen);
+            let later = match self.unfinished || !self.errors.is_empty() {
+                true => self.setup.ports.timer.sleep(RETRY_AFTER),
+                false => Box::pin(std::future::pending()),
+            };
+            match select(changes.next(), select(progressed, later)).await {
+                Either::Left((Some(batch), _)) => {
+                    let mut dirty = false;
+                    for change in batch {
+                        dirty |= self.note(change);
+                    }
+                    if dirty {
+                        self.rebuild();
+                    }
+                }
+                Either::Left((None, _)) => return,
+                Either::Right((Either::Left(((), _)), _)) => {}
+                Either::Right((Either::Right(((), _)), _)) => self.rebuild(),
+            }
+        }
+    }
+
+    /// Takes note of one change; true when it matters.
+    fn note(&mut self, change: Result<WatchEvent, StoreError>) -> bool {
+        match change {
+            Ok(WatchEvent::Applied(obj)) => self.applied(&obj),
+            Ok(WatchEvent::Deleted(obj)) => self.deleted(&obj),
+            Ok(WatchEvent::Synced) => {
+                self.synced += 1;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(controller = CONTROLLER, %error, "watch");
+                // A kind that the server does not know has no objects; the rest must be served.
+                let unknown = error.retry() == Retry::Never;
+                self.synced += usize::from(unknown && self.synced < KINDS);
+                unknown
+            }
+        }
+    }
+
+    fn applied(&mut self, obj: &Arc<Obj>) -> bool {
+        let name = (obj.namespace().to_owned(), obj.name().to_owned());
+        let kind = &obj.key().kind;
+        let fits = if kind.is::<Service>() {
+            obj.get().map(|service| self.view.services.insert(name, service)).map(|_| true)
+        } else if kind.is::<EndpointSlice>() {
+            obj.get().map(|slice| self.view.slices.insert(name, slice)).map(|_| true)
+        } else if kind.is::<HttpRoute>() {
+            self.written.insert(obj.key().clone(), Arc::clone(obj));
+            // Our own status writes come back too; only the wish counts.
+            obj.get::<HttpRoute>().map(|route| {
+                let before = self.view.routes.insert(name, Arc::clone(&route));
+                before.is_none_or(|old| {
+                    old.spec != route.spec || old.metadata.generation != route.metadata.generation
+                })
+            })
+        } else if kind.is::<Gateway>() {
+            self.written.insert(obj.key().clone(), Arc::clone(obj));
+            obj.get::<Gateway>().map(|gateway| {
+                let before = self.view.gateways.insert(name, Arc::clone(&gateway));
+                before.is_none_or(|old| {
+                    old.spec != gateway.spec
+                        || old.metadata.generation != gateway.metadata.generation
+                })
+            })
+        } else {
+            obj.get::<Pod>().map(|pod| {
+                let facts = PodFacts::of(obj, &pod);
+                self.view.pods.insert(name, facts.clone()).is_none_or(|old| old != facts)
+            })
+        };
+        fits.unwrap_or_else(|error| {
+            tracing::warn!(controller = CONTROLLER, object = %obj.key(), %error, "left out");
+            false
+        })
+    }
+
+    fn deleted(&mut self, obj: &Obj) -> bool {
+        let name = (obj.namespace().to_owned(), obj.name().to_owned());
+        self.written.remove(obj.key());
+        let kind = &obj.key().kind;
+        if kind.is::<Service>() {
+            self.view.services.remove(&name).is_some()
+        } else if kind.is::<EndpointSlice>() {
+            self.view.slices.remove(&name).is_some()
+        } else if kind.is::<HttpRoute>() {
+            self.view.routes.remove(&name).is_some()
+        } else if kind.is::<Gateway>() {
+            self.view.gateways.remove(&name).is_some()
+        } else {
+            self.view.pods.remove(&name).is_some()
+        }
+    }
+
+    /// Decides, and applies the configuration if it is another one. Not before everything was seen
+    /// once: half a view would take endpoints out of use.
+    fn rebuild(&mut self) {
+        if self.synced < KINDS {
+            return;
+        }
+        let mut desired = decide(&self.view);
+        let generation = self.desired.snapshot.generation;
+        desired.snapshot.generation = generation;
+        let same = self.applied_once && desired.snapshot == self.desired.snapshot;
+        if !same || !self.errors.is_empty() {
+            self.generation += 1;
+            desired.snapshot.generation = self.generation;
+            let snapshot: Arc<Snapshot> = Arc::new(desired.snapshot.clone());
+            self.errors = self.setup.plane.apply(&snapshot);
+            self.applied_once = true;
+            tracing::debug!(
+                controller = CONTROLLER,
+                generation = self.generation,
+                listeners = snapshot.listeners.len(),
+                "configuration applied"
+            );
+        }
+        self.desired = desired;
+    }
+
+    /// Writes what is true now that the workers are where they are.
+    async fn report(&mut self, progress: Progress) {
+        let switches = self.setup.plane.switches();
+        let confirmed = progress.acknowledged >= self.generation || !switches.confirmation;
+        if !self.applied_once || !confirmed {
+            return;
+        }
+        let now = self.setup.ports.clock.now();
+        self.unfinished = false;
+        for (name, verdict) in self.desired.routes.clone() {
+            self.report_route(&name, &verdict, now).await;
+        }
+        for (name, verdict) in self.desired.gateways.clone() {
+            self.report_gateway(&name, &verdict, now).await;
+        }
+        for (name, address) in self.desired.leaving.clone() {
+            let empty = address.is_none_or(|address| self.setup.plane.in_flight_at(address) == 0);
+            if empty || !switches.drain {
+                self.report_drained(name, address).await;
+            }
+        }
+    }
+
+    async fn report_route(&mut self, name: &Name, verdict: &RouteVerdict, now: Timestamp) {
+        let key = Key::of::<HttpRoute>(&name.0, &name.1);
+        let Some(route) = self.view.routes.get(name) else { return };
+        let before = route.status.clone().unwrap_or_default().parents;
+        let others = before.iter().filter(|one| one.controller_name != CONTROLLER).cloned();
+        let mut parents: Vec<RouteParentStatus> = others.collect();
+        for parent in &verdict.parents {
+            let old = before
+                .iter()
+                .find(|one| one.controller_name == CONTROLLER && one.parent_ref == parent.parent);
+            let mut conditions = old.map(|old| old.conditions.clone()).unwrap_or_default();
+            route_conditions(&mut conditions, parent, verdict.generation, now);
+            parents.push(RouteParentStatus {
+                parent_ref: parent.parent.clone(),
+                controller_name: CONTROLLER.to_owned(),
+                conditions,
+            });
+        }
+        if parents == before {
+            return;
+        }
+        if let Some(stored) = self.write_status(&key, json!({"parents": parents})).await {
+            self.applied(&stored);
+        }
+    }
+
+    async fn report_gateway(&mut self, name: &Name, verdict: &GatewayVerdict, now: Timestamp) {
+        let key = Key::of::<Gateway>(&name.0, &name.1);
+        let Some(gateway) = self.view.gateways.get(name) else { return };
+        let before = gateway.status.clone().unwrap_or_default();
+        let before_conditions = before.get("conditions").cloned().unwrap_or_else(|| json!([]));
+        let mut conditions: Vec<Condition> =
+            serde_json::from_value(before_conditions).unwrap_or_default();
+        let addresses: Vec<IpAddr> =
+            verdict.listeners.iter().filter_map(|one| Some(one.1?.ip())).collect();
+        let error = verdict.listeners.iter().find_map(|one| self.errors.get(&one.1?));
+        let programmed = match error {
+            Some(error) => Finding::bad(ADDRESS_NOT_USABLE, error.clone()),
+            None => Finding::good(PROGRAMMED),
+        };
+        for (kind, finding) in [(ACCEPTED, Finding::good(ACCEPTED)), (PROGRAMMED, programmed)] {
+            condition(&mut conditions, kind, &finding, (verdict.generation, now));
+        }
+        let address = addresses.first().map(|ip| json!([{"type": "IPAddress", "value": ip}]));
+        let listeners = verdict.listeners.iter().map(|(listener, _, routes)| {
+            json!({
+                "name": listener,
+                "attachedRoutes": routes,
+                "supportedKinds": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}],
+                "conditions": [],
+            })
+        });
+        let status = json!({
+            "addresses": address.unwrap_or_else(|| json!([])),
+            "conditions": conditions,
+            "listeners": listeners.collect::<Vec<_>>(),
+        });
+        if status == before {
+            return;
+        }
+        if let Some(stored) = self.write_status(&key, status).await {
+            self.applied(&stored);
+        }
+    }
+
+    async fn report_drained(&mut self, name: Name, address: Option<IpAddr>) {
+        let key = Key::of::<Pod>(&name.0, &name.1);
+        let value = address.map(|ip| ip.to_string()).unwrap_or_default();
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {DRAINED: value}}}));
+        let options = WriteOptions { manager: CONTROLLER, ..WriteOptions::default() };
+        match self.setup.ports.store.patch(&key, &patch, &options).await {
+            Ok(_) => tracing::info!(controller = CONTROLLER, object = %key, "drained"),
+            // It is gone already; that is as empty as it gets.
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => {
+                tracing::warn!(controller = CONTROLLER, object = %key, %error, "not reported");
+                self.unfinished = true;
+                return;
+            }
+        }
+        self.desired.leaving.remove(&name);
+        if let Some(pod) = self.view.pods.get_mut(&name) {
+            pod.leaving = false;
+        }
+    }
+
+    /// Writes the status as a whole; a stale write bounces off and is made again after the next look.
+    async fn write_status(&mut self, key: &Key, status: serde_json::Value) -> Option<Arc<Obj>> {
+        let options = WriteOptions {
+            subresource: Some(Subresource::Status),
+            expect: self.written.get(key).map(|obj| obj.revision()),
+            manager: CONTROLLER,
+        };
+        let patch = Patch::Merge(json!({ "status": status }));
+        match self.setup.ports.store.patch(key, &patch, &options).await {
+            Ok(stored) => Some(stored),
+            Err(error) if error.retry() == Retry::Replan => {
+                tracing::debug!(controller = CONTROLLER, object = %key, %error, "stale status");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(controller = CONTROLLER, object = %key, %error, "status not written");
+                self.unfinished |= error.retry() == Retry::Later;
+                None
+            }
+        }
+    }
+}
+
+fn route_conditions(
+    conditions: &mut Vec<Condition>,
+    parent: &ParentVerdict,
+    generation: i64,
+    now: Timestamp,
+) {
+    let programmed = if parent.accepted.good {
+        Finding::good(PROGRAMMED)
+    } else {
+        Finding { good: false, ..parent.accepted.clone() }
+    };
+    let findings = [
+        (ACCEPTED, &parent.accepted),
+        (RESOLVED_REFS, &parent.resolved),
+        (PROGRAMMED, &programmed),
+    ];
+    for (kind, finding) in findings {
+        condition(conditions, kind, finding, (generation, now));
+    }
+}
+
+fn condition(
+    conditions: &mut Vec<Condition>,
+    kind: &str,
+    finding: &Finding,
+    (observed_generation, now): (i64, Timestamp),
+) {
+    let update = ConditionUpdate {
+        kind,
+        status: if finding.good { "True" } else { "False" },
+        reason: finding.reason,
+        message: &finding.message,
+        observed_generation,
+    };
+    set_condition(conditions, &update, now);
+}

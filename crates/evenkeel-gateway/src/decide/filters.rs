@@ -1,0 +1,121 @@
+//! Filters of a route, from JSON.
+
+use http::{HeaderName, HeaderValue};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::engine::{Filters, HeaderChange, PathChange, Redirect, Rewrite};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Filter {
+    #[serde(rename = "type")]
+    kind: String,
+    request_header_modifier: Option<Modifier>,
+    response_header_modifier: Option<Modifier>,
+    request_redirect: Option<RedirectSpec>,
+    url_rewrite: Option<RewriteSpec>,
+}
+
+#[derive(Deserialize, Default)]
+struct Modifier {
+    #[serde(default)]
+    set: Vec<Pair>,
+    #[serde(default)]
+    add: Vec<Pair>,
+    #[serde(default)]
+    remove: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Pair {
+    name: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RedirectSpec {
+    scheme: Option<String>,
+    hostname: Option<String>,
+    path: Option<PathSpec>,
+    port: Option<u16>,
+    status_code: Option<u16>,
+}
+
+#[derive(Deserialize)]
+struct RewriteSpec {
+    hostname: Option<String>,
+    path: Option<PathSpec>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PathSpec {
+    replace_full_path: Option<String>,
+    replace_prefix_match: Option<String>,
+}
+
+impl From<PathSpec> for Option<PathChange> {
+    fn from(spec: PathSpec) -> Self {
+        let full = spec.replace_full_path.map(PathChange::Full);
+        full.or(spec.replace_prefix_match.map(PathChange::Prefix))
+    }
+}
+
+/// Reads a list of filters. `Err` says which one is not understood.
+pub(super) fn parse(filters: &[Value]) -> Result<Filters, String> {
+    let mut all = Filters::default();
+    for filter in filters {
+        let filter: Filter = serde_json::from_value(filter.clone()).map_err(|e| e.to_string())?;
+        let missing = || format!("filter {} has no settings", filter.kind);
+        match filter.kind.as_str() {
+            "RequestHeaderModifier" => {
+                let modifier = filter.request_header_modifier.as_ref().ok_or_else(missing)?;
+                all.request_headers = change(modifier)?;
+            }
+            "ResponseHeaderModifier" => {
+                let modifier = filter.response_header_modifier.as_ref().ok_or_else(missing)?;
+                all.response_headers = change(modifier)?;
+            }
+            "RequestRedirect" => {
+                let spec =
+                    filter.request_redirect.ok_or("filter RequestRedirect has no settings")?;
+                all.redirect = Some(Redirect {
+                    scheme: spec.scheme,
+                    hostname: spec.hostname,
+                    path: spec.path.and_then(Into::into),
+                    port: spec.port,
+                    status: spec.status_code.unwrap_or(302),
+                });
+            }
+            "URLRewrite" => {
+                let spec = filter.url_rewrite.ok_or("filter URLRewrite has no settings")?;
+                let path = spec.path.and_then(Into::into);
+                all.rewrite = Some(Rewrite { hostname: spec.hostname, path });
+            }
+            other => return Err(format!("filter {other} is not supported")),
+        }
+    }
+    Ok(all)
+}
+
+fn change(modifier: &Modifier) -> Result<HeaderChange, String> {
+    let pair = |pair: &Pair| {
+        let value = HeaderValue::from_str(&pair.value);
+        Ok((
+            header(&pair.name)?,
+            value.map_err(|_| format!("header {} has a bad value", pair.name))?,
+        ))
+    };
+    Ok(HeaderChange {
+        set: modifier.set.iter().map(pair).collect::<Result<_, String>>()?,
+        add: modifier.add.iter().map(pair).collect::<Result<_, String>>()?,
+        remove: modifier.remove.iter().map(|name| header(name)).collect::<Result<_, String>>()?,
+    })
+}
+
+/// A header name as manifests write it.
+pub(super) fn header(name: &str) -> Result<HeaderName, String> {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is no header name"))
+}

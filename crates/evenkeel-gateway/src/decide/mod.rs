@@ -1,0 +1,94 @@
+//! From what was seen to a configuration, and to what is told about it.
+
+mod attach;
+mod filters;
+mod pools;
+mod rules;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use evenkeel_api::httproute::ParentRef;
+
+use crate::engine::Snapshot;
+use crate::view::{Name, View};
+use pools::Pools;
+
+/// What should be the case.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Desired {
+    /// The configuration; its generation is given when it is applied.
+    pub snapshot: Snapshot,
+    /// What each route that concerns us is told.
+    pub routes: BTreeMap<Name, RouteVerdict>,
+    /// What each Gateway is told.
+    pub gateways: BTreeMap<Name, GatewayVerdict>,
+    /// Pods that wait to be emptied, and their addresses.
+    pub leaving: BTreeMap<Name, Option<IpAddr>>,
+}
+
+/// What a route is told, once every worker runs the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteVerdict {
+    /// The generation that was looked at.
+    pub generation: i64,
+    /// Per parent that is ours.
+    pub parents: Vec<ParentVerdict>,
+}
+
+/// What one parent says to a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParentVerdict {
+    /// The parent as the route names it.
+    pub parent: ParentRef,
+    /// Whether the parent takes the route.
+    pub accepted: Finding,
+    /// Whether its backends exist.
+    pub resolved: Finding,
+}
+
+/// What a Gateway is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GatewayVerdict {
+    /// The generation that was looked at.
+    pub generation: i64,
+    /// Listener name, its address, and how many routes are attached to it. `None` is a protocol that
+    /// is not served.
+    pub listeners: Vec<(String, Option<SocketAddr>, usize)>,
+}
+
+/// A condition in the making.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether all is well.
+    pub good: bool,
+    /// Reason of the condition.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+impl Finding {
+    /// All is well; `kind` is the condition's type and its reason.
+    pub fn good(kind: &'static str) -> Self {
+        Self { good: true, reason: kind, message: String::new() }
+    }
+
+    /// Something is wrong.
+    pub fn bad(reason: &'static str, message: String) -> Self {
+        Self { good: false, reason, message }
+    }
+}
+
+/// Decides. Pure: same view, same configuration.
+pub fn decide(view: &View) -> Desired {
+    let pools = Pools::of(view);
+    let attached = attach::routes(view, &pools);
+    let leaving = view.pods.iter().filter(|(_, pod)| pod.leaving);
+    Desired {
+        snapshot: Snapshot { generation: 0, pools: pools.pools, listeners: attached.listeners },
+        routes: attached.routes,
+        gateways: attached.gateways,
+        leaving: leaving.map(|(name, pod)| (name.clone(), pod.address)).collect(),
+    }
+}

@@ -1,0 +1,144 @@
+//! Endpoints of Service ports, from EndpointSlices and pods.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
+
+use crate::engine::{Endpoint, EndpointState, Pool, PoolKey};
+use crate::view::{Name, View};
+
+/// Label that ties a slice to its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Beginnings of port names that mean something else than HTTP (Istio's protocol selection).
+const OTHER_PROTOCOLS: [&str; 10] =
+    ["tcp", "tls", "udp", "sctp", "postgres", "mysql", "mongo", "redis", "amqp", "kafka"];
+/// Ports that are not HTTP whatever they are called.
+const OTHER_PORTS: [i32; 5] = [3306, 5432, 6379, 9092, 27017];
+
+/// Every Service port with its endpoints.
+pub(super) struct Pools {
+    pub(super) pools: Vec<Pool>,
+    index: BTreeMap<PoolKey, usize>,
+    /// HTTP ports of Services that have an address, with their pool.
+    pub(super) services: Vec<ServiceAddress>,
+}
+
+/// An address that a Service is reached at.
+pub(super) struct ServiceAddress {
+    pub(super) service: Name,
+    pub(super) port: u16,
+    pub(super) address: SocketAddr,
+    pub(super) pool: usize,
+}
+
+impl Pools {
+    pub(super) fn of(view: &View) -> Self {
+        let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
+        for ((namespace, _), slice) in &view.slices {
+            let labels = slice.metadata.labels.as_ref();
+            if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) {
+                slices.entry((namespace, service)).or_default().push(slice);
+            }
+        }
+        let mut all = Self { pools: Vec::new(), index: BTreeMap::new(), services: Vec::new() };
+        for (name, service) in &view.services {
+            let own = slices.get(&(name.0.as_str(), name.1.as_str()));
+            for port in ports(service) {
+                all.add(view, name, service, port, own.map_or(&[][..], Vec::as_slice));
+            }
+        }
+        all
+    }
+
+    fn add(
+        &mut self,
+        view: &View,
+        name: &Name,
+        service: &Service,
+        port: &ServicePort,
+        slices: &[&EndpointSlice],
+    ) {
+        let Ok(number) = u16::try_from(port.port) else { return };
+        let key = PoolKey::new(&name.0, &name.1, number);
+        let mut endpoints = BTreeMap::new();
+        for slice in slices {
+            let ports = slice.ports.iter().flatten();
+            let same_name = |p: &str| p == port.name.as_deref().unwrap_or_default();
+            let mut targets = ports.filter(|p| same_name(p.name.as_deref().unwrap_or_default()));
+            let target = targets.next().and_then(|p| u16::try_from(p.port?).ok());
+            let Some(target) = target else { continue };
+            for one in &slice.endpoints {
+                let Some(state) = state(view, &name.0, one) else { continue };
+                for address in one.addresses.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()) {
+                    let address = SocketAddr::new(address, target);
+                    let workload = workload(view, &name.0, one, name);
+                    endpoints.insert(address, Endpoint { address, workload, state });
+                }
+            }
+        }
+        let pool = self.pools.len();
+        self.pools.push(Pool { key: key.clone(), endpoints: endpoints.into_values().collect() });
+        self.index.insert(key, pool);
+        let spec = service.spec.as_ref();
+        let address = spec.and_then(|spec| spec.cluster_ip.as_deref()?.parse::<IpAddr>().ok());
+        if let Some(address) = address.filter(|_| http(port)) {
+            let address = SocketAddr::new(address, number);
+            let service = name.clone();
+            self.services.push(ServiceAddress { service, port: number, address, pool });
+        }
+    }
+
+    /// The pool of a Service's port.
+    pub(super) fn find(&self, namespace: &str, service: &str, port: u16) -> Option<usize> {
+        self.index.get(&PoolKey::new(namespace, service, port)).copied()
+    }
+}
+
+fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
+}
+
+/// Whether a port speaks HTTP, by `appProtocol`, name and number. When nothing speaks against it, it
+/// does: that is what services mostly are, and what routes need.
+fn http(port: &ServicePort) -> bool {
+    if let Some(protocol) = port.app_protocol.as_deref() {
+        return protocol.contains("http") || protocol.contains("ws") || protocol.contains("h2c");
+    }
+    let name = port.name.as_deref().unwrap_or_default();
+    let other = OTHER_PROTOCOLS.iter().any(|other| name.starts_with(other));
+    !other && (name.starts_with("http") || !OTHER_PORTS.contains(&port.port))
+}
+
+/// Whether an endpoint gets requests; `None` when it is not even a last resort.
+fn state(view: &View, namespace: &str, endpoint: &SliceEndpoint) -> Option<EndpointState> {
+    let pod = pod_name(namespace, endpoint).and_then(|name| view.pods.get(&name));
+    if view.drain && pod.is_some_and(|pod| pod.gated) {
+        return Some(EndpointState::Draining);
+    }
+    let conditions = endpoint.conditions.as_ref();
+    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+    let serving = conditions.and_then(|c| c.serving).unwrap_or(ready);
+    let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
+    if ready && !terminating {
+        Some(EndpointState::Ready)
+    } else if serving && terminating {
+        Some(EndpointState::Terminating)
+    } else {
+        None
+    }
+}
+
+fn workload(view: &View, namespace: &str, endpoint: &SliceEndpoint, service: &Name) -> Arc<str> {
+    let pod = pod_name(namespace, endpoint).and_then(|name| view.pods.get(&name));
+    // The slice may be seen before its pod; the Service's name is the best guess until then.
+    pod.map_or_else(|| service.1.as_str().into(), |pod| Arc::clone(&pod.workload))
+}
+
+fn pod_name(namespace: &str, endpoint: &SliceEndpoint) -> Option<Name> {
+    let target = endpoint.target_ref.as_ref().filter(|one| one.kind.as_deref() == Some("Pod"))?;
+    Some((namespace.to_owned(), target.name.clone()?))
+}

@@ -1,0 +1,176 @@
+//! Rules of a route, from the manifest's form to the engine's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel_api::httproute::{BackendRef, HttpRoute, HttpRouteMatch, HttpRouteRule, ValueMatch};
+use evenkeel_base::parse_duration;
+use http::Method;
+use serde_json::Value;
+
+use super::Finding;
+use super::filters::{self, header};
+use super::pools::Pools;
+use crate::engine::{Backend, Match, PathMatch, Pattern, RetryRule, Rule, TextMatch};
+use crate::reasons::{
+    ACCEPTED, BACKEND_NOT_FOUND, INVALID_KIND, REF_NOT_PERMITTED, RESOLVED_REFS, UNSUPPORTED_VALUE,
+};
+
+/// A route in the engine's form, and what is wrong with it.
+pub(super) struct Translated {
+    pub(super) rules: Vec<Rule>,
+    pub(super) accepted: Finding,
+    pub(super) resolved: Finding,
+}
+
+/// Translates a route. A rule that is not understood answers 500, as the Gateway API demands: it must
+/// not be served as if the part that is not understood were not there.
+pub(super) fn translate(
+    namespace: &str,
+    name: &str,
+    route: &HttpRoute,
+    pools: &Pools,
+) -> Translated {
+    let id: Arc<str> = format!("{namespace}/{name}").into();
+    let mut accepted = Finding::good(ACCEPTED);
+    let mut resolved = Finding::good(RESOLVED_REFS);
+    let mut rules = Vec::new();
+    for (index, spec) in route.spec.rules.iter().enumerate() {
+        let base = Rule { route: Arc::clone(&id), index, ..Rule::default() };
+        match rule(base.clone(), spec) {
+            Ok(mut rule) => {
+                for backend in &spec.backend_refs {
+                    match target(namespace, backend, pools) {
+                        Ok(one) => rule.backends.push(one),
+                        Err(BackendError::Missing(finding)) => {
+                            resolved = finding;
+                            rule.backends
+                                .push(Backend { pool: None, ..Backend::new(0, weight(backend)) });
+                        }
+                        Err(BackendError::Filter(problem)) => {
+                            accepted = unsupported(index, &problem);
+                            rule.backends
+                                .push(Backend { pool: None, ..Backend::new(0, weight(backend)) });
+                        }
+                    }
+                }
+                rules.push(rule);
+            }
+            Err(problem) => {
+                accepted = unsupported(index, &problem);
+                // The matches may be the problem; without them the rule would catch everything.
+                if let Ok(matches) = spec.matches.iter().map(condition).collect() {
+                    rules.push(Rule { matches, ..base });
+                }
+            }
+        }
+    }
+    if route.spec.rules.is_empty() {
+        rules.push(Rule { route: id, ..Rule::default() });
+    }
+    Translated { rules, accepted, resolved }
+}
+
+fn unsupported(index: usize, problem: &str) -> Finding {
+    Finding::bad(UNSUPPORTED_VALUE, format!("spec.rules[{index}]: {problem}; change or remove it"))
+}
+
+fn rule(base: Rule, spec: &HttpRouteRule) -> Result<Rule, String> {
+    let timeouts = spec.timeouts.clone().unwrap_or_default();
+    Ok(Rule {
+        matches: spec.matches.iter().map(condition).collect::<Result<_, _>>()?,
+        filters: filters::parse(&spec.filters)?,
+        timeout: timeout(timeouts.request.as_deref())?,
+        attempt_timeout: timeout(timeouts.backend_request.as_deref())?,
+        retry: retry(spec.other.get("retry")),
+        ..base
+    })
+}
+
+/// `0s` switches a limit off; the engine's default is then what remains.
+fn timeout(text: Option<&str>) -> Result<Option<Duration>, String> {
+    let Some(text) = text else { return Ok(None) };
+    let timeout = parse_duration(text).map_err(|error| format!("timeouts: {error}"))?;
+    Ok(Some(timeout).filter(|timeout| !timeout.is_zero()))
+}
+
+fn retry(spec: Option<&Value>) -> Option<RetryRule> {
+    let spec = spec?;
+    let codes = spec.get("codes").and_then(Value::as_array).into_iter().flatten();
+    let codes = codes.filter_map(|code| u16::try_from(code.as_u64()?).ok()).collect();
+    let attempts = spec.get("attempts").and_then(Value::as_u64);
+    Some(RetryRule { codes, attempts: attempts.map(|n| u8::try_from(n).unwrap_or(u8::MAX)) })
+}
+
+fn condition(spec: &HttpRouteMatch) -> Result<Match, String> {
+    let method = spec.method.as_deref().map(|text| Method::from_bytes(text.as_bytes()));
+    Ok(Match {
+        path: spec.path.as_ref().map(path).transpose()?,
+        method: method.transpose().map_err(|_| "method is malformed".to_owned())?,
+        headers: spec
+            .headers
+            .iter()
+            .map(|one| Ok((header(&one.name)?, text(one)?)))
+            .collect::<Result<_, String>>()?,
+        query: spec
+            .query_params
+            .iter()
+            .map(|one| Ok((one.name.clone(), text(one)?)))
+            .collect::<Result<_, String>>()?,
+    })
+}
+
+fn path(spec: &ValueMatch) -> Result<PathMatch, String> {
+    let value = if spec.value.is_empty() { "/" } else { &spec.value };
+    match spec.kind.as_deref().unwrap_or("PathPrefix") {
+        "Exact" => Ok(PathMatch::Exact(value.to_owned())),
+        "PathPrefix" => Ok(PathMatch::Prefix(value.to_owned())),
+        "RegularExpression" => Ok(PathMatch::Pattern(pattern(value)?)),
+        other => Err(format!("path match type {other} is not supported")),
+    }
+}
+
+fn text(spec: &ValueMatch) -> Result<TextMatch, String> {
+    match spec.kind.as_deref().unwrap_or("Exact") {
+        "Exact" => Ok(TextMatch::Exact(spec.value.clone())),
+        "RegularExpression" => Ok(TextMatch::Pattern(pattern(&spec.value)?)),
+        other => Err(format!("match type {other} of {} is not supported", spec.name)),
+    }
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    Pattern::new(text).map_err(|error| format!("{text:?} is no regular expression: {error}"))
+}
+
+fn weight(spec: &BackendRef) -> u32 {
+    u32::try_from(spec.weight.unwrap_or(1)).unwrap_or(0)
+}
+
+enum BackendError {
+    Missing(Finding),
+    Filter(String),
+}
+
+fn target(namespace: &str, spec: &BackendRef, pools: &Pools) -> Result<Backend, BackendError> {
+    let kind = (spec.group.as_deref().unwrap_or(""), spec.kind.as_deref().unwrap_or("Service"));
+    let missing = |reason, message| BackendError::Missing(Finding::bad(reason, message));
+    if kind != ("", "Service") {
+        let message = format!("backend {} is a {}; only Services are supported", spec.name, kind.1);
+        return Err(missing(INVALID_KIND, message));
+    }
+    let home = spec.namespace.as_deref().unwrap_or(namespace);
+    let name = format!("Service/{home}/{}", spec.name);
+    if home != namespace {
+        let message = format!("{name} is in another namespace; move it or the route");
+        return Err(missing(REF_NOT_PERMITTED, message));
+    }
+    let port = spec.port.and_then(|port| u16::try_from(port).ok());
+    let pool = port.and_then(|port| pools.find(home, &spec.name, port));
+    let Some(pool) = pool else {
+        let port = spec.port.map_or_else(|| "no port".to_owned(), |port| format!("port {port}"));
+        let message = format!("{name} with {port} does not exist; create it or correct the route");
+        return Err(missing(BACKEND_NOT_FOUND, message));
+    };
+    let filters = filters::parse(&spec.filters).map_err(BackendError::Filter)?;
+    Ok(Backend { pool: Some(pool), weight: weight(spec), filters })
+}

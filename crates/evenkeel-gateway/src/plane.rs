@@ -1,0 +1,36 @@
+//! The port between the gateway's controller and whatever carries the traffic.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use evenkeel_control::BoxFuture;
+
+use crate::engine::{Snapshot, Switches};
+
+/// What changed last; whoever waits for workers compares two of these.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The generation that every worker runs.
+    pub acknowledged: u64,
+    /// Grows whenever an endpoint that gets no more requests has none left.
+    pub emptied: u64,
+}
+
+/// Runs configurations: `shell::Gateway` on sockets, the simulator on engines.
+pub trait DataPlane: Send + Sync {
+    /// Hands over a configuration. The result tells the addresses that cannot be served, and why.
+    fn apply(&self, snapshot: &Arc<Snapshot>) -> BTreeMap<SocketAddr, String>;
+
+    /// How far all workers are.
+    fn progress(&self) -> Progress;
+
+    /// Ready as soon as the progress is not `seen` any more.
+    fn progressed(&self, seen: Progress) -> BoxFuture<'static, ()>;
+
+    /// Requests on the endpoints of this pod address that are not finished, over all workers.
+    fn in_flight_at(&self, address: IpAddr) -> u32;
+
+    /// Safeguards it was started with.
+    fn switches(&self) -> Switches;
+}

@@ -1,0 +1,70 @@
+//! What the gateway's controller has seen: plain data.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use evenkeel_api::Obj;
+use evenkeel_api::httproute::{Gateway, HttpRoute};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::reasons::{DRAINED, GATE_GATEWAY, TERMINATION_GATE};
+
+/// Namespace and name.
+pub type Name = (String, String);
+
+/// Everything that `decide` looks at.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Services by name.
+    pub services: BTreeMap<Name, Arc<Service>>,
+    /// EndpointSlices by name.
+    pub slices: BTreeMap<Name, Arc<EndpointSlice>>,
+    /// Routes by name.
+    pub routes: BTreeMap<Name, Arc<HttpRoute>>,
+    /// Gateways by name.
+    pub gateways: BTreeMap<Name, Arc<Gateway>>,
+    /// Pods by name.
+    pub pods: BTreeMap<Name, PodFacts>,
+    /// Whether gated pods are emptied.
+    pub drain: bool,
+    /// Where Gateways listen that name no address.
+    pub gateway_address: IpAddr,
+}
+
+/// The little that the gateway needs to know of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// The Deployment (or other owner) it belongs to.
+    pub workload: Arc<str>,
+    /// Whether it waits to be emptied: gated, being deleted, and not reported as drained.
+    pub leaving: bool,
+    /// Whether it carries the gate and is being deleted.
+    pub gated: bool,
+}
+
+impl PodFacts {
+    /// Reads them off a pod.
+    pub fn of(obj: &Obj, pod: &Pod) -> Self {
+        let gated = obj.is_deleting() && obj.annotation(TERMINATION_GATE) == Some(GATE_GATEWAY);
+        let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+        Self {
+            address: address.and_then(|ip| ip.parse().ok()),
+            workload: workload(obj).into(),
+            leaving: gated && obj.annotation(DRAINED).is_none(),
+            gated,
+        }
+    }
+}
+
+/// The Deployment behind a ReplicaSet's pod, as Istio derives it: the ReplicaSet's name without the
+/// template hash. Other owners stand for themselves; a pod without owner too.
+fn workload(obj: &Obj) -> String {
+    let Some(owner) = obj.controller() else { return obj.name().to_owned() };
+    let hash = obj.label("pod-template-hash").filter(|_| owner.kind == "ReplicaSet");
+    let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
+    deployment.unwrap_or(&owner.name).to_owned()
+}
