@@ -1,1 +1,26 @@
-//! An embedded Kubernetes API server over an in-memory store.
+//! An embedded Kubernetes API server: an in-memory store, and HTTPS for `kubectl`.
+mod addresses;
+mod allocate;
+mod base64;
+mod conform;
+mod crd;
+mod defaults;
+mod delete;
+mod error;
+mod patch;
+mod resource;
+mod schema;
+mod server;
+mod state;
+mod subresource;
+mod validate;
+mod value;
+mod watch;
+mod write;
+
+pub mod http;
+
+pub use error::{About, ApiError, Cause};
+pub use http::logs::{LogError, LogOptions, LogRequest, LogSource, NoLogs};
+pub use resource::Service;
+pub use server::ApiServer;

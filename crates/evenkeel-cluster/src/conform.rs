@@ -1,0 +1,100 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::{
+    crd::Custom,
+    error::ApiError,
+    resource::{Body, Resource},
+    schema,
+    write::{Fields, WriteContext},
+};
+
+/// Unknown fields named in one message. A body of nonsense should not become a message of it.
+const UNKNOWN_MAX: usize = 20;
+
+/// Brings a body into the form of its kind: types are checked, unknown fields dropped (or refused),
+/// and for custom kinds the schema's defaults are filled in and its rules enforced.
+pub(crate) fn conform(
+    resource: &Resource,
+    body: Value,
+    context: &WriteContext,
+    is_status: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let mut unknown = Vec::new();
+    let conformed = match &resource.body {
+        Body::Typed(conform) => {
+            let typed = conform(&body).map_err(|problem| unfit(resource, &problem))?;
+            missing(&body, &typed, "", &mut unknown);
+            typed
+        }
+        Body::Custom(custom) => by_schema(resource, custom, body, is_status, &mut unknown)?,
+    };
+    if unknown.is_empty() || context.fields == Fields::Ignore {
+        return Ok(conformed);
+    }
+    unknown.truncate(UNKNOWN_MAX);
+    let named = unknown.iter().map(|path| format!("unknown field {path:?}"));
+    if context.fields == Fields::Warn || is_status {
+        warnings.extend(named);
+        return Ok(conformed);
+    }
+    let named: Vec<String> = named.collect();
+    Err(unfit(resource, &format!("strict decoding error: {}", named.join(", "))))
+}
+
+fn unfit(resource: &Resource, problem: &str) -> ApiError {
+    let (kind, version) = (&resource.kind.id.kind, &resource.kind.version);
+    ApiError::bad_request(format!(
+        "{kind} in version {version:?} cannot be handled as a {kind}: {problem}"
+    ))
+}
+
+/// Paths that are in `given` and not in `kept`.
+fn missing(given: &Value, kept: &Value, path: &str, unknown: &mut Vec<String>) {
+    match (given, kept) {
+        (Value::Object(given), Value::Object(kept)) => {
+            for (name, value) in given.iter().filter(|(_, value)| !value.is_null()) {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                match kept.get(name) {
+                    Some(kept) => missing(value, kept, &path, unknown),
+                    None => unknown.push(path),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(kept)) => {
+            for (index, (given, kept)) in given.iter().zip(kept).enumerate() {
+                missing(given, kept, &format!("{path}[{index}]"), unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn by_schema(
+    resource: &Resource,
+    custom: &Custom,
+    mut body: Value,
+    is_status: bool,
+    unknown: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let meta = body.get("metadata").cloned().unwrap_or_default();
+    let typed = ObjectMeta::deserialize(&meta)
+        .and_then(|typed| serde_json::to_value(&typed))
+        .map_err(|error| unfit(resource, &format!("metadata: {error}")))?;
+    missing(&meta, &typed, "metadata", unknown);
+    body["metadata"] = typed;
+    let Some(version) = custom.version(&resource.kind.version) else { return Ok(body) };
+    schema::prune(&version.schema, &mut body, unknown);
+    schema::default(&version.schema, &mut body);
+    let mut causes = schema::validate(&version.schema, &body);
+    if is_status {
+        causes.retain(|cause| cause.field.starts_with("status"));
+    }
+    if causes.is_empty() {
+        return Ok(body);
+    }
+    let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    Err(ApiError::invalid(resource.group(), &resource.kind.id.kind, name, causes))
+}

@@ -1,0 +1,45 @@
+mod json;
+mod strategic;
+
+use evenkeel_control::Patch;
+use serde_json::Value;
+
+use crate::{error::ApiError, resource::Resource};
+
+/// The body that a patch makes out of `old`.
+pub(crate) fn apply(resource: &Resource, old: &Value, patch: &Patch) -> Result<Value, ApiError> {
+    match patch {
+        Patch::Replace(new) => Ok(new.clone()),
+        Patch::Merge(patch) => {
+            let mut new = old.clone();
+            merge(&mut new, patch);
+            Ok(new)
+        }
+        Patch::Json(operations) => json::apply(old, operations),
+        Patch::Strategic(patch) if resource.custom().is_none() => strategic::apply(old, patch),
+        Patch::Strategic(_) => Err(ApiError::new(
+            415,
+            "UnsupportedMediaType",
+            "strategic merge patch is not supported for custom kinds: use a merge patch",
+        )),
+    }
+}
+
+/// RFC 7386: objects are merged, everything else is replaced, `null` deletes.
+pub(crate) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    let Some(fields) = target.as_object_mut() else { return };
+    for (name, value) in patch {
+        if value.is_null() {
+            fields.shift_remove(name);
+        } else {
+            merge(fields.entry(name.clone()).or_insert(Value::Null), value);
+        }
+    }
+}

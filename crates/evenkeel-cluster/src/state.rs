@@ -1,0 +1,217 @@
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    task::Waker,
+};
+
+use evenkeel_api::{GroupKind, Key, Obj};
+use evenkeel_base::Rng;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{addresses::Addresses, resource::Registry};
+
+/// Changes kept per kind for watchers that resume. A watcher of a busy kind that is further behind
+/// lists again; more would only keep old bodies in memory.
+const HISTORY_MAX: usize = 1_000;
+/// Age beyond which a change is forgotten at the next write, as the API server does by default.
+const HISTORY_AGE: SignedDuration = SignedDuration::from_mins(5);
+
+/// Name of an object inside its kind; sorts by namespace, then name.
+pub(crate) type Slot = (Arc<str>, Arc<str>);
+
+pub(crate) fn slot(key: &Key) -> Slot {
+    (key.namespace.clone(), key.name.clone())
+}
+
+/// One change of one object, as watchers see it.
+#[derive(Clone)]
+pub(crate) struct Change {
+    pub(crate) revision: u64,
+    at: Timestamp,
+    /// The object before; `None` when it is new.
+    pub(crate) before: Option<Arc<Obj>>,
+    /// The object now; of a removed one its last state at the revision of its removal.
+    pub(crate) obj: Arc<Obj>,
+    pub(crate) removed: bool,
+}
+
+/// All objects of a kind, what happened to them lately, and who is waiting for more.
+#[derive(Default)]
+pub(crate) struct Table {
+    pub(crate) objects: BTreeMap<Slot, Arc<Obj>>,
+    log: VecDeque<Change>,
+    /// Number of changes that have left the log.
+    dropped: u64,
+    /// Revision of the youngest change that has left the log.
+    dropped_revision: u64,
+    waiting: BTreeMap<u64, Waker>,
+}
+
+impl Table {
+    /// Where a watcher that has seen everything up to `revision` goes on; `None` when too old.
+    pub(crate) fn position_after(&self, revision: u64) -> Option<u64> {
+        if revision < self.dropped_revision {
+            return None;
+        }
+        let seen = self.log.partition_point(|change| change.revision <= revision);
+        Some(self.dropped + u64::try_from(seen).unwrap_or_default())
+    }
+
+    /// Where a watcher that has seen the present state goes on.
+    pub(crate) fn position_now(&self) -> u64 {
+        self.dropped + u64::try_from(self.log.len()).unwrap_or_default()
+    }
+
+    /// The change at a position: `Err` when it is no longer kept, `Ok(None)` when none yet.
+    pub(crate) fn change_at(&self, position: u64) -> Result<Option<&Change>, Forgotten> {
+        let Some(index) = position.checked_sub(self.dropped) else { return Err(Forgotten) };
+        Ok(usize::try_from(index).ok().and_then(|index| self.log.get(index)))
+    }
+
+    pub(crate) fn wait(&mut self, watcher: u64, waker: &Waker) {
+        match self.waiting.get_mut(&watcher) {
+            Some(old) => old.clone_from(waker),
+            None => {
+                self.waiting.insert(watcher, waker.clone());
+            }
+        }
+    }
+
+    pub(crate) fn leave(&mut self, watcher: u64) {
+        self.waiting.remove(&watcher);
+    }
+
+    fn take_waiting(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        std::mem::take(&mut self.waiting).into_values()
+    }
+
+    fn push(&mut self, change: Change) {
+        let oldest = change.at.checked_sub(HISTORY_AGE).unwrap_or(Timestamp::MIN);
+        self.log.push_back(change);
+        while self.log.len() > HISTORY_MAX
+            || self.log.front().is_some_and(|change| change.at < oldest)
+        {
+            let Some(gone) = self.log.pop_front() else { break };
+            self.dropped += 1;
+            self.dropped_revision = gone.revision;
+        }
+    }
+}
+
+/// A watcher's position has left the history.
+pub(crate) struct Forgotten;
+
+/// Everything the server holds. One lock, short critical sections, no waiting inside.
+pub(crate) struct State {
+    pub(crate) revision: u64,
+    pub(crate) registry: Registry,
+    pub(crate) addresses: Addresses,
+    pub(crate) rng: Rng,
+    tables: BTreeMap<GroupKind, Table>,
+    watchers: u64,
+    woken: Vec<Waker>,
+}
+
+impl State {
+    pub(crate) fn new(rng: Rng) -> Self {
+        Self {
+            revision: 1,
+            registry: Registry::builtin(),
+            addresses: Addresses::default(),
+            rng,
+            tables: BTreeMap::new(),
+            watchers: 0,
+            woken: Vec::new(),
+        }
+    }
+
+    pub(crate) fn find(&self, key: &Key) -> Option<&Arc<Obj>> {
+        self.tables.get(&key.kind)?.objects.get(&slot(key))
+    }
+
+    pub(crate) fn table(&self, kind: &GroupKind) -> Option<&Table> {
+        self.tables.get(kind)
+    }
+
+    pub(crate) fn table_mut(&mut self, kind: &GroupKind) -> &mut Table {
+        table_of(&mut self.tables, kind)
+    }
+
+    pub(crate) fn new_watcher(&mut self) -> u64 {
+        self.watchers += 1;
+        self.watchers
+    }
+
+    /// Objects of a kind, in a namespace or in all of them, ordered by namespace and name.
+    pub(crate) fn objects<'a>(
+        &'a self,
+        kind: &GroupKind,
+        namespace: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a Arc<Obj>> + use<'a> {
+        let from: Slot = (namespace.unwrap_or_default().into(), "".into());
+        self.tables
+            .get(kind)
+            .into_iter()
+            .flat_map(move |table| table.objects.range(from.clone()..))
+            .take_while(move |((ns, _), _)| namespace.is_none_or(|wanted| **ns == *wanted))
+            .map(|(_, obj)| obj)
+    }
+
+    /// Whether any object of any kind lives in the namespace.
+    pub(crate) fn is_namespace_in_use(&self, namespace: &str) -> bool {
+        self.tables.keys().any(|kind| self.objects(kind, Some(namespace)).next().is_some())
+    }
+
+    /// Every kind that has or had objects.
+    pub(crate) fn kinds_in_use(&self) -> Vec<GroupKind> {
+        self.tables.keys().cloned().collect()
+    }
+
+    /// The one place where something is changed: stores the object (its revision is set already)
+    /// and tells the watchers.
+    pub(crate) fn put(&mut self, obj: Arc<Obj>, now: Timestamp) {
+        let revision = self.revision;
+        let table = table_of(&mut self.tables, &obj.key().kind);
+        let before = table.objects.insert(slot(obj.key()), obj.clone());
+        table.push(Change { revision, at: now, before, obj, removed: false });
+        self.woken.extend(table.take_waiting());
+    }
+
+    /// The same for a removal; `last` is the final state at the revision of the removal.
+    pub(crate) fn remove(&mut self, last: Arc<Obj>, now: Timestamp) {
+        let revision = self.revision;
+        let table = table_of(&mut self.tables, &last.key().kind);
+        let before = table.objects.remove(&slot(last.key()));
+        table.push(Change { revision, at: now, before, obj: last, removed: true });
+        self.woken.extend(table.take_waiting());
+    }
+}
+
+fn table_of<'a>(tables: &'a mut BTreeMap<GroupKind, Table>, kind: &GroupKind) -> &'a mut Table {
+    tables.entry(kind.clone()).or_default()
+}
+
+/// The state behind its lock.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+}
+
+impl Shared {
+    pub(crate) fn new(state: State) -> Self {
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Works on the state; watchers are woken after the lock is gone, in the order of their birth.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
+        // A panic inside left at worst one request half done in plain maps; serving on is safer
+        // than taking every other client down.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = work(&mut state);
+        let woken = std::mem::take(&mut state.woken);
+        drop(state);
+        for waker in woken {
+            waker.wake();
+        }
+        result
+    }
+}

@@ -1,0 +1,160 @@
+use std::{
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use evenkeel_api::{GroupKind, Obj};
+use evenkeel_control::{ListQuery, StoreError, WatchEvent};
+use futures::Stream;
+
+use crate::state::{Change, Forgotten, Shared, Slot, State, slot};
+
+/// A reader of one kind's changes. Holds a number, not a queue: a slow reader costs nothing.
+pub(crate) struct Cursor {
+    shared: Arc<Shared>,
+    kind: GroupKind,
+    watcher: u64,
+    position: u64,
+}
+
+impl Cursor {
+    /// A cursor behind the present state. Call while the lock is held.
+    pub(crate) fn now(shared: &Arc<Shared>, state: &mut State, kind: &GroupKind) -> Self {
+        let watcher = state.new_watcher();
+        let position = state.table_mut(kind).position_now();
+        Self { shared: shared.clone(), kind: kind.clone(), watcher, position }
+    }
+
+    /// A cursor behind `revision`; `None` when that is too long ago.
+    pub(crate) fn after(
+        shared: &Arc<Shared>,
+        state: &mut State,
+        kind: &GroupKind,
+        revision: u64,
+    ) -> Option<Self> {
+        let watcher = state.new_watcher();
+        let position = state.table_mut(kind).position_after(revision)?;
+        Some(Self { shared: shared.clone(), kind: kind.clone(), watcher, position })
+    }
+
+    /// The next change, and the store's revision when there is none.
+    pub(crate) fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Result<Change, Forgotten>> {
+        let (watcher, position) = (self.watcher, self.position);
+        let found = self.shared.with(|state| {
+            let table = state.table_mut(&self.kind);
+            match table.change_at(position) {
+                Ok(Some(change)) => Some(Ok(change.clone())),
+                Ok(None) => {
+                    table.wait(watcher, cx.waker());
+                    None
+                }
+                Err(forgotten) => Some(Err(forgotten)),
+            }
+        });
+        match found {
+            None => Poll::Pending,
+            Some(found) => {
+                self.position += 1;
+                Poll::Ready(found)
+            }
+        }
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        let watcher = self.watcher;
+        self.shared.with(|state| state.table_mut(&self.kind).leave(watcher));
+    }
+}
+
+/// What [`evenkeel_control::Store::watch`] returns: never ends, lists again by itself.
+pub(crate) struct Feed {
+    shared: Arc<Shared>,
+    query: ListQuery,
+    cursor: Option<Cursor>,
+    /// What the reader has been told, to tell it about what vanished in a gap.
+    known: BTreeMap<Slot, Arc<Obj>>,
+    pending: VecDeque<WatchEvent>,
+    synced: bool,
+}
+
+impl Feed {
+    pub(crate) fn new(shared: Arc<Shared>, query: ListQuery) -> Self {
+        Self {
+            shared,
+            query,
+            cursor: None,
+            known: BTreeMap::new(),
+            pending: VecDeque::new(),
+            synced: false,
+        }
+    }
+
+    /// Compares what is there with what the reader knows, and goes on from here.
+    fn relist(&mut self) -> Cursor {
+        let (query, shared) = (&self.query, &self.shared);
+        let (found, cursor) = shared.with(|state| {
+            let namespace = query.namespace.as_deref();
+            let found: BTreeMap<Slot, Arc<Obj>> = state
+                .objects(&query.kind, namespace)
+                .filter(|obj| query.matches(obj))
+                .map(|obj| (slot(obj.key()), obj.clone()))
+                .collect();
+            (found, Cursor::now(shared, state, &query.kind))
+        });
+        let gone = |(key, last): (&Slot, &Arc<Obj>)| {
+            (!found.contains_key(key)).then(|| WatchEvent::Deleted(last.clone()))
+        };
+        self.pending.extend(self.known.iter().filter_map(gone));
+        let fresh = |(key, obj): (&Slot, &Arc<Obj>)| {
+            let same = self.known.get(key).is_some_and(|old| old.revision() == obj.revision());
+            (!same).then(|| WatchEvent::Applied(obj.clone()))
+        };
+        self.pending.extend(found.iter().filter_map(fresh));
+        self.known = found;
+        if !self.synced {
+            self.synced = true;
+            self.pending.push_back(WatchEvent::Synced);
+        }
+        cursor
+    }
+
+    fn tell(&mut self, change: &Change) -> Option<WatchEvent> {
+        let key = slot(change.obj.key());
+        if !change.removed && self.query.matches(&change.obj) {
+            self.known.insert(key, change.obj.clone());
+            return Some(WatchEvent::Applied(change.obj.clone()));
+        }
+        self.known.remove(&key)?;
+        Some(WatchEvent::Deleted(change.obj.clone()))
+    }
+}
+
+impl Stream for Feed {
+    type Item = Result<WatchEvent, StoreError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            let Some(cursor) = self.cursor.as_mut() else {
+                let cursor = self.relist();
+                self.cursor = Some(cursor);
+                continue;
+            };
+            match cursor.poll_change(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(Forgotten)) => self.cursor = None,
+                Poll::Ready(Ok(change)) => {
+                    if let Some(event) = self.tell(&change) {
+                        return Poll::Ready(Some(Ok(event)));
+                    }
+                }
+            }
+        }
+    }
+}
