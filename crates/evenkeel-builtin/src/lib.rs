@@ -1,1 +1,48 @@
 //! What kube-controller-manager and kube-scheduler do, as decide functions.
+//!
+//! ```text
+//! Deployment --> ReplicaSet --> Pod --scheduler--> Node
+//!                                |
+//! Service  --> EndpointSlice <---+          owners gone: garbage collector
+//! ```
+//! Every controller here is a pure `decide(&View) -> Plan` with an `observe` in front, driven by
+//! [`evenkeel_control::RunLoop`]. None keeps state, none wakes up by itself unless a clock has to
+//! be waited for (`minReadySeconds`, `progressDeadlineSeconds`): a settled cluster costs nothing.
+//! Each works on one object at a time and reads afresh before it decides, so none needs the
+//! "expectations" that informer caches force on upstream.
+//!
+//! Not here: the API server (`cluster`), what runs on a node (`node`).
+#![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
+
+mod claim;
+mod deployment;
+mod endpointslice;
+mod garbage;
+mod pods;
+mod reasons;
+mod replicaset;
+mod scheduler;
+mod seen;
+
+#[cfg(test)]
+mod testing;
+
+use evenkeel_api::GroupKind;
+use evenkeel_control::RunLoop;
+
+/// Adds every built-in controller and the scheduler to the loop.
+#[must_use]
+pub fn install(run: RunLoop) -> RunLoop {
+    install_collecting(run, &[])
+}
+
+/// As [`install`]; owners of these further kinds (custom resources) have their dependents
+/// collected promptly.
+#[must_use]
+pub fn install_collecting(run: RunLoop, custom_kinds: &[GroupKind]) -> RunLoop {
+    run.with(deployment::Deployments)
+        .with(replicaset::ReplicaSets)
+        .with(endpointslice::EndpointSlices)
+        .with(scheduler::Scheduler::default())
+        .with(garbage::GarbageCollector::watching(custom_kinds))
+}

@@ -1,0 +1,44 @@
+//! Every plan, event and condition reason, spelled as upstream spells it where upstream has it.
+
+pub(crate) const SETTLED: &str = "Settled";
+pub(crate) const STATUS_CHANGED: &str = "StatusChanged";
+pub(crate) const BEING_DELETED: &str = "BeingDeleted";
+pub(crate) const SELECTOR_INVALID: &str = "SelectorInvalid";
+pub(crate) const CLAIMING: &str = "Claiming";
+pub(crate) const PAUSED: &str = "Paused";
+
+// Deployment
+pub(crate) const SELECTING_ALL: &str = "SelectingAll";
+pub(crate) const SCALING_REPLICA_SET: &str = "ScalingReplicaSet";
+pub(crate) const NEW_REPLICA_SET_CREATED: &str = "NewReplicaSetCreated";
+pub(crate) const FOUND_NEW_REPLICA_SET: &str = "FoundNewReplicaSet";
+pub(crate) const NEW_REPLICA_SET_AVAILABLE: &str = "NewReplicaSetAvailable";
+pub(crate) const REPLICA_SET_UPDATED: &str = "ReplicaSetUpdated";
+pub(crate) const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+pub(crate) const DEPLOYMENT_PAUSED: &str = "DeploymentPaused";
+pub(crate) const DEPLOYMENT_RESUMED: &str = "DeploymentResumed";
+pub(crate) const MINIMUM_REPLICAS_AVAILABLE: &str = "MinimumReplicasAvailable";
+pub(crate) const MINIMUM_REPLICAS_UNAVAILABLE: &str = "MinimumReplicasUnavailable";
+pub(crate) const WAITING_FOR_PODS: &str = "WaitingForPods";
+pub(crate) const NAME_TAKEN: &str = "NameTaken";
+
+// ReplicaSet
+pub(crate) const SUCCESSFUL_CREATE: &str = "SuccessfulCreate";
+pub(crate) const SUCCESSFUL_DELETE: &str = "SuccessfulDelete";
+
+// EndpointSlice
+pub(crate) const NOT_MANAGED: &str = "NotManaged";
+pub(crate) const ENDPOINTS_CHANGED: &str = "EndpointsChanged";
+
+// Garbage collector
+pub(crate) const OWNERS_ALIVE: &str = "OwnersAlive";
+pub(crate) const OWNERS_GONE: &str = "OwnersGone";
+pub(crate) const DEPENDENTS_FIRST: &str = "DependentsFirst";
+pub(crate) const DEPENDENTS_GONE: &str = "DependentsGone";
+pub(crate) const ORPHANING: &str = "Orphaning";
+
+// Scheduler
+pub(crate) const SCHEDULED: &str = "Scheduled";
+pub(crate) const FAILED_SCHEDULING: &str = "FailedScheduling";
+pub(crate) const UNSCHEDULABLE: &str = "Unschedulable";
+pub(crate) const NOTHING_PENDING: &str = "NothingPending";

@@ -1,0 +1,81 @@
+//! Node selectors and tolerations.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration,
+};
+
+use super::state::NodeState;
+
+/// Whether the pod's node selector and required node affinity allow the node.
+pub(crate) fn allows(spec: &PodSpec, node: &NodeState<'_>) -> bool {
+    let selected = spec
+        .node_selector
+        .iter()
+        .flatten()
+        .all(|(key, value)| node.label(key) == Some(value.as_str()));
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required =
+        affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    // Terms are alternatives; a list without any allows nothing.
+    selected
+        && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)))
+}
+
+/// Sum of the weights of the preferred terms that the node satisfies.
+pub(crate) fn preference(spec: &PodSpec, node: &NodeState<'_>) -> i64 {
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let preferred =
+        affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let fitting = preferred.into_iter().flatten().filter(|term| matches(&term.preference, node));
+    fitting.map(|term| i64::from(term.weight)).sum()
+}
+
+/// All requirements of a term; an empty term matches nothing.
+fn matches(term: &NodeSelectorTerm, node: &NodeState<'_>) -> bool {
+    let labels = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    let name = BTreeMap::from([("metadata.name".to_owned(), node.name().to_owned())]);
+    (!labels.is_empty() || !fields.is_empty())
+        && labels.iter().all(|requirement| holds(requirement, node.node.obj.labels()))
+        && fields.iter().all(|requirement| holds(requirement, &name))
+}
+
+fn holds(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
+    let have = labels.get(&requirement.key);
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let compare = |bigger: bool| {
+        let number = |text: &str| text.parse::<i64>().ok();
+        let have = have.and_then(|have| number(have));
+        let limit = values.first().and_then(|value| number(value));
+        have.zip(limit)
+            .is_some_and(|(have, limit)| if bigger { have > limit } else { have < limit })
+    };
+    match requirement.operator.as_str() {
+        "In" => have.is_some_and(|have| values.contains(have)),
+        "NotIn" => !have.is_some_and(|have| values.contains(have)),
+        "Exists" => have.is_some(),
+        "DoesNotExist" => have.is_none(),
+        "Gt" => compare(true),
+        "Lt" => compare(false),
+        _ => false,
+    }
+}
+
+/// Whether the pod tolerates the taint.
+pub(crate) fn tolerates(pod: &Pod, taint: &Taint) -> bool {
+    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_ref());
+    tolerations.into_iter().flatten().any(|toleration| covers(toleration, taint))
+}
+
+fn covers(toleration: &Toleration, taint: &Taint) -> bool {
+    let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let exists = toleration.operator.as_deref() == Some("Exists");
+    let key = set(&toleration.key);
+    set(&toleration.effect).is_none_or(|effect| effect == taint.effect)
+        && key.as_ref().map_or(exists, |key| *key == taint.key)
+        && (exists
+            || toleration.value.as_deref().unwrap_or_default()
+                == taint.value.as_deref().unwrap_or_default())
+}
