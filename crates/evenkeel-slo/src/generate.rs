@@ -22,12 +22,8 @@ pub struct Options {
     pub catalogue: Catalogue,
     /// Labels for every recorded series.
     pub extra_labels: Labels,
-    /// Leave out the recording rules.
-    pub disable_recordings: bool,
-    /// Leave out the alerts.
-    pub disable_alerts: bool,
-    /// Use only plugins that are declared.
-    pub disable_default_plugins: bool,
+    /// What to leave out.
+    pub skip: Skip,
     /// Plugins for every SLO.
     pub plugins: Vec<PluginRef>,
     /// How lenient to be; see [`Reading`].
@@ -38,6 +34,17 @@ pub struct Options {
     pub mode: Mode,
     /// Adds a group with `slo_error_budget_remaining_ratio` for every SLO.
     pub budget_series: bool,
+}
+
+/// Parts that are not generated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skip {
+    /// No recording rules.
+    pub recordings: bool,
+    /// No page and ticket alerts.
+    pub alerts: bool,
+    /// Only plugins that are declared.
+    pub default_plugins: bool,
 }
 
 /// Who generates rules.
@@ -55,9 +62,7 @@ impl Default for Options {
             default_window: PromDuration::from_days(30),
             catalogue: Catalogue::default(),
             extra_labels: Labels::new(),
-            disable_recordings: false,
-            disable_alerts: false,
-            disable_default_plugins: false,
+            skip: Skip::default(),
             plugins: Vec::new(),
             reading: Reading::Lenient,
             // What an unversioned build of Sloth writes, and its published examples have.
@@ -193,7 +198,12 @@ fn generate_slo(
             let own = index.and_then(|i| slo.plugins.plugins.get(i));
             let field = own.map_or_else(|| at.field("plugins"), |p| p.path.clone());
             let message = format!("invalid slo {:?}: {error}", slo.id);
-            findings.push(at.finding(Severity::Error, error.reason(), field, message, error.fix()));
+            findings.push(at.finding(
+                Severity::Error,
+                error.reason(),
+                field,
+                (message, error.fix()),
+            ));
             return None;
         }
     };
@@ -201,7 +211,7 @@ fn generate_slo(
         let message = format!("invalid slo {:?}: {}", slo.id, refusal.message);
         let field = at.field(refusal.field);
         let fix = refusal.fix.to_owned();
-        findings.push(at.finding(Severity::Error, reasons::INVALID_SLO, field, message, fix));
+        findings.push(at.finding(Severity::Error, reasons::INVALID_SLO, field, (message, fix)));
         return None;
     }
     let Some(windows) = catalogue.get(slo.window) else {
@@ -212,7 +222,7 @@ fn generate_slo(
             slo.window
         );
         let field = at.field("window");
-        findings.push(at.finding(Severity::Error, reasons::UNKNOWN_PERIOD, field, message, fix));
+        findings.push(at.finding(Severity::Error, reasons::UNKNOWN_PERIOD, field, (message, fix)));
         return None;
     };
     at.advise(windows, findings);
@@ -237,8 +247,7 @@ fn generate_slo(
                 Severity::Error,
                 reasons::PLUGIN_REFUSED,
                 field,
-                message,
-                fix,
+                (message, fix),
             ));
             None
         }
@@ -268,8 +277,7 @@ impl At<'_> {
         severity: Severity,
         reason: &'static str,
         field: String,
-        message: String,
-        fix: String,
+        (message, fix): (String, String),
     ) -> Finding {
         Finding {
             severity,
@@ -285,16 +293,14 @@ impl At<'_> {
     /// What Sloth accepts without a word although it cannot do what it seems to do.
     fn advise(&self, windows: &AlertWindows, findings: &mut Vec<Finding>) {
         let slo = self.slo;
+        let mut say = |severity, reason, field, message: String, fix: &str| {
+            let field = self.field(field);
+            findings.push(self.finding(severity, reason, field, (message, fix.to_owned())));
+        };
         if slo.objective >= 100.0 {
             let message = "an objective of 100 leaves no error budget: the first error uses it up";
             let fix = "choose an objective below 100";
-            findings.push(self.finding(
-                Severity::Warning,
-                reasons::NO_BUDGET,
-                self.field("objective"),
-                message.to_owned(),
-                fix.to_owned(),
-            ));
+            say(Severity::Warning, reasons::NO_BUDGET, "objective", message.to_owned(), fix);
         }
         let alerts = [
             ("page", slo.page_alert.is_some(), windows.page),
@@ -306,44 +312,37 @@ impl At<'_> {
                 if !enabled || least < 1.0 {
                     continue;
                 }
-                findings.push(self.finding(
-                    Severity::Warning,
-                    reasons::ALERT_CANNOT_FIRE,
-                    self.field("objective"),
-                    format!(
-                        "the {which} half of the {name} alert cannot fire: it needs an error \
-                         ratio above {least:.2}"
-                    ),
-                    "raise the objective, or use an AlertWindows catalogue with lower percentages"
-                        .to_owned(),
-                ));
+                let message = format!(
+                    "the {which} half of the {name} alert cannot fire: it needs an error ratio \
+                     above {least:.2}"
+                );
+                let fix = "raise the objective, or use an AlertWindows catalogue with lower \
+                           percentages";
+                say(Severity::Warning, reasons::ALERT_CANNOT_FIRE, "objective", message, fix);
             }
         }
         for label in &slo.group_by {
             let queries = slo.sli.events.iter().flat_map(|e| [&e.error_query, &e.total_query]);
             if queries.chain(&slo.sli.raw).any(|q| !q.contains(label.as_str())) {
-                findings.push(self.finding(
-                    Severity::Error,
-                    reasons::GROUP_LABEL_LOST,
-                    self.field("groupBy"),
-                    format!("a query never mentions {label}, so its result has no such label"),
-                    format!("aggregate with sum by ({label}) (...)"),
-                ));
+                let message =
+                    format!("a query never mentions {label}, so its result has no such label");
+                let fix = format!("aggregate with sum by ({label}) (...)");
+                say(Severity::Error, reasons::GROUP_LABEL_LOST, "groupBy", message, &fix);
             }
         }
     }
 }
 
 fn default_chain(options: &Options) -> Vec<SloPlugin> {
-    if options.disable_default_plugins {
+    if options.skip.default_plugins {
         return Vec::new();
     }
     let mut chain = vec![SloPlugin::Validate(Dialect::PromQl)];
-    if !options.disable_recordings {
+    if !options.skip.recordings {
         chain.push(SloPlugin::SliRules { optimized: true });
         chain.push(SloPlugin::MetadataRules);
     }
-    if !options.disable_alerts {
+    if !options.skip.alerts {
         chain.push(SloPlugin::AlertRules);
     }
     chain
@@ -391,7 +390,12 @@ fn report_repeated(group: &SloGroup, findings: &mut Vec<Finding>) {
             let message = format!("SLO id {:?} is already used by {}", slo.id, first.path);
             let fix = "rename one of them".to_owned();
             let field = at.field("name");
-            findings.push(at.finding(Severity::Error, reasons::DUPLICATE_ID, field, message, fix));
+            findings.push(at.finding(
+                Severity::Error,
+                reasons::DUPLICATE_ID,
+                field,
+                (message, fix),
+            ));
         }
     }
 }
@@ -416,7 +420,7 @@ pub(crate) fn report_duplicates(
             let message = format!("SLO id {:?} is already used in {}", slo.id, first.source);
             let fix = "rename one of them, or their series mix".to_owned();
             let field = at.field("name");
-            findings.push(at.finding(severity, reasons::DUPLICATE_ID, field, message, fix));
+            findings.push(at.finding(severity, reasons::DUPLICATE_ID, field, (message, fix)));
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod reasons;
 mod render;
 mod rules;
 mod spec;
+pub mod status;
 mod template;
 mod validate;
 mod windows;
@@ -34,7 +35,7 @@ mod yaml;
 
 pub use duration::{DurationError, PromDuration};
 pub use finding::{Condition, Finding, Severity, conditions, has_errors};
-pub use generate::{Loaded, Mode, Options, Output, generate, generate_group, load};
+pub use generate::{Loaded, Mode, Options, Output, Skip, generate, generate_group, load};
 pub use lint::{LintReport, LintedObject, SlothVerdict, export_sloth, lint};
 pub use model::{
     Alert, Events, Labels, Metadata, PluginChain, PluginRef, Sli, Slo, SloGroup, SpecKind,

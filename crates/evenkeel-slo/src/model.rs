@@ -159,7 +159,7 @@ impl Slo {
         ])
     }
 
-    /// The same as a PromQL label matcher.
+    /// The same as a `PromQL` label matcher.
     pub fn filter(&self) -> String {
         label_matcher(&self.id_labels())
     }

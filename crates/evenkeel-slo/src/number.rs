@@ -39,7 +39,10 @@ pub(crate) fn go_quote(text: &str) -> String {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                out.push_str(&format!("\\x{:02x}", c as u32));
+                out.push_str("\\x");
+                out.extend(
+                    [c as u32 / 16, c as u32 % 16].iter().filter_map(|n| char::from_digit(*n, 16)),
+                );
             }
             c => out.push(c),
         }

@@ -35,7 +35,7 @@ pub(crate) fn ranges(query: &str) -> Option<Vec<&str>> {
     let mut out = Vec::new();
     let mut open = None;
     let mut scan = Scanner::new(query);
-    while let Some((at, c)) = scan.next_code()? {
+    while let Some((at, c)) = scan.next_code().ok()? {
         match (c, open) {
             ('[', None) => open = Some(at + 1),
             (']', Some(from)) => {
@@ -69,7 +69,7 @@ fn balanced(query: &str) -> Result<(), String> {
     let mut stack = Vec::new();
     let mut scan = Scanner::new(query);
     loop {
-        let next = scan.next_code().ok_or_else(|| "unterminated quoted string".to_owned())?;
+        let next = scan.next_code()?;
         let Some((at, c)) = next else { break };
         match c {
             '(' | '[' | '{' => stack.push(c),
@@ -102,10 +102,10 @@ impl<'a> Scanner<'a> {
         Self { chars: query.char_indices() }
     }
 
-    /// The next character of code. `None`: a string does not end. `Some(None)`: the end.
-    fn next_code(&mut self) -> Option<Option<(usize, char)>> {
+    /// The next character of code, `None` at the end. `Err`: a string does not end.
+    fn next_code(&mut self) -> Result<Option<(usize, char)>, String> {
         loop {
-            let Some((at, c)) = self.chars.next() else { return Some(None) };
+            let Some((at, c)) = self.chars.next() else { return Ok(None) };
             match c {
                 '"' | '\'' | '`' => self.skip_string(c)?,
                 '#' => {
@@ -115,21 +115,21 @@ impl<'a> Scanner<'a> {
                         }
                     }
                 }
-                _ => return Some(Some((at, c))),
+                _ => return Ok(Some((at, c))),
             }
         }
     }
 
-    fn skip_string(&mut self, mark: char) -> Option<()> {
+    fn skip_string(&mut self, mark: char) -> Result<(), String> {
         while let Some((_, c)) = self.chars.next() {
             if c == mark {
-                return Some(());
+                return Ok(());
             }
             if c == '\\' && mark != '`' {
                 self.chars.next();
             }
         }
-        None
+        Err("unterminated quoted string".to_owned())
     }
 }
 

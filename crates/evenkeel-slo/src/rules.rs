@@ -15,7 +15,7 @@ pub struct Rule {
     /// What it makes.
     #[serde(flatten)]
     pub output: RuleOutput,
-    /// The PromQL expression.
+    /// The `PromQL` expression.
     pub expr: String,
     /// How long an alert's condition must last. `None`: fires at once.
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]

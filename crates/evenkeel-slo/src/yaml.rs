@@ -15,6 +15,8 @@ pub(crate) struct Document<'a> {
 const DEPTH_MAX: usize = 64;
 /// Most nodes in one document: 100,000 SLOs of the article's size.
 const NODES_MAX: usize = 8_000_000;
+/// Most nodes that aliases may repeat; people repeat a label set or two.
+const ALIASES_MAX: usize = 50_000;
 
 /// Splits a file at lines that start with `---`; documents of comments and blanks are dropped.
 pub(crate) fn split(text: &str) -> Vec<Document<'_>> {
@@ -54,6 +56,9 @@ pub(crate) fn parse(document: &Document<'_>) -> Result<Value, String> {
             max_depth: DEPTH_MAX,
             max_nodes: NODES_MAX,
             max_events: NODES_MAX * 2,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: ALIASES_MAX,
         },
         with_snippet: false,
     };

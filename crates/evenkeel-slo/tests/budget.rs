@@ -1,5 +1,8 @@
 //! The budget is exact, honest about missing data, and its ledger sums to it.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::format_push_string, reason = "tests build their text piece by piece")]
+
 use evenkeel_slo::PromDuration;
 use evenkeel_slo::budget::{
     Cause, CauseKind, Coverage, Events, Exclusion, Exclusions, Forecast, History, Ledger,

@@ -1,10 +1,18 @@
 //! What is generated equals what Sloth generates, rule for rule.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::format_collect,
+    reason = "a test stops at the first surprise"
+)]
+
 use std::fs;
 use std::path::Path;
 
 use evenkeel_slo::{
-    Catalogue, Finding, Input, Labels, Options, Output, PromDuration, generate, load,
+    Catalogue, Finding, Input, Labels, Options, Output, PromDuration, Skip, generate, load,
 };
 use serde_json::Value;
 
@@ -119,8 +127,16 @@ fn every_integration_test_of_sloth_gives_the_expected_rules() {
         ("in-sli-plugin", "out-sli-plugin", plain()),
         ("in-slo-plugin", "out-slo-plugin", plain()),
         ("in-slo-plugin-k8s", "out-slo-plugin-k8s", plain()),
-        ("in-base", "out-base-no-alerts", Options { disable_alerts: true, ..plain() }),
-        ("in-base", "out-base-no-recordings", Options { disable_recordings: true, ..plain() }),
+        (
+            "in-base",
+            "out-base-no-alerts",
+            Options { skip: Skip { alerts: true, ..Skip::default() }, ..plain() },
+        ),
+        (
+            "in-base",
+            "out-base-no-recordings",
+            Options { skip: Skip { recordings: true, ..Skip::default() }, ..plain() },
+        ),
         ("in-base", "out-base-extra-labels", Options { extra_labels: extra, ..plain() }),
         (
             "in-base",

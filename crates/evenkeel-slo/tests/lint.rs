@@ -1,5 +1,11 @@
 //! What `slo lint` and `slo export --sloth` say, and how bad input is refused.
 
+#![expect(
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "tests build their text piece by piece"
+)]
+
 use evenkeel_slo::{
     Finding, Input, LintReport, Options, PromDuration, Severity, SlothVerdict, export_sloth,
     generate, lint,
@@ -115,6 +121,7 @@ fn an_export_gives_the_same_rules_and_drops_only_what_sloth_has_not() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn each_mistake_names_object_field_and_fix() {
     let same = "total_query: sum(rate(x[{{.window}}]))";
     let mut out = String::new();

@@ -201,18 +201,15 @@ fn usable<'a>(series: impl IntoIterator<Item = (&'a str, f64)>) -> Vec<(&'a str,
 fn advance(known: &mut BTreeMap<String, f64>, now: Vec<(&str, f64)>) -> Events {
     let mut sum = Events::ZERO;
     for (name, value) in now {
-        let increase = match known.get_mut(name) {
-            Some(last) => {
-                let increase = if value >= *last { value - *last } else { value };
-                *last = value;
-                increase
+        let increase = if let Some(last) = known.get_mut(name) {
+            let increase = if value >= *last { value - *last } else { value };
+            *last = value;
+            increase
+        } else {
+            if known.len() < 2 * Counters::SERIES_MAX {
+                known.insert(name.to_owned(), value);
             }
-            None => {
-                if known.len() < 2 * Counters::SERIES_MAX {
-                    known.insert(name.to_owned(), value);
-                }
-                value
-            }
+            value
         };
         sum = sum.plus(Events::from_f64(increase).unwrap_or_default());
     }

@@ -8,9 +8,11 @@ mod exclusion;
 mod history;
 mod ledger;
 mod objective;
+mod sources;
 
 pub use count::{CountError, Counters, Events, Slice, Tally};
 pub use exclusion::{Exclusion, ExclusionError, Exclusions};
 pub use history::{Book, Coverage, Forecast, History, HistoryError, SloKey, Standing};
 pub use ledger::{Cause, CauseKind, Ledger, LedgerEntry, LedgerLine};
 pub use objective::{Objective, PARTS};
+pub use sources::{CounterSources, counter_sources};

@@ -61,6 +61,8 @@ fn compose(id: &str, context: &SliContext<'_>) -> Option<Result<String, PluginEr
     // The two spellings differ between the plugins' paths and their registered ids.
     let short = id.strip_prefix("sloth-common/").or_else(|| id.strip_prefix("sloth_common/"));
     let made = match short {
+        Some("noop") => Ok(format!("max_over_time(vector(0)[{W}:])")),
+        Some("fake") => o.fake(),
         Some(short) => common(short, &o)?,
         None => match id {
             "getting_started_availability" => o.example("http_request_duration_seconds_count"),
@@ -139,8 +141,6 @@ fn common(id: &str, o: &Options<'_>) -> Option<Result<String, String>> {
         "traefik/v2/latency" => o
             .named("service", "service_name_regex")
             .and_then(|to| o.latency("traefik_service_request_duration_seconds", &to, true, true)),
-        "noop" => Ok(format!("max_over_time(vector(0)[{W}:])")),
-        "fake" => o.fake(),
         _ => return None,
     })
 }

@@ -46,7 +46,7 @@ impl CanaryPlan {
 
     /// The worst case. `None` when the traffic is not known.
     pub fn worst_case(&self) -> Option<WorstCase> {
-        if !(self.requests_per_second >= 0.0) || self.weights_pct.len() > Self::CHECKS_MAX {
+        if self.requests_per_second.is_nan() || self.weights_pct.len() > Self::CHECKS_MAX {
             return None;
         }
         #[expect(clippy::cast_precision_loss, reason = "an interval is far below 2^52 ms")]

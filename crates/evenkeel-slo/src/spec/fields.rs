@@ -55,11 +55,11 @@ impl Reader {
     }
 
     pub(crate) fn error(&mut self, reason: &'static str, field: &str, message: String, fix: &str) {
-        self.push(Severity::Error, reason, field, message, fix);
+        self.push(Severity::Error, reason, field, (message, fix));
     }
 
     pub(crate) fn warn(&mut self, reason: &'static str, field: &str, message: String, fix: &str) {
-        self.push(Severity::Warning, reason, field, message, fix);
+        self.push(Severity::Warning, reason, field, (message, fix));
     }
 
     fn push(
@@ -67,8 +67,7 @@ impl Reader {
         severity: Severity,
         reason: &'static str,
         field: &str,
-        m: String,
-        fix: &str,
+        (message, fix): (String, &str),
     ) {
         self.findings.push(Finding {
             severity,
@@ -76,7 +75,7 @@ impl Reader {
             source: self.source.clone(),
             object: self.object.clone(),
             field: field.to_owned(),
-            message: m,
+            message,
             fix: fix.to_owned(),
         });
     }

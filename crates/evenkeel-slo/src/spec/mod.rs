@@ -48,7 +48,7 @@ pub(crate) struct Parsed {
 pub(crate) enum DocumentKind {
     Slos(SpecKind),
     AlertWindows,
-    /// Read by other documents, like an OpenSLO `SLI` that an `SLO` points to.
+    /// Read by other documents, like an `OpenSLO` `SLI` that an `SLO` points to.
     Referenced,
 }
 

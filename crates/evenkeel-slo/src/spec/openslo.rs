@@ -82,7 +82,7 @@ fn read_window(reader: &mut Reader, spec: &Map<String, Value>) -> Option<PromDur
             if !unit.eq_ignore_ascii_case("day") {
                 let message = "only days based time windows are supported".to_owned();
                 reader.error(reasons::INVALID_FIELD, at, message, "set unit: Day");
-            } else if !(count >= 1.0 && count <= DAYS_MAX && count.fract() == 0.0) {
+            } else if !(1.0..=DAYS_MAX).contains(&count) || count.fract() != 0.0 {
                 let message = "time window is required".to_owned();
                 reader.error(reasons::INVALID_FIELD, at, message, "set count to whole days");
             } else {

@@ -346,7 +346,7 @@ pub(super) fn infer_window(reader: &mut Reader, sli: &mut Sli, path: &str) {
         }
         [one] => refuse(reader, format!("[{one}] cannot be taken as the window")),
         many => {
-            refuse(reader, format!("different ranges ({}) leave the window open", many.join(", ")))
+            refuse(reader, format!("different ranges ({}) leave the window open", many.join(", ")));
         }
     }
 }

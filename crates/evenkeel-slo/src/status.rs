@@ -1,0 +1,262 @@
+//! `evenkeel slo status`: how every SLO stands, as rows for a table and as data.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::budget::{Coverage, Exclusions, Forecast, History, SloKey, Standing};
+use crate::duration::PromDuration;
+use crate::model::{Labels, Slo};
+use crate::policy::State;
+
+/// What is known about one SLO, or one group of it.
+#[derive(Clone, Copy, Debug)]
+pub struct StatusInput<'a> {
+    /// The SLO.
+    pub slo: &'a Slo,
+    /// Which of its budgets.
+    pub key: &'a SloKey,
+    /// Its slices.
+    pub history: &'a History,
+    /// Its maintenance.
+    pub exclusions: &'a Exclusions,
+    /// Its state, when a policy watches it.
+    pub state: Option<State>,
+}
+
+/// Settings of the view.
+#[derive(Clone, Debug)]
+pub struct StatusOptions {
+    /// The moment.
+    pub now: Timestamp,
+    /// Data older than this is not fresh.
+    pub stale_after: PromDuration,
+    /// Windows whose burn rates are shown.
+    pub burn_windows: Vec<PromDuration>,
+    /// The window whose burn the forecast continues.
+    pub forecast_window: PromDuration,
+    /// Characters of the spark line.
+    pub spark_width: usize,
+}
+
+/// The whole view.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatusReport {
+    /// The moment.
+    pub at: Timestamp,
+    /// Worst first.
+    pub slos: Vec<SloStatus>,
+}
+
+/// One SLO.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SloStatus {
+    /// Service.
+    pub service: String,
+    /// Name within the service.
+    pub name: String,
+    /// Group, when the SLO is grouped.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub group: Labels,
+    /// Objective. Unit: percent.
+    pub objective: f64,
+    /// The window of the budget.
+    pub window: PromDuration,
+    /// State by the policy, if there is one.
+    pub state: Option<State>,
+    /// How well the window is known.
+    pub coverage: Coverage,
+    /// Share of the window's budget that is left; `None`: not known.
+    pub budget_left: Option<f64>,
+    /// The same of the traffic seen so far, as the recorded series has it.
+    pub budget_left_of_seen: Option<f64>,
+    /// Events that failed.
+    pub bad: f64,
+    /// All events.
+    pub total: f64,
+    /// Failures that are still allowed at the traffic seen so far.
+    pub failures_allowed: u64,
+    /// Events that maintenance took out.
+    pub excluded: f64,
+    /// Burn rate per window; `None` without events.
+    pub burn: Vec<BurnStatus>,
+    /// When the budget will be gone.
+    pub forecast: Forecast,
+    /// The budget over the window, from its start to now.
+    pub spark: String,
+}
+
+/// Burn rate over one window.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BurnStatus {
+    /// The window.
+    pub window: PromDuration,
+    /// 1 uses up the budget exactly in one SLO window.
+    pub rate: Option<f64>,
+}
+
+impl Default for StatusOptions {
+    fn default() -> Self {
+        let minutes = |count: u64| PromDuration::from_ms(count * 60_000);
+        Self {
+            now: Timestamp::UNIX_EPOCH,
+            stale_after: minutes(5),
+            burn_windows: vec![minutes(5), minutes(60), minutes(360)],
+            forecast_window: minutes(60),
+            spark_width: 20,
+        }
+    }
+}
+
+/// Builds the view.
+pub fn status(inputs: &[StatusInput<'_>], options: &StatusOptions) -> StatusReport {
+    let mut slos: Vec<_> = inputs.iter().map(|input| one(input, options)).collect();
+    // Unknown is worse than any number: it may hide an outage.
+    let rank = |s: &SloStatus| s.budget_left.unwrap_or(f64::NEG_INFINITY);
+    slos.sort_by(|a, b| {
+        rank(a)
+            .total_cmp(&rank(b))
+            .then_with(|| (&a.service, &a.name, &a.group).cmp(&(&b.service, &b.name, &b.group)))
+    });
+    StatusReport { at: options.now, slos }
+}
+
+fn one(input: &StatusInput<'_>, options: &StatusOptions) -> SloStatus {
+    let history = input.history;
+    let standing = history.standing(options.now, input.exclusions, options.stale_after);
+    let burn = |window: &PromDuration| BurnStatus {
+        window: *window,
+        rate: history.burn_rate(options.now, *window),
+    };
+    SloStatus {
+        service: input.slo.service.clone(),
+        name: input.slo.name.clone(),
+        group: input.key.group.clone(),
+        objective: input.slo.objective,
+        window: standing.window,
+        state: input.state,
+        coverage: standing.coverage,
+        budget_left: standing.remaining(),
+        budget_left_of_seen: standing.remaining_of_seen(),
+        bad: standing.counted.bad().as_f64(),
+        total: standing.counted.total().as_f64(),
+        failures_allowed: standing.allowed_failures(),
+        excluded: standing.excluded.total().as_f64(),
+        burn: options.burn_windows.iter().map(burn).collect(),
+        forecast: history.forecast(&standing, options.forecast_window),
+        spark: spark_line(history, &standing, input.exclusions, options.spark_width),
+    }
+}
+
+const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+/// Widest spark line; no terminal is wider.
+const SPARK_MAX: usize = 500;
+
+/// The budget left after each part of the window: `█` untouched, `▁` nearly gone, `!` gone,
+/// `·` no data.
+fn spark_line(
+    history: &History,
+    standing: &Standing,
+    exclusions: &Exclusions,
+    width: usize,
+) -> String {
+    let width = width.clamp(1, SPARK_MAX);
+    let parts = u64::try_from(width).unwrap_or(1);
+    let window = standing.window.as_ms();
+    let start = standing.now.as_millisecond() - i64::try_from(window).unwrap_or(0);
+    let mut slices = history.in_window(standing.now).peekable();
+    let mut bad = crate::budget::Events::ZERO;
+    let mut out = String::new();
+    for part in 1..=parts {
+        let edge = start + i64::try_from(window / parts * part).unwrap_or(i64::MAX);
+        let edge = if part == parts { standing.now.as_millisecond() } else { edge };
+        let mut seen = false;
+        while let Some(slice) = slices.next_if(|s| s.from.as_millisecond() < edge) {
+            let counts = exclusions.covering(slice.from, slice.to).is_none();
+            seen |= slice.tally.is_some();
+            if let Some(tally) = slice.tally.filter(|_| counts) {
+                bad = bad.plus(tally.bad());
+            }
+        }
+        let left = 1.0 - standing.share_of_budget(bad);
+        out.push(match (seen, left) {
+            (false, _) => '·',
+            (true, left) if left <= 0.0 => '!',
+            (true, left) => {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "0 < left <= 1"
+                )]
+                let height = (left * 8.0).ceil() as usize;
+                BLOCKS.get(height.clamp(1, 8) - 1).copied().unwrap_or('█')
+            }
+        });
+    }
+    out
+}
+
+impl StatusReport {
+    /// Column titles and rows of text, for a table.
+    pub fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let windows = self.slos.first().map_or(&[][..], |s| &s.burn);
+        let mut titles: Vec<String> =
+            ["SERVICE", "SLO", "OBJECTIVE", "WINDOW", "STATE", "LEFT"].map(str::to_owned).into();
+        titles.extend(windows.iter().map(|b| format!("BURN {}", b.window)));
+        titles.extend(["GONE", "BUDGET"].map(str::to_owned));
+        (titles, self.slos.iter().map(|s| s.row(self.at)).collect())
+    }
+
+    /// True when some SLO is out of budget or not known: the exit code is 1.
+    pub fn failed(&self) -> bool {
+        self.slos.iter().any(|s| s.budget_left.is_none_or(|left| left <= 0.0))
+    }
+}
+
+impl SloStatus {
+    fn row(&self, now: Timestamp) -> Vec<String> {
+        let group: Vec<_> = self.group.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let name = if group.is_empty() {
+            self.name.clone()
+        } else {
+            format!("{}[{}]", self.name, group.join(","))
+        };
+        let state = match (self.state, self.coverage) {
+            (Some(state), _) => state.to_string(),
+            (None, coverage) => format!("{coverage:?}"),
+        };
+        let mut row = vec![
+            self.service.clone(),
+            name,
+            format!("{}%", crate::number::go_f(self.objective)),
+            self.window.to_string(),
+            state,
+            self.budget_left.map_or("no data".to_owned(), |l| format!("{:.1}%", l * 100.0)),
+        ];
+        let rate = |b: &BurnStatus| match b.rate {
+            None => "-".to_owned(),
+            Some(rate) if rate >= 1000.0 => ">999".to_owned(),
+            Some(rate) => format!("{rate:.1}"),
+        };
+        row.extend(self.burn.iter().map(rate));
+        row.push(match self.forecast {
+            Forecast::Unknown => "?".to_owned(),
+            Forecast::NotBurning => "-".to_owned(),
+            Forecast::Exhausted => "now".to_owned(),
+            Forecast::At(at) => format!("in {}", rough(now, at)),
+        });
+        row.push(self.spark.clone());
+        row
+    }
+}
+
+/// A time span to its two largest units.
+fn rough(from: Timestamp, to: Timestamp) -> String {
+    let seconds = (to.as_second() - from.as_second()).max(0);
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes}m"),
+        (0, hours) => format!("{hours}h{minutes}m"),
+        (days, hours) => format!("{days}d{hours}h"),
+    }
+}
