@@ -1,0 +1,661 @@
+//! A pod's life as a state machine: what happened goes in, what is to be done comes out.
+//!
+//! ```text
+//! Waiting -> Starting -> Running -> Ended -> (back-off) -> Starting ...
+//! deleted: gate (drained by the gateway) -> preStop -> SIGTERM -> SIGKILL at the end of grace
+//! ```
+//! **Source**: the kubelet's `kuberuntime` and `status` packages. Not here: clock, processes,
+//! the API. [`PodMachine::poll`] after every event; at [`PodMachine::wake`] when nothing happens.
+
+mod check;
+mod slot;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec};
+
+use self::slot::{Role, Slot, State};
+use crate::{
+    probe::{Change, Outcome, ProbeKind, Surroundings},
+    reasons,
+    runtime::{Adopted, Check, Exit, Signal, StartError, Started},
+};
+
+/// Annotation: who must empty the pod before it is stopped.
+pub const TERMINATION_GATE: &str = "evenkeel.dev/termination-gate";
+/// Annotation: the pod is empty (any value).
+pub const DRAINED: &str = "evenkeel.dev/drained";
+/// What is left of the grace period for stopping when nobody opens the gate.
+const GATE_RESERVE: Duration = Duration::from_secs(2);
+/// Grace period of a pod that does not name one.
+const GRACE_S: i64 = 30;
+/// What containers of a pod get whose object is gone already (`--force`).
+const GRACE_ORPHANED: Duration = Duration::from_secs(2);
+/// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
+const ERR_SHOWN: Duration = Duration::from_secs(2);
+
+/// Something to be done for a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Start a container; answer with [`PodMachine::on_start`].
+    Start {
+        /// Which.
+        container: String,
+        /// Which run of it.
+        attempt: u32,
+    },
+    /// Run the postStart hook; answer with [`PodMachine::on_post_start`].
+    PostStart {
+        /// Of which container.
+        container: String,
+        /// What to do.
+        hook: Hook,
+    },
+    /// Run the preStop hook; answer with [`PodMachine::on_pre_stop`].
+    PreStop {
+        /// Of which container.
+        container: String,
+        /// What to do.
+        hook: Hook,
+        /// Stop doing it after this time.
+        limit: Duration,
+    },
+    /// Send a signal.
+    Signal {
+        /// To which container.
+        container: String,
+        /// Which.
+        signal: Signal,
+    },
+    /// Probe; answer with [`PodMachine::on_probe`].
+    Probe {
+        /// Which container.
+        container: String,
+        /// Which probe.
+        kind: ProbeKind,
+        /// What to look at.
+        check: Check,
+        /// After this time it has failed.
+        timeout: Duration,
+    },
+    /// Nothing runs any more and the pod is to go: forget it, delete its object for good.
+    Finish,
+    /// Tell people.
+    Tell(Note),
+}
+
+/// A hook of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hook {
+    /// A request or a command.
+    Check(Check),
+    /// A wait.
+    Sleep(Duration),
+}
+
+/// An Event about the pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Something is wrong.
+    pub is_warning: bool,
+    /// A constant of [`reasons`].
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// The container it is about.
+    pub container: Option<String>,
+}
+
+/// One pod on this node.
+#[derive(Debug, Clone)]
+pub struct PodMachine {
+    pod: Arc<Pod>,
+    ip: IpAddr,
+    host_ip: IpAddr,
+    slots: Vec<Slot>,
+    stop: Option<Stop>,
+    conditions: Vec<PodCondition>,
+    start_time: Timestamp,
+    /// Init containers have all done their work once.
+    initialized: bool,
+    finished: bool,
+    notes: Vec<Note>,
+}
+
+#[derive(Debug, Clone)]
+struct Stop {
+    deadline: Timestamp,
+    /// Wait for the gateway until then.
+    gate_until: Option<Timestamp>,
+    /// Without answering to the API: the object is gone.
+    is_orphan: bool,
+}
+
+impl PodMachine {
+    /// A pod that this node has just been given.
+    pub fn new(pod: Arc<Pod>, ip: IpAddr, host_ip: IpAddr, now: Timestamp) -> Self {
+        let text_ip = ip.to_string();
+        let spec = pod.spec.as_ref();
+        let inits = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
+        let mains = spec.into_iter().flat_map(|spec| spec.containers.iter());
+        let slots = inits
+            .map(|container| Slot::new(container, true, &text_ip))
+            .chain(mains.map(|container| Slot::new(container, false, &text_ip)))
+            .collect();
+        let mut machine = Self {
+            pod: pod.clone(),
+            ip,
+            host_ip,
+            slots,
+            stop: None,
+            conditions: pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default(),
+            start_time: now,
+            initialized: false,
+            finished: false,
+            notes: Vec::new(),
+        };
+        machine.restore_from_status();
+        machine.observe(pod, now);
+        machine
+    }
+
+    /// Takes over what an earlier agent left: runs that are still there go on, with the readiness
+    /// they had; a run that the status knows and nobody finds has ended unseen.
+    pub fn adopt(&mut self, found: &[Adopted], now: Timestamp) {
+        let status = self.pod.status.clone().unwrap_or_default();
+        for slot in &mut self.slots {
+            let told = [&status.init_container_statuses, &status.container_statuses]
+                .into_iter()
+                .flatten()
+                .flatten()
+                .find(|told| told.name == slot.name);
+            match found.iter().find(|adopted| adopted.container.container == slot.name) {
+                Some(adopted) => {
+                    let same = told.and_then(|told| told.container_id.as_deref())
+                        == Some(adopted.started.id.as_str());
+                    slot.attempt = adopted.container.attempt;
+                    slot.state = State::Running {
+                        id: adopted.started.id.clone(),
+                        since: adopted.started.at,
+                    };
+                    for (worker, _) in &mut slot.workers {
+                        let told = told.filter(|_| same);
+                        worker.adopted(
+                            now,
+                            match worker.kind {
+                                ProbeKind::Startup => told.and_then(|t| t.started).filter(|s| *s),
+                                ProbeKind::Readiness => told.map(|t| t.ready),
+                                ProbeKind::Liveness => None,
+                            },
+                        );
+                    }
+                    if let Some(exit) = adopted.exit.clone() {
+                        slot.ended(exit);
+                    }
+                }
+                None if slot.is_running() => slot.ended(Exit {
+                    code: 137,
+                    at: now,
+                    unseen: Some("the container could not be located".to_owned()),
+                }),
+                None => {}
+            }
+        }
+    }
+
+    /// Namespace of the pod.
+    pub fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// Name of the pod.
+    pub fn name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Uid of the pod.
+    pub fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The object as last seen.
+    pub fn pod(&self) -> &Arc<Pod> {
+        &self.pod
+    }
+
+    /// Address of the pod.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// Which run of a container is present.
+    pub fn attempt(&self, container: &str) -> u32 {
+        self.slots.iter().find(|slot| slot.name == container).map_or(0, |slot| slot.attempt)
+    }
+
+    /// Containers that run now, for waiting on them after [`PodMachine::adopt`].
+    pub fn running(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.slots.iter().filter(|s| s.is_running()).map(|s| (s.name.as_str(), s.attempt))
+    }
+
+    /// The object is gone although its containers are not: stop them, tell nobody.
+    pub fn orphaned(&mut self, now: Timestamp) {
+        let soon = now.checked_add(GRACE_ORPHANED).unwrap_or(now);
+        let deadline = self.stop.as_ref().map_or(soon, |stop| stop.deadline.min(soon));
+        self.stop = Some(Stop { deadline, gate_until: None, is_orphan: true });
+    }
+
+    /// Whether the object was gone before its containers.
+    pub fn is_orphan(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.is_orphan)
+    }
+
+    /// The object has changed.
+    pub fn observe(&mut self, pod: Arc<Pod>, now: Timestamp) {
+        self.pod = pod;
+        if self.pod.metadata.deletion_timestamp.is_none() || self.is_orphan() {
+            return;
+        }
+        let spec_grace =
+            self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let grace_s = self.pod.metadata.deletion_grace_period_seconds.or(spec_grace);
+        let grace = Duration::from_secs(grace_s.unwrap_or(GRACE_S).max(0).unsigned_abs());
+        let deadline = now.checked_add(grace).unwrap_or(now);
+        if let Some(stop) = &mut self.stop {
+            // A second deletion may only shorten the first.
+            stop.deadline = stop.deadline.min(deadline);
+            stop.gate_until = stop.gate_until.map(|gate| gate.min(stop.deadline));
+            return;
+        }
+        let annotations = self.pod.metadata.annotations.as_ref();
+        let gated = annotations.is_some_and(|all| all.contains_key(TERMINATION_GATE));
+        let runs = self.slots.iter().any(|slot| !slot.is_still());
+        let gate_until =
+            deadline.checked_sub(GATE_RESERVE).ok().filter(|until| gated && runs && *until > now);
+        if gate_until.is_some() {
+            self.tell(false, reasons::DRAINING, "Waiting for the gateway to empty the pod", None);
+        }
+        self.stop = Some(Stop { deadline, gate_until, is_orphan: false });
+    }
+
+    /// The runtime has answered a [`Effect::Start`].
+    pub fn on_start(
+        &mut self,
+        container: &str,
+        result: Result<Started, StartError>,
+        now: Timestamp,
+    ) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == container) else { return };
+        let image = slot.image.clone();
+        match result {
+            Ok(started) => {
+                slot.started(started.id, started.at, now);
+                slot.hooking = slot.post_start.is_some();
+                let present = format!("Container image \"{image}\" already present on machine");
+                self.tell(false, reasons::PULLED, &present, Some(container));
+                self.tell(false, reasons::CREATED, &created(container), Some(container));
+                let started = format!("Started container {container}");
+                self.tell(false, reasons::STARTED, &started, Some(container));
+            }
+            Err(error) => {
+                let (reason, message) = match error {
+                    StartError::Image(message) => (reasons::ERR_IMAGE_PULL, message),
+                    StartError::Config(message) => (reasons::CREATE_CONFIG_ERROR, message),
+                    StartError::Run(message) => (reasons::RUN_ERROR, message),
+                };
+                slot.refused(reason, message.clone(), now);
+                let told = match reason {
+                    reasons::ERR_IMAGE_PULL => {
+                        format!("Failed to pull image \"{image}\": {message}")
+                    }
+                    _ => format!("Error: {message}"),
+                };
+                self.tell(true, reasons::FAILED, &told, Some(container));
+            }
+        }
+    }
+
+    /// A container has ended.
+    pub fn on_exit(&mut self, container: &str, attempt: u32, exit: Exit) {
+        let slot = self.slots.iter_mut().find(|s| s.name == container && s.attempt == attempt);
+        if let Some(slot) = slot {
+            slot.ended(exit);
+        }
+    }
+
+    /// The postStart hook has returned.
+    pub fn on_post_start(&mut self, container: &str, result: Result<(), String>, now: Timestamp) {
+        let deadline = self.grace_end(None, now);
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == container) else { return };
+        slot.hooking = false;
+        if let Err(problem) = result {
+            slot.kill(deadline, now);
+            let told = format!("PostStartHook failed: {problem}");
+            self.tell(true, reasons::FAILED_POST_START, &told, Some(container));
+        }
+    }
+
+    /// The preStop hook has returned, or was given up.
+    pub fn on_pre_stop(&mut self, container: &str, result: Result<(), String>) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == container) else { return };
+        slot.pre_stop_done();
+        if let Err(problem) = result {
+            let told = format!("PreStopHook failed: {problem}");
+            self.tell(true, reasons::FAILED_PRE_STOP, &told, Some(container));
+        }
+    }
+
+    /// A probe of a run has answered. `true` when the same answer again would change nothing.
+    pub fn on_probe(
+        &mut self,
+        (container, attempt, kind): (&str, u32, ProbeKind),
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> bool {
+        let deleting = self.stop.is_some();
+        let slot = self.slots.iter_mut().find(|s| s.name == container && s.attempt == attempt);
+        let Some(slot) = slot.filter(|slot| slot.is_running()) else { return false };
+        let Some((worker, _)) = slot.workers.iter_mut().find(|(w, _)| w.kind == kind) else {
+            return false;
+        };
+        let change = worker.record(outcome);
+        let (settled, grace_s) = (worker.is_settled(), worker.rules.grace_s);
+        let problem = match outcome {
+            Outcome::Success => {
+                slot.told = slot.told.take().filter(|(told, _)| *told != kind);
+                None
+            }
+            Outcome::Failure(problem) => Some(("failed", problem)),
+            Outcome::Error(problem) => Some(("errored", problem)),
+        };
+        let mut notes = Vec::new();
+        if let Some((verb, problem)) = problem {
+            let told = (kind, problem.clone());
+            if slot.told.as_ref() != Some(&told) {
+                let message = format!("{} probe {verb}: {problem}", kind.as_str());
+                notes.push((true, reasons::UNHEALTHY, message));
+                slot.told = Some(told);
+            }
+        }
+        match (kind, change) {
+            (ProbeKind::Startup, Change::Healthy) => {
+                for (worker, _) in &mut slot.workers {
+                    if worker.kind == ProbeKind::Readiness {
+                        worker.hurry(now);
+                    }
+                }
+            }
+            (ProbeKind::Startup | ProbeKind::Liveness, Change::Unhealthy) if !deleting => {
+                let verb = kind.as_str().to_lowercase();
+                let told = format!("Container {container} failed {verb} probe, will be restarted");
+                notes.push((false, reasons::KILLING, told));
+                let deadline = self.grace_end(grace_s, now);
+                if let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == container) {
+                    slot.kill(deadline, now);
+                }
+            }
+            _ => {}
+        }
+        for (is_warning, reason, message) in notes {
+            self.tell(is_warning, reason, &message, Some(container));
+        }
+        settled
+    }
+
+    /// The runtime says when a settled probe is to be run again: not before
+    /// [`PodMachine::unpark`].
+    pub fn park(&mut self, container: &str, kind: ProbeKind) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == container) {
+            slot.workers.iter_mut().filter(|(w, _)| w.kind == kind).for_each(|(w, _)| w.park());
+        }
+    }
+
+    /// What a parked probe looks at may have changed.
+    pub fn unpark(&mut self, container: &str, kind: ProbeKind, now: Timestamp) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == container) {
+            let workers = slot.workers.iter_mut().filter(|(worker, _)| worker.kind == kind);
+            workers.for_each(|(worker, _)| worker.unpark(now));
+        }
+    }
+
+    /// What is to be done now. Asking twice gives nothing new.
+    pub fn poll(&mut self, now: Timestamp) -> Vec<Effect> {
+        let mut out = Vec::new();
+        if !self.finished {
+            self.show_image_back_off(now);
+            self.run_probes(now, &mut out);
+            if self.stop.is_some() {
+                self.advance_stop(now);
+            } else if self.is_over() {
+                self.stop_sidecars(self.grace_end(None, now), now);
+            } else {
+                self.advance_start(now, &mut out);
+            }
+            for slot in &mut self.slots {
+                slot.carry_on(now, &mut out);
+            }
+            if self.stop.is_some() && self.slots.iter().all(Slot::is_still) {
+                self.finished = true;
+                out.push(Effect::Finish);
+            }
+        }
+        out.extend(std::mem::take(&mut self.notes).into_iter().map(Effect::Tell));
+        out
+    }
+
+    /// When to poll again if nothing happens before.
+    pub fn wake(&self) -> Option<Timestamp> {
+        if self.finished {
+            return None;
+        }
+        let gate = self.stop.as_ref().and_then(|stop| stop.gate_until);
+        let starting = self.stop.is_none() && !self.is_over();
+        // A container that is not to be started again has no reason to wake anybody.
+        let slots = self.slots.iter().filter(|slot| starting || !slot.is_still());
+        let shown = self.slots.iter().filter_map(|slot| shown_until(slot).filter(|_| starting));
+        slots.filter_map(Slot::wake).chain(gate).chain(shown).min()
+    }
+
+    fn run_probes(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let deleting = self.stop.is_some();
+        let mut broken = Vec::new();
+        for slot in &mut self.slots {
+            if slot.hooking {
+                continue;
+            }
+            let around = Surroundings {
+                running_since: slot.running_since(),
+                started: slot.is_started(),
+                deleting,
+            };
+            let (container, attempt) = (slot.name.clone(), slot.attempt);
+            for (worker, check) in &mut slot.workers {
+                if !worker.poll(around, now) {
+                    continue;
+                }
+                let (kind, timeout) = (worker.kind, worker.rules.timeout);
+                match check.clone() {
+                    Ok(check) => {
+                        let container = container.clone();
+                        out.push(Effect::Probe { container, kind, check, timeout });
+                    }
+                    Err(problem) => broken.push((container.clone(), attempt, kind, problem)),
+                }
+            }
+        }
+        for (container, attempt, kind, problem) in broken {
+            self.on_probe((&container, attempt, kind), &Outcome::Error(problem), now);
+        }
+    }
+
+    fn advance_start(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let policy = self.restart_policy();
+        for at in 0..self.slots.len() {
+            let (role, initialized) = (self.slots[at].role, self.initialized);
+            let slot = &self.slots[at];
+            let (wanted, passed) = match role {
+                Role::Init if initialized => (false, true),
+                Role::Init => match slot.end() {
+                    Some(end) if end.code == 0 => (false, true),
+                    Some(_) => (policy != "Never", false),
+                    None => (true, false),
+                },
+                Role::Sidecar => (true, initialized || slot.is_started()),
+                Role::Main => {
+                    self.initialized = true;
+                    let again = |code: i32| match policy.as_str() {
+                        "Never" => false,
+                        "OnFailure" => code != 0,
+                        _ => true,
+                    };
+                    (slot.end().is_none_or(|end| again(end.code)), true)
+                }
+            };
+            if wanted {
+                self.start(at, now, out);
+            }
+            if !passed {
+                return;
+            }
+        }
+    }
+
+    fn start(&mut self, at: usize, now: Timestamp, out: &mut Vec<Effect>) {
+        let slot = &mut self.slots[at];
+        let waited = matches!(slot.state, State::Ended { restart_at: Some(_), .. });
+        let container = slot.name.clone();
+        if slot.try_start(now) {
+            out.push(Effect::Start { attempt: slot.attempt, container });
+        } else if !waited && matches!(slot.state, State::Ended { restart_at: Some(_), .. }) {
+            let told = format!(
+                "Back-off restarting failed container {container} in pod {}_{}({})",
+                self.name(),
+                self.namespace(),
+                self.uid()
+            );
+            self.tell(true, reasons::BACK_OFF, &told, Some(&container));
+        }
+    }
+
+    fn advance_stop(&mut self, now: Timestamp) {
+        let drained = self.annotation(DRAINED).is_some_and(|value| !value.is_empty());
+        let Some(stop) = &mut self.stop else { return };
+        let runs = self.slots.iter().any(|slot| !slot.is_still());
+        if stop.gate_until.is_some_and(|until| !drained && runs && now < until) {
+            return;
+        }
+        stop.gate_until = None;
+        let deadline = stop.deadline;
+        let mut told = Vec::new();
+        for slot in self.slots.iter_mut().filter(|slot| slot.role != Role::Sidecar) {
+            if slot.kill(deadline, now) {
+                told.push(slot.name.clone());
+            }
+        }
+        for container in told {
+            self.tell_killing(&container);
+        }
+        if self.slots.iter().all(|slot| slot.role == Role::Sidecar || slot.is_still()) {
+            self.stop_sidecars(deadline, now);
+        }
+    }
+
+    /// Sidecars go last, the one that came last first.
+    fn stop_sidecars(&mut self, deadline: Timestamp, now: Timestamp) {
+        let sidecars = self.slots.iter_mut().filter(|slot| slot.role == Role::Sidecar);
+        let Some(slot) = sidecars.rev().find(|slot| !slot.is_still()) else { return };
+        if slot.kill(deadline, now) {
+            let container = slot.name.clone();
+            self.tell_killing(&container);
+        }
+    }
+
+    /// Whether its work is done or has failed for good.
+    fn is_over(&self) -> bool {
+        let policy = self.restart_policy();
+        if self.init_failed() {
+            return true;
+        }
+        let mut mains = self.slots.iter().filter(|slot| slot.role == Role::Main);
+        match policy.as_str() {
+            "Never" => mains.all(|slot| slot.end().is_some()),
+            "OnFailure" => mains.all(|slot| slot.end().is_some_and(|end| end.code == 0)),
+            _ => false,
+        }
+    }
+
+    fn init_failed(&self) -> bool {
+        let failed = |slot: &Slot| slot.end().is_some_and(|end| end.code != 0);
+        self.restart_policy() == "Never"
+            && !self.initialized
+            && self.slots.iter().any(|slot| slot.role == Role::Init && failed(slot))
+    }
+
+    fn restart_policy(&self) -> String {
+        let policy = self.spec().and_then(|spec| spec.restart_policy.clone());
+        policy.unwrap_or_else(|| "Always".to_owned())
+    }
+
+    fn spec(&self) -> Option<&PodSpec> {
+        self.pod.spec.as_ref()
+    }
+
+    fn annotation(&self, name: &str) -> Option<&String> {
+        self.pod.metadata.annotations.as_ref()?.get(name)
+    }
+
+    fn grace_end(&self, grace_s: Option<i64>, now: Timestamp) -> Timestamp {
+        let of_pod = self.spec().and_then(|spec| spec.termination_grace_period_seconds);
+        let grace_s = grace_s.or(of_pod).unwrap_or(GRACE_S).max(0).unsigned_abs();
+        now.checked_add(Duration::from_secs(grace_s)).unwrap_or(now)
+    }
+
+    /// `ErrImagePull` becomes `ImagePullBackOff` after a moment, so that both can be seen.
+    fn show_image_back_off(&mut self, now: Timestamp) {
+        for slot in &mut self.slots {
+            if shown_until(slot).is_none_or(|until| until > now) {
+                continue;
+            }
+            if let State::Waiting { reason, message, .. } = &mut slot.state {
+                *reason = reasons::IMAGE_PULL_BACK_OFF;
+                *message = format!("Back-off pulling image \"{}\": {message}", slot.image);
+            }
+        }
+    }
+
+    fn tell_killing(&mut self, container: &str) {
+        let told = format!("Stopping container {container}");
+        self.tell(false, reasons::KILLING, &told, Some(container));
+    }
+
+    fn tell(
+        &mut self,
+        is_warning: bool,
+        reason: &'static str,
+        message: &str,
+        container: Option<&str>,
+    ) {
+        let container = container.map(str::to_owned);
+        self.notes.push(Note { is_warning, reason, message: message.to_owned(), container });
+    }
+}
+
+fn created(container: &str) -> String {
+    format!("Created container: {container}")
+}
+
+/// Until when `ErrImagePull` is shown.
+fn shown_until(slot: &Slot) -> Option<Timestamp> {
+    match &slot.state {
+        State::Waiting { reason: reasons::ERR_IMAGE_PULL, until: Some(until), .. } => {
+            // The shortest wait before the next look is longer than what is shown.
+            until.checked_sub(slot::BACK_OFF_FIRST).ok()?.checked_add(ERR_SHOWN).ok()
+        }
+        _ => None,
+    }
+}
