@@ -1,0 +1,360 @@
+//! One target's way into the store: what it showed last time, what is new, what has vanished.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use evenkeel_promql::{
+    exposition::{ExposedSample, Exposition, ExpositionError, Family, Format, Kind, parse},
+    labels::{Label, Labels},
+    number::stale,
+    sample::Value,
+    series::{AppendError, SeriesId, SeriesStore},
+};
+
+use crate::{FetchError, ScrapeSettings, Target, lines};
+
+/// Samples from further ahead than this are refused: a wrong clock must not block a series.
+const AHEAD_MS_MAX: i64 = 600_000;
+/// Comment lines remembered as read, so that HELP texts cost one look-up each.
+const COMMENTS_MAX: usize = 10_000;
+/// Put before a label of the exposition that the target has too.
+const EXPORTED: &str = "exported_";
+/// What is written about each scrape, besides its samples.
+const REPORT: [&str; 5] = [
+    "up",
+    "scrape_duration_seconds",
+    "scrape_samples_scraped",
+    "scrape_samples_post_metric_relabeling",
+    "scrape_series_added",
+];
+
+/// Why a scrape gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScrapeError {
+    /// The target did not answer as it should.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The text is no exposition.
+    #[error("the exposition is malformed: {0}")]
+    Malformed(#[from] ExpositionError),
+    /// Too many lines.
+    #[error("the exposition has more than {limit} samples")]
+    TooManySamples {
+        /// The limit.
+        limit: usize,
+    },
+    /// Too many labels on a line.
+    #[error("line {line}: {count} labels with the target's own, at most {limit} are taken")]
+    TooManyLabels {
+        /// Line, from 1.
+        line: usize,
+        /// How many.
+        count: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A label value is too long.
+    #[error("line {line}: label {label} has {bytes} bytes, at most {limit} are taken")]
+    LabelTooLong {
+        /// Line, from 1.
+        line: usize,
+        /// The label.
+        label: String,
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The store does not take the series.
+    #[error("line {line}: {problem}")]
+    Store {
+        /// Line, from 1.
+        line: usize,
+        /// Its words.
+        problem: AppendError,
+    },
+}
+
+/// What one good scrape brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Sample lines.
+    pub(crate) samples: usize,
+    /// Of them, not taken by the store.
+    pub(crate) refused: usize,
+    /// Series that were not there the time before.
+    pub(crate) added: usize,
+}
+
+/// What a scrape is told to be in the report series.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Report {
+    pub(crate) up: bool,
+    pub(crate) took: Duration,
+    pub(crate) taken: Taken,
+}
+
+/// A series as the target writes it.
+#[derive(Debug)]
+struct Entry {
+    text: Arc<str>,
+    id: SeriesId,
+    /// The pass it was in last; 0 for never.
+    seen: u64,
+    /// It carries its own times: such series end by themselves, never by a marker.
+    timed: bool,
+}
+
+/// A sample on its way.
+struct Pending {
+    entry: usize,
+    value: f64,
+    t_ms: Option<i64>,
+}
+
+/// The series one target showed, by their text.
+#[derive(Debug, Default)]
+pub(crate) struct Intake {
+    entries: Vec<Entry>,
+    by_text: HashMap<Arc<str>, usize>,
+    comments: HashSet<Box<str>>,
+    families: BTreeMap<String, Family>,
+    pass: u64,
+    report: Vec<SeriesId>,
+}
+
+impl Intake {
+    /// Reads an exposition into the store: all of it or, on error, nothing.
+    pub(crate) fn take(
+        &mut self,
+        store: &mut SeriesStore,
+        from: (&Target, &ScrapeSettings),
+        text: (&str, Format),
+        at_ms: i64,
+    ) -> Result<Taken, ScrapeError> {
+        let pending = self.read(store, from, text)?;
+        self.pass += 1;
+        let mut taken = Taken { samples: pending.len(), ..Taken::default() };
+        for Pending { entry, value, t_ms } in pending {
+            let entry = &mut self.entries[entry];
+            taken.added += usize::from(entry.seen == 0);
+            entry.seen = self.pass;
+            entry.timed = t_ms.is_some();
+            let t_ms = t_ms.unwrap_or(at_ms);
+            let ahead = t_ms.saturating_sub(at_ms) > AHEAD_MS_MAX;
+            if ahead || store.append_to(entry.id, t_ms, Value::Float(value), 0).is_err() {
+                taken.refused += 1;
+            }
+        }
+        self.end(store, at_ms, |entry, pass| entry.seen != pass);
+        Ok(taken)
+    }
+
+    /// Ends every series: the target did not answer, or is gone.
+    pub(crate) fn lose(&mut self, store: &mut SeriesStore, at_ms: i64) {
+        self.end(store, at_ms, |_, _| true);
+    }
+
+    /// Writes `up` and its like.
+    pub(crate) fn report(
+        &mut self,
+        store: &mut SeriesStore,
+        target: &Target,
+        report: Report,
+        at_ms: i64,
+    ) {
+        let live =
+            self.report.len() == REPORT.len() && self.report.iter().all(|id| store.is_live(*id));
+        if !live {
+            let ids = REPORT.iter().map(|name| store.series(&target.labels.with("__name__", name)));
+            // A full store has no room for these either; the target's status tells.
+            self.report = ids.collect::<Result<_, _>>().unwrap_or_default();
+        }
+        let samples = count(report.taken.samples);
+        let values = [
+            f64::from(u8::from(report.up)),
+            report.took.as_secs_f64(),
+            samples,
+            samples,
+            count(report.taken.added),
+        ];
+        for (id, value) in self.report.iter().zip(values) {
+            // Refused only when the clock stepped back: the next scrape is newer again.
+            store.append_to(*id, at_ms, Value::Float(value), 0).unwrap_or_default();
+        }
+    }
+
+    /// Ends every series and the report.
+    pub(crate) fn retire(&mut self, store: &mut SeriesStore, at_ms: i64) {
+        self.lose(store, at_ms);
+        for id in self.report.drain(..) {
+            store.append_to(id, at_ms, Value::Float(stale()), 0).unwrap_or_default();
+        }
+    }
+
+    /// What the target told about its metrics.
+    pub(crate) fn families(&self) -> &BTreeMap<String, Family> {
+        &self.families
+    }
+
+    /// Marks the end of the series that `is_over`, and forgets them.
+    fn end(&mut self, store: &mut SeriesStore, at_ms: i64, is_over: fn(&Entry, u64) -> bool) {
+        let pass = self.pass;
+        if !self.entries.iter().any(|entry| is_over(entry, pass)) {
+            return;
+        }
+        for entry in self.entries.iter().filter(|entry| is_over(entry, pass)) {
+            if entry.seen > 0 && !entry.timed {
+                // Refused when the series lives on under another spelling, or is pruned.
+                store.append_to(entry.id, at_ms, Value::Float(stale()), 0).unwrap_or_default();
+            }
+        }
+        self.entries.retain(|entry| !is_over(entry, pass));
+        let texts = self.entries.iter().enumerate();
+        self.by_text = texts.map(|(at, entry)| (Arc::clone(&entry.text), at)).collect();
+    }
+
+    fn read(
+        &mut self,
+        store: &mut SeriesStore,
+        (target, settings): (&Target, &ScrapeSettings),
+        (text, format): (&str, Format),
+    ) -> Result<Vec<Pending>, ScrapeError> {
+        if format == Format::OpenMetrics && !text.trim_end().ends_with("# EOF") {
+            // The real parser words it.
+            parse(text, format)?;
+        }
+        let mut pending = Vec::with_capacity(self.entries.len());
+        for (at, line) in text.split('\n').enumerate() {
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            if let Some(raw) = lines::cut(line, format)
+                && let Some(entry) = self.by_text.get(raw.series).copied()
+                && store.is_live(self.entries[entry].id)
+            {
+                pending.push(Pending { entry, value: raw.value, t_ms: raw.t_ms });
+            } else if line.is_empty() || self.comments.contains(line) {
+                continue;
+            } else {
+                let reader = Reader { target, settings, format, line: at + 1 };
+                pending.extend(self.learn(store, &reader, line)?);
+            }
+            if pending.len() > settings.samples_max {
+                return Err(ScrapeError::TooManySamples { limit: settings.samples_max });
+            }
+        }
+        Ok(pending)
+    }
+
+    /// Reads a line that is new here.
+    fn learn(
+        &mut self,
+        store: &mut SeriesStore,
+        reader: &Reader<'_>,
+        line: &str,
+    ) -> Result<Option<Pending>, ScrapeError> {
+        let exposition = reader.parse(line)?;
+        for (name, family) in exposition.families {
+            let known = self.families.entry(name).or_default();
+            if family.kind != Kind::Unknown {
+                known.kind = family.kind;
+            }
+            if !family.help.is_empty() {
+                known.help = family.help;
+            }
+            if !family.unit.is_empty() {
+                known.unit = family.unit;
+            }
+        }
+        let Some(sample) = exposition.samples.into_iter().next() else {
+            if self.comments.len() >= COMMENTS_MAX {
+                self.comments.clear();
+            }
+            self.comments.insert(line.into());
+            return Ok(None);
+        };
+        let labels = reader.labels(&sample)?;
+        let id = store
+            .series(&labels)
+            .map_err(|problem| ScrapeError::Store { line: reader.line, problem })?;
+        // The text of the series; a line with an exemplar is not cut and has none to remember by.
+        let text = lines::cut(line, reader.format).map_or(line, |raw| raw.series);
+        let entry = match self.by_text.get(text).copied() {
+            // It was pruned, and is there again.
+            Some(entry) => {
+                self.entries[entry].id = id;
+                entry
+            }
+            None => self.remember(text, id),
+        };
+        Ok(Some(Pending { entry, value: sample.value, t_ms: sample.t_ms }))
+    }
+
+    fn remember(&mut self, text: &str, id: SeriesId) -> usize {
+        let text: Arc<str> = text.into();
+        self.entries.push(Entry { text: Arc::clone(&text), id, seen: 0, timed: false });
+        let entry = self.entries.len() - 1;
+        self.by_text.insert(text, entry);
+        entry
+    }
+}
+
+/// What is needed to understand a line.
+struct Reader<'a> {
+    target: &'a Target,
+    settings: &'a ScrapeSettings,
+    format: Format,
+    line: usize,
+}
+
+impl Reader<'_> {
+    fn parse(&self, line: &str) -> Result<Exposition, ScrapeError> {
+        let parsed = match self.format {
+            Format::Text => parse(line, self.format),
+            Format::OpenMetrics if line == "# EOF" => parse(line, self.format),
+            Format::OpenMetrics => parse(&format!("{line}\n# EOF"), self.format),
+        };
+        parsed.map_err(|error| ExpositionError { line: self.line, ..error }.into())
+    }
+
+    /// The sample's labels with those of the target.
+    fn labels(&self, sample: &ExposedSample) -> Result<Labels, ScrapeError> {
+        let (own, exposed) = (&self.target.labels, &sample.labels);
+        let labels = if self.target.honor_labels {
+            own.merged(exposed)
+        } else {
+            let kept = exposed.iter().map(|label| {
+                if !own.has(&label.name) {
+                    return label.clone();
+                }
+                let mut name = format!("{EXPORTED}{}", label.name);
+                while own.has(&name) || exposed.has(&name) {
+                    name.insert_str(0, EXPORTED);
+                }
+                Label { name: name.into(), value: Arc::clone(&label.value) }
+            });
+            own.iter().cloned().chain(kept).collect()
+        };
+        let line = self.line;
+        let limit = self.settings.labels_max;
+        if labels.len() > limit {
+            return Err(ScrapeError::TooManyLabels { line, count: labels.len(), limit });
+        }
+        let limit = self.settings.label_bytes_max;
+        if let Some(long) = labels.iter().find(|label| label.value.len() > limit) {
+            let (label, bytes) = (long.name.to_string(), long.value.len());
+            return Err(ScrapeError::LabelTooLong { line, label, bytes, limit });
+        }
+        Ok(labels)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of samples stay far below 2^52")]
+fn count(n: usize) -> f64 {
+    n as f64
+}
+
+#[cfg(test)]
+mod tests;

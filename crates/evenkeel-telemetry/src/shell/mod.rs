@@ -1,0 +1,44 @@
+//! The sockets: scraping over HTTP, serving the API, asking another Prometheus.
+
+mod client;
+mod fetch;
+mod server;
+
+pub use client::{ClientError, PrometheusClient};
+pub use fetch::HttpFetch;
+pub use server::{Server, ServerError};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use std::time::Duration;
+
+/// An HTTP client that keeps its connections.
+type HttpClient = Client<HttpConnector, Full<Bytes>>;
+
+/// A client whose idle connections outlive the usual scrape intervals.
+fn http_client(connect_timeout: Duration) -> HttpClient {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(connect_timeout));
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .pool_max_idle_per_host(1)
+        .pool_idle_timeout(Duration::from_mins(5))
+        .build(connector)
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,10 @@
+//! Tests against the public face; one binary, so that it is linked once.
+
+#[cfg(test)]
+mod api;
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod loopback;
+#[cfg(test)]
+mod scraping;
