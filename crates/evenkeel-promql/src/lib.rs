@@ -17,6 +17,7 @@
     reason = "PromQL is float arithmetic over counts and milliseconds; exact comparison is its semantics"
 )]
 
+mod hash;
 pub mod labels;
 pub mod matcher;
 pub mod number;
@@ -37,5 +38,8 @@ pub mod annotation;
 pub mod result;
 
 pub mod engine;
+
+pub mod rules;
+pub mod template;
 
 pub mod testscript;

@@ -379,7 +379,7 @@ const TIME_DEPENDENT: [&str; 17] = [
 ];
 
 /// Whether an expression has the same value at every step.
-pub(super) fn is_invariant(expr: &Expr) -> bool {
+pub(crate) fn is_invariant(expr: &Expr) -> bool {
     match &expr.kind {
         ExprKind::Selector(selector) | ExprKind::Range { selector, .. } => selector.at.is_some(),
         ExprKind::Subquery(subquery) => subquery.at.is_some(),

@@ -28,6 +28,7 @@ use crate::ast::{Query, ValueType};
 use crate::parser::{ParseError, parse};
 use crate::result::{MatrixSeries, QueryResult, QueryValue, VectorSample};
 use crate::storage::{Storage, StorageError};
+pub(crate) use eval::is_invariant;
 use eval::{Data, Evaluator};
 use std::sync::Arc;
 

@@ -20,8 +20,6 @@ use command::{Command, Eval, When, commands};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub(crate) use compare::near;
-
 /// What a script's run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {

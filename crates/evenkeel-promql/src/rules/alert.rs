@@ -1,0 +1,284 @@
+//! Alerting rules: from pending over firing to resolved.
+
+use super::group::Context;
+use crate::ast::Query;
+use crate::labels::{Labels, METRIC_NAME};
+use crate::parser::{ParseError, parse};
+use crate::result::VectorSample;
+use crate::template::{QueryFn, Scope, render};
+use std::collections::BTreeMap;
+
+/// How long a resolved alert is kept, so that its end is told more than once.
+const RESOLVED_KEPT_MS: i64 = 15 * 60_000;
+/// Label of the alert's name.
+const ALERT_NAME: &str = "alertname";
+
+/// Where an alert stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlertState {
+    /// Its condition holds, not yet long enough.
+    Pending,
+    /// It is told.
+    Firing,
+    /// Its condition no longer holds.
+    Inactive,
+}
+
+impl AlertState {
+    /// As in the `alertstate` label and the HTTP API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Firing => "firing",
+            Self::Inactive => "inactive",
+        }
+    }
+}
+
+/// One alert of a rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActiveAlert {
+    /// Its labels, `alertname` included.
+    pub labels: Labels,
+    /// Its annotations, filled in.
+    pub annotations: BTreeMap<String, String>,
+    /// Where it stands.
+    pub state: AlertState,
+    /// The newest value of its expression.
+    pub value: f64,
+    /// Since when the condition holds, milliseconds.
+    pub active_ms: i64,
+    /// Since when it fires.
+    pub fired_ms: Option<i64>,
+    /// Since when the condition no longer holds.
+    pub resolved_ms: Option<i64>,
+    /// Since when it fires only because it has to keep firing.
+    pub kept_since_ms: Option<i64>,
+    /// When it was last handed out for sending.
+    pub sent_ms: Option<i64>,
+}
+
+/// An alert to be sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notice {
+    /// Labels with the external ones laid under them.
+    pub labels: Labels,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Begin, milliseconds.
+    pub starts_ms: i64,
+    /// End: in the past for resolved alerts, else when the receiver may forget it.
+    pub ends_ms: i64,
+    /// Whether it is over.
+    pub resolved: bool,
+    /// The rule's expression.
+    pub expr: String,
+}
+
+/// An alerting rule with its alerts.
+#[derive(Clone, Debug)]
+pub struct AlertingRule {
+    /// Its name.
+    pub name: String,
+    /// Its query.
+    pub query: Query,
+    /// How long alerts stay pending, milliseconds.
+    pub hold_ms: i64,
+    /// How long alerts keep firing, milliseconds.
+    pub keep_firing_ms: i64,
+    /// Label templates.
+    pub labels: BTreeMap<String, String>,
+    /// Annotation templates.
+    pub annotations: BTreeMap<String, String>,
+    /// Alerts by labels.
+    active: BTreeMap<Labels, ActiveAlert>,
+}
+
+impl AlertingRule {
+    /// From its parts; `Err` when the expression is no query.
+    pub fn new(name: &str, expr: &str) -> Result<Self, ParseError> {
+        Ok(Self {
+            name: name.to_owned(),
+            query: parse(expr)?,
+            hold_ms: 0,
+            keep_firing_ms: 0,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            active: BTreeMap::new(),
+        })
+    }
+
+    /// All alerts, also inactive ones that are still kept.
+    pub fn alerts(&self) -> impl Iterator<Item = &ActiveAlert> {
+        self.active.values()
+    }
+
+    /// The worst state of its alerts.
+    pub fn state(&self) -> AlertState {
+        let any = |state| self.active.values().any(|a| a.state == state);
+        if any(AlertState::Firing) {
+            AlertState::Firing
+        } else if any(AlertState::Pending) {
+            AlertState::Pending
+        } else {
+            AlertState::Inactive
+        }
+    }
+
+    /// Takes over when alerts became active, as `ALERTS_FOR_STATE` told before a restart.
+    pub fn restore(&mut self, labels: &Labels, active_ms: i64) {
+        if let Some(alert) = self.active.get_mut(labels) {
+            alert.active_ms = alert.active_ms.min(active_ms);
+        }
+    }
+
+    /// Moves the alerts on; the samples of `ALERTS` and `ALERTS_FOR_STATE`.
+    pub(super) fn advance(
+        &mut self,
+        found: &[VectorSample],
+        now_ms: i64,
+        (context, query, limit): (&Context<'_>, &QueryFn<'_>, usize),
+    ) -> Result<Vec<(Labels, f64)>, String> {
+        let mut fresh: BTreeMap<Labels, (f64, BTreeMap<String, String>)> = BTreeMap::new();
+        for sample in found {
+            let value = sample.value.as_float().unwrap_or(f64::NAN);
+            let (labels, annotations) = self.expand(&sample.labels, value, (context, query));
+            if fresh.insert(labels, (value, annotations)).is_some() {
+                return Err(
+                    "vector contains metrics with the same labelset after applying alert labels"
+                        .to_owned(),
+                );
+            }
+        }
+        for (labels, (value, annotations)) in &fresh {
+            match self.active.get_mut(labels).filter(|a| a.state != AlertState::Inactive) {
+                Some(alert) => {
+                    alert.value = *value;
+                    alert.annotations.clone_from(annotations);
+                }
+                None => {
+                    let alert = ActiveAlert {
+                        labels: labels.clone(),
+                        annotations: annotations.clone(),
+                        state: AlertState::Pending,
+                        value: *value,
+                        active_ms: now_ms,
+                        fired_ms: None,
+                        resolved_ms: None,
+                        kept_since_ms: None,
+                        sent_ms: None,
+                    };
+                    self.active.insert(labels.clone(), alert);
+                }
+            }
+        }
+        let mut out = Vec::new();
+        let mut count = 0;
+        let (hold, keep) = (self.hold_ms, self.keep_firing_ms);
+        self.active.retain(|labels, alert| {
+            let (kept, counts) = step(alert, fresh.contains_key(labels), now_ms, (hold, keep));
+            if counts {
+                count += 1;
+                out.extend(series_of(alert));
+            }
+            kept
+        });
+        if limit > 0 && count > limit {
+            self.active.clear();
+            return Err(format!("exceeded limit of {limit} with {count} alerts"));
+        }
+        Ok(out)
+    }
+
+    fn expand(
+        &self,
+        labels: &Labels,
+        value: f64,
+        (context, query): (&Context<'_>, &QueryFn<'_>),
+    ) -> (Labels, BTreeMap<String, String>) {
+        let mut scope = Scope::alert(labels, context.external_labels, value);
+        scope.query = Some(query);
+        let fill = |text: &String| {
+            render(text, &scope).unwrap_or_else(|e| format!("<error expanding template: {e}>"))
+        };
+        let mut out = labels.drop(&[METRIC_NAME]);
+        for (name, template) in &self.labels {
+            out = out.with(name, &fill(template));
+        }
+        out = out.with(ALERT_NAME, &self.name);
+        (out, self.annotations.iter().map(|(k, v)| (k.clone(), fill(v))).collect())
+    }
+
+    /// Alerts that are due for sending.
+    pub(super) fn due(
+        &mut self,
+        now_ms: i64,
+        interval_ms: i64,
+        context: &Context<'_>,
+    ) -> Vec<Notice> {
+        let mut out = Vec::new();
+        let expr = self.query.expr.to_string();
+        for alert in self.active.values_mut() {
+            if alert.state == AlertState::Pending {
+                continue;
+            }
+            let newly_resolved = match (alert.resolved_ms, alert.sent_ms) {
+                (Some(resolved), Some(sent)) => resolved > sent,
+                _ => false,
+            };
+            let resend = alert.sent_ms.is_none_or(|sent| sent + context.resend_ms <= now_ms);
+            if !newly_resolved && !resend {
+                continue;
+            }
+            alert.sent_ms = Some(now_ms);
+            let valid_ms = now_ms + 4 * interval_ms.max(context.resend_ms);
+            out.push(Notice {
+                labels: context.external_labels.merged(&alert.labels),
+                annotations: alert.annotations.clone(),
+                starts_ms: alert.fired_ms.unwrap_or(alert.active_ms),
+                ends_ms: alert.resolved_ms.unwrap_or(valid_ms),
+                resolved: alert.resolved_ms.is_some(),
+                expr: expr.clone(),
+            });
+        }
+        out
+    }
+}
+
+/// One step of an alert: whether it is kept, and whether it counts as active.
+fn step(
+    alert: &mut ActiveAlert,
+    holds: bool,
+    now_ms: i64,
+    (hold_ms, keep_ms): (i64, i64),
+) -> (bool, bool) {
+    if holds {
+        alert.kept_since_ms = None;
+    } else {
+        let mut keeps = false;
+        if alert.state == AlertState::Firing && keep_ms > 0 {
+            let since = *alert.kept_since_ms.get_or_insert(now_ms);
+            keeps = now_ms - since < keep_ms;
+        }
+        let forgotten = alert.state == AlertState::Pending
+            || alert.resolved_ms.is_some_and(|t| now_ms - t > RESOLVED_KEPT_MS);
+        if alert.state != AlertState::Inactive && !keeps {
+            alert.state = AlertState::Inactive;
+            alert.resolved_ms = Some(now_ms);
+        }
+        if !keeps {
+            return (!forgotten, false);
+        }
+    }
+    if alert.state == AlertState::Pending && now_ms - alert.active_ms >= hold_ms {
+        alert.state = AlertState::Firing;
+        alert.fired_ms = Some(now_ms);
+    }
+    (true, true)
+}
+
+fn series_of(alert: &ActiveAlert) -> [(Labels, f64); 2] {
+    let state = alert.labels.with(METRIC_NAME, "ALERTS").with("alertstate", alert.state.as_str());
+    let since = alert.labels.with(METRIC_NAME, "ALERTS_FOR_STATE");
+    [(state, 1.0), (since, alert.active_ms.div_euclid(1000) as f64)]
+}
