@@ -18,6 +18,7 @@ mod quantity;
 mod selector;
 
 pub mod canary;
+pub mod clusterconfig;
 pub mod httproute;
 
 pub use conditions::{ConditionUpdate, set_condition};
