@@ -17,6 +17,7 @@ mod intake;
 mod limits;
 mod lines;
 mod queries;
+mod rules;
 mod scrape;
 pub mod shell;
 mod target;
@@ -24,6 +25,7 @@ mod telemetry;
 
 pub use intake::ScrapeError;
 pub use limits::{Limits, ScrapeSettings};
+pub use rules::{AlertSink, GroupView, Round, RuleRunner};
 pub use scrape::{Fetch, FetchError, Fetched, Scraper, Source};
 pub use target::{Health, POD_JOB, Target, TargetStatus};
 pub use telemetry::Telemetry;

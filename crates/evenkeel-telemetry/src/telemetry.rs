@@ -15,7 +15,7 @@ use evenkeel_promql::{
 use futures::FutureExt as _;
 use jiff::Timestamp;
 
-use crate::{Limits, TargetStatus, queries::Queries};
+use crate::{Limits, TargetStatus, queries::Queries, rules::Rules};
 
 /// Memory of one sample: its time and its value.
 const SAMPLE_BYTES: usize = 16;
@@ -35,6 +35,7 @@ struct Inner {
     targets: RwLock<BTreeMap<String, TargetStatus>>,
     families: RwLock<BTreeMap<String, Family>>,
     queries: Queries,
+    rules: Rules,
 }
 
 impl Telemetry {
@@ -135,6 +136,10 @@ impl Telemetry {
     /// What targets told about their metrics, by family.
     pub fn families(&self) -> BTreeMap<String, Family> {
         self.inner.families.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.inner.rules
     }
 
     pub(crate) fn set_target(&self, status: TargetStatus) {

@@ -5,6 +5,7 @@
 mod catalog;
 mod params;
 mod query;
+mod rules;
 mod state;
 
 use bytes::Bytes;
@@ -104,8 +105,8 @@ fn answer(telemetry: &Telemetry, endpoint: &str, params: &Params) -> Result<Repl
         "labels" => catalog::label_names(telemetry, params),
         "metadata" => catalog::metadata(telemetry, params),
         "targets" => state::targets(telemetry, params),
-        "rules" => Ok(state::rules(telemetry, params)),
-        "alerts" => Ok(state::alerts(telemetry)),
+        "rules" => rules::rules(telemetry, params),
+        "alerts" => Ok(rules::alerts(telemetry)),
         "alertmanagers" => {
             Ok(json!({"activeAlertmanagers": [], "droppedAlertmanagers": []}).into())
         }

@@ -89,11 +89,25 @@ impl Params {
 
     /// Results to return at most; `None` for all.
     pub(super) fn limit(&self) -> Result<Option<usize>, ApiError> {
-        match self.get("limit") {
+        self.number("limit")
+    }
+
+    /// A count; `None` if it is not given or 0.
+    pub(super) fn number(&self, name: &str) -> Result<Option<usize>, ApiError> {
+        match self.get(name) {
             "" | "0" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
-                ApiError::parameter("limit", format!("{text:?} is not a number from 0 on"))
+                ApiError::parameter(name, format!("{text:?} is not a number from 0 on"))
             }),
+        }
+    }
+
+    /// Whether a switch is on.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name) {
+            "" | "0" | "false" => Ok(false),
+            "1" | "true" => Ok(true),
+            other => Err(ApiError::parameter(name, format!("{other:?} is not true or false"))),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What goes on: `targets`, `rules`, `alerts`, `status/buildinfo`.
+//! What goes on: `targets`, `status/buildinfo`.
 
 use evenkeel_base::format_duration;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::{TargetStatus, Telemetry};
 /// Upstream's API level this follows; clients such as Grafana choose features by it.
 const API_VERSION: &str = "3.5.0";
 /// How an instant that never was is written.
-const NEVER: &str = "0001-01-01T00:00:00Z";
+pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
 
 pub(super) fn targets(telemetry: &Telemetry, params: &Params) -> Result<Reply, ApiError> {
     let active = match params.get("state").to_lowercase().as_str() {
@@ -45,14 +45,6 @@ fn target(status: &TargetStatus) -> Value {
         "scrapeInterval": format_duration(status.interval),
         "scrapeTimeout": format_duration(status.timeout),
     })
-}
-
-pub(super) fn rules(_telemetry: &Telemetry, _params: &Params) -> Reply {
-    json!({"groups": []}).into()
-}
-
-pub(super) fn alerts(_telemetry: &Telemetry) -> Reply {
-    json!({"alerts": []}).into()
 }
 
 pub(super) fn build_info() -> Reply {

@@ -7,4 +7,6 @@ mod common;
 #[cfg(test)]
 mod loopback;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod scraping;

@@ -1,0 +1,222 @@
+//! Rule groups over the shared store: when each is due, and what its last evaluation left.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use evenkeel_base::Clock;
+use evenkeel_control::Timer;
+use evenkeel_promql::{
+    labels::Labels,
+    parser::ParseError,
+    rules::{Context, Group, Health, Notice, RuleFile},
+};
+
+use crate::Telemetry;
+
+/// How often a firing alert is told again.
+const RESEND_MS: i64 = 60_000;
+/// Looks at the groups at least this often: new ones may have come.
+const LOOK_EVERY_MS: i64 = 1_000;
+
+/// All groups, by source and in the order of their file.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    groups: Mutex<BTreeMap<(String, usize), Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    group: Group,
+    took: Duration,
+}
+
+/// What one round of evaluations did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Round {
+    /// Groups evaluated.
+    pub groups: usize,
+    /// Rules evaluated.
+    pub rules: usize,
+    /// Rules without result.
+    pub failed: usize,
+    /// Samples that their queries read.
+    pub samples_read: u64,
+    /// Alerts to be told.
+    pub notices: Vec<Notice>,
+}
+
+/// A group as it is now, for those who show it.
+#[derive(Debug, Clone)]
+pub struct GroupView {
+    /// The group.
+    pub group: Group,
+    /// How long its last evaluation took.
+    pub took: Duration,
+}
+
+impl Rules {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, usize), Entry>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Telemetry {
+    /// Puts the groups of a file (or object) in the place of those it had before.
+    ///
+    /// Groups of the same name and text go on as they are. What the others wrote ends now. An
+    /// expression that is no query leaves everything as it was.
+    pub fn set_rules(&self, source: &str, file: &RuleFile, now_ms: i64) -> Result<(), ParseError> {
+        let fresh: Vec<Group> =
+            file.groups.iter().map(|spec| Group::new(spec, source)).collect::<Result<_, _>>()?;
+        let mut groups = self.rules().lock();
+        let mut before: Vec<Entry> = Vec::new();
+        while let Some(key) = groups.keys().find(|key| key.0 == source).cloned() {
+            before.extend(groups.remove(&key));
+        }
+        for (at, group) in fresh.into_iter().enumerate() {
+            let same = before.iter().position(|entry| is_same(&entry.group, &group));
+            let entry = match same {
+                Some(same) => before.remove(same),
+                None => Entry { group, took: Duration::ZERO },
+            };
+            groups.insert((source.to_owned(), at), entry);
+        }
+        let mut store = self.write();
+        for mut gone in before {
+            gone.group.retire(&mut *store, now_ms);
+        }
+        Ok(())
+    }
+
+    /// Evaluates every group whose slot has come. Each gets the store to itself meanwhile.
+    pub fn evaluate_rules(&self, clock: &dyn Clock) -> Round {
+        let mut round = Round::default();
+        while self.evaluate_next(clock, &mut round) {}
+        round
+    }
+
+    /// Evaluates one group that is due; `false` when none is.
+    fn evaluate_next(&self, clock: &dyn Clock, round: &mut Round) -> bool {
+        let (start, options) = (clock.now(), self.options());
+        let now_ms = start.as_millisecond();
+        let context =
+            Context { options: &options, external_labels: &Labels::empty(), resend_ms: RESEND_MS };
+        let mut groups = self.rules().lock();
+        let Some(entry) = groups.values_mut().find(|entry| is_due(&entry.group, now_ms)) else {
+            return false;
+        };
+        let slot_ms = entry.group.slot_ms(now_ms);
+        let evaluation = entry.group.evaluate(&mut *self.write(), slot_ms, &context);
+        entry.took = Duration::try_from(clock.now().duration_since(start)).unwrap_or_default();
+        round.groups += 1;
+        round.rules += evaluation.rules.len();
+        round.samples_read += evaluation.samples_read;
+        for outcome in &evaluation.rules {
+            round.failed += usize::from(outcome.error.is_some());
+            if let Some(error) = &outcome.error {
+                tracing::warn!(group = entry.group.name, rule = outcome.rule, error, "rule failed");
+            }
+        }
+        round.notices.extend(evaluation.notices);
+        true
+    }
+
+    /// All groups in the order of their sources.
+    pub fn rule_groups(&self) -> Vec<GroupView> {
+        let view = |entry: &Entry| GroupView { group: entry.group.clone(), took: entry.took };
+        self.rules().lock().values().map(view).collect()
+    }
+}
+
+/// Whether a group has a slot that it was not evaluated at.
+fn is_due(group: &Group, now_ms: i64) -> bool {
+    // Another slot, not a later one: a clock that stepped back must not stop the rules.
+    group.evaluated_ms != Some(group.slot_ms(now_ms))
+}
+
+/// Whether a group would do just the same.
+fn is_same(a: &Group, b: &Group) -> bool {
+    let shape = |group: &Group| {
+        let rules: Vec<String> = group.rules.iter().map(rule_shape).collect();
+        (group.name.clone(), group.interval_ms, group.query_offset_ms, group.limit, rules)
+    };
+    shape(a) == shape(b)
+}
+
+fn rule_shape(rule: &evenkeel_promql::rules::Rule) -> String {
+    use evenkeel_promql::rules::RuleKind;
+    let text = &rule.query().text;
+    match &rule.kind {
+        RuleKind::Recording(rule) => format!("{} {text} {:?}", rule.record, rule.labels),
+        RuleKind::Alerting(rule) => format!(
+            "{} {text} {} {} {:?} {:?}",
+            rule.name, rule.hold_ms, rule.keep_firing_ms, rule.labels, rule.annotations
+        ),
+    }
+}
+
+/// The words of a rule's health for the API.
+pub(crate) fn health_words(health: &Health) -> (&'static str, &str) {
+    match health {
+        Health::Bad(reason) => (health.as_str(), reason),
+        Health::Good | Health::Unknown => (health.as_str(), ""),
+    }
+}
+
+/// Takes the alerts of the rules.
+pub trait AlertSink: Send + Sync {
+    /// Alerts that have to be told now: new, over, or due again.
+    fn tell(&self, notices: Vec<Notice>);
+}
+
+/// Evaluates rule groups at their intervals, for ever.
+pub struct RuleRunner {
+    telemetry: Telemetry,
+    clock: Arc<dyn Clock>,
+    timer: Arc<dyn Timer>,
+    sink: Option<Arc<dyn AlertSink>>,
+}
+
+impl RuleRunner {
+    /// A runner whose alerts are only shown, not told.
+    pub fn new(telemetry: Telemetry, clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
+        Self { telemetry, clock, timer, sink: None }
+    }
+
+    /// Tells alerts to somebody.
+    #[must_use]
+    pub fn with_sink(mut self, sink: Arc<dyn AlertSink>) -> Self {
+        self.sink = Some(sink);
+        self
+    }
+
+    /// Runs until dropped.
+    pub async fn run(self) {
+        loop {
+            let mut round = Round::default();
+            while self.telemetry.evaluate_next(&*self.clock, &mut round) {
+                // A group may take long: let others run in between.
+                self.timer.sleep(Duration::ZERO).await;
+            }
+            if let Some(sink) = self.sink.as_ref().filter(|_| !round.notices.is_empty()) {
+                sink.tell(round.notices);
+            }
+            self.timer.sleep(self.wait()).await;
+        }
+    }
+
+    /// Until the next slot of any group, or the next look.
+    fn wait(&self) -> Duration {
+        let now_ms = self.clock.now().as_millisecond();
+        let groups = self.telemetry.rules().lock();
+        let next = groups.values().map(|entry| {
+            let group = &entry.group;
+            group.slot_ms(now_ms).saturating_add(group.interval_ms).saturating_sub(now_ms)
+        });
+        let wait_ms = next.min().unwrap_or(LOOK_EVERY_MS).clamp(1, LOOK_EVERY_MS);
+        Duration::from_millis(wait_ms.unsigned_abs())
+    }
+}
