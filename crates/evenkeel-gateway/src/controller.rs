@@ -311,7 +311,8 @@ impl Controller {
 
     async fn report_drained(&mut self, name: Name, address: Option<IpAddr>) {
         let key = Key::of::<Pod>(&name.0, &name.1);
-        let value = address.map(|ip| ip.to_string()).unwrap_or_default();
+        // Never empty: an empty value would read as not drained.
+        let value = address.map_or_else(|| "none".to_owned(), |ip| ip.to_string());
         let patch = Patch::Merge(json!({"metadata": {"annotations": {DRAINED: value}}}));
         let options = WriteOptions { manager: CONTROLLER, ..WriteOptions::default() };
         match self.setup.ports.store.patch(&key, &patch, &options).await {

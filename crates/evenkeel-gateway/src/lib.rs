@@ -14,7 +14,7 @@
 //!
 //! Not here: TLS, HTTP/2, mirroring, cross-namespace references.
 
-mod controller;
+pub mod controller;
 mod decide;
 pub mod engine;
 mod plane;

@@ -82,7 +82,8 @@ impl RequestBody {
         }
     }
 
-    fn kept(&self) -> bool {
+    /// Whether it can be sent any number of times.
+    pub(super) fn kept(&self) -> bool {
         !matches!(self, Self::Stream { .. })
     }
 }

@@ -20,7 +20,7 @@ use super::timers::Deadline;
 use super::upstream::Upstream;
 use super::wire::{self, Head, Outgoing};
 use super::worker::Worker;
-use crate::engine::{Attempt, Attempted, End, HeaderChange, Meta, Outcome, Step};
+use crate::engine::{Attempt, Attempted, Connection, End, HeaderChange, Meta, Outcome, Step};
 
 /// A client's connection.
 #[derive(Debug)]
@@ -113,7 +113,9 @@ async fn try_once(
     attempt: Attempt,
 ) -> Tried {
     let worker = &client.worker;
-    let idle = worker.idle.borrow_mut().take(worker.now(), attempt.endpoint, attempt.connection);
+    // A body that can be sent only once deserves a connection that is surely open, too.
+    let need = if body.kept() { attempt.connection } else { Connection::Validated };
+    let idle = worker.idle.borrow_mut().take(worker.now(), attempt.endpoint, need);
     let upstream = match idle {
         Some(upstream) => upstream,
         None => match Upstream::connect(attempt.endpoint).await {

@@ -1,0 +1,222 @@
+//! From objects to configurations, status and drained pods; without sockets and without a clock.
+
+mod stage;
+
+use stage::Stage;
+
+const SERVICES: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: shop}
+spec:
+  clusterIP: 127.9.0.1
+  ports: [{name: http, port: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api-primary, namespace: shop}
+spec:
+  clusterIP: 127.9.0.2
+  ports: [{name: http, port: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api-canary, namespace: shop}
+spec:
+  clusterIP: 127.9.0.3
+  ports: [{name: http, port: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec:
+  clusterIP: 127.9.0.4
+  ports: [{name: postgres, port: 5432}, {name: metrics, port: 9187}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: api-primary-1, namespace: shop, labels: {kubernetes.io/service-name: api-primary}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [127.1.0.2], conditions: {ready: true}, targetRef: {kind: Pod, name: api-primary-6c9f-b}}
+- {addresses: [127.1.0.1], conditions: {ready: true}, targetRef: {kind: Pod, name: api-primary-6c9f-a}}
+- {addresses: [127.1.0.3], conditions: {ready: false, serving: true, terminating: true}}
+- {addresses: [127.1.0.4], conditions: {ready: false, serving: false, terminating: false}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: api-canary-1, namespace: shop, labels: {kubernetes.io/service-name: api-canary}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [127.1.0.9], conditions: {ready: true}}]
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: api-primary-6c9f-a
+  namespace: shop
+  labels: {pod-template-hash: 6c9f}
+  annotations: {evenkeel.dev/termination-gate: gateway}
+  ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: api-primary-6c9f, uid: u, controller: true}]
+status: {podIP: 127.1.0.1}
+";
+
+const ROUTE: &str = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: api, namespace: shop, generation: 3, resourceVersion: '10'}
+spec:
+  parentRefs: [{group: '', kind: Service, name: api, port: 80}]
+  rules:
+  - backendRefs:
+    - {name: api-primary, port: 80, weight: 90}
+    - {name: api-canary, port: 80, weight: 10}
+";
+
+#[test]
+fn services_and_routes_become_listeners() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    assert_eq!(stage.configuration(), "", "nothing before everything was seen once");
+    stage.sync();
+    insta::assert_snapshot!(stage.configuration(), @r"
+    1: 127.9.0.1:80 shop/api -> shop/api:80=1
+    127.9.0.2:80 shop/api-primary -> shop/api-primary:80=1
+    127.9.0.3:80 shop/api-canary -> shop/api-canary:80=1
+    127.9.0.4:9187 shop/db -> shop/db:9187=1
+    pool shop/api:80
+    pool shop/api-canary:80 127.1.0.9:8080 Ready (api-canary)
+    pool shop/api-primary:80 127.1.0.1:8080 Ready (api-primary), 127.1.0.2:8080 Ready (api-primary), 127.1.0.3:8080 Terminating (api-primary)
+    pool shop/db:5432
+    pool shop/db:9187
+    ");
+    stage.apply(ROUTE);
+    let first = stage.configuration();
+    assert!(
+        first.starts_with(
+            "2: 127.9.0.1:80 shop/api -> shop/api-primary:80=90 shop/api-canary:80=10\n"
+        ),
+        "{first}"
+    );
+    // What changes nothing is not a new configuration.
+    stage.apply(&SERVICES.replace("resourceVersion: '10'", "resourceVersion: '11'"));
+    assert_eq!(stage.configuration(), first);
+}
+
+#[test]
+fn a_route_is_reported_when_every_worker_runs_it() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    stage.apply(ROUTE);
+    stage.sync();
+    assert_eq!(stage.writes(), "", "nobody runs it yet");
+    stage.acknowledge(1);
+    insta::assert_snapshot!(stage.writes(), @"HTTPRoute/shop/api status api: Accepted=True Accepted@3, ResolvedRefs=True ResolvedRefs@3, Programmed=True Programmed@3");
+    // The next generation counts only when it runs.
+    stage.apply(
+        &ROUTE.replace("generation: 3", "generation: 4").replace("weight: 10", "weight: 20"),
+    );
+    assert_eq!(stage.writes(), "");
+    stage.acknowledge(2);
+    insta::assert_snapshot!(stage.writes(), @"HTTPRoute/shop/api status api: Accepted=True Accepted@4, ResolvedRefs=True ResolvedRefs@4, Programmed=True Programmed@4");
+}
+
+#[test]
+fn what_is_wrong_with_a_route_is_said_and_answered_with_errors() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    stage.sync();
+    stage.acknowledge(1);
+    let mut say = |change: &dyn Fn(&str) -> String| {
+        stage.apply(&change(ROUTE));
+        stage.acknowledge_all();
+        let line = stage.configuration().lines().next().unwrap_or_default().to_owned();
+        format!("{}\n{}", stage.writes(), line.split_once("-> ").map_or("", |(_, rules)| rules))
+    };
+    insta::assert_snapshot!(say(&|r| r.replace("name: api-canary", "name: nobody")), @r"
+    HTTPRoute/shop/api status api: Accepted=True Accepted@3, ResolvedRefs=False BackendNotFound@3 (Service/shop/nobody with port 80 does not exist; create it or correct the route), Programmed=True Programmed@3
+    shop/api-primary:80=90 nowhere=10
+    ");
+    insta::assert_snapshot!(say(&|r| r.replace("name: api-canary,", "name: api-canary, namespace: other,")), @r"
+    HTTPRoute/shop/api status api: Accepted=True Accepted@3, ResolvedRefs=False RefNotPermitted@3 (Service/other/api-canary is in another namespace; move it or the route), Programmed=True Programmed@3
+    shop/api-primary:80=90 nowhere=10
+    ");
+    insta::assert_snapshot!(say(&|r| r.replace("- backendRefs", "- filters: [{type: RequestMirror}]\n    backendRefs")), @r"
+    HTTPRoute/shop/api status api: Accepted=False UnsupportedValue@3 (spec.rules[0]: filter RequestMirror is not supported; change or remove it), ResolvedRefs=True ResolvedRefs@3, Programmed=False UnsupportedValue@3 (spec.rules[0]: filter RequestMirror is not supported; change or remove it)
+    nothing
+    ");
+    insta::assert_snapshot!(say(&|r| r.replace("name: api, port: 80", "name: db, port: 5432")), @r"
+    HTTPRoute/shop/api status db: Accepted=False NoMatchingParent@3 (Service/shop/db with such an HTTP port and a cluster IP does not exist), ResolvedRefs=True ResolvedRefs@3, Programmed=False NoMatchingParent@3 (Service/shop/db with such an HTTP port and a cluster IP does not exist)
+    shop/api:80=1
+    ");
+}
+
+#[test]
+fn a_gated_pod_is_emptied_and_then_said_to_be() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    stage.sync();
+    stage.acknowledge(1);
+    stage.in_flight("127.1.0.1", 2);
+    stage.delete_softly("Pod", "shop", "api-primary-6c9f-a");
+    assert!(stage.configuration().contains("127.1.0.1:8080 Draining"), "{}", stage.configuration());
+    stage.in_flight("127.1.0.1", 0);
+    assert_eq!(stage.writes(), "", "a worker may still send there");
+    stage.in_flight("127.1.0.1", 1);
+    stage.acknowledge(2);
+    assert_eq!(stage.writes(), "", "one request is left");
+    stage.in_flight("127.1.0.1", 0);
+    assert_eq!(stage.writes(), "Pod/shop/api-primary-6c9f-a evenkeel.dev/drained=127.1.0.1");
+    stage.acknowledge(3);
+    assert_eq!(stage.writes(), "", "said once");
+}
+
+#[test]
+fn gateways_serve_by_host_name() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    stage.apply(
+        r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop, generation: 1, resourceVersion: '5'}
+spec:
+  gatewayClassName: evenkeel
+  listeners:
+  - {name: web, port: 8000, protocol: HTTP, hostname: '*.example.com'}
+  - {name: tls, port: 8443, protocol: HTTPS}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: shop, generation: 1, resourceVersion: '6'}
+spec:
+  parentRefs: [{name: edge, sectionName: web}]
+  hostnames: [shop.example.com, other.org]
+  rules:
+  - matches: [{path: {value: /api}}, {headers: [{name: X-Beta, value: '1'}]}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]
+    timeouts: {request: 2s}
+    backendRefs: [{name: api-primary, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: lost, namespace: shop, generation: 1, resourceVersion: '7'}
+spec:
+  parentRefs: [{name: edge, sectionName: web}]
+  hostnames: [other.org]
+  rules: [{backendRefs: [{name: api-primary, port: 80}]}]
+",
+    );
+    stage.sync();
+    stage.acknowledge(1);
+    let configuration = stage.configuration();
+    let line = configuration.lines().next();
+    let want = "1: 127.0.0.1:8000 shop/edge -> [shop.example.com] shop/api-primary:80=1 within 2s";
+    assert_eq!(line, Some(want));
+    insta::assert_snapshot!(stage.writes(), @r"
+    HTTPRoute/shop/lost status edge: Accepted=False NoMatchingListenerHostname@1 (Gateway/shop/edge listener web serves none of the host names), ResolvedRefs=True ResolvedRefs@1, Programmed=False NoMatchingListenerHostname@1 (Gateway/shop/edge listener web serves none of the host names)
+    HTTPRoute/shop/shop status edge: Accepted=True Accepted@1, ResolvedRefs=True ResolvedRefs@1, Programmed=True Programmed@1
+    Gateway/shop/edge status Accepted=True Accepted@1, Programmed=True Programmed@1
+    ");
+}
