@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     resource::Resource,
-    value::{list_at, number_at, object_in, text, text_at},
+    value::{list_at, object_in, text, text_at},
 };
 
 /// Defaults of every write.
@@ -337,7 +337,7 @@ fn qos_class(pod: &Value) -> &'static str {
 /// Seconds of grace a pod of this body gets.
 #[cfg(test)]
 fn grace(pod: &Value) -> Option<i64> {
-    number_at(pod, "/spec/terminationGracePeriodSeconds")
+    crate::value::number_at(pod, "/spec/terminationGracePeriodSeconds")
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! An embedded Kubernetes API server: an in-memory store, and HTTPS for `kubectl`.
 mod addresses;
 mod allocate;
+mod apply;
 mod base64;
 mod conform;
 mod crd;
@@ -8,11 +9,13 @@ mod defaults;
 mod delete;
 mod error;
 mod patch;
+mod protobuf;
 mod resource;
 mod schema;
 mod server;
 mod state;
 mod subresource;
+mod table;
 mod validate;
 mod value;
 mod watch;

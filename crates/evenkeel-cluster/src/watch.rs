@@ -63,6 +63,17 @@ impl Cursor {
     }
 }
 
+impl Cursor {
+    /// The store's revision, if this reader has seen every change up to it.
+    pub(crate) fn caught_up(&self) -> Option<u64> {
+        self.shared.with(|state| {
+            let revision = state.revision;
+            let table = state.table_mut(&self.kind);
+            (table.position_now() == self.position).then_some(revision)
+        })
+    }
+}
+
 impl Drop for Cursor {
     fn drop(&mut self) {
         let watcher = self.watcher;

@@ -1,9 +1,38 @@
 //! The server's face for `kubectl` and everything else that speaks Kubernetes over HTTPS.
+
+mod discovery;
 pub(crate) mod logs;
+mod objects;
+mod openapi;
+mod reply;
+mod request;
+mod review;
+mod route;
+mod tls;
+mod watch;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::{ApiServer, LogSource};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{ApiServer, LogSource, base64};
+
+/// Connections served at once. Nine node agents and a few people need a few dozen; the rest of the
+/// file descriptors belong to others.
+const CONNECTIONS_MAX: usize = 512;
+/// Longest TLS handshake, so that a silent client does not hold a connection.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// How to serve.
 #[derive(Clone)]
@@ -19,7 +48,7 @@ pub struct HttpOptions {
     pub tls_dir: Option<PathBuf>,
 }
 
-/// A server that is running; dropping it stops it.
+/// A server that is running; dropping it stops it and closes its connections.
 #[derive(Debug)]
 pub struct Serving {
     /// Where it listens.
@@ -27,6 +56,12 @@ pub struct Serving {
     /// The certificate authority that clients must trust.
     pub ca_pem: String,
     task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// Why the server does not run.
@@ -51,10 +86,86 @@ pub enum ServeError {
 
 /// Listens with HTTPS and serves until the result is dropped.
 pub async fn serve(server: Arc<ApiServer>, options: HttpOptions) -> Result<Serving, ServeError> {
-    todo!()
+    let listen = |source| ServeError::Listen { addr: options.addr, source };
+    let listener = tokio::net::TcpListener::bind(options.addr).await.map_err(listen)?;
+    let addr = listener.local_addr().map_err(listen)?;
+    let (acceptor, ca_pem) = tls::acceptor(options.tls_dir.as_deref(), addr.ip())?;
+    let gate = Arc::new(route::Gate {
+        server,
+        tokens: options.tokens.into_iter().collect(),
+        logs: options.logs,
+    });
+    let task = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
+                    match accepted {
+                        Ok((stream, _)) => {
+                            connections.spawn(connection(stream, acceptor.clone(), gate.clone()));
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "connection not accepted");
+                            // Out of file descriptors: the others must end first.
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                        }
+                    }
+                }
+            }
+        }
+    });
+    Ok(Serving { addr, ca_pem, task })
 }
 
-/// A kubeconfig file for one user of the server.
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, gate: Arc<route::Gate>) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY not set");
+    }
+    let stream = match timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
+        Err(_) => return tracing::debug!("TLS handshake took too long"),
+    };
+    let service = hyper::service::service_fn(move |request| {
+        let gate = gate.clone();
+        async move { Ok::<_, std::convert::Infallible>(gate.handle(request).await) }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(error = error.to_string(), "connection ended");
+    }
+}
+
+/// A kubeconfig file for one user of the server. Contains the token: keep it readable for its
+/// owner alone.
 pub fn kubeconfig(serving: &Serving, token: &str) -> String {
-    todo!()
+    let mut addr = serving.addr;
+    if addr.ip().is_unspecified() {
+        addr.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    let ca = base64::encode(serving.ca_pem.as_bytes());
+    format!(
+        "apiVersion: v1\n\
+         kind: Config\n\
+         current-context: evenkeel\n\
+         clusters:\n\
+         - name: evenkeel\n\
+         \x20 cluster:\n\
+         \x20   server: https://{addr}\n\
+         \x20   certificate-authority-data: {ca}\n\
+         users:\n\
+         - name: evenkeel\n\
+         \x20 user:\n\
+         \x20   token: {token:?}\n\
+         contexts:\n\
+         - name: evenkeel\n\
+         \x20 context:\n\
+         \x20   cluster: evenkeel\n\
+         \x20   user: evenkeel\n\
+         \x20   namespace: default\n"
+    )
 }

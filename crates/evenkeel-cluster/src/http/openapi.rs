@@ -1,0 +1,116 @@
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    discovery::group_versions,
+    reply::{self, Reply},
+};
+use crate::{ApiServer, crd, error::ApiError, resource::Resource};
+
+/// Which document describes which group version.
+pub(super) fn index(server: &ApiServer) -> Value {
+    let mut paths = Map::new();
+    for (group, version, kinds) in group_versions(server) {
+        let path = path_of(&group, &version);
+        let text = render(&group, &version, &kinds).to_string();
+        let hash = evenkeel_base::stable_hash(text.as_bytes());
+        let url = format!("/openapi/v3/{path}?hash={hash:016X}");
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    json!({"paths": paths})
+}
+
+pub(super) fn document(server: &ApiServer, group: &str, version: &str) -> Result<Reply, ApiError> {
+    let found = group_versions(server)
+        .into_iter()
+        .find(|(known, served, _)| known == group && served == version);
+    let (_, _, kinds) = found.ok_or_else(ApiError::no_resource)?;
+    Ok(reply::json(200, &render(group, version, &kinds)))
+}
+
+fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// The document of one group version. Built-in kinds are only named (their fields are checked by
+/// the server when it is asked to validate); custom kinds have their real schema.
+fn render(group: &str, version: &str, kinds: &[Arc<Resource>]) -> Value {
+    let (mut paths, mut schemas) = (Map::new(), Map::new());
+    for resource in kinds {
+        let kind = &resource.kind.id.kind;
+        let gvk = json!({"group": group, "version": version, "kind": &**kind});
+        let component = component(group, version, kind);
+        schemas.insert(component.clone(), schema(resource, version, &gvk));
+        let base = format!("/{}", path_of(group, version));
+        let plural = resource.plural();
+        let collection = if resource.is_namespaced() {
+            format!("{base}/namespaces/{{namespace}}/{plural}")
+        } else {
+            format!("{base}/{plural}")
+        };
+        let body = json!({"$ref": format!("#/components/schemas/{component}")});
+        let action = |name: &str, writes: bool, media: &[&str]| {
+            let mut operation = json!({"x-kubernetes-action": name,
+                "x-kubernetes-group-version-kind": gvk,
+                "responses": {"200": {"description": "OK",
+                    "content": {"application/json": {"schema": body}}}}});
+            if writes {
+                operation["parameters"] = ["dryRun", "fieldManager", "fieldValidation", "force"]
+                    .iter()
+                    .map(|name| {
+                        json!({"name": name, "in": "query",
+                            "schema": {"type": "string", "uniqueItems": true}})
+                    })
+                    .collect();
+                let content: Map<String, Value> = media
+                    .iter()
+                    .map(|media| ((*media).to_owned(), json!({"schema": body})))
+                    .collect();
+                operation["requestBody"] = json!({"content": content});
+            }
+            operation
+        };
+        let plain = ["application/json", "application/yaml"];
+        // Without the strategic merge patch in this list kubectl takes the merge keys of the
+        // built-in kinds from its own tables.
+        let patches = [
+            "application/apply-patch+yaml",
+            "application/json-patch+json",
+            "application/merge-patch+json",
+        ];
+        paths.insert(
+            collection.clone(),
+            json!({"get": action("list", false, &[]), "post": action("post", true, &plain)}),
+        );
+        paths.insert(
+            format!("{collection}/{{name}}"),
+            json!({"get": action("get", false, &[]), "put": action("put", true, &plain),
+                "patch": action("patch", true, &patches),
+                "delete": action("delete", true, &plain)}),
+        );
+    }
+    json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.33.0"},
+        "paths": paths, "components": {"schemas": schemas}})
+}
+
+/// Name of a schema: the group backwards, then version and kind.
+fn component(group: &str, version: &str, kind: &str) -> String {
+    match group {
+        "" => format!("io.k8s.api.core.{version}.{kind}"),
+        group if !group.contains('.') => format!("io.k8s.api.{group}.{version}.{kind}"),
+        group => {
+            let backwards: Vec<&str> = group.split('.').rev().collect();
+            format!("{}.{version}.{kind}", backwards.join("."))
+        }
+    }
+}
+
+fn schema(resource: &Resource, version: &str, gvk: &Value) -> Value {
+    let mut schema = match resource.custom().and_then(|custom| custom.version(version)) {
+        Some(version) => crd::schema_or_empty(&version.schema),
+        None => json!({"type": "object"}),
+    };
+    schema["x-kubernetes-group-version-kind"] = json!([gvk]);
+    schema
+}
