@@ -43,3 +43,5 @@ pub mod rules;
 pub mod template;
 
 pub mod testscript;
+
+pub mod test_rules;

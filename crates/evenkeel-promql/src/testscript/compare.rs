@@ -195,7 +195,8 @@ pub(crate) fn near(a: f64, b: f64) -> bool {
     difference / sum.min(f64::MAX) < EPSILON
 }
 
-fn near_histogram(a: &Histogram, b: &Histogram) -> bool {
+/// Histograms equal within the tolerance.
+pub(crate) fn near_histogram(a: &Histogram, b: &Histogram) -> bool {
     a.schema == b.schema
         && near(a.count, b.count)
         && near(a.sum, b.sum)

@@ -17,6 +17,7 @@ use crate::result::{QueryResult, QueryValue, VectorSample};
 use crate::sample::Value;
 use crate::series::SeriesStore;
 use command::{Command, Eval, When, commands};
+pub(crate) use compare::{near, near_histogram as same_histograms};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
