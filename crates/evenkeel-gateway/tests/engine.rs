@@ -1,4 +1,5 @@
 //! Decisions of the engine, as tables and properties.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
 //! From objects to configurations, status and drained pods; without sockets and without a clock.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod stage;
 

@@ -1,4 +1,5 @@
 //! The gateway on real sockets: clients, endpoints and faults between them.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod backend;
 mod client;
