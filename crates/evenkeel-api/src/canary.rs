@@ -416,9 +416,9 @@ pub struct RunStatus {
     /// Seconds the last rollback took, from the decision to the gateway's confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_seconds: Option<f64>,
-    /// What is wrong with the Canary itself, as last told.
+    /// What it waits for or what is wrong with it, as last told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
+    pub note: Option<String>,
     /// Events that event webhooks have not been told yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub untold: Vec<UntoldEvent>,

@@ -1,1 +1,117 @@
 //! Canary releases as Flagger defines them, decided by a pure function.
+//!
+//! ```text
+//! Canary --names--> Deployment X ("canary", at zero replicas between releases)
+//!    makes: Deployment X-primary (serves), Services X, X-primary, X-canary, HTTPRoute X
+//!    route X: X-primary 100-w %, X-canary w %      status of the route: the gateway's word
+//! ```
+//! A new pod template in X starts a run: scale X up, then step by step more weight, a check after
+//! each interval, and either X-primary gets the template (promotion) or the weight goes back to 0
+//! (rollback). Two things are ours: the interval of a weight starts only when the gateway has
+//! confirmed that every worker routes by it, and nothing is scaled down before the gateway has
+//! confirmed that it gets no traffic. **The weight in the route is the truth**; whatever else is
+//! needed to go on after a crash stands in the Canary's status.
+//!
+//! Not here: sending requests (the host runs the load tester's [`loadtester::LoadPlan`]), the
+//! evaluation of `PromQL`, other routers than the Gateway API, DaemonSet and Service targets,
+//! autoscalers, A/B matching, mirroring, session affinity: those are refused by name.
+#![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
+
+mod checks;
+mod configs;
+mod decide;
+mod diff;
+mod draft;
+mod finish;
+mod hooks;
+mod init;
+mod observe;
+mod revert;
+mod rules;
+mod run;
+mod services;
+mod view;
+mod workload;
+
+pub mod loadtester;
+pub mod reasons;
+
+use evenkeel_api::{Key, canary::Canary, httproute::HttpRoute};
+use evenkeel_control::{
+    BoxFuture, Controller, Interest, ObserveError, Plan, Ports, RunLoop, Wakes,
+};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+
+pub use view::CanaryView;
+
+/// Canaries worked on at once: webhooks make one wait, and the others must not wait with it.
+const CONCURRENCY: usize = 32;
+
+/// What a host may switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Waits for the gateway's confirmation before a check window starts and before anything is
+    /// scaled down. Off only to show what it is good for.
+    pub confirm: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { confirm: true }
+    }
+}
+
+/// The controller of [`Canary`] objects.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CanaryController {
+    /// What the host switched.
+    pub settings: Settings,
+}
+
+/// Adds the Canary controller to a loop.
+#[must_use]
+pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
+    run.with(CanaryController { settings })
+}
+
+impl Controller for CanaryController {
+    type View = CanaryView;
+
+    fn name(&self) -> &'static str {
+        "delivery"
+    }
+
+    fn interests(&self) -> Vec<Interest> {
+        // A target does not know its Canary; there are few Canaries per namespace.
+        let neighbours = |obj: &evenkeel_api::Obj| Wakes::Namespace(obj.namespace().to_owned());
+        vec![
+            Interest::own::<Canary>(),
+            Interest::mapped::<Deployment>(neighbours),
+            Interest::mapped::<Service>(neighbours),
+            Interest::mapped::<EndpointSlice>(neighbours),
+            Interest::mapped::<ConfigMap>(neighbours),
+            Interest::mapped::<Secret>(neighbours),
+            Interest::owned_by::<HttpRoute, Canary>(),
+        ]
+    }
+
+    fn observe<'a>(
+        &'a self,
+        key: &'a Key,
+        ports: &'a Ports,
+    ) -> BoxFuture<'a, Result<Option<CanaryView>, ObserveError>> {
+        Box::pin(observe::observe(key, ports, self.settings))
+    }
+
+    fn decide(&self, view: &CanaryView) -> Plan {
+        decide::decide(view)
+    }
+
+    fn concurrency(&self) -> usize {
+        CONCURRENCY
+    }
+}

@@ -1,0 +1,338 @@
+//! What a new version is measured by: queries, and what their answers mean.
+
+use std::time::Duration;
+
+use evenkeel_api::canary::MetricTemplate;
+use evenkeel_base::format_duration;
+use evenkeel_control::{MetricsError, Sample};
+
+use crate::{
+    rules::{MetricKind, MetricRule, MetricSource},
+    services::Names,
+};
+
+/// Shortest window that is asked about: below it a rate has no two samples anywhere.
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+
+/// The answer to one query.
+pub(crate) type Answer = Result<Vec<Sample>, MetricsError>;
+
+/// A query that must be answered before the check can be judged.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Unanswered(pub(crate) String);
+
+/// How one check ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Checked {
+    /// Within its bounds.
+    Passed,
+    /// Outside; in words.
+    Failed(String),
+    /// No answer that means anything; in words.
+    NoData(String),
+}
+
+/// What a check needs besides its rule.
+pub(crate) struct Asked<'a> {
+    pub(crate) names: &'a Names,
+    /// Name of the Canary.
+    pub(crate) canary: &'a str,
+    pub(crate) source: MetricSource,
+    /// Time since the present weight was confirmed: nothing older is looked at.
+    pub(crate) since_confirmed: Duration,
+    /// The template, when the rule names one and it exists.
+    pub(crate) template: Option<&'a MetricTemplate>,
+}
+
+impl Asked<'_> {
+    /// Judges one metric by the answers there are.
+    ///
+    /// **Errors**: a query that has no answer yet.
+    pub(crate) fn judge(
+        &self,
+        rule: &MetricRule,
+        answer: impl Fn(&str) -> Option<Answer>,
+    ) -> Result<Checked, Unanswered> {
+        let answer = |query: String| answer(&query).ok_or(Unanswered(query));
+        let value = match &rule.kind {
+            MetricKind::SuccessRate => self.success_pct(rule, answer)?,
+            MetricKind::Duration => self.duration_ms(rule, answer)?,
+            MetricKind::Query(query) => match self.fill(query, rule, &[]) {
+                Ok(query) => value(answer(query)?),
+                Err(problem) => Err(problem),
+            },
+            MetricKind::Template(reference, variables) => match self.template {
+                None => Err(format!("MetricTemplate {} is not there", reference.name)),
+                Some(template) if template.spec.provider.kind != "prometheus" => Err(format!(
+                    "MetricTemplate {}: provider {:?} is not supported; use prometheus",
+                    reference.name, template.spec.provider.kind
+                )),
+                Some(template) => match self.fill(&template.spec.query, rule, variables) {
+                    Ok(query) => value(answer(query)?),
+                    Err(problem) => Err(problem),
+                },
+            },
+        };
+        Ok(match value {
+            Ok(value) => self.compare(rule, value),
+            Err(problem) => Checked::NoData(problem),
+        })
+    }
+
+    fn window(&self, rule: &MetricRule) -> String {
+        let window = rule.window.min(self.since_confirmed).max(WINDOW_MIN);
+        format!("{}ms", window.as_millis())
+    }
+
+    fn mesh_selector(&self) -> String {
+        format!(
+            "reporter=\"destination\",destination_workload_namespace=\"{}\",\
+             destination_workload=~\"{}\"",
+            self.names.namespace, self.names.target
+        )
+    }
+
+    fn pod_selector(&self) -> String {
+        format!(
+            "kubernetes_namespace=\"{}\",\
+             kubernetes_pod_name=~\"{}-[0-9a-zA-Z]+(-[0-9a-zA-Z]+)\"",
+            self.names.namespace, self.names.target
+        )
+    }
+
+    /// Percent of answers that were not 5xx. Asked as two sums, because a vector that has no bad
+    /// (or no good) answer in it has no element at all.
+    fn success_pct(
+        &self,
+        rule: &MetricRule,
+        answer: impl Fn(String) -> Result<Answer, Unanswered>,
+    ) -> Result<Result<f64, String>, Unanswered> {
+        let window = self.window(rule);
+        let mesh = (format!("istio_requests_total{{{}", self.mesh_selector()), "response_code");
+        let pods =
+            (format!("http_request_duration_seconds_count{{{}", self.pod_selector()), "status");
+        let mut outcome = Err("no values found".to_owned());
+        for (series, label) in self.sources(mesh, pods) {
+            let all = value(answer(format!("sum(rate({series}}}[{window}]))"))?);
+            let all = match all {
+                Ok(all) if all > 0.0 => all,
+                Ok(_) => continue,
+                Err(problem) => {
+                    outcome = Err(problem);
+                    continue;
+                }
+            };
+            let bad = answer(format!("sum(rate({series},{label}=~\"5.*\"}}[{window}]))"))?;
+            let bad = match bad {
+                Ok(samples) => samples.last().map_or(0.0, |sample| sample.value),
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            let bad = if bad.is_nan() { 0.0 } else { bad };
+            return Ok(Ok(100.0 * (1.0 - bad / all)));
+        }
+        Ok(outcome)
+    }
+
+    /// 99th percentile in milliseconds.
+    fn duration_ms(
+        &self,
+        rule: &MetricRule,
+        answer: impl Fn(String) -> Result<Answer, Unanswered>,
+    ) -> Result<Result<f64, String>, Unanswered> {
+        let window = self.window(rule);
+        let mesh = (
+            format!("istio_request_duration_milliseconds_bucket{{{}}}", self.mesh_selector()),
+            1.0,
+        );
+        let pods =
+            (format!("http_request_duration_seconds_bucket{{{}}}", self.pod_selector()), 1000.0);
+        let mut outcome = Err("no values found".to_owned());
+        for (series, scale) in self.sources(mesh, pods) {
+            let query = format!("histogram_quantile(0.99, sum by (le) (rate({series}[{window}])))");
+            match value(answer(query)?) {
+                Ok(value) => return Ok(Ok(value * scale)),
+                Err(problem) => outcome = Err(problem),
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn sources<T>(&self, mesh: T, pods: T) -> Vec<T> {
+        match self.source {
+            MetricSource::Mesh => vec![mesh],
+            MetricSource::MeshOrPods => vec![mesh, pods],
+        }
+    }
+
+    /// Fills `{{ name }}` and its like in; what is unknown is named.
+    fn fill(
+        &self,
+        query: &str,
+        rule: &MetricRule,
+        variables: &[(String, String)],
+    ) -> Result<String, String> {
+        let interval = self.window(rule);
+        let known = |name: &str| match name {
+            "name" => Some(self.canary),
+            "namespace" => Some(self.names.namespace.as_str()),
+            "target" => Some(self.names.target.as_str()),
+            "service" | "ingress" | "route" => Some(self.names.apex.as_str()),
+            "interval" => Some(interval.as_str()),
+            other => {
+                let wanted = other.strip_prefix("variables.")?;
+                let of = variables.iter().find(|(name, _)| name == wanted);
+                of.map(|(_, value)| value.as_str())
+            }
+        };
+        let mut filled = String::new();
+        let mut rest = query;
+        while let Some((before, after)) = rest.split_once("{{") {
+            let Some((name, after)) = after.split_once("}}") else {
+                return Err(format!("metric {}: {{{{ is not closed in the query", rule.name));
+            };
+            filled.push_str(before);
+            let name = name.trim().trim_start_matches('.');
+            filled.push_str(known(name).ok_or_else(|| {
+                format!("metric {}: {name:?} is not known in the query", rule.name)
+            })?);
+            rest = after;
+        }
+        filled.push_str(rest);
+        Ok(filled.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
+    fn compare(&self, rule: &MetricRule, value: f64) -> Checked {
+        let full = self.names.full();
+        let wrong = |sign: &str, limit: f64| {
+            let text = match rule.kind {
+                MetricKind::SuccessRate => {
+                    format!("success rate {value:.2}% {sign} {limit}%")
+                }
+                MetricKind::Duration => {
+                    let ms = |value: f64| {
+                        let time = Duration::try_from_secs_f64(value / 1000.0);
+                        format_duration(time.unwrap_or_default())
+                    };
+                    format!("request duration {} {sign} {}", ms(value), ms(limit))
+                }
+                MetricKind::Query(_) | MetricKind::Template(..) => {
+                    format!("{} {value:.2} {sign} {limit}", rule.name)
+                }
+            };
+            Checked::Failed(format!("Halt {full} advancement {text}"))
+        };
+        match (rule.bounds.min, rule.bounds.max) {
+            (Some(min), _) if value < min => wrong("<", min),
+            (_, Some(max)) if value > max => wrong(">", max),
+            _ => Checked::Passed,
+        }
+    }
+}
+
+/// The last element's value, as Flagger takes it; NaN is no value.
+fn value(answer: Answer) -> Result<f64, String> {
+    match answer {
+        Ok(samples) => match samples.last() {
+            Some(sample) if !sample.value.is_nan() => Ok(sample.value),
+            _ => Err("no values found".to_owned()),
+        },
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use evenkeel_api::canary::{CanarySpec, ObjectRef, ThresholdRange};
+    use insta::assert_snapshot;
+    use serde_json::json;
+
+    use super::*;
+
+    fn names() -> Names {
+        let target_ref = ObjectRef { name: "api".to_owned(), ..ObjectRef::default() };
+        Names::of(&CanarySpec { target_ref, ..CanarySpec::default() }, "shop")
+    }
+
+    /// Judges with a table of `part of the query -> value`; a query not in it has no data.
+    fn judge(
+        kind: MetricKind,
+        min: Option<f64>,
+        max: Option<f64>,
+        table: &[(&str, f64)],
+    ) -> String {
+        let names = names();
+        let template: MetricTemplate = serde_json::from_value(json!({"spec": {
+            "provider": {"type": "prometheus"},
+            "query": "sum(errors{app=\"{{ target }}-primary\",\n  v=\"{{ variables.v }}\"}[{{interval}}])"}}))
+        .unwrap();
+        let asked = Asked {
+            names: &names,
+            canary: "api",
+            source: MetricSource::MeshOrPods,
+            since_confirmed: Duration::from_secs(10),
+            template: Some(&template),
+        };
+        let bounds = ThresholdRange { min, max };
+        let window = Duration::from_secs(60);
+        let rule = MetricRule { name: "m".to_owned(), window, bounds, kind };
+        let checked = asked.judge(&rule, |query| {
+            let hit = table.iter().find(|(part, _)| query.contains(part));
+            let sample =
+                |(_, value): &(&str, f64)| Sample { labels: BTreeMap::new(), value: *value };
+            Some(Ok(hit.map(sample).into_iter().collect()))
+        });
+        format!("{checked:?}")
+    }
+
+    #[test]
+    fn the_success_rate_counts_what_is_not_5xx() {
+        let rate = |table: &[(&str, f64)]| judge(MetricKind::SuccessRate, Some(99.0), None, table);
+        assert_snapshot!(rate(&[("response_code", 0.02), ("istio_requests_total", 2.0)]), @"Ok(Passed)");
+        assert_snapshot!(rate(&[("response_code", 0.1), ("istio_requests_total", 2.0)]), @r#"Ok(Failed("Halt api.shop advancement success rate 95.00% < 99%"))"#);
+        // No bad answer at all means no series of them.
+        assert_snapshot!(judge(MetricKind::SuccessRate, Some(100.0), None, &[("istio_requests_total{reporter=\"destination\",destination_workload_namespace=\"shop\",destination_workload=~\"api\"}[10000ms]", 2.0)]), @"Ok(Passed)");
+        assert_snapshot!(rate(&[("status", 1.0), ("seconds_count", 2.0)]), @r#"Ok(Failed("Halt api.shop advancement success rate 50.00% < 99%"))"#);
+        assert_snapshot!(rate(&[("istio_requests_total", 0.0)]), @r#"Ok(NoData("no values found"))"#);
+        assert_snapshot!(rate(&[]), @r#"Ok(NoData("no values found"))"#);
+    }
+
+    #[test]
+    fn durations_are_compared_in_milliseconds() {
+        let p99 = |table: &[(&str, f64)]| judge(MetricKind::Duration, None, Some(500.0), table);
+        assert_snapshot!(p99(&[("milliseconds_bucket", 800.0)]), @r#"Ok(Failed("Halt api.shop advancement request duration 800ms > 500ms"))"#);
+        assert_snapshot!(p99(&[("seconds_bucket", 0.4)]), @"Ok(Passed)");
+        assert_snapshot!(p99(&[("milliseconds_bucket", f64::NAN)]), @r#"Ok(NoData("no values found"))"#);
+    }
+
+    #[test]
+    fn queries_and_templates_are_filled_in() {
+        let query = |text: &str| {
+            let kind = MetricKind::Query(text.to_owned());
+            judge(kind, None, Some(1.0), &[("x{ns=\"shop\"}[10000ms]", 2.0)])
+        };
+        assert_snapshot!(query("x{ns=\"{{ namespace }}\"}[{{ interval }}]"), @r#"Ok(Failed("Halt api.shop advancement m 2.00 > 1"))"#);
+        assert_snapshot!(query("{{ nonsense }}"), @r#"Ok(NoData("metric m: \"nonsense\" is not known in the query"))"#);
+        let template =
+            MetricKind::Template(Default::default(), vec![("v".to_owned(), "7".to_owned())]);
+        assert_snapshot!(judge(template, None, Some(1.0), &[("errors{app=\"api-primary\", v=\"7\"}[10000ms]", 0.5)]), @"Ok(Passed)");
+    }
+
+    #[test]
+    fn a_missing_answer_is_asked_for() {
+        let names = names();
+        let asked = Asked {
+            names: &names,
+            canary: "api",
+            source: MetricSource::Mesh,
+            since_confirmed: Duration::from_secs(90),
+            template: None,
+        };
+        let bounds = ThresholdRange { min: None, max: Some(1.0) };
+        let window = Duration::from_secs(60);
+        let kind = MetricKind::Query("up".to_owned());
+        let rule = MetricRule { name: "m".to_owned(), window, bounds, kind };
+        assert_eq!(asked.judge(&rule, |_| None), Err(Unanswered("up".to_owned())));
+    }
+}

@@ -1,0 +1,99 @@
+//! Differences between JSON values, as RFC 7386 merge patches.
+
+use serde_json::{Map, Value};
+
+/// The merge patch from `have` to exactly `want`; `None` when they are equal.
+pub(crate) fn between(have: &Value, want: &Value) -> Option<Value> {
+    let (Value::Object(have), Value::Object(want)) = (have, want) else {
+        return (have != want).then(|| want.clone());
+    };
+    let mut patch = Map::new();
+    for (name, want) in want {
+        let part = match have.get(name) {
+            None if want.is_null() => None,
+            None => Some(want.clone()),
+            Some(have) => between(have, want),
+        };
+        if let Some(part) = part {
+            patch.insert(name.clone(), part);
+        }
+    }
+    for name in have.keys().filter(|name| !want.contains_key(*name)) {
+        patch.insert(name.clone(), Value::Null);
+    }
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+/// Whether `have` has every field of `want`; elements of lists may have more fields.
+pub(crate) fn covers(have: &Value, want: &Value) -> bool {
+    match (have, want) {
+        (Value::Object(have), Value::Object(want)) => want
+            .iter()
+            .all(|(name, want)| have.get(name).map_or(want.is_null(), |have| covers(have, want))),
+        (Value::Array(have), Value::Array(want)) => {
+            have.len() == want.len() && have.iter().zip(want).all(|(have, want)| covers(have, want))
+        }
+        _ => have == want,
+    }
+}
+
+/// Text that is the same for equal values, in whatever order their fields were written.
+pub(crate) fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            let mut names: Vec<&String> = fields.keys().collect();
+            names.sort();
+            let field = |name: &&String| format!("{name:?}:{}", canonical(&fields[*name]));
+            let known = |name: &&String| !fields[*name].is_null();
+            format!(
+                "{{{}}}",
+                names
+                    .iter()
+                    .copied()
+                    .filter(known)
+                    .map(|n| field(&n))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            )
+        }
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A short, opaque, stable mark of a value.
+pub(crate) fn mark(value: &Value) -> String {
+    format!("{:016x}", evenkeel_base::stable_hash(canonical(value).as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_patch_sets_what_is_new_and_removes_what_is_gone() {
+        let have = json!({"a": 1, "b": {"c": 2, "d": 3}, "e": [1]});
+        let want = json!({"a": 1, "b": {"c": 4}, "e": [2]});
+        assert_eq!(between(&have, &want), Some(json!({"b": {"c": 4, "d": null}, "e": [2]})));
+        assert_eq!(between(&have, &have), None);
+    }
+
+    #[test]
+    fn the_order_of_fields_makes_no_difference() {
+        let (a, b) =
+            (json!({"x": 1, "y": [{"p": 1, "q": null}]}), json!({"y": [{"p": 1}], "x": 1}));
+        assert_eq!(mark(&a), mark(&b));
+        assert_ne!(mark(&a), mark(&json!({"y": [{"p": 2}], "x": 1})));
+    }
+
+    #[test]
+    fn servers_may_add_defaults() {
+        let have = json!({"spec": {"ports": [{"port": 80, "protocol": "TCP"}], "x": 1}});
+        assert!(covers(&have, &json!({"spec": {"ports": [{"port": 80}]}})));
+        assert!(!covers(&have, &json!({"spec": {"ports": []}})));
+    }
+}

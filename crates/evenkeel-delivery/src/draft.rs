@@ -1,0 +1,225 @@
+use std::time::Duration;
+
+use evenkeel_api::{
+    ConditionUpdate, Obj,
+    canary::{CanaryStatus, Phase, RollbackStatus, RunStatus, UntoldEvent},
+    set_condition,
+};
+use evenkeel_control::{Action, EventNote, EventType, Plan};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::Value;
+
+use crate::{
+    CanaryView, diff,
+    reasons::{ACCEPTED, PROMOTED, SYNCED},
+};
+
+/// Events kept for event webhooks that do not keep up.
+const UNTOLD_MAX: usize = 16;
+
+/// How loud an alert is, from least to most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Severity {
+    Info,
+    Warn,
+    Error,
+}
+
+impl Severity {
+    fn parse(text: Option<&str>) -> Self {
+        match text {
+            Some("error") => Self::Error,
+            Some("warn") => Self::Warn,
+            _ => Self::Info,
+        }
+    }
+}
+
+/// A plan in the making, with the status as it will be.
+pub(crate) struct Draft<'a> {
+    view: &'a CanaryView,
+    plan: Plan,
+    pub(crate) status: CanaryStatus,
+    pub(crate) run: RunStatus,
+    problem: Option<(&'static str, String)>,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(view: &'a CanaryView) -> Self {
+        let status = view.status();
+        let run = status.evenkeel.clone().unwrap_or_default();
+        Self { view, plan: Plan::default(), status, run, problem: None }
+    }
+
+    /// Does this, whatever revision its target is at.
+    pub(crate) fn act(&mut self, action: Action) -> &mut Self {
+        self.plan.actions.push(action);
+        self
+    }
+
+    /// Does all of these in order, whatever revision their targets are at.
+    pub(crate) fn act_all(&mut self, actions: Vec<Action>) -> &mut Self {
+        self.plan.actions.extend(actions);
+        self
+    }
+
+    /// Does this only if the object is still as it was seen.
+    pub(crate) fn act_if_unchanged(&mut self, action: Action, seen: &Obj) -> &mut Self {
+        self.plan.assumed.push((seen.key().clone(), seen.revision()));
+        self.act(action)
+    }
+
+    pub(crate) fn phase(&mut self, phase: Phase) -> &mut Self {
+        self.status.phase = phase;
+        self
+    }
+
+    /// One tick of the run is over.
+    pub(crate) fn tick(&mut self) -> &mut Self {
+        self.run.tick += 1;
+        self.run.ticked_at = Some(self.view.now);
+        self.run.note = None;
+        self
+    }
+
+    /// The route has this share for the canary from now on; its window starts when the gateway has
+    /// confirmed it.
+    pub(crate) fn weight(&mut self, pct: i32) -> &mut Self {
+        self.status.canary_weight = pct;
+        self.run.step_failed_checks = 0;
+        self.run.confirmed_generation = None;
+        self.run.confirmed_at = (!self.view.settings.confirm).then_some(self.view.now);
+        self
+    }
+
+    pub(crate) fn event(&mut self, message: String) -> &mut Self {
+        self.tell(EventType::Normal, message)
+    }
+
+    pub(crate) fn warning(&mut self, message: String) -> &mut Self {
+        self.tell(EventType::Warning, message)
+    }
+
+    fn tell(&mut self, kind: EventType, message: String) -> &mut Self {
+        let spec = &self.view.canary.spec;
+        if spec.analysis.webhooks.iter().any(|hook| hook.kind.as_deref() == Some("event")) {
+            if self.run.untold.len() == UNTOLD_MAX {
+                self.run.untold.remove(0);
+            }
+            let (kind, at) = (kind.as_str().to_owned(), self.view.now);
+            self.run.untold.push(UntoldEvent { kind, message: message.clone(), at });
+        }
+        let about = self.view.obj.key().clone();
+        self.plan.events.push(EventNote { about, kind, reason: SYNCED, message });
+        self
+    }
+
+    /// Says what is waited for, once for as long as it stays the same.
+    pub(crate) fn note(&mut self, message: String) -> &mut Self {
+        if self.run.note.as_ref() != Some(&message) {
+            self.warning(message.clone());
+            self.run.note = Some(message);
+        }
+        self
+    }
+
+    /// Tells whoever the Canary's alerts name.
+    pub(crate) fn alert(&mut self, severity: Severity, message: &str) -> &mut Self {
+        for alert in &self.view.canary.spec.analysis.alerts {
+            if Severity::parse(alert.severity.as_deref()) <= severity {
+                let channel = alert.provider_ref.name.clone();
+                self.act(Action::Notify { channel, message: message.to_owned() });
+            }
+        }
+        self
+    }
+
+    /// The spec or its surroundings forbid to act; shown as a condition until it is mended.
+    pub(crate) fn problem(&mut self, reason: &'static str, message: String) -> &mut Self {
+        self.note(message.clone());
+        self.problem = Some((reason, message));
+        self
+    }
+
+    /// Takes the new version out of traffic from the next plan on. The decision is written down
+    /// first, so that a crash cannot forget it.
+    pub(crate) fn roll_back(&mut self, cause: String) -> &mut Self {
+        self.warning(format!("Rolling back {} {cause}", self.view.names.full()));
+        self.run.rollback = Some(RollbackStatus { cause, since: self.view.now });
+        self.wake(Duration::ZERO)
+    }
+
+    pub(crate) fn wake(&mut self, after: Duration) -> &mut Self {
+        let old = self.plan.wake_after;
+        self.plan.wake_after = Some(old.map_or(after, |old| old.min(after)));
+        self
+    }
+
+    /// The plan, with the difference between the old and the new status.
+    pub(crate) fn done(mut self, reason: &'static str) -> Plan {
+        let old = self.view.status();
+        let shown = |s: &CanaryStatus| (s.phase, s.canary_weight, s.failed_checks, s.iterations);
+        if shown(&old) != shown(&self.status) {
+            self.status.last_transition_time = Some(Time(self.view.now));
+        }
+        self.conditions();
+        let run = (self.run != RunStatus::default()).then_some(self.run);
+        self.status.evenkeel = run;
+        // A status is plain data; that it serialises is checked by the tests of its kind.
+        let want = serde_json::to_value(&self.status).unwrap_or_default();
+        let have = self.view.obj.json().get("status").cloned().unwrap_or(Value::Null);
+        let patch = if have.is_null() { Some(want) } else { diff::between(&have, &want) };
+        let mut plan = self.plan;
+        plan.reason = reason;
+        match patch {
+            Some(patch) => plan.with_status(self.view.obj.key().clone(), patch),
+            None => plan,
+        }
+    }
+
+    fn conditions(&mut self) {
+        let observed_generation = self.view.obj.generation();
+        let now = self.view.now;
+        match &self.problem {
+            Some((reason, message)) => {
+                let update = ConditionUpdate {
+                    kind: ACCEPTED,
+                    status: "False",
+                    reason,
+                    message,
+                    observed_generation,
+                };
+                set_condition(&mut self.status.conditions, &update, now);
+            }
+            None => self.status.conditions.retain(|condition| condition.type_ != ACCEPTED),
+        }
+        let Some((status, message)) = meaning(self.status.phase) else { return };
+        let update = ConditionUpdate {
+            kind: PROMOTED,
+            status,
+            reason: self.status.phase.as_str(),
+            message,
+            observed_generation,
+        };
+        set_condition(&mut self.status.conditions, &update, now);
+    }
+}
+
+/// Status and message of the condition `Promoted` in a phase.
+fn meaning(phase: Phase) -> Option<(&'static str, &'static str)> {
+    Some(match phase {
+        Phase::New | Phase::Terminating | Phase::Terminated => return None,
+        Phase::Initializing => ("Unknown", "New Deployment detected, starting initialization."),
+        Phase::Initialized => ("True", "Deployment initialization completed."),
+        Phase::Waiting | Phase::WaitingPromotion => ("Unknown", "Waiting for approval."),
+        Phase::Progressing => ("Unknown", "New revision detected, progressing canary analysis."),
+        Phase::Promoting => {
+            ("Unknown", "Canary analysis completed, starting primary rolling update.")
+        }
+        Phase::Finalising => {
+            ("Unknown", "Canary analysis completed, routing all traffic to primary.")
+        }
+        Phase::Succeeded => ("True", "Canary analysis completed successfully, promotion finished."),
+        Phase::Failed => ("False", "Canary analysis failed, Deployment scaled to zero."),
+    })
+}

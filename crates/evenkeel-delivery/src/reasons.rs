@@ -1,0 +1,75 @@
+//! Every reason that events, conditions and plans of this crate carry.
+
+/// Reason of every event, as Flagger's.
+pub const SYNCED: &str = "Synced";
+
+/// Condition that says whether the spec can be acted on; only there while it cannot.
+pub const ACCEPTED: &str = "Accepted";
+/// Flagger's one condition.
+pub const PROMOTED: &str = "Promoted";
+
+/// Another Canary has this target.
+pub const DUPLICATE_TARGET: &str = "DuplicateTarget";
+/// A field cannot be acted on.
+pub const INVALID_SPEC: &str = "InvalidSpec";
+/// The target is not there.
+pub const TARGET_MISSING: &str = "TargetMissing";
+/// The primary copy is gone and cannot be made from a version that was judged.
+pub const PRIMARY_MISSING: &str = "PrimaryMissing";
+
+/// `spec.suspend` is set.
+pub const SUSPENDED: &str = "Suspended";
+/// Objects are being made.
+pub const MAKING_OBJECTS: &str = "MakingObjects";
+/// The primary copy is not ready.
+pub const PRIMARY_UNREADY: &str = "PrimaryUnready";
+/// The canary is not ready.
+pub const CANARY_UNREADY: &str = "CanaryUnready";
+/// Endpoints of a ready workload have not shown up yet.
+pub const ENDPOINTS_PENDING: &str = "EndpointsPending";
+/// The gateway does not route by the present weight yet.
+pub const CONFIRMATION_PENDING: &str = "ConfirmationPending";
+/// Objects stand; the target is put out of the way.
+pub const INITIALIZATION_DONE: &str = "InitializationDone";
+/// No new version.
+pub const NOTHING_NEW: &str = "NothingNew";
+/// A new version is about to be judged.
+pub const NEW_REVISION: &str = "NewRevision";
+/// The version changed while it was judged.
+pub const REVISION_CHANGED: &str = "RevisionChanged";
+/// The route had another weight than the status.
+pub const WEIGHT_ADOPTED: &str = "WeightAdopted";
+/// The gateway routes by the present weight.
+pub const WEIGHT_CONFIRMED: &str = "WeightConfirmed";
+/// The interval is running.
+pub const INTERVAL_RUNNING: &str = "IntervalRunning";
+/// A webhook is asked.
+pub const ASKING_HOOK: &str = "AskingHook";
+/// Somebody's leave is awaited.
+pub const APPROVAL_PENDING: &str = "ApprovalPending";
+/// Data for a check has not come in yet.
+pub const DATA_PENDING: &str = "DataPending";
+/// A check failed.
+pub const CHECK_FAILED: &str = "CheckFailed";
+/// The next weight is due.
+pub const STEP_DUE: &str = "StepDue";
+/// The version is good; the primary takes it over.
+pub const PROMOTING: &str = "Promoting";
+/// The primary takes its traffic back.
+pub const ROUTING_TO_PRIMARY: &str = "RoutingToPrimary";
+/// The version is everywhere.
+pub const PROMOTED_FULLY: &str = "PromotionCompleted";
+/// The primary could not take the version over.
+pub const PROMOTION_FAILED: &str = "PromotionFailed";
+/// The version is taken out of traffic.
+pub const ROLLING_BACK: &str = "RollingBack";
+/// The version is out of traffic and stopped.
+pub const ROLLED_BACK: &str = "RolledBack";
+/// Webhooks are told how it ended.
+pub const TELLING_END: &str = "TellingEnd";
+/// The Canary is being deleted; the target takes over again.
+pub const REVERTING: &str = "Reverting";
+/// A hash of another tool was replaced by ours.
+pub const REVISION_ADOPTED: &str = "RevisionAdopted";
+/// More was needed to decide than could be observed.
+pub const VIEW_INCOMPLETE: &str = "ViewIncomplete";

@@ -1,0 +1,378 @@
+//! A Canary's spec, checked and with its defaults, so that deciding needs no parsing.
+
+use std::time::Duration;
+
+use evenkeel_api::canary::{
+    Canary, CanaryAnalysis, CanaryMetric, CanaryWebhook, TemplateRef, ThresholdRange,
+};
+use evenkeel_base::parse_duration;
+
+/// Flagger's lower bound of the interval: shorter ones measure noise.
+const INTERVAL_MIN: Duration = Duration::from_secs(10);
+/// Default of `spec.analysis.interval` and of a metric's.
+const INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
+/// Default of a webhook's timeout.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Default of `spec.progressDeadlineSeconds`.
+const DEADLINE_SECONDS: i32 = 600;
+
+/// A field that cannot be acted on, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub(crate) struct SpecError {
+    pub(crate) field: String,
+    pub(crate) problem: String,
+}
+
+/// What the spec says, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Rules {
+    pub(crate) interval: Duration,
+    pub(crate) threshold: i32,
+    pub(crate) ramp: Ramp,
+    /// Checks without traffic of a blue/green release; 0 is a canary release.
+    pub(crate) iterations: i32,
+    /// Percent given back per tick of the promotion; 0 is all at once.
+    pub(crate) promotion_step: i32,
+    pub(crate) primary_ready_pct: i32,
+    pub(crate) canary_ready_pct: i32,
+    pub(crate) deadline: Duration,
+    pub(crate) metrics: Vec<MetricRule>,
+    pub(crate) hooks: Vec<HookRule>,
+    pub(crate) source: MetricSource,
+}
+
+/// The weights a new version goes through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ramp(Vec<i32>);
+
+/// Which series the built-in metrics read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MetricSource {
+    /// What the gateway counted per attempt, under Istio's names.
+    Mesh,
+    /// The same, or what the pods count themselves where another gateway routes.
+    MeshOrPods,
+}
+
+/// One measure, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MetricRule {
+    pub(crate) name: String,
+    pub(crate) window: Duration,
+    pub(crate) bounds: ThresholdRange,
+    pub(crate) kind: MetricKind,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum MetricKind {
+    /// Percent of answers that are not 5xx.
+    SuccessRate,
+    /// 99th percentile in milliseconds.
+    Duration,
+    /// `PromQL` with `{{ ... }}` in it.
+    Query(String),
+    /// The query of a `MetricTemplate`.
+    Template(TemplateRef, Vec<(String, String)>),
+}
+
+/// When a webhook is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HookKind {
+    ConfirmRollout,
+    PreRollout,
+    Rollout,
+    ConfirmTrafficIncrease,
+    ConfirmPromotion,
+    PostRollout,
+    Rollback,
+    Event,
+}
+
+impl HookKind {
+    const ALL: [(&'static str, Self); 8] = [
+        ("confirm-rollout", Self::ConfirmRollout),
+        ("pre-rollout", Self::PreRollout),
+        ("rollout", Self::Rollout),
+        ("confirm-traffic-increase", Self::ConfirmTrafficIncrease),
+        ("confirm-promotion", Self::ConfirmPromotion),
+        ("post-rollout", Self::PostRollout),
+        ("rollback", Self::Rollback),
+        ("event", Self::Event),
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("rollout", |(name, _)| name)
+    }
+}
+
+/// One webhook, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct HookRule {
+    pub(crate) name: String,
+    pub(crate) kind: HookKind,
+    pub(crate) url: String,
+    pub(crate) timeout: Duration,
+    pub(crate) retries: u32,
+    pub(crate) metadata: std::collections::BTreeMap<String, String>,
+}
+
+impl Rules {
+    /// Checks a spec.
+    pub(crate) fn of(canary: &Canary) -> Result<Self, SpecError> {
+        let spec = &canary.spec;
+        let analysis = &spec.analysis;
+        check_supported(canary)?;
+        let interval = duration("spec.analysis.interval", analysis.interval.as_deref())?;
+        let deadline = spec.progress_deadline_seconds.unwrap_or(DEADLINE_SECONDS);
+        let metrics = analysis.metrics.iter().enumerate().map(|(i, m)| MetricRule::of(i, m));
+        let hooks = analysis.webhooks.iter().enumerate().map(|(i, hook)| HookRule::of(i, hook));
+        Ok(Self {
+            interval: interval.unwrap_or(INTERVAL_DEFAULT).max(INTERVAL_MIN),
+            threshold: analysis.threshold.max(1),
+            ramp: Ramp::of(analysis, spec.skip_analysis)?,
+            iterations: analysis.iterations.unwrap_or_default().max(0),
+            promotion_step: analysis.step_weight_promotion.unwrap_or_default().clamp(0, 100),
+            primary_ready_pct: analysis.primary_ready_threshold.unwrap_or(100).clamp(0, 100),
+            canary_ready_pct: analysis.canary_ready_threshold.unwrap_or(100).clamp(0, 100),
+            deadline: Duration::from_secs(u64::try_from(deadline).unwrap_or_default()),
+            metrics: metrics.collect::<Result<_, _>>()?,
+            hooks: hooks.collect::<Result<_, _>>()?,
+            source: source(spec.provider.as_deref())?,
+        })
+    }
+
+    /// The webhooks of one kind, in the order written.
+    pub(crate) fn hooks(&self, kind: HookKind) -> impl Iterator<Item = &HookRule> {
+        self.hooks.iter().filter(move |hook| hook.kind == kind)
+    }
+}
+
+impl Ramp {
+    fn of(analysis: &CanaryAnalysis, skip: bool) -> Result<Self, SpecError> {
+        let bad = |field: &str, problem: String| {
+            Err(SpecError { field: format!("spec.analysis.{field}"), problem })
+        };
+        if !analysis.step_weights.is_empty() {
+            let mut last = 0;
+            for weight in &analysis.step_weights {
+                if *weight <= last || *weight > 100 {
+                    let problem = format!("{weight} after {last}: write rising percents up to 100");
+                    return bad("stepWeights", problem);
+                }
+                last = *weight;
+            }
+            return Ok(Self(analysis.step_weights.clone()));
+        }
+        if analysis.iterations.unwrap_or_default() > 0 || skip {
+            return Ok(Self::default());
+        }
+        let max = analysis.max_weight.filter(|max| *max > 0).unwrap_or(100);
+        if max > 100 {
+            return bad("maxWeight", format!("{max} is more than 100 percent"));
+        }
+        let Some(step) = analysis.step_weight.filter(|step| *step > 0) else {
+            let problem = "is missing: write a percent, or stepWeights, or iterations".to_owned();
+            return bad("stepWeight", problem);
+        };
+        let mut weights: Vec<i32> = (1..=100).map(|n| n * step).take_while(|w| *w < max).collect();
+        // The last step is cut to the maximum, never beyond it.
+        weights.push(max);
+        Ok(Self(weights))
+    }
+
+    /// The weight after `weight`; `None` when the last one is reached.
+    pub(crate) fn next(&self, weight: i32) -> Option<i32> {
+        self.0.iter().copied().find(|step| *step > weight)
+    }
+}
+
+impl MetricRule {
+    fn of(index: usize, metric: &CanaryMetric) -> Result<Self, SpecError> {
+        let field = |name: &str| format!("spec.analysis.metrics[{index}].{name}");
+        let window = duration(&field("interval"), metric.interval.as_deref())?;
+        let kind = match (&metric.template_ref, &metric.query, metric.name.as_str()) {
+            (Some(template), _, _) => {
+                let variables = metric.template_variables.clone().into_iter().collect();
+                MetricKind::Template(template.clone(), variables)
+            }
+            (None, Some(query), _) if !query.trim().is_empty() => MetricKind::Query(query.clone()),
+            (None, _, "request-success-rate") => MetricKind::SuccessRate,
+            (None, _, "request-duration") => MetricKind::Duration,
+            (None, _, name) => {
+                let problem = format!(
+                    "{name:?} is not built in: write request-success-rate or request-duration, or \
+                     add a query or a templateRef"
+                );
+                return Err(SpecError { field: field("name"), problem });
+            }
+        };
+        let bounds = match (metric.threshold_range, metric.threshold) {
+            (Some(range), _) => range,
+            (None, Some(limit)) if kind == MetricKind::SuccessRate => {
+                ThresholdRange { min: Some(limit), max: None }
+            }
+            (None, limit) => ThresholdRange { min: None, max: limit },
+        };
+        if bounds.min.is_none() && bounds.max.is_none() {
+            let problem = "has neither min nor max: every value would pass".to_owned();
+            return Err(SpecError { field: field("thresholdRange"), problem });
+        }
+        let window = window.unwrap_or(INTERVAL_DEFAULT);
+        Ok(Self { name: metric.name.clone(), window, bounds, kind })
+    }
+}
+
+impl HookRule {
+    fn of(index: usize, hook: &CanaryWebhook) -> Result<Self, SpecError> {
+        let field = |name: &str| format!("spec.analysis.webhooks[{index}].{name}");
+        let kind = hook.kind.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("rollout");
+        let Some((_, kind)) = HookKind::ALL.iter().find(|(name, _)| *name == kind) else {
+            let known: Vec<_> = HookKind::ALL.iter().map(|(name, _)| *name).collect();
+            let problem = format!("{kind:?} is unknown; known are {}", known.join(", "));
+            return Err(SpecError { field: field("type"), problem });
+        };
+        if !hook.url.starts_with("http://") && !hook.url.starts_with("https://") {
+            let problem = format!("{:?} is not an http:// or https:// URL", hook.url);
+            return Err(SpecError { field: field("url"), problem });
+        }
+        Ok(Self {
+            name: hook.name.clone(),
+            kind: *kind,
+            url: hook.url.clone(),
+            timeout: duration(&field("timeout"), hook.timeout.as_deref())?.unwrap_or(HOOK_TIMEOUT),
+            retries: hook.retries.unwrap_or_default(),
+            metadata: hook.metadata.clone(),
+        })
+    }
+}
+
+/// Fields that would change what happens to users, and that are not acted on yet.
+fn check_supported(canary: &Canary) -> Result<(), SpecError> {
+    let spec = &canary.spec;
+    let refuse = |field: &str, problem: &str| {
+        Err(SpecError { field: field.to_owned(), problem: problem.to_owned() })
+    };
+    if spec.target_ref.kind != "Deployment" {
+        return refuse("spec.targetRef.kind", "only Deployment is supported so far");
+    }
+    if spec.target_ref.name.is_empty() {
+        return refuse("spec.targetRef.name", "is empty: name the Deployment");
+    }
+    if spec.autoscaler_ref.is_some() {
+        return refuse(
+            "spec.autoscalerRef",
+            "is not supported so far: the primary would not be scaled; remove it and set replicas",
+        );
+    }
+    if !(1..=65535).contains(&spec.service.port) {
+        return refuse("spec.service.port", "is not a port: write the Services' port, such as 80");
+    }
+    if !spec.analysis.matches.is_empty() {
+        return refuse("spec.analysis.match", "A/B tests are not supported so far; use stepWeight");
+    }
+    if spec.analysis.mirror {
+        return refuse("spec.analysis.mirror", "mirroring is not supported so far; use stepWeight");
+    }
+    if spec.analysis.other.contains_key("sessionAffinity") {
+        return refuse("spec.analysis.sessionAffinity", "is not supported so far; remove it");
+    }
+    if let Some((index, problem)) = spec.service.matches.iter().enumerate().find_map(|(i, m)| {
+        let field = evenkeel_api::canary::gateway_match(m).err()?;
+        Some((i, format!("{field:?} cannot be expressed by an HTTPRoute; remove it")))
+    }) {
+        return refuse(&format!("spec.service.match[{index}]"), &problem);
+    }
+    Ok(())
+}
+
+fn source(provider: Option<&str>) -> Result<MetricSource, SpecError> {
+    match provider.unwrap_or_default() {
+        "" | "istio" => Ok(MetricSource::Mesh),
+        "gatewayapi:v1" | "gatewayapi:v1beta1" => Ok(MetricSource::MeshOrPods),
+        other => Err(SpecError {
+            field: "spec.provider".to_owned(),
+            problem: format!(
+                "{other:?} is not served by evenkeel; write gatewayapi:v1 or istio, or leave it out"
+            ),
+        }),
+    }
+}
+
+fn duration(field: &str, text: Option<&str>) -> Result<Option<Duration>, SpecError> {
+    let Some(text) = text else { return Ok(None) };
+    match parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err(SpecError {
+            field: field.to_owned(),
+            problem: format!("{text:?} is no time at all; write it like 1m"),
+        }),
+        Ok(duration) => Ok(Some(duration)),
+        Err(error) => Err(SpecError { field: field.to_owned(), problem: error.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn ramp(analysis: &Value) -> String {
+        let analysis: CanaryAnalysis = serde_json::from_value(analysis.clone()).unwrap();
+        match Ramp::of(&analysis, false) {
+            Ok(ramp) => {
+                let mut weights = vec![0];
+                while let Some(next) = ramp.next(weights[weights.len() - 1]) {
+                    weights.push(next);
+                }
+                format!("{weights:?}")
+            }
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_ramp_ends_at_its_maximum() {
+        assert_snapshot!(ramp(&json!({"stepWeight": 10, "maxWeight": 50})), @"[0, 10, 20, 30, 40, 50]");
+        assert_snapshot!(ramp(&json!({"stepWeight": 20, "maxWeight": 50})), @"[0, 20, 40, 50]");
+        assert_snapshot!(ramp(&json!({"stepWeight": 60})), @"[0, 60, 100]");
+        assert_snapshot!(ramp(&json!({"stepWeight": 90, "maxWeight": 5})), @"[0, 5]");
+        assert_snapshot!(ramp(&json!({"stepWeights": [1, 2, 10, 80]})), @"[0, 1, 2, 10, 80]");
+        assert_snapshot!(ramp(&json!({"iterations": 5})), @"[0]");
+        assert_snapshot!(ramp(&json!({"stepWeights": [5, 5]})), @"spec.analysis.stepWeights: 5 after 5: write rising percents up to 100");
+        assert_snapshot!(ramp(&json!({"maxWeight": 50})), @"spec.analysis.stepWeight: is missing: write a percent, or stepWeights, or iterations");
+        assert_snapshot!(ramp(&json!({"stepWeight": 5, "maxWeight": 101})), @"spec.analysis.maxWeight: 101 is more than 100 percent");
+    }
+
+    fn problem(change: impl FnOnce(&mut Value)) -> String {
+        let mut canary = json!({"spec": {
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "api"},
+            "service": {"port": 80},
+            "analysis": {"interval": "1m", "threshold": 5, "stepWeight": 10,
+                "metrics": [{"name": "request-duration", "thresholdRange": {"max": 500}}],
+                "webhooks": [{"name": "load", "url": "http://x/"}]}}});
+        change(&mut canary["spec"]);
+        let canary: Canary = serde_json::from_value(canary).unwrap();
+        Rules::of(&canary).map_or_else(|error| error.to_string(), |rules| format!("{rules:?}"))
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_with_what_to_write() {
+        assert_snapshot!(problem(|s| s["analysis"]["interval"] = "soon".into()), @r#"spec.analysis.interval: "soon" is not a duration: a number is missing (write it like 30s, 5m or 1h30m)"#);
+        assert_snapshot!(problem(|s| s["provider"] = "linkerd".into()), @r#"spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or leave it out"#);
+        assert_snapshot!(problem(|s| s["targetRef"]["kind"] = "DaemonSet".into()), @"spec.targetRef.kind: only Deployment is supported so far");
+        assert_snapshot!(problem(|s| s["service"]["port"] = 0.into()), @"spec.service.port: is not a port: write the Services' port, such as 80");
+        assert_snapshot!(problem(|s| s["analysis"]["metrics"][0]["name"] = "latency".into()), @r#"spec.analysis.metrics[0].name: "latency" is not built in: write request-success-rate or request-duration, or add a query or a templateRef"#);
+        assert_snapshot!(problem(|s| s["analysis"]["metrics"][0]["thresholdRange"] = json!({})), @"spec.analysis.metrics[0].thresholdRange: has neither min nor max: every value would pass");
+        assert_snapshot!(problem(|s| s["analysis"]["webhooks"][0]["type"] = "later".into()), @r#"spec.analysis.webhooks[0].type: "later" is unknown; known are confirm-rollout, pre-rollout, rollout, confirm-traffic-increase, confirm-promotion, post-rollout, rollback, event"#);
+        assert_snapshot!(problem(|s| s["analysis"]["webhooks"][0]["url"] = "x".into()), @r#"spec.analysis.webhooks[0].url: "x" is not an http:// or https:// URL"#);
+    }
+
+    #[test]
+    fn the_interval_has_flaggers_floor() {
+        let rules = problem(|s| s["analysis"]["interval"] = "1s".into());
+        assert!(rules.contains("interval: 10s"), "{rules}");
+    }
+}

@@ -1,0 +1,297 @@
+//! The target Deployment and its primary copy: readiness, revisions, rewriting.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use evenkeel_api::{Obj, ObjError};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use serde_json::{Map, Value, json};
+
+use crate::{configs, diff};
+
+/// Labels that may carry the workload's name, in Flagger's order.
+const SELECTOR_LABELS: [&str; 3] = ["app", "name", "app.kubernetes.io/name"];
+/// Prefix of our revisions: anything else was written by another tool.
+const REVISION_PREFIX: &str = "ek1-";
+/// On the primary's pods: the target's revision they were copied from.
+pub(crate) const REVISION_ANNOTATION: &str = "evenkeel.dev/revision";
+/// On the primary's pods: the content of the configs they were copied with.
+pub(crate) const CONFIGS_ANNOTATION: &str = "evenkeel.dev/configs";
+/// Flagger's mark on the primary's pods.
+const FLAGGER_ID: &str = "flagger-id";
+
+/// A Deployment as seen.
+#[derive(Debug, Clone)]
+pub(crate) struct Workload {
+    pub(crate) obj: Arc<Obj>,
+    deployment: Arc<Deployment>,
+}
+
+/// Whether a workload can serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// Enough updated replicas are available.
+    Ready,
+    /// Not yet; in words.
+    Pending(String),
+    /// Not within its deadline; in words.
+    Stuck(String),
+}
+
+impl Workload {
+    pub(crate) fn of(obj: Arc<Obj>) -> Result<Self, ObjError> {
+        let deployment = obj.get::<Deployment>()?;
+        Ok(Self { obj, deployment })
+    }
+
+    pub(crate) fn replicas(&self) -> i32 {
+        self.deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    }
+
+    /// Replicas that serve, of whatever version.
+    pub(crate) fn available(&self) -> i32 {
+        let status = self.deployment.status.as_ref();
+        status.and_then(|status| status.available_replicas).unwrap_or_default()
+    }
+
+    pub(crate) fn template(&self) -> &Value {
+        static NONE: Value = Value::Null;
+        self.obj.json().pointer("/spec/template").unwrap_or(&NONE)
+    }
+
+    /// Opaque name of the pod template; the same template has the same name everywhere.
+    pub(crate) fn revision(&self) -> String {
+        format!("{REVISION_PREFIX}{}", diff::mark(self.template()))
+    }
+
+    /// The label that carries the workload's name, and its value.
+    pub(crate) fn selector(&self) -> Option<(&'static str, String)> {
+        let labels = self.deployment.spec.as_ref()?.selector.match_labels.as_ref()?;
+        SELECTOR_LABELS.iter().find_map(|name| Some((*name, labels.get(*name)?.clone())))
+    }
+
+    /// How many replicas must be available at `pct` percent.
+    pub(crate) fn needed(&self, pct: i32) -> i32 {
+        self.replicas() * pct / 100
+    }
+
+    /// Whether `pct` percent of the updated replicas are available.
+    pub(crate) fn readiness(&self, pct: i32, deadline: Duration, now: Timestamp) -> Readiness {
+        let status = self.deployment.status.clone().unwrap_or_default();
+        let wanted = self.replicas();
+        if status.observed_generation.unwrap_or_default() < self.obj.generation() {
+            let text = "observed deployment generation less than desired generation";
+            return Readiness::Pending(format!("waiting for rollout to finish: {text}"));
+        }
+        let find = |kind: &str| {
+            status.conditions.iter().flatten().find(move |condition| condition.type_ == kind)
+        };
+        if find("Progressing")
+            .is_some_and(|c| c.reason.as_deref() == Some("ProgressDeadlineExceeded"))
+        {
+            return Readiness::Stuck("deployment exceeded its progress deadline".to_owned());
+        }
+        let updated = status.updated_replicas.unwrap_or_default();
+        let available = status.available_replicas.unwrap_or_default();
+        let all = status.replicas.unwrap_or_default();
+        let progress = if updated < wanted {
+            format!("{updated} out of {wanted} new replicas have been updated")
+        } else if all > updated {
+            format!("{} old replicas are pending termination", all - updated)
+        } else if available < self.needed(pct) {
+            format!(
+                "{available} of {updated} (readyThreshold {pct}%) updated replicas are available"
+            )
+        } else {
+            return Readiness::Ready;
+        };
+        let text = format!("waiting for rollout to finish: {progress}");
+        let short = find("Available").filter(|c| c.status == "False");
+        let since = short.and_then(|c| c.last_transition_time.as_ref());
+        if since.is_some_and(|since| elapsed(since.0, now) > deadline) {
+            return Readiness::Stuck(text);
+        }
+        Readiness::Pending(text)
+    }
+}
+
+/// Time from `since` to `now`; a clock that stepped back counts as none.
+pub(crate) fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+/// Whether a revision in a status is one of ours.
+pub(crate) fn is_ours(revision: &str) -> bool {
+    revision.starts_with(REVISION_PREFIX)
+}
+
+/// What rewriting a target into its primary needs.
+pub(crate) struct Rewrite<'a> {
+    /// Name of its primary copy.
+    pub(crate) primary: &'a str,
+    /// The label that tells them apart.
+    pub(crate) label: &'a str,
+    /// Its value on the target.
+    pub(crate) value: &'a str,
+    /// Its configs that have copies, with marks of their content.
+    pub(crate) configs: &'a BTreeMap<String, String>,
+}
+
+impl Rewrite<'_> {
+    /// Label value on the primary's pods.
+    pub(crate) fn primary_value(&self) -> String {
+        format!("{}-primary", self.value)
+    }
+
+    /// The primary's pod template: as the target's, but for what tells them apart.
+    pub(crate) fn template(&self, target: &Workload) -> Value {
+        let mut template = target.template().clone();
+        configs::rename(&mut template, self.configs);
+        let primary = self.primary_value();
+        set(&mut template, &["metadata", "labels", self.label], primary.clone().into());
+        let revision = target.revision();
+        set(&mut template, &["metadata", "annotations", REVISION_ANNOTATION], revision.into());
+        if !self.configs.is_empty() {
+            let mark = diff::mark(&json!(self.configs)).into();
+            set(&mut template, &["metadata", "annotations", CONFIGS_ANNOTATION], mark);
+        }
+        let terms = [
+            "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+            "/spec/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+            "/spec/topologySpreadConstraints",
+        ];
+        for term in terms {
+            for term in list(&mut template, term) {
+                self.rewrite_selector(term);
+            }
+        }
+        let preferred = [
+            "/spec/affinity/podAntiAffinity/preferredDuringSchedulingIgnoredDuringExecution",
+            "/spec/affinity/podAffinity/preferredDuringSchedulingIgnoredDuringExecution",
+        ];
+        for term in preferred {
+            for term in list(&mut template, term) {
+                if let Some(term) = term.get_mut("podAffinityTerm") {
+                    self.rewrite_selector(term);
+                }
+            }
+        }
+        template
+    }
+
+    /// A selector that means the target's pods means the primary's in the copy.
+    fn rewrite_selector(&self, term: &mut Value) {
+        let Some(selector) = term.get_mut("labelSelector") else { return };
+        let primary = self.primary_value();
+        if let Some(value) = selector.pointer_mut(&format!("/matchLabels/{}", escape(self.label)))
+            && value == self.value
+        {
+            *value = primary.clone().into();
+        }
+        for expression in list(selector, "/matchExpressions") {
+            if expression.get("key").and_then(Value::as_str) != Some(self.label) {
+                continue;
+            }
+            for value in list(expression, "/values") {
+                if value == self.value {
+                    *value = primary.clone().into();
+                }
+            }
+        }
+    }
+
+    /// The whole primary Deployment.
+    pub(crate) fn deployment(&self, target: &Workload, namespace: &str, owner: &Value) -> Value {
+        let mut spec = carried(target);
+        let template = self.template(target);
+        // Labels that the primary does not share with the target would never match its selector.
+        let mut match_labels = target
+            .obj
+            .json()
+            .pointer("/spec/selector/matchLabels")
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default();
+        match_labels.insert(self.label.to_owned(), self.primary_value().into());
+        spec.insert("replicas".to_owned(), target.replicas().max(1).into());
+        spec.insert("selector".to_owned(), json!({"matchLabels": match_labels}));
+        spec.insert("template".to_owned(), template);
+        json!({"apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": self.primary, "namespace": namespace,
+                "labels": {self.label: self.primary_value()}, "ownerReferences": [owner]},
+            "spec": spec})
+    }
+
+    /// The patch that brings the primary to the target's template; `None` when it is there.
+    pub(crate) fn promotion(&self, target: &Workload, primary: &Workload) -> Option<Value> {
+        let mut spec = Map::new();
+        let mut want = self.template(target);
+        // Another tool's mark is left alone.
+        let id = ["metadata", "annotations", FLAGGER_ID];
+        if let Some(mark) = primary.template().pointer("/metadata/annotations/flagger-id") {
+            set(&mut want, &id, mark.clone());
+        }
+        if let Some(patch) = diff::between(primary.template(), &want) {
+            spec.insert("template".to_owned(), patch);
+        }
+        for (name, value) in carried(target) {
+            let have = primary.obj.json().pointer(&format!("/spec/{name}")).unwrap_or(&Value::Null);
+            if let Some(patch) = diff::between(have, &value) {
+                spec.insert(name, patch);
+            }
+        }
+        if target.replicas() > 0 && target.replicas() != primary.replicas() {
+            spec.insert("replicas".to_owned(), target.replicas().into());
+        }
+        (!spec.is_empty()).then(|| json!({"spec": spec}))
+    }
+
+    /// Whether the primary runs what the target says, whoever copied it.
+    pub(crate) fn same_version(&self, target: &Workload, primary: &Workload) -> bool {
+        let plain = |mut template: Value| {
+            for name in [REVISION_ANNOTATION, CONFIGS_ANNOTATION, FLAGGER_ID] {
+                if let Some(all) = template.pointer_mut("/metadata/annotations") {
+                    all.as_object_mut().map(|all| all.shift_remove(name));
+                }
+            }
+            if template.pointer("/metadata/annotations") == Some(&json!({}))
+                && let Some(meta) = template.get_mut("metadata").and_then(Value::as_object_mut)
+            {
+                meta.shift_remove("annotations");
+            }
+            diff::canonical(&template)
+        };
+        plain(self.template(target)) == plain(primary.template().clone())
+    }
+}
+
+/// What of the spec besides the template goes into the primary.
+fn carried(target: &Workload) -> Map<String, Value> {
+    ["progressDeadlineSeconds", "minReadySeconds", "revisionHistoryLimit", "strategy"]
+        .into_iter()
+        .filter_map(|name| {
+            let value = target.obj.json().pointer(&format!("/spec/{name}"))?;
+            Some((name.to_owned(), value.clone()))
+        })
+        .collect()
+}
+
+fn list<'a>(value: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a mut Value> {
+    value.pointer_mut(pointer).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+fn escape(label: &str) -> String {
+    label.replace('~', "~0").replace('/', "~1")
+}
+
+/// Sets a field, making the objects on the way.
+fn set(value: &mut Value, path: &[&str], to: Value) {
+    let mut at = value;
+    for step in path {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[*step];
+    }
+    *at = to;
+}
