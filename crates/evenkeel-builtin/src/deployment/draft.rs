@@ -191,7 +191,7 @@ impl<'a> Draft<'a> {
         let replicas = if self.limits.recreate {
             self.limits.replicas
         } else {
-            (self.limits.total_max() - sets.wanted()).clamp(0, self.limits.replicas.max(0))
+            (self.limits.total_max() - sets.held()).clamp(0, self.limits.replicas.max(0))
         };
         let next = next_revision(sets).to_string();
         self.created = self.new_set(&name, &hash, (replicas, &next));

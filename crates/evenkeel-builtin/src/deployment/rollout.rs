@@ -22,12 +22,12 @@ pub(crate) fn roll(draft: &mut Draft<'_>, sets: &mut Sets<'_>) {
 /// Brings the new ReplicaSet as far up as the surge allows. Returns whether it did.
 fn new_up(draft: &mut Draft<'_>, sets: &mut Sets<'_>) -> bool {
     let limits = draft.limits;
-    let wanted = sets.wanted();
+    let held = sets.held();
     let Some(new) = &mut sets.new else { return false };
     let goal = if new.replicas > limits.replicas {
         limits.replicas
     } else {
-        let room = (limits.total_max() - wanted).max(0);
+        let room = (limits.total_max() - held).max(0);
         new.replicas + room.min(limits.replicas - new.replicas)
     };
     let moves = goal != new.replicas;

@@ -184,6 +184,12 @@ impl<'a> Sets<'a> {
         self.all().map(|set| set.replicas).sum()
     }
 
+    /// Pods wanted, and those not yet taken away: what counts against the surge. Upstream counts
+    /// the wanted ones alone and exceeds the surge while a ReplicaSet is still deleting.
+    pub(crate) fn held(&self) -> i32 {
+        self.all().map(|set| set.replicas.max(set.actual)).sum()
+    }
+
     /// Whether somebody changed the Deployment's `replicas` since the sets were sized.
     pub(crate) fn was_scaled(&self, limits: Limits) -> bool {
         let resized = |set: &Set<'_>| set.desired().is_some_and(|size| size != limits.replicas);
