@@ -1,4 +1,4 @@
-//! The syntax tree of PromQL.
+//! The syntax tree of `PromQL`.
 
 use crate::functions::Function;
 use crate::matcher::Matcher;

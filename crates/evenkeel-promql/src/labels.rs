@@ -12,7 +12,7 @@ pub const TYPE_LABEL: &str = "__type__";
 /// The label that carries the unit of a metric, where that is tracked.
 pub const UNIT_LABEL: &str = "__unit__";
 
-/// Invalid bytes of PromQL string literals are carried as characters from here on (one per byte value), because Rust
+/// Invalid bytes of `PromQL` string literals are carried as characters from here on (one per byte value), because Rust
 /// text must be UTF-8. They sit at the end of the last private-use plane.
 const RAW_BYTE_BASE: u32 = 0x0010_FE00;
 

@@ -1,4 +1,4 @@
-//! PromQL: parser, evaluation engine, in-memory series, rule evaluation. Pure.
+//! `PromQL`: parser, evaluation engine, in-memory series, rule evaluation. Pure.
 //!
 //! ```text
 //!  exposition text --parse--> samples --append--> SeriesStore --select--> engine --> QueryResult --> JSON
@@ -12,6 +12,7 @@
 #![expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
     clippy::float_cmp,
     reason = "PromQL is float arithmetic over counts and milliseconds; exact comparison is its semantics"

@@ -18,7 +18,7 @@ pub fn is_stale(value: f64) -> bool {
 /// Text of a float in the HTTP API: shortest round trip, exponent only below 1e-6 and from 1e21 on.
 pub fn format_float(value: f64) -> String {
     let abs = value.abs();
-    if abs != 0.0 && (abs < 1e-6 || abs >= 1e21) && value.is_finite() {
+    if abs != 0.0 && !(1e-6..1e21).contains(&abs) && value.is_finite() {
         return exponent(value);
     }
     format_plain(value)
@@ -50,7 +50,7 @@ pub fn format_general(value: f64) -> String {
     }
     let text = format!("{value:e}");
     let exp = text.rsplit('e').next().and_then(|e| e.parse::<i32>().ok()).unwrap_or_default();
-    if exp < -4 || exp >= 6 { exponent(value) } else { value.to_string() }
+    if (-4..6).contains(&exp) { value.to_string() } else { exponent(value) }
 }
 
 fn special(value: f64) -> Option<&'static str> {
@@ -149,7 +149,7 @@ pub fn format_duration_ms(ms: i64) -> String {
     }
     for (unit, size, rank) in UNITS {
         let size = size.unsigned_abs();
-        if rank <= 2 && rest % size != 0 {
+        if rank <= 2 && !rest.is_multiple_of(size) {
             continue;
         }
         let count = rest / size;

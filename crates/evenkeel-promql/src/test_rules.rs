@@ -51,14 +51,14 @@ struct Test {
     interval: Option<String>,
     #[serde(default)]
     input_series: Vec<Input>,
-    #[serde(default)]
-    alert_rule_test: Vec<AlertTest>,
-    #[serde(default)]
-    promql_expr_test: Vec<ExprTest>,
+    #[serde(default, rename = "alert_rule_test")]
+    alerts: Vec<AlertTest>,
+    #[serde(default, rename = "promql_expr_test")]
+    expressions: Vec<ExprTest>,
     #[serde(default)]
     external_labels: BTreeMap<String, String>,
-    #[serde(default)]
-    external_url: Option<String>,
+    #[serde(default, rename = "external_url")]
+    _external_url: Option<String>,
     #[serde(default)]
     start_timestamp: Option<String>,
 }
@@ -171,6 +171,9 @@ fn order(groups: &mut [Group], names: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// Labels and annotations of an alert, in comparable form.
+type LabelsAndNotes<'a> = (BTreeMap<String, String>, &'a BTreeMap<String, String>);
+
 struct Bench<'b> {
     groups: Vec<Group>,
     store: SeriesStore,
@@ -198,14 +201,13 @@ impl Bench<'_> {
         };
         let mut pending = input(test, start_ms, step_ms)?.into_iter().peekable();
         let external = Labels::from_pairs(&test.external_labels);
-        let _url = &test.external_url;
         let options = self.options;
         let context = Context { options, external_labels: &external, resend_ms: 60_000 };
         let mut times = Vec::new();
-        for alert in &test.alert_rule_test {
+        for alert in &test.alerts {
             times.push(duration(&alert.eval_time)?);
         }
-        for expr in &test.promql_expr_test {
+        for expr in &test.expressions {
             times.push(duration(&expr.eval_time)?);
         }
         let last = times.iter().copied().max().unwrap_or_default();
@@ -232,7 +234,7 @@ impl Bench<'_> {
                     }
                 }
             }
-            let due = test.alert_rule_test.iter().filter(|alert| {
+            let due = test.alerts.iter().filter(|alert| {
                 duration(&alert.eval_time).is_ok_and(|t| t >= at && t < at + self.interval_ms)
             });
             problems.extend(due.filter_map(|alert| self.alerts(alert)));
@@ -243,7 +245,7 @@ impl Bench<'_> {
             let appended = self.store.append_value(&sample.labels, sample.t_ms, sample.value, 0);
             appended.map_err(|e| e.to_string())?;
         }
-        for expr in &test.promql_expr_test {
+        for expr in &test.expressions {
             let at_ms = start_ms + duration(&expr.eval_time)?;
             problems.extend(self.expression(expr, at_ms).err());
         }
@@ -251,7 +253,7 @@ impl Bench<'_> {
     }
 
     fn alerts(&self, test: &AlertTest) -> Option<String> {
-        let mut got: Vec<(BTreeMap<String, String>, &BTreeMap<String, String>)> = Vec::new();
+        let mut got: Vec<LabelsAndNotes<'_>> = Vec::new();
         for rule in self.groups.iter().flat_map(|g| &g.rules) {
             let RuleKind::Alerting(rule) = &rule.kind else { continue };
             if rule.name == test.alertname {
@@ -259,7 +261,7 @@ impl Bench<'_> {
                 got.extend(firing.map(|a| (a.labels.to_map(), &a.annotations)));
             }
         }
-        let mut wanted: Vec<(BTreeMap<String, String>, &BTreeMap<String, String>)> = test
+        let mut wanted: Vec<LabelsAndNotes<'_>> = test
             .exp_alerts
             .iter()
             .map(|alert| {

@@ -1,4 +1,4 @@
-//! Upstream's PromQL test scripts, with the failures that are known. The list may only shrink: a script that fails
+//! Upstream's `PromQL` test scripts, with the failures that are known. The list may only shrink: a script that fails
 //! less than listed fails this test too, so that the list is brought up to date.
 
 use evenkeel_promql::testscript::{run, test_options};
@@ -13,7 +13,7 @@ fn upstream_scripts_pass_except_for_known_failures() {
     let mut names: Vec<String> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".test"))
+        .filter(|name| Path::new(name).extension().is_some_and(|e| e == "test"))
         .collect();
     names.sort();
     assert!(names.len() >= 14, "the scripts are there");
@@ -29,7 +29,8 @@ fn upstream_scripts_pass_except_for_known_failures() {
                 report.failures.len()
             );
             for f in report.failures.iter().take(400) {
-                text += &format!("\n  {name}:{} {}\n      {}", f.line, f.query, f.reason);
+                let line = format!("\n  {name}:{} {}\n      {}", f.line, f.query, f.reason);
+                text.push_str(&line);
             }
             differences.push(text);
         }

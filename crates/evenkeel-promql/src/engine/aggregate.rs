@@ -30,7 +30,7 @@ impl Evaluator<'_> {
             None => Vec::new(),
         };
         let series = self.vector(&agg.expr)?;
-        let groups = self.groups(agg, &series);
+        let groups = Self::groups(agg, &series);
         match agg.op {
             AggregateOp::Topk
             | AggregateOp::Bottomk
@@ -40,7 +40,7 @@ impl Evaluator<'_> {
         }
     }
 
-    fn groups(&self, agg: &Aggregate, series: &[Series]) -> Groups {
+    fn groups(agg: &Aggregate, series: &[Series]) -> Groups {
         let mut index: HashMap<Labels, usize> = HashMap::new();
         let mut groups = Groups { of: Vec::new(), labels: Vec::new(), drop_name: Vec::new() };
         for one in series {
@@ -110,7 +110,7 @@ impl Evaluator<'_> {
 
     fn count_values(&mut self, agg: &Aggregate) -> Result<Vec<Series>, QueryError> {
         let label = match &agg.param {
-            Some(param) => self.literal(param)?,
+            Some(param) => Self::literal(param)?,
             None => String::new(),
         };
         if !is_valid_label_name(&label) {
@@ -118,7 +118,7 @@ impl Evaluator<'_> {
             return Err(QueryError::Execution(reason));
         }
         let series = self.vector(&agg.expr)?;
-        let groups = self.groups(agg, &series);
+        let groups = Self::groups(agg, &series);
         let mut cursors = Cursors::new(series.len());
         let mut merge = Merge::default();
         for t_ms in self.steps.times() {
@@ -252,16 +252,14 @@ impl Fold {
         });
         fold.saw_reset |= h.reset == ResetHint::Reset;
         fold.saw_none |= h.reset == ResetHint::NotReset;
-        match fold.mean.add(h) {
-            Ok(mut merge) => {
-                merge.reset_collision = false;
-                note_merge(merge, "aggregation", at.span, notes);
-            }
-            Err(_) => {
-                let text = "vector contains a mix of histograms with exponential and custom buckets schemas";
-                notes.warn(at.span, &format!("{text} for metric name \"\""));
-                self.incompatible = true;
-            }
+        if let Ok(mut merge) = fold.mean.add(h) {
+            merge.reset_collision = false;
+            note_merge(merge, "aggregation", at.span, notes);
+        } else {
+            let text =
+                "vector contains a mix of histograms with exponential and custom buckets schemas";
+            notes.warn(at.span, &format!("{text} for metric name \"\""));
+            self.incompatible = true;
         }
     }
 

@@ -128,10 +128,10 @@ impl Evaluator<'_> {
             };
             let wanted = op == BinaryOp::And;
             for i in 0..other.len() {
-                if (seen[other_groups[i]] == round) == wanted {
-                    if let Some(value) = cursors.value(other, i, t_ms) {
-                        kept[i].push(Point { t_ms, value: value.clone() });
-                    }
+                if (seen[other_groups[i]] == round) == wanted
+                    && let Some(value) = cursors.value(other, i, t_ms)
+                {
+                    kept[i].push(Point { t_ms, value: value.clone() });
                 }
             }
         }
@@ -292,14 +292,13 @@ impl Pairing<'_> {
         } else {
             return Ok(());
         };
-        let slot = match self.slots.get(&(left, right)) {
-            Some(slot) => *slot,
-            None => {
-                let (labels, drop_name) = self.result_labels(left, right);
-                let slot = self.merge.slot(&labels, drop_name);
-                self.slots.insert((left, right), slot);
-                slot
-            }
+        let slot = if let Some(slot) = self.slots.get(&(left, right)) {
+            *slot
+        } else {
+            let (labels, drop_name) = self.result_labels(left, right);
+            let slot = self.merge.slot(&labels, drop_name);
+            self.slots.insert((left, right), slot);
+            slot
         };
         let pushed = self.merge.push(slot, t_ms, value);
         if pushed.is_err() && self.matching.cardinality != Cardinality::OneToOne {

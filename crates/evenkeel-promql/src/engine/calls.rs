@@ -27,7 +27,7 @@ impl Evaluator<'_> {
                 let values = self.eval(&args[0])?;
                 Ok(Data::Vector(self.as_vector(values)))
             }
-            "scalar" => self.to_scalar(&args[0]),
+            "scalar" => self.single_value(&args[0]),
             "clamp" | "clamp_min" | "clamp_max" | "round" => self.clamp(name, args),
             "absent" => self.absent(&args[0]),
             "sort" | "sort_desc" => self.sort(name == "sort_desc", &args[0]),
@@ -82,7 +82,7 @@ impl Evaluator<'_> {
         }
     }
 
-    fn to_scalar(&mut self, arg: &Expr) -> Result<Data, QueryError> {
+    fn single_value(&mut self, arg: &Expr) -> Result<Data, QueryError> {
         let series = self.vector(arg)?;
         let mut cursors = Cursors::new(series.len());
         let mut out = Vec::with_capacity(self.steps.count());
@@ -191,9 +191,8 @@ impl Evaluator<'_> {
 
 /// Labels that an absent vector would have had: those its selector fixes to one value.
 pub(super) fn absent_labels(arg: &Expr) -> Labels {
-    let selector = match &arg.kind {
-        ExprKind::Selector(selector) | ExprKind::Range { selector, .. } => selector,
-        _ => return Labels::empty(),
+    let (ExprKind::Selector(selector) | ExprKind::Range { selector, .. }) = &arg.kind else {
+        return Labels::empty();
     };
     let mut labels = Labels::empty();
     let mut spoilt: Vec<&str> = Vec::new();

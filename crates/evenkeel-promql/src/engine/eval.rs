@@ -179,7 +179,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// The text of a literal argument.
-    pub(super) fn literal(&mut self, expr: &Expr) -> Result<String, QueryError> {
+    pub(super) fn literal(expr: &Expr) -> Result<String, QueryError> {
         match &expr.unwrapped().kind {
             ExprKind::Text(text) => Ok(text.clone()),
             _ => Err(QueryError::Execution("a string is needed here".to_owned())),
@@ -231,10 +231,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Removes names that were marked, and refuses label sets that clash by it.
-    pub(super) fn without_dropped_names(
-        &self,
-        series: Vec<Series>,
-    ) -> Result<Vec<Series>, QueryError> {
+    pub(super) fn without_dropped_names(series: Vec<Series>) -> Result<Vec<Series>, QueryError> {
         let mut merge = Merge::default();
         for mut one in series {
             if one.drop_name {

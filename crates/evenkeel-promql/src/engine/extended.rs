@@ -24,19 +24,19 @@ pub(super) fn value_at(
     let (Some(before), Some(after)) = (before, after) else {
         return before.map(|b| samples.value(b));
     };
-    let (a, b) = (samples.value(before), samples.value(after));
-    let (t_a, t_b) = (samples.times[before], samples.times[after]);
-    let share = (t_ms - t_a) as f64 / (t_b - t_a) as f64;
-    match (&a, &b) {
-        (Value::Float(x), Value::Float(y)) => {
-            Some(Value::Float(if t_a == t_ms { *x } else { x + (y - x) * share }))
+    let (from, to) = (samples.value(before), samples.value(after));
+    let (t_from, t_to) = (samples.times[before], samples.times[after]);
+    let share = (t_ms - t_from) as f64 / (t_to - t_from) as f64;
+    match (&from, &to) {
+        (Value::Float(low), Value::Float(high)) => {
+            Some(Value::Float(if t_from == t_ms { *low } else { low + (high - low) * share }))
         }
-        (Value::Histogram(x), Value::Histogram(y)) => {
-            if t_a == t_ms {
-                return Some(a);
+        (Value::Histogram(low), Value::Histogram(high)) => {
+            if t_from == t_ms {
+                return Some(from);
             }
-            let counter = x.reset != ResetHint::Gauge;
-            if let Ok(h) = between(x, y, share, counter) {
+            let counter = low.reset != ResetHint::Gauge;
+            if let Ok(h) = between(low, high, share, counter) {
                 return Some(h.into());
             }
             mixed_schemas(e, site);

@@ -31,7 +31,7 @@ impl Evaluator<'_> {
         let quantiles = self.scalar(&args[0])?;
         self.note_quantiles(&quantiles, args[0].span);
         let series = self.vector(&args[1])?;
-        self.histograms(series, args[1].span, |e, step, site, found| {
+        self.histograms(&series, args[1].span, |e, step, site, found| {
             let q = quantiles.get(step).copied().unwrap_or(f64::NAN);
             quantile_of(e, site, q, found)
         })
@@ -41,7 +41,7 @@ impl Evaluator<'_> {
         let lower = self.scalar(&args[0])?;
         let upper = self.scalar(&args[1])?;
         let series = self.vector(&args[2])?;
-        self.histograms(series, args[2].span, |e, step, site, found| {
+        self.histograms(&series, args[2].span, |e, step, site, found| {
             let at = |v: &[f64]| v.get(step).copied().unwrap_or(f64::NAN);
             match found.native {
                 Some(h) => {
@@ -60,7 +60,7 @@ impl Evaluator<'_> {
     }
 
     pub(super) fn histogram_quantiles(&mut self, args: &[Expr]) -> Result<Data, QueryError> {
-        let label = self.literal(&args[1])?;
+        let label = Self::literal(&args[1])?;
         if !is_valid_label_name(&label) {
             let reason = format!("invalid label name {}", quote(&label));
             return Err(QueryError::Execution(reason));
@@ -72,7 +72,7 @@ impl Evaluator<'_> {
             self.note_quantiles(&quantiles, arg.span);
             let value = quantiles.first().copied().unwrap_or(f64::NAN);
             let text = crate::number::format_bound(value);
-            let data = self.histograms(series.clone(), args[0].span, |e, step, site, found| {
+            let data = self.histograms(&series, args[0].span, |e, step, site, found| {
                 let q = quantiles.get(step).copied().unwrap_or(f64::NAN);
                 quantile_of(e, site, q, found)
             })?;
@@ -99,11 +99,11 @@ impl Evaluator<'_> {
     /// Gathers histograms and applies a function to each at each step.
     fn histograms(
         &mut self,
-        series: Vec<Series>,
+        series: &[Series],
         span: Span,
         mut apply: impl FnMut(&mut Self, usize, Site<'_>, Found) -> Option<f64>,
     ) -> Result<Data, QueryError> {
-        let members = self.members(&series, span);
+        let members = self.members(series, span);
         let mut cursors = Cursors::new(series.len());
         let mut points: Vec<Vec<Point>> = vec![Vec::new(); members.groups.len()];
         for (step, t_ms) in self.steps.times().enumerate() {
@@ -111,7 +111,7 @@ impl Evaluator<'_> {
             self.work_on(series.len())?;
             let mut found: BTreeMap<usize, Found> = BTreeMap::new();
             for i in 0..series.len() {
-                let Some(value) = cursors.value(&series, i, t_ms) else { continue };
+                let Some(value) = cursors.value(series, i, t_ms) else { continue };
                 match value {
                     Value::Float(count) => {
                         let Some((group, upper)) = members.classic[i] else { continue };

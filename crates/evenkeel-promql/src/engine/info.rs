@@ -31,12 +31,12 @@ impl Evaluator<'_> {
         let mut selector = Selector { matchers, ..Selector::default() };
         copy_modifiers(&args[0], &mut selector);
         let infos = self.instant_selector(&selector, args[0].span)?;
-        self.join_info(base, &infos, &by_name, &data)
+        self.join_info(&base, &infos, &by_name, &data)
     }
 
     fn join_info(
         &mut self,
-        base: Vec<Series>,
+        base: &[Series],
         infos: &[Series],
         by_name: &[Matcher],
         data: &[Matcher],

@@ -9,10 +9,10 @@ use std::cmp::Ordering;
 
 impl Evaluator<'_> {
     pub(super) fn label_replace(&mut self, args: &[Expr]) -> Result<Data, QueryError> {
-        let target = self.literal(&args[1])?;
-        let replacement = go_template(&self.literal(&args[2])?);
-        let source = self.literal(&args[3])?;
-        let pattern = self.literal(&args[4])?;
+        let target = Self::literal(&args[1])?;
+        let replacement = go_template(&Self::literal(&args[2])?);
+        let source = Self::literal(&args[3])?;
+        let pattern = Self::literal(&args[4])?;
         let regex = anchored(&pattern).map_err(|_| {
             QueryError::Execution(format!(
                 "invalid regular expression in label_replace(): {pattern}"
@@ -23,7 +23,7 @@ impl Evaluator<'_> {
             return Err(QueryError::Execution(reason));
         }
         let series = self.vector(&args[0])?;
-        self.relabel(series, &target, |labels| {
+        Self::relabel(series, &target, |labels| {
             let value = labels.get(&source);
             let captures = regex.captures(value)?;
             let mut new = String::new();
@@ -33,13 +33,13 @@ impl Evaluator<'_> {
     }
 
     pub(super) fn label_join(&mut self, args: &[Expr]) -> Result<Data, QueryError> {
-        let target = self.literal(&args[1])?;
-        let separator = self.literal(&args[2])?;
+        let target = Self::literal(&args[1])?;
+        let separator = Self::literal(&args[2])?;
         let mut sources = Vec::new();
         for arg in args.iter().skip(3) {
-            let source = self.literal(arg)?;
+            let source = Self::literal(arg)?;
             if !is_valid_label_name(&source) {
-                let reason = format!("invalid source label name in label_join(): {}", source);
+                let reason = format!("invalid source label name in label_join(): {source}");
                 return Err(QueryError::Execution(reason));
             }
             sources.push(source);
@@ -49,14 +49,13 @@ impl Evaluator<'_> {
             return Err(QueryError::Execution(reason));
         }
         let series = self.vector(&args[0])?;
-        self.relabel(series, &target, |labels| {
+        Self::relabel(series, &target, |labels| {
             let values: Vec<&str> = sources.iter().map(|s| labels.get(s)).collect();
             Some(values.join(&separator))
         })
     }
 
     fn relabel(
-        &mut self,
         series: Vec<Series>,
         target: &str,
         value: impl Fn(&Labels) -> Option<String>,
@@ -77,7 +76,7 @@ impl Evaluator<'_> {
     pub(super) fn sort_by_label(&mut self, name: &str, args: &[Expr]) -> Result<Data, QueryError> {
         let mut labels = Vec::new();
         for arg in args.iter().skip(1) {
-            let label = self.literal(arg)?;
+            let label = Self::literal(arg)?;
             if !is_valid_label_name(&label) {
                 let reason = format!("invalid label name {}", quote(&label));
                 return Err(QueryError::Execution(reason));

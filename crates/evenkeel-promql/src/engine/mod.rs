@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 /// How queries are evaluated, and what they may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, as upstream has them")]
 pub struct Options {
     /// How long a series counts as present after its last sample.
     pub lookback_ms: i64,
@@ -156,7 +157,7 @@ pub fn instant(
             },
             Data::Text(text) => QueryValue::Text { t_ms: at_ms, text },
             Data::Vector(series) => {
-                let series = evaluator.without_dropped_names(series)?;
+                let series = Evaluator::without_dropped_names(series)?;
                 let samples = series.into_iter().filter_map(|mut s| {
                     let point = s.points.pop()?;
                     Some(VectorSample { labels: s.labels, t_ms: at_ms, value: point.value })
@@ -178,7 +179,7 @@ pub fn range(
     check_steps(query, steps, options)?;
     let mut evaluator = Evaluator::new(storage, query, steps, options);
     let mut series = match evaluator.eval(&query.expr)? {
-        Data::Vector(series) => evaluator.without_dropped_names(series)?,
+        Data::Vector(series) => Evaluator::without_dropped_names(series)?,
         scalar => evaluator.as_vector(scalar),
     };
     series.retain(|s| !s.points.is_empty());

@@ -116,14 +116,12 @@ impl Evaluator<'_> {
         scalars: &[Vec<f64>],
     ) -> Result<(), QueryError> {
         let all = |i: usize| scalars.get(i).into_iter().flatten().copied();
-        if name == "quantile_over_time" {
-            if let Some(bad) = all(0).find(|q| !(0.0..=1.0).contains(q)) {
-                let text = format!(
-                    "quantile value should be between 0 and 1, got {}",
-                    format_general(bad)
-                );
-                self.annotations.warn(args[0].span, &text);
-            }
+        if name == "quantile_over_time"
+            && let Some(bad) = all(0).find(|q| !(0.0..=1.0).contains(q))
+        {
+            let text =
+                format!("quantile value should be between 0 and 1, got {}", format_general(bad));
+            self.annotations.warn(args[0].span, &text);
         }
         if name == "double_exponential_smoothing" {
             for (i, what, sign) in [(0, "smoothing", "sf"), (1, "trend", "tf")] {
@@ -213,16 +211,16 @@ fn window_value(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Op
         "present_over_time" => Some(Value::Float(1.0)),
         "last_over_time" => Some(window.value(window.len() - 1)),
         "first_over_time" => Some(window.value(0)),
-        "ts_of_last_over_time" => seconds(window.times.last().copied()?),
-        "ts_of_first_over_time" => seconds(window.times.first().copied()?),
+        "ts_of_last_over_time" => window.times.last().copied().map(seconds),
+        "ts_of_first_over_time" => window.times.first().copied().map(seconds),
         "changes" => Some(Value::Float(changes(window))),
         "resets" => Some(Value::Float(resets(e, site, window))),
         _ => float_value(e, site, window),
     }
 }
 
-fn seconds(t_ms: i64) -> Option<Value> {
-    Some(Value::Float(t_ms as f64 / 1000.0))
+fn seconds(t_ms: i64) -> Value {
+    Value::Float(t_ms as f64 / 1000.0)
 }
 
 /// Functions that see floats only; histograms beside them are noted.
@@ -340,15 +338,12 @@ fn sum_or_avg(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Opti
     for h in window.histogram_values() {
         saw_reset |= h.reset == crate::histogram::ResetHint::Reset;
         saw_none |= h.reset == crate::histogram::ResetHint::NotReset;
-        match mean.add(h) {
-            Ok(mut merge) => {
-                merge.reset_collision = false;
-                note_merge(merge, "aggregation", site.span, &mut e.annotations);
-            }
-            Err(_) => {
-                mixed_schemas(e, site);
-                return None;
-            }
+        if let Ok(mut merge) = mean.add(h) {
+            merge.reset_collision = false;
+            note_merge(merge, "aggregation", site.span, &mut e.annotations);
+        } else {
+            mixed_schemas(e, site);
+            return None;
         }
     }
     if saw_reset && saw_none {

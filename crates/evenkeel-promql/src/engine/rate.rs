@@ -206,23 +206,21 @@ fn histogram_rate(
     let schema = inner.iter().map(|h| h.schema).min().unwrap_or(last.schema).min(previous.schema);
     let mut result = Histogram::clone(last);
     result.reduce_to(schema);
-    match result.sub(previous) {
-        Ok(merge) => note(e, site, merge, "subtraction"),
-        Err(_) => {
-            mixed_schemas(e, site);
-            return None;
-        }
+    if let Ok(merge) = result.sub(previous) {
+        note(e, site, merge, "subtraction");
+    } else {
+        mixed_schemas(e, site);
+        return None;
     }
     if counter {
         for at in 1..all.len() {
             let nulled = at == 1 && from_zero.is_some() && !began;
             if !nulled && reset(at) {
-                match result.add(all[at - 1]) {
-                    Ok(merge) => note(e, site, merge, "addition"),
-                    Err(_) => {
-                        mixed_schemas(e, site);
-                        return None;
-                    }
+                if let Ok(merge) = result.add(all[at - 1]) {
+                    note(e, site, merge, "addition");
+                } else {
+                    mixed_schemas(e, site);
+                    return None;
                 }
             }
         }
@@ -265,12 +263,11 @@ pub(super) fn last_two(
             let mut result = Histogram::clone(b);
             let anew = e.options.start_timestamps && restarted(window, last);
             if !rate || !(anew || b.is_reset_after(a)) {
-                match result.sub(a) {
-                    Ok(merge) => note(e, site, merge, "subtraction"),
-                    Err(_) => {
-                        mixed_schemas(e, site);
-                        return None;
-                    }
+                if let Ok(merge) = result.sub(a) {
+                    note(e, site, merge, "subtraction");
+                } else {
+                    mixed_schemas(e, site);
+                    return None;
                 }
             }
             result.reset = ResetHint::Gauge;

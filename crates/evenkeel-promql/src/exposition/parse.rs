@@ -198,10 +198,10 @@ fn finish(mut labels: Vec<Label>) -> Labels {
         |suffix: &str| labels.iter().any(|l| &*l.name == METRIC_NAME && l.value.ends_with(suffix));
     let bucket = is("_bucket");
     for label in &mut labels {
-        if (bucket && &*label.name == BUCKET_LABEL) || &*label.name == "quantile" {
-            if let Some(value) = parse_float(&label.value) {
-                label.value = Arc::from(format_bound(value));
-            }
+        if ((bucket && &*label.name == BUCKET_LABEL) || &*label.name == "quantile")
+            && let Some(value) = parse_float(&label.value)
+        {
+            label.value = Arc::from(format_bound(value));
         }
     }
     labels.into_iter().collect()

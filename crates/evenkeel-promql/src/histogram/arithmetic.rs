@@ -1,6 +1,6 @@
 //! Adding, subtracting and scaling histograms of different resolution.
 //!
-//! **Source**: the behaviour of model/histogram/float_histogram.go.
+//! **Source**: the behaviour of `model/histogram/float_histogram.go`.
 
 use super::{Buckets, Histogram, ResetHint};
 use crate::number::kahan_add;

@@ -43,8 +43,7 @@ fn node(expr: &Expr) -> Result<(), Bad> {
             Ok(())
         }
         ExprKind::Call { .. } => call(expr),
-        ExprKind::Selector(s) => selector(expr, s),
-        ExprKind::Range { selector: s, .. } => selector(expr, s),
+        ExprKind::Selector(s) | ExprKind::Range { selector: s, .. } => selector(expr, s),
         ExprKind::Subquery(subquery) => match subquery.expr.value_type() {
             ValueType::Vector => Ok(()),
             other => Err((

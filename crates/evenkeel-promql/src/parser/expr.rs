@@ -87,10 +87,10 @@ impl Parser<'_> {
             return Err(self.error(modifiers, reason));
         }
         let mut matching = if vectors { Some(matching.unwrap_or_default()) } else { None };
-        if op.is_set() {
-            if let Some(m) = &mut matching {
-                m.cardinality = Cardinality::ManyToMany;
-            }
+        if op.is_set()
+            && let Some(m) = &mut matching
+        {
+            m.cardinality = Cardinality::ManyToMany;
         }
         self.node(start, ExprKind::Binary(Box::new(Binary { op, lhs, rhs, is_bool, matching })))
     }
@@ -122,12 +122,11 @@ impl Parser<'_> {
                 }
             }
         }
-        if matching.on {
-            if let Some(both) = matching.include.iter().find(|l| matching.labels.contains(l)) {
-                let reason =
-                    format!("label {both:?} must not occur in ON and GROUP clause at once");
-                return Err(self.error(start, reason));
-            }
+        if matching.on
+            && let Some(both) = matching.include.iter().find(|l| matching.labels.contains(l))
+        {
+            let reason = format!("label {both:?} must not occur in ON and GROUP clause at once");
+            return Err(self.error(start, reason));
         }
         any |= self.fill(op, &mut matching)?;
         Ok(any.then_some(matching))

@@ -41,7 +41,7 @@ impl ParseError {
 /// Line and column, both from 1, of a byte in a text.
 pub fn position(text: &str, byte: usize) -> (usize, usize) {
     let before = text.as_bytes().get(..byte).unwrap_or(text.as_bytes());
-    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let line = before.split(|b| *b == b'\n').count();
     let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
     (line, column)
 }

@@ -133,10 +133,10 @@ impl Parser<'_> {
         self.advance();
         let range_span = self.span();
         let range = self.bracket_length()?;
-        if let Length::Fixed(ms) = range {
-            if ms <= 0 {
-                return Err(self.error(range_span, "duration must be greater than 0"));
-            }
+        if let Length::Fixed(ms) = range
+            && ms <= 0
+        {
+            return Err(self.error(range_span, "duration must be greater than 0"));
         }
         if self.accept(":") {
             let step = if self.is_sign("]") { None } else { Some(self.bracket_length()?) };

@@ -151,25 +151,24 @@ impl AlertingRule {
             }
         }
         for (labels, (value, annotations)) in &fresh {
-            match self.active.get_mut(labels).filter(|a| a.state != AlertState::Inactive) {
-                Some(alert) => {
-                    alert.value = *value;
-                    alert.annotations.clone_from(annotations);
-                }
-                None => {
-                    let alert = ActiveAlert {
-                        labels: labels.clone(),
-                        annotations: annotations.clone(),
-                        state: AlertState::Pending,
-                        value: *value,
-                        active_ms: now_ms,
-                        fired_ms: None,
-                        resolved_ms: None,
-                        kept_since_ms: None,
-                        sent_ms: None,
-                    };
-                    self.active.insert(labels.clone(), alert);
-                }
+            if let Some(alert) =
+                self.active.get_mut(labels).filter(|a| a.state != AlertState::Inactive)
+            {
+                alert.value = *value;
+                alert.annotations.clone_from(annotations);
+            } else {
+                let alert = ActiveAlert {
+                    labels: labels.clone(),
+                    annotations: annotations.clone(),
+                    state: AlertState::Pending,
+                    value: *value,
+                    active_ms: now_ms,
+                    fired_ms: None,
+                    resolved_ms: None,
+                    kept_since_ms: None,
+                    sent_ms: None,
+                };
+                self.active.insert(labels.clone(), alert);
             }
         }
         let mut out = Vec::new();

@@ -306,11 +306,11 @@ fn compute(
     (at_ms, now_ms, limit): (i64, i64, usize),
     context: &Context<'_>,
 ) -> Result<Computed, String> {
-    if let RuleKind::Recording(recording) = &rule.kind {
-        if let Some(samples) = &recording.constant {
-            let samples = samples.clone();
-            return Ok(Computed { samples, warnings: Vec::new(), samples_read: 0 });
-        }
+    if let RuleKind::Recording(recording) = &rule.kind
+        && let Some(samples) = &recording.constant
+    {
+        let samples = samples.clone();
+        return Ok(Computed { samples, warnings: Vec::new(), samples_read: 0 });
     }
     let result = instant(storage, rule.query(), at_ms, context.options)
         .map_err(|e: QueryError| e.to_string())?;

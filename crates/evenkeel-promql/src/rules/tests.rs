@@ -5,7 +5,7 @@ use crate::result::QueryValue;
 use crate::series::SeriesStore;
 use insta::assert_snapshot;
 
-const RULES: &str = r#"
+const RULES: &str = r"
 groups:
 - name: g
   interval: 30s
@@ -23,7 +23,7 @@ groups:
     labels: {severity: '{{ if gt $value 100.0 }}page{{ else }}ticket{{ end }}'}
     annotations:
       summary: '{{ $labels.job }} is at {{ $value | humanize }} in {{ $externalLabels.cluster }}'
-"#;
+";
 
 struct Bench {
     store: SeriesStore,

@@ -93,7 +93,9 @@ pub(super) fn printf(format: &str, args: &[Data]) -> String {
             None => out.push_str("%!(NOVERB)"),
             Some('%') => out.push('%'),
             Some(verb) => match args.next() {
-                None => out.push_str(&format!("%!{verb}(MISSING)")),
+                None => {
+                    out.extend(["%!", verb.to_string().as_str(), "(MISSING)"]);
+                }
                 Some(arg) => out.push_str(&directive(&d, verb, arg)),
             },
         }

@@ -140,8 +140,7 @@ fn unary(name: &str, arg: Data, query: Option<&QueryFn<'_>>) -> Result<Data, Str
         "humanize1024" => text(humanize(float(&arg)?, 1024.0)),
         "humanizeDuration" => text(humanize_duration(float(&arg)?)),
         "humanizePercentage" => text(format!("{}%", significant(float(&arg)? * 100.0, 4))),
-        "humanizeTimestamp" => text(humanize_timestamp(float(&arg)?)),
-        "toTime" => text(humanize_timestamp(float(&arg)?)),
+        "humanizeTimestamp" | "toTime" => text(humanize_timestamp(float(&arg)?)),
         "toDuration" => text(format_duration_ms((float(&arg)? * 1000.0) as i64)),
         "toUpper" => text(print(&arg).to_uppercase()),
         "toLower" => text(print(&arg).to_lowercase()),
@@ -169,7 +168,7 @@ fn unary(name: &str, arg: Data, query: Option<&QueryFn<'_>>) -> Result<Data, Str
             .map(|ms| Data::Float(ms as f64 / 1000.0))
             .ok_or_else(|| format!("not a valid duration string: {:?}", print(&arg))),
         "graphLink" | "tableLink" => {
-            let tab = if name == "graphLink" { 0 } else { 1 };
+            let tab = i32::from(name != "graphLink");
             text(format!("/graph?g0.expr={}&g0.tab={tab}", escape(&print(&arg))))
         }
         "query" => {
@@ -366,7 +365,7 @@ fn escape(text: &str) -> String {
                 out.push(char::from(b));
             }
             b' ' => out.push('+'),
-            b => out.push_str(&format!("%{b:02X}")),
+            b => out.extend(["%".to_owned(), format!("{b:02X}")]),
         }
     }
     out

@@ -125,7 +125,6 @@ fn action_end(text: &str) -> Option<usize> {
         match (quote, c) {
             (Some('"'), '\\') => escaped = true,
             (Some(q), c) if q == c => quote = None,
-            (Some(_), _) => {}
             (None, '"' | '`') => quote = Some(c),
             (None, '}') if text.get(i..).is_some_and(|t| t.starts_with("}}")) => return Some(i),
             _ => {}

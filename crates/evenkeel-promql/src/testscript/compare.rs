@@ -35,10 +35,9 @@ fn notices(name: &str, wanted: &Notices, got: &[String]) -> Result<(), String> {
     }
     if let Some(extra) =
         got.iter().find(|text| !wanted.some.iter().any(|pattern| pattern.matches(text)))
+        && !wanted.some.is_empty()
     {
-        if !wanted.some.is_empty() {
-            return Err(format!("unexpected {name} {extra:?}"));
-        }
+        return Err(format!("unexpected {name} {extra:?}"));
     }
     Ok(())
 }

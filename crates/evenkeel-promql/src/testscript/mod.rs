@@ -1,4 +1,4 @@
-//! Runner of upstream's PromQL test scripts (`.test` files).
+//! Runner of upstream's `PromQL` test scripts (`.test` files).
 //!
 //! Each `eval instant` is also run as a range query around its time, and again with `@` appended to every selector at
 //! several evaluation times, as upstream does: the result must stay the same.

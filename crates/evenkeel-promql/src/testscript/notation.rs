@@ -73,7 +73,6 @@ fn selector_end(line: &str) -> usize {
         match (quote, c) {
             (Some(q), c) if c == q => quote = None,
             (Some(_), '\\') => escaped = true,
-            (Some(_), _) => {}
             (None, '"' | '\'' | '`') => quote = Some(c),
             (None, '{') => braces += 1,
             (None, '}') => braces -= 1,
