@@ -13,6 +13,8 @@ pub struct Limits {
     pub query_samples_max: u64,
     /// Sample visits one query may make; a few seconds of one core.
     pub query_visits_max: u64,
+    /// Ranges include their left end, as in Prometheus 2.
+    pub closed_ranges: bool,
 }
 
 impl Default for Limits {
@@ -23,6 +25,7 @@ impl Default for Limits {
             memory_bytes_max: 1 << 30,
             query_samples_max: 5_000_000,
             query_visits_max: 1_000_000_000,
+            closed_ranges: false,
         }
     }
 }

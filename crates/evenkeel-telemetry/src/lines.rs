@@ -85,4 +85,32 @@ mod tests {
         let open = cut("a 1 2.5 # {id=\"7\"} 1", Format::OpenMetrics);
         assert_eq!(open, Some(RawSample { series: "a", value: 1.0, t_ms: Some(2500) }));
     }
+
+    proptest::proptest! {
+        /// Whatever the real parser accepts is cut to the same numbers, or not at all.
+        #[test]
+        fn cutting_agrees_with_parsing(
+            name in "[a-z:_]{1,3}|",
+            labels in "(\\{([a-c]=\"[ -~]{0,4}\",?){0,2} ?\\})?",
+            value in " {0,2}([0-9.e+-]{1,5}|NaN|\\+Inf|0x1f)",
+            rest in "( [0-9.]{1,4})?( # \\{[a-b]=\"x\"\\} 1)? ?",
+        ) {
+            let line = format!("{name}{labels} {value}{rest}");
+            for (format, text) in
+                [(Format::Text, line.clone()), (Format::OpenMetrics, format!("{line}\n# EOF"))]
+            {
+                let parsed = evenkeel_promql::exposition::parse(&text, format);
+                let Some((Ok(parsed), raw)) = cut(&line, format).map(|raw| (parsed, raw)) else {
+                    continue;
+                };
+                let sample = &parsed.samples[0];
+                proptest::prop_assert_eq!(sample.value.to_bits(), raw.value.to_bits());
+                proptest::prop_assert_eq!(sample.t_ms, raw.t_ms);
+                // The text stands for the series: it parses to the same labels by itself.
+                let alone = format!("{} 1", raw.series);
+                let alone = evenkeel_promql::exposition::parse(&alone, Format::Text);
+                proptest::prop_assert_eq!(&alone.map(|e| e.samples[0].labels.clone()), &Ok(sample.labels.clone()));
+            }
+        }
+    }
 }

@@ -70,6 +70,7 @@ impl Telemetry {
         Options {
             samples_max: self.inner.limits.query_samples_max,
             work_max: self.inner.limits.query_visits_max,
+            closed_ranges: self.inner.limits.closed_ranges,
             ..Options::default()
         }
     }

@@ -177,3 +177,18 @@ fn the_report_tells_about_the_scrape_and_ends_with_the_target() {
     {__name__="up"} 1000=1 2000=~
     "#);
 }
+
+proptest::proptest! {
+    /// Any text is read or refused, never more; a second time gives the same series.
+    #[test]
+    fn no_text_breaks_the_intake(text in "([a-b#{}\",= \\\\\n\t0-9.-]|TYPE |HELP |EOF|NaN){0,60}") {
+        for format in [Format::Text, Format::OpenMetrics] {
+            let mut bench = Bench::new();
+            let first = bench.scrape(&text, format);
+            let series = bench.store.len();
+            let second = bench.scrape(&text, format);
+            proptest::prop_assert_eq!(bench.store.len(), series);
+            proptest::prop_assert_eq!(first.split(' ').next(), second.split(' ').next());
+        }
+    }
+}

@@ -118,3 +118,20 @@ fn the_rest() {
     let put = Request::builder().method(Method::PUT).uri("/api/v1/query").body(Bytes::new());
     insta::assert_snapshot!(send(&put.unwrap()), @"405 Method Not Allowed");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 64, ..Default::default() })]
+    /// Any parameters get an answer in the envelope, never a panic.
+    #[test]
+    fn no_request_breaks_the_api(
+        endpoint in "query|query_range|series|labels|label/a/values|rules|targets|metadata|format_query",
+        params in "(&(query|start|end|step|time|match\\[\\]|limit|type|timeout)=[a-z0-9.%(){}\\[\\]=~+-]{0,8}){0,5}",
+    ) {
+        let uri = format!("/api/v1/{endpoint}?{params}").replace('{', "%7B").replace('}', "%7D");
+        let request = Request::get(uri).body(Bytes::new()).unwrap();
+        let response = api::handle(&telemetry(), &request, second(600));
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        let status = if response.status() == 200 { "success" } else { "error" };
+        proptest::prop_assert_eq!(body["status"].as_str(), Some(status));
+    }
+}
