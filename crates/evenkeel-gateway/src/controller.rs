@@ -101,9 +101,10 @@ impl Controller {
             let seen = self.setup.plane.progress();
             self.report(seen).await;
             let progressed = self.setup.plane.progressed(seen);
-            let later = match self.unfinished || !self.errors.is_empty() {
-                true => self.setup.ports.timer.sleep(RETRY_AFTER),
-                false => Box::pin(std::future::pending()),
+            let later = if self.unfinished || !self.errors.is_empty() {
+                self.setup.ports.timer.sleep(RETRY_AFTER)
+            } else {
+                Box::pin(std::future::pending())
             };
             match select(changes.next(), select(progressed, later)).await {
                 Either::Left((Some(batch), _)) => {

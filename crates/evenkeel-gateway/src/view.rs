@@ -19,7 +19,7 @@ pub type Name = (String, String);
 pub struct View {
     /// Services by name.
     pub services: BTreeMap<Name, Arc<Service>>,
-    /// EndpointSlices by name.
+    /// `EndpointSlices` by name.
     pub slices: BTreeMap<Name, Arc<EndpointSlice>>,
     /// Routes by name.
     pub routes: BTreeMap<Name, Arc<HttpRoute>>,
@@ -60,7 +60,7 @@ impl PodFacts {
     }
 }
 
-/// The Deployment behind a ReplicaSet's pod, as Istio derives it: the ReplicaSet's name without the
+/// The Deployment behind a `ReplicaSet`'s pod, as Istio derives it: the `ReplicaSet`'s name without the
 /// template hash. Other owners stand for themselves; a pod without owner too.
 fn workload(obj: &Obj) -> String {
     let Some(owner) = obj.controller() else { return obj.name().to_owned() };

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -401,7 +402,7 @@ fn redirects_and_rewrites_change_what_they_say() {
         ..rule(0, &[], &["^ /old"])
     };
     let plain = Redirect { status: 302, ..Redirect::default() };
-    let mut to = |one: Redirect| {
+    let to = |one: Redirect| {
         route(&mut with_rules(vec![redirect(one)]), "GET", "a.org", "/old/x?q=1", &[])
     };
     let host = Some("b.org".to_owned());
@@ -444,7 +445,7 @@ fn attempts_and_requests_are_counted_apart() {
             if sample.name == name {
                 let labels: Vec<&str> =
                     sample.labels.iter().map(|(_, value)| value.as_str()).collect();
-                lines.push_str(&format!("{} {}\n", labels.join(" "), sample.value));
+                writeln!(lines, "{} {}", labels.join(" "), sample.value).unwrap();
             }
         });
         lines

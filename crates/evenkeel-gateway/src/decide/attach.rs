@@ -23,6 +23,14 @@ pub(super) struct Attached {
     pub(super) gateways: BTreeMap<Name, GatewayVerdict>,
 }
 
+/// What routes are attached to, while they are being attached.
+struct Places<'a> {
+    view: &'a View,
+    by_service: BTreeMap<(&'a str, &'a str), Vec<&'a ServiceAddress>>,
+    served: BTreeMap<SocketAddr, Served>,
+    gateways: BTreeMap<Name, GatewayVerdict>,
+}
+
 /// Rules collected for an address, and whom it belongs to.
 #[derive(Default)]
 struct Served {
@@ -33,23 +41,22 @@ struct Served {
 /// Attaches every route to its parents.
 pub(super) fn routes(view: &View, pools: &Pools) -> Attached {
     let mut served: BTreeMap<SocketAddr, Served> = BTreeMap::new();
-    let mut gateways = gateway_listeners(view, &mut served);
+    let gateways = gateway_listeners(view, &mut served);
     let mut by_service: BTreeMap<(&str, &str), Vec<&ServiceAddress>> = BTreeMap::new();
     for one in &pools.services {
         by_service.entry((&one.service.0, &one.service.1)).or_default().push(one);
         served.entry(one.address).or_default().owner = one.service.clone();
     }
+    let mut places = Places { view, by_service, served, gateways };
     let mut verdicts = BTreeMap::new();
     for (name, route) in by_age(view) {
         let translated = rules::translate(&name.0, &name.1, route, pools);
         let mut parents = Vec::new();
         for parent in &route.spec.parent_refs {
             let accepted = match kind(parent) {
-                ("" | "core", "Service") => {
-                    to_service(name, parent, &translated, &by_service, &mut served)
-                }
+                ("" | "core", "Service") => to_service(name, parent, &translated, &mut places),
                 ("gateway.networking.k8s.io", "Gateway") => {
-                    to_gateway((name, route), parent, &translated, view, &mut gateways, &mut served)
+                    to_gateway((name, route), parent, &translated, &mut places)
                 }
                 // Somebody else's parent.
                 _ => continue,
@@ -65,11 +72,14 @@ pub(super) fn routes(view: &View, pools: &Pools) -> Attached {
     }
     // A Service that no route speaks for serves its own endpoints.
     for one in &pools.services {
-        if let Some(place) = served.get_mut(&one.address).filter(|place| place.rules.is_empty()) {
+        if let Some(place) =
+            places.served.get_mut(&one.address).filter(|place| place.rules.is_empty())
+        {
             place.rules.push(Rule::to_pool(one.pool));
         }
     }
     let listener = |place: Served| Listener::new(&place.owner.0, &place.owner.1, place.rules);
+    let Places { served, gateways, .. } = places;
     let listeners = served.into_iter().map(|(address, place)| (address, listener(place))).collect();
     Attached { listeners, routes: verdicts, gateways }
 }
@@ -91,8 +101,7 @@ fn to_service(
     name: &Name,
     parent: &ParentRef,
     translated: &Translated,
-    by_service: &BTreeMap<(&str, &str), Vec<&ServiceAddress>>,
-    served: &mut BTreeMap<SocketAddr, Served>,
+    places: &mut Places<'_>,
 ) -> Finding {
     let namespace = parent.namespace.as_deref().unwrap_or(&name.0);
     let object = format!("Service/{namespace}/{}", parent.name);
@@ -100,13 +109,13 @@ fn to_service(
         let message = format!("{object} is in another namespace; move the route there");
         return Finding::bad(NOT_ALLOWED_BY_LISTENERS, message);
     }
-    let addresses = by_service.get(&(namespace, parent.name.as_str()));
+    let addresses = places.by_service.get(&(namespace, parent.name.as_str()));
     let wanted =
         |one: &&&ServiceAddress| parent.port.is_none_or(|port| port == i32::from(one.port));
     let mut found = false;
     for one in addresses.into_iter().flatten().filter(wanted) {
         found = true;
-        if let Some(place) = served.get_mut(&one.address) {
+        if let Some(place) = places.served.get_mut(&one.address) {
             place.rules.extend(translated.rules.iter().cloned());
         }
     }
@@ -150,14 +159,14 @@ fn to_gateway(
     (name, route): (&Name, &HttpRoute),
     parent: &ParentRef,
     translated: &Translated,
-    view: &View,
-    verdicts: &mut BTreeMap<Name, GatewayVerdict>,
-    served: &mut BTreeMap<SocketAddr, Served>,
+    places: &mut Places<'_>,
 ) -> Finding {
     let namespace = parent.namespace.as_deref().unwrap_or(&name.0);
     let key = (namespace.to_owned(), parent.name.clone());
     let object = format!("Gateway/{namespace}/{}", parent.name);
-    let (Some(gateway), Some(verdict)) = (view.gateways.get(&key), verdicts.get_mut(&key)) else {
+    let (Some(gateway), Some(verdict)) =
+        (places.view.gateways.get(&key), places.gateways.get_mut(&key))
+    else {
         return Finding::bad(NO_MATCHING_PARENT, format!("{object} does not exist"));
     };
     let mut problem = Finding::bad(
@@ -189,7 +198,7 @@ fn to_gateway(
         };
         attached = true;
         state.2 += 1;
-        let place = served.entry(address).or_default();
+        let place = places.served.entry(address).or_default();
         let rules = translated.rules.iter().cloned();
         place.rules.extend(rules.map(|rule| Rule { hostnames: hostnames.clone(), ..rule }));
     }

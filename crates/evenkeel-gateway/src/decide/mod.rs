@@ -86,7 +86,7 @@ pub fn decide(view: &View) -> Desired {
     let attached = attach::routes(view, &pools);
     let leaving = view.pods.iter().filter(|(_, pod)| pod.leaving);
     Desired {
-        snapshot: Snapshot { generation: 0, pools: pools.pools, listeners: attached.listeners },
+        snapshot: Snapshot { generation: 0, pools: pools.all, listeners: attached.listeners },
         routes: attached.routes,
         gateways: attached.gateways,
         leaving: leaving.map(|(name, pod)| (name.clone(), pod.address)).collect(),

@@ -1,4 +1,4 @@
-//! Endpoints of Service ports, from EndpointSlices and pods.
+//! Endpoints of Service ports, from `EndpointSlices` and pods.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ const OTHER_PORTS: [i32; 5] = [3306, 5432, 6379, 9092, 27017];
 
 /// Every Service port with its endpoints.
 pub(super) struct Pools {
-    pub(super) pools: Vec<Pool>,
+    pub(super) all: Vec<Pool>,
     index: BTreeMap<PoolKey, usize>,
     /// HTTP ports of Services that have an address, with their pool.
     pub(super) services: Vec<ServiceAddress>,
@@ -43,26 +43,26 @@ impl Pools {
                 slices.entry((namespace, service)).or_default().push(slice);
             }
         }
-        let mut all = Self { pools: Vec::new(), index: BTreeMap::new(), services: Vec::new() };
+        let mut pools = Self { all: Vec::new(), index: BTreeMap::new(), services: Vec::new() };
         for (name, service) in &view.services {
             let own = slices.get(&(name.0.as_str(), name.1.as_str()));
             for port in ports(service) {
-                all.add(view, name, service, port, own.map_or(&[][..], Vec::as_slice));
+                let pool = pools.add(view, name, port, own.map_or(&[][..], Vec::as_slice));
+                pools.add_address(name, service, port, pool);
             }
         }
-        all
+        pools
     }
 
+    /// Adds the pool of a port; returns its position.
     fn add(
         &mut self,
         view: &View,
         name: &Name,
-        service: &Service,
         port: &ServicePort,
         slices: &[&EndpointSlice],
-    ) {
-        let Ok(number) = u16::try_from(port.port) else { return };
-        let key = PoolKey::new(&name.0, &name.1, number);
+    ) -> usize {
+        let key = PoolKey::new(&name.0, &name.1, number(port));
         let mut endpoints = BTreeMap::new();
         for slice in slices {
             let ports = slice.ports.iter().flatten();
@@ -79,15 +79,19 @@ impl Pools {
                 }
             }
         }
-        let pool = self.pools.len();
-        self.pools.push(Pool { key: key.clone(), endpoints: endpoints.into_values().collect() });
+        let pool = self.all.len();
+        self.all.push(Pool { key: key.clone(), endpoints: endpoints.into_values().collect() });
         self.index.insert(key, pool);
+        pool
+    }
+
+    fn add_address(&mut self, name: &Name, service: &Service, port: &ServicePort, pool: usize) {
         let spec = service.spec.as_ref();
         let address = spec.and_then(|spec| spec.cluster_ip.as_deref()?.parse::<IpAddr>().ok());
         if let Some(address) = address.filter(|_| http(port)) {
-            let address = SocketAddr::new(address, number);
-            let service = name.clone();
-            self.services.push(ServiceAddress { service, port: number, address, pool });
+            let port = number(port);
+            let address = SocketAddr::new(address, port);
+            self.services.push(ServiceAddress { service: name.clone(), port, address, pool });
         }
     }
 
@@ -99,7 +103,14 @@ impl Pools {
 
 fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP")
+    ports.filter(|port| {
+        port.protocol.as_deref().unwrap_or("TCP") == "TCP" && u16::try_from(port.port).is_ok()
+    })
+}
+
+/// Ports that do not fit were left out by `ports`.
+fn number(port: &ServicePort) -> u16 {
+    u16::try_from(port.port).unwrap_or_default()
 }
 
 /// Whether a port speaks HTTP, by `appProtocol`, name and number. When nothing speaks against it, it

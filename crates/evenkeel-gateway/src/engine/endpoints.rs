@@ -94,7 +94,7 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Slots {
     board: Arc<Board>,
-    slots: Vec<Slot>,
+    all: Vec<Slot>,
     by_address: BTreeMap<SocketAddr, u32>,
     epoch: u32,
     started: bool,
@@ -102,20 +102,20 @@ pub(super) struct Slots {
 
 impl Slots {
     pub(super) fn new(board: Arc<Board>) -> Self {
-        Self { board, slots: Vec::new(), by_address: BTreeMap::new(), epoch: 0, started: false }
+        Self { board, all: Vec::new(), by_address: BTreeMap::new(), epoch: 0, started: false }
     }
 
     pub(super) fn get(&self, id: SlotId) -> Option<&Slot> {
-        self.slots.get(id.index as usize).filter(|slot| slot.epoch == id.epoch)
+        self.all.get(id.index as usize).filter(|slot| slot.epoch == id.epoch)
     }
 
     pub(super) fn get_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
-        self.slots.get_mut(id.index as usize).filter(|slot| slot.epoch == id.epoch)
+        self.all.get_mut(id.index as usize).filter(|slot| slot.epoch == id.epoch)
     }
 
     pub(super) fn by_address(&self, address: SocketAddr) -> Option<&Slot> {
         let index = self.by_address.get(&address)?;
-        self.slots.get(*index as usize)
+        self.all.get(*index as usize)
     }
 
     /// Takes over a configuration; returns the slot of each endpoint of each pool, in their order.
@@ -137,7 +137,7 @@ impl Slots {
                 Some(index) => *index,
                 None => self.add(address, joined),
             };
-            if let Some(slot) = self.slots.get_mut(index as usize) {
+            if let Some(slot) = self.all.get_mut(index as usize) {
                 if slot.standing == Standing::Gone {
                     slot.joined = joined;
                     slot.health = Health::default();
@@ -147,14 +147,14 @@ impl Slots {
         }
         let id = |address: &SocketAddr| {
             let index = *self.by_address.get(address)?;
-            Some(SlotId { index, epoch: self.slots.get(index as usize)?.epoch })
+            Some(SlotId { index, epoch: self.all.get(index as usize)?.epoch })
         };
         let pools = snapshot.pools.iter();
         pools.map(|pool| pool.endpoints.iter().filter_map(|e| id(&e.address)).collect()).collect()
     }
 
     fn let_go(&mut self, keep: &BTreeMap<SocketAddr, EndpointState>) {
-        let slots = &mut self.slots;
+        let slots = &mut self.all;
         self.by_address.retain(|address, index| {
             let Some(slot) = slots.get_mut(*index as usize) else { return false };
             if !keep.contains_key(address) {
@@ -175,13 +175,13 @@ impl Slots {
             epoch: self.epoch,
             load: self.board.load(address),
         };
-        let free = self.slots.iter().position(|slot| {
+        let free = self.all.iter().position(|slot| {
             slot.standing == Standing::Gone && slot.in_flight == 0 && slot.epoch != self.epoch
         });
-        let index = free.unwrap_or(self.slots.len());
-        match self.slots.get_mut(index) {
+        let index = free.unwrap_or(self.all.len());
+        match self.all.get_mut(index) {
             Some(place) => *place = slot,
-            None => self.slots.push(slot),
+            None => self.all.push(slot),
         }
         let index = u32::try_from(index).expect("fewer than 2^32 endpoints");
         self.by_address.insert(address, index);

@@ -1,4 +1,4 @@
-//! Which rule a request takes: the match types of an HTTPRoute and their precedence.
+//! Which rule a request takes: the match types of an `HTTPRoute` and their precedence.
 //!
 //! Source: the Gateway API specification, `HTTPRouteRule.matches`.
 
@@ -142,7 +142,7 @@ pub(super) fn order(rules: &[Rule]) -> Vec<(Rank, u16, u16)> {
             order.push((rank(host, one), rule_index, match_index));
         }
     }
-    order.sort_by(|a, b| a.0.cmp(&b.0));
+    order.sort_by_key(|a| a.0);
     order
 }
 

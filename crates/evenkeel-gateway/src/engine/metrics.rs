@@ -143,9 +143,12 @@ impl Recorder {
 /// All series, over all engines.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    cells: Mutex<BTreeMap<(Subject, u16, Flag), Vec<Arc<Cell>>>>,
+    cells: Mutex<BTreeMap<SeriesKey, Vec<Arc<Cell>>>>,
     events: Mutex<BTreeMap<Subject, Events>>,
 }
+
+/// What a counter and its histogram are about: subject, status code, how it ended.
+type SeriesKey = (Subject, u16, Flag);
 
 /// Retries and ejections of one subject.
 type Events = (Arc<AtomicU64>, Arc<AtomicU64>);
@@ -244,7 +247,8 @@ impl Metrics {
                 }
             });
             if !body.is_empty() {
-                text.push_str(&format!("# TYPE {name} {kind}\n{body}"));
+                write!(text, "# TYPE {name} {kind}\n{body}")
+                    .expect("writing to a String cannot fail");
             }
         }
         text

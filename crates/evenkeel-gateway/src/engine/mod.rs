@@ -46,7 +46,7 @@ pub use snapshot::{
 pub use weights::SmoothWeights;
 
 /// How long a client waits for the head of an answer when the route does not say.
-pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
 
 /// Safeguards; all on, except to show what they are good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

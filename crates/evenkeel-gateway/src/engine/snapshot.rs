@@ -102,7 +102,7 @@ impl Listener {
 /// One rule of a route, with everything a request through it needs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rule {
-    /// `namespace/name` of the HTTPRoute; empty for the rule that every Service has by default.
+    /// `namespace/name` of the `HTTPRoute`; empty for the rule that every Service has by default.
     pub route: Arc<str>,
     /// Position within the route.
     pub index: usize,
@@ -129,7 +129,7 @@ impl Rule {
     }
 }
 
-/// What an HTTPRoute's `retry` says.
+/// What an `HTTPRoute`'s `retry` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetryRule {
     /// Status codes worth another attempt; empty means the default ones.

@@ -10,6 +10,7 @@ use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::exchange::Exchange;
+use super::forward::Client;
 use super::wire::{Decoded, Decoder, Head};
 use super::worker::Worker;
 use crate::engine::{self, Answer, Attempted, End, Step};
@@ -17,21 +18,21 @@ use crate::engine::{self, Answer, Attempted, End, Step};
 /// A request under way; whoever drops it early is a client that went away.
 #[derive(Debug)]
 pub(super) struct Lease {
-    worker: Rc<Worker>,
+    client: Rc<Client>,
     pub(super) request: engine::Request,
     over: bool,
 }
 
 impl Lease {
-    pub(super) fn new(worker: Rc<Worker>, request: engine::Request) -> Self {
-        Self { worker, request, over: false }
+    pub(super) fn new(client: Rc<Client>, request: engine::Request) -> Self {
+        Self { client, request, over: false }
     }
 
     /// Reports an attempt and learns what comes next.
     pub(super) fn on_result(&mut self, result: Attempted) -> Step {
-        let now = self.worker.now();
-        let step = self.worker.engine.borrow_mut().on_result(now, &mut self.request, result);
-        self.worker.tell_emptied();
+        let worker = &self.client.worker;
+        let step = worker.engine.borrow_mut().on_result(worker.now(), &mut self.request, result);
+        worker.tell_emptied();
         step
     }
 
@@ -39,9 +40,11 @@ impl Lease {
     pub(super) fn finish(&mut self, end: End) {
         if !self.over {
             self.over = true;
-            let now = self.worker.now();
-            self.worker.engine.borrow_mut().finish(now, &mut self.request, end);
-            self.worker.tell_emptied();
+            let worker = &self.client.worker;
+            let now = worker.now();
+            worker.engine.borrow_mut().finish(now, &mut self.request, end);
+            worker.tell_emptied();
+            self.client.idle_since.set(Some(now));
         }
     }
 }
@@ -153,7 +156,7 @@ impl Relay {
 
     fn complete(&mut self) {
         if let Some(exchange) = self.exchange.take() {
-            give_back(&self.lease.worker, exchange, self.keep_alive);
+            give_back(&self.lease.client.worker, exchange, self.keep_alive);
         }
         self.lease.finish(End::Complete);
     }
@@ -196,22 +199,19 @@ pub(super) fn relay(
     *response.headers_mut() = head.headers;
     for filters in
         [lease.request.backend().map(|b| &b.filters), lease.request.rule().map(|r| &r.filters)]
+            .into_iter()
+            .flatten()
     {
-        if let Some(filters) = filters {
-            filters.response_headers.apply(response.headers_mut());
-        }
+        filters.response_headers.apply(response.headers_mut());
     }
-    *response.body_mut() = match whole {
-        Some(body) => {
-            give_back(worker, exchange, head.keep_alive);
-            lease.finish(End::Complete);
-            AnswerBody::Whole(body)
-        }
-        None => {
-            let keep_alive = head.keep_alive;
-            let exchange = Some(exchange);
-            AnswerBody::Relay(Box::new(Relay { exchange, decoder, keep_alive, lease }))
-        }
+    *response.body_mut() = if let Some(body) = whole {
+        give_back(worker, exchange, head.keep_alive);
+        lease.finish(End::Complete);
+        AnswerBody::Whole(body)
+    } else {
+        let keep_alive = head.keep_alive;
+        let exchange = Some(exchange);
+        AnswerBody::Relay(Box::new(Relay { exchange, decoder, keep_alive, lease }))
     };
     response
 }

@@ -88,6 +88,19 @@ impl RequestBody {
     }
 }
 
+/// How far the sending of a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    /// Head or body are left.
+    On,
+    /// The end of a chunked body is among what is being written.
+    LastChunk,
+    /// Everything was sent.
+    Done,
+    /// Writing failed; the endpoint may still have answered before.
+    CutOff,
+}
+
 /// A request being sent to an endpoint, and the connection it uses.
 #[derive(Debug)]
 pub(super) struct Exchange {
@@ -95,12 +108,9 @@ pub(super) struct Exchange {
     body: RequestBody,
     /// How much of `upstream.head` is written.
     written: usize,
+    /// Whether any byte was written.
     sent: bool,
-    all_sent: bool,
-    /// The end of a chunked body is among what is being written.
-    last_chunk: bool,
-    /// Writing failed; the endpoint may still have answered before.
-    cut_off: bool,
+    sending: Sending,
 }
 
 /// An attempt that got no answer.
@@ -125,15 +135,7 @@ impl Exchange {
         if let RequestBody::Whole(bytes) = &body {
             upstream.head.extend_from_slice(bytes);
         }
-        Self {
-            upstream,
-            body,
-            written: 0,
-            sent: false,
-            all_sent: false,
-            last_chunk: false,
-            cut_off: false,
-        }
+        Self { upstream, body, written: 0, sent: false, sending: Sending::On }
     }
 
     /// Gives up.
@@ -154,7 +156,7 @@ impl Exchange {
 
     /// Whether the connection is clean for the next request, once the answer is read.
     pub(super) fn reusable(&self) -> bool {
-        self.all_sent && self.upstream.read.is_empty()
+        self.sending == Sending::Done && self.upstream.read.is_empty()
     }
 
     /// The head of the answer.
@@ -177,15 +179,15 @@ impl Exchange {
 
     /// Sends what is left, as far as possible now.
     pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) {
-        if self.all_sent || self.cut_off {
+        if matches!(self.sending, Sending::Done | Sending::CutOff) {
             return;
         }
         match self.poll_send(cx) {
             Poll::Pending => {}
-            Poll::Ready(Ok(())) => self.all_sent = true,
+            Poll::Ready(Ok(())) => self.sending = Sending::Done,
             Poll::Ready(Err(error)) => {
                 tracing::trace!(endpoint = %self.upstream.endpoint, %error, "request cut off");
-                self.cut_off = true;
+                self.sending = Sending::CutOff;
             }
         }
     }
@@ -203,7 +205,7 @@ impl Exchange {
             let RequestBody::Stream { prefix, rest, length } = &mut self.body else {
                 return Poll::Ready(Ok(()));
             };
-            if self.last_chunk {
+            if self.sending == Sending::LastChunk {
                 return Poll::Ready(Ok(()));
             }
             let data = if prefix.is_empty() {
@@ -228,7 +230,9 @@ impl Exchange {
                 (Some(_), false) => self.upstream.head.extend_from_slice(&data),
                 (None, _) => wire::write_chunk(&mut self.upstream.head, &data),
             }
-            self.last_chunk = over;
+            if over {
+                self.sending = Sending::LastChunk;
+            }
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The way of one request: ask the engine, do the attempt, report, until there is an answer.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, UPGRADE};
@@ -30,6 +32,8 @@ pub(super) struct Client {
     pub(super) listener: SocketAddr,
     pub(super) peer: IpAddr,
     pub(super) deadline: Rc<Deadline>,
+    /// Since when it waits for a request; `None` while one is under way.
+    pub(super) idle_since: Cell<Option<Duration>>,
 }
 
 /// What an attempt gave.
@@ -43,6 +47,7 @@ pub(super) async fn forward(
     client: Rc<Client>,
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, hyper::Error> {
+    client.idle_since.set(None);
     let upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     if parts.method == Method::CONNECT {
@@ -74,7 +79,7 @@ async fn answer(
         };
         worker.engine.borrow_mut().start(worker.now(), client.listener, &meta)
     };
-    let mut lease = Lease::new(Rc::clone(worker), request);
+    let mut lease = Lease::new(Rc::clone(client), request);
     loop {
         let attempt = match step {
             Step::Attempt(attempt) => attempt,

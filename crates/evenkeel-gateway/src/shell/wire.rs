@@ -201,8 +201,7 @@ fn take_any_head(read: &mut BytesMut, asked: &Method) -> Result<Option<Head>, Ma
         let start = part.as_ptr() as usize - base;
         start..start + part.len()
     };
-    let mut spans = [(0..0, 0..0); 0].to_vec();
-    spans.reserve(parsed.headers.len());
+    let mut spans = Vec::with_capacity(parsed.headers.len());
     for header in parsed.headers.iter() {
         spans.push((at(header.name.as_bytes()), at(header.value)));
     }
@@ -211,17 +210,25 @@ fn take_any_head(read: &mut BytesMut, asked: &Method) -> Result<Option<Head>, Ma
     for (name, value) in spans {
         builder.take(&bytes, name, value)?;
     }
-    builder.head(status, asked).map(Some)
+    Ok(Some(builder.head(status, asked)))
+}
+
+/// What `Transfer-Encoding` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    None,
+    Chunked,
+    /// Ends with the connection.
+    Other,
 }
 
 /// Collects the fields of an answer and what they say about its framing.
 struct Fields {
     headers: HeaderMap,
     length: Option<u64>,
-    chunked: bool,
-    encoded: bool,
-    close: bool,
-    keep: bool,
+    encoding: Encoding,
+    /// What `Connection` says: `Some(false)` is close, and wins.
+    keep_alive: Option<bool>,
     minor: u8,
     upgrade: Option<HeaderValue>,
     named: Vec<HeaderName>,
@@ -232,10 +239,8 @@ impl Fields {
         Self {
             headers: HeaderMap::with_capacity(count),
             length: None,
-            chunked: false,
-            encoded: false,
-            close: false,
-            keep: false,
+            encoding: Encoding::None,
+            keep_alive: None,
             minor,
             upgrade: None,
             named: Vec::new(),
@@ -269,17 +274,15 @@ impl Fields {
         }
         let text = value.to_str().unwrap_or_default();
         if name == TRANSFER_ENCODING {
-            self.encoded = true;
-            self.chunked = text
-                .rsplit(',')
-                .next()
-                .is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"));
+            let last = text.rsplit(',').next().unwrap_or_default();
+            let chunked = last.trim().eq_ignore_ascii_case("chunked");
+            self.encoding = if chunked { Encoding::Chunked } else { Encoding::Other };
         } else if name == CONNECTION {
             for token in text.split(',').map(str::trim) {
                 if token.eq_ignore_ascii_case("close") {
-                    self.close = true;
+                    self.keep_alive = Some(false);
                 } else if token.eq_ignore_ascii_case("keep-alive") {
-                    self.keep = true;
+                    self.keep_alive = self.keep_alive.or(Some(true));
                 } else if let Ok(named) = HeaderName::from_bytes(token.as_bytes()) {
                     self.named.push(named);
                 }
@@ -290,7 +293,7 @@ impl Fields {
         Ok(())
     }
 
-    fn head(mut self, status: StatusCode, asked: &Method) -> Result<Head, Malformed> {
+    fn head(mut self, status: StatusCode, asked: &Method) -> Head {
         for name in &self.named {
             if *name != CONTENT_LENGTH {
                 self.headers.remove(name);
@@ -302,21 +305,20 @@ impl Fields {
             || status == StatusCode::NOT_MODIFIED;
         // Both a length and an encoding: the encoding holds, and the connection is not trusted
         // further (RFC 9112, 6.3).
-        let doubtful = self.encoded && self.length.is_some();
+        let doubtful = self.encoding != Encoding::None && self.length.is_some();
         if doubtful {
             self.headers.remove(CONTENT_LENGTH);
         }
-        let framing = match (bodiless, self.encoded, self.length) {
-            (true, _, _) => Framing::Empty,
-            (false, true, _) if self.chunked => Framing::Chunked,
-            (false, true, _) => Framing::UntilClose,
-            (false, false, Some(0)) => Framing::Empty,
-            (false, false, Some(length)) => Framing::Length(length),
-            (false, false, None) => Framing::UntilClose,
+        let framing = match (self.encoding, self.length) {
+            _ if bodiless => Framing::Empty,
+            (Encoding::None, Some(0)) => Framing::Empty,
+            (Encoding::None, Some(length)) => Framing::Length(length),
+            (Encoding::Chunked, _) => Framing::Chunked,
+            (Encoding::Other, _) | (Encoding::None, None) => Framing::UntilClose,
         };
-        let persistent = if self.minor == 0 { self.keep } else { !self.close };
+        let persistent = self.keep_alive.unwrap_or(self.minor > 0);
         let keep_alive = persistent && !doubtful && framing != Framing::UntilClose;
-        Ok(Head { status, headers: self.headers, framing, keep_alive, upgrade: self.upgrade })
+        Head { status, headers: self.headers, framing, keep_alive, upgrade: self.upgrade }
     }
 }
 
@@ -447,4 +449,109 @@ fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
     }
     let digits = std::str::from_utf8(digits).map_err(|_| bad)?;
     u64::from_str_radix(digits, 16).map_err(|_| bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn head(text: &str) -> String {
+        let mut read = BytesMut::from(text);
+        match take_head(&mut read, &Method::GET) {
+            Err(error) => error.to_string(),
+            Ok(None) => "more".to_owned(),
+            Ok(Some(head)) => {
+                let keep = if head.keep_alive { "keep" } else { "close" };
+                let names: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
+                let rest = String::from_utf8_lossy(&read).into_owned();
+                format!("{} {:?} {keep} {names:?} {rest:?}", head.status.as_u16(), head.framing)
+            }
+        }
+    }
+
+    #[test]
+    fn heads_say_how_bodies_end_and_whether_the_connection_lives() {
+        assert_snapshot!(head("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-A: 1\r\n\r\nabc"), @r#"200 Length(3) keep ["content-length", "x-a"] "abc""#);
+        assert_snapshot!(head("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\n\r\n"), @r#"200 Chunked keep [] """#);
+        assert_snapshot!(head("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"), @r#"200 UntilClose close [] """#);
+        assert_snapshot!(head("HTTP/1.1 200 OK\r\n\r\nx"), @r#"200 UntilClose close [] "x""#);
+        assert_snapshot!(head("HTTP/1.1 204 No Content\r\n\r\n"), @r#"204 Empty keep [] """#);
+        assert_snapshot!(head("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"), @r#"200 Empty close ["content-length"] """#);
+        assert_snapshot!(head("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"), @r#"200 Empty close ["content-length"] """#);
+        assert_snapshot!(head("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n"), @r#"200 Empty keep ["content-length"] """#);
+        assert_snapshot!(head("HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nContent-Length: 0\r\n\r\n"), @r#"200 Empty keep ["content-length"] """#);
+        // An interim answer is not the answer.
+        assert_snapshot!(head("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n"), @r#"204 Empty keep [] """#);
+        assert_snapshot!(head("HTTP/1.1 200 OK\r\nContent-"), @"more");
+        assert_snapshot!(head("HTTP/1.1 100 Continue\r\n\r\n"), @"more");
+    }
+
+    #[test]
+    fn what_could_smuggle_an_answer_is_refused_or_not_trusted() {
+        assert_snapshot!(head("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n"), @"the endpoint's answer is not HTTP/1.1: it has two different lengths");
+        assert_snapshot!(head("HTTP/1.1 200 OK\r\nContent-Length: +3\r\n\r\n"), @"the endpoint's answer is not HTTP/1.1: its Content-Length is no number");
+        assert_snapshot!(head("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"), @r#"200 Chunked close [] """#);
+        assert_snapshot!(head("SMTP ready\r\n\r\n"), @"the endpoint's answer is not HTTP/1.1: its head is malformed");
+        assert_snapshot!(head(&format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(70_000))), @"the endpoint's answer is not HTTP/1.1: its head is too large");
+    }
+
+    /// Decodes what arrives in pieces of `step` bytes; ends with how it ended.
+    fn body(framing: Framing, bytes: &[u8], step: usize) -> (Vec<u8>, String) {
+        let (mut decoder, mut read, mut data) =
+            (Decoder::new(framing), BytesMut::new(), Vec::new());
+        for piece in bytes.chunks(step.max(1)) {
+            read.extend_from_slice(piece);
+            loop {
+                match decoder.decode(&mut read) {
+                    Ok(Decoded::Data(more)) => data.extend_from_slice(&more),
+                    Ok(Decoded::More) => break,
+                    Ok(Decoded::End) => return (data, format!("end, {} left", read.len())),
+                    Err(error) => return (data, error.to_string()),
+                }
+            }
+        }
+        (data, "more".to_owned())
+    }
+
+    #[test]
+    fn chunks_are_read_strictly() {
+        let end = |text: &str| body(Framing::Chunked, text.as_bytes(), 1).1;
+        assert_snapshot!(end("3\r\nabc\r\n0\r\n\r\n"), @"end, 0 left");
+        assert_snapshot!(end("3;name=x\r\nabc\r\n0\r\nT: 1\r\n\r\n"), @"end, 0 left");
+        assert_snapshot!(end("3\nabc"), @"the endpoint's answer is not HTTP/1.1: a line between chunks ends without a return");
+        assert_snapshot!(end("3\r\nabcd\r\n"), @"the endpoint's answer is not HTTP/1.1: a chunk is longer than its size");
+        assert_snapshot!(end("-3\r\n"), @"the endpoint's answer is not HTTP/1.1: a chunk's size is no number");
+        assert_snapshot!(end("ffffffffffffffffff\r\n"), @"the endpoint's answer is not HTTP/1.1: a chunk's size is no number");
+        assert_snapshot!(end(&"1".repeat(5_000)), @"the endpoint's answer is not HTTP/1.1: a line between chunks is too long");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_in_chunks_is_read_back(
+            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..8),
+            step in 1_usize..50,
+        ) {
+            let mut bytes = Vec::new();
+            for part in &parts {
+                write_chunk(&mut bytes, part);
+            }
+            write_chunk(&mut bytes, b"");
+            let (data, end) = body(Framing::Chunked, &bytes, step);
+            prop_assert_eq!(data, parts.concat());
+            prop_assert_eq!(end, "end, 0 left");
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), start in any::<bool>()) {
+            let mut all = if start { b"HTTP/1.1 200 OK\r\n".to_vec() } else { Vec::new() };
+            all.extend_from_slice(&bytes);
+            let mut read = BytesMut::from(&all[..]);
+            take_head(&mut read, &Method::GET).map_or_else(drop, drop);
+            body(Framing::Chunked, &bytes, 7);
+            body(Framing::Length(5), &bytes, 7);
+        }
+    }
 }

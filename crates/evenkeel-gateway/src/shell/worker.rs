@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::Shared;
 use super::forward::{Client, forward};
@@ -21,6 +21,9 @@ use super::timers::Deadlines;
 use super::upstream::Idle;
 use crate::engine::{Engine, Snapshot, Surroundings};
 
+/// A client that sends nothing for this long is left. Generous: closing an idle connection may cross
+/// the client's next request.
+const CLIENT_IDLE_MAX: Duration = Duration::from_mins(5);
 /// Client connections per worker; more wait in the kernel's queue.
 const CLIENTS_MAX: usize = 16_384;
 /// How often idle connections are looked through.
@@ -57,7 +60,7 @@ pub(super) struct Worker {
     pub(super) idle: RefCell<Idle>,
     pub(super) deadlines: Deadlines,
     pub(super) closing: Cell<bool>,
-    clients: Cell<usize>,
+    clients: RefCell<Vec<(Weak<Client>, AbortHandle)>>,
     shared: Arc<Shared>,
 }
 
@@ -113,7 +116,7 @@ pub(super) async fn run(
         idle: RefCell::default(),
         deadlines: Deadlines::default(),
         closing: Cell::new(false),
-        clients: Cell::new(0),
+        clients: RefCell::default(),
         shared,
     });
     let timers = tokio::task::spawn_local({
@@ -155,8 +158,17 @@ pub(super) async fn run(
 async fn prune(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(PRUNE_EVERY).await;
+        let now = worker.now();
         let engine = worker.engine.borrow();
-        worker.idle.borrow_mut().prune(worker.now(), |endpoint| engine.in_use(endpoint));
+        worker.idle.borrow_mut().prune(now, |endpoint| engine.in_use(endpoint));
+        worker.clients.borrow_mut().retain(|(client, task)| {
+            let Some(client) = client.upgrade() else { return false };
+            let idle = client.idle_since.get();
+            if idle.is_some_and(|since| now.saturating_sub(since) >= CLIENT_IDLE_MAX) {
+                task.abort();
+            }
+            true
+        });
     }
 }
 
@@ -169,13 +181,22 @@ async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: std::net::Tcp
         }
     };
     loop {
-        if worker.clients.get() >= CLIENTS_MAX {
+        if !has_room(&mut worker.clients.borrow_mut()) {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         }
         match listener.accept().await {
             Ok((stream, peer)) => {
-                tokio::task::spawn_local(serve(Rc::clone(&worker), address, stream, peer));
+                let client = Rc::new(Client {
+                    worker: Rc::clone(&worker),
+                    listener: address,
+                    peer: peer.ip(),
+                    deadline: worker.deadlines.add(),
+                    idle_since: Cell::new(Some(worker.now())),
+                });
+                let weak = Rc::downgrade(&client);
+                let task = tokio::task::spawn_local(serve(client, stream));
+                worker.clients.borrow_mut().push((weak, task.abort_handle()));
             }
             Err(error) => {
                 tracing::warn!(%address, %error, "a connection was not accepted");
@@ -185,28 +206,20 @@ async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: std::net::Tcp
     }
 }
 
-/// Counts a client's connection for as long as it lives.
-struct Counted(Rc<Worker>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.clients.set(self.0.clients.get() - 1);
+/// Forgets connections that have ended, when the list is full.
+fn has_room(clients: &mut Vec<(Weak<Client>, AbortHandle)>) -> bool {
+    if clients.len() >= CLIENTS_MAX {
+        clients.retain(|(client, _)| client.strong_count() > 0);
     }
+    clients.len() < CLIENTS_MAX
 }
 
-async fn serve(worker: Rc<Worker>, listener: SocketAddr, stream: TcpStream, peer: SocketAddr) {
-    worker.clients.set(worker.clients.get() + 1);
-    let counted = Counted(worker);
+async fn serve(client: Rc<Client>, stream: TcpStream) {
+    let peer = client.peer;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "connection lost before it was served");
         return;
     }
-    let client = Rc::new(Client {
-        worker: Rc::clone(&counted.0),
-        listener,
-        peer: peer.ip(),
-        deadline: counted.0.deadlines.add(),
-    });
     let service = service_fn(move |request| forward(Rc::clone(&client), request));
     let connection = http1::Builder::new()
         .auto_date_header(false)

@@ -1,5 +1,5 @@
 //! From objects to configurations, status and drained pods; without sockets and without a clock.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod stage;
 

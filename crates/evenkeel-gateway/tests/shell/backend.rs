@@ -155,62 +155,29 @@ fn serve(mut stream: TcpStream, address: SocketAddr, state: &State) {
             bytes.extend_from_slice(if head.starts_with("HEAD") { b"" } else { body });
             bytes
         };
+        if path == "/silent" {
+            // Until the other side gives up.
+            stream.read_to_end(&mut Vec::new()).unwrap_or_default();
+            break;
+        }
+        if path == "/upgrade" {
+            echo(&mut stream);
+            break;
+        }
         let bytes = match path.as_str() {
             "/echo" => answer("200 OK", &[head.as_bytes(), &body].concat()),
             "/count" => answer("200 OK", body.len().to_string().as_bytes()),
-            "/status/204" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
-            "/close" => {
-                b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec()
-            }
             "/big/sized" => answer("200 OK", &vec![b'x'; 300_000]),
-            "/big/chunked" => {
-                let mut bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
-                for _ in 0..100 {
-                    bytes.extend_from_slice(b"bb8;ext=1\r\n");
-                    bytes.extend_from_slice(&[b'y'; 3_000]);
-                    bytes.extend_from_slice(b"\r\n");
-                }
-                bytes.extend_from_slice(b"0\r\nX-Trailer: 1\r\n\r\n");
-                bytes
-            }
-            "/big/closed" => {
-                let mut bytes = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
-                bytes.extend_from_slice(&vec![b'z'; 300_000]);
-                bytes
-            }
-            "/cut/sized" => b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this".to_vec(),
-            "/cut/chunked" => {
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".to_vec()
-            }
-            "/nonsense" => b"this is not HTTP\r\n\r\n".to_vec(),
-            "/silent" => {
-                // Until the other side gives up.
-                let mut rest = Vec::new();
-                stream.read_to_end(&mut rest).unwrap_or_default();
-                break;
-            }
             "/hold" => {
-                *state.held.lock().unwrap() += 1;
-                let mut released = state.released.lock().unwrap();
-                while !*released {
-                    released = state.release.wait(released).unwrap();
-                }
+                hold(state);
                 answer("200 OK", b"held")
             }
-            "/upgrade" => {
-                let reply = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\npong";
-                stream.write_all(reply.as_bytes()).unwrap();
-                let mut chunk = [0; 4096];
-                while let Ok(n @ 1..) = stream.read(&mut chunk) {
-                    stream.write_all(&chunk[..n]).unwrap();
-                }
-                break;
-            }
-            other => match other.strip_prefix("/status/") {
-                Some(status) => {
+            other => match (raw(other), other.strip_prefix("/status/")) {
+                (Some(bytes), _) => bytes,
+                (None, Some(status)) => {
                     answer(&format!("{status} Own"), format!("status {status}").as_bytes())
                 }
-                None => answer("200 OK", b"hello, world\n"),
+                (None, None) => answer("200 OK", b"hello, world\n"),
             },
         };
         let ends = ["/big/closed", "/cut/sized", "/cut/chunked", "/nonsense", "/close"];
@@ -219,4 +186,51 @@ fn serve(mut stream: TcpStream, address: SocketAddr, state: &State) {
         }
     }
     stream.shutdown(Shutdown::Both).unwrap_or_default();
+}
+
+/// Answers that are written as they stand here.
+fn raw(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = match path {
+        "/status/204" => "HTTP/1.1 204 No Content\r\n\r\n",
+        "/close" => "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        "/big/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "/big/closed" => "HTTP/1.1 200 OK\r\n\r\n",
+        "/cut/sized" => "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this",
+        "/cut/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        "/nonsense" => "this is not HTTP\r\n\r\n",
+        _ => return None,
+    }
+    .as_bytes()
+    .to_vec();
+    match path {
+        "/big/chunked" => {
+            for _ in 0..100 {
+                bytes.extend_from_slice(b"bb8;ext=1\r\n");
+                bytes.extend_from_slice(&[b'y'; 3_000]);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\nX-Trailer: 1\r\n\r\n");
+        }
+        "/big/closed" => bytes.extend_from_slice(&vec![b'z'; 300_000]),
+        _ => {}
+    }
+    Some(bytes)
+}
+
+fn hold(state: &State) {
+    *state.held.lock().unwrap() += 1;
+    let mut released = state.released.lock().unwrap();
+    while !*released {
+        released = state.release.wait(released).unwrap();
+    }
+}
+
+fn echo(stream: &mut TcpStream) {
+    let reply =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\npong";
+    stream.write_all(reply.as_bytes()).unwrap();
+    let mut chunk = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut chunk) {
+        stream.write_all(&chunk[..count]).unwrap();
+    }
 }
