@@ -6,10 +6,11 @@ use crate::duration::PromDuration;
 use crate::finding::{Finding, Severity, has_errors};
 use crate::model::{Labels, Metadata, PluginRef, Slo, SloGroup, SpecKind, merge};
 use crate::plugin::{SloPlugin, resolve_chain};
-use crate::query::Dialect;
+use crate::query::{Checker, Dialect};
 use crate::render::{RuleSet, to_yaml};
 use crate::rules::{Info, RuleGroup, budget_series, build};
 use crate::spec::{DocumentKind, Input, Parsed, ReadOptions, Reading, parse_all, read_group};
+use crate::validate::Queries;
 use crate::windows::{AlertWindows, Catalogue};
 use crate::{reasons, spec, validate};
 
@@ -137,8 +138,9 @@ pub fn generate(inputs: &[Input], options: &Options) -> Result<Output, Vec<Findi
     let mut findings = Vec::new();
     let loaded = load(inputs, options, &mut findings);
     let mut sets = Vec::with_capacity(loaded.groups.len());
+    let mut run = Run::new(&loaded.catalogue, options);
     for group in &loaded.groups {
-        sets.extend(generate_group(group, &loaded.catalogue, options, &mut findings));
+        sets.extend(run.group(group, &mut findings));
     }
     report_duplicates(&loaded.groups, Severity::Warning, &mut findings);
     if sets.iter().all(|s| s.groups.is_empty()) && !has_errors(&findings) {
@@ -165,91 +167,115 @@ pub fn generate_group(
     options: &Options,
     findings: &mut Vec<Finding>,
 ) -> Option<RuleSet> {
-    let before = findings.len();
-    report_repeated(group, findings);
-    let mut groups: Vec<RuleGroup> = Vec::with_capacity(group.slos.len() * 3);
-    for slo in &group.slos {
-        groups.extend(generate_slo(slo, group, catalogue, options, findings).unwrap_or_default());
-    }
-    let failed = findings.iter().skip(before).any(|f| f.severity == Severity::Error);
-    (!failed).then(|| RuleSet {
-        source: group.source.clone(),
-        object: (group.kind == SpecKind::Kubernetes)
-            .then(|| object_metadata(&group.metadata, options.mode)),
-        slos: group.slos.len(),
-        groups,
-    })
+    Run::new(catalogue, options).group(group, findings)
 }
 
-fn generate_slo(
-    slo: &Slo,
-    group: &SloGroup,
-    catalogue: &Catalogue,
-    options: &Options,
-    findings: &mut Vec<Finding>,
-) -> Option<Vec<RuleGroup>> {
-    let mut slo = slo.clone();
-    slo.labels = merge(&[&slo.labels, &options.extra_labels]);
-    let at = At { group, slo: &slo };
-    let defaults = default_chain(options);
-    let chain = match resolve_chain(&defaults, &options.plugins, &slo.plugins) {
-        Ok(chain) => chain,
-        Err((index, error)) => {
-            let own = index.and_then(|i| slo.plugins.plugins.get(i));
-            let field = own.map_or_else(|| at.field("plugins"), |p| p.path.clone());
-            let message = format!("invalid slo {:?}: {error}", slo.id);
-            findings.push(at.finding(
-                Severity::Error,
-                error.reason(),
-                field,
-                (message, error.fix()),
-            ));
+/// What is the same for every SLO of a run.
+struct Run<'a> {
+    catalogue: &'a Catalogue,
+    options: &'a Options,
+    defaults: Vec<SloPlugin>,
+    checker: Checker,
+}
+
+impl<'a> Run<'a> {
+    fn new(catalogue: &'a Catalogue, options: &'a Options) -> Self {
+        let defaults = default_chain(options);
+        Self { catalogue, options, defaults, checker: Checker::default() }
+    }
+
+    fn group(&mut self, group: &SloGroup, findings: &mut Vec<Finding>) -> Option<RuleSet> {
+        let before = findings.len();
+        report_repeated(group, findings);
+        let mut groups: Vec<RuleGroup> = Vec::with_capacity(group.slos.len() * 3);
+        for slo in &group.slos {
+            groups.extend(self.slo(slo, group, findings).unwrap_or_default());
+        }
+        let failed = findings.iter().skip(before).any(|f| f.severity == Severity::Error);
+        (!failed).then(|| RuleSet {
+            source: group.source.clone(),
+            object: (group.kind == SpecKind::Kubernetes)
+                .then(|| object_metadata(&group.metadata, self.options.mode)),
+            slos: group.slos.len(),
+            groups,
+        })
+    }
+
+    fn slo(
+        &mut self,
+        slo: &Slo,
+        group: &SloGroup,
+        findings: &mut Vec<Finding>,
+    ) -> Option<Vec<RuleGroup>> {
+        let options = self.options;
+        let mut slo = slo.clone();
+        slo.labels = merge(&[&slo.labels, &options.extra_labels]);
+        let at = At { group, slo: &slo };
+        let chain = match resolve_chain(&self.defaults, &options.plugins, &slo.plugins) {
+            Ok(chain) => chain,
+            Err((index, error)) => {
+                let own = index.and_then(|i| slo.plugins.plugins.get(i));
+                let field = own.map_or_else(|| at.field("plugins"), |p| p.path.clone());
+                let message = format!("invalid slo {:?}: {error}", slo.id);
+                findings.push(at.finding(
+                    Severity::Error,
+                    error.reason(),
+                    field,
+                    (message, error.fix()),
+                ));
+                return None;
+            }
+        };
+        let mut queries = Queries { dialect: dialect_of(&chain), checker: &mut self.checker };
+        if let Err(refusal) = validate::check(&slo, &mut queries) {
+            let message = format!("invalid slo {:?}: {}", slo.id, refusal.message);
+            let field = at.field(refusal.field);
+            let fix = refusal.fix.to_owned();
+            findings.push(at.finding(Severity::Error, reasons::INVALID_SLO, field, (message, fix)));
             return None;
         }
-    };
-    if let Err(refusal) = validate::check(&slo, dialect_of(&chain)) {
-        let message = format!("invalid slo {:?}: {}", slo.id, refusal.message);
-        let field = at.field(refusal.field);
-        let fix = refusal.fix.to_owned();
-        findings.push(at.finding(Severity::Error, reasons::INVALID_SLO, field, (message, fix)));
-        return None;
-    }
-    let Some(windows) = catalogue.get(slo.window) else {
-        let message = format!("SLO period {} time window is not supported", slo.window);
-        let fix = format!(
-            "use one of {}, or add an AlertWindows document with sloPeriod {}",
-            catalogue.periods(),
-            slo.window
-        );
-        let field = at.field("window");
-        findings.push(at.finding(Severity::Error, reasons::UNKNOWN_PERIOD, field, (message, fix)));
-        return None;
-    };
-    at.advise(windows, findings);
-    let info = Info {
-        version: options.version.clone(),
-        mode: mode_label(options.mode, group.kind).to_owned(),
-        spec: group.kind,
-    };
-    match build(&slo, windows, &info, &chain) {
-        Ok(rules) => {
-            let mut groups = rules.into_groups();
-            if options.budget_series {
-                groups.extend(budget_series(&slo));
-            }
-            Some(groups)
-        }
-        Err(message) => {
-            let message = format!("invalid slo {:?}: {message}", slo.id);
-            let fix = "correct the SLO's plugins or window".to_owned();
-            let field = at.field("");
+        let Some(windows) = self.catalogue.get(slo.window) else {
+            let message = format!("SLO period {} time window is not supported", slo.window);
+            let fix = format!(
+                "use one of {}, or add an AlertWindows document with sloPeriod {}",
+                self.catalogue.periods(),
+                slo.window
+            );
+            let field = at.field("window");
             findings.push(at.finding(
                 Severity::Error,
-                reasons::PLUGIN_REFUSED,
+                reasons::UNKNOWN_PERIOD,
                 field,
                 (message, fix),
             ));
-            None
+            return None;
+        };
+        at.advise(windows, findings);
+        let info = Info {
+            version: options.version.clone(),
+            mode: mode_label(options.mode, group.kind).to_owned(),
+            spec: group.kind,
+        };
+        match build(&slo, windows, &info, &chain) {
+            Ok(rules) => {
+                let mut groups = rules.into_groups();
+                if options.budget_series {
+                    groups.extend(budget_series(&slo));
+                }
+                Some(groups)
+            }
+            Err(message) => {
+                let message = format!("invalid slo {:?}: {message}", slo.id);
+                let fix = "correct the SLO's plugins or window".to_owned();
+                let field = at.field("");
+                findings.push(at.finding(
+                    Severity::Error,
+                    reasons::PLUGIN_REFUSED,
+                    field,
+                    (message, fix),
+                ));
+                None
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What is asked of a query text: does it parse, and which ranges does it use.
 
+use std::collections::BTreeSet;
+
 use crate::template::Template;
 
 /// The language queries are written in.
@@ -21,6 +23,58 @@ pub(crate) fn check(query: &str, dialect: Dialect) -> Result<(), String> {
         Dialect::PromQl => parse_promql(&rendered),
         Dialect::MetricsQl => balanced(&rendered),
     }
+}
+
+/// Checks many queries; those that differ only in label values are parsed once.
+#[derive(Debug, Default)]
+pub(crate) struct Checker {
+    /// Shapes that passed.
+    passed: BTreeSet<String>,
+}
+
+impl Checker {
+    /// Most shapes that are remembered.
+    const SHAPES_MAX: usize = 10_000;
+
+    /// As [`check`].
+    pub(crate) fn check(&mut self, query: &str, dialect: Dialect) -> Result<(), String> {
+        let shape = (dialect == Dialect::PromQl).then(|| shape(query)).flatten();
+        if shape.as_ref().is_some_and(|s| self.passed.contains(s)) {
+            return Ok(());
+        }
+        check(query, dialect)?;
+        if let Some(shape) = shape.filter(|_| self.passed.len() < Self::SHAPES_MAX) {
+            self.passed.insert(shape);
+        }
+        Ok(())
+    }
+}
+
+/// The query without the values of `=` and `!=` matchers, which cannot make it invalid as long
+/// as they are plain and not empty. `None` when a string is not closed.
+fn shape(query: &str) -> Option<String> {
+    let mut out = String::with_capacity(query.len());
+    let mut rest = query;
+    while let Some(at) = rest.find(['"', '\'', '`', '#']) {
+        let (code, tail) = rest.split_at(at);
+        out.push_str(code);
+        let mark = tail.chars().next()?;
+        if mark == '#' {
+            return None;
+        }
+        let inner = tail.split_at(1).1;
+        let value = inner.split_at(inner.find(mark)?).0;
+        if value.contains('\\') || value.contains("{{") {
+            return None;
+        }
+        let equals = code.trim_end().ends_with('=');
+        out.push(mark);
+        out.push_str(if equals && !value.is_empty() { "v" } else { value });
+        out.push(mark);
+        rest = inner.split_at(value.len() + 1).1;
+    }
+    out.push_str(rest);
+    Some(out)
 }
 
 /// The one place where the `PromQL` parser is asked.
@@ -154,6 +208,20 @@ mod tests {
         assert_eq!(error("sum(x]"), "unexpected ']' at byte 5");
         assert_eq!(error("x{a=\"b}"), "unterminated quoted string");
         assert_eq!(error(""), "query is required");
+    }
+
+    #[test]
+    fn queries_of_one_shape_differ_in_plain_values_only() {
+        let shape = |text| super::shape(text).unwrap_or_default();
+        insta::assert_snapshot!(shape("x{a=\"1\",b!='2',c=~\"3\",d!~`4`,e=\"\"}"), @r#"x{a="v",b!='v',c=~"3",d!~`4`,e=""}"#);
+        assert_eq!(shape("x{a=\"\\q\"}"), "");
+        assert_eq!(shape("x{a=\"{{.job}}\"}"), "");
+        assert_eq!(shape("x{a=\"1}"), "");
+        let mut checker = Checker::default();
+        for (text, ok) in [("x{a=\"1\"}", true), ("x{a=\"2\"}", true), ("x{a=~\"(\"}", false)] {
+            assert_eq!(checker.check(text, Dialect::PromQl).is_ok(), ok, "{text}");
+        }
+        assert_eq!(checker.passed.len(), 1);
     }
 
     #[test]

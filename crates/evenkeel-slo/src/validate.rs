@@ -1,7 +1,7 @@
 //! Sloth's checks of one SLO, in Sloth's order: the first that fails is the verdict.
 
 use crate::model::{Alert, Labels, Sli, Slo};
-use crate::query::{self, Dialect};
+use crate::query::{Checker, Dialect};
 use crate::template;
 
 /// A check that failed.
@@ -17,8 +17,16 @@ pub(crate) struct Refusal {
 
 type Check = Result<(), Refusal>;
 
+/// How queries are checked.
+pub(crate) struct Queries<'a> {
+    /// Their language.
+    pub(crate) dialect: Dialect,
+    /// Remembers what was checked before.
+    pub(crate) checker: &'a mut Checker,
+}
+
 /// All checks.
-pub(crate) fn check(slo: &Slo, dialect: Dialect) -> Check {
+pub(crate) fn check(slo: &Slo, queries: &mut Queries<'_>) -> Check {
     let part = if check_name(&slo.service, "", "").is_err() { "service" } else { "name" };
     check_name(&slo.id, "invalid SLO ID", part)?;
     check_name(&slo.name, "invalid SLO name", "name")?;
@@ -33,7 +41,7 @@ pub(crate) fn check(slo: &Slo, dialect: Dialect) -> Check {
     for (key, value) in &slo.labels {
         check_label(key, value, "SLO", "labels")?;
     }
-    check_sli(&slo.sli, dialect)?;
+    check_sli(&slo.sli, queries)?;
     for (alert, kind) in [(&slo.page_alert, "page"), (&slo.ticket_alert, "ticket")] {
         if let Some(alert) = alert {
             check_alert(alert).map_err(|r| Refusal {
@@ -92,7 +100,7 @@ fn check_label(key: &str, value: &str, what: &str, field: &'static str) -> Check
     Ok(())
 }
 
-fn check_sli(sli: &Sli, dialect: Dialect) -> Check {
+fn check_sli(sli: &Sli, queries: &mut Queries<'_>) -> Check {
     let within = |r: Refusal| Refusal { message: format!("invalid SLI: {}", r.message), ..r };
     match (&sli.events, &sli.raw) {
         (None, None) => {
@@ -114,12 +122,12 @@ fn check_sli(sli: &Sli, dialect: Dialect) -> Check {
                 check_template(query, name, "sli.events").map_err(within)?;
             }
             for (name, query) in pairs {
-                check_query(query, name, "sli.events", dialect).map_err(within)?;
+                check_query(query, name, "sli.events", queries).map_err(within)?;
             }
             Ok(())
         }
         (None, Some(raw)) => check_template(raw, "raw", "sli.raw")
-            .and_then(|()| check_query(raw, "raw", "sli.raw", dialect))
+            .and_then(|()| check_query(raw, "raw", "sli.raw", queries))
             .map_err(within),
     }
 }
@@ -137,8 +145,8 @@ fn check_template(query: &str, name: &str, field: &'static str) -> Check {
     Ok(())
 }
 
-fn check_query(query: &str, name: &str, field: &'static str, dialect: Dialect) -> Check {
-    query::check(query, dialect).map_err(|error| Refusal {
+fn check_query(query: &str, name: &str, field: &'static str, queries: &mut Queries<'_>) -> Check {
+    queries.checker.check(query, queries.dialect).map_err(|error| Refusal {
         field,
         message: format!("sli {name} query expression: {error}"),
         fix: "correct the query",

@@ -145,7 +145,11 @@ fn write_child(out: &mut String, value: &Value, indent: usize) {
 
 /// Appends `indent` spaces.
 pub(crate) fn pad(out: &mut String, indent: usize) {
-    out.extend(std::iter::repeat_n(' ', indent));
+    const SPACES: &str = "                                ";
+    match SPACES.get(..indent) {
+        Some(spaces) => out.push_str(spaces),
+        None => out.extend(std::iter::repeat_n(' ', indent)),
+    }
 }
 
 /// Appends a string scalar without its line end: plain, quoted, or as a literal block whose
@@ -200,14 +204,23 @@ fn is_block(text: &str) -> bool {
 /// Plain without any doubt: a letter, slash or bracket first, harmless characters, no keyword.
 fn is_plain(text: &str) -> bool {
     const KEYWORDS: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
-    let mut bytes = text.bytes();
-    let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'/' || b == b'(');
-    let harmless = |b: u8| b.is_ascii_alphanumeric() || b"_-./:()$+*=~<>".contains(&b) || b == b' ';
-    first
-        && bytes.all(harmless)
-        && !text.contains(": ")
-        && !text.ends_with([':', ' '])
-        && !KEYWORDS.iter().any(|k| text.eq_ignore_ascii_case(k))
+    let mut last = 0;
+    for byte in text.bytes() {
+        let harmless = if last == 0 {
+            byte.is_ascii_alphabetic() || byte == b'/' || byte == b'('
+        } else {
+            byte.is_ascii_alphanumeric()
+                || b"_-./:()$+*=~<>".contains(&byte)
+                || (byte == b' ' && last != b':')
+        };
+        if !harmless {
+            return false;
+        }
+        last = byte;
+    }
+    // The longest keyword has five letters.
+    let keyword = || KEYWORDS.iter().any(|k| text.eq_ignore_ascii_case(k));
+    !matches!(last, 0 | b':' | b' ') && !(text.len() <= 5 && keyword())
 }
 
 #[cfg(test)]
