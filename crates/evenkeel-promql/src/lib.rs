@@ -27,6 +27,7 @@ pub mod histogram;
 pub mod sample;
 pub mod storage;
 
+pub mod blocks;
 pub mod series;
 
 pub mod exposition;

@@ -1,5 +1,6 @@
 //! The in-memory series store: append, select by matchers, forget by age, all within stated limits.
 
+use crate::blocks::{BLOCK, Block, Blocks};
 use crate::histogram::Histogram;
 use crate::labels::{Label, Labels};
 use crate::matcher::Matcher;
@@ -67,6 +68,8 @@ struct Series {
     floats: Vec<f64>,
     histograms: Vec<Option<Arc<Histogram>>>,
     starts: Vec<i64>,
+    /// Of all full blocks, as long as there are only floats.
+    blocks: Vec<Block>,
     revision: u64,
 }
 
@@ -79,6 +82,7 @@ impl Series {
             floats: Cow::Borrowed(&self.floats[from..to]),
             histograms: Cow::Borrowed(self.histograms.get(from..to).unwrap_or_default()),
             starts: Cow::Borrowed(self.starts.get(from..to).unwrap_or_default()),
+            blocks: (!self.blocks.is_empty()).then(|| Blocks::new(&self.blocks, from)),
         }
     }
 
@@ -104,15 +108,27 @@ impl Series {
         if start_ms != 0 || !self.starts.is_empty() {
             self.starts.push(start_ms);
         }
+        if !self.histograms.is_empty() || !self.starts.is_empty() {
+            self.blocks = Vec::new();
+        } else if self.times.len().is_multiple_of(BLOCK) {
+            let from = self.times.len() - BLOCK;
+            let before = from.checked_sub(1).map(|at| self.floats[at]);
+            self.blocks.push(Block::of(&self.floats[from..], before));
+        }
     }
 
     fn drop_before(&mut self, t_ms: i64) {
-        let gone = self.times.partition_point(|t| *t < t_ms);
+        let mut gone = self.times.partition_point(|t| *t < t_ms);
+        if gone < self.times.len() {
+            // Blocks stay whole.
+            gone -= gone % BLOCK;
+        }
         if gone == 0 || (gone < self.times.len() / PRUNE_SHARE) {
             return;
         }
         self.times.drain(..gone);
         self.floats.drain(..gone);
+        self.blocks.drain(..(gone / BLOCK).min(self.blocks.len()));
         if !self.histograms.is_empty() {
             self.histograms.drain(..gone);
         }

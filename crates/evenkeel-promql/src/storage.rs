@@ -1,5 +1,6 @@
 //! What the engine reads: series with their samples in a range of time.
 
+use crate::blocks::Blocks;
 use crate::histogram::Histogram;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
@@ -27,6 +28,8 @@ pub struct Samples<'a> {
     pub histograms: Cow<'a, [Option<Arc<Histogram>>]>,
     /// Start times of counters in milliseconds, 0 where unknown; empty if the series has none at all.
     pub starts: Cow<'a, [i64]>,
+    /// Sums over blocks of the samples, if the storage keeps them (no histograms and start times then).
+    pub blocks: Option<Blocks<'a>>,
 }
 
 impl Samples<'_> {

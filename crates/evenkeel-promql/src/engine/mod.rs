@@ -46,6 +46,8 @@ pub struct Options {
     pub type_and_unit_labels: bool,
     /// Start times of counters take part in rates.
     pub start_timestamps: bool,
+    /// Every sample of a window is looked at, even where the storage knows sums over blocks.
+    pub sample_by_sample: bool,
     /// Step of subqueries that name none.
     pub default_step_ms: i64,
     /// Samples a query may hold.
@@ -64,6 +66,7 @@ impl Default for Options {
             delayed_name_removal: false,
             type_and_unit_labels: false,
             start_timestamps: false,
+            sample_by_sample: false,
             default_step_ms: 60_000,
             samples_max: 50_000_000,
             work_max: 4_000_000_000,

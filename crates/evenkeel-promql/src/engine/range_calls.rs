@@ -14,6 +14,19 @@ use crate::sample::{Point, Value};
 use crate::storage::Samples;
 use std::sync::Arc;
 
+/// Functions that do not look at every sample where sums over blocks are known.
+const BY_BLOCKS: [&str; 9] = [
+    "rate",
+    "increase",
+    "delta",
+    "sum_over_time",
+    "avg_over_time",
+    "count_over_time",
+    "present_over_time",
+    "last_over_time",
+    "first_over_time",
+];
+
 /// What a function of one window sees besides the window.
 #[derive(Clone, Copy)]
 pub(super) struct Site<'s> {
@@ -41,7 +54,8 @@ impl Evaluator<'_> {
             }
         }
         self.check_params(name, args, &scalars)?;
-        let source = self.range_source(&args[at])?;
+        let mut source = self.range_source(&args[at])?;
+        source.by_blocks = BY_BLOCKS.contains(&name);
         if name == "absent_over_time" {
             return self.absent_over_time(&source, &args[at]);
         }
@@ -319,6 +333,15 @@ fn sum_or_avg(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Opti
     let average = site.name == "avg_over_time";
     let histograms = window.histogram_count();
     if histograms == 0 {
+        if let Some((sum, lost)) = window.blocks.and_then(|b| crate::blocks::sum(window.floats, b))
+        {
+            let count = if average { window.len() as f64 } else { 1.0 };
+            return Some(Value::Float(if average {
+                sum / count + lost / count
+            } else {
+                sum + lost
+            }));
+        }
         return Some(Value::Float(if average {
             let mut mean = Mean::default();
             window.floats.iter().for_each(|v| mean.add(*v));

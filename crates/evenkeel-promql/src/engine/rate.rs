@@ -133,6 +133,9 @@ fn float_increase(window: Window<'_>, counter: bool) -> f64 {
     if !counter {
         return result;
     }
+    if let Some(dropped) = window.blocks.and_then(|b| crate::blocks::dropped(floats, b)) {
+        return result + dropped;
+    }
     if window.starts.is_empty() {
         let mut previous = floats[0];
         for v in &floats[1..] {
@@ -304,6 +307,7 @@ pub(super) fn wide_window<'w>(
         floats: &samples.floats[from..to],
         histograms: samples.histograms.get(from..to).unwrap_or_default(),
         starts: samples.starts.get(from..to).unwrap_or_default(),
+        blocks: samples.blocks.map(|b| b.skip(from)),
         start_ms,
         end_ms,
     }
@@ -315,6 +319,7 @@ fn part(window: Window<'_>, from: usize, to: usize) -> Window<'_> {
         floats: &window.floats[from..to],
         histograms: window.histograms.get(from..to).unwrap_or_default(),
         starts: window.starts.get(from..to).unwrap_or_default(),
+        blocks: window.blocks.map(|b| b.skip(from)),
         ..window
     }
 }

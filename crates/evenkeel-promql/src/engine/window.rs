@@ -3,6 +3,7 @@
 use super::QueryError;
 use super::eval::Evaluator;
 use crate::ast::{At, Expr, ExprKind, Extension, Selector, Subquery};
+use crate::blocks::{BLOCK, Blocks};
 use crate::histogram::{Histogram, ResetHint};
 use crate::labels::Labels;
 use crate::sample::{Point, Value};
@@ -17,6 +18,7 @@ pub(super) struct Window<'w> {
     pub(super) floats: &'w [f64],
     pub(super) histograms: &'w [Option<Arc<Histogram>>],
     pub(super) starts: &'w [i64],
+    pub(super) blocks: Option<Blocks<'w>>,
     /// Left end in milliseconds.
     pub(super) start_ms: i64,
     /// Right end in milliseconds.
@@ -81,6 +83,8 @@ pub(super) struct RangeSource<'s> {
     pub(super) offset_ms: i64,
     pub(super) at: Option<At>,
     pub(super) extension: Option<Extension>,
+    /// The function at work can do with sums over blocks.
+    pub(super) by_blocks: bool,
 }
 
 impl RangeSource<'_> {
@@ -140,6 +144,9 @@ impl<'a> Evaluator<'a> {
             self.samples_read += one.samples.len() as u64;
             self.work_on(one.samples.len() / 8)?;
             let mut samples = without_markers(one.samples);
+            if self.options.sample_by_sample {
+                samples.blocks = None;
+            }
             if self.statistics {
                 add_hints(&mut samples);
             }
@@ -151,6 +158,7 @@ impl<'a> Evaluator<'a> {
             offset_ms,
             at: selector.at,
             extension: selector.extension,
+            by_blocks: false,
         })
     }
 
@@ -192,7 +200,14 @@ impl<'a> Evaluator<'a> {
                 samples: columns(one.points),
             })
             .collect();
-        Ok(RangeSource { series, range_ms, offset_ms, at: subquery.at, extension: None })
+        Ok(RangeSource {
+            series,
+            range_ms,
+            offset_ms,
+            at: subquery.at,
+            extension: None,
+            by_blocks: false,
+        })
     }
 
     /// Calls `apply` with the window of every step of a series, as long as it is not empty.
@@ -222,12 +237,19 @@ impl<'a> Evaluator<'a> {
             if from == to {
                 continue;
             }
-            self.work_on(to - from)?;
+            let touched = to - from;
+            let by_blocks = source.by_blocks && samples.blocks.is_some();
+            self.work_on(if by_blocks {
+                touched.min(touched / BLOCK + 2 * BLOCK)
+            } else {
+                touched
+            })?;
             let window = Window {
                 times: &samples.times[from..to],
                 floats: &samples.floats[from..to],
                 histograms: samples.histograms.get(from..to).unwrap_or_default(),
                 starts: samples.starts.get(from..to).unwrap_or_default(),
+                blocks: samples.blocks.map(|b| b.skip(from)),
                 start_ms,
                 end_ms,
             };
@@ -278,14 +300,19 @@ impl<'a> Evaluator<'a> {
             offset_ms: self.offset_ms(offset)?,
             at,
             extension,
+            by_blocks: false,
         })
     }
 }
 
 /// Drops end markers; borrows if there are none.
 pub(super) fn without_markers(samples: Samples<'_>) -> Samples<'_> {
-    let marked = if samples.histograms.is_empty() {
-        samples.floats.iter().any(|v| crate::number::is_stale(*v))
+    let marker = |v: &f64| crate::number::is_stale(*v);
+    let marked = if let Some(cut) = samples.blocks.and_then(|b| b.cut(samples.len())) {
+        let ends = [&samples.floats[..cut.head_end], &samples.floats[cut.tail_start..]];
+        ends.into_iter().flatten().any(marker)
+    } else if samples.histograms.is_empty() {
+        samples.floats.iter().any(marker)
     } else {
         (0..samples.len()).any(|i| samples.is_stale(i))
     };
@@ -301,6 +328,7 @@ pub(super) fn without_markers(samples: Samples<'_>) -> Samples<'_> {
             keep.iter().filter_map(|i| samples.histograms.get(*i).cloned()).collect(),
         ),
         starts: Cow::Owned(pick(&samples.starts)),
+        blocks: None,
     }
 }
 
@@ -344,5 +372,6 @@ fn columns(points: Vec<Point>) -> Samples<'static> {
         floats: Cow::Owned(floats),
         histograms: Cow::Owned(histograms),
         starts: Cow::Owned(Vec::new()),
+        blocks: None,
     }
 }
