@@ -1,0 +1,249 @@
+//! All controllers together on the real API server, in memory, with a clock moved by hand. The
+//! test plays the nodes.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use evenkeel_api::{ApiObject, GroupKind, Key, Obj};
+use evenkeel_base::{Clock, Rng};
+use evenkeel_cluster::ApiServer;
+use evenkeel_control::{
+    BoxFuture, DeleteOptions, ListQuery, OpenDoor, Patch, Ports, RunLoop, Store, Subresource,
+    Timer, WriteOptions,
+};
+use futures::{
+    channel::oneshot,
+    executor::{LocalPool, block_on},
+    task::LocalSpawnExt as _,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        core::v1::{Namespace, Node, Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use serde_json::{Value, json};
+
+/// Time that stands until it is moved.
+struct Hands {
+    now: Mutex<(Timestamp, Vec<(Timestamp, oneshot::Sender<()>)>)>,
+}
+
+impl Clock for Hands {
+    fn now(&self) -> Timestamp {
+        self.now.lock().unwrap().0
+    }
+}
+
+impl Timer for Hands {
+    fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
+        let mut now = self.now.lock().unwrap();
+        if wait.is_zero() {
+            return Box::pin(async {});
+        }
+        let due = now.0 + SignedDuration::try_from(wait).unwrap();
+        let (fire, fired) = oneshot::channel();
+        now.1.push((due, fire));
+        Box::pin(async {
+            fired.await.ok();
+        })
+    }
+}
+
+struct Cluster {
+    store: Arc<dyn Store>,
+    hands: Arc<Hands>,
+    pool: LocalPool,
+}
+
+const TEST: WriteOptions = WriteOptions { subresource: None, expect: None, manager: "test" };
+
+impl Cluster {
+    fn new() -> Self {
+        let start = Timestamp::from_second(1_700_000_000).unwrap();
+        let hands = Arc::new(Hands { now: Mutex::new((start, Vec::new())) });
+        let store = ApiServer::new(hands.clone(), Rng::new(1)).store();
+        let ports = Ports::plain(store.clone(), hands.clone(), hands.clone());
+        let run = evenkeel_builtin::install(RunLoop::new(ports, Arc::new(OpenDoor)));
+        let pool = LocalPool::new();
+        pool.spawner().spawn_local(run.run()).unwrap();
+        let cluster = Self { store, hands, pool };
+        cluster.create::<Namespace>(json!({"metadata": {"name": "shop"}}));
+        for zone in ["a", "b", "c"] {
+            let room = json!({"cpu": "8", "memory": "16Gi", "pods": "58"});
+            cluster.create::<Node>(json!({"metadata": {"name": format!("n-{zone}"), "labels": {
+                    "kubernetes.io/hostname": format!("n-{zone}"),
+                    "topology.kubernetes.io/zone": zone}},
+                "status": {"capacity": room, "allocatable": room,
+                    "conditions": [{"type": "Ready", "status": "True"}]}}));
+        }
+        cluster
+    }
+
+    fn create<T: ApiObject>(&self, mut body: Value) {
+        body["apiVersion"] = T::API_VERSION.into();
+        body["kind"] = T::KIND.into();
+        let status = body.get("status").cloned();
+        let obj = Obj::from_json(body).unwrap();
+        let made = block_on(self.store.create(&obj, &TEST)).unwrap();
+        if let Some(status) = status {
+            self.write_status(made.key(), &status);
+        }
+    }
+
+    fn patch(&self, key: &Key, patch: Value) {
+        block_on(self.store.patch(key, &Patch::Merge(patch), &TEST)).unwrap();
+    }
+
+    fn write_status(&self, key: &Key, status: &Value) {
+        let options = WriteOptions { subresource: Some(Subresource::Status), ..TEST };
+        let patch = Patch::Merge(json!({"status": status}));
+        block_on(self.store.patch(key, &patch, &options)).unwrap();
+    }
+
+    fn all<T: ApiObject>(&self) -> Vec<Arc<Obj>> {
+        let query = ListQuery::all(GroupKind::of::<T>()).within("shop");
+        block_on(self.store.list(&query)).unwrap().items
+    }
+
+    fn find<T: ApiObject>(&self, name: &str) -> Arc<Obj> {
+        block_on(self.store.get(&Key::of::<T>("shop", name))).unwrap().unwrap()
+    }
+
+    /// Lets a second pass, with everything that falls due in it.
+    fn tick(&mut self) {
+        let end = self.hands.now() + SignedDuration::from_secs(1);
+        loop {
+            self.pool.run_until_stalled();
+            let mut now = self.hands.now.lock().unwrap();
+            now.1.retain(|(_, fire)| !fire.is_canceled());
+            now.1.sort_by_key(|(due, _)| *due);
+            if now.1.first().is_none_or(|(due, _)| *due > end) {
+                now.0 = end;
+                return;
+            }
+            let (due, fire) = now.1.remove(0);
+            now.0 = now.0.max(due);
+            fire.send(()).ok();
+        }
+    }
+
+    /// What the nodes would do now, all pods at once; whether anything was to be done.
+    fn play_nodes(&self) -> bool {
+        let mut busy = false;
+        for (number, pod) in self.all::<Pod>().iter().enumerate() {
+            if pod.is_deleting() {
+                let now = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
+                block_on(self.store.delete(pod.key(), &now)).unwrap();
+                busy = true;
+            } else if pod.json().pointer("/spec/nodeName").is_some()
+                && pod.json().pointer("/status/podIP").is_none()
+            {
+                let ip = format!("127.64.{number}.{}", pod.revision().0.len());
+                let since = json!(Time(self.hands.now()));
+                self.write_status(
+                    pod.key(),
+                    &json!({"phase": "Running", "podIP": ip,
+                    "conditions": [{"type": "Ready", "status": "True",
+                        "lastTransitionTime": since}]}),
+                );
+                busy = true;
+            }
+        }
+        busy
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..100 {
+            self.tick();
+            if !self.play_nodes() {
+                return;
+            }
+        }
+        panic!("the cluster does not settle");
+    }
+}
+
+fn web(image: &str) -> Value {
+    json!({"metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}},
+            "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{
+                "name": "main", "image": image,
+                "ports": [{"name": "http", "containerPort": 8080}],
+                "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}},
+                "resources": {"requests": {"cpu": "250m", "memory": "128Mi"}}}]}}}})
+}
+
+#[test]
+fn a_deployment_comes_up_rolls_and_goes_on_the_embedded_api() {
+    let mut cluster = Cluster::new();
+    cluster.create::<Service>(json!({"metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}}));
+    cluster.create::<Deployment>(web("web:1"));
+    cluster.settle();
+    let number = |cluster: &Cluster, field: &str| {
+        let deployment = cluster.find::<Deployment>("web");
+        deployment.json().pointer(&format!("/status/{field}")).and_then(Value::as_i64)
+    };
+    assert_eq!(number(&cluster, "availableReplicas"), Some(3));
+    let nodes: Vec<String> = cluster
+        .all::<Pod>()
+        .iter()
+        .filter_map(|pod| Some(pod.json().pointer("/spec/nodeName")?.as_str()?.to_owned()))
+        .collect();
+    for node in ["n-a", "n-b", "n-c"] {
+        assert!(nodes.iter().any(|found| found == node), "{nodes:?}");
+    }
+
+    let key = Key::of::<Deployment>("shop", "web");
+    cluster.patch(&key, json!({"spec": web("web:2")["spec"]}));
+    cluster.settle();
+    assert_eq!(number(&cluster, "updatedReplicas"), Some(3));
+    assert_eq!(number(&cluster, "replicas"), Some(3));
+    assert_eq!(cluster.all::<ReplicaSet>().len(), 2);
+    let deployment = cluster.find::<Deployment>("web");
+    assert_eq!(deployment.annotation("deployment.kubernetes.io/revision"), Some("2"));
+    let slices = cluster.all::<EndpointSlice>();
+    assert_eq!(slices.len(), 1);
+    let endpoints = slices[0].json().pointer("/endpoints").and_then(Value::as_array).unwrap();
+    assert_eq!(endpoints.len(), 3);
+    assert!(endpoints.iter().all(|endpoint| endpoint["conditions"]["ready"] == true));
+
+    // Nothing is written while nothing happens.
+    let query = ListQuery::all(GroupKind::of::<Pod>());
+    let revision = block_on(cluster.store.list(&query)).unwrap().revision;
+    for _ in 0..60 {
+        cluster.tick();
+    }
+    assert_eq!(block_on(cluster.store.list(&query)).unwrap().revision, revision);
+
+    block_on(cluster.store.delete(&key, &DeleteOptions::default())).unwrap();
+    cluster.settle();
+    assert!(cluster.all::<ReplicaSet>().is_empty() && cluster.all::<Pod>().is_empty());
+}
+
+#[test]
+fn a_rollout_that_cannot_start_says_so_within_its_deadline() {
+    let mut cluster = Cluster::new();
+    let mut body = web("web:1");
+    body["spec"]["progressDeadlineSeconds"] = 20.into();
+    let resources = "/spec/template/spec/containers/0/resources";
+    *body.pointer_mut(resources).unwrap() = json!({"requests": {"cpu": "64"}});
+    cluster.create::<Deployment>(body);
+    for _ in 0..25 {
+        cluster.tick();
+    }
+    let deployment = cluster.find::<Deployment>("web").get::<Deployment>().unwrap();
+    let status = deployment.status.as_ref().unwrap();
+    let late = status.conditions.iter().flatten().find(|c| c.type_ == "Progressing").unwrap();
+    assert_eq!(late.reason.as_deref(), Some("ProgressDeadlineExceeded"));
+    let pod = cluster.all::<Pod>()[0].get::<Pod>().unwrap();
+    let conditions = pod.status.as_ref().unwrap().conditions.as_ref().unwrap();
+    let why = conditions.iter().find(|c| c.type_ == "PodScheduled").unwrap();
+    assert_eq!(why.message.as_deref(), Some("0/3 nodes are available: 3 Insufficient cpu."));
+}
