@@ -7,14 +7,18 @@
 //!                       Runtime = ProcessRuntime (shims, /proc, sockets) or the simulator's
 //! ```
 //! [`pod::PodMachine`] holds every rule of the kubelet's pod life cycle and knows neither clock
-//! nor process; the agent carries effects out and writes what changed, nothing else. Time
+//! nor process; [`agent::run`] carries effects out and writes what changed, nothing else. Time
 //! comes through `Clock` and `Timer` alone, so the same agent runs under virtual time.
 //!
 //! Not here: volumes, resource limits (cgroups), users and namespaces of containers. A container
 //! is an ordinary process of the user who runs the agent.
 
+pub mod agent;
 pub mod images;
 pub mod pod;
 pub mod probe;
 pub mod reasons;
 pub mod runtime;
+pub mod shell;
+
+mod container_env;

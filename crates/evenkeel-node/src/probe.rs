@@ -292,8 +292,12 @@ mod tests {
 
     use super::*;
 
+    fn seconds_of(at: Timestamp) -> f64 {
+        at.duration_since(Timestamp::UNIX_EPOCH).as_secs_f64()
+    }
+
     fn at(seconds: f64) -> Timestamp {
-        Timestamp::from_microsecond((seconds * 1e6) as i64).unwrap()
+        Timestamp::UNIX_EPOCH + Duration::from_secs_f64(seconds)
     }
 
     /// Lets a probe run for `until` seconds on a container that started at `since`; `answers`
@@ -331,7 +335,7 @@ mod tests {
                 '-' => Outcome::Failure(String::new()),
                 _ => Outcome::Error(String::new()),
             };
-            let seconds = due.as_microsecond() as f64 / 1e6;
+            let seconds = seconds_of(due);
             write!(text, " {seconds}{answer}").unwrap();
             match worker.record(&outcome) {
                 Change::Nothing => {}

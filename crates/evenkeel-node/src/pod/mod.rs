@@ -250,6 +250,11 @@ impl PodMachine {
         self.stop = Some(Stop { deadline, gate_until: None, is_orphan: true });
     }
 
+    /// Whether [`Effect::Finish`] has been given.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
     /// Whether the object was gone before its containers.
     pub fn is_orphan(&self) -> bool {
         self.stop.as_ref().is_some_and(|stop| stop.is_orphan)

@@ -13,9 +13,9 @@ use crate::{
 /// First wait before a restart or another look at the image map; doubles from then on.
 pub(super) const BACK_OFF_FIRST: Duration = Duration::from_secs(10);
 /// Longest wait.
-pub(super) const BACK_OFF_MAX: Duration = Duration::from_secs(300);
+pub(super) const BACK_OFF_MAX: Duration = Duration::from_mins(5);
 /// A container that ran this long starts afresh with the first wait.
-const BACK_OFF_RESET: Duration = Duration::from_secs(600);
+const BACK_OFF_RESET: Duration = Duration::from_mins(10);
 /// What SIGTERM gets when the preStop hook has used up the grace period.
 pub(super) const GRACE_LEFT: Duration = Duration::from_secs(2);
 
@@ -202,21 +202,21 @@ impl Slot {
         }
     }
 
-    fn result(&self, kind: ProbeKind) -> Option<Option<bool>> {
-        self.workers.iter().find(|(w, _)| w.kind == kind).map(|(w, _)| w.result())
+    /// Whether a probe of this kind is satisfied; without one it is.
+    fn passes(&self, kind: ProbeKind) -> bool {
+        let mut workers = self.workers.iter().map(|(worker, _)| worker);
+        workers.find(|worker| worker.kind == kind).is_none_or(|w| w.result() == Some(true))
     }
 
     /// It runs and its startup probe, if any, has succeeded.
     pub(super) fn is_started(&self) -> bool {
-        let probed = self.result(ProbeKind::Startup).is_none_or(|result| result == Some(true));
-        self.is_running() && !self.hooking && probed
+        self.is_running() && !self.hooking && self.passes(ProbeKind::Startup)
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        let probed = self.result(ProbeKind::Readiness).is_none_or(|result| result == Some(true));
         match self.role {
             Role::Init => self.end().is_some_and(|end| end.code == 0),
-            Role::Sidecar | Role::Main => self.is_started() && probed,
+            Role::Sidecar | Role::Main => self.is_started() && self.passes(ProbeKind::Readiness),
         }
     }
 
@@ -347,16 +347,15 @@ impl Slot {
 
     /// When it wants to be looked at again.
     pub(super) fn wake(&self) -> Option<Timestamp> {
-        let state = match &self.state {
+        match &self.state {
             State::Waiting { until, .. } => *until,
             State::Ended { restart_at, .. } => restart_at.map(|(at, _)| at),
             State::Starting { .. } => None,
             State::Running { .. } => {
                 let kill = self.killing.as_ref().filter(|k| k.stage != Stage::Killed);
                 let probes = self.workers.iter().filter_map(|(worker, _)| worker.due());
-                return probes.chain(kill.map(|k| k.deadline)).min();
+                probes.chain(kill.map(|k| k.deadline)).min()
             }
-        };
-        state
+        }
     }
 }

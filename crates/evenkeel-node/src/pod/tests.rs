@@ -10,8 +10,12 @@ use serde_json::json;
 use super::*;
 use crate::runtime::ContainerRef;
 
+fn seconds_of(at: Timestamp) -> f64 {
+    at.duration_since(Timestamp::UNIX_EPOCH).as_secs_f64()
+}
+
 fn at(seconds: f64) -> Timestamp {
-    Timestamp::from_microsecond((seconds * 1e6) as i64).unwrap()
+    Timestamp::UNIX_EPOCH + Duration::from_secs_f64(seconds)
 }
 
 fn pod(spec: &str) -> Pod {
@@ -88,7 +92,7 @@ fn script(spec: &str, lines: &str) -> String {
 
 fn step(machine: &mut PodMachine, now: Timestamp, event: &str, text: &mut String) {
     let effects: Vec<String> = machine.poll(now).iter().map(effect).collect();
-    let seconds = now.as_microsecond() as f64 / 1e6;
+    let seconds = seconds_of(now);
     let status = summary(machine, now);
     let effects = effects.join(" ");
     if event.is_empty() && effects.is_empty() && text.ends_with(&format!("| {status}\n")) {

@@ -1,0 +1,329 @@
+//! What effects do, as futures that end in a [`PodDone`].
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use evenkeel_api::{Key, Obj};
+use evenkeel_control::{
+    BoxFuture, DeleteOptions, ListQuery, Patch, Ports, Propagation, StoreError, Subresource,
+    WriteOptions,
+};
+use futures::future::{Either, select};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Event, Pod, PodStatus, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+
+use super::MANAGER;
+use crate::{
+    container_env::{self, Sources},
+    pod::{Hook, Note},
+    probe::{Outcome, ProbeKind},
+    runtime::{
+        Check, ContainerRef, Exit, ProbeReply, Runtime, Signal, StartError, StartOrder, Started,
+    },
+};
+
+/// Something that was being done for a pod has ended.
+pub(super) enum PodDone {
+    Start { container: String, result: Result<Started, StartError> },
+    Exit { container: String, attempt: u32, exit: Exit },
+    PostStart { container: String, result: Result<(), String> },
+    PreStop { container: String, result: Result<(), String> },
+    Probe { container: String, attempt: u32, kind: ProbeKind, reply: ProbeReply },
+    Unpark { container: String, kind: ProbeKind },
+    Status(Result<(), StoreError>),
+    Removed,
+    Deleted(Result<(), StoreError>),
+    Nothing,
+}
+
+/// Conditions that are the agent's own; all others belong to whoever wrote them.
+const CONDITIONS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Everything the futures need, cheap to clone.
+#[derive(Clone)]
+pub(super) struct Hands {
+    pub(super) ports: Ports,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) host_ip: IpAddr,
+}
+
+impl Hands {
+    pub(super) fn start(
+        &self,
+        pod: Arc<Pod>,
+        ip: IpAddr,
+        container: ContainerRef,
+    ) -> BoxFuture<'static, PodDone> {
+        let hands = self.clone();
+        Box::pin(async move {
+            let name = container.container.clone();
+            let result = match hands.order(&pod, ip, container).await {
+                Ok(order) => hands.runtime.start(&order).await,
+                Err(error) => Err(error),
+            };
+            PodDone::Start { container: name, result }
+        })
+    }
+
+    async fn order(
+        &self,
+        pod: &Pod,
+        ip: IpAddr,
+        container: ContainerRef,
+    ) -> Result<StartOrder, StartError> {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let found = all.find(|found| found.name == container.container);
+        let found = found.ok_or_else(|| StartError::Config("no such container".to_owned()))?;
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let sources = self.sources(&namespace, found, ip).await.map_err(|error| {
+            StartError::Config(format!("the environment cannot be read: {error}"))
+        })?;
+        let env = container_env::compose(pod, found, &sources).map_err(StartError::Config)?;
+        let expand = |words: &Option<Vec<String>>| {
+            let words = words.as_ref()?;
+            Some(words.iter().map(|word| container_env::expand(word, &env)).collect::<Vec<_>>())
+        };
+        Ok(StartOrder {
+            container,
+            namespace,
+            pod: pod.metadata.name.clone().unwrap_or_default(),
+            ip,
+            image: found.image.clone().unwrap_or_default(),
+            command: expand(&found.command).unwrap_or_default(),
+            args: expand(&found.args),
+            working_dir: found.working_dir.clone(),
+            env,
+        })
+    }
+
+    async fn sources(
+        &self,
+        namespace: &str,
+        container: &Container,
+        ip: IpAddr,
+    ) -> Result<Sources, StoreError> {
+        let store = &self.ports.store;
+        let kind = evenkeel_api::GroupKind::of::<Service>();
+        let listed = store.list(&ListQuery::all(kind).within(namespace)).await?;
+        let mut objects: Vec<Arc<Obj>> = listed.items;
+        if namespace != "default" {
+            objects.extend(store.get(&Key::of::<Service>("default", "kubernetes")).await?);
+        }
+        let mut services = Vec::new();
+        for object in objects {
+            services.push((*object.get::<Service>()?).clone());
+        }
+        let mut values = BTreeMap::new();
+        for key in container_env::references(namespace, container) {
+            let Some(object) = store.get(&key).await? else { continue };
+            let pairs = if key.kind.is::<ConfigMap>() {
+                object.get::<ConfigMap>()?.data.clone().unwrap_or_default()
+            } else {
+                let secret = object.get::<Secret>()?;
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let pairs = secret.data.iter().flatten();
+                pairs.map(|(name, value)| (name.clone(), text(&value.0))).collect()
+            };
+            values.insert(key, pairs);
+        }
+        Ok(Sources { ip, host_ip: self.host_ip, services, objects: values })
+    }
+
+    pub(super) fn wait(&self, container: ContainerRef) -> BoxFuture<'static, PodDone> {
+        let runtime = self.runtime.clone();
+        Box::pin(async move {
+            let exit = runtime.wait(&container).await;
+            PodDone::Exit { container: container.container, attempt: container.attempt, exit }
+        })
+    }
+
+    pub(super) fn signal(
+        &self,
+        container: ContainerRef,
+        signal: Signal,
+    ) -> BoxFuture<'static, PodDone> {
+        let runtime = self.runtime.clone();
+        Box::pin(async move {
+            runtime.signal(&container, signal).await;
+            PodDone::Nothing
+        })
+    }
+
+    pub(super) fn probe(
+        &self,
+        container: ContainerRef,
+        kind: ProbeKind,
+        check: Check,
+        timeout: Duration,
+    ) -> BoxFuture<'static, PodDone> {
+        let (runtime, limit) = (self.runtime.clone(), self.ports.timer.sleep(timeout));
+        Box::pin(async move {
+            let probing = runtime.probe(&container, &check);
+            let reply = match select(probing, limit).await {
+                Either::Left((reply, _)) => reply,
+                Either::Right(_) => {
+                    let took = evenkeel_base::format_duration(timeout);
+                    let problem = format!("no answer within {took}");
+                    ProbeReply { outcome: Outcome::Failure(problem), steady_until: None }
+                }
+            };
+            let ContainerRef { container, attempt, .. } = container;
+            PodDone::Probe { container, attempt, kind, reply }
+        })
+    }
+
+    /// Runs a hook, for at most `limit`.
+    pub(super) fn hook(
+        &self,
+        container: ContainerRef,
+        hook: Hook,
+        limit: Option<Duration>,
+        done: fn(String, Result<(), String>) -> PodDone,
+    ) -> BoxFuture<'static, PodDone> {
+        let hands = self.clone();
+        Box::pin(async move {
+            let running = Box::pin(hands.run_hook(&container, &hook));
+            let result = match limit {
+                None => running.await,
+                Some(limit) => match select(running, hands.ports.timer.sleep(limit)).await {
+                    Either::Left((result, _)) => result,
+                    Either::Right(_) => Err("it took the whole grace period".to_owned()),
+                },
+            };
+            done(container.container, result)
+        })
+    }
+
+    async fn run_hook(&self, container: &ContainerRef, hook: &Hook) -> Result<(), String> {
+        match hook {
+            Hook::Sleep(time) => {
+                self.ports.timer.sleep(*time).await;
+                Ok(())
+            }
+            Hook::Check(Check::Exec { command }) => {
+                let output = self.runtime.exec(container, command).await;
+                match output.map_err(|error| error.problem)? {
+                    output if output.code == 0 => Ok(()),
+                    output => Err(format!("exited with {}: {}", output.code, output.output.trim())),
+                }
+            }
+            Hook::Check(check) => match self.runtime.probe(container, check).await.outcome {
+                Outcome::Success => Ok(()),
+                Outcome::Failure(problem) | Outcome::Error(problem) => Err(problem),
+            },
+        }
+    }
+
+    pub(super) fn write_status(
+        &self,
+        key: Key,
+        uid: String,
+        patch: Value,
+    ) -> BoxFuture<'static, PodDone> {
+        let store = self.ports.store.clone();
+        Box::pin(async move {
+            let body = json!({"metadata": {"uid": uid}, "status": patch});
+            let subresource = Some(Subresource::Status);
+            let options = WriteOptions { subresource, expect: None, manager: MANAGER };
+            let written = store.patch(&key, &Patch::Strategic(body), &options).await;
+            PodDone::Status(written.map(drop))
+        })
+    }
+
+    pub(super) fn remove(&self, uid: String) -> BoxFuture<'static, PodDone> {
+        let runtime = self.runtime.clone();
+        Box::pin(async move {
+            runtime.remove(&uid).await;
+            PodDone::Removed
+        })
+    }
+
+    pub(super) fn delete(&self, key: Key, uid: String) -> BoxFuture<'static, PodDone> {
+        let store = self.ports.store.clone();
+        Box::pin(async move {
+            let propagation = Propagation::Background;
+            let options = DeleteOptions { uid: Some(uid), grace_seconds: Some(0), propagation };
+            PodDone::Deleted(store.delete(&key, &options).await)
+        })
+    }
+
+    pub(super) fn after(&self, wait: Duration, done: PodDone) -> BoxFuture<'static, PodDone> {
+        let sleeping = self.ports.timer.sleep(wait);
+        Box::pin(async move {
+            sleeping.await;
+            done
+        })
+    }
+
+    /// Writes an Event: the first time as a new object, then as a higher count.
+    pub(super) fn tell(
+        &self,
+        pod: &Pod,
+        node: &str,
+        note: Note,
+        count: u32,
+    ) -> BoxFuture<'static, PodDone> {
+        let ports = self.ports.clone();
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let meta = &pod.metadata;
+        let (name, namespace, uid) = (text(&meta.name), text(&meta.namespace), text(&meta.uid));
+        let revision = text(&meta.resource_version);
+        let node = node.to_owned();
+        Box::pin(async move {
+            let field = note.container.map(|name| format!("spec.containers{{{name}}}"));
+            let identity = format!("{uid}{}{}{field:?}", note.reason, note.message);
+            let hash = evenkeel_base::stable_hash(identity.as_bytes());
+            let event_name = format!("{name}.{hash:016x}");
+            let now = Time(ports.clock.now());
+            let options = WriteOptions { subresource: None, expect: None, manager: MANAGER };
+            if count > 1 {
+                let key = Key::of::<Event>(&namespace, &event_name);
+                let patch = Patch::Merge(json!({"count": count, "lastTimestamp": now}));
+                if ports.store.patch(&key, &patch, &options).await.is_ok() {
+                    return PodDone::Nothing;
+                }
+            }
+            let event = Obj::from_json(json!({
+                "apiVersion": "v1", "kind": "Event",
+                "metadata": {"name": event_name, "namespace": namespace},
+                "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": name,
+                    "namespace": namespace, "uid": uid, "resourceVersion": revision,
+                    "fieldPath": field},
+                "reason": note.reason, "message": note.message,
+                "type": if note.is_warning { "Warning" } else { "Normal" },
+                "source": {"component": MANAGER, "host": node},
+                "reportingComponent": MANAGER, "reportingInstance": node,
+                "count": count, "firstTimestamp": now, "lastTimestamp": now,
+            }));
+            // An event is for people; losing one must not stop a pod.
+            let written = match event {
+                Ok(event) => ports.store.create(&event, &options).await.map(drop),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = written {
+                tracing::debug!(object = name, reason = note.reason, %error, "event not written");
+            }
+            PodDone::Nothing
+        })
+    }
+}
+
+/// The strategic merge patch that makes a status what it should be: only our own conditions, and
+/// what is no longer said is said to be gone.
+pub(super) fn status_patch(status: &PodStatus) -> Value {
+    let mut patch = serde_json::to_value(status).unwrap_or_default();
+    if let Some(conditions) = patch.get_mut("conditions").and_then(Value::as_array_mut) {
+        conditions.retain(|condition| {
+            let kind = condition.get("type").and_then(Value::as_str).unwrap_or_default();
+            CONDITIONS.contains(&kind)
+        });
+        for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+            for field in ["reason", "message"] {
+                condition.entry(field).or_insert(Value::Null);
+            }
+        }
+    }
+    patch
+}

@@ -1,0 +1,104 @@
+//! What lies in the directory of a container run.
+//!
+//! **Shape**: `ROOT/pods/UID/CONTAINER/ATTEMPT/{spec.json,state.json,exit.json,output.log*}`.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::identity::Identity;
+use crate::runtime::ContainerRef;
+
+/// Written by the agent, read by the shim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SpecFile {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) image: String,
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<String>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) cwd: PathBuf,
+    /// Programs that may be run beside it.
+    pub(crate) commands: Vec<String>,
+    /// A log file that grows beyond it is put aside.
+    pub(crate) log_bytes_max: u64,
+    /// Log files kept, the present one included.
+    pub(crate) log_files_max: u32,
+}
+
+/// Written by the shim when the program runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StateFile {
+    pub(crate) shim: Identity,
+    pub(crate) main: Identity,
+    pub(crate) at: Timestamp,
+}
+
+impl StateFile {
+    /// Different for every run on this machine.
+    pub(crate) fn id(&self) -> String {
+        format!("process://{}-{}", self.main.pid, self.main.start)
+    }
+}
+
+/// Written by the shim when the program has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ExitFile {
+    pub(crate) code: i32,
+    pub(crate) at: Timestamp,
+}
+
+/// Directory of a pod.
+pub(crate) fn pod_dir(root: &Path, uid: &str) -> PathBuf {
+    root.join("pods").join(uid)
+}
+
+/// Directory of one run of a container.
+pub(crate) fn run_dir(root: &Path, container: &ContainerRef) -> PathBuf {
+    let of_container = pod_dir(root, &container.pod_uid).join(&container.container);
+    of_container.join(container.attempt.to_string())
+}
+
+/// Runs of a container that have a directory, oldest first.
+pub(crate) fn attempts(container_dir: &Path) -> Vec<u32> {
+    let mut found: Vec<u32> =
+        names(container_dir).iter().filter_map(|name| name.parse().ok()).collect();
+    found.sort_unstable();
+    found
+}
+
+/// Names in a directory, sorted; none when it is not there.
+pub(crate) fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// Makes a directory that only its owner may look into: specs hold secrets.
+pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Writes a file as a whole or not at all.
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    use io::Write as _;
+    let fresh = path.with_extension("new");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    std::fs::rename(&fresh, path)
+}
+
+/// Reads a file written by [`write_json`]; `None` when it is not there or not understood.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}

@@ -1,0 +1,22 @@
+//! Containers as processes of this machine.
+//!
+//! ```text
+//! agent --spawn--> shim (own session, no runtime) --spawn--> program (own process group)
+//!   |               | state.json: pids and start times        | stdout, stderr
+//!   |<- pidfd ------+ exit.json: code and time                v
+//!   +--- logs: read_logs <----------- output.log (CRI lines, rotated) <- shim
+//! ```
+//! A shim outlives the agent, so a restarted agent finds everything by what lies in the files and
+//! kills only what still has the recorded start time. Linux only: `/proc`, pidfds, subreapers.
+
+mod checks;
+mod files;
+mod identity;
+mod logfile;
+mod logs;
+mod process;
+mod shim;
+
+pub use logs::{LogQuery, LogsError, read_logs};
+pub use process::{ProcessRuntime, ProcessSettings, stop_all};
+pub use shim::shim_main;

@@ -1,0 +1,466 @@
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use evenkeel_control::BoxFuture;
+use jiff::Timestamp;
+use rustix::process::Signal as UnixSignal;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, unix::AsyncFd},
+    process::Command,
+    time::timeout,
+};
+
+use super::{
+    checks::{self, Get},
+    files::{self, ExitFile, SpecFile, StateFile, read_json},
+};
+use crate::{
+    images::{Image, ImageMap, MAP_BYTES_MAX, Program},
+    probe::Outcome,
+    runtime::{
+        Adopted, Check, ContainerRef, ExecOutput, Exit, ProbeReply, Runtime, RuntimeError, Signal,
+        StartError, StartOrder, Started,
+    },
+};
+
+/// How long a shim may take to say that the program runs.
+const START_MAX: Duration = Duration::from_secs(10);
+/// How long a killed container may take to be gone before its files are removed anyway.
+const GONE_MAX: Duration = Duration::from_secs(5);
+/// Output of a command that is kept. **Source**: `maxReadLength` of the kubelet's exec probe.
+const OUTPUT_BYTES_MAX: u64 = 10 * 1024;
+/// Where programs look for others.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How containers are run as processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessSettings {
+    /// Where this node keeps its files.
+    pub root: PathBuf,
+    /// Our own executable.
+    pub exe: PathBuf,
+    /// What makes it a shim (`["shim"]`); the directory is added.
+    pub shim_args: Vec<String>,
+    /// What makes it the demo workload (`["workload"]`).
+    pub workload_args: Vec<String>,
+    /// The file with the image map, read at every start.
+    pub image_map: Option<PathBuf>,
+    /// A log file that grows beyond it is put aside.
+    pub log_bytes_max: u64,
+    /// Log files kept per run.
+    pub log_files_max: u32,
+}
+
+impl ProcessSettings {
+    /// The usual: hidden subcommands `shim` and `workload`, logs of 5 files of 10 MiB.
+    pub fn new(root: PathBuf, exe: PathBuf, image_map: Option<PathBuf>) -> Self {
+        Self {
+            root,
+            exe,
+            shim_args: vec!["shim".to_owned()],
+            workload_args: vec!["workload".to_owned()],
+            image_map,
+            log_bytes_max: 10 << 20,
+            log_files_max: 5,
+        }
+    }
+}
+
+/// Runs containers as processes under shims. Holds nothing but settings: what runs lies in files.
+#[derive(Debug, Clone)]
+pub struct ProcessRuntime {
+    settings: ProcessSettings,
+}
+
+impl ProcessRuntime {
+    /// A runtime over the files below `settings.root`.
+    pub fn new(settings: ProcessSettings) -> Self {
+        Self { settings }
+    }
+
+    fn dir(&self, container: &ContainerRef) -> PathBuf {
+        files::run_dir(&self.settings.root, container)
+    }
+
+    fn state(&self, container: &ContainerRef) -> Option<StateFile> {
+        read_json(&self.dir(container).join("state.json"))
+    }
+
+    fn resolve(&self, image: &str) -> Result<Image, String> {
+        let place = self.settings.image_map.as_deref();
+        let map = match place {
+            None => ImageMap::default(),
+            Some(path) => {
+                let fail = |problem: String| format!("image map {}: {problem}", path.display());
+                let size = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?.len();
+                if size > MAP_BYTES_MAX {
+                    return Err(fail(format!("is larger than {MAP_BYTES_MAX} bytes")));
+                }
+                let text =
+                    std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+                ImageMap::parse(&text).map_err(|error| fail(error.to_string()))?
+            }
+        };
+        let place = place.map(|path| path.display().to_string());
+        map.resolve(image, place.as_deref()).map_err(|error| error.to_string())
+    }
+
+    fn spec(&self, order: &StartOrder, dir: &Path) -> Result<SpecFile, StartError> {
+        let image = self.resolve(&order.image).map_err(StartError::Image)?;
+        let own = |args: &[String]| (self.settings.exe.clone(), args.to_vec());
+        let (mut program, mut args) = match &image.program {
+            Program::Demo => own(&self.settings.workload_args),
+            Program::Pause => {
+                let (exe, mut args) = own(&self.settings.shim_args);
+                args.push("--pause".to_owned());
+                (exe, args)
+            }
+            Program::Host(path) => (path.clone(), image.args.clone()),
+        };
+        if let Program::Host(_) = image.program {
+            if let Some((first, rest)) = order.command.split_first() {
+                image
+                    .check_command(&order.image, first)
+                    .map_err(|error| StartError::Config(error.to_string()))?;
+                program = PathBuf::from(first);
+                args = rest.to_vec();
+                args.extend(order.args.clone().unwrap_or_default());
+            } else if let Some(given) = &order.args {
+                args.clone_from(given);
+            }
+        } else if let Some(first) = order.command.first() {
+            let problem = format!("command {first:?}: a built-in image runs only itself");
+            return Err(StartError::Config(problem));
+        }
+        let mut env = BTreeMap::from([
+            ("PATH".to_owned(), PATH.to_owned()),
+            ("HOME".to_owned(), "/".to_owned()),
+        ]);
+        env.extend(image.env);
+        env.extend(order.env.clone());
+        Ok(SpecFile {
+            namespace: order.namespace.clone(),
+            pod: order.pod.clone(),
+            image: order.image.clone(),
+            program,
+            args,
+            env,
+            cwd: order.working_dir.as_ref().map_or_else(|| dir.to_owned(), PathBuf::from),
+            commands: image.commands,
+            log_bytes_max: self.settings.log_bytes_max,
+            log_files_max: self.settings.log_files_max,
+        })
+    }
+
+    async fn launch(&self, order: &StartOrder) -> Result<Started, StartError> {
+        let dir = self.dir(&order.container);
+        let spec = self.spec(order, &dir)?;
+        let failed = |what: &str, error: &io::Error| StartError::Run(format!("{what}: {error}"));
+        if dir.exists() {
+            // A start of this run that did not succeed.
+            kill(&dir).await;
+            std::fs::remove_dir_all(&dir).map_err(|error| failed("old files", &error))?;
+        }
+        files::make_private_dir(&dir)
+            .and_then(|()| files::write_json(&dir.join("spec.json"), &spec))
+            .map_err(|error| failed("files of the container", &error))?;
+        self.forget_old_runs(&order.container);
+        let mut shim = Command::new(&self.settings.exe)
+            .args(&self.settings.shim_args)
+            .arg(&dir)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .current_dir("/")
+            .spawn()
+            .map_err(|error| failed("shim", &error))?;
+        let mut word = String::new();
+        if let Some(stdout) = shim.stdout.take() {
+            let mut stdout = BufReader::new(stdout);
+            match timeout(START_MAX, stdout.read_line(&mut word)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(failed("shim", &error)),
+                Err(_) => {
+                    shim.start_kill().map_err(|error| failed("shim", &error))?;
+                    return Err(StartError::Run("the shim does not answer".to_owned()));
+                }
+            }
+        }
+        // From here on the shim is known by its files; tokio buries it when it has ended.
+        drop(shim);
+        match (word.trim(), self.state(&order.container)) {
+            ("ok", Some(state)) => Ok(Started { id: state.id(), at: state.at }),
+            ("", _) | ("ok", None) => Err(StartError::Run("the shim has failed".to_owned())),
+            (problem, _) => Err(StartError::Run(problem.to_owned())),
+        }
+    }
+
+    /// Only the last run and the one before it keep their logs.
+    fn forget_old_runs(&self, container: &ContainerRef) {
+        let dir = files::pod_dir(&self.settings.root, &container.pod_uid);
+        let dir = dir.join(&container.container);
+        for run in files::attempts(&dir) {
+            if run + 1 < container.attempt
+                && let Err(error) = std::fs::remove_dir_all(dir.join(run.to_string()))
+            {
+                tracing::warn!(object = container.container, %error, "old run not removed");
+            }
+        }
+    }
+
+    async fn run_command(
+        &self,
+        container: &ContainerRef,
+        command: &[String],
+    ) -> Result<ExecOutput, String> {
+        if let Some(seconds) = harmless(command) {
+            tokio::time::sleep(seconds?).await;
+            let code = i32::from(command.first().is_some_and(|name| name.ends_with("false")));
+            return Ok(ExecOutput { code, output: String::new() });
+        }
+        let (program, args) = command.split_first().ok_or("the command is empty")?;
+        let spec: SpecFile = read_json(&self.dir(container).join("spec.json"))
+            .ok_or("the container has not been started")?;
+        let image = Image {
+            program: Program::Host(spec.program),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            commands: spec.commands,
+        };
+        image.check_command(&spec.image, program).map_err(|error| error.to_string())?;
+        let mut child = Command::new(program)
+            .args(args)
+            .env_clear()
+            .envs(&spec.env)
+            .current_dir(&spec.cwd)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("{program}: {error}"))?;
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let read_out = async {
+            if let Some(pipe) = stdout {
+                pipe.take(OUTPUT_BYTES_MAX).read_to_end(&mut out).await?;
+            }
+            io::Result::Ok(())
+        };
+        let read_err = async {
+            if let Some(pipe) = stderr {
+                pipe.take(OUTPUT_BYTES_MAX).read_to_end(&mut err).await?;
+            }
+            io::Result::Ok(())
+        };
+        let (first, second, status) = tokio::join!(read_out, read_err, child.wait());
+        first.and(second).map_err(|error| format!("{program}: {error}"))?;
+        let status = status.map_err(|error| format!("{program}: {error}"))?;
+        out.extend(err);
+        out.truncate(usize::try_from(OUTPUT_BYTES_MAX).unwrap_or(usize::MAX));
+        let output = String::from_utf8_lossy(&out).into_owned();
+        Ok(ExecOutput { code: status.code().unwrap_or(137), output })
+    }
+}
+
+/// Commands that hooks and probes often have, and that we do ourselves, so that they need no
+/// leave: `true`, `false`, `sleep N`, also under `sh -c`. How long it takes.
+fn harmless(command: &[String]) -> Option<Result<Duration, String>> {
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let words = match words.as_slice() {
+        ["sh" | "/bin/sh" | "bash" | "/bin/bash", "-c", script] => {
+            script.split_whitespace().collect()
+        }
+        _ => words,
+    };
+    match words.as_slice() {
+        ["true" | "/bin/true" | "false" | "/bin/false"] => Some(Ok(Duration::ZERO)),
+        ["sleep" | "/bin/sleep" | "/usr/bin/sleep", seconds] => {
+            let seconds = seconds.trim_end_matches('s').parse().ok();
+            let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            Some(time.ok_or_else(|| "sleep: invalid time".to_owned()))
+        }
+        _ => None,
+    }
+}
+
+/// Ends whatever runs in the directory of a run, and waits until it and its shim are gone.
+async fn kill(dir: &Path) {
+    let Some(state) = read_json::<StateFile>(&dir.join("state.json")) else { return };
+    let shim = state.shim.open();
+    kill_main(&state).await;
+    if let Some(shim) = shim
+        && timeout(GONE_MAX, ended(shim)).await.is_err()
+    {
+        tracing::warn!(pid = state.shim.pid, "the shim of a killed container stays, killing it");
+        state.shim.signal(UnixSignal::KILL);
+    }
+}
+
+/// Kills a program and waits until it is dead.
+async fn kill_main(state: &StateFile) {
+    let Some(main) = state.main.open() else { return };
+    state.main.kill_group();
+    if timeout(GONE_MAX, ended(main)).await.is_err() {
+        tracing::error!(pid = state.main.pid, "a process survives SIGKILL; is its disk hanging?");
+    }
+}
+
+/// Ready when the process behind a pidfd has ended.
+async fn ended(pidfd: OwnedFd) {
+    #[expect(deprecated, reason = "an OwnedFd keeps its descriptor, so this use is sound")]
+    let watched = AsyncFd::new(pidfd);
+    let result = match &watched {
+        Ok(pidfd) => pidfd.readable().await.map(drop),
+        Err(error) => Err(io::Error::from(error.kind())),
+    };
+    if let Err(error) = result {
+        tracing::error!(%error, "a process cannot be watched");
+    }
+}
+
+/// How a run ended whose shim is gone.
+async fn exit_of(dir: &Path, state: Option<&StateFile>) -> Exit {
+    if let Some(ExitFile { code, at }) = read_json(&dir.join("exit.json")) {
+        return Exit { code, at, unseen: None };
+    }
+    // Nobody watches the program any more: it must not run on unseen.
+    if let Some(state) = state {
+        kill_main(state).await;
+    }
+    let unseen = Some("the shim of the container is gone, its program was killed".to_owned());
+    Exit { code: 137, at: Timestamp::now(), unseen }
+}
+
+impl Runtime for ProcessRuntime {
+    fn adopt(&self) -> BoxFuture<'_, Vec<Adopted>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            let pods = self.settings.root.join("pods");
+            for pod_uid in files::names(&pods) {
+                for container in files::names(&pods.join(&pod_uid)) {
+                    let dir = pods.join(&pod_uid).join(&container);
+                    let Some(attempt) = files::attempts(&dir).pop() else { continue };
+                    let (pod_uid, container) = (pod_uid.clone(), container.clone());
+                    let container = ContainerRef { pod_uid, container, attempt };
+                    let dir = dir.join(attempt.to_string());
+                    let Some(state) = self.state(&container) else { continue };
+                    let exit = if state.shim.lives() {
+                        None
+                    } else {
+                        Some(exit_of(&dir, Some(&state)).await)
+                    };
+                    let started = Started { id: state.id(), at: state.at };
+                    found.push(Adopted { container, started, exit });
+                }
+            }
+            found
+        })
+    }
+
+    fn start<'a>(&'a self, order: &'a StartOrder) -> BoxFuture<'a, Result<Started, StartError>> {
+        Box::pin(self.launch(order))
+    }
+
+    fn wait<'a>(&'a self, container: &'a ContainerRef) -> BoxFuture<'a, Exit> {
+        Box::pin(async move {
+            let dir = self.dir(container);
+            let state = self.state(container);
+            if let Some(shim) = state.as_ref().and_then(|state| state.shim.open()) {
+                ended(shim).await;
+            }
+            exit_of(&dir, state.as_ref()).await
+        })
+    }
+
+    fn signal<'a>(&'a self, container: &'a ContainerRef, signal: Signal) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let Some(state) = self.state(container) else { return };
+            let reached = match signal {
+                Signal::Term => state.main.signal(UnixSignal::TERM),
+                Signal::Kill => state.main.kill_group(),
+            };
+            tracing::debug!(object = container.container, ?signal, reached, "signalled");
+        })
+    }
+
+    fn exec<'a>(
+        &'a self,
+        container: &'a ContainerRef,
+        command: &'a [String],
+    ) -> BoxFuture<'a, Result<ExecOutput, RuntimeError>> {
+        Box::pin(async move {
+            let output = self.run_command(container, command).await;
+            output
+                .map_err(|problem| RuntimeError { container: container.container.clone(), problem })
+        })
+    }
+
+    fn probe<'a>(
+        &'a self,
+        container: &'a ContainerRef,
+        check: &'a Check,
+    ) -> BoxFuture<'a, ProbeReply> {
+        Box::pin(async move {
+            let outcome = match check {
+                Check::Http { scheme, host, port, path, headers }
+                    if scheme.eq_ignore_ascii_case("http") =>
+                {
+                    checks::http(&Get { host, port: *port, path, headers }).await
+                }
+                Check::Http { .. } => {
+                    Outcome::Error("HTTPS probes are not implemented; use tcpSocket".to_owned())
+                }
+                Check::Grpc { .. } => {
+                    Outcome::Error("gRPC probes are not implemented; use tcpSocket".to_owned())
+                }
+                Check::Tcp { host, port } => checks::tcp(host, *port).await,
+                Check::Exec { command } => match self.run_command(container, command).await {
+                    Ok(output) if output.code == 0 => Outcome::Success,
+                    Ok(output) => Outcome::Failure(output.output.trim().to_owned()),
+                    Err(problem) => Outcome::Error(problem),
+                },
+            };
+            ProbeReply { outcome, steady_until: None }
+        })
+    }
+
+    fn remove<'a>(&'a self, pod_uid: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let dir = files::pod_dir(&self.settings.root, pod_uid);
+            kill_pod(&dir).await;
+            match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(object = pod_uid, %error, "files of the pod not removed");
+                }
+                _ => {}
+            }
+        })
+    }
+}
+
+async fn kill_pod(dir: &Path) {
+    for container in files::names(dir) {
+        let dir = dir.join(container);
+        for run in files::attempts(&dir) {
+            kill(&dir.join(run.to_string())).await;
+        }
+    }
+}
+
+/// Kills every container below `root` (a node's files), for a host that goes down with all of its
+/// nodes. The files stay: whoever comes back sees how everything ended.
+pub async fn stop_all(root: &Path) {
+    let pods = root.join("pods");
+    for uid in files::names(&pods) {
+        kill_pod(&pods.join(uid)).await;
+    }
+}
