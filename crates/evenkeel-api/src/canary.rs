@@ -1,4 +1,4 @@
-//! `flagger.app/v1beta1` Canary and MetricTemplate: the part evenkeel acts on.
+//! `flagger.app/v1beta1` Canary and `MetricTemplate`: the part evenkeel acts on.
 //!
 //! **Source**: Flagger 1.44's CRDs. Fields we do not act on are kept as they are in `other`, so
 //! that writing one back never loses anything. evenkeel's own bookkeeping lies in
@@ -108,7 +108,7 @@ pub struct CanaryService {
     /// Adds every other container port.
     #[serde(default)]
     pub port_discovery: bool,
-    /// Services without ClusterIP.
+    /// Services without `ClusterIP`.
     #[serde(default)]
     pub headless: bool,
     /// Longest answer time, such as `15s`.

@@ -9,7 +9,7 @@ const FILES: [(&str, &str); 5] = [
     ("metrictemplates.yaml", include_str!("../crds/metrictemplates.yaml")),
 ];
 
-/// The CustomResourceDefinitions of every foreign kind evenkeel serves in its embedded cluster.
+/// The `CustomResourceDefinition`s of every foreign kind evenkeel serves in its embedded cluster.
 ///
 /// They are installed there at the start; on another cluster they are what a person applies.
 pub fn crds() -> Vec<Value> {

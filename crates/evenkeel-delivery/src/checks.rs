@@ -244,7 +244,7 @@ fn value(answer: Answer) -> Result<f64, String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use evenkeel_api::canary::{CanarySpec, ObjectRef, ThresholdRange};
+    use evenkeel_api::canary::{CanarySpec, ObjectRef, TemplateRef, ThresholdRange};
     use insta::assert_snapshot;
     use serde_json::json;
 
@@ -275,7 +275,7 @@ mod tests {
             template: Some(&template),
         };
         let bounds = ThresholdRange { min, max };
-        let window = Duration::from_secs(60);
+        let window = Duration::from_mins(1);
         let rule = MetricRule { name: "m".to_owned(), window, bounds, kind };
         let checked = asked.judge(&rule, |query| {
             let hit = table.iter().find(|(part, _)| query.contains(part));
@@ -315,7 +315,7 @@ mod tests {
         assert_snapshot!(query("x{ns=\"{{ namespace }}\"}[{{ interval }}]"), @r#"Ok(Failed("Halt api.shop advancement m 2.00 > 1"))"#);
         assert_snapshot!(query("{{ nonsense }}"), @r#"Ok(NoData("metric m: \"nonsense\" is not known in the query"))"#);
         let template =
-            MetricKind::Template(Default::default(), vec![("v".to_owned(), "7".to_owned())]);
+            MetricKind::Template(TemplateRef::default(), vec![("v".to_owned(), "7".to_owned())]);
         assert_snapshot!(judge(template, None, Some(1.0), &[("errors{app=\"api-primary\", v=\"7\"}[10000ms]", 0.5)]), @"Ok(Passed)");
     }
 
@@ -330,7 +330,7 @@ mod tests {
             template: None,
         };
         let bounds = ThresholdRange { min: None, max: Some(1.0) };
-        let window = Duration::from_secs(60);
+        let window = Duration::from_mins(1);
         let kind = MetricKind::Query("up".to_owned());
         let rule = MetricRule { name: "m".to_owned(), window, bounds, kind };
         assert_eq!(asked.judge(&rule, |_| None), Err(Unanswered("up".to_owned())));

@@ -1,4 +1,4 @@
-//! ConfigMaps and Secrets that a target uses: the primary gets copies of its own, so that a change
+//! `ConfigMaps` and Secrets that a target uses: the primary gets copies of its own, so that a change
 //! of one is judged like a new version.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -11,7 +11,7 @@ use crate::{diff, workload::Workload};
 /// Secret types that are copied; others belong to somebody else (tokens, registries).
 const SECRET_TYPES: [&str; 5] =
     ["", "Opaque", "kubernetes.io/basic-auth", "kubernetes.io/ssh-auth", "kubernetes.io/tls"];
-/// Set to `disabled` on a ConfigMap or Secret, it is shared instead of copied.
+/// Set to `disabled` on a `ConfigMap` or Secret, it is shared instead of copied.
 const OPT_OUT: &str = "flagger.app/config-tracking";
 /// What its copy is called.
 const SUFFIX: &str = "-primary";

@@ -287,7 +287,7 @@ impl<'a> Context<'a> {
                     Some(have) if *role == Role::Apex && foreign(have) => service(None),
                     _ => want,
                 };
-                self.missing(have.map(|have| have.json()), want)
+                missing(have.map(|have| have.json()), want)
             })
             .collect()
     }
@@ -315,12 +315,7 @@ impl<'a> Context<'a> {
                 return Some(Action::Patch { key: self.route_key(), patch });
             }
         }
-        self.missing(have, want)
-    }
-
-    fn missing(&self, have: Option<&Value>, want: Value) -> Option<Action> {
-        let fine = have.is_some_and(|have| diff::covers(have, &want));
-        (!fine).then(|| Action::Apply(Box::new(object(want))))
+        missing(have, want)
     }
 
     /// Everything that should stand while a Canary is initialized, and does not.
@@ -365,7 +360,9 @@ impl<'a> Context<'a> {
 
     pub(crate) fn primary_readiness(&self, primary: &Workload) -> Readiness {
         if primary.replicas() == 0 {
-            return Readiness::Pending("it is scaled to zero; scale it up".to_owned());
+            return Readiness::Pending(
+                "somebody to scale it up: it is at zero replicas".to_owned(),
+            );
         }
         let rules = &self.rules;
         primary.readiness(rules.primary_ready_pct, rules.deadline, self.view.now)
@@ -373,7 +370,9 @@ impl<'a> Context<'a> {
 
     pub(crate) fn canary_readiness(&self) -> Readiness {
         if self.target.replicas() == 0 {
-            return Readiness::Pending("waiting for rollout to finish: scaled to zero".to_owned());
+            return Readiness::Pending(
+                "somebody to scale it up: it is at zero replicas".to_owned(),
+            );
         }
         let rules = &self.rules;
         self.target.readiness(rules.canary_ready_pct, rules.deadline, self.view.now)
@@ -401,6 +400,12 @@ impl<'a> Context<'a> {
         draft.wake(plan.wake_after.unwrap_or(LOOK_AGAIN));
         Ok(draft.done(plan.reason))
     }
+}
+
+/// What makes or mends an object; `None` when it is as it should be.
+fn missing(have: Option<&Value>, want: Value) -> Option<Action> {
+    let fine = have.is_some_and(|have| diff::covers(have, &want));
+    (!fine).then(|| Action::Apply(Box::new(object(want))))
 }
 
 /// An object of our own making.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// After this long without the gateway's confirmation a person is told.
-const CONFIRMATION_SLOW: Duration = Duration::from_secs(30);
+pub(crate) const CONFIRMATION_SLOW: Duration = Duration::from_secs(30);
 
 impl Context<'_> {
     /// The primary rolls; when it is ready, it takes its traffic back.
@@ -29,7 +29,7 @@ impl Context<'_> {
             _ if moved_on => {}
             Readiness::Pending(text) => {
                 draft.note(format!(
-                    "{}-primary.{} not ready: {text}",
+                    "{}-primary.{} not ready: waiting for {text}",
                     names.target, names.namespace
                 ));
                 draft.wake(self.rules.interval);

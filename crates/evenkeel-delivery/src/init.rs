@@ -4,9 +4,10 @@ use evenkeel_control::Plan;
 use crate::{
     decide::Context,
     draft::{Draft, Severity},
+    finish::CONFIRMATION_SLOW,
     reasons,
     services::Role,
-    workload::{REVISION_ANNOTATION, Readiness},
+    workload::{REVISION_ANNOTATION, Readiness, elapsed},
 };
 
 impl Context<'_> {
@@ -37,7 +38,7 @@ impl Context<'_> {
             Readiness::Ready => {}
             Readiness::Pending(text) | Readiness::Stuck(text) => {
                 draft.note(format!(
-                    "{}-primary.{} not ready: {text}",
+                    "{}-primary.{} not ready: waiting for {text}",
                     names.target, names.namespace
                 ));
                 return draft.done(reasons::PRIMARY_UNREADY);
@@ -58,7 +59,10 @@ impl Context<'_> {
             return draft.done(reasons::ROUTING_TO_PRIMARY);
         }
         if !self.confirmed() {
-            draft.note(format!("Waiting for the gateway to confirm the route {}", names.apex));
+            let since = self.status.last_transition_time.as_ref().map(|time| time.0);
+            if since.is_some_and(|since| elapsed(since, self.view.now) >= CONFIRMATION_SLOW) {
+                draft.note(format!("Waiting for the gateway to confirm the route {}", names.apex));
+            }
             return draft.done(reasons::CONFIRMATION_PENDING);
         }
         if self.view.settings.confirm && !self.apex_on_primary() {

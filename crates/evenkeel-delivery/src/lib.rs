@@ -13,7 +13,7 @@
 //! needed to go on after a crash stands in the Canary's status.
 //!
 //! Not here: sending requests (the host runs the load tester's [`loadtester::LoadPlan`]), the
-//! evaluation of `PromQL`, other routers than the Gateway API, DaemonSet and Service targets,
+//! evaluation of `PromQL`, other routers than the Gateway API, `DaemonSet` and Service targets,
 //! autoscalers, A/B matching, mirroring, session affinity: those are refused by name.
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel_base::parse_duration;
 
 /// Longest run: a load test that nobody stops ends by itself.
-const DURATION_MAX: Duration = Duration::from_secs(3600);
+const DURATION_MAX: Duration = Duration::from_hours(1);
 /// Concurrent workers at most; `hey` itself defaults to 50.
 const WORKERS_MAX: u32 = 1000;
 
@@ -168,13 +168,12 @@ fn split(cmd: &str) -> Result<Vec<String>, String> {
                      literally"
                 ));
             }
-            (Some(_), _) => word.get_or_insert_default().push(c),
             (None, '"' | '\'') => {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
             (None, _) if c.is_whitespace() => words.extend(word.take()),
-            (None, _) => word.get_or_insert_default().push(c),
+            (Some(_) | None, _) => word.get_or_insert_default().push(c),
         }
     }
     if quote.is_some() {

@@ -20,7 +20,7 @@ use crate::{
 
 /// Things that deciding may ask for in one observation: more than any spec has checks.
 const NEEDS_MAX: usize = 256;
-/// The label that ties an EndpointSlice to its Service.
+/// The label that ties an `EndpointSlice` to its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// Looks at everything that one Canary depends on.
@@ -93,7 +93,7 @@ async fn endpoints(
     for slice in ports.store.list(&query).await?.items {
         let service = slice.label(SERVICE_LABEL).unwrap_or_default().to_owned();
         let pods = ready.entry(service).or_default();
-        for endpoint in slice.get::<EndpointSlice>()?.endpoints.iter() {
+        for endpoint in &slice.get::<EndpointSlice>()?.endpoints {
             let serves = endpoint.conditions.as_ref().is_none_or(|c| c.ready != Some(false));
             let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.clone());
             pods.extend(pod.filter(|_| serves));

@@ -10,7 +10,7 @@ use evenkeel_base::parse_duration;
 /// Flagger's lower bound of the interval: shorter ones measure noise.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
 /// Default of `spec.analysis.interval` and of a metric's.
-const INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
+const INTERVAL_DEFAULT: Duration = Duration::from_mins(1);
 /// Default of a webhook's timeout.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Default of `spec.progressDeadlineSeconds`.

@@ -16,7 +16,7 @@ use crate::{
 
 /// Longest wait for somebody's leave before the version is given up: a forgotten gate must not
 /// keep a half-released version for ever.
-const APPROVAL_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+const APPROVAL_WAIT_MAX: Duration = Duration::from_hours(24);
 /// Pause before missing data is looked for again.
 const DATA_WAIT: Duration = Duration::from_secs(2);
 
@@ -148,7 +148,7 @@ impl Context<'_> {
                 Readiness::Ready => {}
                 Readiness::Pending(text) => {
                     let (target, ns) = (&names.target, &names.namespace);
-                    draft.note(format!("{target}-primary.{ns} not ready: {text}"));
+                    draft.note(format!("{target}-primary.{ns} not ready: waiting for {text}"));
                     draft.wake(self.rules.interval);
                     return Some(draft.done(reasons::PRIMARY_UNREADY));
                 }
@@ -165,7 +165,7 @@ impl Context<'_> {
             {
                 return None;
             }
-            Readiness::Ready => "its endpoints are not known yet".to_owned(),
+            Readiness::Ready => "endpoints of its ready pods".to_owned(),
             Readiness::Pending(text) => text,
             Readiness::Stuck(text) => {
                 draft.roll_back(format!("progress deadline exceeded: {text}"));
@@ -198,7 +198,8 @@ impl Context<'_> {
             draft.wake(elapsed(self.view.now, later(due, self.rules.interval)));
             return Some(draft.done(reasons::CANARY_UNREADY));
         }
-        let text = format!("Halt {} advancement canary not ready: {text}", names.full());
+        let text =
+            format!("Halt {} advancement canary not ready: waiting for {text}", names.full());
         self.count_failure(&mut draft, text);
         Some(draft.done(reasons::CHECK_FAILED))
     }
@@ -411,8 +412,8 @@ impl Context<'_> {
     fn promotion(&self, primary: &Workload) -> Result<Plan, Need> {
         let waiting = self.status.phase == Phase::WaitingPromotion;
         match self.leave(HookKind::ConfirmPromotion, self.status.phase)? {
-            Leave::Granted => return Ok(self.promote(primary)),
-            Leave::Ask(call) => return Ok(self.ask(call)),
+            Leave::Granted => Ok(self.promote(primary)),
+            Leave::Ask(call) => Ok(self.ask(call)),
             Leave::Refused(name, _) => {
                 let mut draft = Draft::new(self.view);
                 let since = self.run.waiting_since.filter(|_| waiting).unwrap_or(self.view.now);

@@ -34,7 +34,7 @@ pub struct CanaryView {
     pub(crate) gateways: Vec<ParentRef>,
     /// Those that do not exist.
     pub(crate) gateways_missing: Vec<String>,
-    /// ConfigMaps and Secrets that the target uses.
+    /// `ConfigMaps` and Secrets that the target uses.
     pub(crate) configs: BTreeMap<Key, Arc<Obj>>,
     /// Copies of them.
     pub(crate) config_copies: BTreeMap<Key, Arc<Obj>>,

@@ -32,9 +32,9 @@ pub(crate) struct Workload {
 pub(crate) enum Readiness {
     /// Enough updated replicas are available.
     Ready,
-    /// Not yet; in words.
+    /// Not yet; what is waited for.
     Pending(String),
-    /// Not within its deadline; in words.
+    /// Not within its deadline; what was waited for.
     Stuck(String),
 }
 
@@ -81,7 +81,7 @@ impl Workload {
         let wanted = self.replicas();
         if status.observed_generation.unwrap_or_default() < self.obj.generation() {
             let text = "observed deployment generation less than desired generation";
-            return Readiness::Pending(format!("waiting for rollout to finish: {text}"));
+            return Readiness::Pending(format!("rollout to finish: {text}"));
         }
         let find = |kind: &str| {
             status.conditions.iter().flatten().find(move |condition| condition.type_ == kind)
@@ -105,7 +105,7 @@ impl Workload {
         } else {
             return Readiness::Ready;
         };
-        let text = format!("waiting for rollout to finish: {progress}");
+        let text = format!("rollout to finish: {progress}");
         let short = find("Available").filter(|c| c.status == "False");
         let since = short.and_then(|c| c.last_transition_time.as_ref());
         if since.is_some_and(|since| elapsed(since.0, now) > deadline) {

@@ -1,0 +1,722 @@
+//! Canaries in virtual time, through the controller's public face.
+#![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
+
+mod world;
+
+use std::{fmt::Write as _, time::Duration};
+
+use evenkeel_api::{Key, canary::Canary, httproute::HttpRoute};
+use evenkeel_delivery::Settings;
+use insta::assert_snapshot;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Service},
+};
+use serde_json::{Value, json};
+use world::{NS, Traffic, World, deployment_key, merge};
+
+/// The article's Canary as written, in a namespace.
+fn article() -> Value {
+    let mut canary: Value = serde_saphyr::from_str(include_str!("world/canary.yaml")).unwrap();
+    canary["metadata"]["namespace"] = NS.into();
+    canary
+}
+
+fn with(patch: &Value) -> Value {
+    let mut canary = article();
+    merge(&mut canary, &json!({"spec": patch}));
+    canary
+}
+
+/// A world with this Canary, initialized; the timeline starts after that.
+fn initialized(canary: Value) -> World {
+    let mut world = World::new(canary, Settings::default());
+    world.answers.lock().unwrap().insert("load-test", 202);
+    world.run_until(&["Initialized"]);
+    world.log.lock().unwrap().clear();
+    world
+}
+
+fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
+
+#[test]
+fn a_target_is_taken_over_without_a_gap() {
+    let mut world = World::new(article(), Settings::default());
+    world.settle();
+    assert_snapshot!(world.timeline(), @r"
+    0s Initializing shown=0 failed=0 route=- target=3
+    0s Initializing shown=0 failed=0 route=0 target=3
+    0s Initialized shown=0 failed=0 route=0 target=0
+    ");
+    assert_snapshot!(world.events(), @r"
+    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
+    Normal Initialization done! api-service.shop
+    ");
+    let primary = world.store.find(&deployment_key("api-service-primary")).unwrap();
+    assert_snapshot!(serde_json::to_string_pretty(&primary.json()["spec"]).unwrap(), @r#"
+    {
+      "replicas": 3,
+      "selector": {
+        "matchLabels": {
+          "app": "api-service-primary"
+        }
+      },
+      "template": {
+        "metadata": {
+          "labels": {
+            "app": "api-service-primary",
+            "tier": "web"
+          },
+          "annotations": {
+            "evenkeel.dev/termination-gate": "gateway",
+            "evenkeel.dev/revision": "ek1-39a7d3cdab45a805"
+          }
+        },
+        "spec": {
+          "containers": [
+            {
+              "name": "app",
+              "image": "evenkeel/demo:1",
+              "ports": [
+                {
+                  "containerPort": 8080
+                }
+              ]
+            }
+          ],
+          "topologySpreadConstraints": [
+            {
+              "maxSkew": 1,
+              "topologyKey": "topology.kubernetes.io/zone",
+              "whenUnsatisfiable": "DoNotSchedule",
+              "labelSelector": {
+                "matchLabels": {
+                  "app": "api-service-primary"
+                }
+              }
+            }
+          ]
+        }
+      }
+    }
+    "#);
+    let route = world.store.find(&Key::of::<HttpRoute>(NS, "api-service")).unwrap();
+    assert_snapshot!(route.json()["spec"].to_string(), @r#"{"parentRefs":[{"group":"","kind":"Service","name":"api-service"}],"rules":[{"backendRefs":[{"group":"","kind":"Service","name":"api-service-primary","port":80,"weight":100},{"group":"","kind":"Service","name":"api-service-canary","port":80,"weight":0}]}],"hostnames":["api.elseblock.io"]}"#);
+    let service =
+        |name| world.store.find(&Key::of::<Service>(NS, name)).unwrap().json()["spec"].to_string();
+    assert_snapshot!(service("api-service"), @r#"{"selector":{"app":"api-service-primary"},"ports":[{"name":"http","port":80,"protocol":"TCP","targetPort":8080}]}"#);
+    assert_snapshot!(service("api-service-canary"), @r#"{"selector":{"app":"api-service"},"ports":[{"name":"http","port":80,"protocol":"TCP","targetPort":8080}]}"#);
+}
+
+#[test]
+fn the_articles_canary_is_promoted_in_nine_ticks() {
+    let mut world = initialized(article());
+    world.release("2");
+    world.run_for(minutes(20));
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+     60s Progressing shown=10 failed=0 route=10 target=3
+    120s Progressing shown=20 failed=0 route=20 target=3
+    180s Progressing shown=30 failed=0 route=30 target=3
+    240s Progressing shown=40 failed=0 route=40 target=3
+    300s Progressing shown=50 failed=0 route=50 target=3
+    360s Promoting shown=50 failed=0 route=50 target=3
+    420s Finalising shown=0 failed=0 route=0 target=3
+    480s Succeeded shown=0 failed=0 route=0 target=0
+    ");
+    assert_snapshot!(world.events(), @r"
+    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation (x2)
+    Normal Initialization done! api-service.shop
+    Normal New revision detected! Scaling up api-service.shop
+    Warning Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Normal Starting canary analysis for api-service.shop
+    Normal Advance api-service.shop canary weight 10
+    Normal Advance api-service.shop canary weight 20
+    Normal Advance api-service.shop canary weight 30
+    Normal Advance api-service.shop canary weight 40
+    Normal Advance api-service.shop canary weight 50
+    Normal Copying api-service.shop template spec to api-service-primary.shop
+    Normal Routing all traffic to primary api-service-primary.shop
+    Normal Promotion completed! Scaling down api-service.shop
+    ");
+    assert_eq!(
+        (world.image("api-service-primary"), world.image("api-service")),
+        ("2".into(), "2".into())
+    );
+    // One load test per analysis tick, named once each.
+    assert_eq!(world.calls.lock().unwrap().len(), 5);
+}
+
+#[test]
+fn a_release_that_fails_its_checks_is_rolled_back_at_the_threshold() {
+    let mut world = initialized(with(&json!({"analysis": {"threshold": 3}})));
+    world.release("2");
+    world.run_for(minutes(3));
+    world.traffic.lock().unwrap().error_ratio = Some(0.05);
+    world.run_for(minutes(20));
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+     60s Progressing shown=10 failed=0 route=10 target=3
+    120s Progressing shown=20 failed=0 route=20 target=3
+    180s Progressing shown=20 failed=1 route=20 target=3
+    240s Progressing shown=20 failed=2 route=20 target=3
+    300s Progressing shown=0 failed=3 route=0 target=3
+    300s Failed shown=0 failed=3 route=0 target=0
+    ");
+    assert_snapshot!(world.events(), @r"
+    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
+    Normal Initialization done! api-service.shop
+    Normal New revision detected! Scaling up api-service.shop
+    Warning Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Normal Starting canary analysis for api-service.shop
+    Normal Advance api-service.shop canary weight 10
+    Normal Advance api-service.shop canary weight 20
+    Warning Halt api-service.shop advancement success rate 95.00% < 99% (x3)
+    Warning Rolling back api-service.shop failed checks threshold reached 3
+    Warning Canary failed! Scaling down api-service.shop
+    Warning Rolled back api-service.shop in 0s from the decision until no request reached it: failed checks threshold reached 3
+    ");
+    assert_eq!(world.image("api-service-primary"), "1");
+}
+
+#[test]
+fn a_slow_release_is_rolled_back_and_not_tried_again_until_it_changes() {
+    let mut world = initialized(with(&json!({"analysis": {"threshold": 2}})));
+    *world.traffic.lock().unwrap() = Traffic { error_ratio: Some(0.0), p99_ms: 800.0 };
+    world.release("2");
+    world.run_until(&["Failed"]);
+    world.run_for(minutes(10));
+    assert_eq!(world.phase(), "Failed");
+    assert!(
+        world.events().contains("Halt api-service.shop advancement request duration 800ms > 500ms")
+    );
+    // Back to the good one: nothing to do. The bad one again: a new run.
+    world.release("1");
+    world.run_for(minutes(2));
+    assert_eq!(world.phase(), "Failed");
+    world.release("2");
+    world.run_for(minutes(1));
+    assert_eq!(world.phase(), "Progressing");
+    world.run_until(&["Failed"]);
+    // A good one after that is promoted.
+    world.traffic.lock().unwrap().p99_ms = 20.0;
+    world.release("3");
+    world.run_until(&["Succeeded"]);
+    assert_eq!(world.image("api-service-primary"), "3");
+}
+
+#[test]
+fn a_new_revision_starts_the_analysis_again() {
+    let mut world = initialized(article());
+    world.release("2");
+    world.run_for(minutes(3) + Duration::from_secs(30));
+    world.release("3");
+    world.run_for(minutes(2));
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+     60s Progressing shown=10 failed=0 route=10 target=3
+    120s Progressing shown=20 failed=0 route=20 target=3
+    180s Progressing shown=30 failed=0 route=30 target=3
+    210s Progressing shown=0 failed=0 route=0 target=3
+    270s Progressing shown=10 failed=0 route=10 target=3
+    ");
+    world.run_until(&["Succeeded"]);
+    assert_eq!(world.image("api-service-primary"), "3");
+}
+
+#[test]
+fn no_data_is_a_failed_check_that_says_so() {
+    let mut world = initialized(with(&json!({"analysis": {"threshold": 2}})));
+    world.traffic.lock().unwrap().error_ratio = None;
+    world.release("2");
+    world.run_until(&["Failed"]);
+    assert!(
+        world.events().contains(
+            "Halt advancement no values found for metric request-success-rate probably \
+         api-service.shop is not receiving traffic"
+        ),
+        "{}",
+        world.events()
+    );
+}
+
+#[test]
+fn windows_lie_after_the_gateways_confirmation() {
+    let mut world = initialized(article());
+    world.release("2");
+    world.confirming = false;
+    world.run_for(minutes(1) + Duration::from_secs(40));
+    // Weight 10 is written and not confirmed: no check yet.
+    assert_eq!((world.weight(), world.queries.lock().unwrap().len()), (Some(10), 0));
+    world.confirming = true;
+    world.run_for(Duration::from_secs(59));
+    assert_eq!((world.weight(), world.queries.lock().unwrap().len()), (Some(10), 0));
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.weight(), Some(20));
+    assert_snapshot!(world.queries.lock().unwrap().join("\n"), @r#"
+    sum(rate(istio_requests_total{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service"}[60000ms]))
+    sum(rate(istio_requests_total{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service",response_code=~"5.*"}[60000ms]))
+    histogram_quantile(0.99, sum by (le) (rate(istio_request_duration_milliseconds_bucket{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service"}[60000ms])))
+    "#);
+}
+
+#[test]
+fn a_gateway_that_never_confirms_fails_the_checks_and_keeps_the_canary_running() {
+    let mut world = initialized(with(&json!({"analysis": {"threshold": 2}})));
+    world.release("2");
+    world.confirming = false;
+    world.run_for(minutes(10));
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+     60s Progressing shown=10 failed=0 route=10 target=3
+    120s Progressing shown=10 failed=1 route=10 target=3
+    180s Progressing shown=0 failed=2 route=0 target=3
+    ");
+    assert_snapshot!(world.events(), @r"
+    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
+    Normal Initialization done! api-service.shop
+    Normal New revision detected! Scaling up api-service.shop
+    Warning Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Normal Starting canary analysis for api-service.shop
+    Normal Advance api-service.shop canary weight 10
+    Warning Halt api-service.shop advancement the gateway has not confirmed weight 10 (x2)
+    Warning Rolling back api-service.shop failed checks threshold reached 2
+    Warning Waiting for the gateway to confirm that api-service.shop gets no traffic; it keeps running until then. Look at the status of HTTPRoute api-service
+    ");
+    world.confirming = true;
+    world.run_for(minutes(1));
+    assert_eq!(world.phase(), "Failed");
+}
+
+#[test]
+fn without_confirmation_nothing_waits_for_the_gateway() {
+    let mut world = World::new(article(), Settings { confirm: false });
+    world.answers.lock().unwrap().insert("load-test", 202);
+    world.confirming = false;
+    world.run_until(&["Initialized"]);
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+    assert_eq!(world.image("api-service-primary"), "2");
+}
+
+#[test]
+fn a_hook_that_never_answers_fails_after_its_timeout() {
+    let mut world = initialized(with(&json!({"analysis": {"threshold": 2}})));
+    world.answers.lock().unwrap().clear();
+    world.release("2");
+    world.run_until(&["Failed"]);
+    assert!(
+        world.events().contains(
+            "Halt api-service.shop advancement external check load-test failed webhook \
+         http://flagger-loadtester/: no answer within 5s"
+        ),
+        "{}",
+        world.events()
+    );
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+     60s Progressing shown=10 failed=0 route=10 target=3
+    125s Progressing shown=10 failed=1 route=10 target=3
+    190s Progressing shown=0 failed=2 route=0 target=3
+    190s Failed shown=0 failed=2 route=0 target=0
+    ");
+}
+
+fn gates() -> Value {
+    let hook = |name: &str| json!({"name": name, "type": name, "url": "http://gate/"});
+    with(&json!({"analysis": {"webhooks": [hook("confirm-rollout"), hook("pre-rollout"),
+        hook("rollout"), hook("confirm-traffic-increase"), hook("confirm-promotion"),
+        hook("post-rollout"), hook("rollback")]}}))
+}
+
+fn answer(world: &World, table: &[(&'static str, u16)]) {
+    world.answers.lock().unwrap().extend(table.iter().copied());
+}
+
+#[test]
+fn gates_hold_the_release_and_let_it_go() {
+    let mut world = initialized(gates());
+    answer(
+        &world,
+        &[
+            ("confirm-rollout", 403),
+            ("pre-rollout", 200),
+            ("rollout", 200),
+            ("confirm-traffic-increase", 403),
+            ("confirm-promotion", 403),
+            ("post-rollout", 200),
+            ("rollback", 403),
+        ],
+    );
+    world.release("2");
+    world.run_for(minutes(3));
+    assert_eq!(world.phase(), "Waiting");
+    answer(&world, &[("confirm-rollout", 200)]);
+    world.run_for(minutes(3));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(0)));
+    answer(&world, &[("confirm-traffic-increase", 200)]);
+    world.run_until(&["WaitingPromotion"]);
+    world.run_for(minutes(3));
+    assert_eq!((world.phase().as_str(), world.weight()), ("WaitingPromotion", Some(50)));
+    answer(&world, &[("confirm-promotion", 200)]);
+    world.run_until(&["Succeeded"]);
+    world.run_for(minutes(1));
+    assert_snapshot!(world.events(), @r"
+    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation (x2)
+    Normal Initialization done! api-service.shop
+    Warning Halt api-service.shop advancement waiting for approval confirm-rollout
+    Normal New revision detected! Scaling up api-service.shop
+    Warning Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Warning Halt api-service.shop advancement waiting for traffic increase approval confirm-traffic-increase
+    Normal Starting canary analysis for api-service.shop
+    Normal Advance api-service.shop canary weight 10
+    Normal Advance api-service.shop canary weight 20
+    Normal Advance api-service.shop canary weight 30
+    Normal Advance api-service.shop canary weight 40
+    Normal Advance api-service.shop canary weight 50
+    Warning Halt api-service.shop advancement waiting for promotion approval confirm-promotion
+    Normal Copying api-service.shop template spec to api-service-primary.shop
+    Normal Routing all traffic to primary api-service-primary.shop
+    Normal Promotion completed! Scaling down api-service.shop
+    Normal Post-rollout hook post-rollout passed
+    ");
+    let calls = world.calls.lock().unwrap();
+    let ids: std::collections::BTreeSet<_> = calls.iter().map(|call| &call.id).collect();
+    assert_eq!(ids.len(), calls.len(), "no call is made twice");
+    assert_eq!(calls.last().unwrap().body["phase"], "Succeeded");
+}
+
+#[test]
+fn a_rollback_hook_works_in_every_phase_of_a_run() {
+    for (phase, closed) in [
+        ("Waiting", "confirm-rollout"),
+        ("Progressing", "none"),
+        ("WaitingPromotion", "confirm-promotion"),
+    ] {
+        let mut world = initialized(gates());
+        for hook in [
+            "confirm-rollout",
+            "pre-rollout",
+            "rollout",
+            "confirm-traffic-increase",
+            "confirm-promotion",
+            "post-rollout",
+        ] {
+            answer(&world, &[(hook, if hook == closed { 403 } else { 200 })]);
+        }
+        answer(&world, &[("rollback", 403)]);
+        world.release("2");
+        world.run_until(&[phase]);
+        answer(&world, &[("rollback", 200)]);
+        world.run_for(minutes(3));
+        assert_eq!(world.phase(), "Failed", "{phase}: {}", world.timeline());
+        assert!(world.events().contains("manual webhook invoked"));
+        assert_eq!(world.image("api-service-primary"), "1");
+    }
+}
+
+#[test]
+fn a_canary_that_does_not_start_meets_no_user() {
+    let mut world = initialized(with(&json!({"progressDeadlineSeconds": 120})));
+    world.broken.insert("api-service".into());
+    world.release("2");
+    world.run_for(minutes(5));
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+    180s Failed shown=0 failed=0 route=0 target=0
+    ");
+    assert_snapshot!(world.events(), @r"
+    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
+    Normal Initialization done! api-service.shop
+    Normal New revision detected! Scaling up api-service.shop
+    Warning Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Warning Waiting for api-service.shop rollout to finish: 0 of 3 (readyThreshold 100%) updated replicas are available
+    Warning Rolling back api-service.shop progress deadline exceeded: rollout to finish: 0 of 3 (readyThreshold 100%) updated replicas are available
+    Warning Canary failed! Scaling down api-service.shop
+    Warning Rolled back api-service.shop in 0s from the decision until no request reached it: progress deadline exceeded: rollout to finish: 0 of 3 (readyThreshold 100%) updated replicas are available
+    ");
+}
+
+#[test]
+fn a_canary_that_dies_is_taken_out_of_traffic_at_once_and_may_come_back() {
+    let mut world = initialized(article());
+    world.release("2");
+    world.run_for(minutes(2) + Duration::from_secs(30));
+    world.broken.insert("api-service".into());
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.weight(), Some(0));
+    world.broken.clear();
+    world.run_until(&["Succeeded"]);
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+     60s Progressing shown=10 failed=0 route=10 target=3
+    120s Progressing shown=20 failed=0 route=20 target=3
+    150s Progressing shown=0 failed=1 route=0 target=3
+    210s Progressing shown=10 failed=1 route=10 target=3
+    270s Progressing shown=20 failed=1 route=20 target=3
+    330s Progressing shown=30 failed=1 route=30 target=3
+    390s Progressing shown=40 failed=1 route=40 target=3
+    450s Progressing shown=50 failed=1 route=50 target=3
+    510s Promoting shown=50 failed=1 route=50 target=3
+    570s Finalising shown=0 failed=1 route=0 target=3
+    630s Succeeded shown=0 failed=1 route=0 target=0
+    ");
+}
+
+#[test]
+fn a_promotion_that_fails_leaves_the_traffic_where_it_is_served() {
+    let mut world = initialized(article());
+    world.release("2");
+    world.run_until(&["Promoting"]);
+    // The primary rolls and its new pods never come up.
+    world.broken.insert("api-service-primary".into());
+    world.settle();
+    world.store.change(&deployment_key("api-service-primary"), |body| {
+        body["status"]["conditions"] = json!([{"type": "Progressing", "status": "False",
+            "reason": "ProgressDeadlineExceeded"}]);
+    });
+    world.run_for(minutes(1));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Failed", Some(100)));
+    assert_eq!(world.image("api-service"), "2");
+    // Another version mends it: judged with all the traffic it has, then promoted.
+    world.weight_max = 100;
+    world.release("3");
+    world.run_for(minutes(1));
+    world.broken.clear();
+    world.run_until(&["Succeeded"]);
+    assert_eq!(world.image("api-service-primary"), "3");
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+     60s Progressing shown=10 failed=0 route=10 target=3
+    120s Progressing shown=20 failed=0 route=20 target=3
+    180s Progressing shown=30 failed=0 route=30 target=3
+    240s Progressing shown=40 failed=0 route=40 target=3
+    300s Progressing shown=50 failed=0 route=50 target=3
+    360s Promoting shown=50 failed=0 route=50 target=3
+    360s Failed shown=100 failed=0 route=100 target=3
+    420s Progressing shown=100 failed=0 route=100 target=3
+    480s Promoting shown=100 failed=0 route=100 target=3
+    540s Finalising shown=0 failed=0 route=0 target=3
+    600s Succeeded shown=0 failed=0 route=0 target=0
+    ");
+}
+
+#[test]
+fn without_analysis_the_primary_follows_at_once() {
+    let mut world = initialized(with(&json!({"skipAnalysis": true})));
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+    assert_snapshot!(world.timeline(), @r"
+     0s Progressing shown=0 failed=0 route=0 target=3
+    60s Promoting shown=0 failed=0 route=0 target=3
+    60s Succeeded shown=0 failed=0 route=0 target=0
+    ");
+    assert!(world.events().contains("Promotion completed! Canary analysis was skipped"));
+}
+
+#[test]
+fn the_promotion_can_be_gradual() {
+    let mut world = initialized(with(&json!({"analysis": {"stepWeightPromotion": 20}})));
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+     60s Progressing shown=10 failed=0 route=10 target=3
+    120s Progressing shown=20 failed=0 route=20 target=3
+    180s Progressing shown=30 failed=0 route=30 target=3
+    240s Progressing shown=40 failed=0 route=40 target=3
+    300s Progressing shown=50 failed=0 route=50 target=3
+    360s Promoting shown=50 failed=0 route=50 target=3
+    420s Promoting shown=30 failed=0 route=30 target=3
+    480s Promoting shown=10 failed=0 route=10 target=3
+    540s Finalising shown=0 failed=0 route=0 target=3
+    600s Succeeded shown=0 failed=0 route=0 target=0
+    ");
+}
+
+#[test]
+fn blue_green_checks_before_any_user_and_then_switches() {
+    let mut world = initialized(with(&json!({"analysis": {"iterations": 2, "maxWeight": null,
+        "stepWeight": null}})));
+    world.weight_max = 100;
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+    180s Progressing shown=100 failed=0 route=100 target=3
+    240s Promoting shown=100 failed=0 route=100 target=3
+    300s Finalising shown=0 failed=0 route=0 target=3
+    360s Succeeded shown=0 failed=0 route=0 target=0
+    ");
+}
+
+#[test]
+fn a_suspended_canary_does_nothing() {
+    let mut world = initialized(article());
+    let key = Key::of::<Canary>(NS, "api-service");
+    world.store.change(&key, |body| body["spec"]["suspend"] = true.into());
+    world.release("2");
+    world.run_for(minutes(10));
+    assert_eq!(world.phase(), "Initialized");
+    world.store.change(&key, |body| body["spec"]["suspend"] = false.into());
+    world.run_until(&["Succeeded"]);
+}
+
+#[test]
+fn a_config_that_changes_is_judged_like_a_new_version() {
+    let mut world = World::new(article(), Settings::default());
+    world.answers.lock().unwrap().insert("load-test", 202);
+    world.store.create_now(json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "settings", "namespace": NS}, "data": {"mode": "a", "old": "x"}}));
+    world.store.change(&deployment_key("api-service"), |body| {
+        body["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
+            json!([{"configMapRef": {"name": "settings"}}]);
+    });
+    world.run_until(&["Initialized"]);
+    let store = world.store.clone();
+    let copy = || {
+        let key = Key::of::<ConfigMap>(NS, "settings-primary");
+        store.find(&key).unwrap().json()["data"].to_string()
+    };
+    assert_eq!(copy(), r#"{"mode":"a","old":"x"}"#);
+    let primary = world.store.find(&deployment_key("api-service-primary")).unwrap();
+    let from =
+        primary.json().pointer("/spec/template/spec/containers/0/envFrom/0/configMapRef/name");
+    assert_eq!(from.unwrap(), "settings-primary");
+    world.store.change(&Key::of::<ConfigMap>(NS, "settings"), |body| {
+        body["data"] = json!({"mode": "b"});
+    });
+    world.run_for(minutes(2));
+    assert_eq!(
+        (world.phase().as_str(), copy().as_str()),
+        ("Progressing", r#"{"mode":"a","old":"x"}"#)
+    );
+    world.run_until(&["Succeeded"]);
+    let copy = world.store.find(&Key::of::<ConfigMap>(NS, "settings-primary")).unwrap();
+    assert_eq!(copy.json()["data"].to_string(), r#"{"mode":"b"}"#);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_object_field_and_fix() {
+    let table = [
+        json!({"targetRef": {"name": "nobody"}}),
+        json!({"analysis": {"interval": "soon"}}),
+        json!({"provider": "linkerd"}),
+    ];
+    let mut told = String::new();
+    for patch in table {
+        let mut world = World::new(with(&patch), Settings::default());
+        world.run_for(minutes(2));
+        let canary = world.canary();
+        let condition = canary.json().pointer("/status/conditions/0").unwrap();
+        let (kind, reason) = (&condition["type"], &condition["reason"]);
+        writeln!(told, "{kind} {reason} | {}", world.events()).unwrap();
+    }
+    assert_snapshot!(told, @r#"
+    "Accepted" "TargetMissing" | Warning Deployment/shop/nobody is not there: create it, or correct spec.targetRef.name
+    "Accepted" "InvalidSpec" | Warning spec.analysis.interval: "soon" is not a duration: a number is missing (write it like 30s, 5m or 1h30m)
+    "Accepted" "InvalidSpec" | Warning spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or leave it out
+    "#);
+}
+
+#[test]
+fn of_two_canaries_on_one_target_the_younger_stands_back() {
+    let mut world = initialized(article());
+    let mut second = article();
+    second["metadata"]["name"] = "api-two".into();
+    second["spec"]["service"]["name"] = "api-two".into();
+    world.store.create_now(second);
+    world.run_for(minutes(1));
+    let second = world.store.find(&Key::of::<Canary>(NS, "api-two")).unwrap();
+    assert_snapshot!(second.json().pointer("/status/conditions/0/message").unwrap(), @r#""Canary/shop/api-service has the same spec.targetRef (Deployment/api-service) and is older: delete one of the two""#);
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+}
+
+#[test]
+fn another_tools_revisions_are_adopted_without_a_release() {
+    let mut world = initialized(article());
+    world.kill();
+    world.store.change(&Key::of::<Canary>(NS, "api-service"), |body| {
+        body["status"]["lastAppliedSpec"] = "5978589476".into();
+        body["status"]["lastPromotedSpec"] = "5978589476".into();
+    });
+    world.boot();
+    world.run_for(minutes(5));
+    assert_eq!(world.phase(), "Initialized");
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+}
+
+#[test]
+fn a_deleted_canary_leaves_its_target_serving() {
+    let mut world = initialized(article());
+    let key = Key::of::<Canary>(NS, "api-service");
+    world.store.change(&key, |body| {
+        body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
+    });
+    world.run_for(minutes(5));
+    assert!(world.store.find(&key).is_none(), "{}", world.events());
+    let target = world.store.find(&deployment_key("api-service")).unwrap();
+    assert_eq!(target.json()["spec"]["replicas"], 3);
+    let apex = world.store.find(&Key::of::<Service>(NS, "api-service")).unwrap();
+    assert_eq!(apex.json()["spec"]["selector"], json!({"app": "api-service"}));
+    assert_eq!(apex.json()["metadata"]["ownerReferences"], json!([]));
+    assert!(world.store.find(&Key::of::<HttpRoute>(NS, "api-service")).is_none());
+}
+
+/// Kills the controller between any two writes of a life: initialization, a release that is
+/// promoted, one that is rolled back, deletion. It always ends the same way, and what must hold
+/// always holds (the world checks it after every step). Takes seconds: it lives 100 whole lives.
+#[test]
+fn a_controller_that_dies_between_any_two_writes_goes_on_where_it_was() {
+    let canary = with(&json!({"analysis": {"threshold": 2, "stepWeight": 50}}));
+    let mut lives = 0;
+    for writes in 0..1000 {
+        let mut world = World::new(canary.clone(), Settings::default());
+        answer(&world, &[("load-test", 202)]);
+        world.store.die_after(Some(writes));
+        let key = Key::of::<Canary>(NS, "api-service");
+        world.live_until(&["Initialized"]);
+        world.release("2");
+        world.live_until(&["Succeeded"]);
+        world.traffic.lock().unwrap().error_ratio = Some(0.5);
+        world.release("3");
+        world.live_until(&["Failed"]);
+        assert_eq!(world.image("api-service-primary"), "2", "died after {writes} writes");
+        world.store.change(&key, |body| {
+            body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
+        });
+        world.live_until(&["gone"]);
+        lives += 1;
+        if !world.died {
+            break;
+        }
+    }
+    // Every write of a whole life was the last one once.
+    assert!((30..200).contains(&lives), "{lives}");
+}
+
+#[test]
+fn a_canary_named_otherwise_than_its_service_and_target() {
+    let mut canary = with(&json!({"service": {"name": "shop-front"}}));
+    canary["metadata"]["name"] = "api-service".into();
+    let mut world = World::new(canary, Settings::default());
+    world.run_for(minutes(1));
+    let names: Vec<_> = world
+        .store
+        .all()
+        .iter()
+        .filter(|obj| obj.key().kind.is::<Service>() || obj.key().kind.is::<Deployment>())
+        .map(|obj| obj.key().to_string())
+        .collect();
+    assert_snapshot!(names.join("\n"), @r"
+    Service/shop/shop-front
+    Service/shop/shop-front-canary
+    Service/shop/shop-front-primary
+    Deployment/shop/api-service
+    Deployment/shop/api-service-primary
+    ");
+}

@@ -1,0 +1,464 @@
+//! A world for one Canary in virtual time: the real run loop, observation and performing over a
+//! small store; Deployments, endpoints and the gateway follow at once or as told.
+
+mod store;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use evenkeel_api::{GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute};
+use evenkeel_base::Clock;
+use evenkeel_control::{
+    BoxFuture, HookCall, HookError, HookReply, Hooks, Metrics, MetricsError, OpenDoor, Ports,
+    RunLoop, Sample, Timer,
+};
+use evenkeel_delivery::{Settings, install};
+use futures::{FutureExt as _, channel::oneshot, executor::LocalPool, task::LocalSpawnExt as _};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Event, Service},
+    discovery::v1::EndpointSlice,
+};
+use serde_json::{Value, json};
+
+pub(crate) use store::{MemStore, merge};
+
+pub(crate) const NS: &str = "shop";
+
+/// Virtual time.
+#[derive(Default)]
+struct Time {
+    now: Mutex<Timestamp>,
+    alarms: Mutex<Vec<(Timestamp, oneshot::Sender<()>)>>,
+}
+
+impl Clock for Time {
+    fn now(&self) -> Timestamp {
+        *self.now.lock().unwrap()
+    }
+}
+
+impl Timer for Time {
+    fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
+        let (to, from) = oneshot::channel();
+        let at = self.now().checked_add(SignedDuration::try_from(wait).unwrap()).unwrap();
+        self.alarms.lock().unwrap().push((at, to));
+        from.map(drop).boxed()
+    }
+}
+
+/// What the canary's requests look like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traffic {
+    /// Share of 5xx answers; `None` is no data at all.
+    pub(crate) error_ratio: Option<f64>,
+    /// 99th percentile.
+    pub(crate) p99_ms: f64,
+}
+
+struct Asked {
+    traffic: Arc<Mutex<Traffic>>,
+    queries: Arc<Mutex<Vec<String>>>,
+}
+
+impl Metrics for Asked {
+    fn query<'a>(
+        &'a self,
+        expr: &'a str,
+        _at: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<Sample>, MetricsError>> {
+        let traffic = *self.traffic.lock().unwrap();
+        self.queries.lock().unwrap().push(expr.to_owned());
+        let value = traffic.error_ratio.map(|ratio| {
+            if expr.contains("bucket") {
+                traffic.p99_ms
+            } else if expr.contains("5.*") {
+                ratio * 10.0
+            } else {
+                10.0
+            }
+        });
+        let sample = |value| Sample { labels: BTreeMap::new(), value };
+        Box::pin(async move { Ok(value.map(sample).into_iter().collect()) })
+    }
+}
+
+/// Answers by the hook's name; a hook without an answer never answers.
+pub(crate) type Answers = BTreeMap<&'static str, u16>;
+
+struct Called {
+    answers: Arc<Mutex<Answers>>,
+    log: Arc<Mutex<Vec<HookCall>>>,
+    replies: Mutex<BTreeMap<String, Result<HookReply, HookError>>>,
+    time: Arc<Time>,
+}
+
+impl Hooks for Called {
+    fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Result<HookReply, HookError>> {
+        self.log.lock().unwrap().push(call.clone());
+        let name = call.id.rsplit('/').next().unwrap_or_default().to_owned();
+        let answer = self.answers.lock().unwrap().get(name.as_str()).copied();
+        Box::pin(async move {
+            let reply = if let Some(status) = answer {
+                Ok(HookReply { status, body: String::new() })
+            } else {
+                self.time.sleep(call.timeout).await;
+                let problem = format!("no answer within {:?}", call.timeout);
+                Err(HookError { url: call.url.clone(), problem })
+            };
+            self.replies.lock().unwrap().insert(call.id.clone(), reply.clone());
+            reply
+        })
+    }
+
+    fn reply(&self, id: &str) -> Option<Result<HookReply, HookError>> {
+        self.replies.lock().unwrap().get(id).cloned()
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) store: MemStore,
+    pub(crate) traffic: Arc<Mutex<Traffic>>,
+    pub(crate) queries: Arc<Mutex<Vec<String>>>,
+    pub(crate) answers: Arc<Mutex<Answers>>,
+    pub(crate) calls: Arc<Mutex<Vec<HookCall>>>,
+    /// Deployments whose pods do not become ready.
+    pub(crate) broken: BTreeSet<String>,
+    /// Whether the gateway follows the routes.
+    pub(crate) confirming: bool,
+    /// Highest weight that the spec allows.
+    pub(crate) weight_max: i64,
+    time: Arc<Time>,
+    pool: LocalPool,
+    settings: Settings,
+    start: Timestamp,
+    seen: Option<String>,
+    pub(crate) log: Arc<Mutex<Vec<String>>>,
+    served: bool,
+    pub(crate) died: bool,
+}
+
+impl World {
+    /// A target with 3 replicas and this Canary, before any controller runs.
+    pub(crate) fn new(canary: Value, settings: Settings) -> Self {
+        let time = Arc::new(Time::default());
+        let start = Timestamp::from_second(1_700_000_000).unwrap();
+        *time.now.lock().unwrap() = start;
+        let max = canary.pointer("/spec/analysis/maxWeight").and_then(Value::as_i64);
+        let mut world = Self {
+            store: MemStore::default(),
+            traffic: Arc::new(Mutex::new(Traffic { error_ratio: Some(0.0), p99_ms: 20.0 })),
+            queries: Arc::default(),
+            answers: Arc::default(),
+            calls: Arc::default(),
+            broken: BTreeSet::new(),
+            confirming: true,
+            weight_max: max.unwrap_or(100),
+            time,
+            pool: LocalPool::new(),
+            settings,
+            start,
+            seen: None,
+            log: Arc::default(),
+            served: false,
+            died: false,
+        };
+        world.store.create_now(deployment("api-service", "1"));
+        world.store.create_now(canary);
+        world.boot();
+        world
+    }
+
+    /// Starts the controller, as a new process.
+    pub(crate) fn boot(&mut self) {
+        self.pool = LocalPool::new();
+        self.time.alarms.lock().unwrap().clear();
+        let ports = Ports {
+            store: Arc::new(self.store.clone()),
+            metrics: Arc::new(Asked {
+                traffic: self.traffic.clone(),
+                queries: self.queries.clone(),
+            }),
+            hooks: Arc::new(Called {
+                answers: self.answers.clone(),
+                log: self.calls.clone(),
+                replies: Mutex::default(),
+                time: self.time.clone(),
+            }),
+            clock: self.time.clone(),
+            timer: self.time.clone(),
+        };
+        let run = install(RunLoop::new(ports, Arc::new(OpenDoor)), self.settings);
+        self.pool.spawner().spawn_local(run.run()).unwrap();
+    }
+
+    /// Kills the controller.
+    pub(crate) fn kill(&mut self) {
+        self.pool = LocalPool::new();
+        self.time.alarms.lock().unwrap().clear();
+    }
+
+    /// Lets everything happen that happens without time passing.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..10_000 {
+            self.pool.run_until_stalled();
+            self.check();
+            let before = self.store.revision();
+            self.react();
+            self.check();
+            if self.store.revision() == before {
+                return;
+            }
+        }
+        unreachable!("does not come to rest: {:?}", self.log.lock().unwrap().last());
+    }
+
+    pub(crate) fn run_for(&mut self, duration: Duration) {
+        let end = self.time.now().checked_add(SignedDuration::try_from(duration).unwrap()).unwrap();
+        while self.leap(end) {}
+        *self.time.now.lock().unwrap() = end;
+        self.settle();
+    }
+
+    /// Runs on until the phase is one of these; panics after a simulated day.
+    pub(crate) fn run_until(&mut self, phases: &[&str]) {
+        let end = self.time.now().checked_add(SignedDuration::from_hours(24)).unwrap();
+        loop {
+            self.settle();
+            if phases.contains(&self.phase().as_str()) {
+                return;
+            }
+            assert!(self.leap(end), "never reached {phases:?}: {}", self.timeline());
+        }
+    }
+
+    /// As [`Self::run_until`]; a controller that has died is started anew three seconds later.
+    pub(crate) fn live_until(&mut self, phases: &[&str]) {
+        let end = self.time.now().checked_add(SignedDuration::from_hours(24)).unwrap();
+        loop {
+            self.settle();
+            if self.store.is_dead() {
+                self.kill();
+                self.store.die_after(None);
+                self.died = true;
+                self.run_for(Duration::from_secs(3));
+                self.boot();
+                continue;
+            }
+            if phases.contains(&self.phase().as_str()) {
+                return;
+            }
+            assert!(self.leap(end), "never reached {phases:?}: {}", self.timeline());
+        }
+    }
+
+    /// Goes on to the next alarm, if there is one before `end`.
+    fn leap(&mut self, end: Timestamp) -> bool {
+        self.settle();
+        let next = {
+            let mut alarms = self.time.alarms.lock().unwrap();
+            alarms.retain(|(_, to)| !to.is_canceled());
+            let first = alarms.iter().enumerate().min_by_key(|(_, (at, _))| *at);
+            match first {
+                Some((index, (at, _))) if *at <= end => Some(alarms.remove(index)),
+                _ => None,
+            }
+        };
+        let Some((at, to)) = next else { return false };
+        let mut now = self.time.now.lock().unwrap();
+        *now = at.max(*now);
+        drop(now);
+        to.send(()).unwrap_or_default();
+        true
+    }
+
+    pub(crate) fn release(&self, version: &str) {
+        self.store.change(&deployment_key("api-service"), |body| {
+            body["spec"]["template"]["spec"]["containers"][0]["image"] =
+                format!("evenkeel/demo:{version}").into();
+        });
+    }
+
+    pub(crate) fn phase(&self) -> String {
+        let Some(canary) = self.store.find(&Key::of::<Canary>(NS, "api-service")) else {
+            return "gone".to_owned();
+        };
+        let phase = canary.json().pointer("/status/phase").and_then(Value::as_str);
+        phase.unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn canary(&self) -> Arc<Obj> {
+        self.store.find(&Key::of::<Canary>(NS, "api-service")).unwrap()
+    }
+
+    pub(crate) fn image(&self, deployment: &str) -> String {
+        let found = self.store.find(&deployment_key(deployment)).unwrap();
+        let image = found.json().pointer("/spec/template/spec/containers/0/image").cloned();
+        image.unwrap().as_str().unwrap().replace("evenkeel/demo:", "")
+    }
+
+    /// What was shown when, one line per change.
+    pub(crate) fn timeline(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// All events, oldest first.
+    pub(crate) fn events(&self) -> String {
+        let mut events: Vec<_> = self
+            .store
+            .all()
+            .into_iter()
+            .filter(|obj| obj.key().kind.is::<Event>())
+            .map(|obj| {
+                let text = |field: &str| obj.json()[field].as_str().unwrap_or_default().to_owned();
+                let uid: u64 = obj.uid().trim_start_matches("uid-").parse().unwrap();
+                let count = obj.json()["count"].as_i64().unwrap_or(1);
+                let times = if count > 1 { format!(" (x{count})") } else { String::new() };
+                (uid, format!("{} {}{times}", text("type"), text("message")))
+            })
+            .collect();
+        events.sort();
+        events.into_iter().map(|(_, line)| line).collect::<Vec<_>>().join("\n")
+    }
+
+    fn replicas(&self, name: &str) -> Option<i64> {
+        self.store.find(&deployment_key(name))?.json().pointer("/spec/replicas")?.as_i64()
+    }
+
+    pub(crate) fn weight(&self) -> Option<i64> {
+        let route = self.store.find(&Key::of::<HttpRoute>(NS, "api-service"))?;
+        route.json().pointer("/spec/rules/0/backendRefs/1/weight")?.as_i64()
+    }
+
+    fn available(deployment: &Obj) -> i64 {
+        let count = deployment.json().pointer("/status/availableReplicas");
+        count.and_then(Value::as_i64).unwrap_or_default()
+    }
+
+    /// Notes what is shown and checks what must hold always.
+    fn check(&mut self) {
+        let Some(canary) = self.store.find(&Key::of::<Canary>(NS, "api-service")) else { return };
+        let status = &canary.json()["status"];
+        let weight = self.weight();
+        let target = self.replicas("api-service").unwrap_or_default();
+        let shown = format!(
+            "{} shown={} failed={} route={} target={target}",
+            status["phase"].as_str().unwrap_or_default(),
+            status["canaryWeight"],
+            status["failedChecks"],
+            weight.map_or("-".to_owned(), |weight| weight.to_string()),
+        );
+        if self.seen.as_ref() != Some(&shown) {
+            let at = self.time.now().duration_since(self.start).as_secs();
+            self.log.lock().unwrap().push(format!("{at:>4}s {shown}"));
+            self.seen = Some(shown);
+        }
+        let weight = weight.unwrap_or_default();
+        let promotion_failed =
+            status["phase"] == "Failed" || self.broken.contains("api-service-primary");
+        assert!(
+            weight <= self.weight_max || promotion_failed || canary.is_deleting(),
+            "weight {weight}: {}",
+            self.timeline()
+        );
+        assert!(weight == 0 || target > 0, "traffic to nobody: {}", self.timeline());
+        // From the first ready pod on, users always find one: by the route, or without it.
+        let ready = self.users_find_a_pod();
+        assert!(ready || !self.served, "nobody behind the apex: {}", self.timeline());
+        self.served = ready;
+    }
+
+    fn users_find_a_pod(&self) -> bool {
+        let behind = |service: &str| {
+            let slice = self.store.find(&Key::of::<EndpointSlice>(NS, service));
+            slice.is_some_and(|slice| {
+                slice.json()["endpoints"].as_array().is_some_and(|e| !e.is_empty())
+            })
+        };
+        match self.weight() {
+            None => behind("api-service"),
+            Some(0) => behind("api-service-primary"),
+            Some(100) => behind("api-service-canary"),
+            Some(_) => behind("api-service-primary") || self.broken.contains("api-service-primary"),
+        }
+    }
+
+    /// What the rest of the cluster does.
+    fn react(&mut self) {
+        for obj in self.store.all() {
+            if obj.key().kind.is::<Deployment>() {
+                self.roll(&obj);
+            }
+        }
+        for obj in self.store.all() {
+            if obj.key().kind.is::<Service>() {
+                self.select(&obj);
+            } else if obj.key().kind.is::<HttpRoute>() && self.confirming {
+                let condition = json!({"type": "Programmed", "status": "True", "reason": "x",
+                    "message": "", "lastTransitionTime": "2024-01-01T00:00:00Z",
+                    "observedGeneration": obj.generation()});
+                self.store.change(obj.key(), |body| {
+                    body["status"] = json!({"parents": [{
+                        "parentRef": {"name": "api-service", "kind": "Service", "group": ""},
+                        "controllerName": "evenkeel.dev/gateway", "conditions": [condition]}]});
+                });
+            }
+        }
+    }
+
+    fn roll(&self, deployment: &Obj) {
+        let wanted = deployment.json()["spec"]["replicas"].as_i64().unwrap_or(1);
+        let available = if self.broken.contains(deployment.name()) { 0 } else { wanted };
+        self.store.change(deployment.key(), |body| {
+            body["status"] = json!({"observedGeneration": deployment.generation(),
+                "replicas": wanted, "updatedReplicas": wanted, "readyReplicas": available,
+                "availableReplicas": available});
+        });
+    }
+
+    fn select(&self, service: &Obj) {
+        let selector = service.json()["spec"]["selector"].as_object().cloned().unwrap_or_default();
+        let mut pods = Vec::new();
+        for deployment in self.store.all().iter().filter(|obj| obj.key().kind.is::<Deployment>()) {
+            let labels = &deployment.json()["spec"]["template"]["metadata"]["labels"];
+            if selector.iter().all(|(name, value)| labels.get(name) == Some(value)) {
+                let pod = |n| {
+                    json!({"addresses": ["127.64.0.1"], "conditions": {"ready": true},
+                    "targetRef": {"kind": "Pod", "name": format!("{}-5d9-{n}", deployment.name())}})
+                };
+                pods.extend((0..Self::available(deployment)).map(pod));
+            }
+        }
+        let key = Key::of::<EndpointSlice>(NS, service.name());
+        if self.store.find(&key).is_none() {
+            self.store.create_now(json!({"apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [],
+                "metadata": {"name": service.name(), "namespace": NS,
+                    "labels": {"kubernetes.io/service-name": service.name()}}}));
+        }
+        self.store.change(&key, |body| body["endpoints"] = pods.into());
+    }
+}
+
+pub(crate) fn deployment_key(name: &str) -> Key {
+    Key::new(GroupKind::of::<Deployment>(), NS, name)
+}
+
+pub(crate) fn deployment(name: &str, version: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": NS},
+        "spec": {"replicas": 3, "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name, "tier": "web"},
+                    "annotations": {"evenkeel.dev/termination-gate": "gateway"}},
+                "spec": {"containers": [{"name": "app",
+                    "image": format!("evenkeel/demo:{version}"),
+                    "ports": [{"containerPort": 8080}]}],
+                    "topologySpreadConstraints": [{"maxSkew": 1,
+                        "topologyKey": "topology.kubernetes.io/zone",
+                        "whenUnsatisfiable": "DoNotSchedule",
+                        "labelSelector": {"matchLabels": {"app": name}}}]}}}})
+}

@@ -1,0 +1,217 @@
+//! A small store: enough of the API for one controller, nothing else.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use evenkeel_api::{Key, Obj, Revision};
+use evenkeel_control::{
+    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Store, StoreError, Subresource, Watch,
+    WatchEvent, WriteOptions,
+};
+use futures::{StreamExt as _, channel::mpsc};
+use serde_json::{Value, json};
+
+type Watcher = (ListQuery, mpsc::UnboundedSender<Result<WatchEvent, StoreError>>);
+
+#[derive(Default)]
+struct Inner {
+    objects: BTreeMap<Key, Arc<Obj>>,
+    revision: u64,
+    watchers: Vec<Watcher>,
+    /// Writes that still get through; then the writer is as good as dead.
+    writes_left: Option<u64>,
+}
+
+/// Objects in memory.
+#[derive(Clone, Default)]
+pub(crate) struct MemStore {
+    inner: Arc<Mutex<Inner>>,
+}
+
+pub(crate) fn merge(into: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *into = patch.clone();
+        return;
+    };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    let into = into.as_object_mut().unwrap();
+    for (name, value) in patch {
+        if value.is_null() {
+            into.shift_remove(name);
+        } else {
+            merge(into.entry(name.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+impl MemStore {
+    pub(crate) fn find(&self, key: &Key) -> Option<Arc<Obj>> {
+        self.inner.lock().unwrap().objects.get(key).cloned()
+    }
+
+    /// Lets this many more writes of the controller through, then none.
+    pub(crate) fn die_after(&self, writes: Option<u64>) {
+        self.inner.lock().unwrap().writes_left = writes;
+    }
+
+    /// Whether [`Self::die_after`] has struck.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.inner.lock().unwrap().writes_left == Some(0)
+    }
+
+    /// Waits for ever once no more writes get through.
+    async fn alive(&self) {
+        if self.is_dead() {
+            futures::future::pending::<()>().await;
+        }
+        let mut inner = self.inner.lock().unwrap();
+        inner.writes_left = inner.writes_left.map(|left| left - 1);
+    }
+
+    /// Number of writes so far.
+    pub(crate) fn revision(&self) -> u64 {
+        self.inner.lock().unwrap().revision
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Obj>> {
+        self.inner.lock().unwrap().objects.values().cloned().collect()
+    }
+
+    pub(crate) fn create_now(&self, body: Value) -> Arc<Obj> {
+        let mut body = body;
+        let uid = format!("uid-{}", self.inner.lock().unwrap().revision + 1);
+        body["metadata"]["uid"] = uid.into();
+        body["metadata"]["generation"] = 1.into();
+        self.put(body)
+    }
+
+    /// Changes an object; its generation counts changes of its spec.
+    pub(crate) fn change(&self, key: &Key, change: impl FnOnce(&mut Value)) -> Option<Arc<Obj>> {
+        let old = self.find(key)?;
+        let mut body = old.json().clone();
+        change(&mut body);
+        if &body == old.json() {
+            return Some(old);
+        }
+        if body["spec"] != old.json()["spec"] {
+            body["metadata"]["generation"] = (old.generation() + 1).into();
+        }
+        let held = body.pointer("/metadata/finalizers").and_then(Value::as_array);
+        if old.is_deleting() && held.is_none_or(Vec::is_empty) {
+            self.remove(key);
+            return Some(old);
+        }
+        Some(self.put(body))
+    }
+
+    pub(crate) fn remove(&self, key: &Key) {
+        let mut inner = self.inner.lock().unwrap();
+        if let Some(gone) = inner.objects.remove(key) {
+            inner.tell(&WatchEvent::Deleted(gone));
+        }
+    }
+
+    fn put(&self, mut body: Value) -> Arc<Obj> {
+        let mut inner = self.inner.lock().unwrap();
+        inner.revision += 1;
+        body["metadata"]["resourceVersion"] = inner.revision.to_string().into();
+        let obj = Arc::new(Obj::from_json(body).unwrap());
+        inner.objects.insert(obj.key().clone(), obj.clone());
+        inner.tell(&WatchEvent::Applied(obj.clone()));
+        obj
+    }
+}
+
+impl Inner {
+    fn tell(&mut self, event: &WatchEvent) {
+        let (WatchEvent::Applied(obj) | WatchEvent::Deleted(obj)) = event else { return };
+        self.watchers.retain(|(query, to)| {
+            !query.matches(obj) || to.unbounded_send(Ok(event.clone())).is_ok()
+        });
+    }
+}
+
+fn missing(key: &Key) -> StoreError {
+    StoreError::NotFound { object: key.to_string() }
+}
+
+impl Store for MemStore {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
+        Box::pin(async move { Ok(self.find(key)) })
+    }
+
+    fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>> {
+        Box::pin(async move {
+            let items = self.all().into_iter().filter(|obj| query.matches(obj)).collect();
+            Ok(Listed { items, revision: Revision::default() })
+        })
+    }
+
+    fn watch(&self, query: ListQuery) -> Watch {
+        let (to, from) = mpsc::unbounded();
+        let mut inner = self.inner.lock().unwrap();
+        for obj in inner.objects.values().filter(|obj| query.matches(obj)) {
+            to.unbounded_send(Ok(WatchEvent::Applied(obj.clone()))).unwrap();
+        }
+        to.unbounded_send(Ok(WatchEvent::Synced)).unwrap();
+        inner.watchers.push((query, to));
+        from.boxed()
+    }
+
+    fn create<'a>(
+        &'a self,
+        obj: &'a Obj,
+        _options: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
+        Box::pin(async move {
+            self.alive().await;
+            if self.find(obj.key()).is_some() {
+                return Err(StoreError::Exists { object: obj.key().to_string() });
+            }
+            Ok(self.create_now(obj.json().clone()))
+        })
+    }
+
+    fn patch<'a>(
+        &'a self,
+        key: &'a Key,
+        patch: &'a Patch,
+        options: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
+        Box::pin(async move {
+            self.alive().await;
+            let old = self.find(key).ok_or_else(|| missing(key))?;
+            if options.expect.as_ref().is_some_and(|expect| *expect != old.revision()) {
+                let problem = "revision".to_owned();
+                return Err(StoreError::Conflict { object: key.to_string(), problem });
+            }
+            let Patch::Merge(patch) = patch else { unimplemented!() };
+            self.change(key, |body| merge(body, patch)).ok_or_else(|| missing(key))
+        })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        _options: &'a DeleteOptions,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.alive().await;
+            self.remove(key);
+            Ok(())
+        })
+    }
+
+    fn post<'a>(
+        &'a self,
+        _key: &'a Key,
+        _subresource: Subresource,
+        _body: &'a Value,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        unimplemented!()
+    }
+}
