@@ -123,6 +123,15 @@ fn conform<T: ApiObject>(body: &Value) -> Result<Value, String> {
 /// One row of the table below. Flags: `n` namespaced, `s` status apart, `c` scale, `g` generation,
 /// `a` in the category `all`, `p` passive.
 fn row<T: ApiObject>(flags: &str, short_names: &[&str]) -> Resource {
+    Resource {
+        kind: row_kind::<T>(flags, short_names),
+        service: if flags.contains('p') { Service::Passive } else { Service::Served },
+        has_generation: flags.contains('g'),
+        body: Body::Typed(conform::<T>),
+    }
+}
+
+fn row_kind<T: ApiObject>(flags: &str, short_names: &[&str]) -> Kind {
     let scope = if flags.contains('n') { Scope::Namespaced } else { Scope::Cluster };
     let mut kind = Kind::of::<T>(scope);
     kind.short_names = short_names.iter().map(|&name| name.into()).collect();
@@ -131,16 +140,13 @@ fn row<T: ApiObject>(flags: &str, short_names: &[&str]) -> Resource {
     if flags.contains('a') {
         kind.categories.push("all".into());
     }
-    Resource {
-        kind,
-        service: if flags.contains('p') { Service::Passive } else { Service::Served },
-        has_generation: flags.contains('g'),
-        body: Body::Typed(conform::<T>),
-    }
+    kind
 }
 
 fn refused<T: ApiObject>(flags: &str, short_names: &[&str], why: &'static str) -> Resource {
-    Resource { service: Service::Refused(why), ..row::<T>(flags, short_names) }
+    let kind = row_kind::<T>(flags, short_names);
+    let body = Body::Typed(|_| Err("this kind is not served".to_owned()));
+    Resource { kind, service: Service::Refused(why), has_generation: false, body }
 }
 
 const NO_RBAC: &str = "this cluster does not enforce RBAC (every token may do everything), \

@@ -154,6 +154,7 @@ fn inside(options: &WriteOptions) -> WriteContext {
         dry_run: false,
         fields: Fields::Strict,
         is_trusted: true,
+        ..WriteContext::default()
     }
 }
 

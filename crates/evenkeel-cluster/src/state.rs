@@ -129,10 +129,6 @@ impl State {
         self.tables.get(&key.kind)?.objects.get(&slot(key))
     }
 
-    pub(crate) fn table(&self, kind: &GroupKind) -> Option<&Table> {
-        self.tables.get(kind)
-    }
-
     pub(crate) fn table_mut(&mut self, kind: &GroupKind) -> &mut Table {
         table_of(&mut self.tables, kind)
     }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    conform, crd, defaults,
+    apply, conform, crd, defaults,
     error::{ApiError, Cause},
     patch,
     resource::{Resource, Service},
@@ -41,6 +41,10 @@ pub(crate) struct WriteContext {
     pub(crate) fields: Fields,
     /// The writer is in this process: a status it writes is well formed.
     pub(crate) is_trusted: bool,
+    /// The write is a server-side apply and keeps its own record of owners.
+    pub(crate) is_apply: bool,
+    /// `managedFields` of a new object.
+    pub(crate) managed: Option<Value>,
 }
 
 /// A finished write.
@@ -95,6 +99,9 @@ impl State {
         passive_warning(resource, &body, &mut warnings);
         let id = uid(&mut self.rng);
         let meta = meta_mut(&mut body);
+        if let Some(managed) = &context.managed {
+            meta.insert("managedFields".to_owned(), managed.clone());
+        }
         meta.insert("uid".to_owned(), json!(id));
         meta.insert("creationTimestamp".to_owned(), json!(stamp(now)));
         if resource.has_generation {
@@ -194,6 +201,9 @@ impl State {
                 crd::default(&mut new);
             }
             validate::updated(resource, old.json(), &new)?;
+            if !context.is_apply {
+                apply::track(resource, old, &mut new, context, now);
+            }
         }
         let allocated = self.allocate(resource, &mut new, Some(old.json()))?;
         if new == *old.json() {

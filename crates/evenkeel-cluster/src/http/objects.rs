@@ -130,6 +130,7 @@ impl Gate {
             dry_run: request.dry_run()?,
             fields: request.fields()?,
             is_trusted: false,
+            ..WriteContext::default()
         })
     }
 

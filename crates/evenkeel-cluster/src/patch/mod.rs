@@ -1,6 +1,8 @@
 mod json;
 mod strategic;
 
+pub(crate) use strategic::{Merge, strategy};
+
 use evenkeel_control::Patch;
 use serde_json::Value;
 

@@ -18,7 +18,7 @@ use crate::{
     value::{list_at, text, text_at},
 };
 
-pub(crate) use age::{human, since};
+pub(crate) use age::since;
 use path::JsonPath;
 
 /// A column: name, OpenAPI type, and 1 when only `-o wide` shows it.
