@@ -4,6 +4,7 @@
 //! Deployment --> ReplicaSet --> Pod --scheduler--> Node
 //!                                |
 //! Service  --> EndpointSlice <---+          owners gone: garbage collector
+//! PodDisruptionBudget <-- Pods, Deployments
 //! ```
 //! Every controller here is a pure `decide(&View) -> Plan` with an `observe` in front, driven by
 //! [`evenkeel_control::RunLoop`]. None keeps state, none wakes up by itself unless a clock has to
@@ -16,6 +17,7 @@
 
 mod claim;
 mod deployment;
+mod disruption;
 mod endpointslice;
 mod garbage;
 mod pods;
@@ -43,6 +45,7 @@ pub fn install_collecting(run: RunLoop, custom_kinds: &[GroupKind]) -> RunLoop {
     run.with(deployment::Deployments)
         .with(replicaset::ReplicaSets)
         .with(endpointslice::EndpointSlices)
+        .with(disruption::Disruptions)
         .with(scheduler::Scheduler::default())
         .with(garbage::GarbageCollector::watching(custom_kinds))
 }

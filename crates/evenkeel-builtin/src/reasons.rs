@@ -30,6 +30,10 @@ pub(crate) const SUCCESSFUL_DELETE: &str = "SuccessfulDelete";
 pub(crate) const NOT_MANAGED: &str = "NotManaged";
 pub(crate) const ENDPOINTS_CHANGED: &str = "EndpointsChanged";
 
+// PodDisruptionBudget
+pub(crate) const SUFFICIENT_PODS: &str = "SufficientPods";
+pub(crate) const INSUFFICIENT_PODS: &str = "InsufficientPods";
+
 // Garbage collector
 pub(crate) const OWNERS_ALIVE: &str = "OwnersAlive";
 pub(crate) const OWNERS_GONE: &str = "OwnersGone";

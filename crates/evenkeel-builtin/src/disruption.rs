@@ -1,0 +1,204 @@
+//! PodDisruptionBudget: how many pods may be missing. Only the status is kept here; that an
+//! eviction is refused is the API server's business.
+//! **Source**: `pkg/controller/disruption/disruption.go`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use evenkeel_api::{
+    ConditionUpdate, GroupKind, Key, LabelSelector, Rounding, scaled_int_or_percent, set_condition,
+};
+use evenkeel_control::{
+    BoxFuture, Controller, Interest, ListQuery, ObserveError, Plan, Ports, Wakes,
+};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, ReplicaSet, StatefulSet},
+        core::v1::Pod,
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    pods, reasons,
+    seen::{Seen, difference, get_as, json, list_as, whole_second},
+};
+
+/// The controller.
+pub(crate) struct Disruptions;
+
+/// What one budget's decision looks at.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) now: Timestamp,
+    pub(crate) budget: Seen<PodDisruptionBudget>,
+    /// The pods it selects.
+    pub(crate) pods: Vec<Seen<Pod>>,
+    /// How many pods their owners want together; pods without an owner count for themselves.
+    pub(crate) scale: i32,
+}
+
+impl Controller for Disruptions {
+    type View = View;
+
+    fn name(&self) -> &'static str {
+        "disruption-controller"
+    }
+
+    fn interests(&self) -> Vec<Interest> {
+        let pod = Interest::mapped::<Pod>(|pod| Wakes::Namespace(pod.namespace().to_owned()));
+        vec![Interest::own::<PodDisruptionBudget>(), pod]
+    }
+
+    fn observe<'a>(
+        &'a self,
+        key: &'a Key,
+        ports: &'a Ports,
+    ) -> BoxFuture<'a, Result<Option<View>, ObserveError>> {
+        Box::pin(async move {
+            let Some(budget) = get_as::<PodDisruptionBudget>(ports, key).await? else {
+                return Ok(None);
+            };
+            let query = ListQuery::all(GroupKind::of::<Pod>()).within(&key.namespace);
+            let pods = match selector(&budget) {
+                Some(selector) => list_as::<Pod>(ports, &query.with_labels(selector)).await?,
+                None => Vec::new(),
+            };
+            let scale = scale(ports, &pods).await?;
+            Ok(Some(View { now: ports.clock.now(), budget, pods, scale }))
+        })
+    }
+
+    fn decide(&self, view: &View) -> Plan {
+        decide(view)
+    }
+}
+
+/// `None` selects nothing; the empty selector selects every pod of the namespace.
+fn selector(budget: &PodDisruptionBudget) -> Option<LabelSelector> {
+    LabelSelector::from_object(budget.spec.as_ref()?.selector.as_ref()?).ok()
+}
+
+/// Sum of what the owners want: the Deployment's number where there is one, for a ReplicaSet on
+/// its way down says nothing about how many pods there ought to be.
+async fn scale(ports: &Ports, pods: &[Seen<Pod>]) -> Result<i32, ObserveError> {
+    let mut owners = BTreeSet::new();
+    let mut scales = BTreeMap::new();
+    let mut unowned = 0;
+    for pod in pods {
+        match pod.obj.controller() {
+            None => unowned += 1,
+            Some(owner) if owner.kind == "ReplicaSet" => {
+                owners.insert(Key::of::<ReplicaSet>(pod.obj.namespace(), &owner.name));
+            }
+            Some(owner) if owner.kind == "StatefulSet" => {
+                owners.insert(Key::of::<StatefulSet>(pod.obj.namespace(), &owner.name));
+            }
+            Some(_) => {}
+        }
+    }
+    for key in owners {
+        let Some(mut owner) = ports.store.get(&key).await? else { continue };
+        let deployment = owner.controller().filter(|above| above.kind == "Deployment");
+        if let Some(above) = deployment {
+            let key = Key::of::<Deployment>(&key.namespace, &above.name);
+            if let Some(deployment) = ports.store.get(&key).await? {
+                owner = deployment;
+            }
+        }
+        let replicas = owner.json().pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+        scales.insert(owner.uid().to_owned(), i32::try_from(replicas).unwrap_or(i32::MAX));
+    }
+    Ok(scales.values().sum::<i32>() + unowned)
+}
+
+/// Counts what is healthy and what has to be.
+pub(crate) fn decide(view: &View) -> Plan {
+    let Some(spec) = view.budget.spec.as_ref() else { return Plan::idle(reasons::NOT_MANAGED) };
+    let healthy =
+        view.pods.iter().filter(|pod| pods::is_active(pod) && pods::is_ready(pod)).count();
+    let healthy = i32::try_from(healthy).unwrap_or(i32::MAX);
+    let selected = i32::try_from(view.pods.len()).unwrap_or(i32::MAX);
+    let share = |value| scaled_int_or_percent(value, view.scale, Rounding::Up).unwrap_or_default();
+    let (expected, needed) = match (&spec.max_unavailable, &spec.min_available) {
+        (Some(most), _) => (view.scale, (view.scale - share(most)).max(0)),
+        (None, Some(value)) => match value {
+            IntOrString::Int(least) => (selected, *least),
+            percent @ IntOrString::String(_) => (view.scale, share(percent)),
+        },
+        (None, None) => (selected, 0),
+    };
+    let allowed = if expected > 0 { (healthy - needed).max(0) } else { 0 };
+    let old = view.budget.status.clone().unwrap_or_default();
+    let mut conditions = old.conditions.clone().unwrap_or_default();
+    let update = ConditionUpdate {
+        kind: "DisruptionAllowed",
+        status: if allowed > 0 { "True" } else { "False" },
+        reason: if allowed > 0 { reasons::SUFFICIENT_PODS } else { reasons::INSUFFICIENT_PODS },
+        message: "",
+        observed_generation: view.budget.obj.generation(),
+    };
+    set_condition(&mut conditions, &update, whole_second(view.now).0);
+    let status = PodDisruptionBudgetStatus {
+        conditions: Some(conditions),
+        current_healthy: healthy,
+        desired_healthy: needed,
+        disruptions_allowed: allowed,
+        expected_pods: expected,
+        observed_generation: Some(view.budget.obj.generation()),
+        ..old
+    };
+    let before = view.budget.status.as_ref().map_or_else(|| json!({}), json);
+    match difference(&before, &json(&status)) {
+        Some(patch) => {
+            Plan::idle(reasons::STATUS_CHANGED).with_status(view.budget.key().clone(), patch)
+        }
+        None => Plan::idle(reasons::SETTLED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{Cluster, deployment, node};
+
+    /// `allowed healthy/needed/expected` of a budget over three replicas, one of them not ready.
+    fn budget(spec: Value) -> String {
+        let mut cluster = Cluster::new(1);
+        cluster.world.apply(node("n1", "a", ("8", "8Gi")));
+        cluster.world.apply(deployment("web", "web:1", &json!({"replicas": 3})));
+        cluster.settle();
+        for pod in cluster.world.unsettled_pods().iter().skip(1) {
+            cluster.world.run_pod(pod, true);
+        }
+        let mut body = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+            "metadata": {"name": "web", "namespace": "shop"}});
+        body["spec"] = spec;
+        body["spec"]["selector"] = json!({"matchLabels": {"app": "web"}});
+        cluster.world.apply(body);
+        cluster.settle();
+        let budget = cluster.world.find(&Key::of::<PodDisruptionBudget>("shop", "web")).unwrap();
+        let status = budget.get::<PodDisruptionBudget>().unwrap().status.clone().unwrap();
+        format!(
+            "{} {}/{}/{}",
+            status.disruptions_allowed,
+            status.current_healthy,
+            status.desired_healthy,
+            status.expected_pods
+        )
+    }
+
+    #[test]
+    fn budgets_count_against_what_owners_want_and_percentages_round_up() {
+        assert_eq!(budget(json!({"minAvailable": 1})), "1 2/1/3");
+        assert_eq!(budget(json!({"minAvailable": 3})), "0 2/3/3");
+        assert_eq!(budget(json!({"minAvailable": "50%"})), "0 2/2/3");
+        assert_eq!(budget(json!({"maxUnavailable": 2})), "1 2/1/3");
+        assert_eq!(budget(json!({"maxUnavailable": "34%"})), "1 2/1/3");
+        assert_eq!(budget(json!({"maxUnavailable": 0})), "0 2/3/3");
+    }
+}
