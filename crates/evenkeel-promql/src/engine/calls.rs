@@ -73,7 +73,7 @@ impl Evaluator<'_> {
             "start" => all(outer.start_ms as f64 / 1000.0),
             "end" => all(outer.end_ms as f64 / 1000.0),
             "step" => all(step_seconds(outer)),
-            "range" => all((outer.end_ms - outer.start_ms) as f64 / 1000.0),
+            "range" => all(outer.end_ms.saturating_sub(outer.start_ms) as f64 / 1000.0),
             _ => {
                 let (l, r) = (self.scalar(&args[0])?, self.scalar(&args[1])?);
                 let pick = if name == "min_of" { go_min } else { go_max };

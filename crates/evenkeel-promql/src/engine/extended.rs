@@ -17,7 +17,9 @@ pub(super) fn value_at(
 ) -> Option<Value> {
     let lookback = e.options.lookback_ms;
     let after = samples.times.partition_point(|t| *t <= t_ms);
-    let before = after.checked_sub(1).filter(|b| !e.left_of(samples.times[*b], t_ms - lookback));
+    let before = after
+        .checked_sub(1)
+        .filter(|b| !e.left_of(samples.times[*b], t_ms.saturating_sub(lookback)));
     let after = Some(after)
         .filter(|a| samples.times.get(*a).is_some_and(|t| *t <= t_ms.saturating_add(lookback)));
     let site = Site { name: "", metric, span, range_ms: 0, step_ms: t_ms, params: [0.0; 2] };
@@ -26,7 +28,7 @@ pub(super) fn value_at(
     };
     let (from, to) = (samples.value(before), samples.value(after));
     let (t_from, t_to) = (samples.times[before], samples.times[after]);
-    let share = (t_ms - t_from) as f64 / (t_to - t_from) as f64;
+    let share = t_ms.saturating_sub(t_from) as f64 / (t_to - t_from) as f64;
     match (&from, &to) {
         (Value::Float(low), Value::Float(high)) => {
             Some(Value::Float(if t_from == t_ms { *low } else { low + (high - low) * share }))

@@ -40,7 +40,7 @@ fn seconds(expr: &LengthExpr, steps: Steps) -> Result<f64, QueryError> {
     Ok(match expr {
         LengthExpr::Seconds { value, .. } => *value,
         LengthExpr::Step => step_seconds(steps),
-        LengthExpr::Range => (steps.end_ms - steps.start_ms) as f64 / 1000.0,
+        LengthExpr::Range => steps.end_ms.saturating_sub(steps.start_ms) as f64 / 1000.0,
         LengthExpr::Paren(inner) => seconds(inner, steps)?,
         LengthExpr::Sign { negate, of } => {
             let value = seconds(of, steps)?;

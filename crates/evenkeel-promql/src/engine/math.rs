@@ -86,7 +86,7 @@ pub(super) fn regression(
         let first = *first.get_or_insert(v);
         constant &= v == first;
         n += 1.0;
-        let t = (t_ms - intercept_ms) as f64 / 1e3;
+        let t = t_ms.saturating_sub(intercept_ms) as f64 / 1e3;
         x = kahan_add(t, x.0, x.1);
         y = kahan_add(v, y.0, y.1);
         xy = kahan_add(t * v, xy.0, xy.1);

@@ -94,7 +94,7 @@ pub(super) fn extrapolated(
         gaps => (window.times[last] - window.times[0]) as f64 / 1000.0 / gaps as f64,
     };
     let threshold = between * 1.1;
-    let mut to_start = (first_ms - window.start_ms) as f64 / 1000.0;
+    let mut to_start = first_ms.saturating_sub(window.start_ms) as f64 / 1000.0;
     if to_start >= threshold {
         to_start = between / 2.0;
     }
@@ -108,7 +108,7 @@ pub(super) fn extrapolated(
     if began.is_some() {
         to_start = 0.0;
     }
-    let mut to_end = (window.end_ms - window.times[last]) as f64 / 1000.0;
+    let mut to_end = window.end_ms.saturating_sub(window.times[last]) as f64 / 1000.0;
     if to_end >= threshold {
         to_end = between / 2.0;
     }
@@ -456,7 +456,7 @@ pub(super) fn smoothed_selector(
         let samples = super::window::without_markers(one.samples);
         let mut points = Vec::new();
         for step_ms in e.steps.times() {
-            let t_ms = e.reference_ms(selector.at, step_ms) - offset_ms;
+            let t_ms = e.reference_ms(selector.at, step_ms).saturating_sub(offset_ms);
             let value =
                 super::extended::value_at(e, &samples, t_ms, (one.labels.metric_name(), span));
             points.extend(value.map(|value| Point { t_ms: step_ms, value }));

@@ -38,7 +38,7 @@ impl<'a> Evaluator<'a> {
             let mut points = Vec::new();
             let mut next = 0;
             for step_ms in self.steps.times() {
-                let reference = self.reference_ms(selector.at, step_ms) - offset_ms;
+                let reference = self.reference_ms(selector.at, step_ms).saturating_sub(offset_ms);
                 if step_ms == self.steps.start_ms {
                     next = one.samples.times.partition_point(|t| *t <= reference);
                 }

@@ -169,10 +169,10 @@ impl<'a> Evaluator<'a> {
             Some(step) => self.positive_ms(step)?,
             None => self.options.default_step_ms,
         };
-        let first = self.reference_ms(subquery.at, self.steps.start_ms) - offset_ms;
+        let first = self.reference_ms(subquery.at, self.steps.start_ms).saturating_sub(offset_ms);
         let last_step = self.steps.start_ms
             + (self.steps.count().saturating_sub(1)) as i64 * self.steps.step_ms;
-        let last = self.reference_ms(subquery.at, last_step) - offset_ms;
+        let last = self.reference_ms(subquery.at, last_step).saturating_sub(offset_ms);
         // Steps are multiples of the step since the epoch, whatever the query's own steps are.
         let left = first.saturating_sub(range_ms);
         let mut start_ms = step_ms.saturating_mul(left.div_euclid(step_ms));

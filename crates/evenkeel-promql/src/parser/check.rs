@@ -6,8 +6,15 @@ use crate::ast::{Expr, ExprKind, Extension, Selector, ValueType};
 /// Checks the whole tree.
 pub(super) fn check(text: &str, root: &Expr) -> Result<(), ParseError> {
     let mut first = None;
+    // The label selector of `info` may match everything.
+    let mut loose: Vec<*const Expr> = Vec::new();
     root.walk(&mut |expr| {
-        if first.is_none() {
+        if let ExprKind::Call { function, args } = &expr.kind {
+            if function.name == "info" {
+                loose.extend(args.get(1).map(std::ptr::from_ref));
+            }
+        }
+        if first.is_none() && !loose.contains(&std::ptr::from_ref(expr)) {
             first = node(expr).err().map(|(span, reason)| ParseError::new(text, span, reason));
         }
     });
