@@ -220,7 +220,7 @@ fn is_plain(text: &str) -> bool {
     }
     // The longest keyword has five letters.
     let keyword = || KEYWORDS.iter().any(|k| text.eq_ignore_ascii_case(k));
-    !matches!(last, 0 | b':' | b' ') && !(text.len() <= 5 && keyword())
+    !matches!(last, 0 | b':' | b' ') && (text.len() > 5 || !keyword())
 }
 
 #[cfg(test)]

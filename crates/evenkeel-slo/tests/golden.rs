@@ -102,7 +102,11 @@ fn every_example_of_sloth_gives_the_published_rules() {
         "slo-plugin-getting-started",
         "slo-plugin-k8s-getting-started",
     ] {
-        let ours = generated(&format!("{EXAMPLES}/{name}.yml"), &options).to_yaml();
+        let output = generated(&format!("{EXAMPLES}/{name}.yml"), &options);
+        for rule in output.sets.iter().flat_map(|s| &s.groups).flat_map(|g| &g.rules) {
+            evenkeel_promql::parser::parse(&rule.expr).unwrap();
+        }
+        let ours = output.to_yaml();
         rules += assert_equal(name, &ours, &text(&format!("{EXAMPLES}/_gen/{name}.yml")));
     }
     assert_eq!(rules, 217);
