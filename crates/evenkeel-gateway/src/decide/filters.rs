@@ -81,6 +81,7 @@ pub(super) fn parse(filters: &[Value]) -> Result<Filters, String> {
             "RequestRedirect" => {
                 let spec =
                     filter.request_redirect.ok_or("filter RequestRedirect has no settings")?;
+                plain([spec.hostname.as_ref(), spec.scheme.as_ref()])?;
                 all.redirect = Some(Redirect {
                     scheme: spec.scheme,
                     hostname: spec.hostname,
@@ -91,7 +92,11 @@ pub(super) fn parse(filters: &[Value]) -> Result<Filters, String> {
             }
             "URLRewrite" => {
                 let spec = filter.url_rewrite.ok_or("filter URLRewrite has no settings")?;
-                let path = spec.path.and_then(Into::into);
+                plain([spec.hostname.as_ref()])?;
+                let path: Option<PathChange> = spec.path.and_then(Into::into);
+                if let Some(PathChange::Full(text) | PathChange::Prefix(text)) = &path {
+                    plain([Some(text)])?;
+                }
                 all.rewrite = Some(Rewrite { hostname: spec.hostname, path });
             }
             other => return Err(format!("filter {other} is not supported")),
@@ -113,6 +118,15 @@ fn change(modifier: &Modifier) -> Result<HeaderChange, String> {
         add: modifier.add.iter().map(pair).collect::<Result<_, String>>()?,
         remove: modifier.remove.iter().map(|name| header(name)).collect::<Result<_, String>>()?,
     })
+}
+
+/// Refuses what would end a line or a word of the request that it becomes part of.
+fn plain<'a>(texts: impl IntoIterator<Item = Option<&'a String>>) -> Result<(), String> {
+    let bad = |text: &&String| text.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
+    match texts.into_iter().flatten().find(bad) {
+        Some(text) => Err(format!("{text:?} has characters that no path or host name has")),
+        None => Ok(()),
+    }
 }
 
 /// A header name as manifests write it.

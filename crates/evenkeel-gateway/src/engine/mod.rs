@@ -392,6 +392,7 @@ impl Engine {
         slot.begin();
         let endpoint = slot.address;
         request.backend = next.backend;
+        request.status = 0;
         request.note_try(next.slot);
         request.open =
             Some(Open { slot: next.slot, pool: next.pool, recorder: next.recorder, started: now });

@@ -1,8 +1,9 @@
 //! The way of one request: ask the engine, do the attempt, report, until there is an answer.
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -23,6 +24,9 @@ use super::upstream::Upstream;
 use super::wire::{self, Head, Outgoing};
 use super::worker::Worker;
 use crate::engine::{Attempt, Attempted, Connection, End, HeaderChange, Meta, Outcome, Step};
+
+/// How long a client may take for the part of a body that is kept.
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A client's connection.
 #[derive(Debug)]
@@ -53,12 +57,42 @@ pub(super) async fn forward(
     if parts.method == Method::CONNECT {
         return Ok(status(StatusCode::METHOD_NOT_ALLOWED));
     }
-    let body = RequestBody::read(&parts.headers, body).await?;
+    let Some(body) = read_body(&client, &parts, body).await? else {
+        let mut response = status(StatusCode::REQUEST_TIMEOUT);
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return Ok(response);
+    };
     let mut response = answer(&client, &mut parts, body, upgrade).await;
     if client.worker.closing.get() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+/// Reads a small body, or the beginning of a large one; `None` when the client takes too long.
+async fn read_body(
+    client: &Client,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Option<RequestBody>, hyper::Error> {
+    let mut reading = pin!(RequestBody::read(&parts.headers, body));
+    let deadlines = &client.worker.deadlines;
+    let mut armed = false;
+    let body = poll_fn(|cx| {
+        if let Poll::Ready(body) = reading.as_mut().poll(cx) {
+            return Poll::Ready(body.map(Some));
+        }
+        if !armed {
+            armed = true;
+            deadlines.arm(&client.deadline, client.worker.now() + BODY_TIMEOUT);
+        }
+        if client.deadline.poll_passed(cx) { Poll::Ready(Ok(None)) } else { Poll::Pending }
+    });
+    let body = body.await;
+    if armed {
+        deadlines.disarm(&client.deadline);
+    }
+    body
 }
 
 async fn answer(

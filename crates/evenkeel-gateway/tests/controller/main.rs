@@ -147,6 +147,12 @@ fn what_is_wrong_with_a_route_is_said_and_answered_with_errors() {
     HTTPRoute/shop/api status api: Accepted=False UnsupportedValue@3 (spec.rules[0]: filter RequestMirror is not supported; change or remove it), ResolvedRefs=True ResolvedRefs@3, Programmed=False UnsupportedValue@3 (spec.rules[0]: filter RequestMirror is not supported; change or remove it)
     nothing
     ");
+    let smuggle = r#"- filters: [{type: URLRewrite, urlRewrite: {path: {replaceFullPath: "/ HTTP/1.1\r\n"}}}]
+    backendRefs"#;
+    insta::assert_snapshot!(say(&|r| r.replace("- backendRefs", smuggle)), @r#"
+    HTTPRoute/shop/api status api: Accepted=False UnsupportedValue@3 (spec.rules[0]: "/ HTTP/1.1\r\n" has characters that no path or host name has; change or remove it), ResolvedRefs=True ResolvedRefs@3, Programmed=False UnsupportedValue@3 (spec.rules[0]: "/ HTTP/1.1\r\n" has characters that no path or host name has; change or remove it)
+    nothing
+    "#);
     insta::assert_snapshot!(say(&|r| r.replace("name: api, port: 80", "name: db, port: 5432")), @r"
     HTTPRoute/shop/api status db: Accepted=False NoMatchingParent@3 (Service/shop/db with such an HTTP port and a cluster IP does not exist), ResolvedRefs=True ResolvedRefs@3, Programmed=False NoMatchingParent@3 (Service/shop/db with such an HTTP port and a cluster IP does not exist)
     shop/api:80=1
