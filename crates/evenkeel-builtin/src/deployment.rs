@@ -1,4 +1,4 @@
-//! Deployment: rolls ReplicaSets so that enough pods serve the whole time.
+//! Deployment: rolls `ReplicaSets` so that enough pods serve the whole time.
 //!
 //! ```text
 //! decide: claim -> (paused | scaled) -> resize in proportion
@@ -46,11 +46,11 @@ pub(crate) struct Deployments;
 pub(crate) struct View {
     pub(crate) now: Timestamp,
     pub(crate) deployment: Seen<Deployment>,
-    /// ReplicaSets of its namespace that it owns or that its selector matches.
+    /// `ReplicaSets` of its namespace that it owns or that its selector matches.
     pub(crate) sets: Vec<Seen<ReplicaSet>>,
-    /// Names of all ReplicaSets of its namespace.
+    /// Names of all `ReplicaSets` of its namespace.
     pub(crate) names: BTreeSet<String>,
-    /// Uids of the owning ReplicaSets of pods that have not ended, terminating ones included.
+    /// Uids of the owning `ReplicaSets` of pods that have not ended, terminating ones included.
     /// Only read for the Recreate strategy.
     pub(crate) pod_owners: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! PodDisruptionBudget: how many pods may be missing. Only the status is kept here; that an
+//! `PodDisruptionBudget`: how many pods may be missing. Only the status is kept here; that an
 //! eviction is refused is the API server's business.
 //! **Source**: `pkg/controller/disruption/disruption.go`.
 
@@ -81,7 +81,7 @@ fn selector(budget: &PodDisruptionBudget) -> Option<LabelSelector> {
     LabelSelector::from_object(budget.spec.as_ref()?.selector.as_ref()?).ok()
 }
 
-/// Sum of what the owners want: the Deployment's number where there is one, for a ReplicaSet on
+/// Sum of what the owners want: the Deployment's number where there is one, for a `ReplicaSet` on
 /// its way down says nothing about how many pods there ought to be.
 async fn scale(ports: &Ports, pods: &[Seen<Pod>]) -> Result<i32, ObserveError> {
     let mut owners = BTreeSet::new();

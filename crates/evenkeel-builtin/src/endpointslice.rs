@@ -1,4 +1,4 @@
-//! EndpointSlice: the addresses behind a Service.
+//! `EndpointSlice`: the addresses behind a Service.
 //!
 //! **Source**: `staging/src/k8s.io/endpointslice` (reconciler.go, utils.go). Mirroring into the
 //! legacy Endpoints kind is left out: nothing here reads it.

@@ -1,4 +1,4 @@
-//! ReplicaSet: keeps a number of pods alive.
+//! `ReplicaSet`: keeps a number of pods alive.
 
 mod rank;
 
@@ -30,14 +30,14 @@ const BURST: usize = 500;
 /// The controller.
 pub(crate) struct ReplicaSets;
 
-/// What one ReplicaSet's decision looks at.
+/// What one `ReplicaSet`'s decision looks at.
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) now: Timestamp,
     pub(crate) set: Seen<ReplicaSet>,
     /// Pods of its namespace that it owns or that its selector matches.
     pub(crate) pods: Vec<Seen<Pod>>,
-    /// Active pods of all ReplicaSets of the same Deployment, its own included.
+    /// Active pods of all `ReplicaSets` of the same Deployment, its own included.
     pub(crate) related: Vec<Seen<Pod>>,
 }
 
@@ -89,7 +89,7 @@ impl Controller for ReplicaSets {
     }
 }
 
-/// Uids of all ReplicaSets with the same owner, its own included.
+/// Uids of all `ReplicaSets` with the same owner, its own included.
 async fn family(ports: &Ports, set: &Seen<ReplicaSet>) -> Result<BTreeSet<String>, ObserveError> {
     let mut uids = BTreeSet::from([set.uid().to_owned()]);
     if let Some(owner) = set.obj.controller() {

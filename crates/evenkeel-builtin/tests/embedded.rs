@@ -1,5 +1,6 @@
 //! All controllers together on the real API server, in memory, with a clock moved by hand. The
 //! test plays the nodes.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails fails the test")]
 
 use std::{
     sync::{Arc, Mutex},
@@ -29,9 +30,12 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
+/// Those who wait, and until when.
+type Sleepers = Vec<(Timestamp, oneshot::Sender<()>)>;
+
 /// Time that stands until it is moved.
 struct Hands {
-    now: Mutex<(Timestamp, Vec<(Timestamp, oneshot::Sender<()>)>)>,
+    now: Mutex<(Timestamp, Sleepers)>,
 }
 
 impl Clock for Hands {

@@ -1,4 +1,4 @@
-//! The plan in the making: edits of ReplicaSets, collected so that each is written once.
+//! The plan in the making: edits of `ReplicaSets`, collected so that each is written once.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{reasons, seen::whole_second};
 
-/// Annotations of a Deployment that its ReplicaSets do not inherit.
+/// Annotations of a Deployment that its `ReplicaSets` do not inherit.
 const NOT_INHERITED: [&str; 6] = [
     "kubectl.kubernetes.io/last-applied-configuration",
     REVISION,
@@ -100,7 +100,7 @@ impl<'a> Draft<'a> {
         set_condition(&mut self.conditions, progressing);
     }
 
-    /// Sizes a ReplicaSet, and notes on it what it was sized for.
+    /// Sizes a `ReplicaSet`, and notes on it what it was sized for.
     pub(crate) fn scale(&mut self, set: &mut Set<'_>, replicas: i32) {
         let Limits { replicas: desired, .. } = self.limits;
         let most = self.limits.total_max();
@@ -136,7 +136,7 @@ impl<'a> Draft<'a> {
         });
     }
 
-    /// Brings annotations, revision and `minReadySeconds` of the new ReplicaSet up to date. A
+    /// Brings annotations, revision and `minReadySeconds` of the new `ReplicaSet` up to date. A
     /// rollback is nothing else: the old one becomes the new one and gets the next revision.
     pub(crate) fn keep_revision(&mut self, sets: &mut Sets<'_>) {
         let next = next_revision(sets);
@@ -176,7 +176,7 @@ impl<'a> Draft<'a> {
         .collect()
     }
 
-    /// Makes the ReplicaSet of the present template.
+    /// Makes the `ReplicaSet` of the present template.
     pub(crate) fn create(&mut self, sets: &Sets<'_>) {
         let deployment = &self.view.deployment;
         let Some(spec) = deployment.spec.as_ref() else { return };

@@ -24,7 +24,7 @@ pub(crate) fn resize(draft: &mut Draft<'_>, sets: &mut Sets<'_>) {
     }
 }
 
-/// The only ReplicaSet with pods, or the newest when none has any.
+/// The only `ReplicaSet` with pods, or the newest when none has any.
 fn active_or_latest<'s, 'a>(sets: &'s mut Sets<'a>) -> Option<&'s mut Set<'a>> {
     match sets.all().filter(|set| set.replicas > 0).count() {
         0 if sets.new.is_some() => sets.new.as_mut(),
@@ -34,7 +34,7 @@ fn active_or_latest<'s, 'a>(sets: &'s mut Sets<'a>) -> Option<&'s mut Set<'a>> {
     }
 }
 
-/// Whether the new ReplicaSet alone carries everything.
+/// Whether the new `ReplicaSet` alone carries everything.
 fn is_saturated(sets: &Sets<'_>, limits: Limits) -> bool {
     sets.new.as_ref().is_some_and(|new| {
         new.replicas == limits.replicas
@@ -77,7 +77,7 @@ fn share_out(draft: &mut Draft<'_>, sets: &mut Sets<'_>) {
     }
 }
 
-/// How many pods a ReplicaSet gains or loses if all keep their share.
+/// How many pods a `ReplicaSet` gains or loses if all keep their share.
 fn proportion(set: &Set<'_>, limits: Limits, status_replicas: i32) -> i32 {
     if limits.replicas == 0 {
         return -set.replicas;

@@ -8,7 +8,7 @@ use super::{
     status,
 };
 
-/// One step of a rolling update: the new ReplicaSet up, else old ones down, else cleaning up.
+/// One step of a rolling update: the new `ReplicaSet` up, else old ones down, else cleaning up.
 pub(crate) fn roll(draft: &mut Draft<'_>, sets: &mut Sets<'_>) {
     if sets.new.is_none() {
         return draft.create(sets);
@@ -19,7 +19,7 @@ pub(crate) fn roll(draft: &mut Draft<'_>, sets: &mut Sets<'_>) {
     }
 }
 
-/// Brings the new ReplicaSet as far up as the surge allows. Returns whether it did.
+/// Brings the new `ReplicaSet` as far up as the surge allows. Returns whether it did.
 fn new_up(draft: &mut Draft<'_>, sets: &mut Sets<'_>) -> bool {
     let limits = draft.limits;
     let held = sets.held();
@@ -96,7 +96,7 @@ fn old_pods_run(draft: &Draft<'_>, sets: &Sets<'_>) -> bool {
     sets.old.iter().any(|set| set.actual > 0 || owners.iter().any(|uid| uid == set.seen.uid()))
 }
 
-/// Deletes old, empty ReplicaSets beyond the history limit, lowest revision first.
+/// Deletes old, empty `ReplicaSets` beyond the history limit, lowest revision first.
 pub(crate) fn clean_up(draft: &mut Draft<'_>, sets: &Sets<'_>) {
     let Some(history_max) = draft.limits.history_max else { return };
     let mut old: Vec<_> = sets.old.iter().filter(|set| !set.seen.obj.is_deleting()).collect();

@@ -1,4 +1,4 @@
-//! A Deployment's ReplicaSets as numbers, and the limits it sets on them.
+//! A Deployment's `ReplicaSets` as numbers, and the limits it sets on them.
 
 use evenkeel_api::{Rounding, scaled_int_or_percent};
 use jiff::Timestamp;
@@ -13,11 +13,11 @@ use k8s_openapi::{
 use super::{View, template};
 use crate::seen::Seen;
 
-/// Which template a ReplicaSet or Deployment is at, counted from 1.
+/// Which template a `ReplicaSet` or Deployment is at, counted from 1.
 pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Earlier revisions of the same template.
 pub(crate) const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
-/// `spec.replicas` of the Deployment when the ReplicaSet was last sized.
+/// `spec.replicas` of the Deployment when the `ReplicaSet` was last sized.
 pub(crate) const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 /// The same plus the surge.
 pub(crate) const MAX: &str = "deployment.kubernetes.io/max-replicas";
@@ -33,7 +33,7 @@ pub(crate) struct Limits {
     pub(crate) ready_s_min: i32,
     /// `None` when progress is not judged.
     pub(crate) deadline_s: Option<i32>,
-    /// `None` when all old ReplicaSets are kept.
+    /// `None` when all old `ReplicaSets` are kept.
     pub(crate) history_max: Option<usize>,
 }
 
@@ -99,7 +99,7 @@ fn fence_posts(
     }
 }
 
-/// One ReplicaSet in numbers. `replicas` is what the plan wants so far.
+/// One `ReplicaSet` in numbers. `replicas` is what the plan wants so far.
 #[derive(Debug, Clone)]
 pub(crate) struct Set<'a> {
     pub(crate) seen: &'a Seen<ReplicaSet>,
@@ -147,7 +147,7 @@ impl<'a> Set<'a> {
     }
 }
 
-/// The ReplicaSet of the present template, and all others, oldest first.
+/// The `ReplicaSet` of the present template, and all others, oldest first.
 #[derive(Debug)]
 pub(crate) struct Sets<'a> {
     pub(crate) new: Option<Set<'a>>,
@@ -155,7 +155,7 @@ pub(crate) struct Sets<'a> {
 }
 
 impl<'a> Sets<'a> {
-    /// The oldest ReplicaSet with the present template is the new one: should there be two by
+    /// The oldest `ReplicaSet` with the present template is the new one: should there be two by
     /// accident, all passes agree which.
     pub(crate) fn of(view: &'a View) -> Self {
         let deployment_uid = view.deployment.uid();
@@ -185,7 +185,7 @@ impl<'a> Sets<'a> {
     }
 
     /// Pods wanted, and those not yet taken away: what counts against the surge. Upstream counts
-    /// the wanted ones alone and exceeds the surge while a ReplicaSet is still deleting.
+    /// the wanted ones alone and exceeds the surge while a `ReplicaSet` is still deleting.
     pub(crate) fn held(&self) -> i32 {
         self.all().map(|set| set.replicas.max(set.actual)).sum()
     }

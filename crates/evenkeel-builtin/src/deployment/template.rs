@@ -1,4 +1,4 @@
-//! Pod templates: which ReplicaSet runs which.
+//! Pod templates: which `ReplicaSet` runs which.
 
 use std::collections::BTreeMap;
 

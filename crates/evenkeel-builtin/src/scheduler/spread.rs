@@ -34,7 +34,7 @@ pub(crate) enum Kin {
     /// Those that a selector matches.
     Matching(LabelSelector),
     /// Those of the same owner: what upstream's default constraints find by their Service or
-    /// ReplicaSet.
+    /// `ReplicaSet`.
     SameOwner(String),
 }
 
