@@ -88,6 +88,12 @@ impl Series {
 
     fn push(&mut self, t_ms: i64, value: Value, start_ms: i64) {
         let before = self.times.len();
+        if before == self.times.capacity() {
+            // Doubling would leave half of a large store empty.
+            let more = (before / 4).max(16);
+            self.times.reserve_exact(more);
+            self.floats.reserve_exact(more);
+        }
         self.times.push(t_ms);
         match value {
             Value::Float(v) => {
@@ -377,36 +383,62 @@ impl SeriesStore {
 
     /// Slots of the series that pass all matchers, in order.
     fn matching(&self, matchers: &[Matcher]) -> Vec<u32> {
-        let candidates = matchers
-            .iter()
-            .filter(|m| !m.matches(""))
-            .map(|m| self.posting_list(m))
-            .min_by_key(Vec::len);
         let passes = |slot: &u32| {
             self.slots[*slot as usize]
                 .series
                 .as_ref()
                 .is_some_and(|series| matchers.iter().all(|m| m.matches_labels(&series.labels)))
         };
-        match candidates {
-            Some(list) => list.into_iter().filter(passes).collect(),
+        match self.narrowest(matchers) {
+            Some(lists) => {
+                let count = lists.iter().map(|list| list.len()).sum();
+                let mut found: Vec<u32> = Vec::with_capacity(count);
+                found.extend(lists.iter().flat_map(|list| list.iter()).filter(|s| passes(s)));
+                if lists.len() > 1 {
+                    found.sort_unstable();
+                }
+                found
+            }
             None => self.live().map(|(slot, _)| slot).filter(passes).collect(),
         }
     }
 
-    fn posting_list(&self, matcher: &Matcher) -> Vec<u32> {
-        let Some(values) = self.postings.get(&matcher.name) else { return Vec::new() };
-        let mut lists: Vec<&Vec<u32>> = match matcher.literals() {
-            Some(literals) => literals.into_iter().filter_map(|value| values.get(value)).collect(),
-            None => values.iter().filter(|(v, _)| matcher.matches(v)).map(|(_, l)| l).collect(),
-        };
-        if lists.len() == 1 {
-            return lists.pop().cloned().unwrap_or_default();
+    /// Lists of slots (without overlap) that contain all series that pass, as few as the index can tell; `None` if it
+    /// cannot tell at all.
+    fn narrowest(&self, matchers: &[Matcher]) -> Option<Vec<&Vec<u32>>> {
+        let size = |lists: &Vec<&Vec<u32>>| lists.iter().map(|list| list.len()).sum::<usize>();
+        let mut best: Option<Vec<&Vec<u32>>> = None;
+        let mut patterns = Vec::new();
+        for matcher in matchers.iter().filter(|m| !m.matches("")) {
+            let Some(literals) = matcher.literals() else {
+                patterns.push(matcher);
+                continue;
+            };
+            let values = self.postings.get(&matcher.name);
+            let mut lists: Vec<&Vec<u32>> = Vec::with_capacity(literals.len());
+            for (i, value) in literals.iter().enumerate() {
+                if !literals[..i].contains(value) {
+                    lists.extend(values.and_then(|values| values.get(*value)));
+                }
+            }
+            if best.as_ref().is_none_or(|b| size(&lists) < size(b)) {
+                best = Some(lists);
+            }
         }
-        let mut merged: Vec<u32> = lists.into_iter().flatten().copied().collect();
-        merged.sort_unstable();
-        merged.dedup();
-        merged
+        for matcher in patterns {
+            // Trying a pattern on every value costs more than a look at a few series.
+            let values = self.postings.get(&matcher.name);
+            let tries = values.map_or(0, BTreeMap::len);
+            if best.as_ref().is_some_and(|b| size(b) <= tries.max(16)) {
+                continue;
+            }
+            let passing = values.into_iter().flatten().filter(|(v, _)| matcher.matches(v));
+            let lists: Vec<&Vec<u32>> = passing.map(|(_, list)| list).collect();
+            if best.as_ref().is_none_or(|b| size(&lists) < size(b)) {
+                best = Some(lists);
+            }
+        }
+        best
     }
 }
 
