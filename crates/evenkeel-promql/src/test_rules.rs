@@ -217,13 +217,14 @@ impl Bench<'_> {
         let mut problems = Vec::new();
         let mut at = 0;
         while at <= last {
-            while let Some(sample) = pending.next_if(|p| p.t_ms <= start_ms + at) {
+            while let Some(sample) = pending.next_if(|p| p.t_ms <= start_ms.saturating_add(at)) {
                 self.store
                     .append_value(&sample.labels, sample.t_ms, sample.value, 0)
                     .map_err(|e| e.to_string())?;
             }
             for group in &mut self.groups {
-                let outcome = group.evaluate(&mut self.store, start_ms + at, &context);
+                let outcome =
+                    group.evaluate(&mut self.store, start_ms.saturating_add(at), &context);
                 for rule in outcome.rules {
                     if let Some(error) = rule.error {
                         return Err(format!(
@@ -235,10 +236,11 @@ impl Bench<'_> {
                 }
             }
             let due = test.alerts.iter().filter(|alert| {
-                duration(&alert.eval_time).is_ok_and(|t| t >= at && t < at + self.interval_ms)
+                duration(&alert.eval_time)
+                    .is_ok_and(|t| t >= at && t < at.saturating_add(self.interval_ms))
             });
             problems.extend(due.filter_map(|alert| self.alerts(alert)));
-            at += self.interval_ms;
+            at = at.saturating_add(self.interval_ms);
         }
         for sample in pending {
             // Expressions may look between evaluations.
@@ -246,7 +248,7 @@ impl Bench<'_> {
             appended.map_err(|e| e.to_string())?;
         }
         for expr in &test.expressions {
-            let at_ms = start_ms + duration(&expr.eval_time)?;
+            let at_ms = start_ms.saturating_add(duration(&expr.eval_time)?);
             problems.extend(self.expression(expr, at_ms).err());
         }
         Ok(problems)
@@ -326,7 +328,7 @@ fn input(test: &Test, start_ms: i64, step_ms: i64) -> Result<Vec<Pending>, Strin
         let noted = points(&input.values).map_err(|e| format!("{}: {e}", input.series))?;
         for (i, noted) in noted.into_iter().enumerate() {
             if let Some(value) = noted.value {
-                let t_ms = start_ms + step_ms * i as i64;
+                let t_ms = start_ms.saturating_add(step_ms.saturating_mul(i as i64));
                 out.push(Pending { t_ms, labels: labels.clone(), value });
             }
         }

@@ -3,6 +3,7 @@
 use evenkeel_promql::engine::{Options, Steps, instant_text, range};
 use evenkeel_promql::labels::Labels;
 use evenkeel_promql::parser::parse;
+use evenkeel_promql::rules::{Context, Group, RuleFile};
 use evenkeel_promql::series::SeriesStore;
 use evenkeel_promql::testscript::{run, test_options};
 use insta::assert_snapshot;
@@ -247,5 +248,27 @@ proptest::proptest! {
         text in r#"(sum|topk|rate|hits_total|job|by|without|on|bool|offset|histogram_quantile|label_replace|absent|and|or|[0-9]|5m|[(){}\[\],:"=~<>+*/^.@ -]|"a"){0,24}"#
     ) {
         let _outcome = instant_text(&store(), &text, 600_000, &Options::default());
+    }
+
+    #[test]
+    fn no_test_script_panics(
+        script in r#"((load|eval instant at|eval range from 0 to|clear|expect|fail|warn|msg:|a\{b="c"\}|1m|292y|[0-9]|1\+2x3|_x2|stale|\{\{schema:[0-9-]{1,3} count:3 buckets:\[1 2\] offset:2147483647\}\}x2|sum\(a\)|@st|\n|\n  | ){0,20}\n?){0,4}"#
+    ) {
+        let _report = run(&script, &test_options());
+    }
+
+    #[test]
+    fn no_rule_file_panics(
+        yaml in r#"groups:\n- name: [a-c]?\n  interval: ([0-9]{1,12}[smhy]|x)\n  rules:\n  - (record|alert|x): [a-z:]{0,3}\n    expr: (vector\(1\)|a > [0-9]|sum\(|'')\n(    for: [0-9]m\n|    labels: \{a: '\{\{ .{0,5} \}\}'\}\n|&a|\*a|[{}\[\]]){0,3}"#
+    ) {
+        if let Ok(file) = RuleFile::parse(&yaml) {
+            for spec in &file.groups {
+                let mut group = Group::new(spec, "file").unwrap();
+                let (options, external) = (Options::default(), Labels::empty());
+                let context =
+                    Context { options: &options, external_labels: &external, resend_ms: 60_000 };
+                group.evaluate(&mut store(), group.slot_ms(600_000), &context);
+            }
+        }
     }
 }

@@ -120,7 +120,7 @@ fn matrix(
         };
         let mut points = points.iter().peekable();
         for (i, noted) in noted.iter().enumerate() {
-            let t_ms = start_ms + step_ms * i as i64;
+            let t_ms = start_ms.saturating_add(step_ms.saturating_mul(i as i64));
             let point = points.next_if(|p| p.t_ms == t_ms);
             match (&noted.value, point) {
                 (None, None) => {}

@@ -92,11 +92,11 @@ impl Data {
         let mut batch: Vec<(&Labels, i64, &Value)> = Vec::new();
         for line in lines {
             for (i, noted) in line.points.iter().enumerate() {
-                let t_ms = interval_ms * i as i64;
+                let t_ms = interval_ms.saturating_mul(i as i64);
                 let Some(value) = &noted.value else { continue };
                 if line.start_times {
                     let offset = value.as_float().unwrap_or_default() as i64;
-                    starts.insert((&line.labels, t_ms), t_ms + offset);
+                    starts.insert((&line.labels, t_ms), t_ms.saturating_add(offset));
                 } else {
                     batch.push((&line.labels, t_ms, value));
                 }
@@ -207,7 +207,11 @@ fn instant_and_range(
     if eval.ordered || !comparable || depends_on_range(&query.expr) {
         return Ok(());
     }
-    let steps = Steps { start_ms: at_ms - 60_000, end_ms: at_ms + 60_000, step_ms: 60_000 };
+    let steps = Steps {
+        start_ms: at_ms.saturating_sub(60_000),
+        end_ms: at_ms.saturating_add(60_000),
+        step_ms: 60_000,
+    };
     let ranged = range(store, query, steps, options).map_err(|e| format!("as range query: {e}"))?;
     let QueryValue::Matrix(series) = ranged.value else {
         return Err("a range query gave no matrix".to_owned());
@@ -298,7 +302,8 @@ fn with_at(query: &Query, at_ms: i64) -> Vec<(Query, i64)> {
     let times = if at_ms == 0 {
         vec![-1000, 0, 1000]
     } else {
-        vec![-10 * at_ms, 0, at_ms / 5, at_ms, 10 * at_ms]
+        let far = at_ms.saturating_mul(10);
+        vec![far.saturating_neg(), 0, at_ms / 5, at_ms, far]
     };
     times.into_iter().map(|t| (fixed.clone(), t)).collect()
 }

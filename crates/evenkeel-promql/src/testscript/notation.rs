@@ -255,7 +255,7 @@ fn histogram(text: &str) -> Result<(Histogram, bool), String> {
         }
     }
     let place = |(offset, counts): (i32, Vec<f64>)| -> Buckets {
-        counts.into_iter().enumerate().map(|(i, c)| (offset + i as i32, c)).collect()
+        counts.into_iter().enumerate().map(|(i, c)| (offset.saturating_add(i as i32), c)).collect()
     };
     if h.schema != CUSTOM_SCHEMA && !h.custom_bounds.is_empty() {
         return Err("custom values need schema -53".to_owned());
@@ -324,7 +324,7 @@ fn start_points(text: &str) -> Result<Vec<Noted>, String> {
         let start = ms(first)?;
         let step = step.map(ms).transpose()?.unwrap_or_default();
         for i in 0..times.map_or(1, |n: usize| n + 1).min(POINTS_MAX) {
-            let value = Value::Float((start + step * i as i64) as f64);
+            let value = Value::Float(start.saturating_add(step.saturating_mul(i as i64)) as f64);
             out.push(Noted { value: Some(value), hint_given: false });
         }
     }
