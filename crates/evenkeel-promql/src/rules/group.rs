@@ -119,7 +119,9 @@ pub struct Group {
     pub rules: Vec<Rule>,
     /// When it was last evaluated, milliseconds.
     pub evaluated_ms: Option<i64>,
-    /// Revision of the inputs then.
+    /// Whether [`Group::changed`] is of interest: costs a look at the index per selector and evaluation.
+    pub track_inputs: bool,
+    /// Revision of the inputs at the last evaluation.
     inputs: Option<Vec<Option<u64>>>,
 }
 
@@ -206,6 +208,7 @@ impl Group {
             limit: spec.limit,
             rules: rules?,
             evaluated_ms: None,
+            track_inputs: false,
             inputs: None,
         })
     }
@@ -219,7 +222,8 @@ impl Group {
         since - since.rem_euclid(self.interval_ms.max(1)) + offset
     }
 
-    /// Whether any input of the rules got a sample since the last evaluation. Unknown counts as changed.
+    /// Whether any input of the rules got a sample since the last evaluation. Unknown, or not tracked, counts as
+    /// changed.
     pub fn changed(&self, storage: &dyn Storage) -> bool {
         let now = self.input_revisions(storage);
         match &self.inputs {
@@ -249,7 +253,7 @@ impl Group {
         context: &Context<'_>,
     ) -> Evaluation {
         let mut evaluation = Evaluation::default();
-        self.inputs = Some(self.input_revisions(store.as_storage()));
+        self.inputs = self.track_inputs.then(|| self.input_revisions(store.as_storage()));
         let at_ms = now_ms - self.query_offset_ms;
         for rule in &mut self.rules {
             let mut outcome = RuleOutcome {

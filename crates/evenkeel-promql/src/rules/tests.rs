@@ -131,6 +131,7 @@ fn clashing_results_are_an_error() {
 fn unchanged_inputs_are_noticed() {
     let mut bench = Bench::new(RULES);
     bench.hits(0, 4.0);
+    bench.group.track_inputs = true;
     assert!(bench.group.changed(&bench.store));
     bench.pass(0);
     assert!(!bench.group.changed(&bench.store));
