@@ -1,6 +1,7 @@
 //! The loop: follow the objects, apply what they say, report what every worker runs.
 //!
 //! Unlike other controllers it looks at all objects at once: a configuration is one thing.
+#![warn(clippy::disallowed_methods, reason = "must run under virtual time")]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -10,7 +10,7 @@
 //! ```
 //! - [`engine`]: routing, balancing, retries, ejection, drain bookkeeping and metrics; pure.
 //! - [`decide`](fn@decide): objects to configuration; pure. [`Controller`] is the loop around it.
-//! - [`shell`]: sockets and threads. [`standalone`]: a gateway without a cluster.
+//! - [`shell`]: sockets and threads. [`simulated`]: the same engines without them. [`standalone`]: a gateway without a cluster.
 //!
 //! Not here: TLS, HTTP/2, mirroring, cross-namespace references.
 
@@ -20,10 +20,11 @@ pub mod engine;
 mod plane;
 pub mod reasons;
 pub mod shell;
+pub mod simulated;
 pub mod standalone;
 mod view;
 
 pub use controller::{Controller, Setup};
 pub use decide::{Desired, Finding, GatewayVerdict, ParentVerdict, RouteVerdict, decide};
-pub use plane::{DataPlane, Progress};
+pub use plane::{DataPlane, Lag, Progress};
 pub use view::{Name, PodFacts, View};

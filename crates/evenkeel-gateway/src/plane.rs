@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use evenkeel_control::BoxFuture;
 
@@ -15,6 +16,15 @@ pub struct Progress {
     pub acknowledged: u64,
     /// Grows whenever an endpoint that gets no more requests has none left.
     pub emptied: u64,
+}
+
+/// An injected fault: a worker applies each configuration this much later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lag {
+    /// Which worker, from 0.
+    pub worker: usize,
+    /// How much later.
+    pub delay: Duration,
 }
 
 /// Runs configurations: `shell::Gateway` on sockets, the simulator on engines.

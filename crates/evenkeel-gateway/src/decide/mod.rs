@@ -1,4 +1,5 @@
 //! From what was seen to a configuration, and to what is told about it.
+#![warn(clippy::disallowed_methods, reason = "must run under virtual time")]
 
 mod attach;
 mod filters;

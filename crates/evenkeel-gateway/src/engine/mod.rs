@@ -9,6 +9,7 @@
 //!   │          └── Attempt ──┤
 //!   └────────> Answer <──────┘
 //! ```
+#![warn(clippy::disallowed_methods, reason = "must run under virtual time")]
 
 mod choose;
 mod endpoints;

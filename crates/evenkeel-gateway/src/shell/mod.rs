@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
@@ -30,6 +30,7 @@ use worker::{Apply, Command};
 use evenkeel_control::BoxFuture;
 
 use crate::engine::{Board, Metrics, Snapshot, Switches};
+pub use crate::plane::Lag;
 use crate::plane::{DataPlane, Progress};
 
 /// How a gateway is set up.
@@ -47,15 +48,6 @@ impl Default for Settings {
     fn default() -> Self {
         Self { workers: 2, switches: Switches::default(), lag: None }
     }
-}
-
-/// An injected fault: a worker applies each configuration this much later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lag {
-    /// Which worker, from 0.
-    pub worker: usize,
-    /// How much later.
-    pub delay: Duration,
 }
 
 /// What all workers share.
