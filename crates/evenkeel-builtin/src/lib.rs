@@ -20,6 +20,7 @@ mod deployment;
 mod disruption;
 mod endpointslice;
 mod garbage;
+mod lifecycle;
 mod pods;
 mod reasons;
 mod replicaset;
@@ -46,6 +47,7 @@ pub fn install_collecting(run: RunLoop, custom_kinds: &[GroupKind]) -> RunLoop {
         .with(replicaset::ReplicaSets)
         .with(endpointslice::EndpointSlices)
         .with(disruption::Disruptions)
+        .with(lifecycle::Lifecycle::default())
         .with(scheduler::Scheduler::default())
         .with(garbage::GarbageCollector::watching(custom_kinds))
 }

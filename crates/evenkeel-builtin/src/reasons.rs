@@ -41,6 +41,14 @@ pub(crate) const DEPENDENTS_FIRST: &str = "DependentsFirst";
 pub(crate) const DEPENDENTS_GONE: &str = "DependentsGone";
 pub(crate) const ORPHANING: &str = "Orphaning";
 
+// Node lifecycle
+pub(crate) const NODE_HEARD: &str = "NodeHeard";
+pub(crate) const NODE_SILENT: &str = "NodeSilent";
+pub(crate) const NODE_STATUS_UNKNOWN: &str = "NodeStatusUnknown";
+pub(crate) const NODE_NOT_READY: &str = "NodeNotReady";
+pub(crate) const NODE_TAINTED: &str = "NodeTainted";
+pub(crate) const TAINT_EVICTION: &str = "TaintManagerEviction";
+
 // Scheduler
 pub(crate) const SCHEDULED: &str = "Scheduled";
 pub(crate) const FAILED_SCHEDULING: &str = "FailedScheduling";

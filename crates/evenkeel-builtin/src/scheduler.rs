@@ -40,6 +40,7 @@ use crate::{
     pods, reasons,
     seen::{Seen, json, list_as, whole_second},
 };
+pub(crate) use affinity::covers;
 use state::{Facts, State};
 
 /// Pods that name another scheduler are left to it.

@@ -88,6 +88,12 @@ impl World {
         inner.patch(&old, patch, None).unwrap();
     }
 
+    pub(crate) fn set_status(&self, key: &Key, status: &Value) {
+        let mut inner = self.lock();
+        let old = inner.objects[key].clone();
+        inner.patch(&old, &json!({"status": status}), Some(Subresource::Status)).unwrap();
+    }
+
     pub(crate) fn delete(&self, key: &Key, options: &DeleteOptions) {
         self.lock().delete(key, options).unwrap();
     }

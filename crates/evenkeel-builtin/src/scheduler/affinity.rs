@@ -69,7 +69,8 @@ pub(crate) fn tolerates(pod: &Pod, taint: &Taint) -> bool {
     tolerations.into_iter().flatten().any(|toleration| covers(toleration, taint))
 }
 
-fn covers(toleration: &Toleration, taint: &Taint) -> bool {
+/// Whether a toleration covers a taint.
+pub(crate) fn covers(toleration: &Toleration, taint: &Taint) -> bool {
     let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let exists = toleration.operator.as_deref() == Some("Exists");
     let key = set(&toleration.key);
