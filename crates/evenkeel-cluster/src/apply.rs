@@ -5,16 +5,14 @@
 //! custom kinds are taken as one value.
 
 use evenkeel_api::{Key, Obj};
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::{
     error::{ApiError, Cause},
     patch::{Merge, strategy},
-    resource::Resource,
     state::State,
     value::{list_at, meta_mut, stamp, text},
-    write::{WriteContext, Written},
+    write::{Write, WriteContext, Written},
 };
 
 impl State {
@@ -22,13 +20,12 @@ impl State {
     /// those that it had set before, no longer sets, and nobody else has set.
     pub(crate) fn apply(
         &mut self,
-        now: Timestamp,
-        resource: &Resource,
+        write: Write<'_>,
         key: &Key,
         mut body: Value,
         force: bool,
-        context: &WriteContext,
     ) -> Result<Written, ApiError> {
+        let Write { now, resource, context } = write;
         let rules = Rules { is_custom: resource.custom().is_some() };
         if !list_at(&body, "/metadata/managedFields").is_empty() {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
@@ -43,7 +40,7 @@ impl State {
         let context = WriteContext { is_apply: true, ..context.clone() };
         let Some(old) = self.find(key).cloned() else {
             let context = WriteContext { managed: Some(json!([entry])), ..context };
-            return self.create(now, resource, &key.namespace, body, &context);
+            return self.create(Write { context: &context, ..write }, &key.namespace, body);
         };
         let mut entries = list_at(old.json(), "/metadata/managedFields").to_vec();
         let is_own = |entry: &Value| text(entry, "manager") == context.manager && is_apply(entry);
@@ -58,14 +55,14 @@ impl State {
                 entry["fieldsV1"] = kept;
             }
         }
-        entries.retain(|entry| !is_own(entry) && entry["fieldsV1"] != json!({}));
+        entries.retain(|entry| !is_own(entry) && !is_leaf(&entry["fieldsV1"]));
         let same = before.filter(|before| before["fieldsV1"] == own);
         entries.push(same.unwrap_or(entry));
         let mut new = old.json().clone();
         merge(&rules, &mut new, &body, "", "");
         remove(&mut new, &gone);
         meta_mut(&mut new).insert("managedFields".to_owned(), Value::Array(entries));
-        self.update(now, resource, &old, new, &context)
+        self.update(Write { context: &context, ..write }, &old, new)
     }
 }
 
@@ -74,20 +71,15 @@ fn is_apply(entry: &Value) -> bool {
 }
 
 /// Notes who made a plain write, on objects whose owners are known.
-pub(crate) fn track(
-    resource: &Resource,
-    old: &Obj,
-    new: &mut Value,
-    context: &WriteContext,
-    now: Timestamp,
-) {
+pub(crate) fn track(write: Write<'_>, old: &Obj, new: &mut Value) {
+    let Write { now, resource, context } = write;
     let mut entries = list_at(old.json(), "/metadata/managedFields").to_vec();
     if entries.is_empty() {
         return;
     }
     let rules = Rules { is_custom: resource.custom().is_some() };
     let changed = changes(&rules, old.json(), new);
-    if changed == json!({}) {
+    if is_leaf(&changed) {
         return;
     }
     let is_own = |entry: &Value| text(entry, "manager") == context.manager && !is_apply(entry);
@@ -99,7 +91,7 @@ pub(crate) fn track(
             entry["fieldsV1"] = difference(&entry["fieldsV1"], &changed);
         }
     }
-    entries.retain(|entry| !is_own(entry) && entry["fieldsV1"] != json!({}));
+    entries.retain(|entry| !is_own(entry) && !is_leaf(&entry["fieldsV1"]));
     unite(&mut own, &changed);
     entries.push(json!({"manager": context.manager, "operation": "Update",
         "apiVersion": resource.kind.api_version(), "time": stamp(now),
@@ -251,10 +243,15 @@ fn child<'a>(value: &'a Value, step: &str) -> Option<&'a Value> {
     }
     let items = value.as_array()?;
     if let Some(plain) = step.strip_prefix("v:") {
-        return items.iter().find(|item| item.to_string() == plain);
+        return items.iter().find(|item| is_plain(item, plain));
     }
     let at = position(items, step.strip_prefix("k:")?)?;
     items.get(at)
+}
+
+/// Whether a plain list element is the one of that name in a set.
+fn is_plain(item: &Value, name: &str) -> bool {
+    serde_json::from_str::<Value>(name).is_ok_and(|named| named == *item)
 }
 
 /// Index of the list element with the given keys.
@@ -299,7 +296,11 @@ fn contested(set: &Value, present: &Value, wanted: &Value) -> Value {
             continue;
         }
         let below = match (have, want) {
-            (Some(have), Some(want)) if !is_leaf(below) => contested(below, have, want),
+            (Some(have), Some(want)) if !is_leaf(below) => match contested(below, have, want) {
+                // Different only in what this configuration does not name.
+                inner if is_leaf(&inner) => continue,
+                inner => inner,
+            },
             _ => json!({}),
         };
         differing.insert(step.clone(), below);
@@ -400,10 +401,13 @@ fn remove(target: &mut Value, set: &Value) {
                 fields.shift_remove(name);
             } else if let Some(inner) = fields.get_mut(name) {
                 remove(inner, below);
+                if inner.as_object().is_some_and(Map::is_empty) {
+                    fields.shift_remove(name);
+                }
             }
         } else if let Some(items) = target.as_array_mut() {
             if let Some(plain) = step.strip_prefix("v:") {
-                items.retain(|item| item.to_string() != plain);
+                items.retain(|item| !is_plain(item, plain));
             } else if let Some(at) = step.strip_prefix("k:").and_then(|keys| position(items, keys))
             {
                 if below.get(".").is_some() {

@@ -10,12 +10,12 @@ use crate::{
     value::{stamp, text},
 };
 
-/// A kind defined by a CustomResourceDefinition.
+/// A kind defined by a `CustomResourceDefinition`.
 pub(crate) struct Custom {
     versions: Vec<CustomVersion>,
 }
 
-/// What a CustomResourceDefinition says about one version.
+/// What a `CustomResourceDefinition` says about one version.
 pub(crate) struct CustomVersion {
     name: Arc<str>,
     /// `openAPIV3Schema`.

@@ -32,7 +32,7 @@ pub(crate) enum Deleted {
     Marked(Arc<Obj>),
 }
 
-/// Keeps a CustomResourceDefinition until its objects are gone.
+/// Keeps a `CustomResourceDefinition` until its objects are gone.
 const CRD_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 impl State {

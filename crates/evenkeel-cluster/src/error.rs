@@ -14,7 +14,7 @@ pub struct ApiError {
     /// For people.
     pub message: String,
     /// Group, kind or plural, and name of the object; empty texts are left out.
-    pub about: About,
+    pub about: Box<About>,
     /// One entry per field that is wrong.
     pub causes: Vec<Cause>,
     /// Seconds after which trying again may help.
@@ -52,7 +52,7 @@ impl ApiError {
             code,
             reason,
             message: message.into(),
-            about: About::default(),
+            about: Box::default(),
             causes: Vec::new(),
             retry_after_seconds: None,
         }
@@ -118,12 +118,12 @@ impl ApiError {
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
-        self.about = About {
+        self.about = Box::new(About {
             group: group.to_owned(),
             kind: kind.to_owned(),
             name: name.to_owned(),
             uid: String::new(),
-        };
+        });
         self
     }
 

@@ -38,7 +38,7 @@ pub(crate) struct Resource {
 pub(crate) enum Body {
     /// By the Rust type: decodes and encodes again, which drops what the type does not know.
     Typed(fn(&Value) -> Result<Value, String>),
-    /// By the schema in its CustomResourceDefinition.
+    /// By the schema in its `CustomResourceDefinition`.
     Custom(Arc<Custom>),
 }
 

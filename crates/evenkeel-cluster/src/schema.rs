@@ -1,4 +1,4 @@
-//! Structural schemas of CustomResourceDefinitions: pruning, defaults, validation.
+//! Structural schemas of custom kinds: pruning, defaults, validation.
 //!
 //! Not here: CEL rules (`x-kubernetes-validations`), which are stored and not evaluated.
 
@@ -116,7 +116,7 @@ fn fault(reason: &'static str, path: &str, message: String) -> Cause {
 
 fn invalid(path: &str, value: &Value, why: &str) -> Cause {
     let shown = match value {
-        Value::Object(_) | Value::Array(_) => "".to_owned(),
+        Value::Object(_) | Value::Array(_) => String::new(),
         other => format!("{other}: "),
     };
     let place = if path.is_empty() { "body" } else { path };
@@ -372,7 +372,7 @@ mod tests {
                 "steps": {"type": "array", "maxItems": 2, "items": {"type": "integer"}}}}}})
     }
 
-    fn faults(spec: Value) -> String {
+    fn faults(spec: &Value) -> String {
         let causes = validate(&schema(), &json!({"spec": spec}));
         let lines: Vec<String> =
             causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_breaks_the_schema_is_named() {
-        assert_eq!(faults(json!({"name": "x", "port": "http", "tags": {"a": "b"}})), "");
+        assert_eq!(faults(&json!({"name": "x", "port": "http", "tags": {"a": "b"}})), "");
         for (spec, said) in [
             (json!({}), "spec.name: Required value"),
             (
@@ -396,7 +396,7 @@ mod tests {
             (json!({"name": "x", "steps": [1, 2, 3]}), "should have at most 2 items"),
             (json!({"name": "x", "steps": [1, "2"]}), "spec.steps[1]"),
         ] {
-            let found = faults(spec.clone());
+            let found = faults(&spec);
             assert!(found.contains(said), "{spec}: {found}");
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     resource::{Resource, Service},
     state::{Shared, State},
     watch::Feed,
-    write::{Fields, WriteContext, Written},
+    write::{Fields, Write, WriteContext, Written},
 };
 
 /// Namespaces that exist from the start and cannot be deleted.
@@ -109,7 +109,9 @@ impl ApiServer {
         let now = self.now();
         let body = obj.json().clone();
         let namespace = obj.namespace();
-        self.shared.with(|state| state.create(now, &resource, namespace, body, context))
+        self.shared.with(|state| {
+            state.create(Write { now, resource: &resource, context }, namespace, body)
+        })
     }
 
     pub(crate) fn patch_now(
@@ -120,7 +122,8 @@ impl ApiServer {
     ) -> Result<Written, ApiError> {
         let resource = self.resource(key)?;
         let now = self.now();
-        self.shared.with(|state| state.patch(now, &resource, key, patch, context))
+        self.shared
+            .with(|state| state.patch(Write { now, resource: &resource, context }, key, patch))
     }
 
     pub(crate) fn delete_now(
@@ -142,7 +145,9 @@ impl ApiServer {
     ) -> Result<(), ApiError> {
         let resource = self.resource(key)?;
         let now = self.now();
-        self.shared.with(|state| state.post(now, &resource, key, subresource, body, context))
+        self.shared.with(|state| {
+            state.post(Write { now, resource: &resource, context }, key, subresource, body)
+        })
     }
 }
 

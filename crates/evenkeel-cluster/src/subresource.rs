@@ -2,7 +2,6 @@ use std::sync::Arc;
 
 use evenkeel_api::{GroupKind, Key, LabelSelector, Obj, Rounding, scaled_int_or_percent};
 use evenkeel_control::{Patch, Subresource};
-use jiff::Timestamp;
 use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1 as meta, util::intstr::IntOrString},
     serde::Deserialize as _,
@@ -16,7 +15,7 @@ use crate::{
     resource::Resource,
     state::State,
     value::{list_at, number_at, object_in, stamp, text, text_at},
-    write::{WriteContext, Written},
+    write::{Write, WriteContext, Written},
 };
 
 /// The `autoscaling/v1` Scale of an object.
@@ -82,12 +81,11 @@ pub(crate) fn selector_text(selector: &Value) -> String {
 impl State {
     pub(crate) fn patch_scale(
         &mut self,
-        now: Timestamp,
-        resource: &Resource,
+        write: Write<'_>,
         old: &Arc<Obj>,
         change: &Patch,
-        context: &WriteContext,
     ) -> Result<Written, ApiError> {
+        let resource = write.resource;
         if !resource.kind.has_scale {
             return Err(ApiError::no_resource());
         }
@@ -120,27 +118,22 @@ impl State {
         if let Some(seen) = scale.pointer("/metadata/resourceVersion").cloned() {
             new["metadata"]["resourceVersion"] = seen;
         }
-        let context = WriteContext { subresource: None, ..context.clone() };
-        self.update(now, resource, old, new, &context)
+        let context = WriteContext { subresource: None, ..write.context.clone() };
+        self.update(Write { context: &context, ..write }, old, new)
     }
 
     pub(crate) fn post(
         &mut self,
-        now: Timestamp,
-        resource: &Resource,
+        write: Write<'_>,
         key: &Key,
         subresource: Subresource,
         body: &Value,
-        context: &WriteContext,
     ) -> Result<(), ApiError> {
+        let resource = write.resource;
         let old = self.found(resource, key)?;
         match subresource {
-            Subresource::Binding if resource.is("", "Pod") => {
-                self.bind(now, &old, body, context.dry_run)
-            }
-            Subresource::Eviction if resource.is("", "Pod") => {
-                self.evict(now, resource, &old, body, context.dry_run)
-            }
+            Subresource::Binding if resource.is("", "Pod") => self.bind(write, &old, body),
+            Subresource::Eviction if resource.is("", "Pod") => self.evict(write, &old, body),
             _ => Err(ApiError::method_not_allowed(format!(
                 "{} has no subresource {} that can be posted to",
                 resource.kind.id,
@@ -149,13 +142,7 @@ impl State {
         }
     }
 
-    fn bind(
-        &mut self,
-        now: Timestamp,
-        old: &Arc<Obj>,
-        body: &Value,
-        dry_run: bool,
-    ) -> Result<(), ApiError> {
+    fn bind(&mut self, write: Write<'_>, old: &Arc<Obj>, body: &Value) -> Result<(), ApiError> {
         let conflict =
             |problem: &str| Err(ApiError::conflict("", "pods/binding", old.name(), problem));
         let node = text_at(body, "/target/name");
@@ -178,7 +165,7 @@ impl State {
         if !placed.is_empty() {
             return conflict(&format!("pod {} is already assigned to node {placed:?}", old.name()));
         }
-        if dry_run {
+        if write.context.dry_run {
             return Ok(());
         }
         let mut new = old.json().clone();
@@ -186,33 +173,26 @@ impl State {
         let mut conditions = list_at(&new, "/status/conditions").to_vec();
         conditions.retain(|condition| text(condition, "type") != "PodScheduled");
         conditions.push(json!({"type": "PodScheduled", "status": "True",
-            "lastProbeTime": null, "lastTransitionTime": stamp(now)}));
+            "lastProbeTime": null, "lastTransitionTime": stamp(write.now)}));
         object_in(&mut new, "status").insert("conditions".to_owned(), Value::Array(conditions));
-        self.commit(new, now).map(drop)
+        self.commit(new, write.now).map(drop)
     }
 
-    fn evict(
-        &mut self,
-        now: Timestamp,
-        resource: &Resource,
-        pod: &Arc<Obj>,
-        body: &Value,
-        dry_run: bool,
-    ) -> Result<(), ApiError> {
+    fn evict(&mut self, write: Write<'_>, pod: &Arc<Obj>, body: &Value) -> Result<(), ApiError> {
         let options = body.get("deleteOptions").cloned().unwrap_or_default();
         let request = DeleteRequest {
             uid: options.pointer("/preconditions/uid").and_then(Value::as_str).map(str::to_owned),
             revision: None,
             grace_seconds: options.get("gracePeriodSeconds").and_then(Value::as_i64),
             propagation: None,
-            dry_run: dry_run || !list_at(&options, "/dryRun").is_empty(),
+            dry_run: write.context.dry_run || !list_at(&options, "/dryRun").is_empty(),
         };
         let phase = text_at(pod.json(), "/status/phase");
         let counts = !matches!(phase, "Pending" | "Succeeded" | "Failed") && !pod.is_deleting();
         if counts {
             self.check_budget(pod)?;
         }
-        self.delete(now, resource, pod.key(), &request).map(drop)
+        self.delete(write.now, write.resource, pod.key(), &request).map(drop)
     }
 
     /// Whether the pod's disruption budget lets it go. Counted from the pods themselves: the state

@@ -47,6 +47,14 @@ pub(crate) struct WriteContext {
     pub(crate) managed: Option<Value>,
 }
 
+/// Who writes what kind of object, when and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Write<'a> {
+    pub(crate) now: Timestamp,
+    pub(crate) resource: &'a Resource,
+    pub(crate) context: &'a WriteContext,
+}
+
 /// A finished write.
 pub(crate) struct Written {
     pub(crate) obj: Arc<Obj>,
@@ -66,12 +74,11 @@ impl State {
 
     pub(crate) fn create(
         &mut self,
-        now: Timestamp,
-        resource: &Resource,
+        write: Write<'_>,
         namespace: &str,
         mut body: Value,
-        context: &WriteContext,
     ) -> Result<Written, ApiError> {
+        let Write { now, resource, context } = write;
         check_identity(resource, namespace, &mut body)?;
         let meta = meta_mut(&mut body);
         if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|text| !text.is_empty())
@@ -96,7 +103,7 @@ impl State {
         body = conform::conform(resource, body, context, false, &mut warnings)?;
         defaults::apply(resource, &mut body);
         defaults::on_create(resource, &mut body);
-        passive_warning(resource, &body, &mut warnings);
+        passive_warnings(resource, &body, &mut warnings);
         let id = uid(&mut self.rng);
         let meta = meta_mut(&mut body);
         if let Some(managed) = &context.managed {
@@ -129,18 +136,16 @@ impl State {
     /// Applies a patch to what is there.
     pub(crate) fn patch(
         &mut self,
-        now: Timestamp,
-        resource: &Resource,
+        write: Write<'_>,
         key: &Key,
         change: &Patch,
-        context: &WriteContext,
     ) -> Result<Written, ApiError> {
-        let old = self.found(resource, key)?;
-        if context.subresource == Some(Subresource::Scale) {
-            return self.patch_scale(now, resource, &old, change, context);
+        let old = self.found(write.resource, key)?;
+        if write.context.subresource == Some(Subresource::Scale) {
+            return self.patch_scale(write, &old, change);
         }
-        let new = patch::apply(resource, old.json(), change)?;
-        self.update(now, resource, &old, new, context)
+        let new = patch::apply(write.resource, old.json(), change)?;
+        self.update(write, &old, new)
     }
 
     pub(crate) fn found(&self, resource: &Resource, key: &Key) -> Result<Arc<Obj>, ApiError> {
@@ -153,12 +158,11 @@ impl State {
     /// the server is filled in, and nothing happens when nothing is different.
     pub(crate) fn update(
         &mut self,
-        now: Timestamp,
-        resource: &Resource,
+        write: Write<'_>,
         old: &Arc<Obj>,
         mut new: Value,
-        context: &WriteContext,
     ) -> Result<Written, ApiError> {
+        let Write { now, resource, context } = write;
         let conflict = |problem: &str| {
             ApiError::conflict(resource.group(), resource.plural(), old.name(), problem)
         };
@@ -202,7 +206,7 @@ impl State {
             }
             validate::updated(resource, old.json(), &new)?;
             if !context.is_apply {
-                apply::track(resource, old, &mut new, context, now);
+                apply::track(write, old, &mut new);
             }
         }
         let allocated = self.allocate(resource, &mut new, Some(old.json()))?;
@@ -297,7 +301,7 @@ impl State {
         }
     }
 
-    /// A stored CustomResourceDefinition defines its kind from now on.
+    /// A stored `CustomResourceDefinition` defines its kind from now on.
     fn registered(&mut self, resource: &Resource, obj: &Obj) {
         if resource.is(CRD.0, CRD.1)
             && let Some(defined) = crd::resource(obj)
@@ -307,7 +311,7 @@ impl State {
     }
 }
 
-/// Group and kind of CustomResourceDefinition.
+/// Group and kind of `CustomResourceDefinition`.
 pub(crate) const CRD: (&str, &str) = ("apiextensions.k8s.io", "CustomResourceDefinition");
 
 /// Metadata that only the server sets.
@@ -425,12 +429,21 @@ pub(crate) fn is_finished(resource: &Resource, body: &Value) -> bool {
     meta.get("deletionTimestamp").is_some_and(|at| !at.is_null()) && !held && !waits
 }
 
-fn passive_warning(resource: &Resource, body: &Value, warnings: &mut Vec<String>) {
-    if resource.service == Service::Passive && resource.group() != "" {
+/// Tells the writer what will not happen. Nothing is stored silently that does nothing.
+fn passive_warnings(resource: &Resource, body: &Value, warnings: &mut Vec<String>) {
+    let (kind, name) = (&resource.kind.id.kind, text_at(body, "/metadata/name"));
+    // Clients make these in passing; nobody expects more of them than to be there.
+    let expected = resource.is("", "ServiceAccount") || resource.is("", "Endpoints");
+    if resource.service == Service::Passive && !expected {
         warnings.push(format!(
-            "{} {:?} is stored, but nothing in this cluster acts on this kind",
-            resource.kind.id.kind,
-            text_at(body, "/metadata/name")
+            "{kind} {name:?} is stored, but nothing in this cluster acts on this kind"
+        ));
+    }
+    let service = text_at(body, "/spec/type");
+    if resource.is("", "Service") && matches!(service, "NodePort" | "LoadBalancer") {
+        warnings.push(format!(
+            "Service {name:?} has type {service}: this cluster answers on its cluster address \
+             only, nobody listens on node ports or provides a load balancer"
         ));
     }
 }

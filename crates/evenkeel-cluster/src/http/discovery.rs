@@ -15,8 +15,10 @@ const VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
 
+type ByVersion = BTreeMap<String, Vec<Arc<Resource>>>;
 /// Kinds by group and version; built-in groups first, versions best first.
-type Groups = Vec<(String, Vec<(String, Vec<Arc<Resource>>)>)>;
+type Versions = Vec<(String, Vec<Arc<Resource>>)>;
+type Groups = Vec<(String, Versions)>;
 
 pub(super) fn version() -> Value {
     let (major, minor, release) = RELEASE;
@@ -50,8 +52,7 @@ fn rank(version: &str) -> (u8, u64, u64) {
 fn all(server: &ApiServer) -> Groups {
     let known: Vec<Arc<Resource>> =
         server.shared.with(|state| state.registry.iter().cloned().collect());
-    let mut groups: BTreeMap<(bool, String), BTreeMap<String, Vec<Arc<Resource>>>> =
-        BTreeMap::new();
+    let mut groups: BTreeMap<(bool, String), ByVersion> = BTreeMap::new();
     for resource in known {
         let custom = resource.custom().is_some();
         for version in &resource.kind.versions {

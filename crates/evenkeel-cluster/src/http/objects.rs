@@ -16,7 +16,7 @@ use crate::{
     subresource::scale_of,
     table,
     value::{list_at, text, text_at},
-    write::WriteContext,
+    write::{Write, WriteContext},
 };
 
 impl Place {
@@ -97,18 +97,14 @@ fn check_fields(place: &Place, fields: &evenkeel_api::FieldSelector) -> Result<(
         let fine = matches!(path.as_str(), "metadata.name" | "metadata.namespace")
             || own.contains(&path.as_str());
         if !fine {
-            return Err(ApiError::bad_request(format!(
-                "Unable to find \"{}\" that match label selector \"\", field selector \"{path}\": \
-                 field label not supported: {path}",
-                place.resource.plural()
-            )));
+            return Err(ApiError::bad_request(format!("field label not supported: {path}")));
         }
     }
     Ok(())
 }
 
 impl Gate {
-    fn context(&self, request: &Request, place: &Place) -> Result<WriteContext, ApiError> {
+    fn context(request: &Request, place: &Place) -> Result<WriteContext, ApiError> {
         let manager = match request.param("fieldManager") {
             "" => request
                 .headers
@@ -215,9 +211,9 @@ impl Gate {
     }
 
     pub(super) fn create(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
-        let context = self.context(request, place)?;
+        let context = Self::context(request, place)?;
         let mut body = request.value()?;
-        self.accept_binding_body(place, &mut body);
+        fill_in(place, &mut body);
         let namespace = match place.namespace.as_str() {
             "" if place.resource.is_namespaced() => {
                 return Err(ApiError::method_not_allowed(
@@ -227,31 +223,22 @@ impl Gate {
             namespace => namespace,
         };
         let now = self.server.now();
-        let written = self
-            .server
-            .shared
-            .with(|state| state.create(now, &place.resource, namespace, body, &context))?;
+        let written = self.server.shared.with(|state| {
+            state.create(
+                Write { now, resource: &place.resource, context: &context },
+                namespace,
+                body,
+            )
+        })?;
         let reply = self.show(request, place, 201, &written.obj)?;
         Ok(reply::with_warnings(reply, &written.warnings))
     }
 
-    /// Clients may leave out what the URL says already.
-    fn accept_binding_body(&self, place: &Place, body: &mut Value) {
-        if let Some(fields) = body.as_object_mut() {
-            if fields.get("apiVersion").is_none_or(|text| text == "") {
-                fields.insert("apiVersion".to_owned(), json!(place.api_version()));
-            }
-            if fields.get("kind").is_none_or(|text| text == "") {
-                fields.insert("kind".to_owned(), json!(&*place.resource.kind.id.kind));
-            }
-        }
-    }
-
     pub(super) fn update(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
-        let context = self.context(request, place)?;
+        let context = Self::context(request, place)?;
         let mut body = request.value()?;
         if place.subresource != "scale" {
-            self.accept_binding_body(place, &mut body);
+            fill_in(place, &mut body);
         }
         let written = self.server.patch_now(&place.key(), &Patch::Replace(body), &context)?;
         let reply = self.show(request, place, 200, &written.obj)?;
@@ -259,7 +246,7 @@ impl Gate {
     }
 
     pub(super) fn patch(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
-        let context = self.context(request, place)?;
+        let context = Self::context(request, place)?;
         let body = request.value()?;
         let patch = match request.media() {
             "application/merge-patch+json" => Patch::Merge(body),
@@ -288,7 +275,12 @@ impl Gate {
         let (key, force) = (place.key(), request.flag("force"));
         let (written, code) = self.server.shared.with(|state| {
             let is_new = state.find(&key).is_none();
-            let written = state.apply(now, &place.resource, &key, body, force, context)?;
+            let written = state.apply(
+                Write { now, resource: &place.resource, context },
+                &key,
+                body,
+                force,
+            )?;
             Ok::<_, ApiError>((written, if is_new { 201 } else { 200 }))
         })?;
         let reply = self.show(request, place, code, &written.obj)?;
@@ -337,7 +329,7 @@ impl Gate {
 
     pub(super) fn post(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
         let body = request.value()?;
-        let context = self.context(request, place)?;
+        let context = Self::context(request, place)?;
         let subresource = match place.subresource.as_str() {
             "binding" => Subresource::Binding,
             _ => Subresource::Eviction,
@@ -383,6 +375,18 @@ impl Gate {
             Err(LogError::Unreachable(problem)) => {
                 Err(ApiError::new(500, "InternalError", problem))
             }
+        }
+    }
+}
+
+/// Clients may leave out what the URL says already.
+fn fill_in(place: &Place, body: &mut Value) {
+    if let Some(fields) = body.as_object_mut() {
+        if fields.get("apiVersion").is_none_or(|text| text == "") {
+            fields.insert("apiVersion".to_owned(), json!(place.api_version()));
+        }
+        if fields.get("kind").is_none_or(|text| text == "") {
+            fields.insert("kind".to_owned(), json!(&*place.resource.kind.id.kind));
         }
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     discovery::group_versions,
     reply::{self, Reply},
+    request::Request,
 };
 use crate::{ApiServer, crd, error::ApiError, resource::Resource};
 
@@ -27,6 +28,21 @@ pub(super) fn document(server: &ApiServer, group: &str, version: &str) -> Result
         .find(|(known, served, _)| known == group && served == version);
     let (_, _, kinds) = found.ok_or_else(ApiError::no_resource)?;
     Ok(reply::json(200, &render(group, version, &kinds)))
+}
+
+/// Media type of the only form in which clients read version 2.
+const VERSION_TWO: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// The version 2 document, without kinds. `kubectl` reads it when version 3 does not name a kind:
+/// finding nothing it says that the kind does not exist, finding no document it says less.
+pub(super) fn version_two(request: &Request) -> Result<Reply, ApiError> {
+    let accept = request.headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
+    if !accept.is_some_and(|accept| accept.contains("proto-openapi")) {
+        return Err(ApiError::no_resource());
+    }
+    // swagger = "2.0"; info = {title, version}; paths and definitions empty.
+    let body = b"\x0a\x032.0\x12\x13\x0a\x0aKubernetes\x12\x05v1.33\x42\x00\x4a\x00";
+    Ok(reply::bytes(200, VERSION_TWO, &body[..]))
 }
 
 fn path_of(group: &str, version: &str) -> String {

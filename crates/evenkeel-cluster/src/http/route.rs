@@ -97,6 +97,7 @@ impl Gate {
             ["apis", group] => discovery::group(server, group),
             ["apis", group, version] => discovery::resources(server, group, version),
             ["openapi", "v3"] => Ok(reply::json(200, &openapi::index(server))),
+            ["openapi", "v2"] => openapi::version_two(request),
             ["openapi", "v3", "api", version] => openapi::document(server, "", version),
             ["openapi", "v3", "apis", group, version] => openapi::document(server, group, version),
             ["api", version, rest @ ..] => self.below(request, "", version, rest).await,
@@ -124,12 +125,11 @@ impl Gate {
         }
         let is_collection = place.name.is_empty();
         match (&request.method, is_collection, place.subresource.as_str()) {
-            (&Method::GET, true, _) if request.flag("watch") => self.watch(request, &place),
+            (&Method::GET, _, "") if request.flag("watch") => self.watch(request, &place),
             (&Method::GET, true, _) => self.list(request, &place),
             (&Method::POST, true, _) => self.create(request, &place),
             (&Method::DELETE, true, _) => self.delete_collection(request, &place),
-            (&Method::GET, false, "") => self.get(request, &place),
-            (&Method::GET, false, "status") => self.get(request, &place),
+            (&Method::GET, false, "" | "status") => self.get(request, &place),
             (&Method::GET, false, "scale") => self.get_scale(&place),
             (&Method::GET, false, "log") => self.log(request, &place).await,
             (&Method::PUT, false, "" | "status" | "scale") => self.update(request, &place),

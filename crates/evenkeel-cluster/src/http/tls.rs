@@ -74,6 +74,7 @@ fn made() -> Result<(Authority, String), ServeError> {
 }
 
 /// The authority kept in `dir`; made when there is none.
+#[expect(clippy::disallowed_methods, reason = "the keys of a server that listens lie in files")]
 fn kept(dir: &Path) -> Result<Authority, ServeError> {
     let (certificate, secret) = (dir.join("ca.pem"), dir.join("ca.key"));
     let at = |path: &Path, error: std::io::Error| ServeError::Tls {

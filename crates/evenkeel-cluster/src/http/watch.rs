@@ -18,18 +18,12 @@ use super::{
     request::{Form, Request},
     route::Place,
 };
-use crate::{
-    ApiServer,
-    error::ApiError,
-    state::{Change, Forgotten},
-    table,
-    watch::Cursor,
-};
+use crate::{ApiServer, error::ApiError, state::Change, table, watch::Cursor};
 
 /// A watch without a wish of its own ends after this long, and the client opens it again.
 const WATCH_SECONDS_MAX: u64 = 1_800;
 /// Time between bookmarks, which keep an idle watcher's revision young.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
 /// Marks the bookmark after the initial objects.
 const INITIAL_END: &str = "k8s.io/initial-events-end";
 
@@ -180,17 +174,13 @@ impl Stream for Follower {
             return Poll::Ready(None);
         }
         while let Poll::Ready(next) = this.cursor.poll_change(cx) {
-            match next {
-                Ok(change) => {
-                    if let Some(line) = this.told(&change) {
-                        return Poll::Ready(Some(line));
-                    }
-                }
-                Err(Forgotten) => {
-                    this.has_ended = true;
-                    let status = ApiError::expired(0).to_status();
-                    return Poll::Ready(Some(event_line("ERROR", &status.to_string())));
-                }
+            let Ok(change) = next else {
+                this.has_ended = true;
+                let status = ApiError::expired(0).to_status();
+                return Poll::Ready(Some(event_line("ERROR", &status.to_string())));
+            };
+            if let Some(line) = this.told(&change) {
+                return Poll::Ready(Some(line));
             }
         }
         if this.ends.as_mut().poll(cx).is_ready() {

@@ -213,7 +213,7 @@ mod tests {
 
     use super::*;
 
-    fn spec(old: Value, patch: Value) -> String {
+    fn spec(old: &Value, patch: &Value) -> String {
         let old = json!({"spec": old});
         let patch = json!({"spec": patch});
         match apply(&old, &patch) {
@@ -256,7 +256,7 @@ mod tests {
             (json!({"$patch": "replace", "a": 1}), "{a:1}"),
         ];
         for (patch, outcome) in rows {
-            assert_eq!(spec(two.clone(), patch.clone()), outcome, "{patch}");
+            assert_eq!(spec(&two, &patch), outcome, "{patch}");
         }
     }
 
@@ -264,13 +264,13 @@ mod tests {
     fn ports_merge_by_the_key_of_their_place() {
         let old = json!({"ports": [{"port": 80, "name": "web"}], "tolerations": [{"key": "a"}]});
         assert_eq!(
-            spec(old, json!({"ports": [{"port": 81}], "tolerations": [{"key": "b"}]})),
+            spec(&old, &json!({"ports": [{"port": 81}], "tolerations": [{"key": "b"}]})),
             "{ports:[{port:80,name:web},{port:81}],tolerations:[{key:b}]}"
         );
         let old = json!({"containers": [{"name": "a", "ports": [{"containerPort": 1}]}]});
         let patch = json!({"containers": [{"name": "a", "ports": [{"containerPort": 2}]}]});
         assert_eq!(
-            spec(old, patch),
+            spec(&old, &patch),
             "{containers:[{name:a,ports:[{containerPort:1},{containerPort:2}]}]}"
         );
     }
@@ -284,6 +284,6 @@ mod tests {
         assert_eq!(new["metadata"]["finalizers"], json!(["c", "b"]));
         let old = json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}});
         let patch = json!({"strategy": {"$retainKeys": ["type"], "type": "Recreate"}});
-        assert_eq!(spec(old, patch), "{strategy:{type:Recreate}}");
+        assert_eq!(spec(&old, &patch), "{strategy:{type:Recreate}}");
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 pub(crate) use age::since;
 use path::JsonPath;
 
-/// A column: name, OpenAPI type, and 1 when only `-o wide` shows it.
+/// A column: name, type, and 1 when only `-o wide` shows it.
 pub(crate) struct Column {
     name: &'static str,
     kind: &'static str,

@@ -162,7 +162,7 @@ fn restarts(containers: &[Value], now: Timestamp) -> String {
 mod tests {
     use super::*;
 
-    fn shown(status: Value, deleting: bool) -> String {
+    fn shown(status: &Value, deleting: bool) -> String {
         let mut pod = json!({"metadata": {"name": "a"}, "status": status,
             "spec": {"containers": [{"name": "a"}, {"name": "b"}],
                 "initContainers": [{"name": "i"}]}});
@@ -181,14 +181,14 @@ mod tests {
             "state": {"waiting": {"reason": "CrashLoopBackOff"}},
             "lastState": {"terminated": {"finishedAt": "2026-01-01T00:00:10Z"}}});
         let both = |a: &Value, b: &Value| json!({"phase": "Running", "containerStatuses": [a, b]});
-        assert_eq!(shown(json!({"phase": "Pending"}), false), "0/2 Pending 0");
-        assert_eq!(shown(both(&running, &running), false), "2/2 Running 0");
-        assert_eq!(shown(both(&running, &running), true), "2/2 Terminating 0");
-        assert_eq!(shown(both(&running, &crashed), false), "1/2 CrashLoopBackOff 2 (50s ago)");
+        assert_eq!(shown(&json!({"phase": "Pending"}), false), "0/2 Pending 0");
+        assert_eq!(shown(&both(&running, &running), false), "2/2 Running 0");
+        assert_eq!(shown(&both(&running, &running), true), "2/2 Terminating 0");
+        assert_eq!(shown(&both(&running, &crashed), false), "1/2 CrashLoopBackOff 2 (50s ago)");
         let ended = json!({"state": {"terminated": {"exitCode": 3}}});
-        assert_eq!(shown(both(&running, &ended), false), "1/2 ExitCode:3 0");
+        assert_eq!(shown(&both(&running, &ended), false), "1/2 ExitCode:3 0");
         let init = json!({"phase": "Pending", "initContainerStatuses": [
             {"name": "i", "state": {"running": {}}}]});
-        assert_eq!(shown(init, false), "0/2 Init:0/1 0");
+        assert_eq!(shown(&init, false), "0/2 Init:0/1 0");
     }
 }

@@ -92,7 +92,7 @@ pub(super) fn port_name(text: &str) -> Result<(), &'static str> {
          letter, and start and end with an alpha-numeric character")
 }
 
-/// Key in a ConfigMap or Secret.
+/// Key of a value in a config map or secret.
 pub(super) fn config_key(text: &str) -> Result<(), &'static str> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if !text.is_empty() && text.len() <= 253 && text.chars().all(fine) && !text.starts_with("..") {

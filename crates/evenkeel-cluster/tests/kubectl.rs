@@ -1,0 +1,262 @@
+//! The real `kubectl` against the server: outputs, not exit codes.
+#![expect(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests")]
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use evenkeel_api::{GroupKind, Key, Obj};
+use evenkeel_base::{FixedClock, Rng};
+use evenkeel_cluster::{ApiServer, LogError, LogRequest, LogSource, http};
+use evenkeel_control::{
+    BoxFuture, BoxStream, DeleteOptions, Patch, Store as _, Subresource, WriteOptions,
+};
+use futures::{StreamExt as _, executor::block_on};
+use serde_json::{Value, json};
+
+/// Two lines for every container.
+struct TwoLines;
+
+impl LogSource for TwoLines {
+    fn read(
+        &self,
+        request: LogRequest,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, LogError>> {
+        Box::pin(async move {
+            if request.options.previous {
+                let message = format!("previous container {:?} not found", request.container);
+                return Err(LogError::NotFound(message));
+            }
+            let first = format!("first of {}/{}\n", request.node, request.container);
+            let lines = [Bytes::from(first), Bytes::from("second\n")];
+            let skip = usize::from(request.options.tail_lines == Some(1));
+            Ok(futures::stream::iter(lines.into_iter().skip(skip)).boxed())
+        })
+    }
+}
+
+/// A server, and a folder with a kubeconfig for it.
+struct Cluster {
+    server: Arc<ApiServer>,
+    serving: http::Serving,
+    home: PathBuf,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Cluster {
+    fn start(name: &str) -> Self {
+        // Time stands still, so every age is 0s and every output the same.
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        let server = ApiServer::new(Arc::new(FixedClock(now)), Rng::new(7));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let options = http::HttpOptions {
+            addr: ([127, 0, 0, 1], 0).into(),
+            tokens: BTreeMap::from([("secret".to_owned(), "ann".to_owned())]),
+            logs: Arc::new(TwoLines),
+            tls_dir: None,
+        };
+        let serving = runtime.block_on(http::serve(server.clone(), options)).unwrap();
+        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        if home.exists() {
+            fs::remove_dir_all(&home).unwrap();
+        }
+        fs::create_dir_all(&home).unwrap();
+        fs::write(home.join("kubeconfig"), http::kubeconfig(&serving, "secret")).unwrap();
+        Self { server, serving, home, _runtime: runtime }
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", line])
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubectl"))
+            .env("HOME", &self.home)
+            .env("KUBECONFIG", self.home.join("kubeconfig"))
+            .env_remove("KUBECTL_EXTERNAL_DIFF");
+        command
+    }
+
+    /// Everything the command prints; standard error after standard output.
+    fn run(&self, line: &str) -> String {
+        let output = self.command(line).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        assert!(!text.contains("kubectl: not found"), "this test needs kubectl in the PATH");
+        text
+    }
+
+    /// Starts a command that goes on.
+    fn spawn(&self, line: &str) -> Running {
+        let line = format!("exec {line}");
+        let mut child = self.command(&line).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Running { child, lines }
+    }
+
+    fn create(&self, body: Value) -> Arc<Obj> {
+        let obj = Obj::from_json(body).unwrap();
+        block_on(self.server.create(&obj, &WriteOptions::default())).unwrap()
+    }
+
+    fn status(&self, key: &Key, status: Value) {
+        let options =
+            WriteOptions { subresource: Some(Subresource::Status), ..WriteOptions::default() };
+        let patch = Patch::Merge(json!({"status": status}));
+        block_on(self.server.patch(key, &patch, &options)).unwrap();
+    }
+}
+
+struct Running {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    /// The next line, single-spaced.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[test]
+fn the_session_reads_as_on_any_cluster() {
+    let cluster = Cluster::start("session");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubectl/session.txt");
+    let wanted = fs::read_to_string(&path).unwrap();
+    let mut said = String::new();
+    for line in wanted.lines() {
+        if line.starts_with('#') || (line.is_empty() && said.ends_with("anew.\n")) {
+            writeln!(said, "{line}").unwrap();
+        } else if let Some(command) = line.strip_prefix("$ ") {
+            writeln!(said, "{line}").unwrap();
+            let output = cluster.run(command);
+            for line in output.lines().filter(|line| !line.trim().is_empty()) {
+                writeln!(said, "    {}", line.trim_end()).unwrap();
+            }
+        }
+    }
+    let port = format!(":{}", cluster.serving.addr.port());
+    let said = said.replace(&port, ":PORT");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &said).unwrap();
+    }
+    let pairs = said.lines().zip(wanted.lines()).enumerate();
+    let differing = pairs.filter(|(_, (said, wanted))| said != wanted);
+    let differing: Vec<String> = differing
+        .take(5)
+        .map(|(number, (said, wanted))| format!("{}: {said:?}, not {wanted:?}", number + 1))
+        .collect();
+    assert!(said == wanted || std::env::var_os("UPDATE").is_some(), "{differing:#?}");
+}
+
+fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"containers": [{"name": "web", "image": "web:1"}]}})
+}
+
+fn key(group: &str, kind: &str, name: &str) -> Key {
+    Key::new(GroupKind::new(group, kind), "default", name)
+}
+
+#[test]
+fn a_watch_shows_a_pod_from_birth_to_death_and_its_logs() {
+    let cluster = Cluster::start("watch");
+    let mut watch = cluster.spawn("kubectl get pods -w");
+    // The first line comes with the first pod: kubectl prints nothing for an empty list.
+    let listed = cluster.run("kubectl get pods");
+    assert_eq!(listed, "No resources found in default namespace.\n");
+    cluster.create(pod("a"));
+    assert_eq!(watch.line(), "NAME READY STATUS RESTARTS AGE");
+    assert_eq!(watch.line(), "a 0/1 Pending 0 0s");
+    let a = key("", "Pod", "a");
+    let binding = json!({"target": {"name": "n1"}});
+    block_on(cluster.server.post(&a, Subresource::Binding, &binding)).unwrap();
+    assert_eq!(watch.line(), "a 0/1 Pending 0 0s");
+    cluster.status(
+        &a,
+        json!({"phase": "Running", "podIP": "127.64.0.2", "containerStatuses": [
+        {"name": "web", "ready": true, "restartCount": 0, "image": "web:1", "imageID": "",
+            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}),
+    );
+    assert_eq!(watch.line(), "a 1/1 Running 0 0s");
+    assert_eq!(cluster.run("kubectl logs a"), "first of n1/web\nsecond\n");
+    assert_eq!(cluster.run("kubectl logs a --tail=1"), "second\n");
+    let previous = cluster.run("kubectl logs a -p");
+    assert!(previous.contains("previous container \"web\" not found"), "{previous}");
+    block_on(cluster.server.delete(&a, &DeleteOptions::default())).unwrap();
+    assert_eq!(watch.line(), "a 1/1 Terminating 0 0s");
+    let mut deletion = cluster.spawn("kubectl delete pod a");
+    assert_eq!(deletion.line(), "pod \"a\" deleted");
+    let now = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
+    block_on(cluster.server.delete(&a, &now)).unwrap();
+    assert_eq!(watch.line(), "a 1/1 Terminating 0 0s");
+    assert!(deletion.child.wait().unwrap().success());
+}
+
+#[test]
+fn a_rollout_is_followed_to_its_end() {
+    let cluster = Cluster::start("rollout");
+    cluster.run("kubectl apply -f web.yaml");
+    let web = key("apps", "Deployment", "web");
+    let status = |updated: i64, available: i64| {
+        let all = json!({"observedGeneration": 1, "replicas": 3, "updatedReplicas": updated,
+            "readyReplicas": available, "availableReplicas": available});
+        cluster.status(&web, all);
+    };
+    status(1, 1);
+    let mut rollout = cluster.spawn("kubectl rollout status deployment/web");
+    let updating = "Waiting for deployment \"web\" rollout to finish:";
+    assert_eq!(rollout.line(), format!("{updating} 1 out of 3 new replicas have been updated..."));
+    status(3, 2);
+    assert_eq!(rollout.line(), format!("{updating} 2 of 3 updated replicas are available..."));
+    status(3, 3);
+    assert_eq!(rollout.line(), "deployment \"web\" successfully rolled out");
+}
+
+#[test]
+fn events_are_listed_and_described_with_their_object() {
+    let cluster = Cluster::start("events");
+    let obj = cluster.create(pod("a"));
+    cluster.create(json!({"apiVersion": "v1", "kind": "Event",
+        "metadata": {"name": "a.1", "namespace": "default"},
+        "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": "a",
+            "namespace": "default", "uid": obj.uid()},
+        "reason": "FailedScheduling", "message": "0/3 nodes are available", "type": "Warning",
+        "source": {"component": "scheduler"}, "count": 2,
+        "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z"}));
+    let listed = cluster.run("kubectl get events");
+    let row: Vec<&str> = listed.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row.join(" "), "0s Warning FailedScheduling pod/a 0/3 nodes are available");
+    let described = cluster.run("kubectl describe pod a");
+    assert!(described.contains("0/3 nodes are available"), "{described}");
+}
+
+#[test]
+fn who_has_no_token_learns_nothing() {
+    let cluster = Cluster::start("anonymous");
+    let config = fs::read_to_string(cluster.home.join("kubeconfig")).unwrap();
+    let config = config.replace("token: \"secret\"", "token: \"guess\"");
+    fs::write(cluster.home.join("kubeconfig"), config).unwrap();
+    let refused = cluster.run("kubectl get pods");
+    assert!(refused.contains("You must be logged in to the server"), "{refused}");
+    let raw = cluster.run("kubectl get --raw /version");
+    assert!(raw.contains("Unauthorized"), "{raw}");
+    assert_eq!(cluster.run("kubectl get --raw /readyz"), "ok");
+}
