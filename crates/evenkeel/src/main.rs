@@ -1,2 +1,81 @@
-//! The binary: flags and wiring.
-fn main() {}
+//! The `evenkeel` binary: flags and wiring. Everything that decides lives in the crates below.
+
+mod agent;
+mod cli;
+mod controllers;
+mod demo;
+mod input;
+mod io;
+mod paths;
+mod run;
+mod tools;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    // The hot helpers come first: they run in many small processes and need none of the rest.
+    let words: Vec<String> = std::env::args().collect();
+    match words.get(1).map(String::as_str) {
+        Some("shim") => return evenkeel_node::shell::shim_main(words.into_iter().skip(2)),
+        Some("workload") => return evenkeel_workload::main(|name| std::env::var(name).ok()),
+        Some("load") => return evenkeel_workload::load::main(words.into_iter().skip(2)),
+        _ => {}
+    }
+    let cli = Cli::parse();
+    log_to_stderr();
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            io::complain(&format!("evenkeel: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        Command::Up(args) => runtime(2)?.block_on(up::up(args)),
+        Command::Run(args) => runtime(1)?.block_on(run::run(args)),
+        Command::Agent(args) => runtime(1)?.block_on(agent::run(args)),
+        Command::Demo(args) if args.virtual_time => demo::virtual_run(args),
+        Command::Demo(args) => runtime(1)?.block_on(demo::run(args)),
+        Command::Promql(command) => tools::promql::run(command),
+        Command::Slo(command) => tools::slo::run(command),
+        Command::Audit(command) => tools::audit::run(command),
+        Command::Completion { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(*shell, &mut command, "evenkeel", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        // Handled before the flags were read; listed so that help and completion know them.
+        Command::Workload | Command::Load | Command::Shim => Ok(ExitCode::from(2)),
+    }
+}
+
+/// One thread is enough, and small, for everything but `up`, which serves others.
+fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = if threads > 1 {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads);
+        builder
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    builder.enable_all().build()
+}
+
+fn log_to_stderr() {
+    use std::io::IsTerminal as _;
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("EVENKEEL_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colour)
+        .with_writer(std::io::stderr)
+        .init();
+}

@@ -1,0 +1,275 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Keeps services on Kubernetes and PostgreSQL up.
+#[derive(Debug, Parser)]
+#[command(name = "evenkeel", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run an embedded cluster from a folder of manifests, with controllers, gateway and metrics
+    Up(UpArgs),
+    /// Run only the controllers, against any Kubernetes
+    Run(RunArgs),
+    /// Show the main job: releases and faults under load on an embedded cluster
+    Demo(DemoArgs),
+    /// Test and evaluate PromQL
+    #[command(subcommand)]
+    Promql(PromqlCommand),
+    /// Work with service level objectives
+    #[command(subcommand)]
+    Slo(SloCommand),
+    /// Look at the record of what was done
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Print shell completion
+    Completion {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// A node agent (started by `up`)
+    #[command(hide = true)]
+    Agent(AgentArgs),
+    /// The demo workload (started by a node agent)
+    #[command(hide = true)]
+    Workload,
+    /// The open-loop load client (started by `demo`); reads its own flags
+    #[command(hide = true)]
+    Load,
+    /// The parent of one container (started by a node agent)
+    #[command(hide = true)]
+    Shim,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+    /// For scripts and people.
+    Yaml,
+}
+
+/// A safeguard that can be switched off, to see what it is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Safeguard {
+    /// The gateway retries nothing.
+    Retries,
+    /// Pods are stopped without being emptied first.
+    Drain,
+    /// Weights count as set before the gateway has confirmed them.
+    Confirmation,
+}
+
+/// `evenkeel up`
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Folder with the manifests: a `ClusterConfig`, your objects, an optional `images.yaml`
+    pub(crate) dir: PathBuf,
+    /// Leave the controllers to `evenkeel run`
+    #[arg(long)]
+    pub(crate) no_controllers: bool,
+    /// Where the cluster keeps its files
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Port of the Kubernetes API on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    pub(crate) api_port: u16,
+    /// Port of the console and the Prometheus API on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    pub(crate) console_port: u16,
+    /// Seconds between two scrapes of a target
+    #[arg(long, default_value = "15s", value_name = "DURATION")]
+    pub(crate) scrape_interval: String,
+    /// Switch one safeguard off
+    #[arg(long, value_name = "SAFEGUARD")]
+    pub(crate) without: Option<Safeguard>,
+    /// One gateway worker applies every change this much later (a fault to test against)
+    #[arg(long, hide = true, value_name = "DURATION")]
+    pub(crate) gateway_lag: Option<String>,
+}
+
+/// `evenkeel run`
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The cluster; default: $KUBECONFIG, ~/.kube/config, or the pod's service account
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Prometheus that has the gateway's or mesh's metrics
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    pub(crate) prometheus: String,
+    /// Only these groups of controllers
+    #[arg(long, value_delimiter = ',', value_name = "GROUPS")]
+    pub(crate) only: Vec<Group>,
+    /// Where the record of actions is kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Switch one safeguard off
+    #[arg(long, value_name = "SAFEGUARD")]
+    pub(crate) without: Option<Safeguard>,
+}
+
+/// A group of controllers that can run as a process of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Group {
+    /// Canary releases.
+    Delivery,
+}
+
+/// `evenkeel demo`
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Run under virtual time: the same script in seconds, the same bytes for the same seed
+    #[arg(long = "virtual")]
+    pub(crate) virtual_time: bool,
+    /// Seed of everything random under virtual time
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Switch one safeguard off and see what it was good for
+    #[arg(long, value_name = "SAFEGUARD")]
+    pub(crate) without: Option<Safeguard>,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// Where the demo's cluster keeps its files; default: a fresh temporary folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// `evenkeel promql`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PromqlCommand {
+    /// Run test scripts in Prometheus' own format
+    Test {
+        /// The scripts
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Run unit tests of rules in promtool's format
+    TestRules {
+        /// The test files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Evaluate an expression over an exposition file
+    Query(QueryArgs),
+}
+
+/// `evenkeel promql query`
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// Samples with timestamps, as OpenMetrics or Prometheus text
+    #[arg(long)]
+    pub(crate) file: PathBuf,
+    /// The expression
+    pub(crate) expr: String,
+    /// Instant: Unix seconds or RFC 3339; default: the last sample's time
+    #[arg(long)]
+    pub(crate) time: Option<String>,
+    /// Start of a range
+    #[arg(long, requires = "end")]
+    pub(crate) start: Option<String>,
+    /// End of a range
+    #[arg(long, requires = "start")]
+    pub(crate) end: Option<String>,
+    /// Step of a range
+    #[arg(long, default_value = "1m")]
+    pub(crate) step: String,
+    /// How to print the result; the JSON is that of Prometheus' HTTP API
+    #[arg(short, long, value_enum, default_value_t = QueryOutput::Table)]
+    pub(crate) output: QueryOutput,
+}
+
+/// How a query's result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QueryOutput {
+    /// A row per series.
+    Table,
+    /// Prometheus' HTTP API shape.
+    Json,
+    /// A picture in the terminal.
+    Chart,
+}
+
+/// `evenkeel slo`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SloCommand {
+    /// Print the Prometheus rules of SLO manifests, as Sloth writes them
+    Generate {
+        /// A label to add to every rule, as key=value
+        #[arg(long, value_name = "KEY=VALUE")]
+        extra_labels: Vec<String>,
+        /// The SLO window
+        #[arg(long, default_value = "30d", value_name = "DURATION")]
+        default_slo_period: String,
+        /// Folder with window catalogues that replace the built-in ones
+        #[arg(long, value_name = "DIR")]
+        slo_period_windows_path: Option<PathBuf>,
+        /// SLO manifests
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Say what Sloth would refuse, and print the corrected manifest
+    Lint {
+        /// SLO manifests
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Print manifests that Sloth accepts
+    Export {
+        /// In Sloth's own form (the only one so far)
+        #[arg(long, required = true)]
+        sloth: bool,
+        /// SLO manifests
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// `evenkeel audit`
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Check that the record is whole; exit 1 when it is not
+    Verify {
+        /// Where it lies
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
+    /// List what was done, and why
+    List {
+        /// Where it lies
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+}
+
+/// `evenkeel agent`
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// The cluster
+    #[arg(long)]
+    pub(crate) kubeconfig: PathBuf,
+    /// The node, as JSON in a file
+    #[arg(long)]
+    pub(crate) node: PathBuf,
+    /// Where the node keeps its files
+    #[arg(long)]
+    pub(crate) root: PathBuf,
+    /// The image map
+    #[arg(long)]
+    pub(crate) images: Option<PathBuf>,
+}

@@ -1,0 +1,33 @@
+//! The only place that writes to the terminal.
+
+use std::io::Write as _;
+
+/// Writes a result. A reader that has gone away (`| head`) is no error.
+pub(crate) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let end = if text.ends_with('\n') || text.is_empty() { "" } else { "\n" };
+    write!(out, "{text}{end}").and_then(|()| out.flush()).unwrap_or_default();
+}
+
+/// Writes a remark or an error, apart from results.
+pub(crate) fn complain(text: &str) {
+    writeln!(std::io::stderr().lock(), "{text}").unwrap_or_default();
+}
+
+/// A plain table: columns as wide as their longest cell, two spaces between.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
+    let widths: Vec<usize> = head
+        .iter()
+        .enumerate()
+        .map(|(column, title)| {
+            cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0).max(title.len())
+        })
+        .collect();
+    let line = |row: &[String]| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    let head: Vec<String> = head.iter().map(|title| (*title).to_owned()).collect();
+    std::iter::once(line(&head)).chain(rows.iter().map(|row| line(row))).collect()
+}

@@ -1,0 +1,81 @@
+//! One child process per node.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use evenkeel_api::clusterconfig::NodeSpec;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::process::{Child, Command};
+
+use super::secrets::write_private;
+
+/// How long an agent may take to stop its containers.
+const STOP: Duration = Duration::from_secs(15);
+
+/// What the agents need.
+pub(crate) struct Options<'a> {
+    /// The cluster's folder.
+    pub(crate) data_dir: &'a Path,
+    /// One per node, in the order of the nodes.
+    pub(crate) kubeconfigs: &'a [PathBuf],
+    /// The image map, if there is one.
+    pub(crate) images: Option<&'a Path>,
+}
+
+/// The running agents. One that ends by itself is a failed node: it is not started again.
+pub(crate) struct Agents {
+    children: Vec<Child>,
+}
+
+/// Where a node keeps its files.
+pub(crate) fn node_dir(data_dir: &Path, node: &str) -> PathBuf {
+    data_dir.join("nodes").join(node)
+}
+
+/// Starts an agent per node.
+pub(crate) fn start(nodes: &[NodeSpec], options: &Options<'_>) -> anyhow::Result<Agents> {
+    let program = std::env::current_exe().context("find this program")?;
+    let mut children = Vec::new();
+    for (node, kubeconfig) in nodes.iter().zip(options.kubeconfigs) {
+        let root = node_dir(options.data_dir, &node.name);
+        let file = root.join("node.json");
+        write_private(&file, &serde_json::to_string(&node.to_node())?)?;
+        let mut command = Command::new(&program);
+        command.arg("agent").arg("--kubeconfig").arg(kubeconfig).arg("--node").arg(&file);
+        command.arg("--root").arg(&root);
+        if let Some(images) = options.images {
+            command.arg("--images").arg(images);
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("start the agent of node {}", node.name))?;
+        children.push(child);
+    }
+    Ok(Agents { children })
+}
+
+impl Agents {
+    /// Ends all agents with their containers.
+    pub(crate) async fn stop(mut self) {
+        for pid in self.children.iter().filter_map(|child| i32::try_from(child.id()?).ok()) {
+            if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM) {
+                tracing::warn!(pid, %error, "agent not told to stop");
+            }
+        }
+        for child in &mut self.children {
+            if tokio::time::timeout(STOP, child.wait()).await.is_err() {
+                tracing::warn!("an agent does not stop, killing it");
+                child.kill().await.unwrap_or_default();
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! `evenkeel up DIR`: a whole cluster on this machine.
+//!
+//! One process holds the API server, the built-in controllers, the gateway, the metrics and (unless
+//! told otherwise) the domain controllers; each node is a child process.
+
+mod agents;
+mod load;
+mod logs;
+mod secrets;
+mod watch;
+
+use std::{
+    collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use evenkeel_api::clusterconfig::{ClusterConfig, NodeSpec};
+use evenkeel_base::{Rng, parse_duration};
+use evenkeel_cluster::{
+    ApiServer,
+    http::{HttpOptions, Serving, kubeconfig, serve},
+};
+use evenkeel_control::{OpenDoor, Ports, RunLoop, Store};
+use evenkeel_gateway::{
+    controller,
+    engine::Switches,
+    shell::{Gateway, Lag, Settings as GatewaySettings},
+};
+use evenkeel_live::{HttpHooks, RealTime};
+use evenkeel_telemetry::{
+    Limits, ScrapeSettings, Scraper, Source, Telemetry,
+    shell::{HttpFetch, Server},
+};
+
+use crate::{
+    cli::{Safeguard, UpArgs},
+    controllers,
+    input::{self, Input},
+    io, paths, run,
+};
+
+/// What an empty folder of nodes gets: one node with room for a laptop's experiments.
+const DEFAULT_CLUSTER: &str = "apiVersion: eksctl.io/v1alpha5\nkind: ClusterConfig\n\
+    metadata: {name: local, region: local}\navailabilityZones: [local-a]\n\
+    managedNodeGroups: [{name: nodes, instanceType: m5.2xlarge, desiredCapacity: 1}]\n";
+
+/// Runs until it is told to stop.
+pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
+    let input = input::read(&args.dir)?;
+    let nodes = nodes(&input)?;
+    let images = input.images.clone();
+    let images = images.map(|file| file.canonicalize()).transpose()?;
+    let scrape = parse_duration(&args.scrape_interval).context("--scrape-interval")?;
+    let lag = args.gateway_lag.as_deref().map(parse_duration).transpose()?;
+    let data_dir = paths::data_dir(args.data_dir.as_deref())?;
+    let _lock = secrets::lock()?;
+
+    let time = Arc::new(RealTime::start());
+    let api = ApiServer::new(time.clone(), Rng::new(secrets::random_u64()?));
+    let store = api.store();
+    let served = serve_api(args, &data_dir, api, &nodes).await?;
+    io::print(&format!("kubeconfig: {}\n", served.kubeconfig.display()));
+
+    for text in &input.skipped {
+        io::complain(&format!("warning: {text}"));
+    }
+    load::install_crds(store.as_ref()).await?;
+    let ports = Ports::plain(store.clone(), time.clone(), time.clone());
+    let builtin = RunLoop::new(ports.clone(), Arc::new(OpenDoor));
+    let builtin = tokio::spawn(evenkeel_builtin::install(builtin).run());
+
+    let gateway = Arc::new(start_gateway(args, lag)?);
+    let setup = controller::Setup {
+        ports: ports.clone(),
+        plane: gateway.clone(),
+        gateway_address: std::net::IpAddr::from([127, 0, 0, 1]),
+    };
+    let routing = tokio::spawn(controller::Controller::new(setup).run());
+    let (telemetry, console) = start_telemetry(args, scrape, &store, &time, &gateway).await?;
+    let agents = agents::start(
+        &nodes,
+        &agents::Options {
+            data_dir: &data_dir,
+            kubeconfigs: &served.agents,
+            images: images.as_deref(),
+        },
+    )?;
+    load::apply(store.as_ref(), &input.objects).await;
+    let own = if args.no_controllers {
+        None
+    } else {
+        let ports = Ports {
+            metrics: Arc::new(telemetry),
+            hooks: Arc::new(HttpHooks::new(store.clone()).context("set up webhooks")?),
+            ..ports
+        };
+        let confirm = args.without != Some(Safeguard::Confirmation);
+        let options = controllers::Options { data_dir: &data_dir, confirm };
+        Some(tokio::spawn(controllers::all(ports, time.clone(), &options)?.run()))
+    };
+    io::print(&format!("console: http://{console}/\n"));
+    let ready = watch::ready(store.clone(), nodes.len());
+    tokio::select! {
+        biased;
+        () = run::stopped() => {}
+        () = async { ready.await; io::print("ready\n"); run::stopped().await } => {}
+    }
+    for task in [Some(builtin), Some(routing), own].into_iter().flatten() {
+        task.abort();
+    }
+    agents.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The nodes of all `ClusterConfig`s; what eksctl would refuse in them is said as a warning.
+fn nodes(input: &Input) -> anyhow::Result<Vec<NodeSpec>> {
+    let mut nodes = Vec::new();
+    for (origin, text) in &input.clusters {
+        let parsed = ClusterConfig::parse(text).map_err(|e| anyhow::anyhow!("{origin}: {e}"))?;
+        for warning in &parsed.warnings {
+            io::complain(&format!("warning: {origin}: {warning}"));
+        }
+        nodes.extend(parsed.nodes);
+    }
+    if input.clusters.is_empty() {
+        io::complain("no ClusterConfig in the folder: one node of 8 cores and 32 GiB is made up");
+        nodes.extend(ClusterConfig::parse(DEFAULT_CLUSTER)?.nodes);
+    }
+    Ok(nodes)
+}
+
+struct Served {
+    /// Serves as long as it is held.
+    _serving: Serving,
+    kubeconfig: PathBuf,
+    /// One per node, each with a token of its own.
+    agents: Vec<PathBuf>,
+}
+
+async fn serve_api(
+    args: &UpArgs,
+    data_dir: &std::path::Path,
+    api: Arc<ApiServer>,
+    nodes: &[NodeSpec],
+) -> anyhow::Result<Served> {
+    let admin = secrets::token()?;
+    let mut tokens = BTreeMap::from([(admin.clone(), "admin".to_owned())]);
+    let mut of_nodes = Vec::new();
+    for node in nodes {
+        let token = secrets::token()?;
+        tokens.insert(token.clone(), format!("system:node:{}", node.name));
+        of_nodes.push((node.name.clone(), token));
+    }
+    let addr = SocketAddr::from(([127, 0, 0, 1], args.api_port));
+    let logs = Arc::new(logs::NodeLogs::new(data_dir));
+    let options = HttpOptions { addr, tokens, logs, tls_dir: Some(data_dir.join("tls")) };
+    let serving = serve(api, options).await.context("serve the Kubernetes API (--api-port)")?;
+    let file = data_dir.join("kubeconfig");
+    secrets::write_private(&file, &kubeconfig(&serving, &admin))?;
+    let mut of_agents = Vec::new();
+    for (name, token) in of_nodes {
+        let file = agents::node_dir(data_dir, &name).join("kubeconfig");
+        secrets::write_private(&file, &kubeconfig(&serving, &token))?;
+        of_agents.push(file);
+    }
+    Ok(Served { _serving: serving, kubeconfig: file, agents: of_agents })
+}
+
+fn start_gateway(args: &UpArgs, lag: Option<Duration>) -> anyhow::Result<Gateway> {
+    let switches = Switches {
+        retries: args.without != Some(Safeguard::Retries),
+        drain: args.without != Some(Safeguard::Drain),
+        confirmation: args.without != Some(Safeguard::Confirmation),
+    };
+    let lag = lag.map(|delay| Lag { worker: 0, delay });
+    let settings = GatewaySettings { workers: 2, switches, lag };
+    Gateway::start(settings).context("start the gateway's workers")
+}
+
+struct GatewayMetrics(Arc<Gateway>);
+
+impl Source for GatewayMetrics {
+    fn expose(&self) -> String {
+        self.0.metrics().render()
+    }
+}
+
+async fn start_telemetry(
+    args: &UpArgs,
+    interval: Duration,
+    store: &Arc<dyn Store>,
+    time: &Arc<RealTime>,
+    gateway: &Arc<Gateway>,
+) -> anyhow::Result<(Telemetry, SocketAddr)> {
+    let telemetry = Telemetry::new(Limits::default());
+    let settings = ScrapeSettings::every(interval);
+    let fetch = Arc::new(HttpFetch::new(&settings));
+    let scraper = Scraper::new(telemetry.clone(), settings, fetch, time.clone(), time.clone())
+        .with_pods(store.clone())
+        .with_source("evenkeel-gateway", "gateway", Arc::new(GatewayMetrics(gateway.clone())));
+    tokio::spawn(scraper.run());
+    let addr = SocketAddr::from(([127, 0, 0, 1], args.console_port));
+    let server = Server::bind(addr, telemetry.clone(), time.clone())
+        .await
+        .context("serve the console (--console-port)")?;
+    let addr = server.address()?;
+    tokio::spawn(server.run());
+    Ok((telemetry, addr))
+}

@@ -1,0 +1,62 @@
+//! Tokens, private files and the lock on this machine's cluster addresses.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use anyhow::{Context as _, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// 64 random bits from the operating system.
+pub(crate) fn random_u64() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    random(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// A bearer token of 256 random bits.
+pub(crate) fn token() -> anyhow::Result<String> {
+    let mut bytes = [0; 32];
+    random(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn random(bytes: &mut [u8]) -> anyhow::Result<()> {
+    let mut source = File::open("/dev/urandom").context("open /dev/urandom")?;
+    source.read_exact(bytes).context("read /dev/urandom")
+}
+
+/// Writes a file that only its owner can read; its folder is made.
+pub(crate) fn write_private(file: &Path, text: &str) -> anyhow::Result<()> {
+    if let Some(dir) = file.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("make folder {}", dir.display()))?;
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut open = options.open(file).with_context(|| format!("write {}", file.display()))?;
+    open.write_all(text.as_bytes()).with_context(|| format!("write {}", file.display()))
+}
+
+/// Takes the machine's loopback addresses for pods and Services: 127.64.0.0 and up belong to one
+/// cluster at a time. Held until the returned file is dropped.
+pub(crate) fn lock() -> anyhow::Result<File> {
+    let path = std::env::temp_dir().join("evenkeel-addresses.lock");
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o666);
+    let mut file = options.open(&path).with_context(|| path.display().to_string())?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut owner = String::new();
+        file.read_to_string(&mut owner).unwrap_or_default();
+        bail!(
+            "another embedded cluster runs on this machine (process {}): stop it first, both would \
+             use the addresses 127.64.0.0 and up",
+            owner.trim()
+        );
+    }
+    file.set_len(0)?;
+    write!(file, "{}", std::process::id())?;
+    Ok(file)
+}
