@@ -85,6 +85,9 @@ impl Context<'_> {
     pub(crate) fn finalising(&self) -> Plan {
         let mut draft = Draft::new(self.view);
         if self.pct() != 0 {
+            if self.view.primary.as_ref().is_none_or(|primary| primary.available() == 0) {
+                return self.nowhere_to_go();
+            }
             // Somebody else has written the route.
             draft.act(self.set_weight(0)).weight(0).wake(self.rules.interval);
             return draft.done(reasons::ROUTING_TO_PRIMARY);
@@ -122,13 +125,7 @@ impl Context<'_> {
         if pct != 0 {
             let primary = self.view.primary.as_ref();
             if primary.is_none_or(|primary| primary.available() == 0) {
-                draft.note(format!(
-                    "{full} cannot be rolled back: no replica of {} is available; its traffic stays \
-                     where it is until one is",
-                    self.view.names.target_primary
-                ));
-                draft.wake(self.rules.interval);
-                return draft.done(reasons::PRIMARY_UNREADY);
+                return self.nowhere_to_go();
             }
             draft.act(self.set_weight(0));
             if self.view.settings.confirm {
@@ -155,6 +152,19 @@ impl Context<'_> {
         );
         draft.alert(Severity::Error, &message).warning(message);
         draft.done(reasons::ROLLED_BACK)
+    }
+
+    /// Nobody is there to take the canary's traffic back.
+    pub(crate) fn nowhere_to_go(&self) -> Plan {
+        let mut draft = Draft::new(self.view);
+        draft.note(format!(
+            "{} cannot be taken out of traffic: no replica of {} is available; the weights stay as \
+             they are until one is",
+            self.view.names.full(),
+            self.view.names.target_primary
+        ));
+        draft.wake(self.rules.interval);
+        draft.done(reasons::PRIMARY_UNREADY)
     }
 
     /// The canary still runs while the gateway may still send it requests.

@@ -108,6 +108,9 @@ impl Context<'_> {
         let mut draft = Draft::new(self.view);
         if self.revision != self.status.last_applied_spec || self.configs_changed() {
             if self.pct() != 0 {
+                if primary.available() == 0 {
+                    return Ok(self.nowhere_to_go());
+                }
                 draft.act(self.set_weight(0));
             }
             self.take_up(&mut draft);
@@ -126,7 +129,10 @@ impl Context<'_> {
             ));
             return Ok(draft.done(reasons::WEIGHT_ADOPTED));
         }
-        if let Some(plan) = self.unready(primary, pct) {
+        // Before the first user meets the canary, the primary must stand; later on, the checks go
+        // on all the same, and only the next step waits for it.
+        let held = if pct == 0 { self.unready_primary(primary) } else { None };
+        if let Some(plan) = held.or_else(|| self.unready_canary(primary, pct)) {
             return Ok(plan);
         }
         if let Some(plan) = self.unconfirmed(pct) {
@@ -138,26 +144,29 @@ impl Context<'_> {
         self.due(primary, pct)
     }
 
-    /// When something is not ready: the wait for it, or what follows from it.
-    fn unready(&self, primary: &Workload, pct: i32) -> Option<Plan> {
+    /// When the primary is not ready: the wait for it, or what follows from it.
+    fn unready_primary(&self, primary: &Workload) -> Option<Plan> {
         let names = &self.view.names;
         let mut draft = Draft::new(self.view);
-        // With all traffic on the canary there is no primary to wait for.
-        if pct < 100 {
-            match self.primary_readiness(primary) {
-                Readiness::Ready => {}
-                Readiness::Pending(text) => {
-                    let (target, ns) = (&names.target, &names.namespace);
-                    draft.note(format!("{target}-primary.{ns} not ready: waiting for {text}"));
-                    draft.wake(self.rules.interval);
-                    return Some(draft.done(reasons::PRIMARY_UNREADY));
-                }
-                Readiness::Stuck(text) => {
-                    draft.roll_back(format!("primary not ready: {text}"));
-                    return Some(draft.done(reasons::ROLLING_BACK));
-                }
+        match self.primary_readiness(primary) {
+            Readiness::Ready => None,
+            Readiness::Pending(text) => {
+                let (target, ns) = (&names.target, &names.namespace);
+                draft.note(format!("{target}-primary.{ns} not ready: waiting for {text}"));
+                draft.wake(self.rules.interval);
+                Some(draft.done(reasons::PRIMARY_UNREADY))
+            }
+            Readiness::Stuck(text) => {
+                draft.roll_back(format!("primary not ready: {text}"));
+                Some(draft.done(reasons::ROLLING_BACK))
             }
         }
+    }
+
+    /// When the canary is not ready: the wait for it, or what follows from it.
+    fn unready_canary(&self, primary: &Workload, pct: i32) -> Option<Plan> {
+        let names = &self.view.names;
+        let mut draft = Draft::new(self.view);
         let text = match self.canary_readiness() {
             Readiness::Ready
                 if self
@@ -260,6 +269,11 @@ impl Context<'_> {
         let starting = pct == 0 && self.status.iterations == 0;
         let judged = if starting { self.judge_start()? } else { self.judge()? };
         match judged {
+            // With all traffic on the canary there is no primary to wait for.
+            Judged::Passed if pct < 100 => match self.unready_primary(primary) {
+                Some(plan) => Ok(plan),
+                None => self.step(primary, pct),
+            },
             Judged::Passed => self.step(primary, pct),
             Judged::Failed(text) => {
                 self.count_failure(&mut draft, text);

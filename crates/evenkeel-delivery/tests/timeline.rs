@@ -12,6 +12,7 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Service},
 };
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use world::{NS, Traffic, World, deployment_key, merge};
 
@@ -481,7 +482,6 @@ fn a_promotion_that_fails_leaves_the_traffic_where_it_is_served() {
     assert_eq!((world.phase().as_str(), world.weight()), ("Failed", Some(100)));
     assert_eq!(world.image("api-service"), "2");
     // Another version mends it: judged with all the traffic it has, then promoted.
-    world.weight_max = 100;
     world.release("3");
     world.run_for(minutes(1));
     world.broken.clear();
@@ -719,4 +719,177 @@ fn a_canary_named_otherwise_than_its_service_and_target() {
     Deployment/shop/api-service
     Deployment/shop/api-service-primary
     ");
+}
+
+#[test]
+fn a_primary_that_limps_holds_the_next_step_but_not_the_checks() {
+    let mut world = initialized(with(&json!({"analysis": {"threshold": 2}})));
+    world.release("2");
+    world.run_for(Duration::from_secs(130));
+    world.store.change(&deployment_key("api-service-primary"), |body| {
+        body["spec"]["replicas"] = 4.into();
+    });
+    world.limping.insert("api-service-primary".into());
+    world.run_for(minutes(5));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(20)));
+    world.traffic.lock().unwrap().error_ratio = Some(0.5);
+    world.run_for(minutes(5));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Failed", Some(0)));
+}
+
+#[test]
+fn event_webhooks_hear_every_event_in_order_and_hold_nothing_up() {
+    let hook = json!({"name": "pager", "type": "event", "url": "http://pager/",
+        "metadata": {"team": "shop", "eventMessage": "overridden"}});
+    let mut world = initialized(with(&json!({"analysis": {"webhooks": [hook]}})));
+    // It never answers: every telling takes its whole timeout, beside the release.
+    world.release("2");
+    world.run_for(minutes(12));
+    assert_eq!(world.phase(), "Succeeded");
+    let told: Vec<String> = world
+        .calls
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|call| {
+            assert_eq!(call.body["metadata"]["team"], "shop");
+            call.body["metadata"]["eventMessage"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_snapshot!(told.join("\n"), @r"
+    api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
+    Initialization done! api-service.shop
+    New revision detected! Scaling up api-service.shop
+    Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Starting canary analysis for api-service.shop
+    Advance api-service.shop canary weight 10
+    Advance api-service.shop canary weight 20
+    Advance api-service.shop canary weight 30
+    Advance api-service.shop canary weight 40
+    Advance api-service.shop canary weight 50
+    Copying api-service.shop template spec to api-service-primary.shop
+    api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
+    Routing all traffic to primary api-service-primary.shop
+    Promotion completed! Scaling down api-service.shop
+    ");
+}
+
+#[test]
+fn a_template_measures_what_it_says_and_its_absence_is_told() {
+    let metric = json!({"name": "errors", "templateRef": {"name": "errors"},
+        "thresholdRange": {"max": 0.1}});
+    let canary = with(&json!({"analysis": {"threshold": 1, "metrics": [metric]}}));
+    let mut world = initialized(canary.clone());
+    world.release("2");
+    world.run_until(&["Failed"]);
+    assert!(world.events().contains("MetricTemplate errors is not there"), "{}", world.events());
+
+    let mut world = initialized(canary);
+    world.store.create_now(json!({"apiVersion": "flagger.app/v1beta1", "kind": "MetricTemplate",
+        "metadata": {"name": "errors", "namespace": NS},
+        "spec": {"provider": {"type": "prometheus"},
+            "query": "sum(bucket{service=\"{{ service }}\"}[{{ interval }}])"}}));
+    world.traffic.lock().unwrap().p99_ms = 0.5;
+    world.release("2");
+    world.run_until(&["Failed"]);
+    assert!(world.events().contains("advancement errors 0.50 > 0.1"), "{}", world.events());
+    let queries = world.queries.lock().unwrap();
+    assert_eq!(queries[0], "sum(bucket{service=\"api-service\"}[60000ms])");
+}
+
+#[test]
+fn a_gateway_that_exists_is_a_parent_of_the_route_and_another_is_not() {
+    let mut world = World::new(article(), Settings::default());
+    let parents = |world: &World| {
+        let route = world.store.find(&Key::of::<HttpRoute>(NS, "api-service")).unwrap();
+        route.json()["spec"]["parentRefs"].as_array().unwrap().len()
+    };
+    world.run_until(&["Initialized"]);
+    assert_eq!(parents(&world), 1);
+    world.store.create_now(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": "public-gateway", "namespace": NS},
+        "spec": {"gatewayClassName": "evenkeel", "listeners": []}}));
+    world.run_for(minutes(1));
+    assert_eq!(parents(&world), 2);
+}
+
+/// Something that happens to a release.
+#[derive(Debug, Clone)]
+enum Happening {
+    Release(u8),
+    Errors(bool),
+    Confirming(bool),
+    CanaryBroken(bool),
+    PrimaryBroken(bool),
+    Reboot,
+    Pass(u16),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        (2_u8..6).prop_map(Happening::Release),
+        any::<bool>().prop_map(Happening::Errors),
+        any::<bool>().prop_map(Happening::Confirming),
+        any::<bool>().prop_map(Happening::CanaryBroken),
+        any::<bool>().prop_map(Happening::PrimaryBroken),
+        Just(Happening::Reboot),
+        (1_u16..400).prop_map(Happening::Pass),
+        (1_u16..400).prop_map(Happening::Pass),
+    ]
+}
+
+fn happen(world: &mut World, happening: &Happening) {
+    let mut broken = |name: &str, is: bool| {
+        if is {
+            world.broken.insert(name.to_owned());
+        } else {
+            world.broken.remove(name);
+        }
+    };
+    match happening {
+        Happening::Release(version) => world.release(&version.to_string()),
+        Happening::Errors(on) => {
+            world.traffic.lock().unwrap().error_ratio = Some(if *on { 0.5 } else { 0.0 });
+        }
+        Happening::Confirming(on) => world.confirming = *on,
+        Happening::CanaryBroken(is) => broken("api-service", *is),
+        Happening::PrimaryBroken(is) => broken("api-service-primary", *is),
+        Happening::Reboot => {
+            world.kill();
+            world.boot();
+        }
+        Happening::Pass(seconds) => world.run_for(Duration::from_secs(u64::from(*seconds))),
+    }
+    world.settle();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..Default::default() })]
+    /// Whatever happens: the invariants hold (the world checks them after every step); when the
+    /// faults stop, the run ends with no traffic on the canary; a bad version can be rolled back.
+    #[test]
+    fn whatever_happens_it_stays_safe_and_heals(
+        happenings in proptest::collection::vec(happening(), 1..14),
+    ) {
+        let mut world = initialized(with(&json!({"analysis": {"threshold": 2, "stepWeight": 25}})));
+        for one in &happenings {
+            happen(&mut world, one);
+        }
+        world.broken.clear();
+        world.confirming = true;
+        world.traffic.lock().unwrap().error_ratio = Some(0.0);
+        // A failed promotion leaves the traffic with the canary until a new version.
+        world.release("77");
+        world.run_for(minutes(30));
+        prop_assert_eq!(world.phase(), "Succeeded", "{}", world.timeline());
+        prop_assert_eq!(world.weight(), Some(0));
+        prop_assert_eq!(world.image("api-service-primary"), "77");
+        world.release("78");
+        world.run_for(minutes(2));
+        world.traffic.lock().unwrap().error_ratio = Some(1.0);
+        world.run_for(minutes(4));
+        prop_assert_eq!(world.phase(), "Failed", "{}", world.timeline());
+        prop_assert_eq!(world.weight(), Some(0));
+        prop_assert_eq!(world.image("api-service-primary"), "77");
+    }
 }
