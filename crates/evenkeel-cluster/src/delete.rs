@@ -32,6 +32,13 @@ pub(crate) enum Deleted {
     Marked(Arc<Obj>),
 }
 
+/// How long an Event is kept after it was last told, as the API server does by default.
+const EVENT_AGE: SignedDuration = SignedDuration::from_hours(1);
+/// Events kept at most: enough for an hour of trouble, little enough to stay small.
+const EVENTS_MAX: usize = 4_000;
+/// New Events between two looks for old ones, so that telling one stays cheap.
+const EVENTS_BETWEEN: u64 = 64;
+
 /// Keeps a `CustomResourceDefinition` until its objects are gone.
 const CRD_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
@@ -130,6 +137,37 @@ impl State {
             self.delete_all(&kind, None, now)?;
             if let Some(defined) = self.registry.get(&kind).cloned() {
                 self.settle_definition(&defined, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops Events that are too old, or too many.
+    pub(crate) fn forget_events(
+        &mut self,
+        resource: &Resource,
+        now: Timestamp,
+    ) -> Result<(), ApiError> {
+        self.events_told += 1;
+        if !self.events_told.is_multiple_of(EVENTS_BETWEEN) {
+            return Ok(());
+        }
+        let last_told = |event: &Obj| {
+            let body = event.json();
+            let told = [text_at(body, "/lastTimestamp"), text_at(body, "/eventTime")];
+            let told = told.into_iter().find_map(|at| at.parse::<Timestamp>().ok());
+            told.or_else(|| event.meta().creation_timestamp.as_ref().map(|at| at.0))
+        };
+        let mut events: Vec<(Option<Timestamp>, Arc<Obj>)> = self
+            .objects(&resource.kind.id, None)
+            .map(|event| (last_told(event), event.clone()))
+            .collect();
+        events.sort_by_key(|(at, _)| *at);
+        let oldest = now.checked_sub(EVENT_AGE).unwrap_or(Timestamp::MIN);
+        let too_many = events.len().saturating_sub(EVENTS_MAX);
+        for (index, (at, event)) in events.into_iter().enumerate() {
+            if index < too_many || at.is_none_or(|at| at < oldest) {
+                self.commit_removal(resource, event.json().clone(), now)?;
             }
         }
         Ok(())

@@ -107,6 +107,8 @@ pub(crate) struct State {
     pub(crate) registry: Registry,
     pub(crate) addresses: Addresses,
     pub(crate) rng: Rng,
+    /// Events ever created; says when to look for old ones.
+    pub(crate) events_told: u64,
     tables: BTreeMap<GroupKind, Table>,
     watchers: u64,
     woken: Vec<Waker>,
@@ -119,6 +121,7 @@ impl State {
             registry: Registry::builtin(),
             addresses: Addresses::default(),
             rng,
+            events_told: 0,
             tables: BTreeMap::new(),
             watchers: 0,
             woken: Vec::new(),

@@ -130,6 +130,9 @@ impl State {
         }
         let obj = self.commit(body, now)?;
         self.registered(resource, &obj);
+        if resource.is("", "Event") {
+            self.forget_events(resource, now)?;
+        }
         Ok(Written { obj, warnings })
     }
 

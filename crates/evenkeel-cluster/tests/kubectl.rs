@@ -260,3 +260,73 @@ fn who_has_no_token_learns_nothing() {
     assert!(raw.contains("Unauthorized"), "{raw}");
     assert_eq!(cluster.run("kubectl get --raw /readyz"), "ok");
 }
+
+#[test]
+fn a_drain_evicts_and_waits() {
+    let cluster = Cluster::start("drain");
+    cluster.create(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}));
+    let mut body = pod("a");
+    body["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet",
+        "name": "web", "uid": "1", "controller": true}]);
+    cluster.create(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "web", "image": "web:1"}]}}}}));
+    cluster.create(body);
+    let a = key("", "Pod", "a");
+    let binding = json!({"target": {"name": "n1"}});
+    block_on(cluster.server.post(&a, Subresource::Binding, &binding)).unwrap();
+    let mut drain = cluster.spawn("kubectl drain n1 --timeout=60s 2>&1");
+    assert_eq!(drain.line(), "node/n1 cordoned");
+    assert_eq!(drain.line(), "evicting pod default/a");
+    let nodes = cluster.run("kubectl get nodes");
+    assert!(nodes.contains("Unknown,SchedulingDisabled"), "{nodes}");
+    // The eviction is under way: the node agent ends it.
+    let mut watch = cluster.server.watch(evenkeel_control::ListQuery::all(a.kind.clone()));
+    while let Some(event) = block_on(watch.next()) {
+        if let evenkeel_control::WatchEvent::Applied(obj) = event.unwrap()
+            && obj.is_deleting()
+        {
+            break;
+        }
+    }
+    let now = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
+    block_on(cluster.server.delete(&a, &now)).unwrap();
+    assert_eq!(drain.line(), "pod/a evicted");
+    assert_eq!(drain.line(), "node/n1 drained");
+}
+
+#[test]
+fn long_lists_come_in_pages_and_old_watches_are_told_to_list_again() {
+    let cluster = Cluster::start("pages");
+    for name in ["a", "b", "c"] {
+        cluster.create(json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": "default"}}));
+    }
+    let names = cluster.run("kubectl get configmaps --chunk-size=1 -o name");
+    assert_eq!(names, "configmap/a\nconfigmap/b\nconfigmap/c\n");
+    let page = cluster.run("kubectl get --raw '/api/v1/configmaps?limit=2'");
+    let page: Value = serde_json::from_str(&page).unwrap();
+    assert_eq!(page["metadata"]["remainingItemCount"], 1);
+    let a = key("", "ConfigMap", "a");
+    for turn in 0..1_200 {
+        let patch = Patch::Merge(json!({"data": {"turn": turn.to_string()}}));
+        block_on(cluster.server.patch(&a, &patch, &WriteOptions::default())).unwrap();
+    }
+    let watch = "kubectl get --raw '/api/v1/configmaps?watch=true&resourceVersion=";
+    let old = cluster.run(&format!("{watch}7&timeoutSeconds=1'"));
+    assert!(old.contains("too old resource version: 7"), "{old}");
+    let from = cluster.server.revision().0.parse::<u64>().unwrap() - 1;
+    let recent = cluster.run(&format!("{watch}{from}&timeoutSeconds=1'"));
+    assert!(recent.starts_with("{\"type\":\"MODIFIED\""), "{recent}");
+    let list = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    let initial = format!("{watch}0{list}&allowWatchBookmarks=true&timeoutSeconds=1'");
+    let initial = cluster.run(&initial);
+    let kinds: Vec<Value> =
+        initial.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect();
+    let words: Vec<&str> = kinds.iter().filter_map(|event| event["type"].as_str()).collect();
+    assert_eq!(words, ["ADDED", "ADDED", "ADDED", "BOOKMARK"]);
+    let end = &kinds[3]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"];
+    assert_eq!(end, "true");
+}

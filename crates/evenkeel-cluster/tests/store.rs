@@ -435,3 +435,22 @@ fn an_eviction_asks_the_disruption_budget() {
     let refused = evict("b");
     assert!(matches!(refused, Err(StoreError::Busy { .. })), "{refused:?}");
 }
+
+#[test]
+fn old_events_are_forgotten() {
+    let store = cluster();
+    for (index, at) in ["2025-12-31T22:00:00Z", "2025-12-31T23:30:00Z"].iter().enumerate() {
+        for number in 0..64 {
+            create(
+                &store,
+                json!({"apiVersion": "v1", "kind": "Event",
+                "metadata": {"name": format!("e{index}.{number}"), "namespace": "default"},
+                "involvedObject": {"kind": "Pod", "name": "a"}, "lastTimestamp": at}),
+            )
+            .unwrap();
+        }
+    }
+    let events = ListQuery::all(GroupKind::new("", "Event"));
+    let left = block_on(store.list(&events)).unwrap().items;
+    assert!(left.len() < 100 && left.iter().all(|event| event.name().starts_with("e1")));
+}
