@@ -52,11 +52,14 @@ impl Timer for TokioTimer {
     }
 }
 
+/// A run: when it began, and where its exit code goes.
+type Run = (Started, watch::Sender<Option<i32>>);
+
 /// Containers of paper: they start at once, end when told, and are as healthy as said.
 struct Paper {
     clock: Arc<dyn Clock>,
     said: Mutex<Vec<String>>,
-    runs: Mutex<BTreeMap<ContainerRef, (Started, watch::Sender<Option<i32>>)>>,
+    runs: Mutex<BTreeMap<ContainerRef, Run>>,
     healthy: watch::Sender<bool>,
     env: Mutex<BTreeMap<String, String>>,
     /// Whether probes tell until when nothing changes.
@@ -98,7 +101,7 @@ impl Paper {
 impl Runtime for Paper {
     fn adopt(&self) -> BoxFuture<'_, Vec<Adopted>> {
         let runs = self.runs.lock().unwrap();
-        let adopted = |(container, (started, _)): (&ContainerRef, &(Started, _))| Adopted {
+        let adopted = |(container, (started, _)): (&ContainerRef, &Run)| Adopted {
             container: container.clone(),
             started: started.clone(),
             exit: None,

@@ -7,6 +7,7 @@
 //! **Source**: the kubelet's `kuberuntime` and `status` packages. Not here: clock, processes,
 //! the API. [`PodMachine::poll`] after every event; at [`PodMachine::wake`] when nothing happens.
 
+mod advance;
 mod check;
 mod slot;
 mod status;
@@ -19,9 +20,12 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec};
 
-use self::slot::{Role, Slot, State};
+use self::{
+    advance::shown_until,
+    slot::{Slot, State},
+};
 use crate::{
-    probe::{Change, Outcome, ProbeKind, Surroundings},
+    probe::{Change, Outcome, ProbeKind},
     reasons,
     runtime::{Adopted, Check, Exit, Signal, StartError, Started},
 };
@@ -124,6 +128,8 @@ pub struct PodMachine {
     /// Init containers have all done their work once.
     initialized: bool,
     finished: bool,
+    /// When it was last asked what to do.
+    polled: Timestamp,
     notes: Vec<Note>,
 }
 
@@ -157,6 +163,7 @@ impl PodMachine {
             start_time: now,
             initialized: false,
             finished: false,
+            polled: now,
             notes: Vec::new(),
         };
         machine.restore_from_status();
@@ -431,6 +438,7 @@ impl PodMachine {
     /// What is to be done now. Asking twice gives nothing new.
     pub fn poll(&mut self, now: Timestamp) -> Vec<Effect> {
         let mut out = Vec::new();
+        self.polled = now;
         if !self.finished {
             self.show_image_back_off(now);
             self.run_probes(now, &mut out);
@@ -463,142 +471,10 @@ impl PodMachine {
         // A container that is not to be started again has no reason to wake anybody.
         let slots = self.slots.iter().filter(|slot| starting || !slot.is_still());
         let shown = self.slots.iter().filter_map(|slot| shown_until(slot).filter(|_| starting));
-        slots.filter_map(Slot::wake).chain(gate).chain(shown).min()
-    }
-
-    fn run_probes(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        let deleting = self.stop.is_some();
-        let mut broken = Vec::new();
-        for slot in &mut self.slots {
-            if slot.hooking {
-                continue;
-            }
-            let around = Surroundings {
-                running_since: slot.running_since(),
-                started: slot.is_started(),
-                deleting,
-            };
-            let (container, attempt) = (slot.name.clone(), slot.attempt);
-            for (worker, check) in &mut slot.workers {
-                if !worker.poll(around, now) {
-                    continue;
-                }
-                let (kind, timeout) = (worker.kind, worker.rules.timeout);
-                match check.clone() {
-                    Ok(check) => {
-                        let container = container.clone();
-                        out.push(Effect::Probe { container, kind, check, timeout });
-                    }
-                    Err(problem) => broken.push((container.clone(), attempt, kind, problem)),
-                }
-            }
-        }
-        for (container, attempt, kind, problem) in broken {
-            self.on_probe((&container, attempt, kind), &Outcome::Error(problem), now);
-        }
-    }
-
-    fn advance_start(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        let policy = self.restart_policy();
-        for at in 0..self.slots.len() {
-            let (role, initialized) = (self.slots[at].role, self.initialized);
-            let slot = &self.slots[at];
-            let (wanted, passed) = match role {
-                Role::Init if initialized => (false, true),
-                Role::Init => match slot.end() {
-                    Some(end) if end.code == 0 => (false, true),
-                    Some(_) => (policy != "Never", false),
-                    None => (true, false),
-                },
-                Role::Sidecar => (true, initialized || slot.is_started()),
-                Role::Main => {
-                    self.initialized = true;
-                    let again = |code: i32| match policy.as_str() {
-                        "Never" => false,
-                        "OnFailure" => code != 0,
-                        _ => true,
-                    };
-                    (slot.end().is_none_or(|end| again(end.code)), true)
-                }
-            };
-            if wanted {
-                self.start(at, now, out);
-            }
-            if !passed {
-                return;
-            }
-        }
-    }
-
-    fn start(&mut self, at: usize, now: Timestamp, out: &mut Vec<Effect>) {
-        let slot = &mut self.slots[at];
-        let waited = matches!(slot.state, State::Ended { restart_at: Some(_), .. });
-        let container = slot.name.clone();
-        if slot.try_start(now) {
-            out.push(Effect::Start { attempt: slot.attempt, container });
-        } else if !waited && matches!(slot.state, State::Ended { restart_at: Some(_), .. }) {
-            let told = format!(
-                "Back-off restarting failed container {container} in pod {}_{}({})",
-                self.name(),
-                self.namespace(),
-                self.uid()
-            );
-            self.tell(true, reasons::BACK_OFF, &told, Some(&container));
-        }
-    }
-
-    fn advance_stop(&mut self, now: Timestamp) {
-        let drained = self.annotation(DRAINED).is_some_and(|value| !value.is_empty());
-        let Some(stop) = &mut self.stop else { return };
-        let runs = self.slots.iter().any(|slot| !slot.is_still());
-        if stop.gate_until.is_some_and(|until| !drained && runs && now < until) {
-            return;
-        }
-        stop.gate_until = None;
-        let deadline = stop.deadline;
-        let mut told = Vec::new();
-        for slot in self.slots.iter_mut().filter(|slot| slot.role != Role::Sidecar) {
-            if slot.kill(deadline, now) {
-                told.push(slot.name.clone());
-            }
-        }
-        for container in told {
-            self.tell_killing(&container);
-        }
-        if self.slots.iter().all(|slot| slot.role == Role::Sidecar || slot.is_still()) {
-            self.stop_sidecars(deadline, now);
-        }
-    }
-
-    /// Sidecars go last, the one that came last first.
-    fn stop_sidecars(&mut self, deadline: Timestamp, now: Timestamp) {
-        let sidecars = self.slots.iter_mut().filter(|slot| slot.role == Role::Sidecar);
-        let Some(slot) = sidecars.rev().find(|slot| !slot.is_still()) else { return };
-        if slot.kill(deadline, now) {
-            let container = slot.name.clone();
-            self.tell_killing(&container);
-        }
-    }
-
-    /// Whether its work is done or has failed for good.
-    fn is_over(&self) -> bool {
-        let policy = self.restart_policy();
-        if self.init_failed() {
-            return true;
-        }
-        let mut mains = self.slots.iter().filter(|slot| slot.role == Role::Main);
-        match policy.as_str() {
-            "Never" => mains.all(|slot| slot.end().is_some()),
-            "OnFailure" => mains.all(|slot| slot.end().is_some_and(|end| end.code == 0)),
-            _ => false,
-        }
-    }
-
-    fn init_failed(&self) -> bool {
-        let failed = |slot: &Slot| slot.end().is_some_and(|end| end.code != 0);
-        self.restart_policy() == "Never"
-            && !self.initialized
-            && self.slots.iter().any(|slot| slot.role == Role::Init && failed(slot))
+        let wakes = slots.filter_map(Slot::wake).chain(gate).chain(shown);
+        // What was due and could not be done waits for an event, not for time: a container behind
+        // one that is not up yet, a probe behind a hook.
+        wakes.filter(|wake| *wake > self.polled).min()
     }
 
     fn restart_policy(&self) -> String {
@@ -620,19 +496,6 @@ impl PodMachine {
         now.checked_add(Duration::from_secs(grace_s)).unwrap_or(now)
     }
 
-    /// `ErrImagePull` becomes `ImagePullBackOff` after a moment, so that both can be seen.
-    fn show_image_back_off(&mut self, now: Timestamp) {
-        for slot in &mut self.slots {
-            if shown_until(slot).is_none_or(|until| until > now) {
-                continue;
-            }
-            if let State::Waiting { reason, message, .. } = &mut slot.state {
-                *reason = reasons::IMAGE_PULL_BACK_OFF;
-                *message = format!("Back-off pulling image \"{}\": {message}", slot.image);
-            }
-        }
-    }
-
     fn tell_killing(&mut self, container: &str) {
         let told = format!("Stopping container {container}");
         self.tell(false, reasons::KILLING, &told, Some(container));
@@ -652,15 +515,4 @@ impl PodMachine {
 
 fn created(container: &str) -> String {
     format!("Created container: {container}")
-}
-
-/// Until when `ErrImagePull` is shown.
-fn shown_until(slot: &Slot) -> Option<Timestamp> {
-    match &slot.state {
-        State::Waiting { reason: reasons::ERR_IMAGE_PULL, until: Some(until), .. } => {
-            // The shortest wait before the next look is longer than what is shown.
-            until.checked_sub(slot::BACK_OFF_FIRST).ok()?.checked_add(ERR_SHOWN).ok()
-        }
-        _ => None,
-    }
 }

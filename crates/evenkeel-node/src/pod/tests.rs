@@ -397,3 +397,91 @@ fn an_agent_that_comes_back_keeps_what_ran() {
     let effects: Vec<String> = again.poll(at(60.0)).iter().map(effect).collect();
     assert_snapshot!(effects.join(" "), @"Readiness(a) start(b#1)");
 }
+
+/// What may happen to a pod, as numbers that a property can shrink.
+fn happen(machine: &mut PodMachine, what: (u8, u8), now: Timestamp) {
+    let container = ["side", "init", "a", "b"][usize::from(what.1 % 4)];
+    let attempt = machine.attempt(container);
+    let id = format!("{container}{attempt}");
+    match what.0 % 7 {
+        0 => machine.on_start(container, Ok(Started { id, at: now }), now),
+        1 => machine.on_start(container, Err(StartError::Run("no".to_owned())), now),
+        2 | 3 => {
+            let code = i32::from(what.1 % 2);
+            machine.on_exit(container, attempt, Exit { code, at: now, unseen: None });
+        }
+        4 => machine.on_pre_stop(container, Ok(())),
+        kind => {
+            let kind = if kind == 5 { ProbeKind::Liveness } else { ProbeKind::Readiness };
+            let outcome =
+                if what.1 < 128 { Outcome::Success } else { Outcome::Failure("down".to_owned()) };
+            machine.on_probe((container, attempt, kind), &outcome, now);
+        }
+    }
+}
+
+proptest::proptest! {
+    /// Whatever happens in whatever order: asking twice gives nothing new, the machine never
+    /// wants to be woken in the past, equal states give equal statuses, and a deleted pod whose
+    /// containers obey ends.
+    #[test]
+    fn any_life_is_consistent_and_ends(
+        events in proptest::collection::vec((proptest::num::u8::ANY, proptest::num::u8::ANY, 0_u64..40), 0..60),
+    ) {
+        let spec = "{initContainers: [{name: side, restartPolicy: Always}, {name: init}], \
+                    containers: [{name: a, livenessProbe: {tcpSocket: {port: 1}}, \
+                    readinessProbe: {tcpSocket: {port: 1}}}, \
+                    {name: b, lifecycle: {preStop: {sleep: {seconds: 1}}}}]}";
+        let mut object = pod(spec);
+        let ip: IpAddr = "127.64.0.2".parse().unwrap();
+        let mut now = at(0.0);
+        let mut machine = PodMachine::new(Arc::new(object.clone()), ip, ip, now);
+        let mut starting: Vec<String> = Vec::new();
+        for (what, whom, seconds) in events {
+            let effects = machine.poll(now);
+            starting.extend(effects.into_iter().filter_map(|effect| match effect {
+                Effect::Start { container, .. } => Some(container),
+                _ => None,
+            }));
+            proptest::prop_assert_eq!(machine.poll(now), []);
+            proptest::prop_assert!(machine.wake().is_none_or(|wake| wake > now), "it would spin");
+            let status = machine.status(now);
+            proptest::prop_assert_eq!(&status, &machine.status(now + Duration::from_secs(1)));
+            now += Duration::from_secs(seconds);
+            // Answers to starts come only when there was one.
+            let container = ["side", "init", "a", "b"][usize::from(whom % 4)];
+            let asked = starting.iter().position(|name| name == container);
+            match (what % 7 < 2, asked) {
+                (true, None) => {}
+                (true, Some(at)) => {
+                    starting.remove(at);
+                    happen(&mut machine, (what, whom), now);
+                }
+                _ => happen(&mut machine, (what, whom), now),
+            }
+        }
+        object.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
+        machine.observe(Arc::new(object), now);
+        for _ in 0..200 {
+            for effect in machine.poll(now) {
+                match effect {
+                    Effect::Finish => return Ok(()),
+                    Effect::Start { container, .. } => starting.push(container),
+                    Effect::Signal { container, signal: Signal::Kill } => {
+                        let attempt = machine.attempt(&container);
+                        let exit = Exit { code: 137, at: now, unseen: None };
+                        machine.on_exit(&container, attempt, exit);
+                    }
+                    _ => {}
+                }
+            }
+            if let Some(container) = starting.pop() {
+                machine.on_start(&container, Ok(Started { id: "late".to_owned(), at: now }), now);
+            } else {
+                now = machine.wake().unwrap_or(now).max(now);
+            }
+        }
+        proptest::prop_assert!(false, "the pod does not end");
+    }
+}
