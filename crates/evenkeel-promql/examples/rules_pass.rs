@@ -1,5 +1,6 @@
-//! Times one pass of 100 Sloth SLOs (1,700 rules) over 3,000 counters with 3 days of samples, and single queries over
-//! up to 30 days: `cargo run --release -p evenkeel-promql --example rules_pass`.
+//! Times one pass of 100 Sloth SLOs (1,700 rules) over 3,000 counters with 3 days of samples, and
+//! single queries over up to 30 days: `cargo run --release -p evenkeel-promql --example
+//! rules_pass`.
 #![expect(
     clippy::print_stdout,
     clippy::disallowed_methods,
@@ -66,7 +67,8 @@ fn main() {
     time(&store, "sum by (service) (rate(http_requests_total[3d]))");
 }
 
-/// Time on the processor so far, in milliseconds (Linux only, else 0): wall time says little on a shared machine.
+/// Time on the processor so far, in milliseconds (Linux only, else 0): wall time says little on a
+/// shared machine.
 fn cpu_ms() -> f64 {
     let text = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
     let ns: f64 = text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default();

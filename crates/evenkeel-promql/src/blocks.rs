@@ -1,12 +1,14 @@
 //! Sums over blocks of samples, so that windows of days need not look at every sample again.
 //!
-//! A block covers [`BLOCK`] neighbouring samples of a series. Rates, sums and means over a window then take the whole
-//! blocks inside of it and only the samples at its two ends. Counter increases without fractions come out bit for bit
-//! as sample by sample; sums of fractions within 1e-12 of the sum of absolute values (a property test holds both).
+//! A block covers [`BLOCK`] neighbouring samples of a series. Rates, sums and means over a window
+//! then take the whole blocks inside of it and only the samples at its two ends. Counter increases
+//! without fractions come out bit for bit as sample by sample; sums of fractions within 1e-12 of
+//! the sum of absolute values (a property test holds both).
 
 use crate::number::{is_stale, kahan_add};
 
-/// Samples in a block: long enough that a month at one minute has a few hundred, short enough that the ends stay cheap.
+/// Samples in a block: long enough that a month at one minute has a few hundred, short enough that
+/// the ends stay cheap.
 pub const BLOCK: usize = 128;
 
 /// What is known about one full block of samples.
@@ -52,7 +54,8 @@ pub struct Blocks<'b> {
     first: usize,
 }
 
-/// A run of samples cut at block borders: samples before `head_end`, whole blocks, samples from `tail_start` on.
+/// A run of samples cut at block borders: samples before `head_end`, whole blocks, samples from
+/// `tail_start` on.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut<'b> {
     /// End of the samples before the first whole block.

@@ -1,7 +1,7 @@
 //! Sorted label sets: cheap to clone, ordered, hashable.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// The label that carries the metric name.
 pub const METRIC_NAME: &str = "__name__";
@@ -12,8 +12,8 @@ pub const TYPE_LABEL: &str = "__type__";
 /// The label that carries the unit of a metric, where that is tracked.
 pub const UNIT_LABEL: &str = "__unit__";
 
-/// Invalid bytes of `PromQL` string literals are carried as characters from here on (one per byte value), because Rust
-/// text must be UTF-8. They sit at the end of the last private-use plane.
+/// Invalid bytes of `PromQL` string literals are carried as characters from here on (one per byte
+/// value), because Rust text must be UTF-8. They sit at the end of the last private-use plane.
 const RAW_BYTE_BASE: u32 = 0x0010_FE00;
 
 /// One label: name and value.
@@ -38,7 +38,8 @@ impl Default for Labels {
 impl Labels {
     /// The empty set.
     pub fn empty() -> Self {
-        Self(Arc::from([]))
+        static EMPTY: LazyLock<Labels> = LazyLock::new(|| Labels(Arc::from([])));
+        EMPTY.clone()
     }
 
     /// Sorts, drops empty values; of two labels with one name the later wins.

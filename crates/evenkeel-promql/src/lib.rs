@@ -6,13 +6,15 @@
 //!                                          rules (recording, alerting)   parser (text -> Query)
 //! ```
 //!
-//! Semantics are those of Prometheus 3 (left-open ranges, UTF-8 names, native histograms), with a switch for the
-//! closed ranges of version 2. Upstream's test scripts run in `tests/conformance.rs`. There is no clock, no thread and
-//! no I/O here: time comes in as milliseconds since the epoch, data comes in through [`storage::Storage`]. Not here
-//! either: scraping, the HTTP API, disks, remote write and the sending of alerts.
+//! Semantics are those of Prometheus 3 (left-open ranges, UTF-8 names, native histograms), with a
+//! switch for the closed ranges of version 2. Upstream's test scripts run in
+//! `tests/conformance.rs`. There is no clock, no thread and no I/O here: time comes in as
+//! milliseconds since the epoch, data comes in through [`storage::Storage`]. Not here either:
+//! scraping, the HTTP API, disks, remote write and the sending of alerts.
 //!
-//! Where to begin: [`engine::instant`] and [`engine::range`] over a [`series::SeriesStore`], [`rules::Group`] for rules,
-//! [`exposition::parse`] for what programs expose, [`testscript::run`] and [`test_rules::run`] for tests.
+//! Where to begin: [`engine::instant`] and [`engine::range`] over a [`series::SeriesStore`],
+//! [`rules::Group`] for rules, [`exposition::parse`] for what programs expose, [`testscript::run`]
+//! and [`test_rules::run`] for tests.
 #![expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

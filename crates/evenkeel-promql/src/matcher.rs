@@ -129,7 +129,8 @@ impl fmt::Display for Matcher {
     }
 }
 
-/// Compiles a pattern that must match the whole text, where `.` also matches a newline (Prometheus 3).
+/// Compiles a pattern that must match the whole text, where `.` also matches a newline (Prometheus
+/// 3).
 pub fn anchored(pattern: &str) -> Result<Regex, BadRegex> {
     regex::RegexBuilder::new(&format!("^(?s:{pattern})$"))
         .size_limit(REGEX_BYTES_MAX)

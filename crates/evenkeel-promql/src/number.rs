@@ -24,7 +24,8 @@ pub fn format_float(value: f64) -> String {
     format_plain(value)
 }
 
-/// Text of a bucket bound or quantile in a label: whole numbers end in `.0`, so that each has one spelling.
+/// Text of a bucket bound or quantile in a label: whole numbers end in `.0`, so that each has one
+/// spelling.
 pub fn format_bound(value: f64) -> String {
     let text = format_general(value);
     let whole = text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
@@ -76,7 +77,8 @@ fn exponent(value: f64) -> String {
     format!("{mantissa}e{sign}{digits:0>2}")
 }
 
-/// Reads a float as Go's `strconv.ParseFloat` does (inf and nan in any case, hex, no surrounding space).
+/// Reads a float as Go's `strconv.ParseFloat` does (inf and nan in any case, hex, no surrounding
+/// space).
 pub fn parse_float(text: &str) -> Option<f64> {
     let (negative, body) = match text.as_bytes().first()? {
         b'+' => (false, text.get(1..)?),
@@ -110,7 +112,8 @@ const UNITS: [(&str, i64, u8); 7] = [
     ("ms", 1, 7),
 ];
 
-/// Reads `1d2h`, `5m`, `100ms`, `0`; milliseconds. `None` when it is no Prometheus duration or overflows.
+/// Reads `1d2h`, `5m`, `100ms`, `0`; milliseconds. `None` when it is no Prometheus duration or
+/// overflows.
 pub fn parse_duration_ms(text: &str) -> Option<i64> {
     if text == "0" {
         return Some(0);

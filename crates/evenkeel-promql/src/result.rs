@@ -77,7 +77,8 @@ impl QueryResult {
         self.annotations.texts(Level::Info, &self.text)
     }
 
-    /// `{"resultType": ..., "result": ...}`, the `data` of `/api/v1/query` and `/api/v1/query_range`.
+    /// `{"resultType": ..., "result": ...}`, the `data` of `/api/v1/query` and
+    /// `/api/v1/query_range`.
     pub fn to_json(&self) -> Json {
         self.value.to_json()
     }

@@ -11,11 +11,13 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Series a store takes unless told otherwise: a label explosion must end in an error, not in a full machine.
+/// Series a store takes unless told otherwise: a label explosion must end in an error, not in a
+/// full machine.
 pub const SERIES_MAX: usize = 1_000_000;
 /// Labels one series may have.
 pub const LABELS_MAX: usize = 128;
-/// A front smaller than this share of a series (1/n) is not cut off yet, so that pruning stays cheap.
+/// A front smaller than this share of a series (1/n) is not cut off yet, so that pruning stays
+/// cheap.
 const PRUNE_SHARE: usize = 8;
 
 /// Handle of a series; valid until the series is pruned.
@@ -307,7 +309,8 @@ impl SeriesStore {
         Label { name: Arc::clone(name), value: Arc::clone(value) }
     }
 
-    /// Forgets samples before a time (in batches, so a few older ones may stay) and series without samples.
+    /// Forgets samples before a time (in batches, so a few older ones may stay) and series without
+    /// samples.
     pub fn prune(&mut self, before_ms: i64) {
         for slot in 0..self.slots.len() {
             let Some(series) = self.slots[slot].series.as_mut() else { continue };
@@ -403,8 +406,8 @@ impl SeriesStore {
         }
     }
 
-    /// Lists of slots (without overlap) that contain all series that pass, as few as the index can tell; `None` if it
-    /// cannot tell at all.
+    /// Lists of slots (without overlap) that contain all series that pass, as few as the index can
+    /// tell; `None` if it cannot tell at all.
     fn narrowest(&self, matchers: &[Matcher]) -> Option<Vec<&Vec<u32>>> {
         let size = |lists: &Vec<&Vec<u32>>| lists.iter().map(|list| list.len()).sum::<usize>();
         let mut best: Option<Vec<&Vec<u32>>> = None;

@@ -26,9 +26,11 @@ pub struct Samples<'a> {
     pub floats: Cow<'a, [f64]>,
     /// Native histograms; empty if the series has none at all, else as long as `times`.
     pub histograms: Cow<'a, [Option<Arc<Histogram>>]>,
-    /// Start times of counters in milliseconds, 0 where unknown; empty if the series has none at all.
+    /// Start times of counters in milliseconds, 0 where unknown; empty if the series has none at
+    /// all.
     pub starts: Cow<'a, [i64]>,
-    /// Sums over blocks of the samples, if the storage keeps them (no histograms and start times then).
+    /// Sums over blocks of the samples, if the storage keeps them (no histograms and start times
+    /// then).
     pub blocks: Option<Blocks<'a>>,
 }
 
@@ -94,15 +96,16 @@ pub struct StorageError {
 
 /// Where the engine gets its data from.
 pub trait Storage {
-    /// The series whose labels pass all matchers, in a deterministic order, with their samples in `range`.
+    /// The series whose labels pass all matchers, in a deterministic order, with their samples in
+    /// `range`.
     fn select(
         &self,
         matchers: &[Matcher],
         range: TimeRange,
     ) -> Result<Vec<SelectedSeries<'_>>, StorageError>;
 
-    /// A number that changes whenever a series that passes the matchers gets a sample; `None` if the storage does
-    /// not keep track. Rules whose inputs did not change are skipped by it.
+    /// A number that changes whenever a series that passes the matchers gets a sample; `None` if
+    /// the storage does not keep track. Rules whose inputs did not change are skipped by it.
     fn revision(&self, matchers: &[Matcher]) -> Option<u64> {
         let _ = matchers;
         None

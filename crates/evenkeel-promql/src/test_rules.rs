@@ -1,7 +1,7 @@
 //! Unit tests for rules in promtool's format (`promtool test rules FILE`).
 //!
-//! Rules are evaluated at every interval from the start on; alerts are compared at their `eval_time`, expressions at the
-//! end. **Source**: cmd/promtool/unittest.go of Prometheus.
+//! Rules are evaluated at every interval from the start on; alerts are compared at their
+//! `eval_time`, expressions at the end. **Source**: cmd/promtool/unittest.go of Prometheus.
 
 use crate::engine::{Options, instant_text};
 use crate::labels::Labels;
@@ -115,8 +115,8 @@ enum Number {
     Text(String),
 }
 
-/// Runs a file of tests. `read` gives the text of a rule file by the name that stands in the test file; `Err` when the
-/// test file or a rule file is malformed.
+/// Runs a file of tests. `read` gives the text of a rule file by the name that stands in the test
+/// file; `Err` when the test file or a rule file is malformed.
 pub fn run(
     yaml: &str,
     read: &mut dyn FnMut(&str) -> Result<String, String>,

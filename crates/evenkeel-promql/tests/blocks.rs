@@ -1,4 +1,10 @@
 //! Long windows by sums over blocks against the same windows sample by sample.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "helpers of tests: a surprise fails the test, numbers are small"
+)]
 
 use evenkeel_promql::engine::{Options, Steps, instant_text, range};
 use evenkeel_promql::labels::Labels;
@@ -19,7 +25,8 @@ const FUNCTIONS: [&str; 8] = [
     "last_over_time",
 ];
 
-/// One sample: how far after the one before, how much more (below zero: a reset), and whether it ends the series.
+/// One sample: how far after the one before, how much more (below zero: a reset), and whether it
+/// ends the series.
 type Step = (i64, i32, u8);
 
 fn store(steps: &[Step], scale: f64, prune_ms: i64) -> (SeriesStore, i64) {

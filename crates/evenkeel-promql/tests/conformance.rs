@@ -1,5 +1,5 @@
-//! Upstream's `PromQL` test scripts, with the failures that are known. The list may only shrink: a script that fails
-//! less than listed fails this test too, so that the list is brought up to date.
+//! Upstream's `PromQL` test scripts, with the failures that are known. The list may only shrink: a
+//! script that fails less than listed fails this test too, so that the list is brought up to date.
 
 use evenkeel_promql::testscript::{run, test_options};
 use std::path::Path;

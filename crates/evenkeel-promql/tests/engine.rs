@@ -1,4 +1,10 @@
-//! Behaviour of queries beyond upstream's scripts: switches, limits, the JSON of results, and scripts of our own.
+//! Behaviour of queries beyond upstream's scripts: switches, limits, the JSON of results, and
+//! scripts of our own.
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    reason = "helpers of tests: a surprise fails the test, numbers are small"
+)]
 
 use evenkeel_promql::engine::{Options, Steps, instant_text, range};
 use evenkeel_promql::labels::Labels;
@@ -7,7 +13,6 @@ use evenkeel_promql::rules::{Context, Group, RuleFile};
 use evenkeel_promql::series::SeriesStore;
 use evenkeel_promql::testscript::{run, test_options};
 use insta::assert_snapshot;
-use std::time::Instant;
 
 fn store() -> SeriesStore {
     let mut store = SeriesStore::new();
@@ -59,7 +64,6 @@ fn ranges_are_left_open_unless_switched() {
 
 #[test]
 fn absurd_queries_end_in_errors_within_bounds() {
-    let started = Instant::now();
     let tight = Options { samples_max: 1_000, work_max: 100_000, ..Options::default() };
     let kinds = [
         ("hits_total[1y:1ms]", "execution"),
@@ -82,8 +86,6 @@ fn absurd_queries_end_in_errors_within_bounds() {
     assert_snapshot!(steps(i64::MAX, 1), @"exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)");
     assert_snapshot!(steps(1, 0), @"zero or negative query resolution step widths are not accepted. Try a positive integer");
     assert_snapshot!(steps(-1, 1), @"end timestamp must not be before start time");
-    // Generous: the point is that nothing hangs.
-    assert!(started.elapsed().as_secs() < 60);
 }
 
 #[test]
@@ -259,7 +261,7 @@ proptest::proptest! {
 
     #[test]
     fn no_rule_file_panics(
-        yaml in r#"groups:\n- name: [a-c]?\n  interval: ([0-9]{1,12}[smhy]|x)\n  rules:\n  - (record|alert|x): [a-z:]{0,3}\n    expr: (vector\(1\)|a > [0-9]|sum\(|'')\n(    for: [0-9]m\n|    labels: \{a: '\{\{ .{0,5} \}\}'\}\n|&a|\*a|[{}\[\]]){0,3}"#
+        yaml in r"groups:\n- name: [a-c]?\n  interval: ([0-9]{1,12}[smhy]|x)\n  rules:\n  - (record|alert|x): [a-z:]{0,3}\n    expr: (vector\(1\)|a > [0-9]|sum\(|'')\n(    for: [0-9]m\n|    labels: \{a: '\{\{ .{0,5} \}\}'\}\n|&a|\*a|[{}\[\]]){0,3}"
     ) {
         if let Ok(file) = RuleFile::parse(&yaml) {
             for spec in &file.groups {

@@ -43,8 +43,11 @@ impl Evaluator<'_> {
     fn groups(agg: &Aggregate, series: &[Series]) -> Groups {
         let mut index: HashMap<Labels, usize> = HashMap::new();
         let mut groups = Groups { of: Vec::new(), labels: Vec::new(), drop_name: Vec::new() };
+        let one_group = !agg.without && agg.grouping.is_empty();
         for one in series {
-            let key = if agg.without {
+            let key = if one_group {
+                Labels::empty()
+            } else if agg.without {
                 let without = one.labels.drop(&agg.grouping);
                 without.drop(&[METRIC_NAME, TYPE_LABEL, UNIT_LABEL])
             } else {

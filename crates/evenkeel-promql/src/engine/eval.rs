@@ -41,7 +41,8 @@ pub(super) struct Evaluator<'a> {
     pub(super) options: &'a Options,
     pub(super) annotations: Notes,
     pub(super) samples_read: u64,
-    /// Inside of a function that only wants counts and sums of histograms: reset hints are found on the fly.
+    /// Inside of a function that only wants counts and sums of histograms: reset hints are found on
+    /// the fly.
     pub(super) statistics: bool,
     samples_held: u64,
     work: u64,

@@ -1,4 +1,5 @@
-//! Interpolation of samples around a time, and increases of native histograms over anchored and smoothed ranges.
+//! Interpolation of samples around a time, and increases of native histograms over anchored and
+//! smoothed ranges.
 
 use super::eval::Evaluator;
 use super::range_calls::{Site, mixed, mixed_schemas};

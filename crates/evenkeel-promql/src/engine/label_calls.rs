@@ -141,7 +141,7 @@ fn digits(text: &str) -> (&str, &str) {
 
 /// `$1` and `${name}` as Go reads them: `$1x` names the group `1x`, a lone `$` stays.
 fn go_template(text: &str) -> String {
-    // The regex crate reads templates the same way, except that it wants `$$` for a `$` that starts no name; Go keeps
-    // `$$` as one `$` as well, so nothing is left to translate.
+    // The regex crate reads templates the same way, except that it wants `$$` for a `$` that starts
+    // no name; Go keeps `$$` as one `$` as well, so nothing is left to translate.
     text.to_owned()
 }

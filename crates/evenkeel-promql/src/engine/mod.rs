@@ -1,7 +1,8 @@
 //! Evaluation of queries as Prometheus 3 does it.
 //!
-//! A query is evaluated node by node over all its steps at once: series are selected once per selector, windows slide
-//! over them. **Source** of the semantics: promql/engine.go, functions.go and quantile.go of Prometheus.
+//! A query is evaluated node by node over all its steps at once: series are selected once per
+//! selector, windows slide over them. **Source** of the semantics: promql/engine.go, functions.go
+//! and quantile.go of Prometheus.
 
 mod aggregate;
 mod avg;

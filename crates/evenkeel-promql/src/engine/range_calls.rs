@@ -8,7 +8,7 @@ use super::eval::{Evaluator, Series};
 use super::math::{quantile, regression};
 use super::rate::{Extrapolation, extended_rate, extrapolated, last_two};
 use super::window::Window;
-use crate::ast::{Expr, Extension, Span, ValueType};
+use crate::ast::{Expr, ExprKind, Extension, Span, ValueType};
 use crate::number::{format_general, kahan_add};
 use crate::sample::{Point, Value};
 use crate::storage::Samples;
@@ -95,7 +95,12 @@ impl Evaluator<'_> {
             };
             out.push(Series { labels, drop_name, points });
         }
-        if !self.options.delayed_name_removal {
+        // Series of one metric stay distinct without its name.
+        let one_metric = matches!(
+            &args[at].unwrapped().kind,
+            ExprKind::Range { selector, .. } if selector.name.is_some()
+        );
+        if !self.options.delayed_name_removal && !one_metric {
             super::eval::check_distinct(&out)?;
         }
         Ok(out)

@@ -324,7 +324,8 @@ fn part(window: Window<'_>, from: usize, to: usize) -> Window<'_> {
     }
 }
 
-/// First and last sample that take part: the last one at or before the start, the first one at or after the end.
+/// First and last sample that take part: the last one at or before the start, the first one at or
+/// after the end.
 fn ends(window: Window<'_>, extension: Extension) -> Option<(usize, usize)> {
     let count = window.len();
     let first = window.times.partition_point(|t| *t <= window.start_ms);

@@ -135,7 +135,8 @@ fn rank(op: AggregateOp, a: f64, b: f64) -> Ordering {
     }
 }
 
-/// Whether a series belongs to the sampled share; complementary ratios (0.3 and -0.7) split all series.
+/// Whether a series belongs to the sampled share; complementary ratios (0.3 and -0.7) split all
+/// series.
 fn takes_ratio(ratio: f64, labels: &Labels) -> bool {
     let offset = crate::hash::of_labels(labels) as f64 / u64::MAX as f64;
     if ratio >= 0.0 { offset < ratio } else { offset >= 1.0 + ratio }

@@ -192,7 +192,8 @@ fn label(name: &str, value: &str) -> Label {
     Label { name: Arc::from(name), value: Arc::from(value) }
 }
 
-/// Bucket bounds and quantiles are brought to one spelling (`1` and `1.0` are one series), as Prometheus 3 does.
+/// Bucket bounds and quantiles are brought to one spelling (`1` and `1.0` are one series), as
+/// Prometheus 3 does.
 fn finish(mut labels: Vec<Label>) -> Labels {
     let is =
         |suffix: &str| labels.iter().any(|l| &*l.name == METRIC_NAME && l.value.ends_with(suffix));

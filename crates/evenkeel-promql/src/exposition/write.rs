@@ -16,7 +16,8 @@ pub struct Writer {
 pub struct BucketCounts<'a> {
     /// Upper bounds, ascending, without +Inf.
     pub bounds: &'a [f64],
-    /// Observations per bucket (not cumulative), one more than bounds: the last is beyond all bounds.
+    /// Observations per bucket (not cumulative), one more than bounds: the last is beyond all
+    /// bounds.
     pub counts: &'a [u64],
     /// Sum of observations.
     pub sum: f64,

@@ -132,7 +132,8 @@ impl Histogram {
         collision
     }
 
-    /// Widens this zero bucket (and computes the other's) until both are equally wide; the other's count.
+    /// Widens this zero bucket (and computes the other's) until both are equally wide; the other's
+    /// count.
     fn reconcile_zero(&mut self, other: &Histogram, lost: &mut Compensation) -> f64 {
         let mut theirs = (other.zero_count, other.zero_threshold);
         while theirs.1 != self.zero_threshold {
@@ -176,7 +177,8 @@ impl Histogram {
         self.negative.retain(outside);
     }
 
-    /// Count and width of the zero bucket if it were at least `larger` wide; it never cuts a populated bucket.
+    /// Count and width of the zero bucket if it were at least `larger` wide; it never cuts a
+    /// populated bucket.
     pub(super) fn zero_for_threshold(&self, larger: f64) -> (f64, f64) {
         let mut larger = larger;
         loop {

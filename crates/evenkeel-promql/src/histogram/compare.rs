@@ -41,7 +41,8 @@ impl Histogram {
         shrank(&rebounded(self, &bounds), &rebounded(previous, &bounds))
     }
 
-    /// Whether two histograms hold the same observations (empty buckets and reset hints do not count).
+    /// Whether two histograms hold the same observations (empty buckets and reset hints do not
+    /// count).
     pub fn same_as(&self, other: &Histogram) -> bool {
         let populated = |b: &Buckets| b.iter().filter(|x| x.1 != 0.0).copied().collect::<Vec<_>>();
         let zero = self.is_custom()

@@ -166,7 +166,8 @@ impl Histogram {
     }
 }
 
-/// Upper bound of an exponential bucket. **Source**: `getBoundExponential` in model/histogram/generic.go.
+/// Upper bound of an exponential bucket. **Source**: `getBoundExponential` in
+/// model/histogram/generic.go.
 pub fn exponential_bound(schema: i32, index: i32) -> f64 {
     if schema < 0 {
         let exponent = i64::from(index) << (-schema).min(8);

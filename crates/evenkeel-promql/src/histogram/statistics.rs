@@ -1,9 +1,11 @@
-//! Quantiles, fractions, deviation and trimming of native histograms. **Source**: promql/quantile.go, functions.go.
+//! Quantiles, fractions, deviation and trimming of native histograms. **Source**:
+//! promql/quantile.go, functions.go.
 
 use super::{Bucket, Histogram};
 
 impl Histogram {
-    /// `histogram_count`, `histogram_sum`, `histogram_avg`, `histogram_stddev`, `histogram_stdvar` by name.
+    /// `histogram_count`, `histogram_sum`, `histogram_avg`, `histogram_stddev`, `histogram_stdvar`
+    /// by name.
     pub(crate) fn statistic(&self, name: &str) -> f64 {
         match name {
             "histogram_count" => self.count,
@@ -44,7 +46,8 @@ impl Histogram {
         bucket
     }
 
-    /// The q-quantile; beside it, if there were NaN observations, whether it is NaN for that (else too high).
+    /// The q-quantile; beside it, if there were NaN observations, whether it is NaN for that (else
+    /// too high).
     pub fn quantile(&self, q: f64) -> (f64, Option<bool>) {
         if q < 0.0 {
             return (f64::NEG_INFINITY, None);
@@ -102,7 +105,8 @@ impl Histogram {
         (self.interpolate(&bucket, share), note)
     }
 
-    /// The value at a share of a bucket: linear around zero and for custom bounds, else exponential.
+    /// The value at a share of a bucket: linear around zero and for custom bounds, else
+    /// exponential.
     fn interpolate(&self, bucket: &Bucket, share: f64) -> f64 {
         if self.is_custom() || (bucket.lower <= 0.0 && bucket.upper >= 0.0) {
             return bucket.lower + (bucket.upper - bucket.lower) * share;
@@ -159,7 +163,8 @@ impl Histogram {
         below
     }
 
-    /// Without the observations above (or below) a bound; the sum is estimated anew if anything was cut.
+    /// Without the observations above (or below) a bound; the sum is estimated anew if anything was
+    /// cut.
     pub(crate) fn trimmed(&self, bound: f64, upper: bool) -> Histogram {
         let mut out = self.clone();
         let everything = if upper { f64::INFINITY } else { f64::NEG_INFINITY };
@@ -212,7 +217,8 @@ impl Histogram {
             }
             return (0.0, 0.0);
         }
-        // The first custom bucket has no lower bound of its own, which shows for negative values only.
+        // The first custom bucket has no lower bound of its own, which shows for negative values
+        // only.
         let first_custom = self.is_custom() && lower == 0.0 && self.bound(0) == top;
         if first_custom && !upper && bound < 0.0 {
             return (0.0, 0.0);

@@ -9,10 +9,10 @@ pub(super) fn check(text: &str, root: &Expr) -> Result<(), ParseError> {
     // The label selector of `info` may match everything.
     let mut loose: Vec<*const Expr> = Vec::new();
     root.walk(&mut |expr| {
-        if let ExprKind::Call { function, args } = &expr.kind {
-            if function.name == "info" {
-                loose.extend(args.get(1).map(std::ptr::from_ref));
-            }
+        if let ExprKind::Call { function, args } = &expr.kind
+            && function.name == "info"
+        {
+            loose.extend(args.get(1).map(std::ptr::from_ref));
         }
         if first.is_none() && !loose.contains(&std::ptr::from_ref(expr)) {
             first = node(expr).err().map(|(span, reason)| ParseError::new(text, span, reason));

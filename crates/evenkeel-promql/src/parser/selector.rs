@@ -1,4 +1,5 @@
-//! Selectors and what may follow an expression: `[range]`, `[range:step]`, `offset`, `@`, `anchored`, `smoothed`.
+//! Selectors and what may follow an expression: `[range]`, `[range:step]`, `offset`, `@`,
+//! `anchored`, `smoothed`.
 
 use super::{ParseError, Parser, Token};
 use crate::ast::{At, Expr, ExprKind, Extension, Length, Selector, Span, Subquery};

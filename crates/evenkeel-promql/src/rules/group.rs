@@ -119,7 +119,8 @@ pub struct Group {
     pub rules: Vec<Rule>,
     /// When it was last evaluated, milliseconds.
     pub evaluated_ms: Option<i64>,
-    /// Whether [`Group::changed`] is of interest: costs a look at the index per selector and evaluation.
+    /// Whether [`Group::changed`] is of interest: costs a look at the index per selector and
+    /// evaluation.
     pub track_inputs: bool,
     /// Revision of the inputs at the last evaluation.
     inputs: Option<Vec<Option<u64>>>,
@@ -213,8 +214,8 @@ impl Group {
         })
     }
 
-    /// The newest evaluation time at or before `now_ms`. Groups are spread over the interval by their name, so that
-    /// they do not all run at once.
+    /// The newest evaluation time at or before `now_ms`. Groups are spread over the interval by
+    /// their name, so that they do not all run at once.
     pub fn slot_ms(&self, now_ms: i64) -> i64 {
         let key = Labels::from_pairs([("file", &self.source), ("name", &self.name)]);
         let offset = (crate::hash::of_labels(&key) % self.interval_ms.unsigned_abs().max(1)) as i64;
@@ -222,8 +223,8 @@ impl Group {
         since - since.rem_euclid(self.interval_ms.max(1)) + offset
     }
 
-    /// Whether any input of the rules got a sample since the last evaluation. Unknown, or not tracked, counts as
-    /// changed.
+    /// Whether any input of the rules got a sample since the last evaluation. Unknown, or not
+    /// tracked, counts as changed.
     pub fn changed(&self, storage: &dyn Storage) -> bool {
         let now = self.input_revisions(storage);
         match &self.inputs {

@@ -1,7 +1,9 @@
-//! Recording and alerting rules: groups that are evaluated at a time against a store, into which results go back.
+//! Recording and alerting rules: groups that are evaluated at a time against a store, into which
+//! results go back.
 //!
-//! **Source** of the behaviour: rules/{group,recording,alerting}.go of Prometheus. A group is plain state; its host
-//! decides when to call [`Group::evaluate`] (see [`Group::slot_ms`]) and sends the alerts that come out.
+//! **Source** of the behaviour: rules/{group,recording,alerting}.go of Prometheus. A group is plain
+//! state; its host decides when to call [`Group::evaluate`] (see [`Group::slot_ms`]) and sends the
+//! alerts that come out.
 
 mod alert;
 mod file;

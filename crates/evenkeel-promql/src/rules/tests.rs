@@ -100,17 +100,17 @@ fn alerts_go_from_pending_over_firing_to_resolved() {
             .map(|n| format!("{} resolved={} {:?}", n.labels, n.resolved, n.annotations["summary"]))
             .collect();
         let states = bench.query("ALERTS", t_s);
-        seen.push(format!("{t_s}: [{states}] {}", sent.join("; ")));
+        seen.push(format!("{t_s}: [{states}] {}", sent.join("; ")).trim_end().to_owned());
     }
     assert_snapshot!(seen.join("\n"), @r#"
-    0: [{__name__="ALERTS", alertname="Slow", alertstate="pending", job="api", kind="sum", severity="ticket", team="core"} 1.0] 
-    30: [{__name__="ALERTS", alertname="Slow", alertstate="pending", job="api", kind="sum", severity="ticket", team="core"} 1.0] 
+    0: [{__name__="ALERTS", alertname="Slow", alertstate="pending", job="api", kind="sum", severity="ticket", team="core"} 1.0]
+    30: [{__name__="ALERTS", alertname="Slow", alertstate="pending", job="api", kind="sum", severity="ticket", team="core"} 1.0]
     60: [{__name__="ALERTS", alertname="Slow", alertstate="firing", job="api", kind="sum", severity="ticket", team="core"} 1.0] {alertname="Slow", cluster="eu", job="api", kind="sum", severity="ticket", team="core"} resolved=false "api is at 9 in eu"
     90: [{__name__="ALERTS", alertname="Slow", alertstate="firing", job="api", kind="sum", severity="ticket", team="core"} 1.0
-    {__name__="ALERTS", alertname="Slow", alertstate="pending", job="api", kind="sum", severity="page", team="core"} 1.0] 
+    {__name__="ALERTS", alertname="Slow", alertstate="pending", job="api", kind="sum", severity="page", team="core"} 1.0]
     120: [{__name__="ALERTS", alertname="Slow", alertstate="firing", job="api", kind="sum", severity="ticket", team="core"} 1.0] {alertname="Slow", cluster="eu", job="api", kind="sum", severity="ticket", team="core"} resolved=false "api is at 9 in eu"
     150: [] {alertname="Slow", cluster="eu", job="api", kind="sum", severity="ticket", team="core"} resolved=true "api is at 9 in eu"
-    180: [] 
+    180: []
     240: [] {alertname="Slow", cluster="eu", job="api", kind="sum", severity="ticket", team="core"} resolved=true "api is at 9 in eu"
     "#);
 }

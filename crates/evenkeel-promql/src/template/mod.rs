@@ -1,6 +1,6 @@
 //! A small engine for Go's `text/template`, as far as alert labels and annotations use it:
-//! `{{ $labels.job }} is at {{ $value | humanizePercentage }}`, `if`, `range`, `with`, variables, and the functions that
-//! Prometheus adds. Templates cannot read anything but what they are given.
+//! `{{ $labels.job }} is at {{ $value | humanizePercentage }}`, `if`, `range`, `with`, variables,
+//! and the functions that Prometheus adds. Templates cannot read anything but what they are given.
 
 mod format;
 mod functions;
@@ -86,7 +86,8 @@ pub struct Scope<'s> {
 }
 
 impl Scope<'_> {
-    /// What alert templates see: `$labels`, `$externalLabels`, `$value`, and the same below the dot.
+    /// What alert templates see: `$labels`, `$externalLabels`, `$value`, and the same below the
+    /// dot.
     pub fn alert(labels: &Labels, external: &Labels, value: f64) -> Self {
         let (labels, external) = (Data::labels(labels), Data::labels(external));
         let value = Data::Float(value);

@@ -1,7 +1,7 @@
 //! Runner of upstream's `PromQL` test scripts (`.test` files).
 //!
-//! Each `eval instant` is also run as a range query around its time, and again with `@` appended to every selector at
-//! several evaluation times, as upstream does: the result must stay the same.
+//! Each `eval instant` is also run as a range query around its time, and again with `@` appended to
+//! every selector at several evaluation times, as upstream does: the result must stay the same.
 
 mod command;
 mod compare;
@@ -123,7 +123,8 @@ impl Data {
                 for (t_ms, (value, start)) in samples {
                     let value = &hinted(value, previous.take());
                     previous = value.as_histogram().map(Arc::clone);
-                    // Times ascend within a series and there are few series: nothing can be refused.
+                    // Times ascend within a series and there are few series: nothing can be
+                    // refused.
                     let appended = store.append_value(labels, *t_ms, value.clone(), *start);
                     debug_assert!(appended.is_ok());
                 }
@@ -133,8 +134,8 @@ impl Data {
     }
 }
 
-/// Reset hints as they come back from upstream's storage: known inside of a chunk, unknown at its start, where a chunk
-/// ends at every reset and every change of layout.
+/// Reset hints as they come back from upstream's storage: known inside of a chunk, unknown at its
+/// start, where a chunk ends at every reset and every change of layout.
 fn hinted(value: &Value, previous: Option<Arc<Histogram>>) -> Value {
     let Value::Histogram(h) = value else { return value.clone() };
     if h.reset == ResetHint::Gauge {
