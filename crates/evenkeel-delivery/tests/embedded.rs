@@ -36,7 +36,9 @@ const NS: &str = "production";
 const TEST: WriteOptions = WriteOptions { subresource: None, expect: None, manager: "test" };
 
 /// Time that stands until it is moved.
-struct Hands(Mutex<(Timestamp, Vec<(Timestamp, oneshot::Sender<()>)>)>);
+struct Hands(Mutex<(Timestamp, Vec<Alarm>)>);
+
+type Alarm = (Timestamp, oneshot::Sender<()>);
 
 impl Clock for Hands {
     fn now(&self) -> Timestamp {

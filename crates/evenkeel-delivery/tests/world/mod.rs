@@ -142,7 +142,6 @@ pub(crate) struct World {
     pub(crate) log: Arc<Mutex<Vec<String>>>,
     served: bool,
     pub(crate) died: bool,
-    primary_broke: bool,
 }
 
 impl World {
@@ -170,7 +169,6 @@ impl World {
             log: Arc::default(),
             served: false,
             died: false,
-            primary_broke: false,
         };
         world.store.create_now(deployment("api-service", "1"));
         world.store.create_now(canary);
@@ -364,9 +362,11 @@ impl World {
         }
         let weight = weight.unwrap_or_default();
         // A promotion that failed leaves all traffic with the canary.
-        self.primary_broke |= self.broken.contains("api-service-primary");
+        if self.broken.contains("api-service-primary") {
+            self.weight_max = 100;
+        }
         assert!(
-            weight <= self.weight_max || self.primary_broke || canary.is_deleting(),
+            weight <= self.weight_max || canary.is_deleting(),
             "weight {weight}: {}",
             self.timeline()
         );
