@@ -74,8 +74,7 @@ fn excused(happened: &Happened, failures: &[&Failure]) -> (u64, u64) {
     match (happened.phase.event, happened.killed_at) {
         (Event::Release(release), _) if release.error_rate > 0.0 => {
             let own = |failure: &&&Failure| {
-                failure.status >= 500
-                    && failure.version.as_deref() == Some(release.version)
+                failure.status >= 500 && failure.version.as_deref() == Some(release.version)
             };
             let (_, end) = happened.span_ms;
             let exposure: f64 = weighted_seconds(&happened.moments, end);
@@ -151,4 +150,3 @@ fn rollback_seconds(moments: &[Moment]) -> Option<f64> {
         moments.iter().find(|moment| moment.phase == "Failed" && moment.at >= failing.at)?;
     Some(millis(failed.at - failing.at) / 1e3)
 }
-

@@ -35,7 +35,7 @@ pub fn canary(pace: &Pace) -> String {
 }
 
 /// Longest time a pod may take to empty and stop.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 
 /// The service: three replicas, spread over zones, probed, scraped.
 pub fn deployment(options: &Options<'_>, release: Option<&Release>) -> String {

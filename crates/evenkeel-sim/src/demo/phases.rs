@@ -23,8 +23,10 @@ use super::{
 const KILL_AT_WEIGHT: i32 = 20;
 /// How long the controllers stay dead.
 const DEAD: Duration = Duration::from_secs(5);
+/// No request takes longer than this while no slow release is out.
+const SETTLED_MS: u64 = 1_000;
 /// Longest wait for a killed pod.
-const BACK_PATIENCE: Duration = Duration::from_secs(60);
+const BACK_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Plays all phases; without a safeguard it ends after the first phase that shows the damage.
 pub(super) async fn play(seed: u64, safeguards: Safeguards) -> Outcome {
@@ -147,8 +149,9 @@ async fn kill_pod(stage: &Stage, victims: &mut Rng) -> Result<i64, Broken> {
     let pod = ready.get(chosen).ok_or_else(|| Broken::new("no pod of the primary is ready"))?;
     let restarts = restarts_of(pod);
     let mut events = stage.store.watch(query);
-    // Not in step with anything else.
-    tokio::time::sleep(Duration::from_millis(victims.below(5_000))).await;
+    // Not in step with anything else, and when no request of the phase before is under way.
+    let wait = SETTLED_MS + victims.below(SETTLED_MS * 4);
+    tokio::time::sleep(Duration::from_millis(wait)).await;
     let at = millis(stage.time.elapsed());
     stage.trace.say(&format!("SIGKILL to the process of {}", pod.name()));
     if !stage.fleet.kill(pod.name()) {

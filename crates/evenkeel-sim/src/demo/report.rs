@@ -166,8 +166,18 @@ impl Report {
     pub fn table(&self) -> String {
         let mut out = String::new();
         let head = [
-            "PHASE", "REQUESTS", "FAILED", "POST FAILED", "TWICE", "P50 MS", "P99 MS", "WEIGHT",
-            "VERDICT", "SECONDS", "ROLLBACK", "BUDGET",
+            "PHASE",
+            "REQUESTS",
+            "FAILED",
+            "POST FAILED",
+            "TWICE",
+            "P50 MS",
+            "P99 MS",
+            "WEIGHT",
+            "VERDICT",
+            "SECONDS",
+            "ROLLBACK",
+            "BUDGET",
         ];
         let mut rows = vec![head.map(str::to_owned)];
         rows.extend(self.phases.iter().map(row));
@@ -198,8 +208,11 @@ impl Report {
             if max > 0 {
                 let name = phase.name;
                 // Writing to a String cannot fail.
-                writeln!(out, "{name}: {excused} failed POSTs are the release's own 5xx answers or \
-                    were in flight on the killed process (at most {max} can be)")
+                writeln!(
+                    out,
+                    "{name}: {excused} failed POSTs are the release's own 5xx answers or \
+                    were in flight on the killed process (at most {max} can be)"
+                )
                 .unwrap_or_default();
             }
             for fault in phase.faults() {

@@ -125,16 +125,16 @@ impl Pace {
         interval: Duration::from_secs(10),
         threshold: 3,
         quiet: Duration::from_secs(15),
-        patience: Duration::from_secs(300),
+        patience: Duration::from_mins(5),
         gateway_lag: Duration::from_secs(8),
         scrape: Duration::from_secs(2),
     };
     /// The article's Canary as written.
     pub const ARTICLE: Self = Self {
-        interval: Duration::from_secs(60),
+        interval: Duration::from_mins(1),
         threshold: 10,
-        quiet: Duration::from_secs(120),
-        patience: Duration::from_secs(3600),
+        quiet: Duration::from_mins(2),
+        patience: Duration::from_hours(1),
         gateway_lag: Duration::from_secs(45),
         scrape: Duration::from_secs(15),
     };

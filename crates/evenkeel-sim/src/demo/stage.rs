@@ -46,11 +46,10 @@ use super::{
 };
 
 /// Longest wait for the cluster to stand.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// Nodes come within this time.
 const NODES_WITHIN_MS: u64 = 1_000;
-const OPTIONS: WriteOptions =
-    WriteOptions { subresource: None, expect: None, manager: "demo" };
+const OPTIONS: WriteOptions = WriteOptions { subresource: None, expect: None, manager: "demo" };
 
 /// What could not even be tried.
 #[derive(Debug, thiserror::Error)]
