@@ -67,12 +67,11 @@ struct Scratch {
 
 impl Scratch {
     fn new(args: &DemoArgs) -> anyhow::Result<Self> {
-        let (dir, temporary) = match &args.data_dir {
-            Some(dir) => (dir.clone(), false),
-            None => {
-                let name = format!("evenkeel-demo-{}", std::process::id());
-                (std::env::temp_dir().join(name), true)
-            }
+        let (dir, temporary) = if let Some(dir) = &args.data_dir {
+            (dir.clone(), false)
+        } else {
+            let name = format!("evenkeel-demo-{}", std::process::id());
+            (std::env::temp_dir().join(name), true)
         };
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         Ok(Self { dir: dir.canonicalize()?, temporary })
@@ -81,10 +80,10 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if self.temporary {
-            if let Err(error) = std::fs::remove_dir_all(&self.dir) {
-                io::complain(&format!("{} is left behind: {error}", self.dir.display()));
-            }
+        if self.temporary
+            && let Err(error) = std::fs::remove_dir_all(&self.dir)
+        {
+            io::complain(&format!("{} is left behind: {error}", self.dir.display()));
         }
     }
 }

@@ -18,6 +18,7 @@ use nix::{
 
 use super::{
     canary::Moment,
+    clients::Clients,
     judge::{self, Happened},
     stage::{PACE, Stage},
 };
@@ -25,6 +26,8 @@ use crate::{cli::Safeguard, io};
 
 /// Weight at which the controllers are killed: in the middle of the ramp.
 const KILL_AT_WEIGHT: i32 = 20;
+/// How long a phase runs before its kill, so that the requests it hits were sent in that phase.
+const BEFORE_KILL: Duration = Duration::from_secs(2);
 /// How long the controllers stay dead.
 const DEAD: Duration = Duration::from_secs(5);
 
@@ -47,6 +50,7 @@ pub(super) async fn play(stage: &mut Stage, without: Option<Safeguard>) -> Repor
             }
         }
         let clients = stage.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        tell_failures(&clients, phase.name);
         let shown = all.last().is_some_and(|last| {
             let row = judge::row(last, &clients);
             let failed =
@@ -87,6 +91,7 @@ async fn one(stage: &mut Stage, phase: &Phase) -> anyhow::Result<Happened> {
             decided(stage, from).await
         }
         Event::PodKilled => {
+            tokio::time::sleep(BEFORE_KILL).await;
             killed_at = Some(kill_pod(stage).await?);
             tokio::time::sleep(PACE.quiet).await;
             Verdict::Undisturbed
@@ -107,7 +112,7 @@ async fn one(stage: &mut Stage, phase: &Phase) -> anyhow::Result<Happened> {
             decided(stage, from).await
         }
     };
-    io::complain(&format!("  {}", verdict.as_str()));
+    io::complain(&format!("  {} at {:.3}", verdict.as_str(), jiff::Timestamp::now()));
     Ok(Happened {
         phase: *phase,
         moments: stage.canary.since(from),
@@ -171,6 +176,26 @@ fn say(stage: &Stage, moment: &Moment) {
     ));
 }
 
+/// Says what failed in a phase, alike ones together.
+fn tell_failures(clients: &Clients, phase: &str) {
+    let mut kinds = std::collections::BTreeMap::new();
+    for failure in clients.failures.iter().filter(|failure| failure.phase == phase) {
+        let answer = match (failure.status, &failure.problem) {
+            (Some(status), _) => format!("answered {status}"),
+            (None, Some(problem)) => format!("{:?}: {problem}", failure.kind),
+            (None, None) => format!("{:?}", failure.kind),
+        };
+        let who = failure.endpoint.as_deref().unwrap_or("the gateway");
+        let version = failure.version.as_deref().unwrap_or("-");
+        let text = format!("{} {answer} by {who} (version {version})", failure.method);
+        let at = jiff::Timestamp::from_millisecond(failure.at).unwrap_or_default();
+        kinds.entry(text).or_insert_with(|| (0, at)).0 += 1;
+    }
+    for (text, (count, first)) in kinds {
+        io::complain(&format!("  failed: {count} x {text}, first at {first:.3}"));
+    }
+}
+
 fn executed_twice(stage: &Stage) -> anyhow::Result<u64> {
     let executions = evenkeel_workload::executions(&stage.ledger())?;
     let mut keys: Vec<_> = executions.iter().map(|execution| execution.key.as_str()).collect();
@@ -206,7 +231,7 @@ async fn kill_pod(stage: &Stage) -> anyhow::Result<i64> {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), back)
+    tokio::time::timeout(Duration::from_mins(1), back)
         .await
         .with_context(|| format!("{} does not come back", pod.key()))?;
     Ok(at)

@@ -49,7 +49,7 @@ fn table(lines: &[evenkeel_guard::Line]) -> anyhow::Result<String> {
             Some(serde_json::Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
         };
-        let names = ["seq", "time", "controller", "object", "text", "reason", "direction"];
+        let names = ["seq", "time", "controller", "object", "action", "reason", "direction"];
         let mut row: Vec<String> = names.iter().map(|name| cell(name)).collect();
         let verdict = cell("verdict");
         row.push(if verdict.is_empty() { cell("outcome") } else { verdict });

@@ -79,19 +79,16 @@ fn query(args: &QueryArgs) -> anyhow::Result<ExitCode> {
     let options = Options::default();
     let outcome = parser::parse(&args.expr).map_err(QueryError::from).and_then(|query| {
         let bad = |error: anyhow::Error| QueryError::BadRange(format!("{error:#}"));
-        match (&args.start, &args.end) {
-            (Some(start), Some(end)) => {
-                let steps = Steps {
-                    start_ms: time_ms(start).map_err(bad)?,
-                    end_ms: time_ms(end).map_err(bad)?,
-                    step_ms: step_ms(&args.step).map_err(bad)?,
-                };
-                range(&store, &query, steps, &options)
-            }
-            _ => {
-                let at = args.time.as_deref().map(time_ms).transpose().map_err(bad)?;
-                instant(&store, &query, at.unwrap_or(newest_ms), &options)
-            }
+        if let (Some(start), Some(end)) = (&args.start, &args.end) {
+            let steps = Steps {
+                start_ms: time_ms(start).map_err(bad)?,
+                end_ms: time_ms(end).map_err(bad)?,
+                step_ms: step_ms(&args.step).map_err(bad)?,
+            };
+            range(&store, &query, steps, &options)
+        } else {
+            let at = args.time.as_deref().map(time_ms).transpose().map_err(bad)?;
+            instant(&store, &query, at.unwrap_or(newest_ms), &options)
         }
     });
     Ok(match outcome {

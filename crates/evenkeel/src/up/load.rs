@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use evenkeel_api::Obj;
 use evenkeel_control::{Patch, Store, StoreError, WriteOptions};
+use serde_json::json;
 
 use crate::{
     input::{Origin, rank},
@@ -10,6 +11,9 @@ use crate::{
 };
 
 const MANAGER: &str = "evenkeel-up";
+
+/// Most bytes Kubernetes takes as annotations of one object.
+const ANNOTATION_BYTES_MAX: usize = 256 << 10;
 
 /// Makes the kinds that evenkeel reads but Kubernetes does not have.
 pub(crate) async fn install_crds(store: &dyn Store) -> anyhow::Result<()> {
@@ -28,7 +32,8 @@ pub(crate) async fn apply(store: &dyn Store, objects: &[(Origin, Obj)]) {
     for (origin, obj) in ordered {
         let placed = placed(obj);
         let obj = placed.as_ref().unwrap_or(obj);
-        if let Err(error) = put(store, obj).await {
+        let applied = remembered(obj);
+        if let Err(error) = put(store, applied.as_ref().unwrap_or(obj)).await {
             io::complain(&format!("not applied: {origin}: {error}"));
         }
     }
@@ -54,6 +59,21 @@ fn placed(obj: &Obj) -> Option<Obj> {
     }
     let mut body = obj.json().clone();
     body["metadata"]["namespace"] = "default".into();
+    Obj::from_json(body).ok()
+}
+
+/// The object with the annotation in which `kubectl apply` keeps what it applied, so that applying
+/// the same file again finds nothing to change. `None` when it would be too long.
+fn remembered(obj: &Obj) -> Option<Obj> {
+    const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let mut body = obj.json().clone();
+    let annotations = body.get_mut("metadata")?.as_object_mut()?.entry("annotations");
+    annotations.or_insert_with(|| json!({})).as_object_mut()?;
+    let text = format!("{body}\n");
+    if text.len() + LAST_APPLIED.len() > ANNOTATION_BYTES_MAX {
+        return None;
+    }
+    body["metadata"]["annotations"][LAST_APPLIED] = text.into();
     Obj::from_json(body).ok()
 }
 

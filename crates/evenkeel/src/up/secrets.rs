@@ -21,7 +21,12 @@ pub(crate) fn random_u64() -> anyhow::Result<u64> {
 pub(crate) fn token() -> anyhow::Result<String> {
     let mut bytes = [0; 32];
     random(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }
 
 fn random(bytes: &mut [u8]) -> anyhow::Result<()> {
