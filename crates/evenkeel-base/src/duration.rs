@@ -91,7 +91,7 @@ mod tests {
             assert_eq!(parse_duration(text).unwrap(), Duration::from_millis(millis), "{text}");
         }
         assert_eq!(format_duration(Duration::from_millis(90_500)), "1m30.5s");
-        assert_eq!(format_duration(Duration::from_secs(3600)), "1h");
+        assert_eq!(format_duration(Duration::from_hours(1)), "1h");
         assert_eq!(format_duration(Duration::from_millis(250)), "250ms");
     }
 
