@@ -36,7 +36,7 @@ impl Plan {
 
     /// These effects, in order.
     pub fn act(reason: &'static str, actions: Vec<Action>) -> Self {
-        Self { reason, actions, ..Self::default() }
+        Self { actions, reason, ..Self::default() }
     }
 
     /// Also writes this status.

@@ -100,8 +100,10 @@ impl Worker {
                 }
                 (index, event) = events.select_next_some() => match event {
                     Ok(event) => {
-                        let own = index == 0;
-                        self.wake(&mut queue, &mut known, &interests[index].trigger, own, event);
+                        if index == 0 {
+                            remember(&mut known, &event);
+                        }
+                        self.wake(&mut queue, &known, &interests[index].trigger, &event);
                     }
                     Err(error) => tracing::warn!(controller = self.controller.name(), %error,
                         "watch interrupted, resuming"),
@@ -125,31 +127,20 @@ impl Worker {
     fn wake(
         &self,
         queue: &mut Queue,
-        known: &mut BTreeSet<Key>,
+        known: &BTreeSet<Key>,
         trigger: &Trigger,
-        own: bool,
-        event: WatchEvent,
+        event: &WatchEvent,
     ) {
         let now = self.ports.clock.now();
         let obj = match event {
             WatchEvent::Synced => return,
-            WatchEvent::Applied(obj) => {
-                if own {
-                    known.insert(obj.key().clone());
-                }
-                obj
-            }
-            WatchEvent::Deleted(obj) => {
-                if own {
-                    known.remove(obj.key());
-                }
-                obj
-            }
+            WatchEvent::Applied(obj) | WatchEvent::Deleted(obj) => obj,
         };
-        match concerned(trigger, &obj) {
+        match concerned(trigger, obj) {
             Wakes::These(keys) => keys.iter().for_each(|key| queue.add(key, now)),
             Wakes::Namespace(ns) => {
-                known.iter().filter(|key| *key.namespace == *ns).for_each(|key| queue.add(key, now))
+                let inside = known.iter().filter(|key| *key.namespace == *ns);
+                inside.for_each(|key| queue.add(key, now));
             }
             Wakes::All => known.iter().for_each(|key| queue.add(key, now)),
         }
@@ -296,6 +287,19 @@ fn concerned(trigger: &Trigger, obj: &Obj) -> Wakes {
 }
 
 /// An error with its causes, once, for the log.
+/// Keeps the list of objects of the controller's own kind.
+fn remember(known: &mut BTreeSet<Key>, event: &WatchEvent) {
+    match event {
+        WatchEvent::Applied(obj) => {
+            known.insert(obj.key().clone());
+        }
+        WatchEvent::Deleted(obj) => {
+            known.remove(obj.key());
+        }
+        WatchEvent::Synced => {}
+    }
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
