@@ -180,10 +180,11 @@ async fn open(
 ) -> Result<Events, StoreError> {
     let kind = query.kind.to_string();
     let route = store.route(&kind, query).await?;
-    let mut path = route.path(query.namespace.as_deref(), None);
-    path.push_str(&format!(
-            "?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={revision}"
-        ));
+    let mut path = format!(
+        "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}\
+         &resourceVersion={revision}",
+        route.path(query.namespace.as_deref(), None),
+    );
     push_selectors(&mut path, query);
     let request = Request::get(&path).body(Vec::new()).map_err(|error| StoreError::Invalid {
         object: kind.clone(),

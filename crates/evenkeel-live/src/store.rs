@@ -1,4 +1,4 @@
-use std::{path::Path, sync::Arc};
+use std::{fmt::Write as _, path::Path, sync::Arc};
 
 use evenkeel_api::{Key, Obj, ObjError, Revision};
 use evenkeel_control::{
@@ -105,15 +105,8 @@ impl KubeStore {
         Ok(path)
     }
 
-    pub(crate) async fn send(
-        &self,
-        object: &str,
-        method: Method,
-        path: &str,
-        content_type: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, StoreError> {
-        let bytes = match body {
+    pub(crate) async fn send(&self, object: &str, call: Call<'_>) -> Result<Value, StoreError> {
+        let bytes = match call.body {
             Some(body) => serde_json::to_vec(body).map_err(|error| StoreError::Invalid {
                 object: object.to_owned(),
                 problem: error.to_string(),
@@ -121,10 +114,10 @@ impl KubeStore {
             None => Vec::new(),
         };
         let request = Request::builder()
-            .method(method)
-            .uri(path)
+            .method(call.method)
+            .uri(call.path)
             .header(http::header::ACCEPT, "application/json")
-            .header(http::header::CONTENT_TYPE, content_type)
+            .header(http::header::CONTENT_TYPE, call.content_type)
             .body(bytes)
             .map_err(|error| StoreError::Invalid {
                 object: object.to_owned(),
@@ -140,14 +133,27 @@ impl KubeStore {
     ) -> Result<Value, StoreError> {
         let object = query.kind.to_string();
         let route = self.route(&object, query).await?;
-        let mut path = route.path(query.namespace.as_deref(), None);
-        path.push_str(&format!("?limit={PAGE}"));
+        let mut path = format!("{}?limit={PAGE}", route.path(query.namespace.as_deref(), None));
         push_selectors(&mut path, query);
         if let Some(from) = from {
             path.push_str("&continue=");
             path.push_str(&escape(from));
         }
-        self.send(&object, Method::GET, &path, "application/json", None).await
+        self.send(&object, Call::json(Method::GET, &path, None)).await
+    }
+}
+
+/// One request to the API.
+pub(crate) struct Call<'a> {
+    method: Method,
+    path: &'a str,
+    content_type: &'a str,
+    body: Option<&'a Value>,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn json(method: Method, path: &'a str, body: Option<&'a Value>) -> Self {
+        Self { method, path, content_type: "application/json", body }
     }
 }
 
@@ -185,7 +191,7 @@ pub(crate) fn escape(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            write!(out, "%{byte:02X}").expect("a string takes every character");
         }
     }
     out
@@ -210,7 +216,7 @@ pub(crate) fn translate(object: &str, error: &kube::Error) -> StoreError {
     match (status.code, status.reason.as_str()) {
         (404, _) => StoreError::NotFound { object },
         (409, "AlreadyExists") => StoreError::Exists { object },
-        (409, _) | (410, _) => StoreError::Conflict { object, problem },
+        (409 | 410, _) => StoreError::Conflict { object, problem },
         (400 | 422, _) => StoreError::Invalid { object, problem },
         (429, _) => StoreError::Busy { object, problem },
         (code, _) if code >= 500 => StoreError::Unreachable { object, problem },
@@ -262,7 +268,7 @@ impl Store for KubeStore {
         Box::pin(async move {
             let path = self.path(key, None).await?;
             let object = key.to_string();
-            match self.send(&object, Method::GET, &path, "application/json", None).await {
+            match self.send(&object, Call::json(Method::GET, &path, None)).await {
                 Ok(body) => Ok(Some(Arc::new(Obj::from_json(body)?))),
                 Err(StoreError::NotFound { .. }) => Ok(None),
                 Err(error) => Err(error),
@@ -307,7 +313,7 @@ impl Store for KubeStore {
                 escape(options.manager)
             );
             let body = Some(obj.json());
-            let made = self.send(&name, Method::POST, &path, "application/json", body).await?;
+            let made = self.send(&name, Call::json(Method::POST, &path, body)).await?;
             Ok(Arc::new(Obj::from_json(made)?))
         })
     }
@@ -326,7 +332,8 @@ impl Store for KubeStore {
             let replaces = matches!(patch, Patch::Replace(_));
             let method = if replaces { Method::PUT } else { Method::PATCH };
             let object = key.to_string();
-            let made = self.send(&object, method, &path, content_type, Some(&body)).await?;
+            let call = Call { content_type, ..Call::json(method, &path, Some(&body)) };
+            let made = self.send(&object, call).await?;
             Ok(Arc::new(Obj::from_json(made)?))
         })
     }
@@ -353,7 +360,7 @@ impl Store for KubeStore {
             }
             let object = key.to_string();
             let body = Some(&body);
-            self.send(&object, Method::DELETE, &path, "application/json", body).await.map(drop)
+            self.send(&object, Call::json(Method::DELETE, &path, body)).await.map(drop)
         })
     }
 
@@ -367,7 +374,7 @@ impl Store for KubeStore {
             let path = self.path(key, Some(subresource.segment())).await?;
             let object = key.to_string();
             let body = Some(body);
-            self.send(&object, Method::POST, &path, "application/json", body).await.map(drop)
+            self.send(&object, Call::json(Method::POST, &path, body)).await.map(drop)
         })
     }
 }
