@@ -189,7 +189,7 @@ impl Store for MemStore {
                 let problem = "revision".to_owned();
                 return Err(StoreError::Conflict { object: key.to_string(), problem });
             }
-            let Patch::Merge(patch) = patch else { unimplemented!() };
+            let Patch::Merge(patch) = patch else { unreachable!("delivery merges") };
             self.change(key, |body| merge(body, patch)).ok_or_else(|| missing(key))
         })
     }
@@ -212,6 +212,6 @@ impl Store for MemStore {
         _subresource: Subresource,
         _body: &'a Value,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        unimplemented!()
+        unreachable!("delivery neither binds nor evicts")
     }
 }
