@@ -138,11 +138,11 @@ mod tests {
         log.take(&mut stream, b"o\n\nrest", now).unwrap();
         log.end(&mut stream, now).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        insta::assert_snapshot!(text, @r"
-        1970-01-01T00:00:00.000000000Z stdout F one
-        1970-01-01T00:00:00.000000000Z stdout F two
-        1970-01-01T00:00:00.000000000Z stdout F 
-        1970-01-01T00:00:00.000000000Z stdout F rest
+        insta::assert_snapshot!(text.replace('\n', "$\n"), @r"
+        1970-01-01T00:00:00.000000000Z stdout F one$
+        1970-01-01T00:00:00.000000000Z stdout F two$
+        1970-01-01T00:00:00.000000000Z stdout F $
+        1970-01-01T00:00:00.000000000Z stdout F rest$
         ");
         log.take(&mut stream, &vec![b'x'; LINE_BYTES_MAX + 10], now).unwrap();
         log.take(&mut stream, b"\n", now).unwrap();
