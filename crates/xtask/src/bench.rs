@@ -32,7 +32,7 @@ struct Row {
 
 /// Runs `bench/NAME/run`, which measures both sides and prints a [`Report`]; progress goes to
 /// the error stream.
-pub(crate) fn run(name: &str, form: Form) -> anyhow::Result<()> {
+pub(crate) fn run(name: &str, form: &Form) -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let script = root.join("bench").join(name).join("run");
     if !name.chars().all(|c| c.is_ascii_lowercase()) || !script.is_file() {
@@ -48,7 +48,7 @@ pub(crate) fn run(name: &str, form: Form) -> anyhow::Result<()> {
     }
     let report: Report = serde_json::from_slice(&done.stdout)
         .with_context(|| format!("{} printed no report", script.display()))?;
-    show(&report, &form)
+    show(&report, form)
 }
 
 #[expect(clippy::print_stdout, reason = "a command line tool prints its result")]

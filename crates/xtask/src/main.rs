@@ -12,8 +12,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["tidy"] => tidy::check(),
-        ["bench", name] => bench::run(name, bench::Form::Table),
-        ["bench", name, "-o", "json"] => bench::run(name, bench::Form::Json),
+        ["bench", name] => bench::run(name, &bench::Form::Table),
+        ["bench", name, "-o", "json"] => bench::run(name, &bench::Form::Json),
         _ => {
             say("usage: cargo xtask tidy | cargo xtask bench gateway|rules|up [-o json]");
             return ExitCode::from(2);

@@ -21,18 +21,17 @@ pub(crate) fn check() -> anyhow::Result<()> {
         let path = root.join(&file);
         let Ok(text) = fs::read_to_string(&path) else { continue };
         let name = file.display().to_string();
-        if name.ends_with(".rs") {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if extension == Some("rs") {
             rust_file(&name, &text, &mut findings);
         }
-        if name.ends_with("Cargo.toml") && name.starts_with("crates/") {
-            if !text.contains("[lints]\nworkspace = true") {
-                findings.push(format!("{name}: must inherit the workspace's lints"));
-            }
+        let manifest = name.starts_with("crates/") && name.ends_with("Cargo.toml");
+        if manifest && !text.contains("[lints]\nworkspace = true") {
+            findings.push(format!("{name}: must inherit the workspace's lints"));
         }
-        if text.lines().any(|line| line.ends_with(' ') && !name.contains("/tests/")) {
-            if name.ends_with(".rs") || name.ends_with(".md") || name.ends_with(".toml") {
-                findings.push(format!("{name}: a line ends in a space"));
-            }
+        let by_hand = matches!(extension, Some("rs" | "md" | "toml")) && !name.contains("/tests/");
+        if by_hand && text.lines().any(|line| line.ends_with(' ')) {
+            findings.push(format!("{name}: a line ends in a space"));
         }
     }
     if !findings.is_empty() {
