@@ -16,8 +16,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command};
 
-/// What is logged unless `EVENKEEL_LOG` says otherwise. The Kubernetes client's own lines repeat what
-/// we log with the object and the next step.
+/// What is logged unless `EVENKEEL_LOG` says otherwise. The Kubernetes client's own lines repeat
+/// what we log with the object and the next step.
 const LOG_DEFAULT: &str = "warn,kube_client=off";
 
 fn main() -> ExitCode {
@@ -75,7 +75,8 @@ fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
 fn log_to_stderr() {
     use std::io::IsTerminal as _;
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("EVENKEEL_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    let filter =
+        EnvFilter::try_from_env("EVENKEEL_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
