@@ -10,11 +10,11 @@ mod world;
 use std::net::TcpListener;
 
 use anyhow::ensure;
-use world::{Cluster, Folder};
+use world::{Cluster, Folder, soon};
 
 const CLUSTER: &str = include_str!("../../evenkeel-sim/src/demo/cluster.yaml");
 const CANARY: &str = include_str!("../../evenkeel-sim/src/demo/canary.yaml");
-const API_SERVICE: &str = r#"
+const API_SERVICE: &str = r"
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: api-service}
@@ -31,7 +31,7 @@ spec:
         image: evenkeel/demo:v1
         ports: [{name: http, containerPort: 8080}]
         readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 5}
-"#;
+";
 const WEB: &str = "
 apiVersion: apps/v1
 kind: Deployment
@@ -76,7 +76,7 @@ fn kubectl_works_against_evenkeel_up() -> anyhow::Result<()> {
     }
     what_cannot_start_says_why(&folder)?;
 
-    let cluster = Cluster::start(&folder, kubectl)?;
+    let cluster = Cluster::start(&folder, &kubectl)?;
     ensure!(cluster.line("console: ")?.starts_with("http://127.0.0.1:"), "no address");
     cluster.line("ready")?;
     the_folder_is_there(&cluster, &folder)?;
@@ -245,7 +245,7 @@ fn containers_write_logs(cluster: &Cluster) -> anyhow::Result<()> {
         "wait --for=condition=Ready pod/greeter --timeout=30s",
         "pod/greeter condition met",
     )?;
-    cluster.soon(|| cluster.says("logs greeter", "hello from greeter on application-nodes-*"))?;
+    soon(|| cluster.says("logs greeter", "hello from greeter on application-nodes-*"))?;
     cluster.refuses(
         "logs nobody",
         "",
@@ -357,7 +357,7 @@ fn pods_that_cannot_run_say_why(cluster: &Cluster) -> anyhow::Result<()> {
          the image map *images.yaml: nothing is pulled here, add under images: the line \
          \"nginx:1.25\": {program: /path/to/program, args: []}",
     )?;
-    cluster.soon(|| {
+    soon(|| {
         cluster.mentions(
             "describe pod big",
             "Status:           Pending
@@ -380,7 +380,7 @@ fn a_target_has_one_canary(cluster: &Cluster) -> anyhow::Result<()> {
     let condition = r#"jsonpath={.status.conditions[?(@.type=="Accepted")]['reason','message']}"#;
     cluster
         .says(&format!("get canary younger -o {condition}"), &format!("DuplicateTarget {why}"))?;
-    cluster.soon(|| {
+    soon(|| {
         cluster.mentions("describe canary younger", &format!("Warning Synced * delivery {why}"))
     })?;
     cluster.says("delete canary younger", "canary.flagger.app \"younger\" deleted")?;
@@ -395,7 +395,7 @@ fn deleted_is_gone(cluster: &Cluster) -> anyhow::Result<()> {
          pod \"odd\" deleted
          pod \"big\" deleted",
     )?;
-    cluster.soon(|| {
+    soon(|| {
         cluster.says(
             "get pods --no-headers",
             "api-service-primary-* 1/1 Running 0 *

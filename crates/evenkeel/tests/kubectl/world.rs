@@ -18,7 +18,7 @@ use nix::{
 /// How long something may take that has to happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait for the addresses of this machine when another cluster has them.
-const BUSY: Duration = Duration::from_secs(600);
+const BUSY: Duration = Duration::from_mins(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A folder that goes away with its owner.
@@ -124,9 +124,21 @@ pub(crate) struct Cluster {
     errors: PathBuf,
 }
 
+/// Tries until it comes true.
+pub(crate) fn soon(check: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match check() {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
 impl Cluster {
     /// Starts one, when no other has this machine's addresses.
-    pub(crate) fn start(folder: &Folder, kubectl: String) -> anyhow::Result<Self> {
+    pub(crate) fn start(folder: &Folder, kubectl: &str) -> anyhow::Result<Self> {
         let deadline = Instant::now() + BUSY;
         let (data, errors) = (folder.path("data"), folder.path("stderr"));
         loop {
@@ -137,7 +149,7 @@ impl Cluster {
             let mut cluster = Self {
                 up,
                 lines,
-                kubectl: kubectl.clone(),
+                kubectl: kubectl.to_owned(),
                 kubeconfig: String::new(),
                 data: data.clone(),
                 home: folder.path("home"),
@@ -227,18 +239,6 @@ impl Cluster {
         }
     }
 
-    /// Tries until it comes true.
-    pub(crate) fn soon(&self, check: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match check() {
-                Ok(()) => return Ok(()),
-                Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => std::thread::sleep(PAUSE),
-            }
-        }
-    }
-
     /// Starts a `kubectl get --watch`.
     pub(crate) fn watch(&self, words: &str) -> anyhow::Result<Watch> {
         let mut command = self.command(words);
@@ -250,7 +250,7 @@ impl Cluster {
     /// Stops `up` and returns the command lines of its processes that are left.
     pub(crate) fn stop(mut self) -> anyhow::Result<Vec<String>> {
         let ours = descendants(self.up.id());
-        let roles = ours.iter().map(|process| process.role()).collect::<Vec<_>>();
+        let roles = ours.iter().map(Process::role).collect::<Vec<_>>();
         for role in ["up", "agent", "shim", "workload"] {
             ensure!(roles.iter().any(|have| have == role), "no {role} among {roles:?}");
         }
