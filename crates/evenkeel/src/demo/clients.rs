@@ -6,6 +6,7 @@ use evenkeel_workload::load::{Failure, Line, PhaseReport, SecondReport};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::ChildStdout,
+    task::JoinHandle,
 };
 
 /// Everything the load client said so far.
@@ -20,8 +21,8 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Reads the client's lines until it ends.
-    pub(super) fn read_from(clients: Arc<Mutex<Self>>, stdout: ChildStdout) {
+    /// Reads the client's lines until it ends; the task is over when the last one is taken in.
+    pub(super) fn read_from(clients: Arc<Mutex<Self>>, stdout: ChildStdout) -> JoinHandle<()> {
         tokio::spawn(async move {
             let mut lines = BufReader::new(stdout).lines();
             while let Ok(Some(line)) = lines.next_line().await {
@@ -33,7 +34,7 @@ impl Clients {
                     Err(error) => tracing::warn!(%error, line, "the load client said"),
                 }
             }
-        });
+        })
     }
 
     /// Share of answers by `version` in the seconds between two times; `None` without answers.

@@ -20,6 +20,7 @@ use nix::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStdin, Command},
+    task::JoinHandle,
 };
 
 use super::{canary::Timeline, clients::Clients};
@@ -38,6 +39,7 @@ pub(super) struct Stage {
     controllers: Child,
     load: Child,
     load_stdin: ChildStdin,
+    reading: JoinHandle<()>,
     kubeconfig: String,
     console: String,
     /// The cluster's API.
@@ -90,7 +92,8 @@ impl Stage {
         let mut load = spawn(&words, Stdio::piped())?;
         let load_stdin = load.stdin.take().context("the load client's stdin")?;
         let clients = Arc::new(Mutex::new(Clients::default()));
-        Clients::read_from(clients.clone(), load.stdout.take().context("its stdout")?);
+        let stdout = load.stdout.take().context("the load client's stdout")?;
+        let reading = Clients::read_from(clients.clone(), stdout);
         Ok(Self {
             dir: dir.to_owned(),
             without,
@@ -98,6 +101,7 @@ impl Stage {
             controllers,
             load,
             load_stdin,
+            reading,
             kubeconfig,
             console,
             store,
@@ -141,7 +145,8 @@ impl Stage {
         self.load_stdin.write_all(b"stop\n").await.context("the load client has ended")?;
         let waited = tokio::time::timeout(PATIENCE, self.load.wait()).await;
         waited.context("the load client does not end")?.context("wait for the load client")?;
-        Ok(())
+        // Its last lines may still be in the pipe.
+        (&mut self.reading).await.context("read what the load client said")
     }
 
     /// Ends all processes.
