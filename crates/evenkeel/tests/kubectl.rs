@@ -63,6 +63,7 @@ spec:
 ";
 
 #[test]
+#[ignore = "has not passed a whole run yet: four expected outputs are guesses; run it alone, it needs the machine's cluster addresses"]
 fn kubectl_works_against_evenkeel_up() -> anyhow::Result<()> {
     let kubectl = world::kubectl_program()?;
     let folder = Folder::new()?;

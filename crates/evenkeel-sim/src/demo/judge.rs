@@ -12,7 +12,7 @@ use super::{
 pub(super) const PACE: Pace = Pace::ARTICLE;
 
 /// A step was judged on enough traffic when it had this share of what its weight promises.
-const SHARE_MIN: f64 = 0.75;
+const SHARE_MIN: f64 = 0.85;
 /// The Canary's moments and the ends of seconds do not agree better than this.
 const SLACK_MS: i64 = 300;
 /// How long after a kill a request on the killed process can still fail.

@@ -9,7 +9,7 @@ use evenkeel_workload::load::Failure;
 use super::{canary::Moment, clients::Clients, stage::PACE};
 
 /// A step was judged on enough traffic when it had this share of what its weight promises.
-const SHARE_MIN: f64 = 0.75;
+const SHARE_MIN: f64 = 0.85;
 /// Clocks of two processes and the ends of seconds do not agree better than this.
 const SLACK_MS: i64 = 300;
 /// How long after a kill a request on the killed process can still fail.
