@@ -69,7 +69,11 @@ fn remembered(obj: &Obj) -> Option<Obj> {
     let mut body = obj.json().clone();
     let annotations = body.get_mut("metadata")?.as_object_mut()?.entry("annotations");
     annotations.or_insert_with(|| json!({})).as_object_mut()?;
-    let text = format!("{body}\n");
+    // Byte for byte as kubectl writes it: keys in order, and what HTML would read is escaped.
+    let mut sorted = body.clone();
+    sorted.sort_all_objects();
+    let text = format!("{sorted}\n");
+    let text = text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e");
     if text.len() + LAST_APPLIED.len() > ANNOTATION_BYTES_MAX {
         return None;
     }
