@@ -23,7 +23,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
-        core::v1::{Namespace, Node, Pod, Service},
+        core::v1::{Event, Namespace, Node, Pod, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::Time,
@@ -229,6 +229,32 @@ fn a_deployment_comes_up_rolls_and_goes_on_the_embedded_api() {
     block_on(cluster.store.delete(&key, &DeleteOptions::default())).unwrap();
     cluster.settle();
     assert!(cluster.all::<ReplicaSet>().is_empty() && cluster.all::<Pod>().is_empty());
+}
+
+#[test]
+fn events_of_one_instant_are_listed_as_they_came() {
+    let mut cluster = Cluster::new();
+    cluster.create::<Deployment>(web("web:1"));
+    cluster.settle();
+    let key = Key::of::<Deployment>("shop", "web");
+    for replicas in [7, 2, 9, 4, 7, 2] {
+        cluster.patch(&key, json!({"spec": {"replicas": replicas}}));
+        cluster.pool.run_until_stalled();
+    }
+    let events = cluster.all::<Event>();
+    let about = events.iter().filter(|event| event.json()["involvedObject"]["name"] == "web");
+    let text = |event: &Arc<Obj>| {
+        let event = event.get::<Event>().unwrap();
+        let message = event.message.clone().unwrap();
+        let (_, sizes) = message.split_once(" from ").unwrap();
+        format!("{sizes} x{}", event.count.unwrap())
+    };
+    let told: Vec<String> = about.map(text).collect();
+    // The second 7 to 2 counts up the first one.
+    assert_eq!(
+        told,
+        ["0 to 3 x1", "3 to 7 x1", "7 to 2 x2", "2 to 9 x1", "9 to 4 x1", "4 to 7 x1"]
+    );
 }
 
 #[test]

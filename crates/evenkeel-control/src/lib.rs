@@ -18,6 +18,7 @@ mod perform;
 mod plan;
 mod ports;
 mod queue;
+mod recorder;
 mod risk;
 mod run;
 mod store;
@@ -30,6 +31,7 @@ pub use plan::{EventNote, EventType, Plan, StatusWrite};
 pub use ports::{
     HookError, HookReply, Hooks, Metrics, MetricsError, NoHooks, NoMetrics, Ports, Sample, Timer,
 };
+pub use recorder::{create_event, event_name};
 pub use risk::{Direction, direction};
 pub use run::RunLoop;
 pub use store::{

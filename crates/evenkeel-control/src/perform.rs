@@ -1,11 +1,10 @@
 use std::sync::Arc;
 
 use evenkeel_api::{Key, Obj, Revision};
-use k8s_openapi::api::core::v1::Event;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Action, AuditId, DeleteOptions, EventNote, Patch, Ports, RouteWeight, StatusWrite, StoreError,
+    Action, AuditId, DeleteOptions, Patch, Ports, RouteWeight, StatusWrite, StoreError,
     Subresource, WriteOptions,
 };
 
@@ -227,44 +226,6 @@ pub(crate) async fn write_status(
     let options = WriteOptions { subresource: Some(Subresource::Status), expect: None, manager };
     let patch = Patch::Merge(json!({"status": write.status}));
     ports.store.patch(&write.key, &patch, &options).await
-}
-
-/// Tells an event; the same event about the same object counts up instead of piling up.
-pub(crate) async fn tell(
-    ports: &Ports,
-    note: &EventNote,
-    controller: &'static str,
-) -> Result<(), StoreError> {
-    let Some(about) = ports.store.get(&note.about).await? else { return Ok(()) };
-    let identity = format!("{}{}{}", about.uid(), note.reason, note.message);
-    let hash = evenkeel_base::stable_hash(identity.as_bytes());
-    let name = format!("{}.{hash:016x}", about.name());
-    let namespace =
-        if about.namespace().is_empty() { "default" } else { about.namespace() }.to_owned();
-    let now = ports.clock.now();
-    let stamp = json!(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
-    let options = WriteOptions { subresource: None, expect: None, manager: controller };
-    let key = Key::of::<Event>(&namespace, &name);
-    if let Some(old) = ports.store.get(&key).await? {
-        let count = old.json().get("count").and_then(Value::as_i64).unwrap_or(1) + 1;
-        let patch = Patch::Merge(json!({"count": count, "lastTimestamp": stamp}));
-        return ports.store.patch(&key, &patch, &options).await.map(drop);
-    }
-    let event = Obj::from_json(json!({
-        "apiVersion": "v1", "kind": "Event",
-        "metadata": {"name": name, "namespace": namespace},
-        "involvedObject": {
-            "apiVersion": about.json().get("apiVersion"), "kind": &*about.key().kind.kind,
-            "name": about.name(), "namespace": about.namespace(), "uid": about.uid(),
-            "resourceVersion": about.revision().to_string()},
-        "reason": note.reason, "message": note.message, "type": note.kind.as_str(),
-        "source": {"component": controller}, "reportingComponent": controller,
-        "reportingInstance": "", "count": 1, "firstTimestamp": stamp, "lastTimestamp": stamp,
-    }))?;
-    match ports.store.create(&event, &options).await {
-        Ok(_) | Err(StoreError::Exists { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

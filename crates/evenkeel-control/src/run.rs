@@ -9,7 +9,7 @@ use futures::{
 use crate::{
     BoxFuture, Door, DynController, EventNote, EventType, Outcome, Petition, Plan, Ports, Retry,
     StoreError, Trigger, Verdict, Wakes, WatchEvent, direction, perform, perform::Cleared,
-    queue::Queue,
+    queue::Queue, recorder::Recorder,
 };
 
 /// How long a held action waits before the door is asked again, when the door gave no time.
@@ -45,7 +45,8 @@ impl RunLoop {
             .controllers
             .into_iter()
             .map(|controller| {
-                Worker { controller, ports: self.ports.clone(), door: self.door.clone() }.run()
+                let (ports, door) = (self.ports.clone(), self.door.clone());
+                Worker { controller, ports, door, recorder: Recorder::default() }.run()
             })
             .collect();
         while all.next().await.is_some() {}
@@ -57,6 +58,7 @@ struct Worker {
     controller: Arc<dyn DynController>,
     ports: Ports,
     door: Arc<dyn Door>,
+    recorder: Recorder,
 }
 
 /// How work on one object ended.
@@ -225,7 +227,8 @@ impl Worker {
             }
         }
         for note in &plan.events {
-            if let Err(error) = perform::tell(&self.ports, note, self.controller.name()).await {
+            let told = self.recorder.tell(&self.ports, note, self.controller.name());
+            if let Err(error) = told.await {
                 // An event is for people; losing one must not repeat the actions before it.
                 tracing::warn!(controller = self.controller.name(), object = %key, %error,
                     reason = note.reason, "event not written");
@@ -238,7 +241,8 @@ impl Worker {
         let message = format!("{action}: {why}");
         tracing::info!(controller = self.controller.name(), object = %key, reason, message);
         let note = EventNote { about: key.clone(), kind: EventType::Warning, reason, message };
-        if let Err(error) = perform::tell(&self.ports, &note, self.controller.name()).await {
+        let told = self.recorder.tell(&self.ports, &note, self.controller.name());
+        if let Err(error) = told.await {
             tracing::warn!(object = %key, %error, "event not written");
         }
     }

@@ -234,6 +234,16 @@ impl World {
         self.store.patch(key, &Patch::Strategic(body), &options).await.unwrap();
     }
 
+    async fn events(&self) -> Vec<String> {
+        let query = ListQuery::all(evenkeel_api::GroupKind::of::<Event>());
+        let events = self.store.list(&query).await.unwrap().items;
+        let text = |event: &Arc<Obj>| {
+            let event = event.get::<Event>().unwrap();
+            format!("{} {}", event.reason.as_ref().unwrap(), event.count.unwrap())
+        };
+        events.iter().map(text).collect()
+    }
+
     fn seconds(&self) -> i64 {
         self.ports.clock.now().as_second() - 86_400
     }
@@ -267,12 +277,35 @@ async fn a_node_registers_and_its_pods_become_ready() {
     assert_eq!(status["containerStatuses"][0]["containerID"], "paper://a0");
     let env = world.paper.env.lock().unwrap().clone();
     assert_eq!((env["POD_IP"].as_str(), env["NODE_NAME"].as_str()), ("127.64.0.2", "n1"));
+}
 
-    let query = ListQuery::all(evenkeel_api::GroupKind::of::<Event>());
-    let events = world.store.list(&query).await.unwrap().items;
-    let mut reasons: Vec<_> = events.iter().map(|e| e.json()["reason"].to_string()).collect();
-    reasons.sort();
-    assert_eq!(reasons, ["\"Created\"", "\"Pulled\"", "\"Started\""]);
+#[tokio::test(start_paused = true)]
+async fn events_are_listed_as_they_came_and_counted_when_they_come_again() {
+    let world = World::new(false);
+    let _agent = world.start();
+    let key = world.pod("web", PROBED, None).await;
+    world.until_ready(&key, "True").await;
+    // All of one instant: what is listed by name is listed by time, too.
+    assert_eq!(world.events().await, ["Pulled 1", "Created 1", "Started 1"]);
+    world.paper.end_all(1);
+    world.until_ready(&key, "False").await;
+    world.until_ready(&key, "True").await;
+    assert_eq!(world.events().await, ["Pulled 2", "Created 2", "Started 2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_back_of_a_node_is_not_allocatable() {
+    let mut world = World::new(false);
+    world.config.allocatable = BTreeMap::from([("cpu".to_owned(), "3920m".to_owned())]);
+    let _agent = world.start();
+    let node = Key::of::<Node>("", "n1");
+    let node = world.until(&node, |node| node.is_some_and(|n| ready(n) == "True")).await.unwrap();
+    let status = &node.json()["status"];
+    assert_eq!(
+        (&status["capacity"]["cpu"], &status["allocatable"]["cpu"]),
+        (&json!("4"), &json!("3920m"))
+    );
+    assert_eq!(status["allocatable"]["memory"], status["capacity"]["memory"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use evenkeel_node::{
     agent::{self, AgentConfig},
     shell::{ProcessRuntime, ProcessSettings, stop_all},
 };
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
 
 use crate::{cli::AgentArgs, run};
 
@@ -34,13 +34,16 @@ pub(crate) async fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
 
 fn config(node: Node) -> AgentConfig {
     let spec = node.spec.unwrap_or_default();
-    let capacity = node.status.and_then(|status| status.capacity).unwrap_or_default();
-    let capacity: BTreeMap<String, String> =
-        capacity.into_iter().map(|(name, amount)| (name, amount.0)).collect();
+    let status = node.status.unwrap_or_default();
+    let text = |amounts: Option<BTreeMap<String, Quantity>>| {
+        let amounts = amounts.into_iter().flatten();
+        amounts.map(|(name, amount)| (name, amount.0)).collect::<BTreeMap<_, _>>()
+    };
     AgentConfig {
         labels: node.metadata.labels.unwrap_or_default(),
         taints: spec.taints.unwrap_or_default(),
-        capacity,
+        capacity: text(status.capacity),
+        allocatable: text(status.allocatable),
         pod_cidr: spec.pod_cidr,
         lease_period: Some(Duration::from_secs(10)),
         events: true,

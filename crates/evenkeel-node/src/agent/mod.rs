@@ -31,8 +31,10 @@ pub struct AgentConfig {
     pub labels: BTreeMap<String, String>,
     /// Taints of a Node that is not there yet.
     pub taints: Vec<Taint>,
-    /// `cpu`, `memory`, `pods` ... as quantities; all of it is allocatable.
+    /// `cpu`, `memory`, `pods` ... as quantities.
     pub capacity: BTreeMap<String, String>,
+    /// What of it pods may request; what is not named here is allocatable whole.
+    pub allocatable: BTreeMap<String, String>,
     /// Addresses of its pods, when the Node does not name them (`127.64.0.0/16`).
     pub pod_cidr: Option<String>,
     /// `topology.kubernetes.io/zone`.
@@ -58,6 +60,7 @@ impl AgentConfig {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             capacity: capacity.into_iter().map(text).collect(),
+            allocatable: BTreeMap::new(),
             pod_cidr: None,
             zone: None,
             region: None,

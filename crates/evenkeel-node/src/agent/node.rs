@@ -87,10 +87,12 @@ pub(super) async fn post_status(
             "lastHeartbeatTime": now, "lastTransitionTime": now})
     };
     let version = concat!("evenkeel://", env!("CARGO_PKG_VERSION"));
+    let mut allocatable = config.capacity.clone();
+    allocatable.extend(config.allocatable.clone());
     let arch = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
     let status = json!({
         "capacity": config.capacity,
-        "allocatable": config.capacity,
+        "allocatable": allocatable,
         "addresses": [
             {"type": "InternalIP", "address": ip.to_string()},
             {"type": "Hostname", "address": config.name},

@@ -20,7 +20,7 @@ use super::{
     AgentConfig, RETRY_FIRST, RETRY_MAX,
     addresses::Addresses,
     node,
-    work::{Hands, PodDone, status_patch},
+    work::{Hands, PodDone, Told, status_patch},
 };
 use crate::{
     pod::{Effect, PodMachine},
@@ -57,7 +57,7 @@ struct Held {
     wake: Option<Timestamp>,
     /// Its object is gone.
     gone: bool,
-    notes: BTreeMap<String, u32>,
+    notes: BTreeMap<String, Told>,
 }
 
 enum Done {
@@ -330,6 +330,13 @@ impl Agent {
                     self.spawn(uid, again);
                 }
             },
+            PodDone::Told(identity, told) => {
+                if held.notes.len() >= NOTES_MAX {
+                    held.notes.clear();
+                }
+                held.notes.insert(identity, told);
+                return;
+            }
             PodDone::Nothing => return,
         }
         self.touch(uid);
@@ -402,12 +409,8 @@ impl Agent {
                 if !self.config.events || held.gone {
                     return;
                 }
-                if held.notes.len() >= NOTES_MAX {
-                    held.notes.clear();
-                }
-                let count = held.notes.entry(format!("{} {}", note.reason, note.message));
-                let count = count.and_modify(|count| *count += 1).or_insert(1);
-                hands.tell(held.machine.pod(), &self.config.name, note, *count)
+                let told = held.notes.get(&note.identity()).cloned();
+                hands.tell(held.machine.pod(), &self.config.name, note, told)
             }
         };
         self.spawn(uid, future);

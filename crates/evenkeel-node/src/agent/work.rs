@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use evenkeel_api::{Key, Obj};
 use evenkeel_control::{
     BoxFuture, DeleteOptions, ListQuery, Patch, Ports, Propagation, StoreError, Subresource,
-    WriteOptions,
+    WriteOptions, create_event,
 };
 use futures::future::{Either, select};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Event, Pod, PodStatus, Secret, Service};
@@ -24,16 +24,46 @@ use crate::{
 
 /// Something that was being done for a pod has ended.
 pub(super) enum PodDone {
-    Start { container: String, result: Result<Started, StartError> },
-    Exit { container: String, attempt: u32, exit: Exit },
-    PostStart { container: String, result: Result<(), String> },
-    PreStop { container: String, result: Result<(), String> },
-    Probe { container: String, attempt: u32, kind: ProbeKind, reply: ProbeReply },
-    Unpark { container: String, kind: ProbeKind },
+    Start {
+        container: String,
+        result: Result<Started, StartError>,
+    },
+    Exit {
+        container: String,
+        attempt: u32,
+        exit: Exit,
+    },
+    PostStart {
+        container: String,
+        result: Result<(), String>,
+    },
+    PreStop {
+        container: String,
+        result: Result<(), String>,
+    },
+    Probe {
+        container: String,
+        attempt: u32,
+        kind: ProbeKind,
+        reply: ProbeReply,
+    },
+    Unpark {
+        container: String,
+        kind: ProbeKind,
+    },
     Status(Result<(), StoreError>),
     Removed,
     Deleted(Result<(), StoreError>),
+    /// What an event says, and how often it has been told.
+    Told(String, Told),
     Nothing,
+}
+
+/// An event that has been written.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    count: u32,
+    name: String,
 }
 
 /// Conditions that are the agent's own; all others belong to whoever wrote them.
@@ -263,7 +293,7 @@ impl Hands {
         pod: &Pod,
         node: &str,
         note: Note,
-        count: u32,
+        told: Option<Told>,
     ) -> BoxFuture<'static, PodDone> {
         let ports = self.ports.clone();
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
@@ -271,23 +301,23 @@ impl Hands {
         let (name, namespace, uid) = (text(&meta.name), text(&meta.namespace), text(&meta.uid));
         let revision = text(&meta.resource_version);
         let node = node.to_owned();
+        let at = ports.clock.now();
         Box::pin(async move {
+            let identity = note.identity();
             let field = note.container.map(|name| format!("spec.containers{{{name}}}"));
-            let identity = format!("{uid}{}{}{field:?}", note.reason, note.message);
-            let hash = evenkeel_base::stable_hash(identity.as_bytes());
-            let event_name = format!("{name}.{hash:016x}");
-            let now = Time(ports.clock.now());
-            let options = WriteOptions { subresource: None, expect: None, manager: MANAGER };
-            if count > 1 {
-                let key = Key::of::<Event>(&namespace, &event_name);
+            let now = Time(at);
+            let count = told.as_ref().map_or(1, |told| told.count + 1);
+            if let Some(told) = told {
+                let key = Key::of::<Event>(&namespace, &told.name);
                 let patch = Patch::Merge(json!({"count": count, "lastTimestamp": now}));
+                let options = WriteOptions { subresource: None, expect: None, manager: MANAGER };
                 if ports.store.patch(&key, &patch, &options).await.is_ok() {
-                    return PodDone::Nothing;
+                    return PodDone::Told(identity, Told { count, name: told.name });
                 }
             }
-            let event = Obj::from_json(json!({
+            let mut event = json!({
                 "apiVersion": "v1", "kind": "Event",
-                "metadata": {"name": event_name, "namespace": namespace},
+                "metadata": {"name": "", "namespace": namespace},
                 "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": name,
                     "namespace": namespace, "uid": uid, "resourceVersion": revision,
                     "fieldPath": field},
@@ -296,16 +326,16 @@ impl Hands {
                 "source": {"component": MANAGER, "host": node},
                 "reportingComponent": MANAGER, "reportingInstance": node,
                 "count": count, "firstTimestamp": now, "lastTimestamp": now,
-            }));
+            });
             // An event is for people; losing one must not stop a pod.
-            let written = match event {
-                Ok(event) => ports.store.create(&event, &options).await.map(drop),
-                Err(error) => Err(error.into()),
-            };
-            if let Err(error) = written {
-                tracing::debug!(object = name, reason = note.reason, %error, "event not written");
+            match create_event(&ports, &mut event, &name, at, MANAGER).await {
+                Ok(name) => PodDone::Told(identity, Told { count, name }),
+                Err(error) => {
+                    tracing::debug!(object = name, reason = note.reason, %error,
+                        "event not written");
+                    PodDone::Nothing
+                }
             }
-            PodDone::Nothing
         })
     }
 }

@@ -115,6 +115,14 @@ pub struct Note {
     pub container: Option<String>,
 }
 
+impl Note {
+    /// Equal for notes that say the same: they are counted, not piled up.
+    pub fn identity(&self) -> String {
+        let container = self.container.as_deref().unwrap_or_default();
+        format!("{} {container} {}", self.reason, self.message)
+    }
+}
+
 /// One pod on this node.
 #[derive(Debug, Clone)]
 pub struct PodMachine {

@@ -1,0 +1,141 @@
+//! Events, as client-go's recorder and correlator write them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use evenkeel_api::{Key, Obj};
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Event, apimachinery::pkg::apis::meta::v1::Time};
+use serde_json::json;
+
+use crate::{EventNote, Patch, Ports, StoreError, WriteOptions};
+
+/// Events remembered for counting; beyond it counting starts afresh. **Source**: `maxLruCacheEntries`
+/// of client-go's correlator.
+const KNOWN_MAX: usize = 4_096;
+/// Names tried when several events about one object fall on one instant, as under virtual time.
+const NAMES_MAX: usize = 64;
+
+/// The name of an event: `OBJECT.TIME`, the time in nanoseconds as 16 hexadecimal digits. Servers
+/// list by name, and what is listed is shown as it comes among events of one second: so the order
+/// of names is the order of time.
+///
+/// **Source**: `makeEvent` of client-go.
+pub fn event_name(object: &str, at: Timestamp) -> String {
+    format!("{object}.{:016x}", at.as_nanosecond())
+}
+
+/// Creates an event under a name for `at`, or for the next free nanosecond; returns the name.
+pub async fn create_event(
+    ports: &Ports,
+    event: &mut serde_json::Value,
+    object: &str,
+    at: Timestamp,
+    manager: &'static str,
+) -> Result<String, StoreError> {
+    let options = WriteOptions { subresource: None, expect: None, manager };
+    let mut at = at;
+    let mut tries = 0;
+    loop {
+        let name = event_name(object, at);
+        event["metadata"]["name"] = json!(name);
+        tries += 1;
+        match ports.store.create(&Obj::from_json(event.clone())?, &options).await {
+            Ok(_) => return Ok(name),
+            Err(StoreError::Exists { .. }) if tries < NAMES_MAX => {
+                at = at.checked_add(Duration::from_nanos(1)).unwrap_or(at);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Tells events; the same event about the same object counts up instead of piling up.
+///
+/// What was told is remembered here only: a controller that starts again tells it anew.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder {
+    /// Name of each event by what it says.
+    known: Mutex<BTreeMap<u64, String>>,
+}
+
+impl Recorder {
+    /// Tells one.
+    pub(crate) async fn tell(
+        &self,
+        ports: &Ports,
+        note: &EventNote,
+        controller: &'static str,
+    ) -> Result<(), StoreError> {
+        let Some(about) = ports.store.get(&note.about).await? else { return Ok(()) };
+        let kind = note.kind.as_str();
+        let identity = format!("{}{kind}{}{}", about.uid(), note.reason, note.message);
+        let identity = evenkeel_base::stable_hash(identity.as_bytes());
+        let namespace =
+            if about.namespace().is_empty() { "default" } else { about.namespace() }.to_owned();
+        let now = ports.clock.now();
+        if let Some(name) = self.known(identity)
+            && count_up(ports, &Key::of::<Event>(&namespace, &name), now, controller).await?
+        {
+            return Ok(());
+        }
+        let stamp = json!(Time(now));
+        let mut event = json!({
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": {"name": "", "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": about.json().get("apiVersion"), "kind": &*about.key().kind.kind,
+                "name": about.name(), "namespace": about.namespace(), "uid": about.uid(),
+                "resourceVersion": about.revision().to_string()},
+            "reason": note.reason, "message": note.message, "type": kind,
+            "source": {"component": controller}, "reportingComponent": controller,
+            "reportingInstance": "", "count": 1, "firstTimestamp": stamp, "lastTimestamp": stamp,
+        });
+        let name = create_event(ports, &mut event, about.name(), now, controller).await?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(identity, name);
+        Ok(())
+    }
+
+    fn known(&self, identity: u64) -> Option<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&identity).cloned()
+    }
+}
+
+/// `false` when the event is no longer there.
+async fn count_up(
+    ports: &Ports,
+    key: &Key,
+    now: Timestamp,
+    manager: &'static str,
+) -> Result<bool, StoreError> {
+    let Some(old) = ports.store.get(key).await? else { return Ok(false) };
+    let count = old.json().get("count").and_then(serde_json::Value::as_i64).unwrap_or(1) + 1;
+    let patch = Patch::Merge(json!({"count": count, "lastTimestamp": Time(now)}));
+    let options = WriteOptions { subresource: None, expect: None, manager };
+    match ports.store.patch(key, &patch, &options).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_events_sort_by_time() {
+        let at = |second: i64, ns: i32| event_name("web", Timestamp::new(second, ns).unwrap());
+        assert_eq!(at(1_700_000_000, 5), "web.17979cfe362a0005");
+        let names = [at(86_400, 0), at(86_400, 1), at(86_401, 0), at(1_700_000_000, 0)];
+        assert!(names.is_sorted(), "{names:?}");
+    }
+}
