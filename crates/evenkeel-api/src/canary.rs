@@ -14,7 +14,10 @@ use k8s_openapi::apimachinery::pkg::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::httproute::{HttpRouteMatch, ParentRef};
+use crate::{
+    httproute::{HttpRouteMatch, ParentRef},
+    slo::ErrorBudget,
+};
 
 /// A workload whose new versions meet traffic step by step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -326,6 +329,9 @@ pub struct CanaryStatus {
     /// evenkeel's own bookkeeping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evenkeel: Option<RunStatus>,
+    /// What its SLOs say about a release; written by the SLO controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_budget: Option<ErrorBudget>,
     /// Everything else (session affinity cookies).
     #[serde(flatten)]
     pub other: Map<String, Value>,

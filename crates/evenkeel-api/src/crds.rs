@@ -1,12 +1,17 @@
 use serde_json::Value;
 
 /// The definitions as written, one file per kind.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 10] = [
     ("alertproviders.yaml", include_str!("../crds/alertproviders.yaml")),
+    ("breakglasses.yaml", include_str!("../crds/breakglasses.yaml")),
     ("canaries.yaml", include_str!("../crds/canaries.yaml")),
+    ("errorbudgetpolicies.yaml", include_str!("../crds/errorbudgetpolicies.yaml")),
     ("gateways.yaml", include_str!("../crds/gateways.yaml")),
     ("httproutes.yaml", include_str!("../crds/httproutes.yaml")),
     ("metrictemplates.yaml", include_str!("../crds/metrictemplates.yaml")),
+    ("prometheusrules.yaml", include_str!("../crds/prometheusrules.yaml")),
+    ("prometheusservicelevels.yaml", include_str!("../crds/prometheusservicelevels.yaml")),
+    ("slomaintenances.yaml", include_str!("../crds/slomaintenances.yaml")),
 ];
 
 /// The `CustomResourceDefinition`s of every foreign kind evenkeel serves in its embedded cluster.

@@ -20,6 +20,7 @@ mod selector;
 pub mod canary;
 pub mod clusterconfig;
 pub mod httproute;
+pub mod slo;
 
 pub use conditions::{ConditionUpdate, set_condition};
 pub use crds::crds;

@@ -29,7 +29,8 @@ pub use door::{AuditId, Door, OpenDoor, Outcome, Petition, Verdict};
 pub use perform::{Cleared, PerformError, Retry};
 pub use plan::{EventNote, EventType, Plan, StatusWrite};
 pub use ports::{
-    HookError, HookReply, Hooks, Metrics, MetricsError, NoHooks, NoMetrics, Ports, Sample, Timer,
+    HookError, HookReply, Hooks, Metrics, MetricsError, NoHooks, NoMetrics, Ports, Sample, Series,
+    Span, Timer,
 };
 pub use recorder::{create_event, event_name};
 pub use risk::{Direction, direction};

@@ -41,6 +41,56 @@ pub trait Metrics: Send + Sync {
         expr: &'a str,
         at: Timestamp,
     ) -> BoxFuture<'a, Result<Vec<Sample>, MetricsError>>;
+
+    /// Evaluates a query at every moment of `span`; series in order of their labels, points in
+    /// order of time. A source that can answer in one go overrides this.
+    fn query_range<'a>(
+        &'a self,
+        expr: &'a str,
+        span: Span,
+    ) -> BoxFuture<'a, Result<Vec<Series>, MetricsError>> {
+        Box::pin(async move {
+            let mut series: BTreeMap<BTreeMap<String, String>, Vec<(Timestamp, f64)>> =
+                BTreeMap::new();
+            for at in span.moments() {
+                for sample in self.query(expr, at).await? {
+                    series.entry(sample.labels).or_default().push((at, sample.value));
+                }
+            }
+            Ok(series.into_iter().map(|(labels, points)| Series { labels, points }).collect())
+        })
+    }
+}
+
+/// Evenly spaced moments: `first`, then every `step` up to and including `last`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The first moment.
+    pub first: Timestamp,
+    /// No moment is later.
+    pub last: Timestamp,
+    /// Between two moments; at least a millisecond.
+    pub step: Duration,
+}
+
+impl Span {
+    /// The moments, in order.
+    pub fn moments(self) -> impl Iterator<Item = Timestamp> {
+        let step = i64::try_from(self.step.as_millis()).unwrap_or(i64::MAX).max(1);
+        let (first, last) = (self.first.as_millisecond(), self.last.as_millisecond());
+        std::iter::successors(Some(first), move |at| at.checked_add(step))
+            .take_while(move |at| *at <= last)
+            .filter_map(|at| Timestamp::from_millisecond(at).ok())
+    }
+}
+
+/// The values of one series over a [`Span`]; moments without a value are left out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Value at each moment that has one; may be NaN.
+    pub points: Vec<(Timestamp, f64)>,
 }
 
 /// One element of an instant vector; a scalar has no labels.

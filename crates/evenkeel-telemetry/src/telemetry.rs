@@ -3,13 +3,13 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use evenkeel_control::{BoxFuture, Metrics, MetricsError, Sample};
+use evenkeel_control::{BoxFuture, Metrics, MetricsError, Sample, Series, Span};
 use evenkeel_promql::{
     engine::{self, Options, QueryError, Steps},
     exposition::Family,
     labels::Labels,
     result::{QueryResult, QueryValue},
-    sample::Value,
+    sample::{Point, Value},
     series::{AppendError, SeriesStore},
 };
 use futures::FutureExt as _;
@@ -178,6 +178,38 @@ impl Metrics for Telemetry {
         };
         futures::future::ready(answer).boxed()
     }
+
+    fn query_range<'a>(
+        &'a self,
+        expr: &'a str,
+        span: Span,
+    ) -> BoxFuture<'a, Result<Vec<Series>, MetricsError>> {
+        let steps = Steps {
+            start_ms: span.first.as_millisecond(),
+            end_ms: span.last.as_millisecond(),
+            step_ms: i64::try_from(span.step.as_millis()).unwrap_or(i64::MAX).max(1),
+        };
+        let answer = match self.range(expr, steps) {
+            Ok(result) => series(expr, result.value),
+            Err(error) => invalid(expr, error.to_string()),
+        };
+        futures::future::ready(answer).boxed()
+    }
+}
+
+fn series(expr: &str, value: QueryValue) -> Result<Vec<Series>, MetricsError> {
+    let QueryValue::Matrix(matrix) = value else {
+        return invalid(expr, "it gives no series over time".to_owned());
+    };
+    let point = |point: &Point| match point.value {
+        Value::Float(value) => Some((Timestamp::from_millisecond(point.t_ms).ok()?, value)),
+        Value::Histogram(_) => None,
+    };
+    let all = matrix.iter().map(|series| Series {
+        labels: series.labels.to_map(),
+        points: series.points.iter().filter_map(point).collect(),
+    });
+    Ok(all.collect())
 }
 
 fn samples(expr: &str, value: QueryValue) -> Result<Vec<Sample>, MetricsError> {

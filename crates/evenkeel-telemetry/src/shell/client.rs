@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
-use evenkeel_control::{BoxFuture, Metrics, MetricsError, Sample};
+use evenkeel_control::{BoxFuture, Metrics, MetricsError, Sample, Series, Span};
 use evenkeel_promql::number::parse_float;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -50,7 +50,7 @@ impl PrometheusClient {
         if uri.query().is_some() {
             return Err(bad("it must not have a query".to_owned()));
         }
-        let url = format!("{}/api/v1/query", url.trim_end_matches('/'));
+        let url = format!("{}/api/v1", url.trim_end_matches('/'));
         Ok(Self { client: http_client(TIMEOUT), url, authorization: None, timeout: TIMEOUT })
     }
 
@@ -68,15 +68,29 @@ impl PrometheusClient {
         self
     }
 
-    async fn ask(&self, expr: &str, at: Timestamp) -> Result<Vec<Sample>, MetricsError> {
-        let (status, body) = tokio::time::timeout(self.timeout, self.post(expr, at))
+    async fn instant(&self, expr: &str, at: Timestamp) -> Result<Vec<Sample>, MetricsError> {
+        let form = format!("query={}&time={}", encode(expr), seconds(at));
+        let answer = self.ask(expr, "query", form).await?;
+        samples(expr, &answer)
+    }
+
+    async fn range(&self, expr: &str, span: Span) -> Result<Vec<Series>, MetricsError> {
+        let (start, end) = (seconds(span.first), seconds(span.last));
+        let step = span.step.as_secs_f64();
+        let form = format!("query={}&start={start}&end={end}&step={step}", encode(expr));
+        let answer = self.ask(expr, "query_range", form).await?;
+        series(expr, &answer)
+    }
+
+    async fn ask(&self, expr: &str, path: &str, form: String) -> Result<Value, MetricsError> {
+        let (status, body) = tokio::time::timeout(self.timeout, self.post(path, form))
             .await
             .map_err(|_| unreachable(format!("no answer within {:?}", self.timeout)))??;
         let answer: Value = serde_json::from_slice(&body)
             .map_err(|_| unreachable(format!("HTTP status {status} without a JSON answer")))?;
         let text = |field: &str| answer.get(field).and_then(Value::as_str).unwrap_or_default();
         match (text("status"), text("errorType")) {
-            ("success", _) => samples(expr, &answer),
+            ("success", _) => Ok(answer),
             ("error", "bad_data" | "execution") => Err(MetricsError::Invalid {
                 expr: expr.to_owned(),
                 problem: text("error").to_owned(),
@@ -87,11 +101,9 @@ impl PrometheusClient {
         }
     }
 
-    async fn post(&self, expr: &str, at: Timestamp) -> Result<(u16, Bytes), MetricsError> {
-        let ms = at.as_millisecond();
-        let (seconds, rest) = (ms.div_euclid(1000), ms.rem_euclid(1000));
-        let form = format!("query={}&time={seconds}.{rest:03}", encode(expr));
-        let mut request = Request::post(&self.url)
+    async fn post(&self, path: &str, form: String) -> Result<(u16, Bytes), MetricsError> {
+        let url = format!("{}/{path}", self.url);
+        let mut request = Request::post(&url)
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(header::ACCEPT, "application/json");
         if let Some(authorization) = &self.authorization {
@@ -99,7 +111,7 @@ impl PrometheusClient {
         }
         let request = request
             .body(Full::from(form))
-            .map_err(|error| unreachable(format!("cannot ask {}: {error}", self.url)))?;
+            .map_err(|error| unreachable(format!("cannot ask {url}: {error}")))?;
         let response =
             self.client.request(request).await.map_err(|error| unreachable(chain(&error)))?;
         let status = response.status().as_u16();
@@ -117,36 +129,62 @@ impl Metrics for PrometheusClient {
         expr: &'a str,
         at: Timestamp,
     ) -> BoxFuture<'a, Result<Vec<Sample>, MetricsError>> {
-        Box::pin(self.ask(expr, at))
+        Box::pin(self.instant(expr, at))
     }
+
+    fn query_range<'a>(
+        &'a self,
+        expr: &'a str,
+        span: Span,
+    ) -> BoxFuture<'a, Result<Vec<Series>, MetricsError>> {
+        Box::pin(self.range(expr, span))
+    }
+}
+
+/// A moment as the API takes it: seconds with three decimals.
+fn seconds(at: Timestamp) -> String {
+    let ms = at.as_millisecond();
+    format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000))
 }
 
 fn unreachable(problem: String) -> MetricsError {
     MetricsError::Unreachable { problem }
 }
 
+fn odd() -> MetricsError {
+    unreachable("the answer is not in the shape of the Prometheus API".to_owned())
+}
+
+/// Kind and elements of a successful answer.
+fn result(answer: &Value) -> Option<(&str, &Vec<Value>)> {
+    let kind = answer.pointer("/data/resultType")?.as_str()?;
+    Some((kind, answer.pointer("/data/result")?.as_array()?))
+}
+
+fn labels(item: &Value) -> BTreeMap<String, String> {
+    let labels = item.get("metric").and_then(Value::as_object).into_iter().flatten();
+    labels.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+/// The value of a pair of time and text.
+fn number(pair: &Value) -> Option<f64> {
+    parse_float(pair.get(1)?.as_str()?)
+}
+
 /// The samples of a successful answer.
 fn samples(expr: &str, answer: &Value) -> Result<Vec<Sample>, MetricsError> {
-    let odd = || unreachable("the answer is not in the shape of the Prometheus API".to_owned());
-    let kind = answer.pointer("/data/resultType").and_then(Value::as_str).ok_or_else(odd)?;
-    let result = answer.pointer("/data/result").and_then(Value::as_array).ok_or_else(odd)?;
-    let number = |pair: &Value| parse_float(pair.get(1)?.as_str()?);
+    let (kind, items) = result(answer).ok_or_else(odd)?;
     match kind {
         "scalar" => {
-            let pair = Value::Array(result.clone());
+            let pair = Value::Array(items.clone());
             Ok(vec![Sample { labels: BTreeMap::new(), value: number(&pair).ok_or_else(odd)? }])
         }
-        "vector" => result
+        "vector" => items
             .iter()
             // Native histograms have no "value": no number to judge by.
             .filter_map(|item| Some((item, item.get("value")?)))
             .map(|(item, pair)| {
-                let labels = item.get("metric").and_then(Value::as_object);
-                let labels = labels
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
-                Ok(Sample { labels: labels.collect(), value: number(pair).ok_or_else(odd)? })
+                Ok(Sample { labels: labels(item), value: number(pair).ok_or_else(odd)? })
             })
             .collect(),
         other => Err(MetricsError::Invalid {
@@ -154,6 +192,26 @@ fn samples(expr: &str, answer: &Value) -> Result<Vec<Sample>, MetricsError> {
             problem: format!("it gives a {other}, not one number per series"),
         }),
     }
+}
+
+/// The series of a successful answer.
+fn series(expr: &str, answer: &Value) -> Result<Vec<Series>, MetricsError> {
+    let (kind, items) = result(answer).ok_or_else(odd)?;
+    if kind != "matrix" {
+        let problem = format!("it gives a {kind}, not numbers over time");
+        return Err(MetricsError::Invalid { expr: expr.to_owned(), problem });
+    }
+    let point = |pair: &Value| {
+        #[expect(clippy::cast_possible_truncation, reason = "a time in milliseconds fits")]
+        let ms = (pair.get(0)?.as_f64()? * 1000.0).round() as i64;
+        Some((Timestamp::from_millisecond(ms).ok()?, number(pair)?))
+    };
+    let one = |item: &Value| {
+        let pairs = item.get("values").and_then(Value::as_array).into_iter().flatten();
+        let points: Option<Vec<_>> = pairs.map(point).collect();
+        Ok(Series { labels: labels(item), points: points.ok_or_else(odd)? })
+    };
+    items.iter().map(one).collect()
 }
 
 /// Encodes a form value.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::common::{EPOCH_S, TokioTime};
-use evenkeel_control::{Metrics as _, MetricsError};
+use evenkeel_control::{BoxFuture, Metrics, MetricsError, Sample, Span};
 use evenkeel_promql::labels::Labels;
 use evenkeel_telemetry::{
     Limits, ScrapeSettings, Scraper, Target, Telemetry,
@@ -152,7 +152,33 @@ async fn the_client_reads_what_the_server_writes() {
     insta::assert_snapshot!(error, @r#"query "sum(": invalid parameter "query": 1:5: parse error: unexpected end of input"#);
     let error = client.query("hits[5m]", at).await.unwrap_err();
     insta::assert_snapshot!(error, @r#"query "hits[5m]": it gives a matrix, not one number per series"#);
+    // Both ways to ask over time, and asking step by step, give the same.
+    let span = Span { first: at - jiff::SignedDuration::from_secs(20), last: at, step: STEP };
+    let over_http = client.query_range("sum by (code) (hits)", span).await.unwrap();
+    let values: Vec<String> = over_http
+        .iter()
+        .map(|s| format!("{} {:?}", s.labels["code"], s.points.iter().map(|p| p.1).collect::<Vec<_>>()))
+        .collect();
+    assert_eq!(values, ["200 [99.0, 99.0, 99.0]", "500 [1.0, 1.0, 1.0]"]);
+    let stepwise = Stepwise(&client).query_range("sum by (code) (hits)", span).await.unwrap();
+    assert_eq!(over_http, stepwise);
+    assert_eq!(client.query_range("absent_here", span).await.unwrap(), []);
     server.abort();
+}
+
+const STEP: Duration = Duration::from_secs(10);
+
+/// Has only instant queries.
+struct Stepwise<'c>(&'c PrometheusClient);
+
+impl Metrics for Stepwise<'_> {
+    fn query<'a>(
+        &'a self,
+        expr: &'a str,
+        at: Timestamp,
+    ) -> BoxFuture<'a, Result<Vec<Sample>, MetricsError>> {
+        self.0.query(expr, at)
+    }
 }
 
 #[tokio::test]
