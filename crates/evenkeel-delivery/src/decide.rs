@@ -4,6 +4,7 @@ use evenkeel_api::{
     Key, Obj,
     canary::{CanaryStatus, Phase, RunStatus},
     httproute::HttpRoute,
+    slo::Permission,
 };
 use evenkeel_control::{Action, HookCall, Plan, RouteWeight};
 use serde_json::{Value, json};
@@ -92,7 +93,12 @@ impl<'a> Context<'a> {
             );
             return Err((reasons::DUPLICATE_TARGET, message));
         }
-        let rules = Rules::of(&view.canary).map_err(|e| (reasons::INVALID_SPEC, e.to_string()))?;
+        let mut rules =
+            Rules::of(&view.canary).map_err(|e| (reasons::INVALID_SPEC, e.to_string()))?;
+        let status = view.status();
+        if status.error_budget.as_ref().is_some_and(|b| b.permission == Permission::Slower) {
+            rules.interval = rules.interval.saturating_mul(2);
+        }
         let Some(target) = &view.target else {
             let message = format!(
                 "Deployment/{}/{} is not there: create it, or correct spec.targetRef.name",
@@ -108,7 +114,6 @@ impl<'a> Context<'a> {
             );
             return Err((reasons::INVALID_SPEC, message));
         };
-        let status = view.status();
         let run = status.evenkeel.clone().unwrap_or_default();
         Ok(Self {
             view,

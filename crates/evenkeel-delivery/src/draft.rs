@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     CanaryView, diff,
-    reasons::{ACCEPTED, PROMOTED, SYNCED},
+    reasons::{ACCEPTED, BUDGET, PROMOTED, SYNCED},
 };
 
 /// Events kept for event webhooks that do not keep up.
@@ -42,13 +42,14 @@ pub(crate) struct Draft<'a> {
     pub(crate) status: CanaryStatus,
     pub(crate) run: RunStatus,
     problem: Option<(&'static str, String)>,
+    held: Option<(String, String)>,
 }
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(view: &'a CanaryView) -> Self {
         let status = view.status();
         let run = status.evenkeel.clone().unwrap_or_default();
-        Self { view, plan: Plan::default(), status, run, problem: None }
+        Self { view, plan: Plan::default(), status, run, problem: None, held: None }
     }
 
     /// Does this, whatever revision its target is at.
@@ -141,6 +142,17 @@ impl<'a> Draft<'a> {
         self
     }
 
+    /// The error budget does not let a new version go ahead; shown as a condition until it does.
+    pub(crate) fn held(&mut self, reason: &str, message: String) -> &mut Self {
+        // The numbers in the message move all the time; the reason is what is news.
+        let told = self.status.conditions.iter().any(|c| c.type_ == BUDGET && c.reason == reason);
+        if !told {
+            self.alert(Severity::Warn, &message).warning(message.clone());
+        }
+        self.held = Some((reason.to_owned(), message));
+        self
+    }
+
     /// Takes the new version out of traffic from the next plan on. The decision is written down
     /// first, so that a crash cannot forget it.
     pub(crate) fn roll_back(&mut self, cause: String) -> &mut Self {
@@ -192,6 +204,19 @@ impl<'a> Draft<'a> {
                 set_condition(&mut self.status.conditions, &update, now);
             }
             None => self.status.conditions.retain(|condition| condition.type_ != ACCEPTED),
+        }
+        match &self.held {
+            Some((reason, message)) => {
+                let update = ConditionUpdate {
+                    kind: BUDGET,
+                    status: "False",
+                    reason,
+                    message,
+                    observed_generation,
+                };
+                set_condition(&mut self.status.conditions, &update, now);
+            }
+            None => self.status.conditions.retain(|condition| condition.type_ != BUDGET),
         }
         let Some((status, message)) = meaning(self.status.phase) else { return };
         let update = ConditionUpdate {

@@ -7,6 +7,9 @@ pub const SYNCED: &str = "Synced";
 pub const ACCEPTED: &str = "Accepted";
 /// Flagger's one condition.
 pub const PROMOTED: &str = "Promoted";
+/// Condition that says whether the error budget lets a new version go ahead; only there while it
+/// does not.
+pub const BUDGET: &str = "BudgetAllows";
 
 /// Another Canary has this target.
 pub const DUPLICATE_TARGET: &str = "DuplicateTarget";
@@ -47,6 +50,10 @@ pub const INTERVAL_RUNNING: &str = "IntervalRunning";
 pub const ASKING_HOOK: &str = "AskingHook";
 /// Somebody's leave is awaited.
 pub const APPROVAL_PENDING: &str = "ApprovalPending";
+/// The error budget does not allow a new version now.
+pub const BUDGET_PENDING: &str = "BudgetPending";
+/// Nobody has looked at the error budget for too long.
+pub const BUDGET_NOT_LOOKED_AT: &str = "BudgetNotLookedAt";
 /// Data for a check has not come in yet.
 pub const DATA_PENDING: &str = "DataPending";
 /// A check failed.

@@ -17,6 +17,10 @@ use crate::{
 /// Longest wait for somebody's leave before the version is given up: a forgotten gate must not
 /// keep a half-released version for ever.
 const APPROVAL_WAIT_MAX: Duration = Duration::from_hours(24);
+/// An answer of the SLO controller that is older is none. Unit: seconds; it repeats every minute.
+const BUDGET_AGE_MAX: i64 = 600;
+/// Reason of an answer that no policy stands behind.
+const NO_POLICY: &str = "NoPolicy";
 /// Pause before missing data is looked for again.
 const DATA_WAIT: Duration = Duration::from_secs(2);
 
@@ -35,6 +39,9 @@ impl Context<'_> {
             return Ok(Plan::wait(reasons::APPROVAL_PENDING, wait));
         }
         let full = self.view.names.full();
+        if let Some(plan) = self.held_by_budget() {
+            return Ok(plan);
+        }
         let mut draft = Draft::new(self.view);
         if waiting {
             match self.rollback_wanted(Phase::Waiting)? {
@@ -77,6 +84,28 @@ impl Context<'_> {
         draft.alert(Severity::Info, &message);
         draft.event(message).wake(self.rules.interval);
         Ok(draft.done(reasons::NEW_REVISION))
+    }
+
+    /// The error budget does not allow a new version now, or nobody knows whether it does.
+    fn held_by_budget(&self) -> Option<Plan> {
+        let budget = self.status.error_budget.as_ref()?;
+        let age = self.view.now.as_second().saturating_sub(budget.observed_at);
+        let (reason, why) = if !budget.permission.goes_ahead() {
+            (budget.reason.as_str(), format!("{}: {}", budget.slo, budget.message))
+        } else if age > BUDGET_AGE_MAX && budget.reason != NO_POLICY {
+            let why = format!(
+                "{}: its error budget was last looked at {age} s ago; see that the SLO controller \
+                 runs",
+                budget.slo
+            );
+            (reasons::BUDGET_NOT_LOOKED_AT, why)
+        } else {
+            return None;
+        };
+        let mut draft = Draft::new(self.view);
+        draft.held(reason, format!("Halt {} advancement {why}", self.view.names.full()));
+        draft.phase(Phase::Waiting).tick().wake(self.rules.interval);
+        Some(draft.done(reasons::BUDGET_PENDING))
     }
 
     /// The version that waits for leave will not get it.

@@ -1,6 +1,8 @@
 //! Canaries in virtual time, through the controller's public face.
 #![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
 
+#[path = "cases/budget.rs"]
+mod budget;
 mod world;
 
 use std::{fmt::Write as _, time::Duration};

@@ -8,12 +8,14 @@
 //!              ledger: which change, incident or fault spent it
 //! ```
 //!
-//! Pure: text and values in, text and values out; no clock, no files, no network. Queries are
-//! evaluated elsewhere; this crate counts what they return.
+//! Everything but `controller` is pure: text and values in, text and values out; no clock, no
+//! files, no network. Queries are evaluated elsewhere, behind the `Metrics` port; this crate counts
+//! what they return.
 
 #![warn(clippy::disallowed_methods)]
 
 pub mod budget;
+pub mod controller;
 mod duration;
 mod finding;
 mod generate;

@@ -40,3 +40,14 @@ pub const GROUP_LABEL_LOST: &str = "GroupLabelLost";
 pub const EXTENSION_FIELD: &str = "ExtensionField";
 /// Nothing was generated.
 pub const NO_RULES: &str = "NoRules";
+
+/// Nothing to write; the counters are looked at again soon.
+pub const LOOKING: &str = "Looking";
+/// The generated rules are not what stands.
+pub const RULES_CHANGED: &str = "RulesChanged";
+/// A budget went from one state to another.
+pub const BUDGET_STATE: &str = "BudgetState";
+/// What a change cost is known.
+pub const CHANGE_SETTLED: &str = "ChangeSettled";
+/// A policy was read.
+pub const POLICY_CHECKED: &str = "PolicyChecked";

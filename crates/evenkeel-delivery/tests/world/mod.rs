@@ -286,6 +286,10 @@ impl World {
         });
     }
 
+    pub(crate) fn now(&self) -> Timestamp {
+        self.time.now()
+    }
+
     pub(crate) fn phase(&self) -> String {
         let Some(canary) = self.store.find(&Key::of::<Canary>(NS, "api-service")) else {
             return "gone".to_owned();
@@ -328,7 +332,7 @@ impl World {
         events.into_iter().map(|(_, line)| line).collect::<Vec<_>>().join("\n")
     }
 
-    fn replicas(&self, name: &str) -> Option<i64> {
+    pub(crate) fn replicas(&self, name: &str) -> Option<i64> {
         self.store.find(&deployment_key(name))?.json().pointer("/spec/replicas")?.as_i64()
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::count::{Events, Slice, Tally};
 use super::exclusion::Exclusions;
@@ -35,7 +35,7 @@ impl Book {
 }
 
 /// How well a window is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Coverage {
     /// Nothing was ever counted in the window. Never "met".

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use evenkeel_api::slo::Permission;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -76,20 +77,6 @@ impl ActionClass {
         Self::Security,
         Self::Restore,
     ];
-}
-
-/// How much may happen without asking, from least to most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Permission {
-    /// Not at all.
-    Deny,
-    /// After a person agreed.
-    Approve,
-    /// In smaller steps with more time between them.
-    Slower,
-    /// Go.
-    Allow,
 }
 
 /// A burn that lasts: above the rate in both windows.

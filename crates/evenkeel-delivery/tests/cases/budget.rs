@@ -1,0 +1,76 @@
+//! What a Canary makes of its error budget.
+
+use super::*;
+
+/// The SLO controller's answer, found `age` seconds ago.
+fn tell(world: &World, permission: &str, reason: &str, age: i64) {
+    let observed_at = world.now().as_second() - age;
+    let budget = json!({"slo": "shop/api/api-requests", "state": "frozen",
+        "permission": permission, "reason": reason, "message": "0.0 % of the budget is left",
+        "observedAt": observed_at});
+    let key = Key::of::<Canary>(NS, "api-service");
+    world.store.change(&key, |body| body["status"]["errorBudget"] = budget);
+}
+
+fn condition(world: &World) -> String {
+    let canary = world.canary();
+    let all = canary.json()["status"]["conditions"].as_array().unwrap().clone();
+    let found = all.iter().find(|c| c["type"] == "BudgetAllows");
+    found.map_or("none".to_owned(), |c| format!("{}: {}", c["reason"], c["message"]))
+}
+
+#[test]
+fn a_frozen_budget_holds_the_start_until_it_recovers() {
+    let mut world = initialized(article());
+    tell(&world, "deny", "BudgetFrozen", 0);
+    world.release("2");
+    world.run_for(minutes(3));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Waiting", Some(0)));
+    assert_eq!(world.replicas("api-service"), Some(0), "nothing is started");
+    assert_snapshot!(condition(&world), @r#""BudgetFrozen": "Halt api-service.shop advancement shop/api/api-requests: 0.0 % of the budget is left""#);
+    tell(&world, "allow", "BudgetHealthy", 0);
+    world.run_until(&["Succeeded"]);
+    assert_eq!(condition(&world), "none");
+    let halts = world.events().matches("Halt").count();
+    assert_eq!(halts, 1, "said once: {}", world.events());
+}
+
+#[test]
+fn an_answer_nobody_repeats_holds_and_one_without_policy_does_not() {
+    let mut world = initialized(article());
+    tell(&world, "allow", "BudgetHealthy", 3_600);
+    world.release("2");
+    world.run_for(minutes(3));
+    assert_eq!(world.phase(), "Waiting");
+    assert!(condition(&world).contains("last looked at"), "{}", condition(&world));
+    tell(&world, "allow", "NoPolicy", 3_600);
+    world.run_until(&["Succeeded"]);
+}
+
+#[test]
+fn little_budget_makes_the_steps_longer() {
+    let start_to_end = |permission: &str| {
+        let mut world = initialized(article());
+        tell(&world, permission, "NoPolicy", 0);
+        world.release("2");
+        let from = world.now();
+        world.run_until(&["Succeeded"]);
+        world.now().duration_since(from).as_secs_f64()
+    };
+    let (normal, slower) = (start_to_end("allow"), start_to_end("slower"));
+    assert!(slower > normal * 1.8, "{normal} s, {slower} s");
+}
+
+#[test]
+fn a_version_that_is_taken_back_while_it_waits_is_forgotten() {
+    let mut world = initialized(article());
+    tell(&world, "deny", "BudgetFrozen", 0);
+    let image = world.image("api-service");
+    world.release("2");
+    world.run_for(minutes(2));
+    assert_eq!(world.phase(), "Waiting");
+    world.release(&image);
+    world.run_for(minutes(2));
+    assert_eq!(world.phase(), "Initialized");
+    assert_eq!(condition(&world), "none");
+}

@@ -1,0 +1,111 @@
+//! The controller of `PrometheusServiceLevel`s: rules, budget, state, and what releases may do.
+//!
+//! ```text
+//! metrics --Tracker--> History --+
+//! PrometheusServiceLevel, ErrorBudgetPolicy, SloMaintenance, BreakGlass, Canary
+//!                                +--> SloView --decide--> PrometheusRule,
+//!                                     status of the SLO, status.errorBudget of each Canary
+//! ```
+//!
+//! The histories are memory only: after a restart they are counted again from the metrics. What
+//! a restart must not lose (since when a state lasts, changes under way, reservations) lies in
+//! the status.
+
+mod changes;
+mod decide;
+mod observe;
+mod policies;
+mod status;
+mod tracker;
+mod view;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use evenkeel_api::{
+    Key, Obj,
+    canary::Canary,
+    slo::{BreakGlass, ErrorBudgetPolicy, PrometheusRule, PrometheusServiceLevel, SloMaintenance},
+};
+use evenkeel_control::{
+    BoxFuture, Controller, Interest, ObserveError, Plan, Ports, RunLoop, Wakes,
+};
+
+pub use policies::PolicyController;
+pub use status::{Change, Decision, LedgerShare, SloState, SloStatusObject};
+pub use tracker::{LookError, Tracker};
+pub use view::SloView;
+
+use observe::Known;
+
+/// Annotation of a Canary: comma-separated names of the `PrometheusServiceLevel`s (of its
+/// namespace) that a release of it can hurt. Without it, all of the namespace.
+pub const SLOS_ANNOTATION: &str = "evenkeel.dev/slos";
+
+/// What the host decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Time between two looks at the counters. Not much shorter than the scrape interval.
+    pub every: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { every: Duration::from_secs(15) }
+    }
+}
+
+/// The controller of [`PrometheusServiceLevel`] objects.
+#[derive(Default)]
+pub struct SloController {
+    settings: Settings,
+    known: Arc<Mutex<BTreeMap<Key, Known>>>,
+}
+
+impl SloController {
+    /// A controller that has counted nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, known: Arc::default() }
+    }
+}
+
+/// Adds the controllers of SLOs and their policies to a loop.
+#[must_use]
+pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
+    run.with(SloController::new(settings)).with(PolicyController)
+}
+
+impl Controller for SloController {
+    type View = SloView;
+
+    fn name(&self) -> &'static str {
+        "slo"
+    }
+
+    fn interests(&self) -> Vec<Interest> {
+        let neighbours = |obj: &Obj| Wakes::Namespace(obj.namespace().to_owned());
+        vec![
+            Interest::own::<PrometheusServiceLevel>(),
+            Interest::owned_by::<PrometheusRule, PrometheusServiceLevel>(),
+            Interest::mapped::<ErrorBudgetPolicy>(neighbours),
+            Interest::mapped::<SloMaintenance>(neighbours),
+            Interest::mapped::<BreakGlass>(neighbours),
+            Interest::mapped::<Canary>(neighbours),
+        ]
+    }
+
+    fn observe<'a>(
+        &'a self,
+        key: &'a Key,
+        ports: &'a Ports,
+    ) -> BoxFuture<'a, Result<Option<SloView>, ObserveError>> {
+        Box::pin(observe::observe(key, ports, self.settings, &self.known))
+    }
+
+    fn decide(&self, view: &SloView) -> Plan {
+        decide::decide(view)
+    }
+}

@@ -1,0 +1,121 @@
+//! The controller of `ErrorBudgetPolicy`s: says whether one is valid and whom it concerns.
+
+use std::sync::Arc;
+
+use evenkeel_api::{
+    ConditionUpdate, GroupKind, Key, Obj,
+    canary::Canary,
+    set_condition,
+    slo::{ErrorBudgetPolicy as Kind, PrometheusServiceLevel},
+};
+use evenkeel_control::{
+    BoxFuture, Controller, Interest, ListQuery, ObserveError, Plan, Ports, StatusWrite, Wakes,
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde_json::{Value, json};
+
+use crate::{
+    generate::{Options, load},
+    policy::ErrorBudgetPolicy,
+    reasons,
+    spec::Input,
+};
+
+/// The controller of [`ErrorBudgetPolicy`](evenkeel_api::slo::ErrorBudgetPolicy) objects.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PolicyController;
+
+/// What deciding about one policy may look at.
+#[derive(Debug, Clone)]
+pub struct PolicyView {
+    now: Timestamp,
+    obj: Arc<Obj>,
+    slos: Vec<Arc<Obj>>,
+    canaries: Vec<Arc<Obj>>,
+}
+
+impl Controller for PolicyController {
+    type View = PolicyView;
+
+    fn name(&self) -> &'static str {
+        "slo-policy"
+    }
+
+    fn interests(&self) -> Vec<Interest> {
+        let neighbours = |obj: &Obj| Wakes::Namespace(obj.namespace().to_owned());
+        vec![Interest::own::<Kind>(), Interest::mapped::<PrometheusServiceLevel>(neighbours)]
+    }
+
+    fn observe<'a>(
+        &'a self,
+        key: &'a Key,
+        ports: &'a Ports,
+    ) -> BoxFuture<'a, Result<Option<PolicyView>, ObserveError>> {
+        Box::pin(async move {
+            let Some(obj) = ports.store.get(key).await? else { return Ok(None) };
+            let within = |kind| ListQuery::all(kind).within(&key.namespace);
+            let slos = within(GroupKind::of::<PrometheusServiceLevel>());
+            let canaries = within(GroupKind::of::<Canary>());
+            Ok(Some(PolicyView {
+                now: ports.clock.now(),
+                obj,
+                slos: ports.store.list(&slos).await?.items,
+                canaries: ports.store.list(&canaries).await?.items,
+            }))
+        })
+    }
+
+    fn decide(&self, view: &PolicyView) -> Plan {
+        decide(view)
+    }
+}
+
+fn decide(view: &PolicyView) -> Plan {
+    let (selected, verdict) = match ErrorBudgetPolicy::from_value(view.obj.json()) {
+        Ok(policy) => {
+            let count = view.slos.iter().map(|obj| selected(&policy, obj)).sum::<usize>();
+            let message = format!("it is for {count} SLOs of this namespace");
+            (count, ("True", if count == 0 { "SelectsNothing" } else { "Valid" }, message))
+        }
+        Err(error) => (0, ("False", "Invalid", error.to_string())),
+    };
+    let (status, reason, message) = verdict;
+    let mut plan = Plan::idle(reasons::POLICY_CHECKED);
+    let have = view.obj.json().get("status");
+    let conditions = have.and_then(|status| status.get("conditions")).cloned();
+    let mut list: Vec<Condition> =
+        serde_json::from_value(conditions.unwrap_or(Value::Null)).unwrap_or_default();
+    let update = ConditionUpdate {
+        kind: "Accepted",
+        status,
+        reason,
+        message: &message,
+        observed_generation: view.obj.generation(),
+    };
+    let changed = set_condition(&mut list, &update, view.now);
+    let before = have.and_then(|status| status.get("slos")).and_then(Value::as_u64);
+    if changed || before != u64::try_from(selected).ok() {
+        plan = plan
+            .with_status(view.obj.key().clone(), json!({"conditions": list, "slos": selected}));
+    }
+    if view.slos.is_empty() {
+        // Nobody is left who would keep these answers up to date.
+        let stale = view.canaries.iter().filter(|canary| {
+            canary.json().pointer("/status/errorBudget").is_some_and(|budget| !budget.is_null())
+        });
+        plan.status.extend(stale.map(|canary| StatusWrite {
+            key: canary.key().clone(),
+            status: json!({"errorBudget": null}),
+        }));
+    }
+    plan
+}
+
+/// How many SLOs of an object a policy selects.
+fn selected(policy: &ErrorBudgetPolicy, obj: &Obj) -> usize {
+    let input = Input { name: obj.key().to_string(), text: obj.json().to_string() };
+    let loaded = load(&[input], &Options::default(), &mut Vec::new());
+    let slos = loaded.groups.iter().flat_map(|group| &group.slos);
+    slos.filter(|slo| policy.selects(slo)).count()
+}
