@@ -12,7 +12,10 @@
 //! ```
 //! Built in are `evenkeel/demo:VERSION` and `evenkeel/pause`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
@@ -68,15 +71,43 @@ pub enum ImageMapError {
     },
 }
 
+/// Where an image map lies, for saying what to write there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// In no file.
+    Nowhere,
+    /// In this file.
+    File(&'a Path),
+    /// It would lie in this file, which is not there.
+    NotThere(&'a Path),
+}
+
 /// An image that stands for nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "image {image:?} is not in the image map{place}: nothing is pulled here, add under images: \
-     the line  {image:?}: {{program: /path/to/program, args: []}}"
-)]
-pub struct UnknownImage {
-    image: String,
-    place: String,
+pub enum UnknownImage {
+    /// The map has other images.
+    #[error(
+        "image {image:?} is not in the image map{place}: nothing is pulled here, add under images: \
+         the line  {image:?}: {{program: /path/to/program, args: []}}"
+    )]
+    NotListed {
+        /// The image.
+        image: String,
+        /// The map's file with a space before it, if it lies in one.
+        place: String,
+    },
+    /// There is no map.
+    #[error(
+        "image {image:?} is not built in, and there is no image map: nothing is pulled here, write \
+         a file {} with the line  images: {{{image:?}: {{program: /path/to/program, args: []}}}}",
+        place.display()
+    )]
+    NoMap {
+        /// The image.
+        image: String,
+        /// The file to write.
+        place: PathBuf,
+    },
 }
 
 /// A command that the image map does not allow.
@@ -139,8 +170,8 @@ impl ImageMap {
         Ok(Self { entries: file.images })
     }
 
-    /// What `image` stands for; `place` names the map's file in the message when nothing.
-    pub fn resolve(&self, image: &str, place: Option<&str>) -> Result<Image, UnknownImage> {
+    /// What `image` stands for; `place` is for the message when it stands for nothing.
+    pub fn resolve(&self, image: &str, place: Place<'_>) -> Result<Image, UnknownImage> {
         let by_pattern = || {
             let fitting = self.entries.iter().filter(|(pattern, _)| glob(pattern, image));
             fitting.max_by_key(|(pattern, _)| pattern.len()).map(|(_, entry)| entry)
@@ -155,8 +186,13 @@ impl ImageMap {
             None => (builtin_image(image), None),
         };
         let Some(program) = program else {
-            let place = place.map(|place| format!(" {place}")).unwrap_or_default();
-            return Err(UnknownImage { image: image.to_owned(), place });
+            let image = image.to_owned();
+            let listed = |place| UnknownImage::NotListed { image: image.clone(), place };
+            return Err(match place {
+                Place::Nowhere => listed(String::new()),
+                Place::File(place) => listed(format!(" {}", place.display())),
+                Place::NotThere(place) => UnknownImage::NoMap { image, place: place.to_owned() },
+            });
         };
         let mut env = BTreeMap::new();
         if program == Program::Demo {
@@ -237,7 +273,7 @@ images:
 ";
 
     fn resolved(image: &str) -> String {
-        match ImageMap::parse(MAP).unwrap().resolve(image, Some("images.yaml")) {
+        match ImageMap::parse(MAP).unwrap().resolve(image, Place::File(Path::new("images.yaml"))) {
             Ok(image) => format!("{:?} {:?} {:?}", image.program, image.args, image.env),
             Err(error) => error.to_string(),
         }
@@ -256,6 +292,16 @@ images:
     }
 
     #[test]
+    fn without_a_map_it_is_said_which_file_to_write() {
+        let place = Place::NotThere(Path::new("/shop/images.yaml"));
+        let error = ImageMap::default().resolve("nginx:1.25", place).unwrap_err().to_string();
+        assert_snapshot!(error, @r#"image "nginx:1.25" is not built in, and there is no image map: nothing is pulled here, write a file /shop/images.yaml with the line  images: {"nginx:1.25": {program: /path/to/program, args: []}}"#);
+        let (_, line) = error.split_once("the line  ").unwrap();
+        assert!(ImageMap::parse(line).unwrap().resolve("nginx:1.25", place).is_ok());
+        assert!(ImageMap::default().resolve("evenkeel/demo:1", place).is_ok());
+    }
+
+    #[test]
     fn a_bad_map_names_the_entry_and_the_fix() {
         let error = |yaml: &str| ImageMap::parse(yaml).unwrap_err().to_string();
         assert_snapshot!(error("images: {a: {}}"), @"image map: a: give exactly one of builtin and program");
@@ -268,7 +314,7 @@ images:
     #[test]
     fn a_manifest_runs_only_what_the_map_allows() {
         let map = ImageMap::parse(MAP).unwrap();
-        let postgres = map.resolve("postgres:16", None).unwrap();
+        let postgres = map.resolve("postgres:16", Place::Nowhere).unwrap();
         assert!(postgres.check_command("postgres:16", "/usr/bin/psql").is_ok());
         assert!(postgres.check_command("postgres:16", "/usr/bin/postgres").is_ok());
         let error = postgres.check_command("postgres:16", "/bin/sh").unwrap_err();

@@ -1,6 +1,6 @@
 //! `evenkeel agent`: one node, as a process of its own.
 
-use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, os::fd::AsFd as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use evenkeel_control::{Ports, Store};
@@ -10,26 +10,44 @@ use evenkeel_node::{
     shell::{ProcessRuntime, ProcessSettings, stop_all},
 };
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
+use tokio::{io::AsyncReadExt as _, net::unix::pipe::Receiver};
 
 use crate::{cli::AgentArgs, run};
 
-/// Runs until it is told to stop; then its containers are stopped, too.
+/// Our own executable, also when its file has been replaced since we were started.
+const OWN: &str = "/proc/self/exe";
+
+/// Runs until it is told to stop or `up` is gone; then its containers are stopped, too.
 pub(crate) async fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(&args.node).context("read the node's description")?;
     let node: Node = serde_json::from_str(&text).context("the node's description")?;
     let store: Arc<dyn Store> = Arc::new(connect(Some(&args.kubeconfig)).await?);
     let time = Arc::new(RealTime::start());
     let ports = Ports::plain(store, time.clone(), time);
-    let program = std::env::current_exe().context("find this program")?;
-    let settings = ProcessSettings::new(args.root.clone(), program, args.images.clone());
+    let settings = ProcessSettings::new(args.root.clone(), OWN.into(), args.images.clone());
     let runtime = Arc::new(ProcessRuntime::new(settings));
     tokio::select! {
         biased;
         () = run::stopped() => {}
+        () = abandoned() => {}
         ended = agent::run(config(node), ports, runtime) => { ended?; }
     }
     stop_all(&args.root).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ready when whoever holds the other end of our standard input has ended. Never, when that is no
+/// pipe.
+async fn abandoned() {
+    let input = std::io::stdin().as_fd().try_clone_to_owned().and_then(Receiver::from_owned_fd);
+    match input {
+        Ok(mut input) => {
+            // Nothing is ever written: it ends.
+            let mut nothing = [0];
+            while input.read(&mut nothing).await.is_ok_and(|count| count > 0) {}
+        }
+        Err(_) => std::future::pending().await,
+    }
 }
 
 fn config(node: Node) -> AgentConfig {

@@ -21,6 +21,7 @@ use cli::{Cli, Command};
 const LOG_DEFAULT: &str = "warn,kube_client=off";
 
 fn main() -> ExitCode {
+    name_process();
     // The hot helpers come first: they run in many small processes and need none of the rest.
     let words: Vec<String> = std::env::args().collect();
     match words.get(1).map(String::as_str) {
@@ -38,6 +39,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What `ps` and `top` show, also of a process that was started through `/proc/self/exe`.
+fn name_process() {
+    // Where it cannot be set, the process is called otherwise and works the same.
+    std::fs::write("/proc/self/comm", "evenkeel").unwrap_or_default();
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {

@@ -22,6 +22,9 @@ pub(crate) struct SpecFile {
     pub(crate) pod: String,
     pub(crate) image: String,
     pub(crate) program: PathBuf,
+    /// The name it is started under, for programs of our own executable; `None` is its path.
+    #[serde(default)]
+    pub(crate) name: Option<String>,
     pub(crate) args: Vec<String>,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) cwd: PathBuf,

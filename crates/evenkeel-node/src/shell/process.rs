@@ -21,7 +21,7 @@ use super::{
     files::{self, ExitFile, SpecFile, StateFile, read_json},
 };
 use crate::{
-    images::{Image, ImageMap, MAP_BYTES_MAX, Program},
+    images::{Image, ImageMap, MAP_BYTES_MAX, Place, Program},
     probe::Outcome,
     runtime::{
         Adopted, Check, ContainerRef, ExecOutput, Exit, ProbeReply, Runtime, RuntimeError, Signal,
@@ -35,6 +35,8 @@ const START_MAX: Duration = Duration::from_secs(10);
 const GONE_MAX: Duration = Duration::from_secs(5);
 /// Output of a command that is kept. **Source**: `maxReadLength` of the kubelet's exec probe.
 const OUTPUT_BYTES_MAX: u64 = 10 * 1024;
+/// The name under which our own executable is started, whatever its path.
+const OWN_NAME: &str = "evenkeel";
 /// Where programs look for others.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -43,13 +45,13 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub struct ProcessSettings {
     /// Where this node keeps its files.
     pub root: PathBuf,
-    /// Our own executable.
+    /// Our own executable: `/proc/self/exe` still is it when its file has been replaced.
     pub exe: PathBuf,
     /// What makes it a shim (`["shim"]`); the directory is added.
     pub shim_args: Vec<String>,
     /// What makes it the demo workload (`["workload"]`).
     pub workload_args: Vec<String>,
-    /// The file with the image map, read at every start.
+    /// The file with the image map, read at every start; it may be written later.
     pub image_map: Option<PathBuf>,
     /// A log file that grows beyond it is put aside.
     pub log_bytes_max: u64,
@@ -98,7 +100,14 @@ impl ProcessRuntime {
             None => ImageMap::default(),
             Some(path) => {
                 let fail = |problem: String| format!("image map {}: {problem}", path.display());
-                let size = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?.len();
+                let size = match std::fs::metadata(path) {
+                    Ok(file) => file.len(),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        let known = ImageMap::default().resolve(image, Place::NotThere(path));
+                        return known.map_err(|error| error.to_string());
+                    }
+                    Err(error) => return Err(fail(error.to_string())),
+                };
                 if size > MAP_BYTES_MAX {
                     return Err(fail(format!("is larger than {MAP_BYTES_MAX} bytes")));
                 }
@@ -107,8 +116,8 @@ impl ProcessRuntime {
                 ImageMap::parse(&text).map_err(|error| fail(error.to_string()))?
             }
         };
-        let place = place.map(|path| path.display().to_string());
-        map.resolve(image, place.as_deref()).map_err(|error| error.to_string())
+        let place = place.map_or(Place::Nowhere, Place::File);
+        map.resolve(image, place).map_err(|error| error.to_string())
     }
 
     fn spec(&self, order: &StartOrder, dir: &Path) -> Result<SpecFile, StartError> {
@@ -138,6 +147,7 @@ impl ProcessRuntime {
             let problem = format!("command {first:?}: a built-in image runs only itself");
             return Err(StartError::Config(problem));
         }
+        let is_own = !matches!(image.program, Program::Host(_));
         let mut env = BTreeMap::from([
             ("PATH".to_owned(), PATH.to_owned()),
             ("HOME".to_owned(), "/".to_owned()),
@@ -149,6 +159,7 @@ impl ProcessRuntime {
             pod: order.pod.clone(),
             image: order.image.clone(),
             program,
+            name: is_own.then(|| OWN_NAME.to_owned()),
             args,
             env,
             cwd: order.working_dir.as_ref().map_or_else(|| dir.to_owned(), PathBuf::from),
@@ -172,6 +183,7 @@ impl ProcessRuntime {
             .map_err(|error| failed("files of the container", &error))?;
         self.forget_old_runs(&order.container);
         let mut shim = Command::new(&self.settings.exe)
+            .arg0(OWN_NAME)
             .args(&self.settings.shim_args)
             .arg(&dir)
             .env_clear()
@@ -229,7 +241,8 @@ impl ProcessRuntime {
         let spec: SpecFile = read_json(&self.dir(container).join("spec.json"))
             .ok_or("the container has not been started")?;
         let image = Image {
-            program: Program::Host(spec.program),
+            // Our own executable can do much more than the image: it is no command of a manifest.
+            program: if spec.name.is_some() { Program::Pause } else { Program::Host(spec.program) },
             args: Vec::new(),
             env: BTreeMap::new(),
             commands: spec.commands,

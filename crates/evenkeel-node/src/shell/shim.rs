@@ -67,7 +67,11 @@ fn run(dir: &Path) -> io::Result<()> {
         .ok_or_else(|| io::Error::other("spec.json cannot be read"))?;
     let log = dir.join("output.log");
     let log = LogFile::open(&log, spec.log_bytes_max, spec.log_files_max)?;
-    let mut child = Command::new(&spec.program)
+    let mut command = Command::new(&spec.program);
+    if let Some(name) = &spec.name {
+        command.arg0(name);
+    }
+    let mut child = command
         .args(&spec.args)
         .env_clear()
         .envs(&spec.env)

@@ -25,13 +25,36 @@ pub(crate) struct Options<'a> {
     pub(crate) data_dir: &'a Path,
     /// One per node, in the order of the nodes.
     pub(crate) kubeconfigs: &'a [PathBuf],
-    /// The image map, if there is one.
-    pub(crate) images: Option<&'a Path>,
+    /// The image map, which may be written later.
+    pub(crate) images: &'a Path,
 }
 
 /// The running agents. One that ends by itself is a failed node: it is not started again.
 pub(crate) struct Agents {
     children: Vec<Child>,
+    nodes: PathBuf,
+}
+
+/// Our own executable, also when its file has been replaced since we were started.
+const OWN: &str = "/proc/self/exe";
+
+/// Ends what is left of an earlier cluster in this folder, whose agents did not end well, and
+/// forgets its files: a new cluster knows nothing of those pods.
+pub(crate) async fn clear(data_dir: &Path) -> anyhow::Result<()> {
+    let nodes = data_dir.join("nodes");
+    stop_containers(&nodes).await;
+    match std::fs::remove_dir_all(&nodes) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove old files in {}", nodes.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn stop_containers(nodes: &Path) {
+    for node in std::fs::read_dir(nodes).into_iter().flatten().flatten() {
+        evenkeel_node::shell::stop_all(&node.path()).await;
+    }
 }
 
 /// Where a node keeps its files.
@@ -41,26 +64,29 @@ pub(crate) fn node_dir(data_dir: &Path, node: &str) -> PathBuf {
 
 /// Starts an agent per node.
 pub(crate) fn start(nodes: &[NodeSpec], options: &Options<'_>) -> anyhow::Result<Agents> {
-    let program = std::env::current_exe().context("find this program")?;
     let mut children = Vec::new();
     for (node, kubeconfig) in nodes.iter().zip(options.kubeconfigs) {
         let root = node_dir(options.data_dir, &node.name);
         let file = root.join("node.json");
         write_private(&file, &serde_json::to_string(&node.to_node())?)?;
-        let mut command = Command::new(&program);
-        command.arg("agent").arg("--kubeconfig").arg(kubeconfig).arg("--node").arg(&file);
-        command.arg("--root").arg(&root);
-        if let Some(images) = options.images {
-            command.arg("--images").arg(images);
-        }
+        let mut command = Command::new(OWN);
+        command
+            .arg0("evenkeel")
+            .arg("agent")
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .arg("--node")
+            .arg(&file);
+        command.arg("--root").arg(&root).arg("--images").arg(options.images);
+        // When we end, however that may be, the pipe does: the agent's sign to end, too.
         let child = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
             .with_context(|| format!("start the agent of node {}", node.name))?;
         children.push(child);
     }
-    Ok(Agents { children })
+    Ok(Agents { children, nodes: options.data_dir.join("nodes") })
 }
 
 impl Agents {
@@ -77,5 +103,7 @@ impl Agents {
                 child.kill().await.unwrap_or_default();
             }
         }
+        // Those of an agent that had failed still run.
+        stop_containers(&self.nodes).await;
     }
 }

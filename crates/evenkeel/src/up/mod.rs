@@ -29,7 +29,7 @@ use evenkeel_gateway::{
 };
 use evenkeel_live::{HttpHooks, RealTime};
 use evenkeel_telemetry::{
-    Limits, ScrapeSettings, Scraper, Source, Telemetry,
+    Limits, RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
     shell::{HttpFetch, Server},
 };
 
@@ -45,16 +45,22 @@ const DEFAULT_CLUSTER: &str = "apiVersion: eksctl.io/v1alpha5\nkind: ClusterConf
     metadata: {name: local, region: local}\navailabilityZones: [local-a]\n\
     managedNodeGroups: [{name: nodes, instanceType: m5.2xlarge, desiredCapacity: 1}]\n";
 
+/// How long workloads wait for all nodes: pods that find none, or only some, are not spread well.
+const NODES_WAIT: Duration = Duration::from_secs(10);
+
 /// Runs until it is told to stop.
 pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let input = input::read(&args.dir)?;
     let nodes = nodes(&input)?;
-    let images = input.images.clone();
-    let images = images.map(|file| file.canonicalize()).transpose()?;
+    let images = match &input.images {
+        Some(file) => file.canonicalize()?,
+        None => args.dir.canonicalize()?.join("images.yaml"),
+    };
     let scrape = parse_duration(&args.scrape_interval).context("--scrape-interval")?;
     let lag = args.gateway_lag.as_deref().map(parse_duration).transpose()?;
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
     let _lock = secrets::lock()?;
+    agents::clear(&data_dir).await?;
 
     let time = Arc::new(RealTime::start());
     let api = ApiServer::new(time.clone(), Rng::new(secrets::random_u64()?));
@@ -67,8 +73,10 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     }
     load::install_crds(store.as_ref()).await?;
     let ports = Ports::plain(store.clone(), time.clone(), time.clone());
+    let telemetry = Telemetry::new(Limits::default());
     let builtin = RunLoop::new(ports.clone(), Arc::new(OpenDoor));
-    let builtin = tokio::spawn(evenkeel_builtin::install(builtin).run());
+    let builtin = evenkeel_builtin::install(builtin).with(RuleController::new(telemetry.clone()));
+    let builtin = tokio::spawn(builtin.run());
 
     let gateway = Arc::new(start_gateway(args, lag)?);
     let setup = controller::Setup {
@@ -77,40 +85,63 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         gateway_address: std::net::IpAddr::from([127, 0, 0, 1]),
     };
     let routing = tokio::spawn(controller::Controller::new(setup).run());
-    let (telemetry, console) = start_telemetry(args, scrape, &store, &time, &gateway).await?;
-    let agents = agents::start(
-        &nodes,
-        &agents::Options {
-            data_dir: &data_dir,
-            kubeconfigs: &served.agents,
-            images: images.as_deref(),
-        },
-    )?;
-    load::apply(store.as_ref(), &input.objects).await;
-    let own = if args.no_controllers {
-        None
-    } else {
-        let ports = Ports {
-            metrics: Arc::new(telemetry),
-            hooks: Arc::new(HttpHooks::new(store.clone()).context("set up webhooks")?),
-            ..ports
+    let console = start_telemetry(args, scrape, &telemetry, &store, &time, &gateway).await?;
+    let options =
+        agents::Options { data_dir: &data_dir, kubeconfigs: &served.agents, images: &images };
+    let agents = agents::start(&nodes, &options)?;
+    let work = async {
+        watch::nodes_ready(store.clone(), nodes.len(), NODES_WAIT).await;
+        load::apply(store.as_ref(), &input.objects).await;
+        let own = if args.no_controllers {
+            None
+        } else {
+            let ports = Ports {
+                metrics: Arc::new(telemetry),
+                hooks: Arc::new(HttpHooks::new(store.clone()).context("set up webhooks")?),
+                ..ports
+            };
+            let confirm = args.without != Some(Safeguard::Confirmation);
+            let options = controllers::Options {
+                data_dir: &data_dir,
+                confirm,
+                look_every: scrape,
+                only: &[],
+            };
+            Some(controllers::all(ports, time.clone(), &options)?)
         };
-        let confirm = args.without != Some(Safeguard::Confirmation);
-        let options = controllers::Options { data_dir: &data_dir, confirm };
-        Some(tokio::spawn(controllers::all(ports, time.clone(), &options)?.run()))
+        io::print(&format!("console: http://{console}/\n"));
+        let ready = async {
+            watch::ready(store.clone(), nodes.len()).await;
+            io::print("ready\n");
+            std::future::pending::<anyhow::Result<()>>().await
+        };
+        match own {
+            // Apart from our own work, as the two share nothing but the store.
+            Some(own) => {
+                let _own = AbortOnDrop(tokio::spawn(own));
+                ready.await
+            }
+            None => ready.await,
+        }
     };
-    io::print(&format!("console: http://{console}/\n"));
-    let ready = watch::ready(store.clone(), nodes.len());
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
-        () = run::stopped() => {}
-        () = async { ready.await; io::print("ready\n"); run::stopped().await } => {}
-    }
-    for task in [Some(builtin), Some(routing), own].into_iter().flatten() {
-        task.abort();
-    }
+        () = run::stopped() => Ok(()),
+        ended = work => ended,
+    };
+    builtin.abort();
+    routing.abort();
     agents.stop().await;
-    Ok(ExitCode::SUCCESS)
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// A task that goes with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The nodes of all `ClusterConfig`s; what eksctl would refuse in them is said as a warning.
@@ -189,11 +220,11 @@ impl Source for GatewayMetrics {
 async fn start_telemetry(
     args: &UpArgs,
     interval: Duration,
+    telemetry: &Telemetry,
     store: &Arc<dyn Store>,
     time: &Arc<RealTime>,
     gateway: &Arc<Gateway>,
-) -> anyhow::Result<(Telemetry, SocketAddr)> {
-    let telemetry = Telemetry::new(Limits::default());
+) -> anyhow::Result<SocketAddr> {
     let settings = ScrapeSettings::every(interval);
     let fetch = Arc::new(HttpFetch::new(&settings));
     let scraper = Scraper::new(telemetry.clone(), settings, fetch, time.clone(), time.clone())
@@ -206,5 +237,6 @@ async fn start_telemetry(
         .context("serve the console (--console-port)")?;
     let addr = server.address()?;
     tokio::spawn(server.run());
-    Ok((telemetry, addr))
+    tokio::spawn(RuleRunner::new(telemetry.clone(), time.clone(), time.clone()).run());
+    Ok(addr)
 }

@@ -1,6 +1,10 @@
 //! When the cluster is up.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_control::{ListQuery, Store, WatchEvent};
@@ -45,6 +49,26 @@ pub(crate) async fn ready(store: Arc<dyn Store>, nodes: usize) {
         if synced >= 2 && missing(&seen, nodes).is_empty() {
             return;
         }
+    }
+}
+
+/// Waits until this many nodes are Ready, or for as long as is worth it.
+pub(crate) async fn nodes_ready(store: Arc<dyn Store>, nodes: usize, wait: Duration) {
+    let mut events = store.watch(ListQuery::all(GroupKind::of::<Node>()));
+    let mut ready = BTreeSet::new();
+    let waiting = async {
+        while ready.len() < nodes
+            && let Some(event) = events.next().await
+        {
+            if let Ok(WatchEvent::Applied(node)) = event
+                && is_ready(&node)
+            {
+                ready.insert(node.name().to_owned());
+            }
+        }
+    };
+    if tokio::time::timeout(wait, waiting).await.is_err() {
+        tracing::debug!(nodes, "not all nodes are ready yet, going on");
     }
 }
 

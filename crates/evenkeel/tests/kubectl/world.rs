@@ -74,8 +74,11 @@ fn run(command: &mut Command, input: &str) -> anyhow::Result<Said> {
     Ok(Said { out: text(&output.stdout), err: text(&output.stderr), code: output.status.code() })
 }
 
-fn evenkeel_up(manifests: &Path, data: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+/// The program under test.
+const EVENKEEL: &str = env!("CARGO_BIN_EXE_evenkeel");
+
+fn evenkeel_up(program: &Path, manifests: &Path, data: &Path) -> Command {
+    let mut command = Command::new(program);
     command.arg("up").arg(manifests).arg("--data-dir").arg(data).env("NO_COLOR", "1");
     command
 }
@@ -89,7 +92,8 @@ pub(crate) fn refused(folder: &Folder, manifests: &str, flags: &[&str]) -> anyho
     let deadline = Instant::now() + BUSY;
     loop {
         let data = folder.path("refused");
-        let said = run(evenkeel_up(&folder.path(manifests), &data).args(flags), "")?;
+        let said =
+            run(evenkeel_up(EVENKEEL.as_ref(), &folder.path(manifests), &data).args(flags), "")?;
         if !is_busy(&said.err) || Instant::now() > deadline {
             return Ok(said);
         }
@@ -99,7 +103,8 @@ pub(crate) fn refused(folder: &Folder, manifests: &str, flags: &[&str]) -> anyho
 
 /// Runs an `evenkeel up` while a cluster runs.
 pub(crate) fn refused_now(folder: &Folder, manifests: &str) -> anyhow::Result<Said> {
-    run(&mut evenkeel_up(&folder.path(manifests), &folder.path("refused")), "")
+    let (manifests, data) = (folder.path(manifests), folder.path("refused"));
+    run(&mut evenkeel_up(EVENKEEL.as_ref(), &manifests, &data), "")
 }
 
 /// The kubectl to use; says what to install when there is none.
@@ -122,6 +127,7 @@ pub(crate) struct Cluster {
     data: PathBuf,
     home: PathBuf,
     errors: PathBuf,
+    program: PathBuf,
 }
 
 /// Tries until it comes true.
@@ -141,8 +147,14 @@ impl Cluster {
     pub(crate) fn start(folder: &Folder, kubectl: &str) -> anyhow::Result<Self> {
         let deadline = Instant::now() + BUSY;
         let (data, errors) = (folder.path("data"), folder.path("stderr"));
+        let program = folder.path("evenkeel");
+        if !program.exists() {
+            // Where a link does not reach, a copy does.
+            fs::hard_link(EVENKEEL, &program)
+                .or_else(|_| fs::copy(EVENKEEL, &program).map(drop))?;
+        }
         loop {
-            let mut command = evenkeel_up(&folder.path("manifests"), &data);
+            let mut command = evenkeel_up(&program, &folder.path("manifests"), &data);
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
             let mut up = command.spawn()?;
             let lines = lines_of(up.stdout.take().context("no stdout")?);
@@ -154,6 +166,7 @@ impl Cluster {
                 data: data.clone(),
                 home: folder.path("home"),
                 errors: errors.clone(),
+                program: program.clone(),
             };
             match cluster.line("kubeconfig: ") {
                 Ok(path) => {
@@ -247,12 +260,34 @@ impl Cluster {
         Ok(Watch { child, lines })
     }
 
+    /// Takes the program's file away, as an update does that puts another one there.
+    pub(crate) fn replace_program(&self) -> anyhow::Result<()> {
+        fs::remove_file(&self.program).context("remove the program")
+    }
+
+    /// Kills `up`: all that it has started has to go by itself.
+    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
+        let ours = descendants(self.up.id());
+        self.up.kill()?;
+        self.up.wait()?;
+        soon(|| {
+            let left = processes().into_iter();
+            let left = left.filter(|process| ours.iter().any(|own| own.is(process)));
+            let left = left.map(|process| process.line).collect::<Vec<_>>();
+            ensure!(left.is_empty(), "left running: {left:#?}");
+            Ok(())
+        })
+    }
+
     /// Stops `up` and returns the command lines of its processes that are left.
     pub(crate) fn stop(mut self) -> anyhow::Result<Vec<String>> {
         let ours = descendants(self.up.id());
         let roles = ours.iter().map(Process::role).collect::<Vec<_>>();
         for role in ["up", "agent", "shim", "workload"] {
             ensure!(roles.iter().any(|have| have == role), "no {role} among {roles:?}");
+        }
+        for process in &ours {
+            ensure!(process.name == "evenkeel", "{process:?} has no name that says what it is");
         }
         kill(Pid::from_raw(i32::try_from(self.up.id())?), Signal::SIGTERM)?;
         let ended = self.up.wait()?;
@@ -365,6 +400,7 @@ fn fits(word: &str, form: &str) -> bool {
 struct Process {
     id: u32,
     parent: u32,
+    name: String,
     started: String,
     line: String,
 }
@@ -393,11 +429,13 @@ fn process(dir: &Path) -> Option<Process> {
     if matches!(*fields.first()?, "Z" | "X") {
         return None;
     }
+    let name = stat.split_once('(')?.1.rsplit_once(')')?.0.to_owned();
     let line = fs::read(dir.join("cmdline")).ok()?;
     let line = String::from_utf8_lossy(&line).replace('\0', " ");
     Some(Process {
         id,
         parent: fields.get(1)?.parse().ok()?,
+        name,
         started: (*fields.get(19)?).into(),
         line,
     })
