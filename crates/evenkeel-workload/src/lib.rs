@@ -7,6 +7,7 @@
 //! ```
 //! Not here: retries (the client has none on purpose) and any knowledge of Kubernetes.
 
+mod access;
 mod ledger;
 mod metrics;
 mod respond;

@@ -21,13 +21,16 @@ use tokio::{
 };
 
 use crate::{
-    Answer, Execution, Ledger, LedgerError, Settings, SettingsError, metrics::Metrics, respond,
+    Answer, Execution, Ledger, LedgerError, Settings, SettingsError, access::Access,
+    metrics::Metrics, respond,
 };
 
 /// Longest request body that is read.
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Longest Idempotency-Key. **Source**: the length payment APIs agree on.
 const KEY_BYTES_MAX: usize = 255;
+/// How often at most the requests are summed up in the log.
+const LINE_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Where it listens when `PORT` is not set.
 const PORT: u16 = 8080;
 
@@ -102,6 +105,13 @@ async fn serve_env(env: impl Fn(&str) -> Option<String>) -> Result<Stopped, Serv
     serve(settings, listener).await
 }
 
+/// A line of the log. A reader that has gone away is no error.
+fn say(line: &str) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).unwrap_or_default();
+}
+
 /// The last words of a process that has no log set up.
 fn complain(error: &ServeError) {
     use std::{error::Error as _, io::Write as _};
@@ -126,10 +136,13 @@ pub async fn serve(settings: Settings, listener: TcpListener) -> Result<Stopped,
         settings,
         ledger: RefCell::new(ledger),
         metrics: RefCell::default(),
+        access: RefCell::default(),
         rng: RefCell::new(Rng::new(seed)),
         count: Cell::new(0),
         stopping: Cell::new(false),
     });
+    let (version, pod) = (&server.settings.version, &server.settings.pod);
+    say(&format!("version {version} of pod {pod} listens on {addr}"));
     let (stop, stopped) = watch::channel(false);
     let local = LocalSet::new();
     local
@@ -153,6 +166,8 @@ pub async fn serve(settings: Settings, listener: TcpListener) -> Result<Stopped,
                     },
                 }
             }
+            server.say_access();
+            say("told to stop");
             if !graceful {
                 return Ok(Stopped::AtOnce);
             }
@@ -206,13 +221,20 @@ struct Server {
     settings: Settings,
     ledger: RefCell<Option<Ledger>>,
     metrics: RefCell<Metrics>,
+    access: RefCell<Access>,
     rng: RefCell<Rng>,
     count: Cell<u64>,
     stopping: Cell<bool>,
 }
 
 impl Server {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    fn say_access(&self) {
+        if let Some(line) = self.access.borrow_mut().take() {
+            say(&line);
+        }
+    }
+
+    async fn answer(self: &Rc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         match path.as_str() {
             "/metrics" => {
@@ -241,7 +263,15 @@ impl Server {
         };
         let status = response.status().as_u16();
         if !path.starts_with("/health") && !path.starts_with("/ready") {
-            self.metrics.borrow_mut().observe(method.as_str(), &path, status, began.elapsed());
+            let took = began.elapsed();
+            self.metrics.borrow_mut().observe(method.as_str(), &path, status, took);
+            if self.access.borrow_mut().observe(method.as_str(), &path, status, took) {
+                let server = self.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(LINE_EVERY).await;
+                    server.say_access();
+                });
+            }
         }
         response
     }
