@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -44,7 +45,7 @@ impl std::fmt::Display for Origin {
 /// document and the parser's position are named, and nothing is started.
 pub(crate) fn read(dir: &Path) -> anyhow::Result<Input> {
     let mut files = Vec::new();
-    let listing = fs::read_dir(dir).with_context(|| format!("read folder {}", dir.display()))?;
+    let listing = fs::read_dir(dir).map_err(|error| unreadable(dir, &error))?;
     for entry in listing {
         let path = entry?.path();
         let known = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
@@ -54,7 +55,11 @@ pub(crate) fn read(dir: &Path) -> anyhow::Result<Input> {
     }
     files.sort();
     if files.is_empty() {
-        bail!("{} has no .yaml, .yml or .json file", dir.display());
+        bail!(
+            "{} has no .yaml, .yml or .json file: put your manifests there (a ClusterConfig and \
+             your objects), or see `evenkeel demo`",
+            dir.display()
+        );
     }
     let mut input = Input::default();
     for file in files {
@@ -71,6 +76,21 @@ pub(crate) fn read(dir: &Path) -> anyhow::Result<Input> {
         read_text(&name, &text, &mut input)?;
     }
     Ok(input)
+}
+
+fn unreadable(dir: &Path, error: &std::io::Error) -> anyhow::Error {
+    let place = dir.display();
+    match error.kind() {
+        ErrorKind::NotFound => anyhow::anyhow!(
+            "folder {place} is not there: name the folder with your manifests, or make it"
+        ),
+        ErrorKind::NotADirectory => {
+            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new(".")).display().to_string();
+            anyhow::anyhow!("{place} is a file: name the folder with your manifests, like {parent}")
+        }
+        _ => anyhow::anyhow!("folder {place} cannot be read: {error}: check its permissions"),
+    }
 }
 
 fn read_text(file: &str, text: &str, input: &mut Input) -> anyhow::Result<()> {
@@ -135,6 +155,20 @@ pub(crate) fn rank(obj: &Obj) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_none_says_what_to_name() {
+        let error = |dir: &str| read(Path::new(dir)).unwrap_err().to_string();
+        assert_eq!(
+            error("no/such"),
+            "folder no/such is not there: name the folder with your manifests, or make it"
+        );
+        assert_eq!(
+            error("src/input.rs"),
+            "src/input.rs is a file: name the folder with your manifests, like src"
+        );
+        assert!(error("src/up").starts_with("src/up has no .yaml, .yml or .json file: put your"));
+    }
 
     fn parse(text: &str) -> anyhow::Result<Input> {
         let mut input = Input::default();

@@ -2,18 +2,37 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+
+/// The folder for state of an earlier run, for reading: it is not made.
+///
+/// **Errors**: it is not there.
+pub(crate) fn existing_data_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let dir = named(given)?;
+    if !dir.is_dir() {
+        bail!(
+            "{} is not there: name the folder that `evenkeel up` or `evenkeel run` wrote to \
+             (--data-dir)",
+            dir.display()
+        );
+    }
+    Ok(dir)
+}
 
 /// The folder for state: as given, or `evenkeel` in the platform's state folder.
 pub(crate) fn data_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let dir = if let Some(dir) = given {
-        dir.to_owned()
-    } else {
-        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-        let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
-        let base = state.or_else(home);
-        base.context("neither XDG_STATE_HOME nor HOME is set: use --data-dir")?.join("evenkeel")
-    };
+    let dir = named(given)?;
     std::fs::create_dir_all(&dir).with_context(|| format!("make folder {}", dir.display()))?;
     dir.canonicalize().with_context(|| dir.display().to_string())
+}
+
+fn named(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(dir) = given {
+        return Ok(dir.to_owned());
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
+    let base = state.or_else(home);
+    let base = base.context("neither XDG_STATE_HOME nor HOME is set: use --data-dir")?;
+    Ok(base.join("evenkeel"))
 }

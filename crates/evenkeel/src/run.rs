@@ -3,6 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
+use evenkeel_base::parse_duration;
 use evenkeel_control::{Ports, Store};
 use evenkeel_live::{HttpHooks, RealTime, connect};
 use evenkeel_telemetry::shell::PrometheusClient;
@@ -14,10 +15,24 @@ use crate::{
 
 /// Runs until it is told to stop.
 pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    if let Some(file) = args.kubeconfig.as_deref().filter(|file| !file.exists()) {
+        bail!(
+            "kubeconfig {} is not there: name the one that `evenkeel up` printed, or your own \
+             (--kubeconfig)",
+            file.display()
+        );
+    }
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
-    let store = connect(args.kubeconfig.as_deref()).await?;
+    let store = connect(args.kubeconfig.as_deref()).await.context(
+        "no cluster to connect to: name its kubeconfig with --kubeconfig, or set KUBECONFIG",
+    )?;
     if !store.is_ready().await {
-        bail!("the API server does not answer: check --kubeconfig, and that the cluster is up");
+        let named = args.kubeconfig.as_ref().map(|file| format!(" of {}", file.display()));
+        bail!(
+            "the API server{} does not answer: check --kubeconfig, and that the cluster is up \
+             (kubectl get nodes)",
+            named.unwrap_or_default()
+        );
     }
     let store: Arc<dyn Store> = Arc::new(store);
     let time = Arc::new(RealTime::start());
@@ -31,13 +46,15 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         timer: time.clone(),
     };
     let confirm = args.without != Some(Safeguard::Confirmation);
-    let options = controllers::Options { data_dir: &data_dir, confirm };
+    let look_every = parse_duration(&args.slo_interval).context("--slo-interval")?;
+    let options =
+        controllers::Options { data_dir: &data_dir, confirm, look_every, only: &args.only };
     let controllers = controllers::all(ports, time, &options)?;
     io::print("controllers: running\n");
     tokio::select! {
         biased;
         () = stopped() => {}
-        () = controllers.run() => {}
+        () = controllers => {}
     }
     Ok(ExitCode::SUCCESS)
 }
