@@ -18,13 +18,20 @@ pub struct Progress {
     pub emptied: u64,
 }
 
-/// An injected fault: a worker applies each configuration this much later.
+/// An injected fault: workers apply each configuration this much later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lag {
-    /// Which worker, from 0.
+    /// The first late worker; those after it are late, too. From 0, which is all of them.
     pub worker: usize,
     /// How much later.
     pub delay: Duration,
+}
+
+impl Lag {
+    /// How late a worker is.
+    pub fn of(lag: Option<Self>, worker: usize) -> Option<Duration> {
+        lag.filter(|lag| worker >= lag.worker).map(|lag| lag.delay)
+    }
 }
 
 /// Runs configurations: `shell::Gateway` on sockets, the simulator on engines.

@@ -32,7 +32,7 @@ pub struct Simulation {
     pub workers: usize,
     /// Safeguards.
     pub switches: Switches,
-    /// A fault: one worker that is late with every configuration.
+    /// A fault: workers that are late with every configuration.
     pub lag: Option<Lag>,
 }
 
@@ -209,8 +209,7 @@ impl DataPlane for Simulated {
         let now = self.now();
         let mut state = self.state();
         for (index, worker) in state.workers.iter_mut().enumerate() {
-            let lag = self.setup.lag.filter(|lag| lag.worker == index);
-            let at = now + lag.map_or(Duration::ZERO, |lag| lag.delay);
+            let at = now + Lag::of(self.setup.lag, index).unwrap_or_default();
             worker.due.push_back((at, Arc::clone(snapshot)));
         }
         state.catch_up(now);

@@ -40,7 +40,7 @@ pub struct Settings {
     pub workers: usize,
     /// Safeguards.
     pub switches: Switches,
-    /// A fault: one worker that is late with every configuration.
+    /// A fault: workers that are late with every configuration.
     pub lag: Option<Lag>,
 }
 

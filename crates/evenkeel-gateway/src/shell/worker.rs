@@ -20,6 +20,7 @@ use super::forward::{Client, forward};
 use super::timers::Deadlines;
 use super::upstream::Idle;
 use crate::engine::{Engine, Snapshot, Surroundings};
+use crate::plane::Lag;
 
 /// A client that sends nothing for this long is left. Generous: closing an idle connection may cross
 /// the client's next request.
@@ -129,8 +130,8 @@ pub(super) async fn run(
         match command {
             Command::Apply(apply) => {
                 let Apply { snapshot, listeners, sent } = *apply;
-                if let Some(lag) = worker.shared.lag.filter(|lag| lag.worker == index) {
-                    tokio::time::sleep_until((sent + lag.delay).into()).await;
+                if let Some(late) = Lag::of(worker.shared.lag, index) {
+                    tokio::time::sleep_until((sent + late).into()).await;
                 }
                 worker.apply(&snapshot);
                 for (address, listener) in listeners {
