@@ -1,38 +1,21 @@
-//! What the clients saw.
+//! The clients' requests, counted.
 
 use std::{sync::Arc, time::Duration};
 
-use super::time::millis;
+use super::{
+    record::{ClientRecord, Failure, PhaseSeen, Second},
+    time::millis,
+};
 
-/// A failed request.
-#[derive(Debug, Clone)]
-pub(super) struct Failure {
-    /// Name of the phase that it was sent in.
-    pub(super) phase: &'static str,
-    /// When it failed, in milliseconds.
-    pub(super) at: i64,
-    /// Whether it was a POST.
-    pub(super) post: bool,
-    /// Status of the answer.
-    pub(super) status: u16,
-    /// Version that answered; `None` when the gateway did.
-    pub(super) version: Option<Arc<str>>,
-}
-
-/// What clients saw of one phase.
+/// What is counted of one phase.
 #[derive(Debug, Default)]
-pub(super) struct PhaseSeen {
-    /// Its name.
-    pub(super) name: &'static str,
-    /// Requests sent.
-    pub(super) sent: u64,
-    /// GETs that failed.
-    pub(super) failed_get: u64,
-    /// POSTs that failed.
-    pub(super) failed_post: u64,
-    /// POSTs that were executed more than once.
-    pub(super) executed_twice: u64,
-    /// How long each answered one took, in microseconds.
+struct Phase {
+    name: &'static str,
+    sent: u64,
+    failed_get: u64,
+    failed_post: u64,
+    executed_twice: u64,
+    /// How long each answered request took, in microseconds.
     took_us: Vec<u32>,
 }
 
@@ -58,9 +41,9 @@ pub(super) struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     /// One per phase that has begun.
-    pub(super) phases: Vec<PhaseSeen>,
+    phases: Vec<Phase>,
     /// Every failed request.
-    pub(super) failures: Vec<Failure>,
+    failures: Vec<Failure>,
     /// Answers by version, per second from the beginning.
     seconds: Vec<Vec<(Arc<str>, u32)>>,
 }
@@ -68,7 +51,7 @@ pub(super) struct Clients {
 impl Clients {
     /// From now on requests belong to this phase.
     pub(super) fn mark(&mut self, name: &'static str) {
-        self.phases.push(PhaseSeen { name, ..PhaseSeen::default() });
+        self.phases.push(Phase { name, ..Phase::default() });
     }
 
     /// A request is sent; returns its phase.
@@ -99,42 +82,46 @@ impl Clients {
         if seen.status >= 400 {
             *(if seen.post { &mut phase.failed_post } else { &mut phase.failed_get }) += 1;
             self.failures.push(Failure {
-                phase: phase.name,
+                phase: phase.name.to_owned(),
                 at: millis(seen.at),
                 post: seen.post,
-                status: seen.status,
-                version: seen.version,
+                status: Some(seen.status),
+                version: seen.version.map(|version| version.to_string()),
             });
         }
     }
 
-    /// Share of answers by `version` in the seconds between two times; `None` without answers.
-    pub(super) fn share(&self, version: &str, from_ms: i64, to_ms: i64) -> Option<f64> {
-        let (mut of_version, mut all) = (0_u32, 0_u32);
-        for (begin, counts) in (0_i64..).step_by(1000).zip(&self.seconds) {
-            if begin < from_ms || begin + 1000 > to_ms {
-                continue;
-            }
-            for (name, count) in counts {
-                all = all.saturating_add(*count);
-                if &**name == version {
-                    of_version = of_version.saturating_add(*count);
-                }
-            }
+    /// What they saw so far, as the judge reads it.
+    pub(super) fn record(&self) -> ClientRecord {
+        let second = |(from, counts): (i64, &Vec<(Arc<str>, u32)>)| Second {
+            from,
+            to: from + 1_000,
+            versions: counts.iter().map(|(name, n)| (name.to_string(), u64::from(*n))).collect(),
+        };
+        ClientRecord {
+            phases: self.phases.iter().map(Phase::seen).collect(),
+            failures: self.failures.clone(),
+            seconds: (0_i64..).step_by(1_000).zip(&self.seconds).map(second).collect(),
         }
-        (all > 0).then(|| f64::from(of_version) / f64::from(all))
     }
 }
 
-impl PhaseSeen {
-    /// The median and the 99th percentile in milliseconds.
-    pub(super) fn percentiles(&self) -> (Option<f64>, Option<f64>) {
+impl Phase {
+    fn seen(&self) -> PhaseSeen {
         let mut sorted = self.took_us.clone();
         sorted.sort_unstable();
         let at = |percent: usize| {
             let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
             sorted.get(index).map(|us| f64::from(*us) / 1e3)
         };
-        (at(50), at(99))
+        PhaseSeen {
+            name: self.name.to_owned(),
+            sent: self.sent,
+            failed_get: self.failed_get,
+            failed_post: self.failed_post,
+            executed_twice: self.executed_twice,
+            p50_ms: at(50),
+            p99_ms: at(99),
+        }
     }
 }

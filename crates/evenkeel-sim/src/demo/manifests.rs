@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evenkeel_base::format_duration;
 
-use super::script::{POST_MS, Pace, Release};
+use super::script::{POST_MS, Pace, REPLICAS, Release};
 
 /// The article's cluster as written: three zones, nine nodes.
 pub const CLUSTER: &str = include_str!("cluster.yaml");
@@ -51,7 +51,7 @@ metadata:
   name: api-service
   namespace: default
 spec:
-  replicas: 3
+  replicas: {REPLICAS}
   selector:
     matchLabels: {{app: api-service}}
   template:

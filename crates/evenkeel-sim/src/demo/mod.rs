@@ -1,24 +1,28 @@
 //! The demo: one script, run in the real world by the binary and under virtual time here.
 //!
 //! ```text
-//! script, manifests, report   what both worlds share
+//! script, manifests, pods     what happens to whom
+//! timeline, record            what the Canary said; what clients saw
+//! judge, report               from these to a row; the table and the JSON. Both worlds share all seven
 //! stage     the cluster: API server, controllers, node agents, gateway, metrics, all in one task set
 //! fleet     processes of paper under the node agents
 //! load      clients' requests through the gateway's engines, one by one
-//! clients, timeline, judge    what was seen, and from that a row of the table
+//! clients   what they saw, request by request
 //! ```
 
 mod clients;
 mod fleet;
-mod judge;
+pub mod judge;
 mod load;
 pub mod manifests;
 mod phases;
+pub mod pods;
+pub mod record;
 pub mod report;
 pub mod script;
 mod stage;
 mod time;
-mod timeline;
+pub mod timeline;
 
 /// Which safeguards are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,31 +2,23 @@
 
 use std::time::Duration;
 
-use evenkeel_api::{GroupKind, Key, LabelSelector, Obj};
 use evenkeel_base::Rng;
-use evenkeel_control::{ListQuery, Patch, WatchEvent, WriteOptions};
+use evenkeel_control::{WatchEvent, WriteOptions};
 use futures::StreamExt as _;
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-use serde_json::Value;
 
 use super::{
     Outcome, Safeguards,
-    judge::{self, Happened, PACE},
+    judge::{self, Happened},
+    pods::{self, is_ready, restarts_of},
     report::Report,
-    script::{Event, PHASES, Phase, Release, Verdict},
-    stage::{Broken, Stage},
+    script::{BACK_PATIENCE, DEAD, Event, KILL_AT_WEIGHT, PHASES, Phase, Release, Verdict},
+    stage::{Broken, PACE, Stage},
     time::{Trace, VirtualTime, locked, millis},
     timeline::Moment,
 };
 
-/// Weight at which the controllers are killed: in the middle of the ramp.
-const KILL_AT_WEIGHT: i32 = 20;
-/// How long the controllers stay dead.
-const DEAD: Duration = Duration::from_secs(5);
 /// No request takes longer than this while no slow release is out.
 const SETTLED_MS: u64 = 1_000;
-/// Longest wait for a killed pod.
-const BACK_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Plays all phases; without a safeguard it ends after the first phase that shows the damage.
 pub(super) async fn play(seed: u64, safeguards: Safeguards) -> Outcome {
@@ -52,23 +44,16 @@ async fn play_on(mut stage: Stage, victims: &mut Rng, safeguards: Safeguards) ->
                 break;
             }
         }
-        if !all_on && shows_damage(&stage, all.last()) {
+        let record = locked(&stage.clients).record();
+        let shown = |last| judge::shows_damage(last, &record, &PACE);
+        if !all_on && all.last().is_some_and(shown) {
             break;
         }
     }
     stage.stop_load().await;
-    let clients = locked(&stage.clients);
-    report.phases = all.iter().map(|happened| judge::row(happened, &clients)).collect();
+    let record = locked(&stage.clients).record();
+    report.phases = all.iter().map(|happened| judge::row(happened, &record, &PACE)).collect();
     report
-}
-
-fn shows_damage(stage: &Stage, last: Option<&Happened>) -> bool {
-    let clients = locked(&stage.clients);
-    let shown = last.is_some_and(|last| {
-        let row = judge::row(last, &clients);
-        row.failed > 0 || row.verdict != row.expect || !row.blind_steps.is_empty()
-    });
-    shown || clients.failures.iter().any(|failure| failure.post && failure.status != 500)
 }
 
 async fn one(stage: &mut Stage, phase: &Phase, victims: &mut Rng) -> Result<Happened, Broken> {
@@ -84,7 +69,7 @@ async fn one(stage: &mut Stage, phase: &Phase, victims: &mut Rng) -> Result<Happ
         }
         Event::Release(release) => {
             apply(stage, &release).await?;
-            decided(stage, from).await
+            stage.canary.verdict(from, PACE.patience).await
         }
         Event::PodKilled => {
             killed_at = Some(kill_pod(stage, victims).await?);
@@ -93,7 +78,7 @@ async fn one(stage: &mut Stage, phase: &Phase, victims: &mut Rng) -> Result<Happ
         }
         Event::ControllersKilled(release) => {
             apply(stage, &release).await?;
-            let ramping = |now: &Moment| now.phase == "Progressing" && now.weight >= KILL_AT_WEIGHT;
+            let ramping = |now: &Moment| now.is_ramping(KILL_AT_WEIGHT);
             let middle = stage.canary.wait_since(from, PACE.patience, ramping).await;
             middle.ok_or_else(|| {
                 Broken::new("the release does not get on, so there is no middle to kill it in")
@@ -101,49 +86,29 @@ async fn one(stage: &mut Stage, phase: &Phase, victims: &mut Rng) -> Result<Happ
             stage.kill_controllers().await;
             tokio::time::sleep(DEAD).await;
             stage.start_controllers();
-            decided(stage, from).await
+            stage.canary.verdict(from, PACE.patience).await
         }
     };
     stage.trace.say(&format!("== {}: {}", phase.name, verdict.as_str()));
     let span_ms = (began, millis(stage.time.elapsed()));
     let moments = stage.canary.since(from);
-    Ok(Happened { phase: *phase, moments, killed_at, verdict, span_ms })
+    Ok(Happened { phase: *phase, moments, killed_at, verdict, span_ms, host_stall_ms: None })
 }
 
 /// Releases a version, as `kubectl apply` of the changed manifest does.
 async fn apply(stage: &Stage, release: &Release) -> Result<(), Broken> {
-    let manifest = stage.deployment(Some(release))?;
-    let key = Key::of::<Deployment>("default", "api-service");
-    let template = manifest.pointer("/spec/template").cloned().unwrap_or_default();
-    let patch = Patch::Strategic(serde_json::json!({"spec": {"template": template}}));
+    let (key, patch) = pods::release(&stage.deployment(Some(release))?);
     let options = WriteOptions { manager: "demo", ..WriteOptions::default() };
     stage.store.patch(&key, &patch, &options).await?;
     stage.trace.say(&format!("{} applied", release.version));
     Ok(())
 }
 
-/// Follows a release to its end.
-async fn decided(stage: &Stage, from: usize) -> Verdict {
-    let search = async {
-        // The end of the release before is not the end of this one.
-        let running = |now: &Moment| !now.is_decided();
-        let (began, _) = stage.canary.wait_since(from, PACE.patience, running).await?;
-        stage.canary.wait_since(began, PACE.patience, Moment::is_decided).await
-    };
-    match search.await {
-        Some((_, end)) if end.phase == "Succeeded" => Verdict::Promoted,
-        Some(_) => Verdict::RolledBack,
-        None => Verdict::Undecided,
-    }
-}
-
 /// Kills the process of one pod that serves, and waits until the pod serves again.
 async fn kill_pod(stage: &Stage, victims: &mut Rng) -> Result<i64, Broken> {
-    let labels = LabelSelector::parse("app=api-service-primary")
-        .map_err(|error| Broken::new(&error.to_string()))?;
-    let query = ListQuery::all(GroupKind::of::<Pod>()).within("default").with_labels(labels);
-    let pods = stage.store.list(&query).await?.items;
-    let ready: Vec<_> = pods.iter().filter(|pod| is_ready(pod)).collect();
+    let query = pods::primary().map_err(|error| Broken::new(&error.to_string()))?;
+    let serving = stage.store.list(&query).await?.items;
+    let ready: Vec<_> = serving.iter().filter(|pod| is_ready(pod)).collect();
     let count = u64::try_from(ready.len()).unwrap_or_default();
     let chosen = usize::try_from(victims.below(count)).unwrap_or_default();
     let pod = ready.get(chosen).ok_or_else(|| Broken::new("no pod of the primary is ready"))?;
@@ -172,14 +137,4 @@ async fn kill_pod(stage: &Stage, victims: &mut Rng) -> Result<i64, Broken> {
     waited.map_err(|_| Broken::new(&format!("{} does not come back", pod.key())))?;
     stage.trace.say(&format!("{} serves again", pod.name()));
     Ok(at)
-}
-
-fn restarts_of(pod: &Obj) -> i64 {
-    let count = pod.json().pointer("/status/containerStatuses/0/restartCount");
-    count.and_then(Value::as_i64).unwrap_or_default()
-}
-
-fn is_ready(pod: &Obj) -> bool {
-    let ready = pod.json().pointer("/status/containerStatuses/0/ready");
-    ready.and_then(Value::as_bool).unwrap_or_default() && !pod.is_deleting()
 }

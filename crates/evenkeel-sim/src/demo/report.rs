@@ -40,6 +40,8 @@ pub struct PhaseResult {
     pub seconds: f64,
     /// From the first failed check to all traffic on the old version.
     pub rollback_seconds: Option<f64>,
+    /// Longest time that the machine let a thread wait; `None` under virtual time.
+    pub host_stall_ms: Option<f64>,
 }
 
 impl PhaseResult {
@@ -117,6 +119,8 @@ struct JsonPhase<'a> {
     seconds: f64,
     rollback_seconds: Option<f64>,
     budget_pct: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_stall_ms: Option<f64>,
     faults: Vec<String>,
 }
 
@@ -151,6 +155,7 @@ impl Report {
             seconds: rounded(phase.seconds, 1),
             rollback_seconds: phase.rollback_seconds.map(|seconds| rounded(seconds, 1)),
             budget_pct: rounded(phase.budget_pct(), 6),
+            host_stall_ms: phase.host_stall_ms.map(|ms| rounded(ms, 0)),
             faults: phase.faults(),
         });
         let json = Json {
@@ -166,18 +171,8 @@ impl Report {
     pub fn table(&self) -> String {
         let mut out = String::new();
         let head = [
-            "PHASE",
-            "REQUESTS",
-            "FAILED",
-            "POST FAILED",
-            "TWICE",
-            "P50 MS",
-            "P99 MS",
-            "WEIGHT",
-            "VERDICT",
-            "SECONDS",
-            "ROLLBACK",
-            "BUDGET",
+            "PHASE", "REQUESTS", "FAILED", "POSTS", "TWICE", "P50", "P99", "WEIGHT", "VERDICT",
+            "TOOK", "ROLLBACK", "BUDGET",
         ];
         let mut rows = vec![head.map(str::to_owned)];
         rows.extend(self.phases.iter().map(row));
@@ -222,8 +217,16 @@ impl Report {
         if let Some(problem) = &self.broken {
             writeln!(out, "FAULT {problem}").unwrap_or_default();
         }
-        writeln!(out, "BUDGET is the share of a 30-day budget at 99.9 % that the phase cost")
-            .unwrap_or_default();
+        let stalls =
+            self.phases.iter().filter_map(|phase| Some((phase.host_stall_ms?, phase.name)));
+        if let Some((ms, name)) = stalls.max_by(|one, two| one.0.total_cmp(&two.0)) {
+            writeln!(out, "this machine let a thread wait {ms:.0} ms at most ({name})")
+                .unwrap_or_default();
+        }
+        out.push_str(
+            "FAILED counts GETs, POSTS failed POSTs, TWICE POSTs executed twice; P50 and P99 are ms\n\
+            BUDGET is the share of a 30-day budget at 99.9 % that the phase cost\n",
+        );
         writeln!(out, "failed_total: {}", self.failed_total()).unwrap_or_default();
         writeln!(out, "ok: {}", self.ok()).unwrap_or_default();
     }
@@ -241,7 +244,7 @@ fn row(phase: &PhaseResult) -> [String; 12] {
         millis(phase.p99_ms),
         if phase.weight_pct_max > 0 { format!("{} %", phase.weight_pct_max) } else { "-".into() },
         phase.verdict.as_str().to_owned(),
-        format!("{:.0}", phase.seconds),
+        format!("{:.0} s", phase.seconds),
         phase.rollback_seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.1} s")),
         format!("{:.4} %", phase.budget_pct()),
     ]
@@ -273,6 +276,7 @@ mod tests {
             expect: Verdict::RolledBack,
             seconds: 100.0,
             rollback_seconds: Some(12.0),
+            host_stall_ms: Some(14.0),
         }
     }
 

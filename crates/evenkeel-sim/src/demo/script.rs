@@ -11,6 +11,14 @@ pub const POSTS_PER_S: u32 = 20;
 pub const POST_BYTES: usize = 96 << 10;
 /// How long the workload works on a POST.
 pub const POST_MS: u64 = 250;
+/// Replicas of the demo's service: each has this share of the requests.
+pub const REPLICAS: u32 = 3;
+/// Weight at which the controllers are killed: in the middle of the ramp.
+pub const KILL_AT_WEIGHT: i32 = 20;
+/// How long the controllers stay dead.
+pub const DEAD: Duration = Duration::from_secs(5);
+/// Longest wait for a killed pod to serve again.
+pub const BACK_PATIENCE: Duration = Duration::from_mins(1);
 /// Availability that the demo's budget is counted in: 99.9 % over 30 days.
 pub const OBJECTIVE: f64 = 0.999;
 /// Days of the budget's window.
@@ -113,7 +121,7 @@ pub struct Pace {
     pub quiet: Duration,
     /// Longest wait for a release to end.
     pub patience: Duration,
-    /// How late one gateway worker is with every configuration: confirmation must wait for it.
+    /// How late the gateway is with every configuration: a check window must not begin before.
     pub gateway_lag: Duration,
     /// Seconds between two scrapes.
     pub scrape: Duration,

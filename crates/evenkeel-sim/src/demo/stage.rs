@@ -37,13 +37,15 @@ use super::{
     Safeguards,
     clients::Clients,
     fleet::{Fleet, SimRuntime},
-    judge::PACE,
     load::{Load, Scene},
     manifests,
-    script::Release,
-    time::{Trace, VirtualTime, locked},
-    timeline::Timeline,
+    script::{Pace, Release},
+    time::{Trace, VirtualTime, locked, millis},
+    timeline::{Moment, Timeline},
 };
+
+/// The article's Canary as written.
+pub(super) const PACE: Pace = Pace::ARTICLE;
 
 /// Longest wait for the cluster to stand.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -115,7 +117,7 @@ impl Stage {
         let fleet = Fleet::new(time.clone(), trace.clone());
         start_nodes(&plain, &fleet, rng)?;
         follow_scaling(&store, trace.clone());
-        let canary = Timeline::follow(&store, time.clone(), trace.clone());
+        let canary = follow_canary(&store, &time, trace.clone());
         let ports =
             Ports { metrics: Arc::new(telemetry), hooks: Arc::<Accepting>::default(), ..plain };
         let controllers = spawn_controllers(&ports, safeguards);
@@ -136,9 +138,13 @@ impl Stage {
         };
         stage.put(&stage.deployment(None)?).await?;
         stage.put(&parse(&manifests::canary(&PACE))?).await?;
-        let initialized = |now: &super::timeline::Moment| now.phase == "Initialized";
+        let initialized = |now: &Moment| now.phase == "Initialized";
         let ready = stage.canary.wait_since(0, PATIENCE, initialized).await;
         ready.ok_or_else(|| Broken::new("the Canary does not take over api-service"))?;
+        if !safeguards.confirmation {
+            // Nobody says when the gateway serves at all; that is not what the run is about.
+            tokio::time::sleep(PACE.gateway_lag).await;
+        }
         let scene = Scene {
             time: stage.time.clone(),
             gateway,
@@ -291,6 +297,16 @@ fn config(node: Node) -> AgentConfig {
         lease_period: None,
         ..AgentConfig::named(&node.metadata.name.unwrap_or_default())
     }
+}
+
+/// Follows the Canary, with a line for every change.
+fn follow_canary(store: &Arc<dyn Store>, time: &Arc<VirtualTime>, trace: Trace) -> Timeline {
+    let time = time.clone();
+    let told = move |now: &Moment| {
+        let Moment { phase, weight, failed_checks, .. } = now;
+        trace.say(&format!("canary: {phase}, weight {weight} %, failed checks {failed_checks}"));
+    };
+    Timeline::follow(store, move || millis(time.elapsed()), told)
 }
 
 /// Writes a line for every change of a Deployment's size or of how many of its pods are ready.

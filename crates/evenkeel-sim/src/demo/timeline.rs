@@ -8,53 +8,72 @@ use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::time::{Trace, VirtualTime, millis};
+use super::script::Verdict;
 
 /// The status at one time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Moment {
-    /// When it was seen, in milliseconds since the beginning.
-    pub(super) at: i64,
+pub struct Moment {
+    /// When it was seen, in milliseconds of the host's time.
+    pub at: i64,
     /// `status.phase`.
-    pub(super) phase: String,
+    pub phase: String,
     /// `status.canaryWeight`, percent.
-    pub(super) weight: i32,
+    pub weight: i32,
     /// `status.failedChecks`.
-    pub(super) failed_checks: i64,
+    pub failed_checks: i64,
 }
 
 impl Moment {
     /// Whether a release is over, one way or the other.
-    pub(super) fn is_decided(&self) -> bool {
+    pub fn is_decided(&self) -> bool {
         self.phase == "Succeeded" || self.phase == "Failed"
+    }
+
+    /// Whether a new version has this share of the traffic, or more.
+    pub fn is_ramping(&self, weight: i32) -> bool {
+        self.phase == "Progressing" && self.weight >= weight
+    }
+
+    fn read(obj: &Obj, at: i64) -> Self {
+        let status = obj.json().get("status");
+        let field = |name: &str| status.and_then(|status| status.get(name));
+        let number = |name: &str| field(name).and_then(Value::as_i64).unwrap_or_default();
+        Self {
+            at,
+            phase: field("phase").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            weight: i32::try_from(number("canaryWeight")).unwrap_or_default(),
+            failed_checks: number("failedChecks"),
+        }
     }
 }
 
 /// The Canary's history, growing.
-pub(super) struct Timeline {
+pub struct Timeline {
     moments: watch::Receiver<Vec<Moment>>,
 }
 
 impl Timeline {
-    /// Follows the only Canary there is.
-    pub(super) fn follow(store: &Arc<dyn Store>, time: Arc<VirtualTime>, trace: Trace) -> Self {
-        let (sender, moments) = watch::channel(Vec::new());
+    /// Follows the only Canary there is. `now` is the host's time in milliseconds; `told` hears of
+    /// every new moment.
+    pub fn follow(
+        store: &Arc<dyn Store>,
+        now: impl Fn() -> i64 + Send + 'static,
+        told: impl Fn(&Moment) + Send + 'static,
+    ) -> Self {
+        let (sender, moments) = watch::channel(Vec::<Moment>::new());
         let mut events = store.watch(ListQuery::all(GroupKind::of::<Canary>()));
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 let Ok(WatchEvent::Applied(obj)) = event else { continue };
-                let now = read(&obj, millis(time.elapsed()));
-                sender.send_if_modified(|all: &mut Vec<Moment>| {
-                    let same =
-                        all.last().is_some_and(|last| Moment { at: now.at, ..last.clone() } == now);
-                    if !same {
-                        trace.say(&format!(
-                            "canary: {}, weight {} %, failed checks {}",
-                            now.phase, now.weight, now.failed_checks
-                        ));
-                        all.push(now);
+                let new = Moment::read(&obj, now());
+                sender.send_if_modified(|all| {
+                    let last = all.last().cloned();
+                    if last.is_some_and(|last| Moment { at: new.at, ..last } == new) {
+                        return false;
                     }
-                    !same
+                    told(&new);
+                    all.push(new);
+                    true
                 });
             }
         });
@@ -62,38 +81,46 @@ impl Timeline {
     }
 
     /// How many moments there are.
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.moments.borrow().len()
     }
 
+    /// Whether the Canary has not been seen yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The moments from number `from` on.
-    pub(super) fn since(&self, from: usize) -> Vec<Moment> {
+    pub fn since(&self, from: usize) -> Vec<Moment> {
         self.moments.borrow().get(from..).unwrap_or_default().to_vec()
     }
 
-    /// Waits until there is a moment from number `from` on that fits; returns it with its number.
-    pub(super) async fn wait_since(
+    /// Waits until there is a moment from number `from` on that fits; returns its number.
+    pub async fn wait_since(
         &self,
         from: usize,
         patience: Duration,
         fits: impl Fn(&Moment) -> bool,
-    ) -> Option<(usize, Moment)> {
+    ) -> Option<usize> {
         let mut moments = self.moments.clone();
         let search = moments.wait_for(|all| all.iter().skip(from).any(&fits));
         let found = tokio::time::timeout(patience, search).await.ok()?.ok()?;
-        let mut numbered = found.iter().enumerate().skip(from);
-        numbered.find(|(_, moment)| fits(moment)).map(|(number, moment)| (number, moment.clone()))
+        found.iter().skip(from).position(&fits).map(|number| from + number)
     }
-}
 
-fn read(obj: &Obj, at: i64) -> Moment {
-    let status = obj.json().get("status");
-    let field = |name: &str| status.and_then(|status| status.get(name));
-    let number = |name: &str| field(name).and_then(Value::as_i64).unwrap_or_default();
-    Moment {
-        at,
-        phase: field("phase").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        weight: i32::try_from(number("canaryWeight")).unwrap_or_default(),
-        failed_checks: number("failedChecks"),
+    /// Follows a release that begins after moment number `from` to its end.
+    pub async fn verdict(&self, from: usize, patience: Duration) -> Verdict {
+        let search = async {
+            // The end of the release before is not the end of this one.
+            let began = self.wait_since(from, patience, |now| !now.is_decided()).await?;
+            self.wait_since(began, patience, Moment::is_decided).await
+        };
+        let Some(end) = search.await else { return Verdict::Undecided };
+        let succeeded = |now: &Moment| now.phase == "Succeeded";
+        if self.moments.borrow().get(end).is_some_and(succeeded) {
+            Verdict::Promoted
+        } else {
+            Verdict::RolledBack
+        }
     }
 }

@@ -1,13 +1,25 @@
-//! What the load client saw.
+//! What the load client said, and the record of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
+use evenkeel_sim::demo::{
+    record::{self, ClientRecord, PhaseSeen},
+    timeline::Moment,
+};
 use evenkeel_workload::load::{Failure, Line, PhaseReport, SecondReport};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::ChildStdout,
     task::JoinHandle,
 };
+
+use crate::io;
+
+/// A first report tells of this long.
+const SECOND_MS: i64 = 1_000;
 
 /// Everything the load client said so far.
 #[derive(Debug, Default)]
@@ -18,15 +30,27 @@ pub(super) struct Clients {
     pub(super) failures: Vec<Failure>,
     /// One per phase that is over and settled.
     pub(super) phases: Vec<PhaseReport>,
+    /// POSTs that the workload executed more than once, by phase.
+    pub(super) executed_twice: BTreeMap<&'static str, u64>,
 }
 
-impl Clients {
+/// The load client's words, shared with the task that reads them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shared(Arc<Mutex<Clients>>);
+
+impl Shared {
+    /// What was said so far.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Clients> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads the client's lines until it ends; the task is over when the last one is taken in.
-    pub(super) fn read_from(clients: Arc<Mutex<Self>>, stdout: ChildStdout) -> JoinHandle<()> {
+    pub(super) fn read_from(&self, stdout: ChildStdout) -> JoinHandle<()> {
+        let shared = self.clone();
         tokio::spawn(async move {
             let mut lines = BufReader::new(stdout).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut clients = shared.lock();
                 match serde_json::from_str(&line) {
                     Ok(Line::Second(second)) => clients.seconds.push(second),
                     Ok(Line::Failure(failure)) => clients.failures.push(failure),
@@ -36,20 +60,48 @@ impl Clients {
             }
         })
     }
+}
 
-    /// Share of answers by `version` in the seconds between two times; `None` without answers.
-    pub(super) fn share(&self, version: &str, from_ms: i64, to_ms: i64) -> Option<f64> {
-        let within = |second: &&SecondReport| second.at - 1000 >= from_ms && second.at <= to_ms;
-        let (mut of_version, mut all) = (0_u32, 0_u32);
-        for second in self.seconds.iter().filter(within) {
-            for (name, count) in &second.versions {
-                let count = u32::try_from(*count).unwrap_or(u32::MAX);
-                all = all.saturating_add(count);
-                if name == version {
-                    of_version = of_version.saturating_add(count);
-                }
-            }
+impl Clients {
+    /// Writes a line about what the Canary does and how clients fare, once there are any.
+    pub(super) fn tell(&self, moment: &Moment) {
+        let Some(last) = self.seconds.last() else { return };
+        io::complain(&format!(
+            "  {:<12} weight {:>3} %  failed checks {}  {} requests/s  {} failed so far",
+            moment.phase, moment.weight, moment.failed_checks, last.sent, last.failed_total
+        ));
+    }
+
+    /// What clients saw so far, as the judge reads it.
+    pub(super) fn record(&self) -> ClientRecord {
+        let failures = self.failures.iter().map(|failure| record::Failure {
+            phase: failure.phase.clone(),
+            at: failure.at,
+            post: failure.method == "POST",
+            status: failure.status,
+            version: failure.version.clone(),
+        });
+        let phases = self.phases.iter().map(|phase| PhaseSeen {
+            name: phase.name.clone(),
+            sent: phase.sent,
+            failed_get: phase.failed.saturating_sub(phase.failed_post),
+            failed_post: phase.failed_post,
+            executed_twice: self.executed_twice.get(&*phase.name).copied().unwrap_or_default(),
+            p50_ms: phase.p50_ms,
+            p99_ms: phase.p99_ms,
+        });
+        // A report covers the time since the one before it, however late the client was.
+        let first = self.seconds.first().map(|second| second.at - SECOND_MS);
+        let begins = first.into_iter().chain(self.seconds.iter().map(|second| second.at));
+        let seconds = begins.zip(&self.seconds).map(|(from, second)| record::Second {
+            from,
+            to: second.at,
+            versions: second.versions.clone(),
+        });
+        ClientRecord {
+            phases: phases.collect(),
+            failures: failures.collect(),
+            seconds: seconds.collect(),
         }
-        (all > 0).then(|| f64::from(of_version) / f64::from(all))
     }
 }

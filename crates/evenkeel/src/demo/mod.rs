@@ -3,13 +3,12 @@
 //! ```text
 //! stage    starts and ends the processes: cluster, controllers, load client
 //! clients  what the load client saw, second by second
-//! canary   what the Canary's status said, change by change
-//! judge    from these two to a row of the table
+//! host     how long this machine stalled meanwhile
+//! phases   plays the script; `sim::demo::judge` makes the rows
 //! ```
 
-mod canary;
 mod clients;
-mod judge;
+mod host;
 mod phases;
 mod stage;
 
@@ -57,6 +56,10 @@ fn finish(args: &DemoArgs, report: &Report) -> anyhow::Result<ExitCode> {
         }
     });
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
 }
 
 /// The demo's folder; a temporary one goes when the demo ends.

@@ -3,33 +3,30 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use evenkeel_api::{GroupKind, Key, LabelSelector};
-use evenkeel_control::{ListQuery, Patch, WriteOptions};
+use evenkeel_api::LabelSelector;
+use evenkeel_control::{ListQuery, WriteOptions};
 use evenkeel_sim::demo::{
+    judge::{self, Happened},
+    pods::{self, is_ready, restarts_of},
     report::Report,
-    script::{Event, PHASES, Phase, Release, Verdict},
+    script::{BACK_PATIENCE, DEAD, Event, KILL_AT_WEIGHT, PHASES, Phase, Release, Verdict},
+    timeline::Moment,
 };
 use futures::StreamExt as _;
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
 use super::{
-    canary::Moment,
     clients::Clients,
-    judge::{self, Happened},
+    now_ms,
     stage::{PACE, Stage},
 };
 use crate::{cli::Safeguard, io};
 
-/// Weight at which the controllers are killed: in the middle of the ramp.
-const KILL_AT_WEIGHT: i32 = 20;
 /// How long a phase runs before its kill, so that the requests it hits were sent in that phase.
 const BEFORE_KILL: Duration = Duration::from_secs(2);
-/// How long the controllers stay dead.
-const DEAD: Duration = Duration::from_secs(5);
 
 /// Plays all phases; without a safeguard it ends after the first phase that shows the damage.
 pub(super) async fn play(stage: &mut Stage, without: Option<Safeguard>) -> Report {
@@ -49,36 +46,27 @@ pub(super) async fn play(stage: &mut Stage, without: Option<Safeguard>) -> Repor
                 break;
             }
         }
-        let clients = stage.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let clients = stage.clients.lock();
         tell_failures(&clients, phase.name);
-        let shown = all.last().is_some_and(|last| {
-            let row = judge::row(last, &clients);
-            let failed =
-                clients.failures.iter().any(|f| f.phase == phase.name && f.method == "GET");
-            failed || row.verdict != row.expect || !row.blind_steps.is_empty()
-        });
-        let dropped = clients.failures.iter().any(|f| f.method == "POST" && f.status != Some(500));
-        drop(clients);
-        if without.is_some() && (shown || dropped) {
+        let record = clients.record();
+        let shown = |last| judge::shows_damage(last, &record, &PACE);
+        if without.is_some() && all.last().is_some_and(shown) {
             break;
         }
     }
     if let Err(error) = stage.stop_load().await {
         report.broken.get_or_insert_with(|| format!("{error:#}"));
     }
-    let clients = stage.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    report.phases = all.iter().map(|happened| judge::row(happened, &clients)).collect();
+    let record = stage.clients.lock().record();
+    report.phases = all.iter().map(|happened| judge::row(happened, &record, &PACE)).collect();
     report
 }
 
-fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
-}
-
 async fn one(stage: &mut Stage, phase: &Phase) -> anyhow::Result<Happened> {
-    io::complain(&format!("{}:", phase.name));
+    io::complain(&format!("{}: {}", phase.name, plan(&phase.event)));
     let began = now_ms();
     let from = stage.canary.len().saturating_sub(1);
+    stage.stalls.take_ms();
     let twice_before = executed_twice(stage)?;
     let mut killed_at = None;
     let verdict = match phase.event {
@@ -88,7 +76,7 @@ async fn one(stage: &mut Stage, phase: &Phase) -> anyhow::Result<Happened> {
         }
         Event::Release(release) => {
             apply(stage, &release).await?;
-            decided(stage, from).await
+            stage.canary.verdict(from, PACE.patience).await
         }
         Event::PodKilled => {
             tokio::time::sleep(BEFORE_KILL).await;
@@ -98,82 +86,56 @@ async fn one(stage: &mut Stage, phase: &Phase) -> anyhow::Result<Happened> {
         }
         Event::ControllersKilled(release) => {
             apply(stage, &release).await?;
-            let ramping = |now: &Moment| now.phase == "Progressing" && now.weight >= KILL_AT_WEIGHT;
-            stage
-                .canary
-                .wait_since(from, PACE.patience, ramping)
-                .await
-                .context("the release does not get on, so there is no middle to kill it in")?;
+            let ramping = |now: &Moment| now.is_ramping(KILL_AT_WEIGHT);
+            let middle = stage.canary.wait_since(from, PACE.patience, ramping).await;
+            middle.context("the release does not get on, so there is no middle to kill it in")?;
             let pid = stage.kill_controllers().await?;
             io::complain(&format!("  controllers killed: SIGKILL to process {pid}"));
             tokio::time::sleep(DEAD).await;
             let pid = stage.restart_controllers().await?.unwrap_or_default();
             io::complain(&format!("  controllers started again: process {pid}"));
-            decided(stage, from).await
+            stage.canary.verdict(from, PACE.patience).await
         }
     };
     io::complain(&format!("  {} at {:.3}", verdict.as_str(), jiff::Timestamp::now()));
+    let twice = executed_twice(stage)?.saturating_sub(twice_before);
+    stage.clients.lock().executed_twice.insert(phase.name, twice);
     Ok(Happened {
         phase: *phase,
         moments: stage.canary.since(from),
         killed_at,
-        executed_twice: executed_twice(stage)?.saturating_sub(twice_before),
         verdict,
         span_ms: (began, now_ms()),
+        host_stall_ms: Some(stage.stalls.take_ms()),
     })
+}
+
+/// What is about to happen, for people who watch.
+fn plan(event: &Event) -> String {
+    match event {
+        Event::Nothing => format!("nothing happens for {} s", PACE.quiet.as_secs()),
+        Event::Release(Release { version, error_rate, .. }) if *error_rate > 0.0 => {
+            format!("{version} is applied; {:.0} % of its answers are 500", 100.0 * error_rate)
+        }
+        Event::Release(Release { version, slow_rate, slow_ms, .. }) if *slow_rate > 0.0 => {
+            let pct = 100.0 * slow_rate;
+            format!("{version} is applied; {pct:.0} % of its answers take {slow_ms} ms")
+        }
+        Event::Release(Release { version, .. }) => format!("{version} is applied"),
+        Event::PodKilled => "one pod's process is killed".to_owned(),
+        Event::ControllersKilled(Release { version, .. }) => {
+            format!("{version} is applied; the controllers are killed on the way")
+        }
+    }
 }
 
 /// Releases a version, as `kubectl apply` of the changed manifest does.
 async fn apply(stage: &Stage, release: &Release) -> anyhow::Result<()> {
-    let manifest: serde_json::Value = serde_saphyr::from_str(&stage.deployment(Some(release)))?;
-    let key = Key::of::<Deployment>("default", "api-service");
-    let template = manifest.pointer("/spec/template").cloned().unwrap_or_default();
-    let patch = Patch::Strategic(serde_json::json!({"spec": {"template": template}}));
+    let manifest = serde_saphyr::from_str(&stage.deployment(Some(release)))?;
+    let (key, patch) = pods::release(&manifest);
     let options = WriteOptions { manager: "demo", ..WriteOptions::default() };
     stage.store.patch(&key, &patch, &options).await.context("apply the release")?;
     Ok(())
-}
-
-/// Follows a release to its end, with a line per change.
-async fn decided(stage: &Stage, from: usize) -> Verdict {
-    let progress = async {
-        let mut told = from + 1;
-        loop {
-            for moment in stage.canary.since(told) {
-                told += 1;
-                say(stage, &moment);
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    };
-    // The end of the release before is not the end of this one.
-    let started = stage.canary.wait_since(from, PACE.patience, |now| !now.is_decided());
-    let search = async {
-        let began = started.await?;
-        let ended = |now: &Moment| now.is_decided() && now.at >= began.at;
-        stage.canary.wait_since(from, PACE.patience, ended).await
-    };
-    let end = tokio::select! {
-        biased;
-        end = search => end,
-        () = progress => None,
-    };
-    match end {
-        Some(end) if end.phase == "Succeeded" => Verdict::Promoted,
-        Some(_) => Verdict::RolledBack,
-        None => Verdict::Undecided,
-    }
-}
-
-fn say(stage: &Stage, moment: &Moment) {
-    let clients = stage.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let last = clients.seconds.last();
-    let rate = last.map_or(0, |second| second.sent);
-    let failed = last.map_or(0, |second| second.failed_total);
-    io::complain(&format!(
-        "  {:<12} weight {:>3} %  failed checks {}  {rate} requests/s  {failed} failed so far",
-        moment.phase, moment.weight, moment.failed_checks
-    ));
 }
 
 /// Says what failed in a phase, alike ones together.
@@ -207,10 +169,9 @@ fn executed_twice(stage: &Stage) -> anyhow::Result<u64> {
 
 /// Kills the process of one pod that serves, and waits until the pod serves again.
 async fn kill_pod(stage: &Stage) -> anyhow::Result<i64> {
-    let labels = LabelSelector::parse("app=api-service-primary")?;
-    let query = ListQuery::all(GroupKind::of::<Pod>()).within("default").with_labels(labels);
-    let pods = stage.store.list(&query).await?;
-    let Some(pod) = pods.items.iter().find(|pod| is_ready(pod)) else {
+    let query = pods::primary()?;
+    let serving = stage.store.list(&query).await?;
+    let Some(pod) = serving.items.iter().find(|pod| is_ready(pod)) else {
         bail!("no pod of the primary is ready");
     };
     let pid = workload_of(pod.name())?;
@@ -231,20 +192,10 @@ async fn kill_pod(stage: &Stage) -> anyhow::Result<i64> {
             }
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), back)
+    tokio::time::timeout(BACK_PATIENCE, back)
         .await
         .with_context(|| format!("{} does not come back", pod.key()))?;
     Ok(at)
-}
-
-fn restarts_of(pod: &evenkeel_api::Obj) -> i64 {
-    let count = pod.json().pointer("/status/containerStatuses/0/restartCount");
-    count.and_then(serde_json::Value::as_i64).unwrap_or_default()
-}
-
-fn is_ready(pod: &evenkeel_api::Obj) -> bool {
-    let ready = pod.json().pointer("/status/containerStatuses/0/ready");
-    ready.and_then(serde_json::Value::as_bool).unwrap_or_default() && !pod.is_deleting()
 }
 
 /// The process that runs a pod's workload: ours by program, the pod's by environment.

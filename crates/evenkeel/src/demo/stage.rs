@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use evenkeel_api::Key;
 use evenkeel_control::Store;
 use evenkeel_live::connect;
-use evenkeel_sim::demo::{manifests, script};
+use evenkeel_sim::demo::{manifests, script, timeline::Timeline};
 use k8s_openapi::api::core::v1::Service;
 use nix::{
     sys::signal::{Signal, kill},
@@ -23,7 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{canary::Timeline, clients::Clients};
+use super::{clients, host::Stalls, now_ms};
 use crate::{cli::Safeguard, io};
 
 /// The demo's pace.
@@ -45,9 +45,11 @@ pub(super) struct Stage {
     /// The cluster's API.
     pub(super) store: Arc<dyn Store>,
     /// What clients see.
-    pub(super) clients: Arc<Mutex<Clients>>,
+    pub(super) clients: clients::Shared,
     /// What the Canary says.
     pub(super) canary: Timeline,
+    /// What the machine did to all of them.
+    pub(super) stalls: Stalls,
 }
 
 impl Stage {
@@ -67,9 +69,16 @@ impl Stage {
         said.keep_reading();
         let controllers = start_controllers(dir, &kubeconfig, &console, without).await?;
         let store: Arc<dyn Store> = Arc::new(connect(Some(Path::new(&kubeconfig))).await?);
-        let canary = Timeline::follow(store.clone());
+        let clients = clients::Shared::default();
+        let seen = clients.clone();
+        let canary = Timeline::follow(&store, now_ms, move |moment| seen.lock().tell(moment));
         io::complain("the Canary takes over api-service ...");
-        canary.wait_for(PATIENCE, |now| now.phase == "Initialized").await?;
+        let ready = canary.wait_since(0, PATIENCE, |now| now.phase == "Initialized").await;
+        ready.with_context(|| format!("the Canary still is {:?}", canary.since(0).last()))?;
+        if without == Some(Safeguard::Confirmation) {
+            // Nobody says when the gateway serves at all; that is not what the run is about.
+            tokio::time::sleep(PACE.gateway_lag).await;
+        }
         let target = service_address(store.as_ref()).await?;
         let post_bytes = script::POST_BYTES.to_string();
         let (gets, posts) = (script::GETS_PER_S.to_string(), script::POSTS_PER_S.to_string());
@@ -91,9 +100,8 @@ impl Stage {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let mut load = spawn(&words, Stdio::piped())?;
         let load_stdin = load.stdin.take().context("the load client's stdin")?;
-        let clients = Arc::new(Mutex::new(Clients::default()));
         let stdout = load.stdout.take().context("the load client's stdout")?;
-        let reading = Clients::read_from(clients.clone(), stdout);
+        let reading = clients.read_from(stdout);
         Ok(Self {
             dir: dir.to_owned(),
             without,
@@ -107,6 +115,7 @@ impl Stage {
             store,
             clients,
             canary,
+            stalls: Stalls::watch(),
         })
     }
 
