@@ -13,6 +13,7 @@
 //! Laws: an action that makes things safer is never blocked. When it cannot be recorded it happens
 //! all the same, and its lines follow later, marked `late`. Everything else fails closed.
 
+mod budget;
 mod describe;
 mod files;
 mod keeper;
@@ -21,6 +22,7 @@ mod policy;
 mod record;
 mod verify;
 
+pub use budget::BudgetGate;
 pub use files::{FileSink, OpenError};
 pub use keeper::{FileDoor, Keeper, MemoryDoor, Sink};
 pub use memory::MemorySink;

@@ -17,6 +17,7 @@ mod intake;
 mod limits;
 mod lines;
 mod queries;
+mod rule_objects;
 mod rules;
 mod scrape;
 pub mod shell;
@@ -25,6 +26,7 @@ mod telemetry;
 
 pub use intake::ScrapeError;
 pub use limits::{Limits, ScrapeSettings};
+pub use rule_objects::{RuleController, RulesView};
 pub use rules::{AlertSink, GroupView, Round, RuleRunner};
 pub use scrape::{Fetch, FetchError, Fetched, Scraper, Source};
 pub use target::{Health, POD_JOB, Target, TargetStatus};

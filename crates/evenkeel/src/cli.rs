@@ -112,6 +112,9 @@ pub(crate) struct RunArgs {
     /// Only these groups of controllers
     #[arg(long, value_delimiter = ',', value_name = "GROUPS")]
     pub(crate) only: Vec<Group>,
+    /// Time between two looks at the counters of SLOs; not shorter than Prometheus scrapes
+    #[arg(long, default_value = "15s", value_name = "DURATION")]
+    pub(crate) slo_interval: String,
     /// Where the record of actions is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -125,6 +128,8 @@ pub(crate) struct RunArgs {
 pub(crate) enum Group {
     /// Canary releases.
     Delivery,
+    /// SLOs, their rules, error budgets and policies.
+    Slo,
 }
 
 /// `evenkeel demo`
@@ -226,6 +231,9 @@ pub(crate) enum SloCommand {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Show how SLOs stand: budget left, burn, when it will be gone; exit 1 when one is out of
+    /// budget or not known
+    Status(SloStatusArgs),
     /// Print manifests that Sloth accepts
     Export {
         /// In Sloth's own form (the only one so far)
@@ -235,6 +243,22 @@ pub(crate) enum SloCommand {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+}
+
+/// `evenkeel slo status`
+#[derive(Debug, Args)]
+pub(crate) struct SloStatusArgs {
+    /// Where the counters are: any Prometheus, or the console of `evenkeel up`
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    pub(crate) prometheus: String,
+    /// The cluster whose SLOs are shown; default: $KUBECONFIG or ~/.kube/config
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// SLO manifests to look at instead of a cluster's
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// `evenkeel audit`

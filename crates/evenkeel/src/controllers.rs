@@ -1,12 +1,15 @@
 //! Which controllers run, and behind which door.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use evenkeel_base::Clock;
 use evenkeel_control::{Ports, RunLoop};
-use evenkeel_delivery::{CanaryController, Settings};
-use evenkeel_guard::FileDoor;
+use evenkeel_delivery as delivery;
+use evenkeel_guard::{BudgetGate, FileDoor};
+use evenkeel_slo::controller as slo;
+
+use crate::cli::Group;
 
 /// How the controllers are set up.
 pub(crate) struct Options<'a> {
@@ -14,16 +17,36 @@ pub(crate) struct Options<'a> {
     pub(crate) data_dir: &'a Path,
     /// Whether weights count as set only when the gateway has confirmed them.
     pub(crate) confirm: bool,
+    /// Time between two looks at the counters of SLOs.
+    pub(crate) look_every: Duration,
+    /// Which groups run; none named means all.
+    pub(crate) only: &'a [Group],
 }
 
-/// All domain controllers behind the door that keeps the record.
+/// All domain controllers behind the door that keeps the record and minds the error budget. Runs
+/// until dropped.
 pub(crate) fn all(
     ports: Ports,
     clock: Arc<dyn Clock>,
     options: &Options<'_>,
-) -> anyhow::Result<RunLoop> {
+) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
     let dir = options.data_dir.join("audit");
     let door = FileDoor::open(&dir, clock).with_context(|| format!("record {}", dir.display()))?;
-    let settings = Settings { confirm: options.confirm };
-    Ok(RunLoop::new(ports, Arc::new(door)).with(CanaryController { settings }))
+    let gate = BudgetGate::default();
+    let door = door.with_policy(gate.clone());
+    let store = ports.store.clone();
+    let wanted = |group| options.only.is_empty() || options.only.contains(&group);
+    let mut run = RunLoop::new(ports, Arc::new(door));
+    if wanted(Group::Delivery) {
+        run = delivery::install(run, delivery::Settings { confirm: options.confirm });
+    }
+    if wanted(Group::Slo) {
+        run = slo::install(run, slo::Settings { every: options.look_every });
+    }
+    Ok(async move {
+        tokio::select! {
+            () = run.run() => {}
+            () = gate.follow(store) => {}
+        }
+    })
 }

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::model::Slo;
+
 /// A span whose events do not touch the budget. They stay visible as excluded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Exclusion {
@@ -71,6 +73,12 @@ impl Exclusion {
             return Err(ExclusionError::TooLong { hours, max_hours: Self::HOURS_MAX });
         }
         Ok(self)
+    }
+
+    /// Whether a `spec` names the SLO's service, or none in particular.
+    pub fn concerns(spec: &Value, slo: &Slo) -> bool {
+        let services = spec.get("services").and_then(Value::as_array);
+        services.is_none_or(|all| all.is_empty() || all.iter().any(|s| s == slo.service.as_str()))
     }
 
     /// Reads the `spec` of an `evenkeel.dev/v1alpha1 SloMaintenance`:

@@ -17,10 +17,7 @@ use crate::{
     budget::{Cause, Events, History, Ledger, SloKey, Standing},
     duration::PromDuration,
     finding,
-    policy::{
-        Account, ActionClass, ErrorBudgetPolicy, Memory, PolicySpec, Signal, SloSelector, State,
-        step,
-    },
+    policy::{Account, ActionClass, ErrorBudgetPolicy, Memory, Signal, State, step},
     reasons,
 };
 
@@ -179,11 +176,10 @@ fn budget<'a>(
     let lines = ledger.lines(&standing);
     let before = view.status.slos.iter().find(|old| old.id == key.id && old.group == key.group);
     let own = view.policy(&seen.slo);
-    let policy = own.cloned().or_else(built_in);
-    let signal = |policy: &ErrorBudgetPolicy| Signal::observe(policy, history, &standing);
+    let policy = own.cloned().unwrap_or_else(ErrorBudgetPolicy::built_in);
+    let signal = Signal::observe(&policy, history, &standing);
     let memory = before.map(|old| Memory { state: old.state, since: old.since });
-    let unknown = Memory { state: State::Unknown, since: view.now };
-    let now = policy.map_or(unknown, |policy| step(&policy, memory, &signal(&policy), view.now));
+    let now = step(&policy, memory, &signal, view.now);
     if let Some(old) = before.filter(|old| old.state != now.state) {
         plan.events.push(state_event(view.obj.key(), &key.id, old.state, now.state, &standing));
     }
@@ -223,12 +219,6 @@ fn budget<'a>(
 
 /// Cause of what no change explains.
 const UNEXPLAINED: &str = "unexplained";
-
-/// The policy that shows the state where nobody wrote one.
-fn built_in() -> Option<ErrorBudgetPolicy> {
-    let selector = SloSelector { all: true, ..SloSelector::default() };
-    ErrorBudgetPolicy::new("built-in", PolicySpec { selector, ..PolicySpec::default() }).ok()
-}
 
 /// Reserves for what has begun, notes what it costs, and settles what is over.
 fn book(

@@ -148,13 +148,11 @@ fn policies(objects: &[Arc<Obj>]) -> BTreeMap<String, policy::ErrorBudgetPolicy>
 
 /// The maintenances of an SLO's service. What is not valid excludes nothing.
 fn exclusions(maintenances: &[Arc<Obj>], slo: &Slo) -> Exclusions {
-    let concerns = |spec: &Value| {
-        let services = spec.get("services").and_then(Value::as_array);
-        services.is_none_or(|all| all.is_empty() || all.iter().any(|s| s == slo.service.as_str()))
-    };
     let specs = maintenances.iter().map(|obj| spec(obj));
     Exclusions::new(
-        specs.filter(concerns).filter_map(|spec| Exclusion::from_spec(&spec).ok()).collect(),
+        specs
+            .filter(|spec| Exclusion::concerns(spec, slo))
+            .filter_map(|spec| Exclusion::from_spec(&spec).ok()).collect(),
     )
 }
 

@@ -256,6 +256,13 @@ impl ErrorBudgetPolicy {
         Ok(policy)
     }
 
+    /// The policy that shows the state of an SLO for which nobody wrote one.
+    pub fn built_in() -> Self {
+        let selector = SloSelector { all: true, ..SloSelector::default() };
+        let spec = PolicySpec { selector, ..PolicySpec::default() };
+        Self { name: "built-in".to_owned(), spec }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

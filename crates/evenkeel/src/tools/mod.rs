@@ -3,3 +3,4 @@
 pub(crate) mod audit;
 pub(crate) mod promql;
 pub(crate) mod slo;
+mod slo_status;

@@ -33,6 +33,7 @@ pub(crate) fn run(command: &SloCommand) -> anyhow::Result<ExitCode> {
                 Err(findings) => refuse(&findings),
             })
         }
+        SloCommand::Status(args) => super::slo_status::run(args),
         SloCommand::Lint { files } => {
             let report = evenkeel_slo::lint(&read(files)?, &Options::default());
             print(&lint_text(&report));
@@ -98,7 +99,7 @@ fn catalogue(dir: &Path) -> anyhow::Result<Catalogue> {
     Ok(Catalogue::from_list(all))
 }
 
-fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
+pub(super) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     files
         .iter()
         .map(|file| {
@@ -109,7 +110,7 @@ fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
         .collect()
 }
 
-fn tell(findings: &[Finding]) {
+pub(super) fn tell(findings: &[Finding]) {
     for finding in findings {
         complain(&finding.to_string());
     }

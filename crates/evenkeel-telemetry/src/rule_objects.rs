@@ -1,0 +1,113 @@
+//! `PrometheusRule` objects become the rules of the shared store.
+
+use evenkeel_api::{Key, slo::PrometheusRule};
+use evenkeel_control::{
+    BoxFuture, Controller, EventNote, EventType, Interest, ObserveError, Plan, Ports,
+};
+use evenkeel_promql::rules::RuleFile;
+
+use crate::Telemetry;
+
+/// Reason of the event that says why an object's rules are not evaluated.
+const REFUSED: &str = "RulesRefused";
+/// Nothing is wrong with them.
+const LOADED: &str = "RulesLoaded";
+
+/// Keeps the store's rules as the cluster's `PrometheusRule` objects say.
+///
+/// An object that cannot be read leaves what it said before in force, and an event names the
+/// problem.
+#[derive(Clone)]
+pub struct RuleController {
+    telemetry: Telemetry,
+}
+
+/// What became of one object.
+#[derive(Debug, Clone)]
+pub struct RulesView {
+    key: Key,
+    problem: Option<String>,
+}
+
+impl RuleController {
+    /// A controller that feeds this store.
+    pub fn new(telemetry: Telemetry) -> Self {
+        Self { telemetry }
+    }
+
+    fn load(&self, source: &str, spec: Option<&serde_json::Value>, now_ms: i64) -> Option<String> {
+        // JSON is YAML; the file's reader knows every rule about names, labels and durations.
+        let text = spec.map_or_else(|| "{}".to_owned(), ToString::to_string);
+        let file = match RuleFile::parse(&text) {
+            Ok(file) => file,
+            Err(error) => return Some(error.to_string()),
+        };
+        let set = self.telemetry.set_rules(source, &file, now_ms);
+        set.err().map(|error| error.to_string())
+    }
+}
+
+impl Controller for RuleController {
+    type View = RulesView;
+
+    fn name(&self) -> &'static str {
+        "rules"
+    }
+
+    fn interests(&self) -> Vec<Interest> {
+        vec![Interest::own::<PrometheusRule>()]
+    }
+
+    fn observe<'a>(
+        &'a self,
+        key: &'a Key,
+        ports: &'a Ports,
+    ) -> BoxFuture<'a, Result<Option<RulesView>, ObserveError>> {
+        Box::pin(async move {
+            let obj = ports.store.get(key).await?;
+            let now_ms = ports.clock.now().as_millisecond();
+            let spec = obj.as_ref().and_then(|obj| obj.json().get("spec"));
+            let problem = self.load(&key.to_string(), spec, now_ms);
+            Ok(obj.map(|_| RulesView { key: key.clone(), problem }))
+        })
+    }
+
+    fn decide(&self, view: &RulesView) -> Plan {
+        match &view.problem {
+            None => Plan::idle(LOADED),
+            Some(problem) => Plan::idle(REFUSED).with_event(EventNote {
+                about: view.key.clone(),
+                kind: EventType::Warning,
+                reason: REFUSED,
+                message: format!("{}: spec: {problem}; the rules before it stay", view.key),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Limits;
+
+    #[test]
+    fn an_object_that_cannot_be_read_leaves_what_stood() {
+        let controller = RuleController::new(Telemetry::new(Limits::default()));
+        let groups = || {
+            let views = controller.telemetry.rule_groups();
+            views.iter().map(|v| (v.group.name.clone(), v.group.rules.len())).collect::<Vec<_>>()
+        };
+        let spec = |expr: &str| {
+            json!({"groups": [{"name": "g", "rules": [{"record": "a:b", "expr": expr}]}]})
+        };
+        assert_eq!(controller.load("PrometheusRule/shop/a", Some(&spec("sum(x)")), 0), None);
+        assert_eq!(groups(), [("g".to_owned(), 1)]);
+        let problem = controller.load("PrometheusRule/shop/a", Some(&spec("sum(")), 0).unwrap();
+        assert!(problem.contains("unexpected end of input"), "{problem}");
+        assert_eq!(groups(), [("g".to_owned(), 1)]);
+        assert_eq!(controller.load("PrometheusRule/shop/a", None, 0), None);
+        assert_eq!(groups(), []);
+    }
+}
