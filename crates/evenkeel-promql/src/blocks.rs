@@ -5,11 +5,19 @@
 //! without fractions come out bit for bit as sample by sample; sums of fractions within 1e-12 of
 //! the sum of absolute values (a property test holds both).
 
-use crate::number::{is_stale, kahan_add};
+use crate::number::kahan_add;
 
 /// Samples in a block: long enough that a month at one minute has a few hundred, short enough that
 /// the ends stay cheap.
 pub const BLOCK: usize = 128;
+
+/// Values from here on might overflow in a sum.
+const REGULAR_MAX: f64 = 1e290;
+
+/// Whether sums over blocks may stand for a value: finite, far from overflow, no end marker.
+pub fn is_regular(value: f64) -> bool {
+    value.abs() < REGULAR_MAX
+}
 
 /// What is known about one full block of samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -22,7 +30,9 @@ pub struct Block {
     pub dropped: f64,
     /// The last value of the block before, if the first one of this is lower; else 0.
     pub dropped_at_start: f64,
-    /// Only finite floats, no end markers.
+    /// The last value.
+    pub last: f64,
+    /// Only floats that pass [`is_regular`].
     pub regular: bool,
 }
 
@@ -32,7 +42,7 @@ impl Block {
         let mut block = Self { regular: true, ..Self::default() };
         let mut previous = before;
         for (i, v) in values.iter().enumerate() {
-            block.regular &= v.is_finite() && !is_stale(*v);
+            block.regular &= is_regular(*v);
             (block.sum, block.lost) = kahan_add(*v, block.sum, block.lost);
             match previous {
                 Some(p) if *v < p && i == 0 => block.dropped_at_start = p,
@@ -41,7 +51,8 @@ impl Block {
             }
             previous = Some(*v);
         }
-        block.regular &= block.sum.is_finite() && before.is_none_or(f64::is_finite);
+        block.last = values.last().copied().unwrap_or_default();
+        block.regular &= before.is_none_or(is_regular);
         block
     }
 }
@@ -64,6 +75,22 @@ pub struct Cut<'b> {
     pub whole: &'b [Block],
     /// Start of the samples after the last whole block.
     pub tail_start: usize,
+}
+
+/// Whole blocks whose samples were left out of a run: all regular, at least one.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap<'b> {
+    /// Position of the first sample after the gap, among those that are there; never the first or
+    /// the end.
+    pub at: usize,
+    /// The blocks.
+    pub whole: &'b [Block],
+}
+
+impl<'b> From<Gap<'b>> for Cut<'b> {
+    fn from(gap: Gap<'b>) -> Self {
+        Self { head_end: gap.at, whole: gap.whole, tail_start: gap.at }
+    }
 }
 
 impl<'b> Blocks<'b> {
@@ -92,8 +119,7 @@ impl<'b> Blocks<'b> {
 }
 
 /// Compensated sum over a run; `None` where only a look at each sample can tell.
-pub fn sum(values: &[f64], blocks: Blocks<'_>) -> Option<(f64, f64)> {
-    let cut = blocks.cut(values.len())?;
+pub fn sum(values: &[f64], cut: Cut<'_>) -> Option<(f64, f64)> {
     let add = |state: (f64, f64), v: f64| kahan_add(v, state.0, state.1);
     let mut state = values[..cut.head_end].iter().fold((0.0, 0.0), |s, v| add(s, *v));
     for block in cut.whole {
@@ -103,9 +129,8 @@ pub fn sum(values: &[f64], blocks: Blocks<'_>) -> Option<(f64, f64)> {
     state.0.is_finite().then_some(state)
 }
 
-/// Sum of the values before each drop in a run; `None` where only a look at each sample can tell.
-pub fn dropped(values: &[f64], blocks: Blocks<'_>) -> Option<f64> {
-    let cut = blocks.cut(values.len())?;
+/// Sum of the values before each drop in a run.
+pub fn dropped(values: &[f64], cut: Cut<'_>) -> f64 {
     let mut total = drops(&values[..cut.head_end]);
     for (i, block) in cut.whole.iter().enumerate() {
         // The run's first sample has nothing before it.
@@ -114,7 +139,13 @@ pub fn dropped(values: &[f64], blocks: Blocks<'_>) -> Option<f64> {
         }
         total += block.dropped;
     }
-    Some(total + drops(&values[cut.tail_start - 1..]))
+    let tail = &values[cut.tail_start..];
+    if let (Some(block), Some(first)) = (cut.whole.last(), tail.first())
+        && *first < block.last
+    {
+        total += block.last;
+    }
+    total + drops(tail)
 }
 
 fn drops(values: &[f64]) -> f64 {
@@ -151,14 +182,15 @@ mod tests {
             let from = from.min(values.len() - 1);
             let run = &values[from..(from + len).min(values.len())];
             let blocks = Blocks::new(&all, from);
-            if let Some(total) = dropped(run, blocks) {
+            let cut = blocks.cut(run.len());
+            if let Some(total) = cut.map(|cut| dropped(run, cut)) {
                 if fraction {
                     proptest::prop_assert!((total - drops(run)).abs() <= 1e-12 * drops(run).abs());
                 } else {
                     proptest::prop_assert_eq!(total.to_bits(), drops(run).to_bits());
                 }
             }
-            if let Some((sum, lost)) = sum(run, blocks) {
+            if let Some((sum, lost)) = cut.and_then(|cut| sum(run, cut)) {
                 let naive = run.iter().fold((0.0, 0.0), |s, v| kahan_add(*v, s.0, s.1));
                 let size: f64 = run.iter().map(|v| v.abs()).sum();
                 proptest::prop_assert!((sum + lost - naive.0 - naive.1).abs() <= 1e-12 * size);

@@ -34,6 +34,8 @@ pub mod sample;
 pub mod storage;
 
 pub mod blocks;
+mod columns;
+mod packed;
 pub mod series;
 
 pub mod exposition;

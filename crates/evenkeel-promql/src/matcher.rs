@@ -7,6 +7,10 @@ use std::sync::Arc;
 
 /// Compiled size a single regular expression may have; bounds compile time of hostile patterns.
 const REGEX_BYTES_MAX: usize = 2 << 20;
+/// Compiled size all patterns of one query may have together: some thousand ordinary ones.
+pub(crate) const REGEX_BYTES_QUERY_MAX: usize = 32 << 20;
+/// Sizes that are tried one after the other; the first that suffices is what a pattern costs.
+const REGEX_BYTES_TRIED: [usize; 3] = [16 << 10, 128 << 10, REGEX_BYTES_MAX];
 
 /// How a matcher compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,9 +64,19 @@ pub struct BadRegex {
 impl Matcher {
     /// Compiles the pattern if there is one. `Err` when it is malformed or too large.
     pub fn new(name: &str, op: MatchOp, value: &str) -> Result<Self, BadRegex> {
+        Self::within(name, op, value, &mut REGEX_BYTES_MAX.clone())
+    }
+
+    /// As [`Matcher::new`]; the pattern's compiled size is taken from `left`.
+    pub(crate) fn within(
+        name: &str,
+        op: MatchOp,
+        value: &str,
+        left: &mut usize,
+    ) -> Result<Self, BadRegex> {
         let is_regex = matches!(op, MatchOp::Regex | MatchOp::NotRegex);
         let literals = if is_regex { literal_alternatives(value) } else { None };
-        let regex = if is_regex { Some(Arc::new(anchored(value)?)) } else { None };
+        let regex = if is_regex { Some(Arc::new(anchored_within(value, left)?)) } else { None };
         Ok(Self { name: Arc::from(name), op, value: Arc::from(value), regex, literals })
     }
 
@@ -132,18 +146,32 @@ impl fmt::Display for Matcher {
 /// Compiles a pattern that must match the whole text, where `.` also matches a newline (Prometheus
 /// 3).
 pub fn anchored(pattern: &str) -> Result<Regex, BadRegex> {
-    regex::RegexBuilder::new(&format!("^(?s:{pattern})$"))
-        .size_limit(REGEX_BYTES_MAX)
-        .dfa_size_limit(REGEX_BYTES_MAX)
-        .nest_limit(100)
-        .build()
-        .map_err(|e| BadRegex {
-            pattern: pattern.to_owned(),
-            reason: match e {
-                regex::Error::CompiledTooBig(_) => "expression too large".to_owned(),
-                other => last_line(&other.to_string()),
-            },
-        })
+    anchored_within(pattern, &mut REGEX_BYTES_MAX.clone())
+}
+
+/// As [`anchored`]; the compiled size, or a little more, is taken from `left`.
+pub(crate) fn anchored_within(pattern: &str, left: &mut usize) -> Result<Regex, BadRegex> {
+    let bad = |reason: String| BadRegex { pattern: pattern.to_owned(), reason };
+    let whole = format!("^(?s:{pattern})$");
+    for size in REGEX_BYTES_TRIED {
+        if size > *left {
+            return Err(bad("the patterns are too large together".to_owned()));
+        }
+        let built = regex::RegexBuilder::new(&whole)
+            .size_limit(size)
+            .dfa_size_limit(REGEX_BYTES_MAX)
+            .nest_limit(100)
+            .build();
+        match built {
+            Ok(regex) => {
+                *left -= size;
+                return Ok(regex);
+            }
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(other) => return Err(bad(last_line(&other.to_string()))),
+        }
+    }
+    Err(bad("expression too large".to_owned()))
 }
 
 fn last_line(text: &str) -> String {
@@ -173,5 +201,17 @@ mod tests {
         assert!(matches("(?i:PRO).*", "production"));
         assert!(Matcher::new("a", MatchOp::Regex, "((((a{100}){100}){100}){100}").is_err());
         assert!(Matcher::new("a", MatchOp::Regex, "(").is_err());
+    }
+
+    #[test]
+    fn many_large_patterns_are_refused_and_many_small_ones_are_not() {
+        let query = |pattern: &str, times: usize| {
+            let matchers = format!("b=~\"{pattern}\",").repeat(times);
+            crate::parser::parse(&format!("a{{{matchers}}}")).map(|_| ()).map_err(|e| e.reason)
+        };
+        assert_eq!(query("5..|api-.*|[a-z]+", 500), Ok(()));
+        assert_eq!(query("(a{90}){90}", 5), Ok(()));
+        let refused = query("(a{90}){90}", 1_000).unwrap_err();
+        assert!(refused.contains("the patterns are too large together"), "{refused}");
     }
 }

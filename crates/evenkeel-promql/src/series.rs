@@ -1,13 +1,10 @@
 //! The in-memory series store: append, select by matchers, forget by age, all within stated limits.
 
-use crate::blocks::{BLOCK, Block, Blocks};
-use crate::histogram::Histogram;
+use crate::columns::Columns;
 use crate::labels::{Label, Labels};
 use crate::matcher::Matcher;
-use crate::number::is_stale;
 use crate::sample::Value;
-use crate::storage::{Samples, SelectedSeries, Storage, StorageError, TimeRange};
-use std::borrow::Cow;
+use crate::storage::{Needs, SelectedSeries, Storage, StorageError, TimeRange};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -16,10 +13,6 @@ use std::sync::Arc;
 pub const SERIES_MAX: usize = 1_000_000;
 /// Labels one series may have.
 pub const LABELS_MAX: usize = 128;
-/// A front smaller than this share of a series (1/n) is not cut off yet, so that pruning stays
-/// cheap.
-const PRUNE_SHARE: usize = 8;
-
 /// Handle of a series; valid until the series is pruned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeriesId {
@@ -66,84 +59,8 @@ pub enum AppendError {
 #[derive(Clone, Debug, Default)]
 struct Series {
     labels: Labels,
-    times: Vec<i64>,
-    floats: Vec<f64>,
-    histograms: Vec<Option<Arc<Histogram>>>,
-    starts: Vec<i64>,
-    /// Of all full blocks, as long as there are only floats.
-    blocks: Vec<Block>,
+    columns: Columns,
     revision: u64,
-}
-
-impl Series {
-    fn samples(&self, range: TimeRange) -> Samples<'_> {
-        let from = self.times.partition_point(|t| *t < range.start_ms);
-        let to = self.times.partition_point(|t| *t <= range.end_ms).max(from);
-        Samples {
-            times: Cow::Borrowed(&self.times[from..to]),
-            floats: Cow::Borrowed(&self.floats[from..to]),
-            histograms: Cow::Borrowed(self.histograms.get(from..to).unwrap_or_default()),
-            starts: Cow::Borrowed(self.starts.get(from..to).unwrap_or_default()),
-            blocks: (!self.blocks.is_empty()).then(|| Blocks::new(&self.blocks, from)),
-        }
-    }
-
-    fn push(&mut self, t_ms: i64, value: Value, start_ms: i64) {
-        let before = self.times.len();
-        if before == self.times.capacity() {
-            // Doubling would leave half of a large store empty.
-            let more = (before / 4).max(16);
-            self.times.reserve_exact(more);
-            self.floats.reserve_exact(more);
-        }
-        self.times.push(t_ms);
-        match value {
-            Value::Float(v) => {
-                self.floats.push(v);
-                if !self.histograms.is_empty() {
-                    self.histograms.push(None);
-                }
-            }
-            Value::Histogram(histogram) => {
-                self.floats.push(0.0);
-                self.histograms.resize(before, None);
-                self.histograms.push(Some(histogram));
-            }
-        }
-        if start_ms != 0 {
-            self.starts.resize(before, 0);
-        }
-        if start_ms != 0 || !self.starts.is_empty() {
-            self.starts.push(start_ms);
-        }
-        if !self.histograms.is_empty() || !self.starts.is_empty() {
-            self.blocks = Vec::new();
-        } else if self.times.len().is_multiple_of(BLOCK) {
-            let from = self.times.len() - BLOCK;
-            let before = from.checked_sub(1).map(|at| self.floats[at]);
-            self.blocks.push(Block::of(&self.floats[from..], before));
-        }
-    }
-
-    fn drop_before(&mut self, t_ms: i64) {
-        let mut gone = self.times.partition_point(|t| *t < t_ms);
-        if gone < self.times.len() {
-            // Blocks stay whole.
-            gone -= gone % BLOCK;
-        }
-        if gone == 0 || (gone < self.times.len() / PRUNE_SHARE) {
-            return;
-        }
-        self.times.drain(..gone);
-        self.floats.drain(..gone);
-        self.blocks.drain(..(gone / BLOCK).min(self.blocks.len()));
-        if !self.histograms.is_empty() {
-            self.histograms.drain(..gone);
-        }
-        if !self.starts.is_empty() {
-            self.starts.drain(..gone);
-        }
-    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -200,7 +117,7 @@ impl SeriesStore {
 
     /// Number of samples.
     pub fn samples_len(&self) -> usize {
-        self.live().map(|(_, s)| s.times.len()).sum()
+        self.live().map(|(_, s)| s.columns.len()).sum()
     }
 
     /// Grows with every sample taken; equal numbers mean nothing was appended between.
@@ -244,17 +161,18 @@ impl SeriesStore {
             return Err(AppendError::Gone);
         }
         let series = slot.series.as_mut().ok_or(AppendError::Gone)?;
-        if let Some(newest_ms) = series.times.last().copied() {
+        if let Some(newest_ms) = series.columns.newest_ms() {
             if t_ms < newest_ms {
                 return Err(AppendError::OutOfOrder { t_ms, newest_ms });
             }
             if t_ms == newest_ms {
-                return same_again(series, t_ms, &value);
+                let same = series.columns.repeats_newest(&value);
+                return if same { Ok(()) } else { Err(AppendError::Duplicate { t_ms }) };
             }
         }
         self.revision += 1;
         series.revision = self.revision;
-        series.push(t_ms, value, start_ms);
+        series.columns.push(t_ms, value, start_ms);
         Ok(())
     }
 
@@ -314,8 +232,8 @@ impl SeriesStore {
     pub fn prune(&mut self, before_ms: i64) {
         for slot in 0..self.slots.len() {
             let Some(series) = self.slots[slot].series.as_mut() else { continue };
-            series.drop_before(before_ms);
-            if series.times.is_empty() {
+            series.columns.drop_before(before_ms);
+            if series.columns.len() == 0 {
                 self.remove(slot as u32);
             }
         }
@@ -356,7 +274,7 @@ impl SeriesStore {
         self.matching(matchers)
             .into_iter()
             .filter_map(|slot| self.slots[slot as usize].series.as_ref())
-            .filter(|series| !series.samples(range).is_empty())
+            .filter(|series| series.columns.touches(range))
             .map(|series| series.labels.clone())
             .collect()
     }
@@ -375,9 +293,7 @@ impl SeriesStore {
     pub fn newest(&self, labels: &Labels) -> Option<(i64, Value)> {
         let slot = self.by_labels.get(labels)?;
         let series = self.slots[*slot as usize].series.as_ref()?;
-        let at = series.times.len().checked_sub(1)?;
-        let all = TimeRange { start_ms: i64::MIN, end_ms: i64::MAX };
-        Some((series.times[at], series.samples(all).value(at)))
+        series.columns.newest()
     }
 
     fn live(&self) -> impl Iterator<Item = (u32, &Series)> {
@@ -450,11 +366,12 @@ impl Storage for SeriesStore {
         &self,
         matchers: &[Matcher],
         range: TimeRange,
+        needs: Needs,
     ) -> Result<Vec<SelectedSeries<'_>>, StorageError> {
         let mut out = Vec::new();
         for slot in self.matching(matchers) {
             let Some(series) = self.slots[slot as usize].series.as_ref() else { continue };
-            let samples = series.samples(range);
+            let samples = series.columns.samples(range, needs);
             if !samples.is_empty() {
                 out.push(SelectedSeries { labels: series.labels.clone(), samples });
             }
@@ -473,21 +390,6 @@ impl Storage for SeriesStore {
             .unwrap_or_default();
         Some(newest.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(slots.len() as u64))
     }
-}
-
-/// A second sample at the newest time: fine if it is the same, else refused.
-fn same_again(series: &mut Series, t_ms: i64, value: &Value) -> Result<(), AppendError> {
-    let at = series.times.len() - 1;
-    let old_histogram = series.histograms.get(at).and_then(Option::as_ref);
-    let same = match (value, old_histogram) {
-        (Value::Float(new), None) => {
-            let old = series.floats[at];
-            old.to_bits() == new.to_bits() || (old.is_nan() && new.is_nan() && !is_stale(*new))
-        }
-        (Value::Histogram(new), Some(old)) => new == old,
-        _ => false,
-    };
-    if same { Ok(()) } else { Err(AppendError::Duplicate { t_ms }) }
 }
 
 #[cfg(test)]
@@ -509,7 +411,7 @@ mod tests {
     }
 
     fn selected(store: &SeriesStore, name: &str, op: MatchOp, value: &str) -> usize {
-        store.select(&[Matcher::new(name, op, value).unwrap()], ALL).unwrap().len()
+        store.select(&[Matcher::new(name, op, value).unwrap()], ALL, Needs::All).unwrap().len()
     }
 
     #[test]

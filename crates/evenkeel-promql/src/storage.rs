@@ -1,6 +1,6 @@
 //! What the engine reads: series with their samples in a range of time.
 
-use crate::blocks::Blocks;
+use crate::blocks::{BLOCK, Blocks, Gap};
 use crate::histogram::Histogram;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
@@ -15,6 +15,17 @@ pub struct TimeRange {
     pub start_ms: i64,
     /// Last millisecond.
     pub end_ms: i64,
+}
+
+/// Which samples of a range a reader needs. More may come, less may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// All of them.
+    All,
+    /// Those at both ends; whole blocks in between may be left out as a [`Gap`].
+    Ends,
+    /// The newest one.
+    Newest,
 }
 
 /// The samples of one series, column by column, sorted by time.
@@ -32,10 +43,17 @@ pub struct Samples<'a> {
     /// Sums over blocks of the samples, if the storage keeps them (no histograms and start times
     /// then).
     pub blocks: Option<Blocks<'a>>,
+    /// Where samples were left out.
+    pub gap: Option<Gap<'a>>,
 }
 
 impl Samples<'_> {
-    /// Number of samples.
+    /// Number of samples, with those that were left out.
+    pub fn count(&self) -> usize {
+        self.len() + self.gap.map_or(0, |gap| gap.whole.len() * BLOCK)
+    }
+
+    /// Number of samples that are there.
     pub fn len(&self) -> usize {
         self.times.len()
     }
@@ -96,12 +114,13 @@ pub struct StorageError {
 
 /// Where the engine gets its data from.
 pub trait Storage {
-    /// The series whose labels pass all matchers, in a deterministic order, with their samples in
-    /// `range`.
+    /// The series whose labels pass all matchers, in a deterministic order, with the needed samples
+    /// in `range`.
     fn select(
         &self,
         matchers: &[Matcher],
         range: TimeRange,
+        needs: Needs,
     ) -> Result<Vec<SelectedSeries<'_>>, StorageError>;
 
     /// A number that changes whenever a series that passes the matchers gets a sample; `None` if
@@ -117,8 +136,9 @@ impl<S: Storage + ?Sized> Storage for &S {
         &self,
         matchers: &[Matcher],
         range: TimeRange,
+        needs: Needs,
     ) -> Result<Vec<SelectedSeries<'_>>, StorageError> {
-        (**self).select(matchers, range)
+        (**self).select(matchers, range, needs)
     }
 
     fn revision(&self, matchers: &[Matcher]) -> Option<u64> {

@@ -10,13 +10,16 @@ use crate::result::QueryValue;
 use crate::rules::{AlertState, Context, Group, RuleFile, RuleKind};
 use crate::sample::Value;
 use crate::series::SeriesStore;
-use crate::testscript::notation::{Noted, points, series_labels, series_line};
+use crate::testscript::notation::{Noted, Room, points_within, series_labels, series_line};
 use crate::testscript::{near, same_histograms};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Evaluations one test may ask for: an absurd interval must end in an error.
 const PASSES_MAX: i64 = 1_000_000;
+
+/// Sample visits that one evaluation of a rule stands for, besides those it makes.
+const EVALUATION_VISITS: u64 = 100;
 
 /// What a file of tests came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,6 +140,7 @@ pub fn run(
     }
     order(&mut groups, &file.group_eval_order)?;
     let mut report = Report::default();
+    let mut work = Work { room: Room::default(), visits: 0 };
     for (i, test) in file.tests.iter().enumerate() {
         let name = test.name.clone().unwrap_or_else(|| format!("test {}", i + 1));
         let bench = Bench {
@@ -146,7 +150,7 @@ pub fn run(
             options,
             fuzzy: file.fuzzy_compare,
         };
-        match bench.run(test) {
+        match bench.run(test, &mut work) {
             Ok(problems) if problems.is_empty() => report.passed += 1,
             Ok(problems) => report.failures.push(format!("{name}: {}", problems.join("; "))),
             Err(problem) => report.failures.push(format!("{name}: {problem}")),
@@ -174,6 +178,22 @@ fn order(groups: &mut [Group], names: &[String]) -> Result<(), String> {
 /// Labels and annotations of an alert, in comparable form.
 type LabelsAndNotes<'a> = (BTreeMap<String, String>, &'a BTreeMap<String, String>);
 
+/// What all tests of a file have cost so far.
+struct Work {
+    room: Room,
+    visits: u64,
+}
+
+impl Work {
+    fn charge(&mut self, visits: u64, options: &Options) -> Result<(), String> {
+        self.visits = self.visits.saturating_add(visits);
+        if self.visits <= options.work_max {
+            return Ok(());
+        }
+        Err(format!("the tests make more than {} sample visits", options.work_max))
+    }
+}
+
 struct Bench<'b> {
     groups: Vec<Group>,
     store: SeriesStore,
@@ -190,7 +210,7 @@ struct Pending {
 }
 
 impl Bench<'_> {
-    fn run(mut self, test: &Test) -> Result<Vec<String>, String> {
+    fn run(mut self, test: &Test, work: &mut Work) -> Result<Vec<String>, String> {
         let start_ms = match &test.start_timestamp {
             None => 0,
             Some(text) => start_time(text)?,
@@ -199,7 +219,7 @@ impl Bench<'_> {
             Some(text) => duration(text)?,
             None => self.interval_ms,
         };
-        let mut pending = input(test, start_ms, step_ms)?.into_iter().peekable();
+        let mut pending = input(test, (start_ms, step_ms), &mut work.room)?.into_iter().peekable();
         let external = Labels::from_pairs(&test.external_labels);
         let options = self.options;
         let context = Context { options, external_labels: &external, resend_ms: 60_000 };
@@ -225,6 +245,8 @@ impl Bench<'_> {
             for group in &mut self.groups {
                 let outcome =
                     group.evaluate(&mut self.store, start_ms.saturating_add(at), &context);
+                let own = EVALUATION_VISITS * (outcome.rules.len() as u64 + 1);
+                work.charge(outcome.samples_read + own, options)?;
                 for rule in outcome.rules {
                     if let Some(error) = rule.error {
                         return Err(format!(
@@ -235,6 +257,7 @@ impl Bench<'_> {
                     }
                 }
             }
+            work.charge(EVALUATION_VISITS + test.alerts.len() as u64, options)?;
             let due = test.alerts.iter().filter(|alert| {
                 duration(&alert.eval_time)
                     .is_ok_and(|t| t >= at && t < at.saturating_add(self.interval_ms))
@@ -321,11 +344,15 @@ impl Bench<'_> {
     }
 }
 
-fn input(test: &Test, start_ms: i64, step_ms: i64) -> Result<Vec<Pending>, String> {
+fn input(
+    test: &Test,
+    (start_ms, step_ms): (i64, i64),
+    room: &mut Room,
+) -> Result<Vec<Pending>, String> {
     let mut out = Vec::new();
     for input in &test.input_series {
         let labels = series_labels(&input.series)?;
-        let noted = points(&input.values).map_err(|e| format!("{}: {e}", input.series))?;
+        let noted = points_within(&input.values, room).map_err(|e| format!("{}: {e}", input.series))?;
         for (i, noted) in noted.into_iter().enumerate() {
             if let Some(value) = noted.value {
                 let t_ms = start_ms.saturating_add(step_ms.saturating_mul(i as i64));
@@ -452,5 +479,15 @@ tests:
             failures.contains("alertname: InstanceDown, time: 7m, exp: [], got: [("),
             "{failures}"
         );
+    }
+
+    #[test]
+    fn endless_tests_are_refused() {
+        let many = "- alert_rule_test: [{eval_time: 3h, alertname: x}]\n".repeat(30_000);
+        let file = format!("rule_files: [a]\nevaluation_interval: 100ms\ntests:\n{many}");
+        let options = Options { work_max: 100_000, ..Options::default() };
+        let report = run(&file, &mut |_| Ok(RULES.to_owned()), &options).unwrap();
+        let failure = report.failures.last().unwrap();
+        assert!(failure.contains("the tests make more than 100000 sample visits"), "{failure}");
     }
 }

@@ -6,7 +6,7 @@
     reason = "helpers of tests: a surprise fails the test, numbers are small"
 )]
 
-use evenkeel_promql::engine::{Options, Steps, instant_text, range};
+use evenkeel_promql::engine::{Options, Steps, instant, instant_text, range};
 use evenkeel_promql::labels::Labels;
 use evenkeel_promql::number::stale;
 use evenkeel_promql::parser::parse;
@@ -14,7 +14,7 @@ use evenkeel_promql::result::QueryValue;
 use evenkeel_promql::series::SeriesStore;
 use proptest::prelude::*;
 
-const FUNCTIONS: [&str; 8] = [
+const FUNCTIONS: [&str; 11] = [
     "rate",
     "increase",
     "delta",
@@ -23,6 +23,9 @@ const FUNCTIONS: [&str; 8] = [
     "count_over_time",
     "resets",
     "last_over_time",
+    "first_over_time",
+    "present_over_time",
+    "absent_over_time",
 ];
 
 /// One sample: how far after the one before, how much more (below zero: a reset), and whether it
@@ -53,6 +56,25 @@ fn values(store: &SeriesStore, query: &str, end_ms: i64, options: &Options) -> V
     points.map(|p| (p.t_ms, p.value.as_float().unwrap())).collect()
 }
 
+/// One evaluation after the other: each reads only the ends of its window.
+fn single_values(
+    store: &SeriesStore,
+    query: &str,
+    end_ms: i64,
+    options: &Options,
+) -> Vec<(i64, f64)> {
+    let query = parse(query).unwrap();
+    let mut out = Vec::new();
+    for at_ms in (end_ms / 2..=end_ms).step_by(487_001) {
+        let QueryValue::Vector(samples) = instant(store, &query, at_ms, options).unwrap().value
+        else {
+            panic!("no vector")
+        };
+        out.extend(samples.into_iter().map(|s| (at_ms, s.value.as_float().unwrap())));
+    }
+    out
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
@@ -61,14 +83,18 @@ proptest! {
         window_s in 1_i64..8_000,
         fraction in proptest::bool::ANY,
         prune_ms in 0_i64..3_000_000,
+        closed in proptest::bool::ANY,
     ) {
         let scale = if fraction { 0.1 } else { 1.0 };
         let (store, end_ms) = store(&steps, scale, prune_ms);
-        let naive = Options { sample_by_sample: true, ..Options::default() };
         for function in FUNCTIONS {
             let query = format!("{function}(hits_total[{window_s}s])");
-            let fast = values(&store, &query, end_ms, &Options::default());
-            let slow = values(&store, &query, end_ms, &naive);
+            let options = Options { closed_ranges: closed, ..Options::default() };
+            let naive = Options { sample_by_sample: true, ..options };
+            let mut fast = values(&store, &query, end_ms, &options);
+            let mut slow = values(&store, &query, end_ms, &naive);
+            fast.extend(single_values(&store, &query, end_ms, &options));
+            slow.extend(single_values(&store, &query, end_ms, &naive));
             prop_assert_eq!(fast.len(), slow.len());
             for ((t_fast, fast), (t_slow, slow)) in fast.into_iter().zip(slow) {
                 prop_assert_eq!(t_fast, t_slow);

@@ -89,6 +89,48 @@ fn absurd_queries_end_in_errors_within_bounds() {
 }
 
 #[test]
+fn label_values_cannot_explode() {
+    let nested = |open: &str, close: &str| {
+        let text = format!("{}hits_total{}", open.repeat(60), close.repeat(60));
+        json(&text, 600_000, &Options::default())
+    };
+    let refused = "execution: a label value would have more than 65536 bytes";
+    assert_eq!(nested("label_join(", ", \"x\", \"abc\", \"x\", \"x\")"), refused);
+    let doubled = ", \"x\", \"a$1$1\", \"x\", \"(.*)\")";
+    assert_eq!(nested("label_replace(", doubled), refused);
+    // What is made counts as held, so that many long values are too much together.
+    let tight = Options { samples_max: 4_000, ..Options::default() };
+    let long = format!("label_replace(hits_total, \"x\", \"{}\", \"\", \"\")", "a".repeat(60_000));
+    assert!(json(&long, 600_000, &tight).contains("too many samples"));
+}
+
+#[test]
+fn the_ends_of_time_are_answered_or_refused() {
+    let store = store();
+    for text in [
+        "hits_total offset 292y",
+        "rate(hits_total[292y] offset -292y)",
+        "max_over_time(hits_total[200y:100y])",
+        "clamp(hits_total @ 1e15, 1, 2)",
+        "hits_total @ -1e15 smoothed",
+    ] {
+        let query = parse(text).unwrap();
+        let ends = [i64::MIN, -(1 << 60), -(1 << 59), 0, 1 << 59, 1 << 60, i64::MAX];
+        for (start_ms, end_ms) in ends.iter().flat_map(|s| ends.iter().map(|e| (*s, *e))) {
+            for step_ms in [1 << 50, 1 << 60, i64::MAX] {
+                let steps = Steps { start_ms, end_ms, step_ms };
+                let outcome = range(&store, &query, steps, &Options::default());
+                let refused = start_ms == i64::MIN || end_ms == i64::MAX || end_ms < start_ms;
+                let refused = refused || steps.count() > 11_000;
+                assert_eq!(outcome.is_err(), refused, "{text} {steps:?} {outcome:?}");
+            }
+        }
+    }
+    assert_snapshot!(json("1", i64::MAX, &Options::default()), @"bad_data: time 9223372036854775807 ms is out of bounds");
+    assert_snapshot!(json("up @ 1e18", 0, &Options::default()), @"bad_data: 1:6: parse error: timestamp out of bounds for @ modifier: 1000000000000000000");
+}
+
+#[test]
 fn fixed_times_win_over_the_evaluation_time() {
     passes(
         r#"

@@ -6,7 +6,7 @@ use crate::ast::{Expr, ExprKind, Query, ValueType};
 use crate::labels::Labels;
 use crate::result::MatrixSeries;
 use crate::sample::{Point, Value};
-use crate::storage::Storage;
+use crate::storage::{Needs, Storage};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -44,6 +44,10 @@ pub(super) struct Evaluator<'a> {
     /// Inside of a function that only wants counts and sums of histograms: reset hints are found on
     /// the fly.
     pub(super) statistics: bool,
+    /// Values of leaves, while what stands above them is evaluated.
+    pub(super) leaves: super::fold::Leaves,
+    /// Whether that is so.
+    pub(super) folding: bool,
     samples_held: u64,
     work: u64,
 }
@@ -64,6 +68,8 @@ impl<'a> Evaluator<'a> {
             annotations: Notes::default(),
             samples_read: 0,
             statistics: false,
+            leaves: Vec::new(),
+            folding: false,
             samples_held: 0,
             work: 0,
         }
@@ -103,6 +109,13 @@ impl<'a> Evaluator<'a> {
     pub(super) fn eval(&mut self, expr: &Expr) -> Result<Data, QueryError> {
         if self.steps.count() > 1 && expr.value_type() == ValueType::Vector && is_invariant(expr) {
             return self.eval_once(expr);
+        }
+        if self.folding {
+            if let Some(data) = self.take_leaf(expr) {
+                return Ok(data);
+            }
+        } else if !self.options.sample_by_sample && super::fold::is_foldable(expr, self.steps) {
+            return self.folded(expr);
         }
         match &expr.kind {
             ExprKind::Number { value, .. } => Ok(Data::Scalar(vec![*value; self.steps.count()])),
@@ -246,7 +259,7 @@ impl<'a> Evaluator<'a> {
 
     /// A range vector as the result of an instant query.
     pub(super) fn whole_range(&mut self, expr: &Expr) -> Result<Vec<MatrixSeries>, QueryError> {
-        let RangeSource { series, .. } = self.range_source(expr)?;
+        let RangeSource { series, .. } = self.range_source(expr, Needs::All)?;
         let mut out = Vec::new();
         for one in series {
             let window = self.last_window(expr, &one)?;

@@ -4,8 +4,15 @@ use super::QueryError;
 use super::eval::{Data, Evaluator, Merge, Series};
 use crate::ast::Expr;
 use crate::labels::{Labels, METRIC_NAME, is_valid_label_name, quote};
-use crate::matcher::anchored;
+use crate::matcher::anchored_within;
 use std::cmp::Ordering;
+
+/// Bytes a label value made by a query may have: nested calls can double it each time.
+const LABEL_BYTES_MAX: usize = 64 << 10;
+/// Bytes that count as one held sample.
+const SAMPLE_BYTES: usize = 16;
+/// Compiled size a pattern may have.
+const REGEX_BYTES_MAX: usize = 2 << 20;
 
 impl Evaluator<'_> {
     pub(super) fn label_replace(&mut self, args: &[Expr]) -> Result<Data, QueryError> {
@@ -13,7 +20,8 @@ impl Evaluator<'_> {
         let replacement = go_template(&Self::literal(&args[2])?);
         let source = Self::literal(&args[3])?;
         let pattern = Self::literal(&args[4])?;
-        let regex = anchored(&pattern).map_err(|_| {
+        let mut left = REGEX_BYTES_MAX;
+        let regex = anchored_within(&pattern, &mut left).map_err(|_| {
             QueryError::Execution(format!(
                 "invalid regular expression in label_replace(): {pattern}"
             ))
@@ -22,13 +30,17 @@ impl Evaluator<'_> {
             let reason = format!("invalid destination label name in label_replace(): {target}");
             return Err(QueryError::Execution(reason));
         }
+        self.work_on(REGEX_BYTES_MAX - left)?;
         let series = self.vector(&args[0])?;
-        Self::relabel(series, &target, |labels| {
+        let references = replacement.matches('$').count();
+        self.relabel(series, &target, |labels| {
             let value = labels.get(&source);
-            let captures = regex.captures(value)?;
+            let Some(captures) = regex.captures(value) else { return Ok(None) };
+            let most = replacement.len().saturating_add(value.len().saturating_mul(references));
+            check_length(most)?;
             let mut new = String::new();
             captures.expand(&replacement, &mut new);
-            Some(new)
+            Ok(Some(new))
         })
     }
 
@@ -49,20 +61,24 @@ impl Evaluator<'_> {
             return Err(QueryError::Execution(reason));
         }
         let series = self.vector(&args[0])?;
-        Self::relabel(series, &target, |labels| {
+        self.relabel(series, &target, |labels| {
             let values: Vec<&str> = sources.iter().map(|s| labels.get(s)).collect();
-            Some(values.join(&separator))
+            let separators = separator.len().saturating_mul(values.len().saturating_sub(1));
+            check_length(separators + values.iter().map(|v| v.len()).sum::<usize>())?;
+            Ok(Some(values.join(&separator)))
         })
     }
 
     fn relabel(
+        &mut self,
         series: Vec<Series>,
         target: &str,
-        value: impl Fn(&Labels) -> Option<String>,
+        value: impl Fn(&Labels) -> Result<Option<String>, QueryError>,
     ) -> Result<Data, QueryError> {
         let mut merge = Merge::default();
         for mut one in series {
-            if let Some(value) = value(&one.labels) {
+            if let Some(value) = value(&one.labels)? {
+                self.charge(value.len() / SAMPLE_BYTES)?;
                 one.labels = one.labels.with(target, &value);
                 if target == METRIC_NAME {
                     one.drop_name = false;
@@ -93,6 +109,14 @@ impl Evaluator<'_> {
         }
         Ok(Data::Vector(series))
     }
+}
+
+fn check_length(bytes: usize) -> Result<(), QueryError> {
+    if bytes <= LABEL_BYTES_MAX {
+        return Ok(());
+    }
+    let reason = format!("a label value would have more than {LABEL_BYTES_MAX} bytes");
+    Err(QueryError::Execution(reason))
 }
 
 fn by_labels(a: &Labels, b: &Labels, names: &[String]) -> Ordering {

@@ -11,6 +11,7 @@ mod binary_element;
 mod calls;
 mod eval;
 mod extended;
+mod fold;
 mod histogram_calls;
 mod info;
 mod label_calls;
@@ -75,6 +76,10 @@ impl Default for Options {
         }
     }
 }
+
+/// Times farther than this from the epoch are refused (36 million years): their sums and
+/// differences with ranges and offsets must fit.
+pub(crate) const TIME_MS_MAX: i64 = 1 << 60;
 
 /// The times of a range query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +156,7 @@ pub fn instant(
     at_ms: i64,
     options: &Options,
 ) -> Result<QueryResult, QueryError> {
+    check_time(at_ms)?;
     let mut evaluator = Evaluator::new(storage, query, Steps::once(at_ms), options);
     let value = match query.expr.value_type() {
         ValueType::Matrix => QueryValue::Matrix(evaluator.whole_range(&query.expr)?),
@@ -181,6 +187,16 @@ pub fn range(
     options: &Options,
 ) -> Result<QueryResult, QueryError> {
     check_steps(query, steps, options)?;
+    range_unbounded(storage, query, steps, options)
+}
+
+/// As [`range`], for callers who chose the steps themselves.
+pub(crate) fn range_unbounded(
+    storage: &dyn Storage,
+    query: &Query,
+    steps: Steps,
+    options: &Options,
+) -> Result<QueryResult, QueryError> {
     let mut evaluator = Evaluator::new(storage, query, steps, options);
     let mut series = match evaluator.eval(&query.expr)? {
         Data::Vector(series) => Evaluator::without_dropped_names(series)?,
@@ -208,6 +224,8 @@ fn check_steps(query: &Query, steps: Steps, options: &Options) -> Result<(), Que
     if steps.step_ms <= 0 {
         return bad("zero or negative query resolution step widths are not accepted. Try a positive integer".to_owned());
     }
+    check_time(steps.start_ms)?;
+    check_time(steps.end_ms)?;
     if steps.end_ms < steps.start_ms {
         return bad("end timestamp must not be before start time".to_owned());
     }
@@ -224,6 +242,13 @@ fn check_steps(query: &Query, steps: Steps, options: &Options) -> Result<(), Que
             other.as_str()
         )),
     }
+}
+
+fn check_time(t_ms: i64) -> Result<(), QueryError> {
+    if (-TIME_MS_MAX..=TIME_MS_MAX).contains(&t_ms) {
+        return Ok(());
+    }
+    Err(QueryError::BadRange(format!("time {t_ms} ms is out of bounds")))
 }
 
 fn thousands(n: u64) -> String {

@@ -11,11 +11,11 @@ use super::window::Window;
 use crate::ast::{Expr, ExprKind, Extension, Span, ValueType};
 use crate::number::{format_general, kahan_add};
 use crate::sample::{Point, Value};
-use crate::storage::Samples;
+use crate::storage::{Needs, Samples};
 use std::sync::Arc;
 
 /// Functions that do not look at every sample where sums over blocks are known.
-const BY_BLOCKS: [&str; 9] = [
+const BY_BLOCKS: [&str; 10] = [
     "rate",
     "increase",
     "delta",
@@ -25,6 +25,7 @@ const BY_BLOCKS: [&str; 9] = [
     "present_over_time",
     "last_over_time",
     "first_over_time",
+    "absent_over_time",
 ];
 
 /// What a function of one window sees besides the window.
@@ -54,8 +55,8 @@ impl Evaluator<'_> {
             }
         }
         self.check_params(name, args, &scalars)?;
-        let mut source = self.range_source(&args[at])?;
-        source.by_blocks = BY_BLOCKS.contains(&name);
+        let needs = if BY_BLOCKS.contains(&name) { Needs::Ends } else { Needs::All };
+        let source = self.range_source(&args[at], needs)?;
         if name == "absent_over_time" {
             return self.absent_over_time(&source, &args[at]);
         }
@@ -74,9 +75,17 @@ impl Evaluator<'_> {
                 Site { name, metric, span, range_ms: source.range_ms, step_ms, params }
             };
             let values = match source.extension {
-                None => self.slide(&source, &one.samples, |e, step_ms, window| {
-                    Ok(window_value(e, site(step_ms), window))
-                })?,
+                None => {
+                    let mut running = RunningSum::default();
+                    self.slide(&source, &one.samples, |e, step_ms, window| {
+                        if name == "sum_over_time"
+                            && let Some(sum) = running.follow(window)
+                        {
+                            return Ok(Some(Value::Float(sum)));
+                        }
+                        Ok(window_value(e, site(step_ms), window))
+                    })?
+                }
                 Some(extension) => {
                     self.extended_values(&source, &one.samples, (extension, &site))?
                 }
@@ -213,6 +222,41 @@ impl Evaluator<'_> {
     }
 }
 
+/// The sum of a window that only grew since the last step goes on from the sum of then, in the same
+/// order as from the start.
+#[derive(Default)]
+struct RunningSum {
+    from: usize,
+    to: usize,
+    sum: f64,
+    lost: f64,
+}
+
+impl RunningSum {
+    fn follow(&mut self, window: Window<'_>) -> Option<f64> {
+        if window.gap.is_some() || !window.histograms.is_empty() {
+            return None;
+        }
+        let to = window.from + window.len();
+        let grown = window.from == self.from && self.to > self.from && self.to <= to;
+        let mut fresh = window.floats;
+        if grown {
+            fresh = &window.floats[self.to - self.from..];
+        } else if let Some((sum, lost)) =
+            window.cut().and_then(|cut| crate::blocks::sum(window.floats, cut))
+        {
+            (self.sum, self.lost, fresh) = (sum, lost, &[]);
+        } else {
+            (self.sum, self.lost) = (0.0, 0.0);
+        }
+        for v in fresh {
+            (self.sum, self.lost) = kahan_add(*v, self.sum, self.lost);
+        }
+        (self.from, self.to) = (window.from, to);
+        Some(self.sum + self.lost)
+    }
+}
+
 /// The value of a function over one window, which holds at least one sample.
 fn window_value(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Option<Value> {
     match site.name {
@@ -226,7 +270,7 @@ fn window_value(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Op
         "irate" => last_two(e, site, window, true),
         "idelta" => last_two(e, site, window, false),
         "sum_over_time" | "avg_over_time" => sum_or_avg(e, site, window),
-        "count_over_time" => Some(Value::Float(window.len() as f64)),
+        "count_over_time" => Some(Value::Float(window.count() as f64)),
         "present_over_time" => Some(Value::Float(1.0)),
         "last_over_time" => Some(window.value(window.len() - 1)),
         "first_over_time" => Some(window.value(0)),
@@ -338,9 +382,8 @@ fn sum_or_avg(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Opti
     let average = site.name == "avg_over_time";
     let histograms = window.histogram_count();
     if histograms == 0 {
-        if let Some((sum, lost)) = window.blocks.and_then(|b| crate::blocks::sum(window.floats, b))
-        {
-            let count = if average { window.len() as f64 } else { 1.0 };
+        if let Some((sum, lost)) = window.cut().and_then(|c| crate::blocks::sum(window.floats, c)) {
+            let count = window.count() as f64;
             return Some(Value::Float(if average {
                 sum / count + lost / count
             } else {

@@ -71,11 +71,12 @@ pub(super) fn extrapolated(
         return None;
     }
     let began = if kind.counter { began_inside(e, site, window) } else { None };
-    if window.len() < 2 && began.is_none() {
+    if window.count() < 2 && began.is_none() {
         return None;
     }
     let window = if e.options.start_timestamps { window } else { Window { starts: &[], ..window } };
     let last = window.len() - 1;
+    let gaps = window.count() - 1;
     let (result, first_value, increase) = if histograms > 0 {
         let h = histogram_rate(e, site, window, (kind.counter, began.is_some()))?;
         let (first, increase) = (window.histogram(0)?.count, h.count);
@@ -89,7 +90,7 @@ pub(super) fn extrapolated(
     };
     let first_ms = began.unwrap_or(window.times[0]);
     let sampled = (window.times[last] - first_ms) as f64 / 1000.0;
-    let between = match last {
+    let between = match gaps {
         0 => 0.0,
         gaps => (window.times[last] - window.times[0]) as f64 / 1000.0 / gaps as f64,
     };
@@ -133,8 +134,8 @@ fn float_increase(window: Window<'_>, counter: bool) -> f64 {
     if !counter {
         return result;
     }
-    if let Some(dropped) = window.blocks.and_then(|b| crate::blocks::dropped(floats, b)) {
-        return result + dropped;
+    if let Some(cut) = window.cut() {
+        return result + crate::blocks::dropped(floats, cut);
     }
     if window.starts.is_empty() {
         let mut previous = floats[0];
@@ -308,6 +309,8 @@ pub(super) fn wide_window<'w>(
         histograms: samples.histograms.get(from..to).unwrap_or_default(),
         starts: samples.starts.get(from..to).unwrap_or_default(),
         blocks: samples.blocks.map(|b| b.skip(from)),
+        gap: None,
+        from,
         start_ms,
         end_ms,
     }

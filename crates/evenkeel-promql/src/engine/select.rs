@@ -4,7 +4,7 @@ use super::QueryError;
 use super::eval::{Evaluator, Series};
 use crate::ast::{Extension, Selector, Span};
 use crate::sample::{Point, Value};
-use crate::storage::{Samples, SelectedSeries, TimeRange};
+use crate::storage::{Needs, Samples, SelectedSeries, TimeRange};
 
 impl<'a> Evaluator<'a> {
     /// The newest sample of every series at every step, within the lookback.
@@ -78,7 +78,9 @@ impl<'a> Evaluator<'a> {
             end_ms: last.saturating_sub(offset_ms).saturating_add(ahead_ms),
         };
         let storage = self.storage;
-        let selected = storage.select(&selector.matchers, range)?;
+        let needs =
+            if self.steps.count() == 1 && ahead_ms == 0 { Needs::Newest } else { Needs::All };
+        let selected = storage.select(&selector.matchers, range, needs)?;
         for one in &selected {
             self.samples_read += one.samples.len() as u64;
         }

@@ -3,11 +3,11 @@
 use super::QueryError;
 use super::eval::Evaluator;
 use crate::ast::{At, Expr, ExprKind, Extension, Selector, Subquery};
-use crate::blocks::{BLOCK, Blocks};
+use crate::blocks::{BLOCK, Blocks, Cut, Gap};
 use crate::histogram::{Histogram, ResetHint};
 use crate::labels::Labels;
 use crate::sample::{Point, Value};
-use crate::storage::{Samples, TimeRange};
+use crate::storage::{Needs, Samples, TimeRange};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -19,6 +19,10 @@ pub(super) struct Window<'w> {
     pub(super) histograms: &'w [Option<Arc<Histogram>>],
     pub(super) starts: &'w [i64],
     pub(super) blocks: Option<Blocks<'w>>,
+    /// Samples that are not here; only functions that ask for ends meet it.
+    pub(super) gap: Option<Gap<'w>>,
+    /// Position of the first sample in its series.
+    pub(super) from: usize,
     /// Left end in milliseconds.
     pub(super) start_ms: i64,
     /// Right end in milliseconds.
@@ -28,6 +32,19 @@ pub(super) struct Window<'w> {
 impl<'w> Window<'w> {
     pub(super) fn len(&self) -> usize {
         self.times.len()
+    }
+
+    /// Number of samples, with those in the gap.
+    pub(super) fn count(&self) -> usize {
+        self.len() + self.gap.map_or(0, |gap| gap.whole.len() * BLOCK)
+    }
+
+    /// The window around its whole blocks, if it has any that can stand for their samples.
+    pub(super) fn cut(&self) -> Option<Cut<'w>> {
+        match self.gap {
+            Some(gap) => Some(gap.into()),
+            None => self.blocks?.cut(self.len()),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -83,8 +100,8 @@ pub(super) struct RangeSource<'s> {
     pub(super) offset_ms: i64,
     pub(super) at: Option<At>,
     pub(super) extension: Option<Extension>,
-    /// The function at work can do with sums over blocks.
-    pub(super) by_blocks: bool,
+    /// What the function at work looks at.
+    pub(super) needs: Needs,
 }
 
 impl RangeSource<'_> {
@@ -106,11 +123,15 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Selects what a range vector needs for all steps.
-    pub(super) fn range_source(&mut self, expr: &Expr) -> Result<RangeSource<'a>, QueryError> {
+    pub(super) fn range_source(
+        &mut self,
+        expr: &Expr,
+        needs: Needs,
+    ) -> Result<RangeSource<'a>, QueryError> {
         match &expr.unwrapped().kind {
             ExprKind::Range { selector, range } => {
                 let range_ms = self.positive_ms(range)?;
-                self.selected_range(selector, range_ms)
+                self.selected_range(selector, range_ms, needs)
             }
             ExprKind::Subquery(subquery) => self.subquery(subquery),
             _ => Err(QueryError::Execution("a range vector is needed here".to_owned())),
@@ -121,6 +142,7 @@ impl<'a> Evaluator<'a> {
         &mut self,
         selector: &Selector,
         range_ms: i64,
+        needs: Needs,
     ) -> Result<RangeSource<'a>, QueryError> {
         let offset_ms = self.offset_ms(selector.offset.as_ref())?;
         let first = self.reference_ms(selector.at, self.steps.start_ms);
@@ -138,10 +160,13 @@ impl<'a> Evaluator<'a> {
             range.end_ms = range.end_ms.saturating_add(self.options.lookback_ms);
         }
         let storage = self.storage;
-        let selected = storage.select(&selector.matchers, range)?;
+        let one_window = self.steps.count() == 1 && selector.extension.is_none();
+        let selectable =
+            if one_window && !self.options.sample_by_sample { needs } else { Needs::All };
+        let selected = storage.select(&selector.matchers, range, selectable)?;
         let mut series = Vec::with_capacity(selected.len());
         for one in selected {
-            self.samples_read += one.samples.len() as u64;
+            self.samples_read += one.samples.count() as u64;
             self.work_on(one.samples.len() / 8)?;
             let mut samples = without_markers(one.samples);
             if self.options.sample_by_sample {
@@ -158,7 +183,7 @@ impl<'a> Evaluator<'a> {
             offset_ms,
             at: selector.at,
             extension: selector.extension,
-            by_blocks: false,
+            needs,
         })
     }
 
@@ -206,7 +231,7 @@ impl<'a> Evaluator<'a> {
             offset_ms,
             at: subquery.at,
             extension: None,
-            by_blocks: false,
+            needs: Needs::All,
         })
     }
 
@@ -238,7 +263,7 @@ impl<'a> Evaluator<'a> {
                 continue;
             }
             let touched = to - from;
-            let by_blocks = source.by_blocks && samples.blocks.is_some();
+            let by_blocks = source.needs == Needs::Ends && samples.blocks.is_some();
             self.work_on(if by_blocks {
                 touched.min(touched / BLOCK + 2 * BLOCK)
             } else {
@@ -250,6 +275,8 @@ impl<'a> Evaluator<'a> {
                 histograms: samples.histograms.get(from..to).unwrap_or_default(),
                 starts: samples.starts.get(from..to).unwrap_or_default(),
                 blocks: samples.blocks.map(|b| b.skip(from)),
+                gap: samples.gap.map(|gap| Gap { at: gap.at - from, ..gap }),
+                from,
                 start_ms,
                 end_ms,
             };
@@ -300,7 +327,7 @@ impl<'a> Evaluator<'a> {
             offset_ms: self.offset_ms(offset)?,
             at,
             extension,
-            by_blocks: false,
+            needs: Needs::All,
         })
     }
 }
@@ -329,6 +356,7 @@ pub(super) fn without_markers(samples: Samples<'_>) -> Samples<'_> {
         ),
         starts: Cow::Owned(pick(&samples.starts)),
         blocks: None,
+        gap: samples.gap.map(|gap| Gap { at: keep.partition_point(|i| *i < gap.at), ..gap }),
     }
 }
 
@@ -373,5 +401,6 @@ fn columns(points: Vec<Point>) -> Samples<'static> {
         histograms: Cow::Owned(histograms),
         starts: Cow::Owned(Vec::new()),
         blocks: None,
+        gap: None,
     }
 }

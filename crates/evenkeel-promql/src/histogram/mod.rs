@@ -170,7 +170,7 @@ impl Histogram {
 /// model/histogram/generic.go.
 pub fn exponential_bound(schema: i32, index: i32) -> f64 {
     if schema < 0 {
-        let exponent = i64::from(index) << (-schema).min(8);
+        let exponent = i64::from(index) << schema.saturating_neg().min(8);
         if exponent == 1024 {
             return f64::MAX;
         }

@@ -8,7 +8,7 @@ mod print;
 mod selector;
 
 use crate::ast::{Query, Span};
-use crate::matcher::Matcher;
+use crate::matcher::{Matcher, REGEX_BYTES_QUERY_MAX};
 use lexer::{Lexeme, Token, lex};
 use std::sync::Arc;
 
@@ -72,6 +72,8 @@ pub(crate) struct Parser<'a> {
     tokens: Vec<Lexeme>,
     at: usize,
     depth: u16,
+    /// Room that is left for compiled patterns.
+    regex_bytes: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -80,7 +82,7 @@ impl<'a> Parser<'a> {
             let reason = format!("the query is longer than {QUERY_BYTES_MAX} bytes");
             return Err(ParseError::new(text, Span::default(), reason));
         }
-        Ok(Self { text, tokens: lex(text)?, at: 0, depth: 0 })
+        Ok(Self { text, tokens: lex(text)?, at: 0, depth: 0, regex_bytes: REGEX_BYTES_QUERY_MAX })
     }
 
     fn lexeme(&self, ahead: usize) -> &Lexeme {

@@ -3,6 +3,7 @@
 
 use super::{ParseError, Parser, Token};
 use crate::ast::{At, Expr, ExprKind, Extension, Length, Selector, Span, Subquery};
+use crate::engine::TIME_MS_MAX;
 use crate::labels::METRIC_NAME;
 use crate::matcher::{MatchOp, Matcher};
 
@@ -99,7 +100,7 @@ impl Parser<'_> {
             return Err(self.unexpected("label matching", "string"));
         };
         self.advance();
-        Matcher::new(name, op, &value)
+        Matcher::within(name, op, &value, &mut self.regex_bytes)
             .map_err(|e| self.error(Span { start: at.start, end: self.last_end() }, e.to_string()))
     }
 
@@ -176,7 +177,7 @@ impl Parser<'_> {
         }
         let seconds = self.signed_number("@")?;
         let ms = (seconds * 1000.0).round();
-        if !ms.is_finite() || ms.abs() >= 9.2e18 {
+        if !ms.is_finite() || ms.abs() > TIME_MS_MAX as f64 {
             let reason = format!("timestamp out of bounds for @ modifier: {seconds}");
             return Err(self.error(span, reason));
         }

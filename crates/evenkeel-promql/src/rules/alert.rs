@@ -92,7 +92,15 @@ pub struct AlertingRule {
     pub annotations: BTreeMap<String, String>,
     /// Alerts by labels.
     active: BTreeMap<Labels, ActiveAlert>,
+    /// Filled-in templates by the labels of the sample, as long as only labels matter.
+    filled: BTreeMap<Labels, Filled>,
 }
+
+/// Labels and annotations of an alert.
+type Filled = (Labels, BTreeMap<String, String>);
+
+/// Templates are filled in anew when this many are remembered.
+const FILLED_MAX: usize = 1_000;
 
 impl AlertingRule {
     /// From its parts; `Err` when the expression is no query.
@@ -105,6 +113,7 @@ impl AlertingRule {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             active: BTreeMap::new(),
+            filled: BTreeMap::new(),
         })
     }
 
@@ -142,7 +151,7 @@ impl AlertingRule {
         let mut fresh: BTreeMap<Labels, (f64, BTreeMap<String, String>)> = BTreeMap::new();
         for sample in found {
             let value = sample.value.as_float().unwrap_or(f64::NAN);
-            let (labels, annotations) = self.expand(&sample.labels, value, (context, query));
+            let (labels, annotations) = self.filled(&sample.labels, value, (context, query));
             if fresh.insert(labels, (value, annotations)).is_some() {
                 return Err(
                     "vector contains metrics with the same labelset after applying alert labels"
@@ -189,12 +198,44 @@ impl AlertingRule {
         Ok(out)
     }
 
+    /// Whether any alert is remembered, also a resolved one.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// Whether a template says a word; it may then depend on more than labels.
+    pub(super) fn mentions(&self, word: &str) -> bool {
+        self.labels.values().chain(self.annotations.values()).any(|text| text.contains(word))
+    }
+
+    fn filled(
+        &mut self,
+        labels: &Labels,
+        value: f64,
+        (context, query): (&Context<'_>, &QueryFn<'_>),
+    ) -> Filled {
+        if let Some(filled) = self.filled.get(labels) {
+            return filled.clone();
+        }
+        let filled = self.expand(labels, value, (context, query));
+        let only_labels = !["alue", "query", "xternal", "$v", "{{.", "{{ .", "with", "range"]
+            .iter()
+            .any(|w| self.mentions(w));
+        if only_labels {
+            if self.filled.len() >= FILLED_MAX {
+                self.filled.clear();
+            }
+            self.filled.insert(labels.clone(), filled.clone());
+        }
+        filled
+    }
+
     fn expand(
         &self,
         labels: &Labels,
         value: f64,
         (context, query): (&Context<'_>, &QueryFn<'_>),
-    ) -> (Labels, BTreeMap<String, String>) {
+    ) -> Filled {
         let mut scope = Scope::alert(labels, context.external_labels, value);
         scope.query = Some(query);
         let fill = |text: &String| {
@@ -216,7 +257,6 @@ impl AlertingRule {
         context: &Context<'_>,
     ) -> Vec<Notice> {
         let mut out = Vec::new();
-        let expr = self.query.expr.to_string();
         for alert in self.active.values_mut() {
             if alert.state == AlertState::Pending {
                 continue;
@@ -225,19 +265,21 @@ impl AlertingRule {
                 (Some(resolved), Some(sent)) => resolved > sent,
                 _ => false,
             };
-            let resend = alert.sent_ms.is_none_or(|sent| sent + context.resend_ms <= now_ms);
+            let resend =
+                alert.sent_ms.is_none_or(|sent| sent.saturating_add(context.resend_ms) <= now_ms);
             if !newly_resolved && !resend {
                 continue;
             }
             alert.sent_ms = Some(now_ms);
-            let valid_ms = now_ms + 4 * interval_ms.max(context.resend_ms);
+            let sends_ms = interval_ms.max(context.resend_ms);
+            let valid_ms = now_ms.saturating_add(sends_ms.saturating_mul(4));
             out.push(Notice {
                 labels: context.external_labels.merged(&alert.labels),
                 annotations: alert.annotations.clone(),
                 starts_ms: alert.fired_ms.unwrap_or(alert.active_ms),
                 ends_ms: alert.resolved_ms.unwrap_or(valid_ms),
                 resolved: alert.resolved_ms.is_some(),
-                expr: expr.clone(),
+                expr: self.query.expr.to_string(),
             });
         }
         out

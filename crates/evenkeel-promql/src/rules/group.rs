@@ -4,12 +4,12 @@ use super::INTERVAL_MS;
 use super::alert::{AlertingRule, Notice};
 use super::file::{GroupSpec, RuleSpec};
 use crate::ast::Query;
-use crate::engine::{Options, QueryError, instant, instant_text};
+use crate::engine::{Options, QueryError, TIME_MS_MAX, instant, instant_text};
 use crate::labels::{Labels, METRIC_NAME};
 use crate::number::stale;
 use crate::parser::{ParseError, parse};
 use crate::result::{QueryValue, VectorSample};
-use crate::sample::Value;
+use crate::sample::{Point, Value};
 use crate::series::{AppendError, SeriesStore};
 use crate::storage::Storage;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,11 @@ pub trait RuleStore: Storage {
     /// Takes one sample.
     fn append(&mut self, labels: &Labels, t_ms: i64, value: Value) -> Result<(), AppendError>;
 
+    /// Takes samples of one series, oldest first; how many it took.
+    fn append_all(&mut self, labels: &Labels, points: &mut dyn Iterator<Item = Point>) -> usize {
+        points.filter_map(|p| self.append(labels, p.t_ms, p.value).ok()).count()
+    }
+
     /// As what queries see it.
     fn as_storage(&self) -> &dyn Storage;
 }
@@ -26,6 +31,11 @@ pub trait RuleStore: Storage {
 impl RuleStore for SeriesStore {
     fn append(&mut self, labels: &Labels, t_ms: i64, value: Value) -> Result<(), AppendError> {
         self.append_value(labels, t_ms, value, 0).map(|_| ())
+    }
+
+    fn append_all(&mut self, labels: &Labels, points: &mut dyn Iterator<Item = Point>) -> usize {
+        let Ok(id) = self.series(labels) else { return 0 };
+        points.filter_map(|p| self.append_to(id, p.t_ms, p.value, 0).ok()).count()
     }
 
     fn as_storage(&self) -> &dyn Storage {
@@ -77,7 +87,7 @@ pub struct RecordingRule {
     /// Labels it sets.
     pub labels: BTreeMap<String, String>,
     /// Its query reads no series and no time: one result for all times.
-    constant: Option<Vec<(Labels, Value)>>,
+    pub(super) constant: Option<Vec<(Labels, Value)>>,
 }
 
 /// The two kinds of rules.
@@ -99,7 +109,7 @@ pub struct Rule {
     /// When that was, milliseconds.
     pub evaluated_ms: Option<i64>,
     /// Series it wrote then; those that are missing next time get an end marker.
-    written: BTreeSet<Labels>,
+    pub(super) written: BTreeSet<Labels>,
 }
 
 /// Rules that are evaluated one after the other at the same time.
@@ -127,7 +137,7 @@ pub struct Group {
 }
 
 /// How one rule went.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleOutcome {
     /// Its name.
     pub rule: String,
@@ -139,6 +149,8 @@ pub struct RuleOutcome {
     pub warnings: Vec<String>,
     /// Samples that the store did not take.
     pub refused: usize,
+    /// Samples read by its query.
+    pub samples_read: u64,
 }
 
 /// How one evaluation of a group went.
@@ -196,6 +208,41 @@ impl Rule {
     }
 }
 
+/// When a rule is evaluated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// What its query sees as now.
+    pub(super) at_ms: i64,
+    pub(super) now_ms: i64,
+}
+
+impl Rule {
+    /// Evaluates at one time and writes what comes out.
+    pub(super) fn evaluate(
+        &mut self,
+        store: &mut dyn RuleStore,
+        times: Times,
+        (limit, context): (usize, &Context<'_>),
+    ) -> RuleOutcome {
+        let Times { at_ms, now_ms } = times;
+        let mut outcome = RuleOutcome { rule: self.name().to_owned(), ..RuleOutcome::default() };
+        self.evaluated_ms = Some(now_ms);
+        match compute(self, store.as_storage(), (at_ms, now_ms, limit), context) {
+            Ok(computed) => {
+                outcome.samples_read = computed.samples_read;
+                outcome.warnings = computed.warnings;
+                self.health = Health::Good;
+                write(self, store, at_ms, computed.samples, &mut outcome);
+            }
+            Err(reason) => {
+                self.health = Health::Bad(reason.clone());
+                outcome.error = Some(reason);
+            }
+        }
+        outcome
+    }
+}
+
 impl Group {
     /// From its specification; `Err` when an expression is no query.
     pub fn new(spec: &GroupSpec, source: &str) -> Result<Self, ParseError> {
@@ -220,7 +267,7 @@ impl Group {
         let key = Labels::from_pairs([("file", &self.source), ("name", &self.name)]);
         let offset = (crate::hash::of_labels(&key) % self.interval_ms.unsigned_abs().max(1)) as i64;
         let since = now_ms.saturating_sub(offset);
-        since - since.rem_euclid(self.interval_ms.max(1)) + offset
+        since.saturating_sub(since.rem_euclid(self.interval_ms.max(1))).saturating_add(offset)
     }
 
     /// Whether any input of the rules got a sample since the last evaluation. Unknown, or not
@@ -253,36 +300,20 @@ impl Group {
         now_ms: i64,
         context: &Context<'_>,
     ) -> Evaluation {
+        // So that sums with holds and intervals fit.
+        let now_ms = now_ms.clamp(-TIME_MS_MAX, TIME_MS_MAX);
         let mut evaluation = Evaluation::default();
         self.inputs = self.track_inputs.then(|| self.input_revisions(store.as_storage()));
-        let at_ms = now_ms - self.query_offset_ms;
+        let at_ms = now_ms.saturating_sub(self.query_offset_ms);
+        let (limit, interval_ms) = (self.limit, self.interval_ms);
         for rule in &mut self.rules {
-            let mut outcome = RuleOutcome {
-                rule: rule.name().to_owned(),
-                samples: 0,
-                error: None,
-                warnings: Vec::new(),
-                refused: 0,
-            };
-            rule.evaluated_ms = Some(now_ms);
-            let computed = compute(rule, store.as_storage(), (at_ms, now_ms, self.limit), context);
-            match computed {
-                Ok(computed) => {
-                    evaluation.samples_read += computed.samples_read;
-                    outcome.warnings = computed.warnings;
-                    rule.health = Health::Good;
-                    write(rule, store, at_ms, computed.samples, &mut outcome);
-                }
-                Err(reason) => {
-                    rule.health = Health::Bad(reason.clone());
-                    outcome.error = Some(reason);
-                }
-            }
+            let times = Times { at_ms, now_ms };
+            evaluation.rules.push(rule.evaluate(store, times, (limit, context)));
             if let RuleKind::Alerting(alerting) = &mut rule.kind {
-                evaluation.notices.extend(alerting.due(now_ms, self.interval_ms, context));
+                evaluation.notices.extend(alerting.due(now_ms, interval_ms, context));
             }
-            evaluation.rules.push(outcome);
         }
+        evaluation.samples_read = evaluation.rules.iter().map(|rule| rule.samples_read).sum();
         self.evaluated_ms = Some(now_ms);
         evaluation
     }
@@ -380,11 +411,11 @@ fn recorded(
 }
 
 /// Whether a query reads neither series nor time.
-fn is_constant(query: &Query) -> bool {
+pub(super) fn is_constant(query: &Query) -> bool {
     query.expr.selectors().is_empty() && crate::engine::is_invariant(&query.expr)
 }
 
-fn write(
+pub(super) fn write(
     rule: &mut Rule,
     store: &mut dyn RuleStore,
     at_ms: i64,

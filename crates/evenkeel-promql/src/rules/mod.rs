@@ -8,12 +8,15 @@
 mod alert;
 mod file;
 mod group;
+mod span;
 
 pub use alert::{ActiveAlert, AlertState, AlertingRule, Notice};
 pub use file::{GroupSpec, RuleFile, RuleFileError, RuleSpec};
 pub use group::{
     Context, Evaluation, Group, Health, RecordingRule, Rule, RuleKind, RuleOutcome, RuleStore,
 };
+
+pub use span::Span;
 
 /// Interval of groups that name none.
 pub const INTERVAL_MS: i64 = 60_000;

@@ -2,6 +2,7 @@
 
 use super::Data;
 use super::format::{print, printf, significant};
+use super::run::OUTPUT_MAX;
 use crate::labels::Labels;
 use crate::matcher::anchored;
 use crate::number::{format_duration_ms, parse_duration_ms, parse_float};
@@ -90,8 +91,7 @@ pub(super) fn call(
         "reReplaceAll" => match args.as_slice() {
             [Data::Text(pattern), Data::Text(with), Data::Text(text)] => {
                 let regex = regex::RegexBuilder::new(pattern).size_limit(1 << 20).build();
-                let regex = regex.map_err(|e| e.to_string())?;
-                Ok(Data::Text(regex.replace_all(text, with.as_str()).into_owned()))
+                replace(&regex.map_err(|e| e.to_string())?, with, text)
             }
             _ => Err("reReplaceAll needs three texts".to_owned()),
         },
@@ -103,6 +103,25 @@ pub(super) fn call(
             },
         },
     }
+}
+
+/// Replaces all matches, as long as the result is no larger than a template's output may be.
+fn replace(regex: &regex::Regex, with: &str, text: &str) -> Result<Data, String> {
+    let references = with.matches('$').count();
+    let mut out = String::new();
+    let mut copied = 0;
+    for captures in regex.captures_iter(text) {
+        let Some(found) = captures.get(0) else { continue };
+        out.push_str(text.get(copied..found.start()).unwrap_or_default());
+        copied = found.end();
+        let most = with.len().saturating_add(found.len().saturating_mul(references));
+        if out.len().saturating_add(most) > OUTPUT_MAX {
+            return Err(format!("reReplaceAll would write more than {OUTPUT_MAX} bytes"));
+        }
+        captures.expand(with, &mut out);
+    }
+    out.push_str(text.get(copied..).unwrap_or_default());
+    Ok(Data::Text(out))
 }
 
 fn pick(args: Vec<Data>, wanted: bool) -> Data {

@@ -33,6 +33,17 @@ pub enum Data {
 }
 
 impl Data {
+    /// About how much memory it takes. Unit: bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let own = std::mem::size_of::<Self>();
+        own + match self {
+            Self::Text(text) => text.len(),
+            Self::List(list) => list.iter().map(Self::bytes).sum(),
+            Self::Map(map) => map.iter().map(|(k, v)| own + k.len() + v.bytes()).sum(),
+            _ => 0,
+        }
+    }
+
     /// A map of texts.
     pub fn labels(labels: &Labels) -> Self {
         Self::Map(labels.to_map().into_iter().map(|(k, v)| (k, Self::Text(v))).collect())

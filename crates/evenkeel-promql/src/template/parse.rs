@@ -15,6 +15,19 @@ pub(super) enum Node {
     Range { line: usize, pipe: Pipe, body: Vec<Node>, otherwise: Vec<Node> },
 }
 
+impl Node {
+    /// Its line, 0 for plain text.
+    pub(super) fn line(&self) -> usize {
+        match self {
+            Self::Text(_) => 0,
+            Self::Print { line, .. }
+            | Self::If { line, .. }
+            | Self::With { line, .. }
+            | Self::Range { line, .. } => *line,
+        }
+    }
+}
+
 /// `$a, $b := cmd | cmd`
 #[derive(Clone, Debug)]
 pub(super) struct Pipe {

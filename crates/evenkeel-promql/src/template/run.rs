@@ -6,19 +6,32 @@ use super::{Data, Missing, Scope, TemplateError, format};
 use std::collections::BTreeMap;
 
 /// Bytes a template may write.
-const OUTPUT_MAX: usize = 1 << 20;
+pub(super) const OUTPUT_MAX: usize = 1 << 20;
+/// Bytes of values a template may handle, copies included: bounds its time and memory.
+const WORK_BYTES_MAX: usize = 128 << 20;
+/// Bytes of one value: the answer of a query over some ten thousand series.
+const VALUE_BYTES_MAX: usize = 16 << 20;
+/// What a step costs besides its values, in bytes.
+const STEP_BYTES: usize = 64;
+/// What a query or a regular expression costs, in bytes.
+const COSTLY_BYTES: usize = 64 << 10;
+
+/// What a missing key stands for where that is no error.
+static EMPTY: Data = Data::Text(String::new());
 
 struct Run<'s> {
     scope: &'s Scope<'s>,
     out: String,
     /// Innermost variables last.
     variables: Vec<BTreeMap<String, Data>>,
+    /// Bytes handled so far.
+    work: usize,
 }
 
 pub(super) fn run(nodes: &[Node], scope: &Scope<'_>) -> Result<String, TemplateError> {
     let mut variables = scope.variables.clone();
     variables.insert(String::new(), scope.root.clone());
-    let mut run = Run { scope, out: String::new(), variables: vec![variables] };
+    let mut run = Run { scope, out: String::new(), variables: vec![variables], work: 0 };
     run.block(nodes, &scope.root)?;
     Ok(run.out)
 }
@@ -33,6 +46,7 @@ impl Run<'_> {
 
     fn node(&mut self, node: &Node, dot: &Data) -> Result<(), TemplateError> {
         let fail = |line: usize| move |reason: String| TemplateError { line, reason };
+        self.charge(STEP_BYTES).map_err(fail(node.line()))?;
         match node {
             Node::Text(text) => self.write(text, 0),
             Node::Print { line, pipe } => {
@@ -65,6 +79,8 @@ impl Run<'_> {
         value: Data,
         body: &[Node],
     ) -> Result<Option<()>, TemplateError> {
+        // Each item is copied into its variable.
+        self.charge(value.bytes()).map_err(|reason| TemplateError { line, reason })?;
         let items: Vec<(Data, Data)> = match value {
             Data::List(list) => {
                 list.into_iter().enumerate().map(|(i, v)| (Data::Int(i as i64), v)).collect()
@@ -80,6 +96,7 @@ impl Run<'_> {
             return Ok(None);
         }
         for (key, item) in items {
+            self.charge(STEP_BYTES).map_err(|reason| TemplateError { line, reason })?;
             let mut variables = BTreeMap::new();
             match pipe.assign.as_slice() {
                 [one] => {
@@ -99,6 +116,24 @@ impl Run<'_> {
         Ok(Some(()))
     }
 
+    fn charge(&mut self, bytes: usize) -> Result<(), String> {
+        self.work = self.work.saturating_add(bytes);
+        if self.work <= WORK_BYTES_MAX {
+            return Ok(());
+        }
+        Err(format!("the template handles more than {WORK_BYTES_MAX} bytes"))
+    }
+
+    /// Counts a value, and refuses one that is too large.
+    fn bounded(&mut self, value: Data) -> Result<Data, String> {
+        let bytes = value.bytes();
+        self.charge(bytes)?;
+        if bytes > VALUE_BYTES_MAX {
+            return Err(format!("a value exceeds {VALUE_BYTES_MAX} bytes"));
+        }
+        Ok(value)
+    }
+
     fn write(&mut self, text: &str, line: usize) -> Result<(), TemplateError> {
         self.out.push_str(text);
         if self.out.len() > OUTPUT_MAX {
@@ -115,6 +150,7 @@ impl Run<'_> {
         }
         let value = value.unwrap_or_default();
         if let [name] = pipe.assign.as_slice() {
+            self.charge(value.bytes())?;
             self.assign(name, &value, pipe.declares);
         }
         Ok(value)
@@ -141,7 +177,14 @@ impl Run<'_> {
                 args.push(self.term(term, dot)?);
             }
             args.extend(piped);
-            return call(name, args, self.scope.query);
+            if args.iter().map(Data::bytes).sum::<usize>() > VALUE_BYTES_MAX {
+                return Err(format!("the arguments of {name} exceed {VALUE_BYTES_MAX} bytes"));
+            }
+            if matches!(name.as_str(), "query" | "reReplaceAll" | "match") {
+                self.charge(COSTLY_BYTES)?;
+            }
+            let value = call(name, args, self.scope.query)?;
+            return self.bounded(value);
         }
         if !rest.is_empty() || piped.is_some() {
             return Err("can't give argument to a value that is no function".to_owned());
@@ -150,12 +193,17 @@ impl Run<'_> {
     }
 
     fn term(&mut self, term: &Term, dot: &Data) -> Result<Data, String> {
+        let value = self.term_value(term, dot)?;
+        self.bounded(value)
+    }
+
+    fn term_value(&mut self, term: &Term, dot: &Data) -> Result<Data, String> {
         Ok(match term {
             Term::Field(path) => self.path(dot, path)?,
             Term::Variable(name, path) => {
-                let found = self.variables.iter().rev().find_map(|frame| frame.get(name)).cloned();
+                let found = self.variables.iter().rev().find_map(|frame| frame.get(name));
                 let value = found.ok_or_else(|| format!("undefined variable \"${name}\""))?;
-                self.path(&value, path)?
+                self.path(value, path)?
             }
             Term::Function(_) => self.command(std::slice::from_ref(term), None, dot)?,
             Term::Text(text) => Data::Text(text.clone()),
@@ -171,12 +219,12 @@ impl Run<'_> {
     }
 
     fn path(&self, of: &Data, path: &[String]) -> Result<Data, String> {
-        let mut at = of.clone();
+        let mut at = of;
         for name in path {
-            at = match &at {
+            at = match at {
                 Data::Map(map) => match (map.get(name), self.scope.missing) {
-                    (Some(value), _) => value.clone(),
-                    (None, Missing::Empty) => Data::Text(String::new()),
+                    (Some(value), _) => value,
+                    (None, Missing::Empty) => &EMPTY,
                     (None, Missing::Error) => {
                         return Err(format!("map has no entry for key {name:?}"));
                     }
@@ -185,6 +233,6 @@ impl Run<'_> {
                 _ => return Err(format!("can't evaluate field {name}")),
             };
         }
-        Ok(at)
+        Ok(at.clone())
     }
 }

@@ -35,6 +35,27 @@ fn errors_tell_the_line() {
 }
 
 #[test]
+fn templates_that_explode_are_refused() {
+    let doubled = format!("{{{{ $x := \"abcdefgh\" }}}}{}", "{{ $x = print $x $x }}".repeat(60));
+    let nested = |body: &str| {
+        let (open, close) = ("{{ range query \"up\" }}".repeat(40), "{{ end }}".repeat(40));
+        format!("{open}{body}{close}")
+    };
+    let replaced = "{{ $x := \"aaaaaaaa\" }}".to_owned()
+        + &"{{ $x = reReplaceAll \"(.*)\" \"$1$1$1$1$1$1$1$1\" $x }}".repeat(40);
+    let maps = "{{ $x := 1 }}".to_owned() + &"{{ $x = args $x $x }}".repeat(60);
+    for (text, reason) in [
+        (doubled, "exceed 16777216 bytes"),
+        (nested("x"), "handles more than"),
+        (nested("{{ $y := 1 }}"), "handles more than"),
+        (replaced, "reReplaceAll would write more than"),
+        (maps, "exceed 16777216 bytes"),
+    ] {
+        assert!(row(&text).contains(reason), "{reason}: {}", row(&text));
+    }
+}
+
+#[test]
 fn missing_keys_can_be_errors() {
     let scope = Scope {
         root: Data::Map([("window".to_owned(), Data::Text("5m".to_owned()))].into()),

@@ -1,6 +1,6 @@
 //! Commands of a test script.
 
-use super::notation::{SeriesLine, series_labels, series_line};
+use super::notation::{Room, SeriesLine, series_labels, series_line_within};
 use crate::number::{parse_duration_ms, parse_float};
 use regex::Regex;
 
@@ -79,6 +79,7 @@ pub(super) type Parsed = Result<Command, (usize, String)>;
 pub(super) fn commands(script: &str) -> Vec<Parsed> {
     let lines: Vec<(usize, &str)> =
         script.lines().enumerate().map(|(i, line)| (i + 1, line.trim())).collect();
+    let mut room = Room::default();
     let mut out = Vec::new();
     let mut at = 0;
     while at < lines.len() {
@@ -93,7 +94,7 @@ pub(super) fn commands(script: &str) -> Vec<Parsed> {
         }
         let block: Vec<(usize, &str)> =
             lines[from..at].iter().filter(|(_, l)| !l.starts_with('#')).copied().collect();
-        out.push(command(number, line, &block));
+        out.push(command(number, line, &block, &mut room));
     }
     out
 }
@@ -106,7 +107,7 @@ fn starts_command(line: &str) -> bool {
             && line.split_whitespace().nth(1).is_some_and(|w| w == "instant" || w == "range"))
 }
 
-fn command(number: usize, line: &str, block: &[(usize, &str)]) -> Parsed {
+fn command(number: usize, line: &str, block: &[(usize, &str)], room: &mut Room) -> Parsed {
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let fail = |reason: String| Err((number, reason));
     match word {
@@ -115,20 +116,25 @@ fn command(number: usize, line: &str, block: &[(usize, &str)]) -> Parsed {
             let Some(interval_ms) = parse_duration_ms(rest.trim()) else {
                 return fail(format!("`{rest}` is no interval"));
             };
-            let series: Result<Vec<_>, _> =
-                block.iter().map(|(n, l)| series_line(l).map_err(|e| (*n, e))).collect();
+            let series = block.iter().map(|(n, l)| series_line_within(l, room).map_err(|e| (*n, e)));
+            let series: Result<Vec<_>, _> = series.collect();
             Ok(Command::Load {
                 interval_ms,
                 custom_buckets: word == "load_with_nhcb",
                 series: series?,
             })
         }
-        _ if word.starts_with("eval") => eval(number, word, rest.trim(), block),
+        _ if word.starts_with("eval") => eval(number, (word, rest.trim()), block, room),
         _ => fail(format!("unknown command `{word}`")),
     }
 }
 
-fn eval(number: usize, word: &str, rest: &str, block: &[(usize, &str)]) -> Parsed {
+fn eval(
+    number: usize,
+    (word, rest): (&str, &str),
+    block: &[(usize, &str)],
+    room: &mut Room,
+) -> Parsed {
     let fail = |reason: &str| Err((number, reason.to_owned()));
     let Some((when, query)) = when(rest) else { return fail("malformed eval") };
     let mut eval = Eval {
@@ -143,7 +149,7 @@ fn eval(number: usize, word: &str, rest: &str, block: &[(usize, &str)]) -> Parse
         expected: Expected::default(),
     };
     for (n, line) in block {
-        expectation(&mut eval, line).map_err(|reason| (*n, reason))?;
+        expectation(&mut eval, line, room).map_err(|reason| (*n, reason))?;
     }
     Ok(Command::Eval(Box::new(eval)))
 }
@@ -185,7 +191,7 @@ fn signed_ms(text: &str) -> Option<i64> {
     }
 }
 
-fn expectation(eval: &mut Eval, line: &str) -> Result<(), String> {
+fn expectation(eval: &mut Eval, line: &str, room: &mut Room) -> Result<(), String> {
     if let Some(rest) = line.strip_prefix("expected_fail_message") {
         eval.fail.push(Pattern::Exact(rest.trim().to_owned()));
         return Ok(());
@@ -209,7 +215,7 @@ fn expectation(eval: &mut Eval, line: &str) -> Result<(), String> {
         });
         return Ok(());
     }
-    eval.expected.series.push(series_line(line)?);
+    eval.expected.series.push(series_line_within(line, room)?);
     Ok(())
 }
 

@@ -1,14 +1,38 @@
 //! The notation for series and their points that test scripts and rule unit tests share:
 //! `metric{a="b"} 1 2+3x4 _ stale {{schema:0 sum:5 count:4 buckets:[1 2 1]}}`.
 
-use crate::histogram::{Buckets, CUSTOM_SCHEMA, Histogram, ResetHint};
+use crate::histogram::{
+    Buckets, CUSTOM_SCHEMA, Histogram, ResetHint, SCHEMA_MAX, SCHEMA_MIN,
+};
 use crate::labels::Labels;
 use crate::number::{parse_duration_ms, parse_float, stale};
 use crate::parser::parse_selector;
 use crate::sample::Value;
 
-/// Points one series line may have.
+/// Points a script or test file may have, a histogram counting once per bucket.
 const POINTS_MAX: usize = 1_000_000;
+
+/// How many points may still come.
+#[derive(Debug)]
+pub(crate) struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(POINTS_MAX)
+    }
+}
+
+impl Room {
+    fn take(&mut self, points: usize) -> Result<(), String> {
+        match self.0.checked_sub(points) {
+            Some(left) => {
+                self.0 = left;
+                Ok(())
+            }
+            None => Err(format!("more than {POINTS_MAX} points")),
+        }
+    }
+}
 
 /// One point of a series line.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +56,11 @@ pub struct SeriesLine {
 
 /// Reads a whole series line.
 pub fn series_line(line: &str) -> Result<SeriesLine, String> {
+    series_line_within(line, &mut Room::default())
+}
+
+/// As [`series_line`], as long as there is room.
+pub(crate) fn series_line_within(line: &str, room: &mut Room) -> Result<SeriesLine, String> {
     let line = line.trim();
     let end = selector_end(line);
     let (selector, rest) = line.split_at_checked(end).unwrap_or((line, ""));
@@ -40,7 +69,8 @@ pub fn series_line(line: &str) -> Result<SeriesLine, String> {
         Some(rest) => (true, rest),
         None => (false, rest),
     };
-    let points = if start_times { start_points(rest)? } else { points(rest)? };
+    let points =
+        if start_times { start_points(rest, room)? } else { points_within(rest, room)? };
     Ok(SeriesLine { labels, start_times, points })
 }
 
@@ -96,12 +126,14 @@ fn selector_end(line: &str) -> usize {
 
 /// Reads a list of points.
 pub fn points(text: &str) -> Result<Vec<Noted>, String> {
+    points_within(text, &mut Room::default())
+}
+
+/// As [`points`], as long as there is room.
+pub(crate) fn points_within(text: &str, room: &mut Room) -> Result<Vec<Noted>, String> {
     let mut out = Vec::new();
     for word in words(text)? {
-        point(&word, &mut out)?;
-        if out.len() > POINTS_MAX {
-            return Err(format!("more than {POINTS_MAX} points"));
-        }
+        point(&word, &mut out, room)?;
     }
     Ok(out)
 }
@@ -134,12 +166,10 @@ fn words(text: &str) -> Result<Vec<String>, String> {
     Ok(out)
 }
 
-fn point(word: &str, out: &mut Vec<Noted>) -> Result<(), String> {
+fn point(word: &str, out: &mut Vec<Noted>, room: &mut Room) -> Result<(), String> {
     let (body, times) = repeats(word)?;
-    let count = times.map_or(1, |n| n + 1);
-    if count > POINTS_MAX {
-        return Err(format!("more than {POINTS_MAX} points"));
-    }
+    let count = times.map_or(1, |n| n.saturating_add(1));
+    room.take(count)?;
     let noted = |value: Value| Noted { value: Some(value), hint_given: false };
     if body == "_" {
         // `_x3` is three gaps, unlike values.
@@ -152,7 +182,7 @@ fn point(word: &str, out: &mut Vec<Noted>) -> Result<(), String> {
         return Ok(());
     }
     if body.starts_with("{{") {
-        return histogram_points(body, count, out);
+        return histogram_points(body, count, out, room);
     }
     let (first, step) = split_step(body);
     let number = |t: &str| parse_float(t).ok_or_else(|| format!("`{t}` in `{word}` is no number"));
@@ -201,7 +231,12 @@ fn split_step(body: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn histogram_points(body: &str, count: usize, out: &mut Vec<Noted>) -> Result<(), String> {
+fn histogram_points(
+    body: &str,
+    count: usize,
+    out: &mut Vec<Noted>,
+    room: &mut Room,
+) -> Result<(), String> {
     let end = body.find("}}").ok_or("a histogram does not end")? + 2;
     let (first, step) = body.split_at_checked(end).unwrap_or((body, ""));
     let (mut at, hint_given) = histogram(first)?;
@@ -213,6 +248,8 @@ fn histogram_points(body: &str, count: usize, out: &mut Vec<Noted>) -> Result<()
         }
         Some(_) => return Err(format!("unexpected `{step}` behind a histogram")),
     };
+    let stepped = step.as_ref().map_or(0, |(_, step)| buckets(step));
+    room.take(count.saturating_mul(buckets(&at).saturating_add(stepped)))?;
     for i in 0..count {
         if let (Some((sign, step)), 1..) = (&step, i) {
             let merged = if *sign == '+' { at.add(step) } else { at.sub(step) };
@@ -222,6 +259,10 @@ fn histogram_points(body: &str, count: usize, out: &mut Vec<Noted>) -> Result<()
         out.push(Noted { value: Some(value), hint_given });
     }
     Ok(())
+}
+
+fn buckets(h: &Histogram) -> usize {
+    h.positive.len() + h.negative.len() + h.custom_bounds.len()
 }
 
 /// `{{schema:1 sum:3 count:22 buckets:[5 10 7]}}`, and whether it has a reset hint.
@@ -257,6 +298,9 @@ fn histogram(text: &str) -> Result<(Histogram, bool), String> {
     let place = |(offset, counts): (i32, Vec<f64>)| -> Buckets {
         counts.into_iter().enumerate().map(|(i, c)| (offset.saturating_add(i as i32), c)).collect()
     };
+    if h.schema != CUSTOM_SCHEMA && !(SCHEMA_MIN..=SCHEMA_MAX).contains(&h.schema) {
+        return Err(format!("there is no schema {}", h.schema));
+    }
     if h.schema != CUSTOM_SCHEMA && !h.custom_bounds.is_empty() {
         return Err("custom values need schema -53".to_owned());
     }
@@ -303,10 +347,11 @@ fn hint(text: &str) -> Result<ResetHint, String> {
 }
 
 /// Start times: durations relative to the sample, `-30s-1mx2` counts down.
-fn start_points(text: &str) -> Result<Vec<Noted>, String> {
+fn start_points(text: &str, room: &mut Room) -> Result<Vec<Noted>, String> {
     let mut out = Vec::new();
     for word in words(text)? {
         let (body, times) = repeats(&word)?;
+        room.take(times.map_or(1, |n| n.saturating_add(1)))?;
         if body == "_" {
             let gap = Noted { value: None, hint_given: false };
             out.extend(std::iter::repeat_n(gap, times.unwrap_or(1)));
@@ -323,10 +368,34 @@ fn start_points(text: &str) -> Result<Vec<Noted>, String> {
         };
         let start = ms(first)?;
         let step = step.map(ms).transpose()?.unwrap_or_default();
-        for i in 0..times.map_or(1, |n: usize| n + 1).min(POINTS_MAX) {
+        for i in 0..times.map_or(1, |n| n + 1) {
             let value = Value::Float(start.saturating_add(step.saturating_mul(i as i64)) as f64);
             out.push(Noted { value: Some(value), hint_given: false });
         }
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn explosions_are_refused() {
+        let refused = |line: &str| series_line(line).unwrap_err();
+        let many = "0x999999 ".repeat(2);
+        for line in [
+            "a 0x18446744073709551615".to_owned(),
+            format!("a {many}"),
+            format!("a@st {many}").replace("0x", "1sx"),
+            "a _x9999999".to_owned(),
+            format!("a {{{{buckets:[{}]}}}}x1000", "1 ".repeat(2_000)),
+        ] {
+            assert_eq!(refused(&line), "more than 1000000 points", "{line:.40}");
+        }
+        let mut room = Room::default();
+        assert!(series_line_within("a 0x900000", &mut room).is_ok());
+        assert!(series_line_within("a 0x900000", &mut room).is_err());
+        assert_eq!(refused("a {{schema:-2147483648}}"), "there is no schema -2147483648");
+    }
 }

@@ -48,7 +48,7 @@ impl Bench {
         let all = Matcher::new("__name__", MatchOp::Regex, ".+").unwrap();
         let range = TimeRange { start_ms: i64::MIN, end_ms: i64::MAX };
         let mut rows: Vec<String> =
-            self.store.select(&[all], range).unwrap().iter().map(row).collect();
+            self.store.select(&[all], range, evenkeel_promql::storage::Needs::All).unwrap().iter().map(row).collect();
         rows.sort();
         rows.join("\n")
     }
