@@ -54,7 +54,8 @@ pub struct Happened {
 pub fn row(happened: &Happened, clients: &ClientRecord, pace: &Pace) -> PhaseResult {
     let phase = &happened.phase;
     let seen = clients.phase(phase.name);
-    let (excused_post, excused_post_max) = excused(happened, clients, pace);
+    let Excused { count: excused_post, max: excused_post_max, why: excuse } =
+        excused(happened, clients, pace);
     let (from, to) = happened.span_ms;
     PhaseResult {
         name: phase.name,
@@ -63,6 +64,7 @@ pub fn row(happened: &Happened, clients: &ClientRecord, pace: &Pace) -> PhaseRes
         failed_post: seen.failed_post,
         excused_post,
         excused_post_max,
+        excuse,
         executed_twice: seen.executed_twice,
         p50_ms: seen.p50_ms,
         p99_ms: seen.p99_ms,
@@ -98,29 +100,40 @@ fn number(count: u64) -> f64 {
     count as f64
 }
 
-/// Failed POSTs that are no fault of ours, and how many there can be at most.
-fn excused(happened: &Happened, clients: &ClientRecord, pace: &Pace) -> (u64, u64) {
-    let posts = || clients.failures_in(happened.phase.name).filter(|failure| failure.post);
-    let count = |all: usize| u64::try_from(all).unwrap_or(u64::MAX);
+/// Failed POSTs that are no fault of ours.
+#[derive(Default)]
+struct Excused {
+    count: u64,
+    /// How many there can be at most.
+    max: u64,
+    why: &'static str,
+}
+
+fn excused(happened: &Happened, clients: &ClientRecord, pace: &Pace) -> Excused {
+    let count = |excuses: &dyn Fn(&Failure) -> bool| {
+        let posts = clients.failures_in(happened.phase.name).filter(|failure| failure.post);
+        u64::try_from(posts.filter(|failure| excuses(failure)).count()).unwrap_or(u64::MAX)
+    };
     match (happened.phase.event, happened.killed_at) {
         (Event::Release(release), _) if release.error_rate > 0.0 => {
-            let own = |failure: &&Failure| {
+            let own = |failure: &Failure| {
                 failure.status.is_some_and(|status| status >= 500)
                     && failure.version.as_deref() == Some(release.version)
             };
             let exposure = weighted_seconds(happened, pace);
             let expected = exposure * f64::from(POSTS_PER_S) * release.error_rate;
-            (count(posts().filter(own).count()), at_most(expected))
+            let why = "are the release's own 5xx answers";
+            Excused { count: count(&own), max: at_most(expected), why }
         }
         (Event::PodKilled, Some(killed_at)) => {
-            let on_it = |failure: &&Failure| {
-                (killed_at - KILL_WINDOW_MS..killed_at + KILL_WINDOW_MS).contains(&failure.at)
-            };
+            let window = killed_at - KILL_WINDOW_MS..killed_at + KILL_WINDOW_MS;
             let seconds = number(POST_MS) / 1e3;
             let in_flight = f64::from(POSTS_PER_S) / f64::from(REPLICAS) * seconds;
-            (count(posts().filter(on_it).count()), at_most(in_flight))
+            let why = "were in flight on the killed process";
+            let count = count(&|failure| window.contains(&failure.at));
+            Excused { count, max: at_most(in_flight), why }
         }
-        _ => (0, 0),
+        _ => Excused::default(),
     }
 }
 
