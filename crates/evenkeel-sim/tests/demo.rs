@@ -1,6 +1,6 @@
 //! The demo under virtual time: repeatable, fine with all safeguards, and not without one.
 
-use evenkeel_sim::demo::{Safeguards, run};
+use evenkeel_sim::demo::{Safeguards, report::PhaseResult, run};
 
 const ALL: Safeguards = Safeguards { retries: true, drain: true, confirmation: true };
 
@@ -16,23 +16,26 @@ fn the_same_seed_gives_the_same_run_and_another_one_a_different_run() {
     assert_ne!(first.trace, other.trace);
 }
 
-fn shows_its_damage(safeguards: Safeguards) {
+/// Fails, and for this reason alone.
+fn shows_its_damage(safeguards: Safeguards, damage: &str) {
     let outcome = run(7, safeguards);
     assert!(outcome.report.broken.is_none(), "{:?}", outcome.report.broken);
     assert!(!outcome.report.ok(), "{}\n{}", outcome.trace, outcome.report.table());
+    let faults: Vec<_> = outcome.report.phases.iter().flat_map(PhaseResult::faults).collect();
+    assert!(faults.iter().all(|fault| fault.contains(damage)), "{faults:?}");
 }
 
 #[test]
 fn without_retries_clients_see_errors() {
-    shows_its_damage(Safeguards { retries: false, ..ALL });
+    shows_its_damage(Safeguards { retries: false, ..ALL }, "GETs failed");
 }
 
 #[test]
 fn without_drain_uploads_are_lost() {
-    shows_its_damage(Safeguards { drain: false, ..ALL });
+    shows_its_damage(Safeguards { drain: false, ..ALL }, "POSTs failed");
 }
 
 #[test]
-fn without_confirmation_a_late_worker_sends_to_nobody() {
-    shows_its_damage(Safeguards { confirmation: false, ..ALL });
+fn without_confirmation_steps_are_decided_on_the_weight_before() {
+    shows_its_damage(Safeguards { confirmation: false, ..ALL }, "was decided on");
 }
