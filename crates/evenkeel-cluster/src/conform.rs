@@ -24,8 +24,8 @@ pub(crate) fn conform(
 ) -> Result<Value, ApiError> {
     let mut unknown = Vec::new();
     let conformed = match &resource.body {
-        Body::Typed(conform) => {
-            let typed = conform(&body).map_err(|problem| unfit(resource, &problem))?;
+        Body::Typed(typed) => {
+            let typed = (typed.conform)(&body).map_err(|problem| unfit(resource, &problem))?;
             missing(&body, &typed, "", &mut unknown);
             typed
         }

@@ -155,9 +155,8 @@ impl ApiError {
         }
         let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
             "status": "Failure", "message": self.message, "reason": self.reason});
-        if !details.is_empty() {
-            status["details"] = Value::Object(details);
-        }
+        // Also when empty: kubectl debug looks into it without asking whether it is there.
+        status["details"] = Value::Object(details);
         status["code"] = json!(self.code);
         status
     }

@@ -34,6 +34,7 @@ mod conform;
 mod crd;
 mod defaults;
 mod delete;
+mod describe;
 mod error;
 mod patch;
 mod protobuf;

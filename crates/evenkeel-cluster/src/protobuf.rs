@@ -137,7 +137,9 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value, ApiError> {
         return Err(ApiError::new(
             415,
             "UnsupportedMediaType",
-            format!("{kind} in protobuf is not supported: send it as JSON (kubectl create -f)"),
+            format!(
+                "{kind} in protobuf is not supported: add --dry-run=client -o yaml | kubectl apply -f -"
+            ),
         ));
     }
     let mut object = message(&kind, raw, 0).map_err(bad)?;

@@ -10,9 +10,9 @@ use k8s_openapi::{
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::crd::Custom;
+use crate::{crd::Custom, describe::describe};
 
 /// What the server does with objects of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +34,19 @@ pub(crate) struct Resource {
     pub(crate) body: Body,
 }
 
+/// What is known of a kind by its Rust type.
+#[derive(Clone, Copy)]
+pub(crate) struct Typed {
+    /// Drops what the type does not know.
+    pub(crate) conform: fn(&Value) -> Result<Value, String>,
+    /// Its schema; those of its parts are added to the map. `None` for what is too odd.
+    pub(crate) describe: Option<fn(&mut Map<String, Value>) -> Value>,
+}
+
 /// How bodies of a kind are checked and pruned.
 pub(crate) enum Body {
     /// By the Rust type: decodes and encodes again, which drops what the type does not know.
-    Typed(fn(&Value) -> Result<Value, String>),
+    Typed(Typed),
     /// By the schema in its `CustomResourceDefinition`.
     Custom(Arc<Custom>),
 }
@@ -127,7 +136,7 @@ fn row<T: ApiObject>(flags: &str, short_names: &[&str]) -> Resource {
         kind: row_kind::<T>(flags, short_names),
         service: if flags.contains('p') { Service::Passive } else { Service::Served },
         has_generation: flags.contains('g'),
-        body: Body::Typed(conform::<T>),
+        body: Body::Typed(Typed { conform: conform::<T>, describe: Some(describe::<T>) }),
     }
 }
 
@@ -145,7 +154,8 @@ fn row_kind<T: ApiObject>(flags: &str, short_names: &[&str]) -> Kind {
 
 fn refused<T: ApiObject>(flags: &str, short_names: &[&str], why: &'static str) -> Resource {
     let kind = row_kind::<T>(flags, short_names);
-    let body = Body::Typed(|_| Err("this kind is not served".to_owned()));
+    let conform = |_: &Value| Err("this kind is not served".to_owned());
+    let body = Body::Typed(Typed { conform, describe: None });
     Resource { kind, service: Service::Refused(why), has_generation: false, body }
 }
 
@@ -200,6 +210,10 @@ fn builtin() -> Vec<Resource> {
     for resource in &mut table {
         if resource.is("apiextensions.k8s.io", "CustomResourceDefinition") {
             resource.kind.categories = vec!["api-extensions".into()];
+            // Its schemas of schemas are whatever one likes.
+            if let Body::Typed(typed) = &mut resource.body {
+                typed.describe = None;
+            }
         }
     }
     table

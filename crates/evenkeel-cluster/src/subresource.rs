@@ -246,7 +246,7 @@ impl State {
                 budget.name()
             ),
         });
-        error.retry_after_seconds = Some(10);
+        // Without a time to try again: clients would wait it out silently instead of telling.
         Err(error)
     }
 

@@ -298,6 +298,49 @@ fn a_drain_evicts_and_waits() {
 }
 
 #[test]
+fn a_drain_says_which_pod_a_budget_keeps() {
+    let cluster = Cluster::start("budget");
+    cluster.create(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}));
+    cluster.create(pod("a"));
+    let a = key("", "Pod", "a");
+    block_on(cluster.server.post(&a, Subresource::Binding, &json!({"target": {"name": "n1"}})))
+        .unwrap();
+    cluster.status(
+        &a,
+        json!({"phase": "Running",
+        "conditions": [{"type": "Ready", "status": "True"}]}),
+    );
+    cluster.create(json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "all", "namespace": "default"},
+        "spec": {"minAvailable": 1, "selector": {}}}));
+    let said = cluster.run("kubectl drain n1 --force --timeout=1s 2>&1");
+    let why = "error when evicting pods/\"a\" -n \"default\" (will retry after 5s): Cannot evict pod \
+               as it would violate the pod's disruption budget.";
+    assert!(said.contains(why), "{said}");
+    assert!(said.contains("global timeout reached: 1s"), "{said}");
+}
+
+#[test]
+fn kinds_are_explained_and_what_is_not_there_says_so() {
+    let cluster = Cluster::start("explain");
+    let said = cluster.run("kubectl explain deployment.spec.replicas");
+    assert!(said.contains("FIELD: replicas <integer>"), "{said}");
+    let said = cluster.run("kubectl explain pod.spec.containers.livenessProbe.httpGet");
+    assert!(said.contains("path\t<string>"), "{said}");
+    cluster.create(pod("a"));
+    let said = cluster.run("kubectl debug a --image=busybox --profile=general");
+    assert!(said.contains("ephemeral containers are disabled for this cluster"), "{said}");
+    let said = cluster.run("kubectl exec a -- ls");
+    assert!(said.contains("see kubectl logs, or ps"), "{said}");
+    let volumes = "{\"spec\":{\"volumes\":[{\"name\":\"v\",\"emptyDir\":{}}]}}";
+    let said = cluster.run(&format!("kubectl run b --image=b:1 --overrides='{volumes}'"));
+    assert!(
+        said.contains("Warning: Pod \"b\" has volumes (v): this cluster mounts none"),
+        "{said}"
+    );
+}
+
+#[test]
 fn long_lists_come_in_pages_and_old_watches_are_told_to_list_again() {
     let cluster = Cluster::start("pages");
     for name in ["a", "b", "c"] {

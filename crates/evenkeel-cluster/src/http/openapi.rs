@@ -7,7 +7,11 @@ use super::{
     reply::{self, Reply},
     request::Request,
 };
-use crate::{ApiServer, crd, error::ApiError, resource::Resource};
+use crate::{
+    ApiServer, crd,
+    error::ApiError,
+    resource::{Body, Resource},
+};
 
 /// Which document describes which group version.
 pub(super) fn index(server: &ApiServer) -> Value {
@@ -49,15 +53,16 @@ fn path_of(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-/// The document of one group version. Built-in kinds are only named (their fields are checked by
-/// the server when it is asked to validate); custom kinds have their real schema.
+/// The document of one group version. Built-in kinds have the fields of their Rust type, without
+/// words about them; custom kinds have their real schema.
 fn render(group: &str, version: &str, kinds: &[Arc<Resource>]) -> Value {
     let (mut paths, mut schemas) = (Map::new(), Map::new());
     for resource in kinds {
         let kind = &resource.kind.id.kind;
         let gvk = json!({"group": group, "version": version, "kind": &**kind});
         let component = component(group, version, kind);
-        schemas.insert(component.clone(), schema(resource, version, &gvk));
+        let schema = schema(resource, version, &gvk, &mut schemas);
+        schemas.insert(component.clone(), schema);
         let base = format!("/{}", path_of(group, version));
         let plural = resource.plural();
         let collection = if resource.is_namespaced() {
@@ -122,10 +127,18 @@ fn component(group: &str, version: &str, kind: &str) -> String {
     }
 }
 
-fn schema(resource: &Resource, version: &str, gvk: &Value) -> Value {
-    let mut schema = match resource.custom().and_then(|custom| custom.version(version)) {
-        Some(version) => crd::schema_or_empty(&version.schema),
-        None => json!({"type": "object"}),
+fn schema(
+    resource: &Resource,
+    version: &str,
+    gvk: &Value,
+    parts: &mut Map<String, Value>,
+) -> Value {
+    let empty = || json!({"type": "object"});
+    let mut schema = match &resource.body {
+        Body::Typed(typed) => typed.describe.map_or_else(empty, |describe| describe(parts)),
+        Body::Custom(custom) => custom
+            .version(version)
+            .map_or_else(empty, |version| crd::schema_or_empty(&version.schema)),
     };
     schema["x-kubernetes-group-version-kind"] = json!([gvk]);
     schema

@@ -137,8 +137,15 @@ impl Gate {
             (&Method::DELETE, false, "") => self.delete(request, &place),
             (&Method::POST, false, "binding" | "eviction") => self.post(request, &place),
             (_, false, "exec" | "attach" | "portforward" | "proxy" | "token") => {
+                let instead = match &*place.subresource {
+                    "exec" | "attach" => {
+                        "its containers are processes of this machine: see kubectl logs, or ps"
+                    }
+                    "token" => "the user of its kubeconfig may do everything",
+                    _ => "the addresses of pods and Services can be reached from this machine",
+                };
                 Err(ApiError::method_not_allowed(format!(
-                    "{} is not implemented in this cluster: use the pod's own address instead",
+                    "{} is not implemented in this cluster: {instead}",
                     place.subresource
                 )))
             }
