@@ -1,11 +1,11 @@
 //! From what clients saw and what the Canary said to a row of the table.
 //!
 //! ```text
-//! Happened (the host) + ClientRecord (its clients) --row--> PhaseResult --> report
+//! Happened (the host) + ClientRecord (its clients) + LedgerRecord (the SLO) --row--> PhaseResult
 //! ```
-//! A further witness (the metrics, say) is a further argument of [`row`].
 
 use super::{
+    ledger::{LedgerRecord, change_of},
     record::{ClientRecord, Failure},
     report::PhaseResult,
     script::{Event, POST_MS, POSTS_PER_S, Pace, Phase, REPLICAS, Verdict},
@@ -51,7 +51,14 @@ pub struct Happened {
 }
 
 /// The row of one phase.
-pub fn row(happened: &Happened, clients: &ClientRecord, pace: &Pace) -> PhaseResult {
+///
+/// `ledger`: what the SLO's ledger says; `None` when the run ended before it could.
+pub fn row(
+    happened: &Happened,
+    clients: &ClientRecord,
+    ledger: Option<&LedgerRecord>,
+    pace: &Pace,
+) -> PhaseResult {
     let phase = &happened.phase;
     let seen = clients.phase(phase.name);
     let Excused { count: excused_post, max: excused_post_max, why: excuse } =
@@ -70,6 +77,7 @@ pub fn row(happened: &Happened, clients: &ClientRecord, pace: &Pace) -> PhaseRes
         p99_ms: seen.p99_ms,
         weight_pct_max: happened.moments.iter().map(|m| m.weight).max().unwrap_or_default(),
         blind_steps: blind_steps(happened, clients, pace),
+        ledger_failed: ledger.and_then(|ledger| Some(ledger.of(&change_of(happened)?))),
         verdict: happened.verdict,
         expect: phase.expect,
         seconds: millis(to - from) / 1e3,
@@ -209,7 +217,8 @@ mod tests {
     };
 
     fn moment(at: i64, phase: &str, weight: i32, failed_checks: i64) -> Moment {
-        Moment { at, phase: phase.to_owned(), weight, failed_checks }
+        let revision = "evenkeel-0123456789abcdef".to_owned();
+        Moment { at, phase: phase.to_owned(), weight, failed_checks, revision }
     }
 
     fn happened(moments: &[Moment], end: i64) -> Happened {

@@ -10,6 +10,17 @@ use super::script::{POST_MS, Pace, REPLICAS, Release};
 pub const CLUSTER: &str = include_str!("cluster.yaml");
 /// The article's Canary as written.
 pub const CANARY: &str = include_str!("canary.yaml");
+/// The article's SLO as written.
+pub const SLO: &str = include_str!("slo.yaml");
+/// What automation may do with its budget: evenkeel's answers where nothing else is said.
+pub const POLICY: &str = "apiVersion: evenkeel.dev/v1alpha1
+kind: ErrorBudgetPolicy
+metadata:
+  name: api
+spec:
+  selector:
+    services: [api]
+";
 
 /// What differs between the demo's runs.
 #[derive(Debug, Clone)]
@@ -32,6 +43,29 @@ pub fn canary(pace: &Pace) -> String {
         .replace("interval: 1m", &format!("interval: {interval}"))
         .replace("threshold: 10", &format!("threshold: {}", pace.threshold))
         .replace("hey -z 1m", &format!("hey -z {interval}"))
+}
+
+/// The series that the SLO counts, from what clients saw at the gateway: an attempt that was
+/// repeated in time hurt nobody. (The pods' own series say `service="api-service"`.)
+pub fn client_series(pace: &Pace) -> String {
+    let interval = format_duration(pace.scrape);
+    format!(
+        r#"apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: what-clients-see
+spec:
+  groups:
+    - name: what-clients-see
+      interval: {interval}
+      rules:
+        - record: app_request_duration_seconds_count
+          labels: {{service: api}}
+          expr: >-
+            label_replace(sum by (code) (evenkeel_gateway_requests_total{{namespace="default",
+            service="api-service"}}), "status", "$1", "code", "(.*)")
+"#
+    )
 }
 
 /// Longest time a pod may take to empty and stop.
@@ -74,7 +108,7 @@ spec:
         - name: api
           image: evenkeel/demo:{version}
           env:
-            - {{name: SERVICE, value: api}}
+            - {{name: SERVICE, value: api-service}}
             - {{name: VERSION, value: "{version}"}}
             - {{name: LATENCY_MS, value: "4"}}
             - {{name: POST_MS, value: "{POST_MS}"}}

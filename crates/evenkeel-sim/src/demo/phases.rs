@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use super::{
     Outcome, Safeguards,
     judge::{self, Happened},
+    ledger::{self, LedgerRecord},
     pods::{self, is_ready, restarts_of},
     report::Report,
     script::{BACK_PATIENCE, DEAD, Event, KILL_AT_WEIGHT, PHASES, Phase, Release, Verdict},
@@ -17,8 +18,8 @@ use super::{
     timeline::Moment,
 };
 
-/// No request takes longer than this while no slow release is out.
-const SETTLED_MS: u64 = 1_000;
+/// A kill comes up to this much later than it could.
+const ODD_MS: u64 = 4_000;
 
 /// Plays all phases; without a safeguard it ends after the first phase that shows the damage.
 pub(super) async fn play(seed: u64, safeguards: Safeguards) -> Outcome {
@@ -27,14 +28,16 @@ pub(super) async fn play(seed: u64, safeguards: Safeguards) -> Outcome {
     let rng = Rng::new(seed);
     let report = match Stage::set(time, trace.clone(), &rng, safeguards).await {
         Ok(stage) => play_on(stage, &mut rng.child("victims"), safeguards).await,
-        Err(error) => Report { phases: Vec::new(), broken: Some(error.to_string()) },
+        Err(error) => {
+            Report { phases: Vec::new(), unexplained: None, broken: Some(error.to_string()) }
+        }
     };
     Outcome { trace: trace.text(), report }
 }
 
 async fn play_on(mut stage: Stage, victims: &mut Rng, safeguards: Safeguards) -> Report {
     let all_on = safeguards.retries && safeguards.drain && safeguards.confirmation;
-    let mut report = Report { phases: Vec::new(), broken: None };
+    let mut report = Report { phases: Vec::new(), unexplained: None, broken: None };
     let mut all = Vec::new();
     for phase in &PHASES {
         match one(&mut stage, phase, victims).await {
@@ -51,8 +54,20 @@ async fn play_on(mut stage: Stage, victims: &mut Rng, safeguards: Safeguards) ->
         }
     }
     stage.stop_load().await;
+    let ledger = if all_on && report.broken.is_none() {
+        let changes = all.iter().filter_map(ledger::change_of).collect();
+        let told = ledger::settled(&stage.store, &changes, PACE.patience).await;
+        if told.is_none() {
+            report.broken = Some(ledger::SILENT.to_owned());
+        }
+        told
+    } else {
+        None
+    };
     let record = locked(&stage.clients).record();
-    report.phases = all.iter().map(|happened| judge::row(happened, &record, &PACE)).collect();
+    let row = |happened| judge::row(happened, &record, ledger.as_ref(), &PACE);
+    report.phases = all.iter().map(row).collect();
+    report.unexplained = ledger.as_ref().map(LedgerRecord::unexplained);
     report
 }
 
@@ -114,9 +129,9 @@ async fn kill_pod(stage: &Stage, victims: &mut Rng) -> Result<i64, Broken> {
     let pod = ready.get(chosen).ok_or_else(|| Broken::new("no pod of the primary is ready"))?;
     let restarts = restarts_of(pod);
     let mut events = stage.store.watch(query);
-    // Not in step with anything else, and when no request of the phase before is under way.
-    let wait = SETTLED_MS + victims.below(SETTLED_MS * 4);
-    tokio::time::sleep(Duration::from_millis(wait)).await;
+    // Not in step with anything else.
+    let odd = Duration::from_millis(victims.below(ODD_MS));
+    tokio::time::sleep(PACE.apart + odd).await;
     let at = millis(stage.time.elapsed());
     stage.trace.say(&format!("SIGKILL to the process of {}", pod.name()));
     if !stage.fleet.kill(pod.name()) {

@@ -34,6 +34,9 @@ pub struct PhaseResult {
     pub weight_pct_max: i32,
     /// Steps that were decided on too little traffic at their weight, in words.
     pub blind_steps: Vec<String>,
+    /// Failures that the SLO's ledger charges to the release; `None` without release, or when the
+    /// run ended early.
+    pub ledger_failed: Option<u64>,
     /// What became of it.
     pub verdict: Verdict,
     /// What should have.
@@ -63,6 +66,13 @@ impl PhaseResult {
         if posts > 0 {
             faults.push(format!("{posts} POSTs failed without excuse"));
         }
+        let counted = self.failed + self.failed_post;
+        if let Some(ledger) = self.ledger_failed.filter(|ledger| *ledger != counted) {
+            faults.push(format!(
+                "the SLO's ledger charges {ledger} failures to the release, clients counted \
+                 {counted}"
+            ));
+        }
         if self.executed_twice > 0 {
             faults.push(format!("{} POSTs were executed twice", self.executed_twice));
         }
@@ -91,6 +101,8 @@ impl PhaseResult {
 pub struct Report {
     /// The phases that ran, in order.
     pub phases: Vec<PhaseResult>,
+    /// Failures that the SLO's ledger charges to no release.
+    pub unexplained: Option<u64>,
     /// What could not even be tried, in words; makes the demo fail.
     pub broken: Option<String>,
 }
@@ -99,6 +111,7 @@ pub struct Report {
 struct Json<'a> {
     phases: Vec<JsonPhase<'a>>,
     failed_total: u64,
+    ledger_unexplained: Option<u64>,
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
@@ -121,6 +134,7 @@ struct JsonPhase<'a> {
     seconds: f64,
     rollback_seconds: Option<f64>,
     budget_pct: f64,
+    ledger_failed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     host_stall_ms: Option<f64>,
     faults: Vec<String>,
@@ -157,12 +171,14 @@ impl Report {
             seconds: rounded(phase.seconds, 1),
             rollback_seconds: phase.rollback_seconds.map(|seconds| rounded(seconds, 1)),
             budget_pct: rounded(phase.budget_pct(), 6),
+            ledger_failed: phase.ledger_failed,
             host_stall_ms: phase.host_stall_ms.map(|ms| rounded(ms, 0)),
             faults: phase.faults(),
         });
         let json = Json {
             phases: phases.collect(),
             failed_total: self.failed_total(),
+            ledger_unexplained: self.unexplained,
             ok: self.ok(),
             error: self.broken.as_deref(),
         };
@@ -217,6 +233,7 @@ impl Report {
         if let Some(problem) = &self.broken {
             writeln!(out, "FAULT {problem}").unwrap_or_default();
         }
+        self.foot_ledger(out);
         let stalls =
             self.phases.iter().filter_map(|phase| Some((phase.host_stall_ms?, phase.name)));
         if let Some((ms, name)) = stalls.max_by(|one, two| one.0.total_cmp(&two.0)) {
@@ -229,6 +246,29 @@ impl Report {
         );
         writeln!(out, "failed_total: {}", self.failed_total()).unwrap_or_default();
         writeln!(out, "ok: {}", self.ok()).unwrap_or_default();
+    }
+}
+
+impl Report {
+    /// The ledger beside what clients counted.
+    fn foot_ledger(&self, out: &mut String) {
+        let Some(unexplained) = self.unexplained else { return };
+        let charged: Vec<_> = self
+            .phases
+            .iter()
+            .filter_map(|phase| {
+                let (ledger, clients) = (phase.ledger_failed?, phase.failed + phase.failed_post);
+                (ledger + clients > 0)
+                    .then(|| format!("{} {ledger} (clients counted {clients})", phase.name))
+            })
+            .collect();
+        let charged = if charged.is_empty() { "no release".to_owned() } else { charged.join(", ") };
+        // Writing to a String cannot fail.
+        writeln!(
+            out,
+            "the SLO's ledger charges failures to: {charged}; to no release {unexplained}"
+        )
+        .unwrap_or_default();
     }
 }
 
@@ -272,6 +312,7 @@ mod tests {
             p50_ms: Some(1.2),
             p99_ms: Some(251.0),
             weight_pct_max: 20,
+            ledger_failed: Some(3),
             blind_steps: Vec::new(),
             verdict: Verdict::RolledBack,
             expect: Verdict::RolledBack,
@@ -284,7 +325,7 @@ mod tests {
     fn ok(change: impl FnOnce(&mut PhaseResult)) -> bool {
         let mut changed = phase();
         change(&mut changed);
-        Report { phases: vec![changed], broken: None }.ok()
+        Report { phases: vec![changed], unexplained: None, broken: None }.ok()
     }
 
     #[test]
@@ -296,9 +337,13 @@ mod tests {
         assert!(!ok(|phase| phase.executed_twice = 1));
         assert!(!ok(|phase| phase.verdict = Verdict::Promoted));
         assert!(!ok(|phase| phase.blind_steps.push("step".to_owned())));
+        assert!(!ok(|phase| phase.ledger_failed = Some(2)), "the ledger must be exact");
         assert!(!ok(|phase| phase.requests = 0), "no traffic proves nothing");
-        assert!(!Report { phases: Vec::new(), broken: None }.ok());
-        assert!(!Report { phases: vec![phase()], broken: Some("no cluster".into()) }.ok());
+        assert!(!Report { phases: Vec::new(), unexplained: None, broken: None }.ok());
+        assert!(
+            !Report { phases: vec![phase()], unexplained: None, broken: Some("no cluster".into()) }
+                .ok()
+        );
     }
 
     #[test]
@@ -310,19 +355,20 @@ mod tests {
         wide.rollback_seconds = Some(1_000.0);
         wide.blind_steps =
             vec!["the step after 50 % was decided on 42.1 % of the traffic".to_owned()];
-        let table = Report { phases: vec![wide], broken: None }.table();
+        let table = Report { phases: vec![wide], unexplained: None, broken: None }.table();
         let longest = table.lines().max_by_key(|line| line.len()).unwrap();
         assert!(longest.len() <= 120, "{longest}");
     }
 
     #[test]
     fn the_table_reads_without_explanation() {
-        let report = Report { phases: vec![phase()], broken: None };
+        let report = Report { phases: vec![phase()], unexplained: Some(2), broken: None };
         insta::assert_snapshot!(report.table(), @r"
         PHASE        REQUESTS  FAILED  POSTS  TWICE  P50    P99  WEIGHT  VERDICT       TOOK  ROLLBACK    BUDGET
         bad release     22000       0      3      0  1.2  251.0    20 %  rolled back  100 s    12.0 s  0.0005 %
 
         bad release: 3 failed POSTs are the release's own 5xx answers (at most 9 can be)
+        the SLO's ledger charges failures to: bad release 3 (clients counted 3); to no release 2
         this machine let a thread wait 14 ms at most (bad release)
         FAILED counts GETs, POSTS failed POSTs, TWICE POSTs executed twice; P50 and P99 are ms
         BUDGET is the share of a 30-day budget at 99.9 % that the phase cost

@@ -125,6 +125,10 @@ pub struct Pace {
     pub gateway_lag: Duration,
     /// Seconds between two scrapes.
     pub scrape: Duration,
+    /// How long before a kill nothing else happens: longer than a scrape, a recording rule and
+    /// four looks take together, so that the SLO's ledger can tell the kill from the release
+    /// before it.
+    pub apart: Duration,
 }
 
 impl Pace {
@@ -136,6 +140,7 @@ impl Pace {
         patience: Duration::from_mins(5),
         gateway_lag: Duration::from_secs(8),
         scrape: Duration::from_secs(2),
+        apart: Duration::from_secs(12),
     };
     /// The article's Canary as written.
     pub const ARTICLE: Self = Self {
@@ -145,5 +150,6 @@ impl Pace {
         patience: Duration::from_hours(1),
         gateway_lag: Duration::from_secs(45),
         scrape: Duration::from_secs(15),
+        apart: Duration::from_secs(90),
     };
 }

@@ -14,16 +14,18 @@ use evenkeel_control::{
     BoxFuture, HookCall, HookError, HookReply, Hooks, ListQuery, OpenDoor, Ports, RunLoop, Store,
     StoreError, WatchEvent, WriteOptions,
 };
-use evenkeel_delivery::{CanaryController, Settings, loadtester};
+use evenkeel_delivery::{self as delivery, loadtester};
 use evenkeel_gateway::{
     Controller, Lag, Setup,
     engine::Switches,
     simulated::{Simulated, Simulation},
 };
-use evenkeel_guard::MemoryDoor;
+use evenkeel_guard::{BudgetGate, MemoryDoor};
 use evenkeel_node::agent::{self, AgentConfig};
+use evenkeel_slo::controller as slo;
 use evenkeel_telemetry::{
-    Fetch, FetchError, Fetched, Limits, ScrapeSettings, Scraper, Source, Target, Telemetry,
+    Fetch, FetchError, Fetched, Limits, RuleController, RuleRunner, ScrapeSettings, Scraper,
+    Source, Target, Telemetry,
 };
 use futures::StreamExt as _;
 use k8s_openapi::api::{
@@ -106,14 +108,16 @@ impl Stage {
             store.create(&crd, &OPTIONS).await?;
         }
         let plain = Ports::plain(store.clone(), time.clone(), time.clone());
+        let telemetry = Telemetry::new(Limits::default());
         let builtin = RunLoop::new(plain.clone(), Arc::new(OpenDoor));
-        tokio::spawn(evenkeel_builtin::install(builtin).run());
+        let rules = RuleController::new(telemetry.clone());
+        tokio::spawn(evenkeel_builtin::install(builtin).with(rules).run());
         let gateway = gateway(&time, safeguards);
         let gateway_address = IpAddr::from([127, 0, 0, 1]);
         let plane = Arc::new(gateway.clone());
         let setup = Setup { ports: plain.clone(), plane, gateway_address };
         tokio::spawn(Controller::new(setup).run());
-        let telemetry = telemetry(&time, &gateway);
+        start_telemetry(&telemetry, &time, &gateway);
         let fleet = Fleet::new(time.clone(), trace.clone());
         start_nodes(&plain, &fleet, rng)?;
         follow_scaling(&store, trace.clone());
@@ -137,7 +141,14 @@ impl Stage {
             stop_load,
         };
         stage.put(&stage.deployment(None)?).await?;
-        stage.put(&parse(&manifests::canary(&PACE))?).await?;
+        for manifest in [
+            manifests::SLO,
+            manifests::POLICY,
+            &manifests::client_series(&PACE),
+            &manifests::canary(&PACE),
+        ] {
+            stage.put(&parse(manifest)?).await?;
+        }
         let initialized = |now: &Moment| now.phase == "Initialized";
         let ready = stage.canary.wait_since(0, PATIENCE, initialized).await;
         ready.ok_or_else(|| Broken::new("the Canary does not take over api-service"))?;
@@ -210,10 +221,19 @@ fn gateway(time: &Arc<VirtualTime>, safeguards: Safeguards) -> Simulated {
 }
 
 fn spawn_controllers(ports: &Ports, safeguards: Safeguards) -> JoinHandle<()> {
-    let door = MemoryDoor::new(ports.clock.clone());
-    let settings = Settings { confirm: safeguards.confirmation };
-    let run = RunLoop::new(ports.clone(), Arc::new(door)).with(CanaryController { settings });
-    tokio::spawn(run.run())
+    let gate = BudgetGate::default();
+    let door = MemoryDoor::new(ports.clock.clone()).with_policy(gate.clone());
+    let run = RunLoop::new(ports.clone(), Arc::new(door));
+    let run = delivery::install(run, delivery::Settings { confirm: safeguards.confirmation });
+    let run = slo::install(run, slo::Settings { every: PACE.scrape });
+    let store = ports.store.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            () = gate.follow(store) => {}
+            () = run.run() => {}
+        }
+    })
 }
 
 struct GatewayMetrics(Simulated);
@@ -238,14 +258,13 @@ impl Fetch for NoFetch {
     }
 }
 
-fn telemetry(time: &Arc<VirtualTime>, gateway: &Simulated) -> Telemetry {
-    let telemetry = Telemetry::new(Limits::default());
+fn start_telemetry(telemetry: &Telemetry, time: &Arc<VirtualTime>, gateway: &Simulated) {
     let settings = ScrapeSettings::every(PACE.scrape);
     let fetch = Arc::new(NoFetch);
     let scraper = Scraper::new(telemetry.clone(), settings, fetch, time.clone(), time.clone())
         .with_source("evenkeel-gateway", "gateway", Arc::new(GatewayMetrics(gateway.clone())));
     tokio::spawn(scraper.run());
-    telemetry
+    tokio::spawn(RuleRunner::new(telemetry.clone(), time.clone(), time.clone()).run());
 }
 
 /// Accepts load tests, as the built-in load tester does; their requests are few beside the load.

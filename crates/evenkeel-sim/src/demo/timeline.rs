@@ -21,6 +21,8 @@ pub struct Moment {
     pub weight: i32,
     /// `status.failedChecks`.
     pub failed_checks: i64,
+    /// `status.lastAppliedSpec`: which release it is about.
+    pub revision: String,
 }
 
 impl Moment {
@@ -37,12 +39,14 @@ impl Moment {
     fn read(obj: &Obj, at: i64) -> Self {
         let status = obj.json().get("status");
         let field = |name: &str| status.and_then(|status| status.get(name));
+        let text = |name: &str| field(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let number = |name: &str| field(name).and_then(Value::as_i64).unwrap_or_default();
         Self {
             at,
-            phase: field("phase").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            phase: text("phase"),
             weight: i32::try_from(number("canaryWeight")).unwrap_or_default(),
             failed_checks: number("failedChecks"),
+            revision: text("lastAppliedSpec"),
         }
     }
 }

@@ -31,19 +31,34 @@ const TRAFFIC_SPAN: PromDuration = PromDuration::from_ms(3_600_000);
 /// An answer is repeated at least so often, so that its readers know that somebody still looks.
 pub(super) const REPEAT_SECONDS: i64 = 60;
 
-/// Name of a release in the ledger and the account.
-pub(super) fn change_id(seen: &CanarySeen) -> String {
-    let revision = seen.canary.status.as_ref().map_or("", |s| s.last_applied_spec.as_str());
-    // The end of a hash tells releases apart; people compare it with the Canary's status.
+/// Name of a release in the ledger and the account: `Canary/NAMESPACE/NAME@REVISION`, with the
+/// last eight characters of the Canary's `status.lastAppliedSpec`.
+pub fn change_id(namespace: &str, canary: &str, revision: &str) -> String {
     let from = revision.char_indices().rev().nth(7).map_or(0, |(at, _)| at);
     let short = revision.split_at(from).1;
-    format!("Canary/{}/{}@{short}", seen.obj.namespace(), seen.obj.name())
+    format!("Canary/{namespace}/{canary}@{short}")
 }
 
-/// Whether users can meet the new version now.
+/// The release that a Canary is at.
+pub(super) fn change_of(seen: &CanarySeen) -> String {
+    let revision = seen.canary.status.as_ref().map_or("", |s| s.last_applied_spec.as_str());
+    change_id(seen.obj.namespace(), seen.obj.name(), revision)
+}
+
+/// Whether users can meet the new version from now on.
 fn meets_users(seen: &CanarySeen) -> bool {
     seen.canary.status.as_ref().is_some_and(|status| {
         status.canary_weight > 0 || matches!(status.phase, Phase::Promoting | Phase::Finalising)
+    })
+}
+
+/// Whether a run is under way: also at weight 0 some gateway may still send to the new version.
+fn is_running(seen: &CanarySeen) -> bool {
+    seen.canary.status.as_ref().is_some_and(|status| {
+        matches!(
+            status.phase,
+            Phase::Progressing | Phase::WaitingPromotion | Phase::Promoting | Phase::Finalising
+        )
     })
 }
 
@@ -51,9 +66,10 @@ fn meets_users(seen: &CanarySeen) -> bool {
 pub(super) fn changes(view: &SloView) -> Vec<Change> {
     let mut changes = view.status.changes.clone();
     let mut active = Vec::new();
-    for seen in view.canaries.iter().filter(|seen| meets_users(seen)) {
-        let id = change_id(seen);
-        if !changes.iter().any(|change| change.id == id && change.to.is_none()) {
+    for seen in view.canaries.iter().filter(|seen| is_running(seen)) {
+        let id = change_of(seen);
+        let open = changes.iter().any(|change| change.id == id && change.to.is_none());
+        if !open && meets_users(seen) {
             let run = seen.canary.status.as_ref().and_then(|s| s.evenkeel.as_ref()?.started_at);
             // One look back: the weight was set since then. After a restart, the whole run.
             let from = view.now.checked_sub(view.every).unwrap_or(view.now);
@@ -198,7 +214,7 @@ impl Question<'_> {
             break_glass: &glasses,
         };
         let ask = Ask {
-            id: change_id(seen),
+            id: change_of(seen),
             class: ActionClass::Deploy,
             cost,
             duration: plan.map_or(PromDuration::from_ms(0), CanaryPlan::duration),

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::{
-    changes::{self, Question, REPEAT_SECONDS, change_id, percent},
+    changes::{self, Question, REPEAT_SECONDS, change_of, percent},
     status::{Change, Decision, LedgerShare, SloState, SloStatusObject, still},
     view::{RulesSeen, SloSeen, SloView},
 };
@@ -121,10 +121,7 @@ const METRICS: &str = "MetricsAvailable";
 const RULES: &str = "RulesInstalled";
 
 /// The rules' object if it is not there or not as it should be.
-fn want_rules(
-    view: &SloView,
-    set: &crate::RuleSet,
-) -> Result<Option<Obj>, (&'static str, String)> {
+fn want_rules(view: &SloView, set: &crate::RuleSet) -> Result<Option<Obj>, (&'static str, String)> {
     let groups = serde_json::to_value(&set.groups).unwrap_or_default();
     match &view.rules_have {
         RulesSeen::KindMissing => {
@@ -183,13 +180,12 @@ fn budget<'a>(
     if let Some(old) = before.filter(|old| old.state != now.state) {
         plan.events.push(state_event(view.obj.key(), &key.id, old.state, now.state, &standing));
     }
-    let share = |cause: &Option<(crate::budget::CauseKind, String)>, bad: Events, part: f64| {
-        LedgerShare {
+    let share =
+        |cause: &Option<(crate::budget::CauseKind, String)>, bad: Events, part: f64| LedgerShare {
             cause: cause.as_ref().map_or_else(|| UNEXPLAINED.to_owned(), |(_, id)| id.clone()),
             failures: bad.as_f64(),
             budget_percent: percent(part),
-        }
-    };
+        };
     let mut state = SloState {
         id: key.id.clone(),
         group: key.group.clone(),
@@ -217,8 +213,8 @@ fn budget<'a>(
     Budget { seen, history, standing, state }
 }
 
-/// Cause of what no change explains.
-const UNEXPLAINED: &str = "unexplained";
+/// Cause, in a ledger, of what no change explains.
+pub const UNEXPLAINED: &str = "unexplained";
 
 /// Reserves for what has begun, notes what it costs, and settles what is over.
 fn book(
@@ -235,8 +231,9 @@ fn book(
         let id = change.id.as_str();
         let reserved = account.reservations().contains_key(id);
         if change.to.is_none() && !reserved {
-            let of = view.canaries.iter().find(|seen| change_id(seen) == id);
-            let cost = of.and_then(|seen| changes::plan(seen, history, view)?.budget_share(standing));
+            let of = view.canaries.iter().find(|seen| change_of(seen) == id);
+            let cost =
+                of.and_then(|seen| changes::plan(seen, history, view)?.budget_share(standing));
             let ask = (ActionClass::Deploy, cost.unwrap_or(0.0));
             if let Err(error) = account.reserve(id, ask, view.now, RESERVED_MAX) {
                 tracing::warn!(object = %view.obj.key(), %error, "nothing reserved");
@@ -310,9 +307,7 @@ fn decisions(view: &SloView, budgets: &[Budget<'_>]) -> Vec<Decision> {
 /// The strictest of some answers; of equal ones the one with the least budget left.
 fn stricter(answers: impl Iterator<Item = ErrorBudget>) -> Option<ErrorBudget> {
     let left = |answer: &ErrorBudget| answer.remaining_percent.unwrap_or(f64::NEG_INFINITY);
-    answers.min_by(|a, b| {
-        a.permission.cmp(&b.permission).then_with(|| left(a).total_cmp(&left(b)))
-    })
+    answers.min_by(|a, b| a.permission.cmp(&b.permission).then_with(|| left(a).total_cmp(&left(b))))
 }
 
 /// Writes the strictest answer of all objects of the namespace into each Canary.
@@ -337,10 +332,8 @@ fn tell_canaries(view: &SloView, decisions: &[Decision], plan: &mut Plan) {
         });
         if repeat {
             let key = view.obj.key().sibling::<Canary>(name);
-            plan.status.push(evenkeel_control::StatusWrite {
-                key,
-                status: json!({ "errorBudget": new }),
-            });
+            plan.status
+                .push(evenkeel_control::StatusWrite { key, status: json!({ "errorBudget": new }) });
         }
     }
 }

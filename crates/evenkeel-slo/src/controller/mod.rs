@@ -34,6 +34,8 @@ use evenkeel_control::{
     BoxFuture, Controller, Interest, ObserveError, Plan, Ports, RunLoop, Wakes,
 };
 
+pub use changes::change_id;
+pub use decide::UNEXPLAINED;
 pub use policies::PolicyController;
 pub use status::{Change, Decision, LedgerShare, SloState, SloStatusObject};
 pub use tracker::{LookError, Tracker};

@@ -152,7 +152,8 @@ fn exclusions(maintenances: &[Arc<Obj>], slo: &Slo) -> Exclusions {
     Exclusions::new(
         specs
             .filter(|spec| Exclusion::concerns(spec, slo))
-            .filter_map(|spec| Exclusion::from_spec(&spec).ok()).collect(),
+            .filter_map(|spec| Exclusion::from_spec(&spec).ok())
+            .collect(),
     )
 }
 

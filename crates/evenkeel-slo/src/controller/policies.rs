@@ -96,8 +96,8 @@ fn decide(view: &PolicyView) -> Plan {
     let changed = set_condition(&mut list, &update, view.now);
     let before = have.and_then(|status| status.get("slos")).and_then(Value::as_u64);
     if changed || before != u64::try_from(selected).ok() {
-        plan = plan
-            .with_status(view.obj.key().clone(), json!({"conditions": list, "slos": selected}));
+        plan =
+            plan.with_status(view.obj.key().clone(), json!({"conditions": list, "slos": selected}));
     }
     if view.slos.is_empty() {
         // Nobody is left who would keep these answers up to date.

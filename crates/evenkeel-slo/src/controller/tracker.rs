@@ -11,8 +11,7 @@ use jiff::Timestamp;
 
 use crate::{
     budget::{
-        CounterSources, Counters, Events, History, Objective, Slice, SloKey, Tally,
-        counter_sources,
+        CounterSources, Counters, Events, History, Objective, Slice, SloKey, Tally, counter_sources,
     },
     duration::PromDuration,
     model::{Labels, Slo},
@@ -173,10 +172,8 @@ impl Tracker {
     fn push(&mut self, group: &Labels, slice: Slice) {
         let key = SloKey { id: self.slo.id.clone(), group: group.clone() };
         let (objective, window) = (self.objective, self.slo.window);
-        let history = self
-            .histories
-            .entry(key)
-            .or_insert_with(|| Arc::new(History::new(objective, window)));
+        let history =
+            self.histories.entry(key).or_insert_with(|| Arc::new(History::new(objective, window)));
         let history = Arc::make_mut(history);
         // After a gap the events since its start count, in the time that is not told yet.
         let told = history.slices().next_back().map_or(slice.from, |last| last.to);

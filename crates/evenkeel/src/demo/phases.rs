@@ -7,6 +7,7 @@ use evenkeel_api::LabelSelector;
 use evenkeel_control::{ListQuery, WriteOptions};
 use evenkeel_sim::demo::{
     judge::{self, Happened},
+    ledger::{self, LedgerRecord},
     pods::{self, is_ready, restarts_of},
     report::Report,
     script::{BACK_PATIENCE, DEAD, Event, KILL_AT_WEIGHT, PHASES, Phase, Release, Verdict},
@@ -25,12 +26,12 @@ use super::{
 };
 use crate::{cli::Safeguard, io};
 
-/// How long a phase runs before its kill, so that the requests it hits were sent in that phase.
-const BEFORE_KILL: Duration = Duration::from_secs(2);
+/// Longest wait for the ledger after the last release: a few scrapes and looks.
+const LEDGER_PATIENCE: Duration = Duration::from_mins(2);
 
 /// Plays all phases; without a safeguard it ends after the first phase that shows the damage.
 pub(super) async fn play(stage: &mut Stage, without: Option<Safeguard>) -> Report {
-    let mut report = Report { phases: Vec::new(), broken: None };
+    let mut report = Report { phases: Vec::new(), unexplained: None, broken: None };
     let mut all = Vec::new();
     for (index, phase) in PHASES.iter().enumerate() {
         let outcome = async {
@@ -57,8 +58,21 @@ pub(super) async fn play(stage: &mut Stage, without: Option<Safeguard>) -> Repor
     if let Err(error) = stage.stop_load().await {
         report.broken.get_or_insert_with(|| format!("{error:#}"));
     }
+    let ledger = if without.is_none() && report.broken.is_none() {
+        io::complain("waiting for the SLO's ledger to settle the last release ...");
+        let changes = all.iter().filter_map(ledger::change_of).collect();
+        let told = ledger::settled(&stage.store, &changes, LEDGER_PATIENCE).await;
+        if told.is_none() {
+            report.broken = Some(ledger::SILENT.to_owned());
+        }
+        told
+    } else {
+        None
+    };
     let record = stage.clients.lock().record();
-    report.phases = all.iter().map(|happened| judge::row(happened, &record, &PACE)).collect();
+    let row = |happened| judge::row(happened, &record, ledger.as_ref(), &PACE);
+    report.phases = all.iter().map(row).collect();
+    report.unexplained = ledger.as_ref().map(LedgerRecord::unexplained);
     report
 }
 
@@ -79,7 +93,7 @@ async fn one(stage: &mut Stage, phase: &Phase) -> anyhow::Result<Happened> {
             stage.canary.verdict(from, PACE.patience).await
         }
         Event::PodKilled => {
-            tokio::time::sleep(BEFORE_KILL).await;
+            tokio::time::sleep(PACE.apart).await;
             killed_at = Some(kill_pod(stage).await?);
             tokio::time::sleep(PACE.quiet).await;
             Verdict::Undisturbed

@@ -59,6 +59,9 @@ impl Stage {
         std::fs::create_dir_all(&manifests)?;
         std::fs::write(manifests.join("cluster.yaml"), manifests::CLUSTER)?;
         std::fs::write(manifests.join("canary.yaml"), manifests::canary(&PACE))?;
+        std::fs::write(manifests.join("slo.yaml"), manifests::SLO)?;
+        std::fs::write(manifests.join("policy.yaml"), manifests::POLICY)?;
+        std::fs::write(manifests.join("series.yaml"), manifests::client_series(&PACE))?;
         std::fs::write(manifests.join("api-service.yaml"), deployment(dir, without, None))?;
         io::complain("starting a cluster of 9 nodes in 3 zones ...");
         let mut cluster = spawn(&cluster_words(dir, without), Stdio::null())?;
@@ -211,8 +214,18 @@ async fn start_controllers(
     without: Option<Safeguard>,
 ) -> anyhow::Result<Child> {
     let data_dir = dir.join("controllers").display().to_string();
-    let words =
-        ["run", "--kubeconfig", kubeconfig, "--prometheus", console, "--data-dir", &data_dir];
+    let look = evenkeel_base::format_duration(PACE.scrape);
+    let words = [
+        "run",
+        "--kubeconfig",
+        kubeconfig,
+        "--prometheus",
+        console,
+        "--slo-interval",
+        &look,
+        "--data-dir",
+        &data_dir,
+    ];
     let mut words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     words.extend(without_flag(without));
     let mut child = spawn(&words, Stdio::null())?;
