@@ -352,7 +352,8 @@ fn input(
     let mut out = Vec::new();
     for input in &test.input_series {
         let labels = series_labels(&input.series)?;
-        let noted = points_within(&input.values, room).map_err(|e| format!("{}: {e}", input.series))?;
+        let noted =
+            points_within(&input.values, room).map_err(|e| format!("{}: {e}", input.series))?;
         for (i, noted) in noted.into_iter().enumerate() {
             if let Some(value) = noted.value {
                 let t_ms = start_ms.saturating_add(step_ms.saturating_mul(i as i64));

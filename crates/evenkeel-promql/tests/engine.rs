@@ -71,7 +71,7 @@ fn absurd_queries_end_in_errors_within_bounds() {
         ("max_over_time(vector(1)[100y:1s])", "execution"),
         ("hits_total{job=~\"((((a{90}){90}){90}){90}\"}", "bad_data"),
         ("hits_total[292y]", "matrix"),
-        ("hits_total @ 9e15", "vector"),
+        ("hits_total @ 9e14", "vector"),
         ("hits_total offset 292y", "vector"),
     ];
     for (query, wanted) in kinds {
@@ -315,4 +315,28 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn duplicates_do_not_matter_where_nothing_is_on_the_other_side() {
+    passes(
+        r#"
+        load 1m
+          hits{job="a", code="1"} 1+1x9
+          hits{job="a", code="2"} 1+1x9
+          other{job="a"} 1+1x9
+
+        eval instant at 5m (other > 100) / on (job) hits
+
+        eval instant at 5m hits * on (job) (other > 100)
+
+        eval instant at 5m (other > 100) * on (job) group_left () hits
+
+        eval instant at 5m other / on (job) hits
+          expect fail
+
+        eval instant at 5m hits > on (job) other + 100
+          expect fail
+        "#,
+    );
 }

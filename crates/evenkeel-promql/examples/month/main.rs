@@ -30,12 +30,12 @@ fn cpu_s() -> f64 {
     ns / 1e9
 }
 
-/// Failed requests of a hundred at a time: 20 incidents of 4 to 42 minutes, 2 to 59 of a hundred.
+/// Failed requests of a hundred at a time: 20 incidents of 4 to 23 minutes, 1 to 39 of a hundred.
 fn failing(t_ms: i64) -> i64 {
     let apart_ms = MONTH_MS / INCIDENTS;
     let (incident, since_ms) = (t_ms / apart_ms, t_ms % apart_ms);
-    let length_ms = (4 + incident * 2) * 60_000;
-    if (7_200_000..7_200_000 + length_ms).contains(&since_ms) { 2 + incident * 3 } else { 0 }
+    let length_ms = (4 + incident) * 60_000;
+    if (7_200_000..7_200_000 + length_ms).contains(&since_ms) { 1 + incident * 2 } else { 0 }
 }
 
 fn fill(store: &mut SeriesStore) {

@@ -161,6 +161,9 @@ impl Evaluator<'_> {
             sides,
             merge: Merge::default(),
             slots: HashMap::new(),
+            newest_slot: None,
+            right_of: Vec::new(),
+            present: Vec::new(),
             delayed: self.options.delayed_name_removal,
         };
         if pairing.swapped {
@@ -219,6 +222,11 @@ struct Pairing<'p> {
     merge: Merge,
     /// Result series by pair; `usize::MAX` for a filled side.
     slots: HashMap<(usize, usize), usize>,
+    /// The pair that was computed last: mostly the only one.
+    newest_slot: Option<((usize, usize), usize)>,
+    /// Of the present step: the "one" side of each match group, and whether it has a "many" side.
+    right_of: Vec<Option<(usize, Value)>>,
+    present: Vec<bool>,
     delayed: bool,
 }
 
@@ -232,18 +240,28 @@ impl Pairing<'_> {
         one: &mut Cursors,
         notes: &mut super::Notes,
     ) -> Result<(), QueryError> {
-        let mut right_of: Vec<Option<(usize, Value)>> = vec![None; self.sides.groups.len()];
+        let mut right_of = std::mem::take(&mut self.right_of);
+        right_of.clear();
+        right_of.resize(self.sides.groups.len(), None);
         for i in 0..self.sides.rhs.len() {
             let Some(value) = one.value(&self.sides.rhs, i, t_ms) else { continue };
             let group = self.sides.right_groups[i];
             if let Some((other, _)) = &right_of[group] {
+                // Without anything on the other side upstream does not look at all.
+                let filled = self.matching.fill_right.or(self.matching.fill_left).is_some();
+                let lhs = &self.sides.lhs;
+                if !filled && !(0..lhs.len()).any(|i| many.value(lhs, i, t_ms).is_some()) {
+                    return Ok(());
+                }
                 return Err(self.duplicate(i, *other, group));
             }
             right_of[group] = Some((i, value.clone()));
         }
         // Upstream does not swap the fill values together with the sides.
         let (fill_one, fill_many) = (self.matching.fill_right, self.matching.fill_left);
-        let mut present = vec![false; self.sides.groups.len()];
+        let mut present = std::mem::take(&mut self.present);
+        present.clear();
+        present.resize(self.sides.groups.len(), false);
         for i in 0..self.sides.lhs.len() {
             let Some(value) = many.value(&self.sides.lhs, i, t_ms).cloned() else { continue };
             let group = self.sides.left_groups[i];
@@ -269,6 +287,7 @@ impl Pairing<'_> {
                 self.apply(t_ms, left, (right, right_value), notes)?;
             }
         }
+        (self.right_of, self.present) = (right_of, present);
         Ok(())
     }
 
@@ -292,7 +311,10 @@ impl Pairing<'_> {
         } else {
             return Ok(());
         };
-        let slot = if let Some(slot) = self.slots.get(&(left, right)) {
+        let newest = self.newest_slot.filter(|(pair, _)| *pair == (left, right));
+        let slot = if let Some((_, slot)) = newest {
+            slot
+        } else if let Some(slot) = self.slots.get(&(left, right)) {
             *slot
         } else {
             let (labels, drop_name) = self.result_labels(left, right);
@@ -300,6 +322,7 @@ impl Pairing<'_> {
             self.slots.insert((left, right), slot);
             slot
         };
+        self.newest_slot = Some(((left, right), slot));
         let pushed = self.merge.push(slot, t_ms, value);
         if pushed.is_err() && self.matching.cardinality != Cardinality::OneToOne {
             let reason = "multiple matches for labels: grouping labels must ensure unique matches";

@@ -77,13 +77,24 @@ impl Evaluator<'_> {
             let values = match source.extension {
                 None => {
                     let mut running = RunningSum::default();
+                    let mut steady = Steady::default();
+                    let counter = matches!(name, "rate" | "increase");
                     self.slide(&source, &one.samples, |e, step_ms, window| {
                         if name == "sum_over_time"
                             && let Some(sum) = running.follow(window)
                         {
                             return Ok(Some(Value::Float(sum)));
                         }
-                        Ok(window_value(e, site(step_ms), window))
+                        if !counter {
+                            return Ok(window_value(e, site(step_ms), window));
+                        }
+                        let shape = Shape::of(window);
+                        if shape.is_some() && shape == steady.shape {
+                            return Ok(steady.value.clone());
+                        }
+                        let value = window_value(e, site(step_ms), window);
+                        steady = Steady { shape, value };
+                        Ok(steady.value.clone())
                     })?
                 }
                 Some(extension) => {
@@ -220,6 +231,41 @@ impl Evaluator<'_> {
         let labels = absent_labels(arg);
         Ok(vec![Series { labels, drop_name: false, points }])
     }
+}
+
+/// All that an extrapolated increase depends on, for a counter that neither drops in the window nor
+/// began shortly before it.
+#[derive(PartialEq)]
+struct Shape {
+    first_after_ms: i64,
+    last_before_ms: i64,
+    samples: usize,
+    increase: u64,
+}
+
+impl Shape {
+    fn of(window: Window<'_>) -> Option<Self> {
+        let plain = window.histograms.is_empty() && window.starts.is_empty();
+        if !plain || window.drops.is_none_or(|drops| !drops.is_empty()) {
+            return None;
+        }
+        let (first, last) = (*window.floats.first()?, *window.floats.last()?);
+        let increase = last - first;
+        // Else the distance to zero counts too.
+        (increase >= 0.0 && first >= 2.0 * increase).then_some(Self {
+            first_after_ms: window.times.first()? - window.start_ms,
+            last_before_ms: window.end_ms - window.times.last()?,
+            samples: window.len(),
+            increase: increase.to_bits(),
+        })
+    }
+}
+
+/// The value of the newest window, for others of its shape.
+#[derive(Default)]
+struct Steady {
+    shape: Option<Shape>,
+    value: Option<Value>,
 }
 
 /// The sum of a window that only grew since the last step goes on from the sum of then, in the same

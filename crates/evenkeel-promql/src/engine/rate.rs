@@ -99,7 +99,9 @@ pub(super) fn extrapolated(
     if to_start >= threshold {
         to_start = between / 2.0;
     }
-    if kind.counter && increase > 0.0 && first_value >= 0.0 {
+    // Otherwise zero lies farther back than the start can.
+    let near_zero = began.is_some() || first_value < 2.0 * increase;
+    if kind.counter && increase > 0.0 && first_value >= 0.0 && near_zero {
         // A counter cannot have been below zero.
         let to_zero = sampled * (first_value / increase);
         if to_zero < to_start {
@@ -133,6 +135,9 @@ fn float_increase(window: Window<'_>, counter: bool) -> f64 {
     let mut result = floats[last] - floats[0];
     if !counter {
         return result;
+    }
+    if let Some(drops) = window.drops.filter(|_| window.starts.is_empty()) {
+        return drops.iter().fold(result, |sum, (_, before)| sum + before);
     }
     if let Some(cut) = window.cut() {
         return result + crate::blocks::dropped(floats, cut);
@@ -311,6 +316,7 @@ pub(super) fn wide_window<'w>(
         blocks: samples.blocks.map(|b| b.skip(from)),
         gap: None,
         from,
+        drops: None,
         start_ms,
         end_ms,
     }
@@ -323,6 +329,7 @@ fn part(window: Window<'_>, from: usize, to: usize) -> Window<'_> {
         histograms: window.histograms.get(from..to).unwrap_or_default(),
         starts: window.starts.get(from..to).unwrap_or_default(),
         blocks: window.blocks.map(|b| b.skip(from)),
+        drops: None,
         ..window
     }
 }

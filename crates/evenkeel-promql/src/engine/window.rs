@@ -11,6 +11,9 @@ use crate::storage::{Needs, Samples, TimeRange};
 use std::borrow::Cow;
 use std::sync::Arc;
 
+/// From so many steps on, drops are looked up once for all windows.
+const DROPS_STEPS_MIN: usize = 8;
+
 /// Samples of one window, column by column. No sample marks an end.
 #[derive(Clone, Copy)]
 pub(super) struct Window<'w> {
@@ -23,6 +26,8 @@ pub(super) struct Window<'w> {
     pub(super) gap: Option<Gap<'w>>,
     /// Position of the first sample in its series.
     pub(super) from: usize,
+    /// Where values drop inside of the window, and from which value, if that was looked up.
+    pub(super) drops: Option<&'w [(usize, f64)]>,
     /// Left end in milliseconds.
     pub(super) start_ms: i64,
     /// Right end in milliseconds.
@@ -245,6 +250,9 @@ impl<'a> Evaluator<'a> {
         let mut out = Vec::new();
         let (mut from, mut to) = (0, 0);
         let times = &samples.times;
+        let several = source.needs == Needs::Ends && self.steps.count() >= DROPS_STEPS_MIN;
+        let known = several && samples.gap.is_none() && !self.options.sample_by_sample;
+        let drops = known.then(|| drops(&samples.floats));
         for step_ms in self.steps.times() {
             let end_ms = source.window_end(self, step_ms);
             let start_ms = end_ms.saturating_sub(source.range_ms);
@@ -277,6 +285,11 @@ impl<'a> Evaluator<'a> {
                 blocks: samples.blocks.map(|b| b.skip(from)),
                 gap: samples.gap.map(|gap| Gap { at: gap.at - from, ..gap }),
                 from,
+                drops: drops.as_ref().map(|drops| {
+                    let first = drops.partition_point(|(at, _)| *at <= from);
+                    let end = drops.partition_point(|(at, _)| *at < to).max(first);
+                    &drops[first..end]
+                }),
                 start_ms,
                 end_ms,
             };
@@ -330,6 +343,12 @@ impl<'a> Evaluator<'a> {
             needs: Needs::All,
         })
     }
+}
+
+/// Positions of values below the one before, and the one before.
+fn drops(floats: &[f64]) -> Vec<(usize, f64)> {
+    let pairs = floats.windows(2).enumerate();
+    pairs.filter(|(_, pair)| pair[1] < pair[0]).map(|(i, pair)| (i + 1, pair[0])).collect()
 }
 
 /// Drops end markers; borrows if there are none.

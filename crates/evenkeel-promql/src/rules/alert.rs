@@ -92,6 +92,8 @@ pub struct AlertingRule {
     pub annotations: BTreeMap<String, String>,
     /// Alerts by labels.
     active: BTreeMap<Labels, ActiveAlert>,
+    /// Its query as it is printed, once it was needed.
+    printed: Option<String>,
     /// Filled-in templates by the labels of the sample, as long as only labels matter.
     filled: BTreeMap<Labels, Filled>,
 }
@@ -113,6 +115,7 @@ impl AlertingRule {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             active: BTreeMap::new(),
+            printed: None,
             filled: BTreeMap::new(),
         })
     }
@@ -279,7 +282,7 @@ impl AlertingRule {
                 starts_ms: alert.fired_ms.unwrap_or(alert.active_ms),
                 ends_ms: alert.resolved_ms.unwrap_or(valid_ms),
                 resolved: alert.resolved_ms.is_some(),
-                expr: self.query.expr.to_string(),
+                expr: self.printed.get_or_insert_with(|| self.query.expr.to_string()).clone(),
             });
         }
         out

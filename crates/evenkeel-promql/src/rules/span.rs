@@ -6,7 +6,7 @@
 //! evaluation after the other; a property test holds the two against each other.
 
 use super::alert::Notice;
-use super::group::{Context, Group, Health, Rule, RuleKind, RuleStore, Times};
+use super::group::{Context, Group, Health, Rule, RuleKind, RuleStore, Times, is_constant};
 use crate::ast::{Expr, ExprKind, Length, Selector};
 use crate::engine::{Options, Steps, range_unbounded};
 use crate::labels::{Labels, METRIC_NAME};
@@ -127,8 +127,18 @@ impl Rule {
         steps: Steps,
         options: &Options,
     ) -> Option<Vec<MatrixSeries>> {
-        let result = range_unbounded(store.as_storage(), self.query(), steps, options).ok()?;
+        // What reads nothing is the same at all steps.
+        let constant = is_constant(self.query());
+        let asked = if constant { Steps::once(steps.start_ms) } else { steps };
+        let result = range_unbounded(store.as_storage(), self.query(), asked, options).ok()?;
         let QueryValue::Matrix(mut series) = result.value else { return None };
+        if constant {
+            for one in &mut series {
+                let Some(first) = one.points.pop() else { continue };
+                let repeat = |t_ms| Point { t_ms, value: first.value.clone() };
+                one.points = steps.times().map(repeat).collect();
+            }
+        }
         if let RuleKind::Recording(rule) = &self.kind {
             let mut seen = BTreeSet::new();
             for one in &mut series {

@@ -116,7 +116,8 @@ fn command(number: usize, line: &str, block: &[(usize, &str)], room: &mut Room) 
             let Some(interval_ms) = parse_duration_ms(rest.trim()) else {
                 return fail(format!("`{rest}` is no interval"));
             };
-            let series = block.iter().map(|(n, l)| series_line_within(l, room).map_err(|e| (*n, e)));
+            let series =
+                block.iter().map(|(n, l)| series_line_within(l, room).map_err(|e| (*n, e)));
             let series: Result<Vec<_>, _> = series.collect();
             Ok(Command::Load {
                 interval_ms,

@@ -1,9 +1,7 @@
 //! The notation for series and their points that test scripts and rule unit tests share:
 //! `metric{a="b"} 1 2+3x4 _ stale {{schema:0 sum:5 count:4 buckets:[1 2 1]}}`.
 
-use crate::histogram::{
-    Buckets, CUSTOM_SCHEMA, Histogram, ResetHint, SCHEMA_MAX, SCHEMA_MIN,
-};
+use crate::histogram::{Buckets, CUSTOM_SCHEMA, Histogram, ResetHint, SCHEMA_MAX, SCHEMA_MIN};
 use crate::labels::Labels;
 use crate::number::{parse_duration_ms, parse_float, stale};
 use crate::parser::parse_selector;
@@ -69,8 +67,7 @@ pub(crate) fn series_line_within(line: &str, room: &mut Room) -> Result<SeriesLi
         Some(rest) => (true, rest),
         None => (false, rest),
     };
-    let points =
-        if start_times { start_points(rest, room)? } else { points_within(rest, room)? };
+    let points = if start_times { start_points(rest, room)? } else { points_within(rest, room)? };
     Ok(SeriesLine { labels, start_times, points })
 }
 
