@@ -1,4 +1,7 @@
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use serde_json::{Map, Value, json};
 
@@ -18,7 +21,7 @@ pub(super) fn index(server: &ApiServer) -> Value {
     let mut paths = Map::new();
     for (group, version, kinds) in group_versions(server) {
         let path = path_of(&group, &version);
-        let text = render(&group, &version, &kinds).to_string();
+        let text = rendered(&group, &version, &kinds);
         let hash = evenkeel_base::stable_hash(text.as_bytes());
         let url = format!("/openapi/v3/{path}?hash={hash:016X}");
         paths.insert(path, json!({"serverRelativeURL": url}));
@@ -31,7 +34,19 @@ pub(super) fn document(server: &ApiServer, group: &str, version: &str) -> Result
         .into_iter()
         .find(|(known, served, _)| known == group && served == version);
     let (_, _, kinds) = found.ok_or_else(ApiError::no_resource)?;
-    Ok(reply::json(200, &render(group, version, &kinds)))
+    Ok(reply::bytes(200, "application/json", rendered(group, version, &kinds).to_string()))
+}
+
+/// Documents of built-in kinds by path: the same in every server, and large.
+static BUILT_IN: Mutex<BTreeMap<String, Arc<str>>> = Mutex::new(BTreeMap::new());
+
+fn rendered(group: &str, version: &str, kinds: &[Arc<Resource>]) -> Arc<str> {
+    if kinds.iter().any(|resource| resource.custom().is_some()) {
+        return render(group, version, kinds).to_string().into();
+    }
+    let mut known = BUILT_IN.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = known.entry(path_of(group, version));
+    text.or_insert_with(|| render(group, version, kinds).to_string().into()).clone()
 }
 
 /// Media type of the only form in which clients read version 2.

@@ -34,8 +34,24 @@ pub(crate) async fn apply(store: &dyn Store, objects: &[(Origin, Obj)]) {
         let obj = placed.as_ref().unwrap_or(obj);
         let applied = remembered(obj);
         if let Err(error) = put(store, applied.as_ref().unwrap_or(obj)).await {
-            io::complain(&format!("not applied: {origin}: {error}"));
+            io::complain(&format!("not applied: {origin}: {error}{}", advice(&error, obj)));
         }
+    }
+}
+
+/// What to do next, where the server's own words do not say it.
+fn advice(error: &StoreError, obj: &Obj) -> String {
+    match error {
+        StoreError::Refused { problem, .. } if problem.contains("does not know kind") => {
+            "; add its CustomResourceDefinition to the folder, or leave the file out".to_owned()
+        }
+        StoreError::Refused { problem, .. }
+            if problem.starts_with("namespaces ") && problem.ends_with(" not found") =>
+        {
+            let namespace = obj.namespace();
+            format!("; add a Namespace {namespace} to the folder")
+        }
+        _ => String::new(),
     }
 }
 
@@ -89,5 +105,40 @@ async fn put(store: &dyn Store, obj: &Obj) -> Result<(), StoreError> {
             store.patch(obj.key(), &patch, &options).await.map(drop)
         }
         other => other.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use evenkeel_base::{FixedClock, Rng};
+    use evenkeel_cluster::ApiServer;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_applied_says_what_to_do() {
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        let store = ApiServer::new(Arc::new(FixedClock(now)), Rng::new(1)).store();
+        let said = |api_version: &str, kind: &str, namespace: &str| {
+            let meta = json!({"name": "a", "namespace": namespace});
+            let body = json!({"apiVersion": api_version, "kind": kind, "metadata": meta});
+            let obj = Obj::from_json(body).unwrap();
+            let error = futures::executor::block_on(put(store.as_ref(), &obj)).unwrap_err();
+            format!("{error}{}", advice(&error, &obj))
+        };
+        let text = said("argoproj.io/v1alpha1", "Application", "default");
+        assert!(
+            text.ends_with(
+                "; add its CustomResourceDefinition to the folder, or leave the file out"
+            ),
+            "{text}"
+        );
+        let text = said("v1", "ConfigMap", "shop");
+        assert!(
+            text.ends_with("namespaces \"shop\" not found; add a Namespace shop to the folder"),
+            "{text}"
+        );
     }
 }

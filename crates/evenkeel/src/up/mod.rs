@@ -50,6 +50,8 @@ const NODES_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs until it is told to stop.
 pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
+    // From here on being told to stop means to stop well.
+    let stopped = tokio::spawn(run::stopped());
     let input = input::read(&args.dir)?;
     let nodes = nodes(&input)?;
     let images = match &input.images {
@@ -126,7 +128,7 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     };
     let ended = tokio::select! {
         biased;
-        () = run::stopped() => Ok(()),
+        stopped = stopped => stopped.context("wait for a signal"),
         ended = work => ended,
     };
     builtin.abort();
