@@ -63,7 +63,9 @@ fn groups(path: &str) -> Vec<Group> {
     let file = RuleFile::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
     let mut groups: Vec<Group> =
         file.groups.iter().map(|spec| Group::new(spec, path).unwrap()).collect();
-    groups.iter_mut().for_each(|group| group.interval_ms = INTERVAL_MS);
+    for group in &mut groups {
+        group.interval_ms = INTERVAL_MS;
+    }
     groups
 }
 

@@ -8,7 +8,7 @@
 use super::eval::{Data, Evaluator, Series};
 use super::{QueryError, Steps};
 use crate::ast::{AggregateOp, Expr, ExprKind};
-use crate::sample::{Point, Value};
+use crate::sample::Point;
 
 /// Fewer steps are not worth the look.
 const STEPS_MIN: usize = 64;
@@ -26,8 +26,11 @@ pub(super) fn is_foldable(expr: &Expr, steps: Steps) -> bool {
 /// Whether a node's value depends on the values of its children alone.
 fn is_inner(expr: &Expr) -> bool {
     match &expr.kind {
-        ExprKind::Number { .. } | ExprKind::Text(_) | ExprKind::Paren(_) => true,
-        ExprKind::Unary { .. } | ExprKind::Binary(_) => true,
+        ExprKind::Number { .. }
+        | ExprKind::Text(_)
+        | ExprKind::Paren(_)
+        | ExprKind::Unary { .. }
+        | ExprKind::Binary(_) => true,
         ExprKind::Aggregate(aggregate) => {
             !matches!(aggregate.op, AggregateOp::Limitk | AggregateOp::LimitRatio)
         }
@@ -171,14 +174,8 @@ fn expand(data: &mut Data, changed: &[usize], steps: Steps) {
                 one.points.reserve(count);
                 for point in few {
                     let rank = ((point.t_ms - steps.start_ms) / steps.step_ms) as usize;
-                    match point.value {
-                        Value::Float(v) => one.points.extend(
-                            reach(rank).map(|at| Point { t_ms: time(at), value: v.into() }),
-                        ),
-                        value => one.points.extend(
-                            reach(rank).map(|at| Point { t_ms: time(at), value: value.clone() }),
-                        ),
-                    }
+                    let repeat = |at| Point { t_ms: time(at), value: point.value.clone() };
+                    one.points.extend(reach(rank).map(repeat));
                 }
             }
         }

@@ -75,28 +75,7 @@ impl Evaluator<'_> {
                 Site { name, metric, span, range_ms: source.range_ms, step_ms, params }
             };
             let values = match source.extension {
-                None => {
-                    let mut running = RunningSum::default();
-                    let mut steady = Steady::default();
-                    let counter = matches!(name, "rate" | "increase");
-                    self.slide(&source, &one.samples, |e, step_ms, window| {
-                        if name == "sum_over_time"
-                            && let Some(sum) = running.follow(window)
-                        {
-                            return Ok(Some(Value::Float(sum)));
-                        }
-                        if !counter {
-                            return Ok(window_value(e, site(step_ms), window));
-                        }
-                        let shape = Shape::of(window);
-                        if shape.is_some() && shape == steady.shape {
-                            return Ok(steady.value.clone());
-                        }
-                        let value = window_value(e, site(step_ms), window);
-                        steady = Steady { shape, value };
-                        Ok(steady.value.clone())
-                    })?
-                }
+                None => self.plain_values(&source, &one.samples, &site)?,
                 Some(extension) => {
                     self.extended_values(&source, &one.samples, (extension, &site))?
                 }
@@ -124,6 +103,35 @@ impl Evaluator<'_> {
             super::eval::check_distinct(&out)?;
         }
         Ok(out)
+    }
+
+    fn plain_values<'s>(
+        &mut self,
+        source: &super::window::RangeSource<'_>,
+        samples: &Samples<'_>,
+        site: &dyn Fn(i64) -> Site<'s>,
+    ) -> Result<Vec<(i64, Value)>, QueryError> {
+        let name = site(self.steps.start_ms).name;
+        let counter = matches!(name, "rate" | "increase");
+        let mut running = RunningSum::default();
+        let mut steady = Steady::default();
+        self.slide(source, samples, |e, step_ms, window| {
+            if name == "sum_over_time"
+                && let Some(sum) = running.follow(window)
+            {
+                return Ok(Some(Value::Float(sum)));
+            }
+            if !counter {
+                return Ok(window_value(e, site(step_ms), window));
+            }
+            let shape = Shape::of(window);
+            if shape.is_some() && shape == steady.shape {
+                return Ok(steady.value.clone());
+            }
+            let value = window_value(e, site(step_ms), window);
+            steady = Steady { shape, value };
+            Ok(steady.value.clone())
+        })
     }
 
     fn extended_values<'s>(

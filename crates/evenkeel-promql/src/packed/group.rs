@@ -51,13 +51,12 @@ pub(super) fn encode(
     times: &[i64],
     floats: &[f64],
 ) -> State {
-    let (mut state, times, floats) = match before {
-        Some(state) => (state, times, floats),
-        None => {
-            let value = floats[0].to_bits();
-            out.extend_from_slice(&value.to_le_bytes());
-            (State { t_ms: times[0], step_ms: 0, value }, &times[1..], &floats[1..])
-        }
+    let (mut state, times, floats) = if let Some(state) = before {
+        (state, times, floats)
+    } else {
+        let value = floats[0].to_bits();
+        out.extend_from_slice(&value.to_le_bytes());
+        (State { t_ms: times[0], step_ms: 0, value }, &times[1..], &floats[1..])
     };
     let count = times.len();
     let mut buffer = [0_u64; GROUP];
