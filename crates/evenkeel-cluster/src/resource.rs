@@ -40,8 +40,11 @@ pub(crate) struct Typed {
     /// Drops what the type does not know.
     pub(crate) conform: fn(&Value) -> Result<Value, String>,
     /// Its schema; those of its parts are added to the map. `None` for what is too odd.
-    pub(crate) describe: Option<fn(&mut Map<String, Value>) -> Value>,
+    pub(crate) describe: Option<Describe>,
 }
+
+/// Makes a schema; those of its parts go into the map.
+pub(crate) type Describe = fn(&mut Map<String, Value>) -> Value;
 
 /// How bodies of a kind are checked and pruned.
 pub(crate) enum Body {

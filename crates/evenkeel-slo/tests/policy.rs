@@ -194,13 +194,13 @@ fn decisions_name_the_strictest_rule_and_all_the_others() {
     healthy: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
     frozen: Deny BudgetFrozen: Frozen since 1970-01-01T01:30:00Z: -20.0 % of the budget is left
     rollback: Allow RiskGoesDown: it lowers the risk, which no budget holds up
-    cheap: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; it costs up to 5.0 % of the budget, 80.0 % is free (0.0 % is reserved)
-    dear: Approve CostIsHigh: it costs up to 30.0 % of the budget, 80.0 % is free (0.0 % is reserved); Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
-    too dear: Deny CostExceedsBudget: it costs up to 40.0 % of the budget, 30.0 % is free (50.0 % is reserved); Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
-    nonsense: Deny CostExceedsBudget: it costs up to inf % of the budget, 80.0 % is free (0.0 % is reserved); Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
+    cheap: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 5.00 % may be needed of 80.0 % that is free (0.0 % is reserved)
+    dear: Approve CostIsHigh: 30.00 % may be needed of 80.0 % that is free (0.0 % is reserved); Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
+    too dear: Deny CostExceedsBudget: 40.00 % may be needed of 30.0 % that is free (50.0 % is reserved); Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
+    nonsense: Deny CostExceedsBudget: inf % may be needed of 80.0 % that is free (0.0 % is reserved); Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
     ends first: Deny BudgetEndsFirst: at this burn the budget is gone at 1970-01-01T01:45:00Z, before it would be done; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
-    chaos: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; it costs up to 1.0 % of the budget, 80.0 % is free (0.0 % is reserved); with it, faults on purpose use 4.0 % of the budget, 5.0 % is theirs
-    chaos account: Deny ChaosAccountSpent: with it, faults on purpose use 6.0 % of the budget, 5.0 % is theirs; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; it costs up to 3.0 % of the budget, 80.0 % is free (0.0 % is reserved)
+    chaos: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 1.00 % may be needed of 80.0 % that is free (0.0 % is reserved); with it, faults on purpose use 4.0 % of the budget, 5.0 % is theirs
+    chaos account: Deny ChaosAccountSpent: with it, faults on purpose use 6.0 % of the budget, 5.0 % is theirs; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 3.00 % may be needed of 80.0 % that is free (0.0 % is reserved)
     no data: Approve BudgetUnknown: Unknown since 1970-01-01T01:30:00Z: there is no data about the budget
     ");
 }

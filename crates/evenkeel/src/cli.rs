@@ -95,7 +95,7 @@ pub(crate) struct UpArgs {
     /// Switch one safeguard off
     #[arg(long, value_name = "SAFEGUARD")]
     pub(crate) without: Option<Safeguard>,
-    /// One gateway worker applies every change this much later (a fault to test against)
+    /// The gateway applies every change this much later (a fault to test against)
     #[arg(long, hide = true, value_name = "DURATION")]
     pub(crate) gateway_lag: Option<String>,
 }

@@ -317,19 +317,7 @@ impl Agent {
                 let deleting = self.hands.delete(held.key.clone(), uid.to_owned());
                 self.spawn(uid, deleting);
             }
-            PodDone::Deleted(result) => match result {
-                Ok(()) | Err(StoreError::NotFound { .. } | StoreError::Conflict { .. }) => {
-                    self.drop_pod(uid);
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(object = %held.key, %error, "pod not deleted, will retry");
-                    let wait = held.retry;
-                    held.retry = (wait * 2).min(RETRY_MAX);
-                    let again = self.hands.after(wait, PodDone::Removed);
-                    self.spawn(uid, again);
-                }
-            },
+            PodDone::Deleted(result) => return self.deleted(uid, result),
             PodDone::Told(identity, told) => {
                 if held.notes.len() >= NOTES_MAX {
                     held.notes.clear();
@@ -340,6 +328,23 @@ impl Agent {
             PodDone::Nothing => return,
         }
         self.touch(uid);
+    }
+
+    fn deleted(&mut self, uid: &str, result: Result<(), StoreError>) {
+        let Some(held) = self.pods.get_mut(uid) else { return };
+        match result {
+            Ok(()) | Err(StoreError::NotFound { .. } | StoreError::Conflict { .. }) => {
+                self.drop_pod(uid);
+            }
+            Err(error) => {
+                tracing::warn!(object = %held.key, %error, "pod not deleted, will retry");
+                let wait = held.retry;
+                held.retry = (wait * 2).min(RETRY_MAX);
+                let again = self.hands.after(wait, PodDone::Removed);
+                self.spawn(uid, again);
+                self.touch(uid);
+            }
+        }
     }
 
     fn not_written(&mut self, uid: &str, error: &StoreError) {

@@ -180,7 +180,7 @@ impl Question<'_> {
         let said = decision.map_or_else(Vec::new, |decision| decision.messages);
         let told = |worst: WorstCase| {
             let share = cost.map_or(String::new(), |c| format!(", {:.2} % of the budget", c * 1e2));
-            format!("a release costs at worst {:.0} requests{share}", worst.bound.as_f64().ceil())
+            format!("a release costs at worst {} requests{share}", whole(worst.bound))
         };
         let cost_said = worst.map_or("its worst case is not known".to_owned(), told);
         ErrorBudget {

@@ -54,13 +54,12 @@ pub(super) fn decide(view: &SloView) -> Plan {
     rules(view, &mut plan, &mut status);
     status.changes = changes::changes(view);
     let causes = changes::causes(view, &status.changes);
+    let pass = Pass { view, changes: &status.changes, causes: &causes };
     let mut budgets: Vec<_> = view
         .slos
         .iter()
         .flat_map(|seen| seen.histories.iter().map(move |(key, history)| (seen, key, history)))
-        .map(|(seen, key, history)| {
-            budget(view, seen, key, history, &status.changes, &causes, &mut plan)
-        })
+        .map(|(seen, key, history)| pass.budget(seen, key, history, &mut plan.events))
         .collect();
     // Unknown is worse than any number: it may hide an outage.
     let rank = |b: &Budget<'_>| b.state.remaining_percent.unwrap_or(f64::NEG_INFINITY);
@@ -157,114 +156,126 @@ fn want_rules(view: &SloView, set: &crate::RuleSet) -> Result<Option<Obj>, (&'st
     Obj::from_json(body).map(Some).map_err(|error| ("Unreadable", error.to_string()))
 }
 
-fn budget<'a>(
-    view: &SloView,
-    seen: &'a SloSeen,
-    key: &SloKey,
-    history: &'a History,
-    changes: &[Change],
-    causes: &[Cause],
-    plan: &mut Plan,
-) -> Budget<'a> {
-    let rarely = u64::try_from(view.every.as_millis() * 4).unwrap_or(u64::MAX);
-    let stale_after = STALE_AFTER.max(PromDuration::from_ms(rarely));
-    let standing = history.standing(view.now, &seen.exclusions, stale_after);
-    let ledger = Ledger::build(history, view.now, causes, &seen.exclusions, 0);
-    let lines = ledger.lines(&standing);
-    let before = view.status.slos.iter().find(|old| old.id == key.id && old.group == key.group);
-    let own = view.policy(&seen.slo);
-    let policy = own.cloned().unwrap_or_else(ErrorBudgetPolicy::built_in);
-    let signal = Signal::observe(&policy, history, &standing);
-    let memory = before.map(|old| Memory { state: old.state, since: old.since });
-    let now = step(&policy, memory, &signal, view.now);
-    if let Some(old) = before.filter(|old| old.state != now.state) {
-        plan.events.push(state_event(view.obj.key(), &key.id, old.state, now.state, &standing));
-    }
-    let share =
-        |cause: &Option<(crate::budget::CauseKind, String)>, bad: Events, part: f64| LedgerShare {
-            cause: cause.as_ref().map_or_else(|| UNEXPLAINED.to_owned(), |(_, id)| id.clone()),
-            failures: bad.as_f64(),
-            budget_percent: percent(part),
+/// What every budget of one decision shares.
+struct Pass<'a> {
+    view: &'a SloView,
+    changes: &'a [Change],
+    causes: &'a [Cause],
+}
+
+impl Pass<'_> {
+    /// How one budget stands.
+    fn budget<'b>(
+        &self,
+        seen: &'b SloSeen,
+        key: &SloKey,
+        history: &'b History,
+        events: &mut Vec<EventNote>,
+    ) -> Budget<'b> {
+        let rarely = u64::try_from(self.view.every.as_millis() * 4).unwrap_or(u64::MAX);
+        let stale_after = STALE_AFTER.max(PromDuration::from_ms(rarely));
+        let standing = history.standing(self.view.now, &seen.exclusions, stale_after);
+        let ledger = Ledger::build(history, self.view.now, self.causes, &seen.exclusions, 0);
+        let lines = ledger.lines(&standing);
+        let before =
+            self.view.status.slos.iter().find(|old| old.id == key.id && old.group == key.group);
+        let own = self.view.policy(&seen.slo);
+        let policy = own.cloned().unwrap_or_else(ErrorBudgetPolicy::built_in);
+        let signal = Signal::observe(&policy, history, &standing);
+        let memory = before.map(|old| Memory { state: old.state, since: old.since });
+        let now = step(&policy, memory, &signal, self.view.now);
+        if let Some(old) = before.filter(|old| old.state != now.state) {
+            events.push(state_event(self.view.obj.key(), &key.id, old.state, now.state, &standing));
+        }
+        let share = |cause: &Option<(crate::budget::CauseKind, String)>, bad: Events, part: f64| {
+            LedgerShare {
+                cause: cause.as_ref().map_or_else(|| UNEXPLAINED.to_owned(), |(_, id)| id.clone()),
+                failures: bad.as_f64(),
+                budget_percent: percent(part),
+            }
         };
-    let mut state = SloState {
-        id: key.id.clone(),
-        group: key.group.clone(),
-        objective: seen.slo.objective,
-        policy: own.map(|policy| policy.name().to_owned()),
-        state: now.state,
-        since: now.since,
-        coverage: standing.coverage,
-        remaining_percent: standing.remaining().map(percent),
-        bad: standing.counted.bad().as_f64(),
-        total: standing.counted.total().as_f64(),
-        burn: BURNS
-            .iter()
-            .filter_map(|span| Some((span.to_string(), history.burn_rate(view.now, *span)?)))
-            .collect(),
-        ledger: lines.iter().map(|l| share(&l.cause, l.bad, l.budget_share)).collect(),
-        account: before.map(|old| old.account.clone()).unwrap_or_default(),
-    };
-    state.ledger.truncate(LEDGER_MAX);
-    let spent = |id: &str| {
-        let mine = lines.iter().filter(|l| l.cause.as_ref().is_some_and(|(_, cause)| cause == id));
-        mine.map(|line| line.budget_share).sum::<f64>()
-    };
-    book(view, changes, history, &standing, &mut state.account, spent, plan);
-    Budget { seen, history, standing, state }
+        let mut state = SloState {
+            id: key.id.clone(),
+            group: key.group.clone(),
+            objective: seen.slo.objective,
+            policy: own.map(|policy| policy.name().to_owned()),
+            state: now.state,
+            since: now.since,
+            coverage: standing.coverage,
+            remaining_percent: standing.remaining().map(percent),
+            bad: standing.counted.bad().as_f64(),
+            total: standing.counted.total().as_f64(),
+            burn: BURNS
+                .iter()
+                .filter_map(|span| {
+                    Some((span.to_string(), history.burn_rate(self.view.now, *span)?))
+                })
+                .collect(),
+            ledger: lines.iter().map(|l| share(&l.cause, l.bad, l.budget_share)).collect(),
+            account: before.map(|old| old.account.clone()).unwrap_or_default(),
+        };
+        state.ledger.truncate(LEDGER_MAX);
+        let spent = |id: &str| {
+            let mine =
+                lines.iter().filter(|l| l.cause.as_ref().is_some_and(|(_, cause)| cause == id));
+            mine.map(|line| line.budget_share).sum::<f64>()
+        };
+        self.book((history, &standing), &mut state.account, spent, events);
+        Budget { seen, history, standing, state }
+    }
+
+    /// Reserves for what has begun, notes what it costs, and settles what is over.
+    fn book(
+        &self,
+        (history, standing): (&History, &Standing),
+        account: &mut Account,
+        spent: impl Fn(&str) -> f64,
+        events: &mut Vec<EventNote>,
+    ) {
+        account.expire(self.view.now);
+        for change in self.changes {
+            let id = change.id.as_str();
+            let reserved = account.reservations().contains_key(id);
+            if change.to.is_none() && !reserved {
+                let of = self.view.canaries.iter().find(|seen| change_of(seen) == id);
+                let cost = of.and_then(|seen| {
+                    changes::plan(seen, history, self.view)?.budget_share(standing)
+                });
+                let ask = (ActionClass::Deploy, cost.unwrap_or(0.0));
+                if let Err(error) = account.reserve(id, ask, self.view.now, RESERVED_MAX) {
+                    tracing::warn!(object = %self.view.obj.key(), %error, "nothing reserved");
+                }
+            }
+            if !account.reservations().contains_key(id) {
+                continue;
+            }
+            let cost = spent(id);
+            let booked = if changes::is_settled(self.view, change) {
+                account.settle(id, cost, self.view.now).map(|settled| {
+                    let message = format!(
+                        "{id} cost {:.4} % of the budget; at worst {:.2} % were set aside",
+                        settled.measured * 100.0,
+                        settled.expected * 100.0
+                    );
+                    events.push(EventNote {
+                        about: self.view.obj.key().clone(),
+                        kind: EventType::Normal,
+                        reason: reasons::CHANGE_SETTLED,
+                        message,
+                    });
+                })
+            } else {
+                account.progress(id, cost)
+            };
+            if let Err(error) = booked {
+                tracing::warn!(object = %self.view.obj.key(), %error, "cost not booked");
+            }
+        }
+    }
 }
 
 /// Cause, in a ledger, of what no change explains.
 pub const UNEXPLAINED: &str = "unexplained";
-
-/// Reserves for what has begun, notes what it costs, and settles what is over.
-fn book(
-    view: &SloView,
-    changes: &[Change],
-    history: &History,
-    standing: &Standing,
-    account: &mut Account,
-    spent: impl Fn(&str) -> f64,
-    plan: &mut Plan,
-) {
-    account.expire(view.now);
-    for change in changes {
-        let id = change.id.as_str();
-        let reserved = account.reservations().contains_key(id);
-        if change.to.is_none() && !reserved {
-            let of = view.canaries.iter().find(|seen| change_of(seen) == id);
-            let cost =
-                of.and_then(|seen| changes::plan(seen, history, view)?.budget_share(standing));
-            let ask = (ActionClass::Deploy, cost.unwrap_or(0.0));
-            if let Err(error) = account.reserve(id, ask, view.now, RESERVED_MAX) {
-                tracing::warn!(object = %view.obj.key(), %error, "nothing reserved");
-            }
-        }
-        if !account.reservations().contains_key(id) {
-            continue;
-        }
-        let cost = spent(id);
-        let booked = if changes::is_settled(view, change) {
-            account.settle(id, cost, view.now).map(|settled| {
-                let message = format!(
-                    "{id} cost {:.4} % of the budget; at worst {:.2} % were set aside",
-                    settled.measured * 100.0,
-                    settled.expected * 100.0
-                );
-                plan.events.push(EventNote {
-                    about: view.obj.key().clone(),
-                    kind: EventType::Normal,
-                    reason: reasons::CHANGE_SETTLED,
-                    message,
-                });
-            })
-        } else {
-            account.progress(id, cost)
-        };
-        if let Err(error) = booked {
-            tracing::warn!(object = %view.obj.key(), %error, "cost not booked");
-        }
-    }
-}
 
 fn state_event(about: &Key, id: &str, from: State, to: State, standing: &Standing) -> EventNote {
     let left = standing.remaining().map_or_else(

@@ -183,7 +183,7 @@ pub fn combine(decisions: impl IntoIterator<Item = Decision>) -> Option<Decision
 
 fn broken(decision: Decision, glass: &BreakGlass) -> Decision {
     let word = format!(
-        "break-glass by {} until {}: {} (the policy says {:?})",
+        "break-glass by {} until {:.0}: {} (the policy says {:?})",
         glass.author, glass.expires, glass.reason, decision.permission
     );
     let mut messages = vec![word];
@@ -214,7 +214,7 @@ fn by_state(policy: &ErrorBudgetPolicy, situation: &Situation<'_>, ask: &Ask) ->
     Word {
         permission: policy.permission(ask.class, state),
         reason,
-        message: format!("{state} since {}: {left}", situation.memory.since),
+        message: format!("{state} since {:.0}: {left}", situation.memory.since),
     }
 }
 
@@ -233,7 +233,7 @@ fn by_cost(
         return None;
     }
     let text = format!(
-        "it costs up to {:.1} % of the budget, {:.1} % is free ({:.1} % is reserved)",
+        "{:.2} % may be needed of {:.1} % that is free ({:.1} % is reserved)",
         cost * 100.0,
         free * 100.0,
         reserved * 100.0
@@ -278,6 +278,6 @@ fn by_forecast(situation: &Situation<'_>, ask: &Ask) -> Option<Word> {
     (at.as_millisecond() <= end).then(|| Word {
         permission: Permission::Deny,
         reason: "BudgetEndsFirst",
-        message: format!("at this burn the budget is gone at {at}, before it would be done"),
+        message: format!("at this burn the budget is gone at {at:.0}, before it would be done"),
     })
 }

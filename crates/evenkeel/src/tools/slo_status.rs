@@ -9,7 +9,7 @@ use evenkeel_base::Clock as _;
 use evenkeel_control::{ListQuery, Store};
 use evenkeel_live::{RealTime, connect};
 use evenkeel_slo::{
-    Input, Options, Slo,
+    Input, Options, Severity, Slo,
     budget::{Exclusion, Exclusions},
     controller::{SloStatusObject, Tracker},
     has_errors, load,
@@ -52,6 +52,8 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     };
     let mut findings = Vec::new();
     let loaded = load(&subject.inputs, &Options::default(), &mut findings);
+    // What else there is to say about a manifest is for `slo lint`.
+    findings.retain(|finding| finding.severity == Severity::Error);
     tell(&findings);
     if has_errors(&findings) && loaded.groups.is_empty() {
         return Ok(ExitCode::FAILURE);

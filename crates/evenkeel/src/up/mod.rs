@@ -4,6 +4,7 @@
 //! told otherwise) the domain controllers; each node is a child process.
 
 mod agents;
+mod host;
 mod load;
 mod logs;
 mod secrets;
@@ -21,24 +22,19 @@ use evenkeel_cluster::{
     ApiServer,
     http::{HttpOptions, Serving, kubeconfig, serve},
 };
-use evenkeel_control::{OpenDoor, Ports, RunLoop, Store};
 use evenkeel_gateway::{
-    controller,
     engine::Switches,
     shell::{Gateway, Lag, Settings as GatewaySettings},
 };
-use evenkeel_live::{HttpHooks, RealTime};
-use evenkeel_telemetry::{
-    Limits, RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
-    shell::{HttpFetch, Server},
-};
+use evenkeel_live::RealTime;
+use evenkeel_telemetry::{Limits, Telemetry};
 
 use crate::{
     cli::{Safeguard, UpArgs},
-    controllers,
     input::{self, Input},
     io, paths, run,
 };
+use host::Host;
 
 /// What an empty folder of nodes gets: one node with room for a laptop's experiments.
 const DEFAULT_CLUSTER: &str = "apiVersion: eksctl.io/v1alpha5\nkind: ClusterConfig\n\
@@ -74,76 +70,30 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         io::complain(&format!("warning: {text}"));
     }
     load::install_crds(store.as_ref()).await?;
-    let ports = Ports::plain(store.clone(), time.clone(), time.clone());
     let telemetry = Telemetry::new(Limits::default());
-    let builtin = RunLoop::new(ports.clone(), Arc::new(OpenDoor));
-    let builtin = evenkeel_builtin::install(builtin).with(RuleController::new(telemetry.clone()));
-    let builtin = tokio::spawn(builtin.run());
-
+    let host = Host { args, data_dir, scrape, store, time, telemetry };
     let gateway = Arc::new(start_gateway(args, lag)?);
-    let setup = controller::Setup {
-        ports: ports.clone(),
-        plane: gateway.clone(),
-        gateway_address: std::net::IpAddr::from([127, 0, 0, 1]),
-    };
-    let routing = tokio::spawn(controller::Controller::new(setup).run());
-    let console = start_telemetry(args, scrape, &telemetry, &store, &time, &gateway).await?;
+    let _parts = [host.start_builtin(), host.start_routing(&gateway)];
+    let console = host.start_telemetry(&gateway).await?;
     let options =
-        agents::Options { data_dir: &data_dir, kubeconfigs: &served.agents, images: &images };
+        agents::Options { data_dir: &host.data_dir, kubeconfigs: &served.agents, images: &images };
     let agents = agents::start(&nodes, &options)?;
     let work = async {
-        watch::nodes_ready(store.clone(), nodes.len(), NODES_WAIT).await;
-        load::apply(store.as_ref(), &input.objects).await;
-        let own = if args.no_controllers {
-            None
-        } else {
-            let ports = Ports {
-                metrics: Arc::new(telemetry),
-                hooks: Arc::new(HttpHooks::new(store.clone()).context("set up webhooks")?),
-                ..ports
-            };
-            let confirm = args.without != Some(Safeguard::Confirmation);
-            let options = controllers::Options {
-                data_dir: &data_dir,
-                confirm,
-                look_every: scrape,
-                only: &[],
-            };
-            Some(controllers::all(ports, time.clone(), &options)?)
-        };
+        watch::nodes_ready(host.store.clone(), nodes.len(), NODES_WAIT).await;
+        load::apply(host.store.as_ref(), &input.objects).await;
+        let _own = if args.no_controllers { None } else { Some(host.start_controllers()?) };
         io::print(&format!("console: http://{console}/\n"));
-        let ready = async {
-            watch::ready(store.clone(), nodes.len()).await;
-            io::print("ready\n");
-            std::future::pending::<anyhow::Result<()>>().await
-        };
-        match own {
-            // Apart from our own work, as the two share nothing but the store.
-            Some(own) => {
-                let _own = AbortOnDrop(tokio::spawn(own));
-                ready.await
-            }
-            None => ready.await,
-        }
+        watch::ready(host.store.clone(), nodes.len()).await;
+        io::print("ready\n");
+        std::future::pending().await
     };
     let ended = tokio::select! {
         biased;
         stopped = stopped => stopped.context("wait for a signal"),
         ended = work => ended,
     };
-    builtin.abort();
-    routing.abort();
     agents.stop().await;
     ended.map(|()| ExitCode::SUCCESS)
-}
-
-/// A task that goes with its owner.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// The nodes of all `ClusterConfig`s; what eksctl would refuse in them is said as a warning.
@@ -209,36 +159,4 @@ fn start_gateway(args: &UpArgs, lag: Option<Duration>) -> anyhow::Result<Gateway
     let lag = lag.map(|delay| Lag { worker: 0, delay });
     let settings = GatewaySettings { workers: 2, switches, lag };
     Gateway::start(settings).context("start the gateway's workers")
-}
-
-struct GatewayMetrics(Arc<Gateway>);
-
-impl Source for GatewayMetrics {
-    fn expose(&self) -> String {
-        self.0.metrics().render()
-    }
-}
-
-async fn start_telemetry(
-    args: &UpArgs,
-    interval: Duration,
-    telemetry: &Telemetry,
-    store: &Arc<dyn Store>,
-    time: &Arc<RealTime>,
-    gateway: &Arc<Gateway>,
-) -> anyhow::Result<SocketAddr> {
-    let settings = ScrapeSettings::every(interval);
-    let fetch = Arc::new(HttpFetch::new(&settings));
-    let scraper = Scraper::new(telemetry.clone(), settings, fetch, time.clone(), time.clone())
-        .with_pods(store.clone())
-        .with_source("evenkeel-gateway", "gateway", Arc::new(GatewayMetrics(gateway.clone())));
-    tokio::spawn(scraper.run());
-    let addr = SocketAddr::from(([127, 0, 0, 1], args.console_port));
-    let server = Server::bind(addr, telemetry.clone(), time.clone())
-        .await
-        .context("serve the console (--console-port)")?;
-    let addr = server.address()?;
-    tokio::spawn(server.run());
-    tokio::spawn(RuleRunner::new(telemetry.clone(), time.clone(), time.clone()).run());
-    Ok(addr)
 }

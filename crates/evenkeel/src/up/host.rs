@@ -1,0 +1,113 @@
+//! What runs inside the process of `up`, over the one store.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use evenkeel_control::{OpenDoor, Ports, RunLoop, Store};
+use evenkeel_gateway::{controller, shell::Gateway};
+use evenkeel_live::{HttpHooks, RealTime};
+use evenkeel_telemetry::{
+    RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
+    shell::{HttpFetch, Server},
+};
+use tokio::task::JoinHandle;
+
+use crate::{
+    cli::{Safeguard, UpArgs},
+    controllers,
+};
+
+/// What every part needs.
+pub(super) struct Host<'a> {
+    pub(super) args: &'a UpArgs,
+    pub(super) data_dir: PathBuf,
+    /// Time between two scrapes.
+    pub(super) scrape: Duration,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) time: Arc<RealTime>,
+    pub(super) telemetry: Telemetry,
+}
+
+/// A part that runs until its owner goes.
+pub(super) struct Part(JoinHandle<()>);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Host<'_> {
+    fn ports(&self) -> Ports {
+        Ports::plain(self.store.clone(), self.time.clone(), self.time.clone())
+    }
+
+    /// The controllers of Kubernetes itself, and the rules of the metrics.
+    pub(super) fn start_builtin(&self) -> Part {
+        let run = evenkeel_builtin::install(RunLoop::new(self.ports(), Arc::new(OpenDoor)));
+        let run = run.with(RuleController::new(self.telemetry.clone()));
+        Part(tokio::spawn(run.run()))
+    }
+
+    /// What makes routes and Services the gateway's configuration.
+    pub(super) fn start_routing(&self, gateway: &Arc<Gateway>) -> Part {
+        let setup = controller::Setup {
+            ports: self.ports(),
+            plane: gateway.clone(),
+            gateway_address: IpAddr::from([127, 0, 0, 1]),
+        };
+        Part(tokio::spawn(controller::Controller::new(setup).run()))
+    }
+
+    /// Scraping, rules, and the Prometheus API; says where that is.
+    pub(super) async fn start_telemetry(
+        &self,
+        gateway: &Arc<Gateway>,
+    ) -> anyhow::Result<SocketAddr> {
+        let (telemetry, time) = (&self.telemetry, &self.time);
+        let settings = ScrapeSettings::every(self.scrape);
+        let fetch = Arc::new(HttpFetch::new(&settings));
+        let scraper = Scraper::new(telemetry.clone(), settings, fetch, time.clone(), time.clone())
+            .with_pods(self.store.clone())
+            .with_source("evenkeel-gateway", "gateway", Arc::new(GatewayMetrics(gateway.clone())));
+        tokio::spawn(scraper.run());
+        tokio::spawn(RuleRunner::new(telemetry.clone(), time.clone(), time.clone()).run());
+        let addr = SocketAddr::from(([127, 0, 0, 1], self.args.console_port));
+        let server = Server::bind(addr, telemetry.clone(), time.clone())
+            .await
+            .context("serve the console (--console-port)")?;
+        let addr = server.address()?;
+        tokio::spawn(server.run());
+        Ok(addr)
+    }
+
+    /// evenkeel's own controllers.
+    pub(super) fn start_controllers(&self) -> anyhow::Result<Part> {
+        let hooks = HttpHooks::new(self.store.clone()).context("set up webhooks")?;
+        let ports = Ports {
+            metrics: Arc::new(self.telemetry.clone()),
+            hooks: Arc::new(hooks),
+            ..self.ports()
+        };
+        let options = controllers::Options {
+            data_dir: &self.data_dir,
+            confirm: self.args.without != Some(Safeguard::Confirmation),
+            look_every: self.scrape,
+            only: &[],
+        };
+        Ok(Part(tokio::spawn(controllers::all(ports, self.time.clone(), &options)?)))
+    }
+}
+
+struct GatewayMetrics(Arc<Gateway>);
+
+impl Source for GatewayMetrics {
+    fn expose(&self) -> String {
+        self.0.metrics().render()
+    }
+}
