@@ -102,10 +102,8 @@ mod tests {
     #[test]
     fn more_traffic_waits_for_budget_and_nothing_else_does() {
         let gate = BudgetGate::default();
-        let step = Action::SetWeights {
-            route: Key::of::<HttpRoute>("shop", "api"),
-            weights: Vec::new(),
-        };
+        let step =
+            Action::SetWeights { route: Key::of::<HttpRoute>("shop", "api"), weights: Vec::new() };
         let patch = Action::Patch { key: Key::of::<Canary>("shop", "api"), patch: json!({}) };
         assert_eq!(judged(&gate, &step), Opinion::Allow);
         gate.note(&canary("deny"), false);
