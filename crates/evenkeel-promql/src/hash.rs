@@ -2,14 +2,21 @@
 
 use crate::labels::Labels;
 
-/// Hash (seed 0) of `name 0xff value 0xff` of all labels.
+/// Hash (seed 0) of all names and values, each behind its length.
+///
+/// **Source**: model/labels/labels_stringlabels.go, the representation of released Prometheus.
 pub(crate) fn of_labels(labels: &Labels) -> u64 {
     let mut bytes = Vec::new();
-    for label in labels {
-        bytes.extend_from_slice(label.name.as_bytes());
-        bytes.push(0xff);
-        bytes.extend_from_slice(label.value.as_bytes());
-        bytes.push(0xff);
+    for text in labels.iter().flat_map(|label| [&*label.name, &*label.value]) {
+        // One byte of length, or 255 and three bytes.
+        match u8::try_from(text.len()) {
+            Ok(length) if length < u8::MAX => bytes.push(length),
+            _ => {
+                bytes.push(u8::MAX);
+                bytes.extend(text.len().to_le_bytes().iter().take(3));
+            }
+        }
+        bytes.extend_from_slice(text.as_bytes());
     }
     xxhash64(&bytes)
 }

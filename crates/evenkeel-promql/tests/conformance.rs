@@ -9,14 +9,23 @@ const KNOWN_FAILURES: &[(&str, usize)] = &[];
 
 #[test]
 fn upstream_scripts_pass_except_for_known_failures() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/promqltest");
+    scripts_pass("promqltest", 14);
+}
+
+#[test]
+fn our_own_scripts_pass() {
+    scripts_pass("scripts", 6);
+}
+
+fn scripts_pass(folder: &str, count_min: usize) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
     let mut names: Vec<String> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| Path::new(name).extension().is_some_and(|e| e == "test"))
         .collect();
     names.sort();
-    assert!(names.len() >= 14, "the scripts are there");
+    assert!(names.len() >= count_min, "the scripts are there");
     let mut differences = Vec::new();
     for name in names {
         let script = std::fs::read_to_string(folder.join(&name)).unwrap();

@@ -55,10 +55,10 @@ impl Evaluator<'_> {
             };
             let at = *index.entry(key).or_insert_with_key(|key| {
                 groups.labels.push(key.clone());
-                groups.drop_name.push(false);
+                // As upstream: the first series of a group decides for it.
+                groups.drop_name.push(one.drop_name);
                 groups.labels.len() - 1
             });
-            groups.drop_name[at] |= one.drop_name;
             groups.of.push(at);
         }
         groups

@@ -124,10 +124,10 @@ fn call(expr: &Expr) -> Result<(), Bad> {
     }
     for (i, arg) in args.iter().enumerate() {
         if function.name == "info" && i == 1 {
-            if !matches!(arg.kind, ExprKind::Selector(_)) {
-                let reason =
-                    format!("expected label selectors only in call to {:?}", function.name);
-                return Err((arg.span, reason));
+            expect(arg, ValueType::Vector, "call to function \"info\"")?;
+            if !matches!(&arg.kind, ExprKind::Selector(selector) if selector.name.is_none()) {
+                let reason = "expected label selectors only, got vector selector instead";
+                return Err((arg.span, reason.to_owned()));
             }
             continue;
         }

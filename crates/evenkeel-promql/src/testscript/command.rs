@@ -164,11 +164,12 @@ fn when(rest: &str) -> Option<(When, &str)> {
     };
     match next()? {
         "instant" => {
-            if next()? != "at" {
-                return None;
-            }
-            let at = When::At(signed_ms(next()?)?);
-            Some((at, words.trim()))
+            // Without `at`, time 0.
+            let Some(timed) = words.trim_start().strip_prefix("at ") else {
+                return Some((When::At(0), words.trim()));
+            };
+            let (at, query) = timed.trim_start().split_once(char::is_whitespace)?;
+            Some((When::At(signed_ms(at)?), query.trim()))
         }
         "range" => {
             let mut times = [0; 3];

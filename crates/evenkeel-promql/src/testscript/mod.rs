@@ -238,19 +238,21 @@ fn depends_on_range(expr: &Expr) -> bool {
         crate::ast::Length::Fixed(_) => false,
         crate::ast::Length::Computed(expr) => mentions_query(expr),
     };
+    let relative = |at: Option<At>| matches!(at, Some(At::Start | At::End));
     expr.walk(&mut |node| {
         found |= match &node.kind {
             ExprKind::Call { function, .. } => {
                 matches!(function.name, "start" | "end" | "step" | "range")
             }
-            ExprKind::Selector(s) => s.offset.as_ref().is_some_and(computed),
+            ExprKind::Selector(s) => s.offset.as_ref().is_some_and(computed) || relative(s.at),
             ExprKind::Range { selector, range } => {
-                computed(range) || selector.offset.as_ref().is_some_and(computed)
+                let offset = selector.offset.as_ref();
+                computed(range) || offset.is_some_and(computed) || relative(selector.at)
             }
-            ExprKind::Subquery(s) => [Some(&s.range), s.step.as_ref(), s.offset.as_ref()]
-                .into_iter()
-                .flatten()
-                .any(computed),
+            ExprKind::Subquery(s) => {
+                let lengths = [Some(&s.range), s.step.as_ref(), s.offset.as_ref()];
+                lengths.into_iter().flatten().any(computed) || relative(s.at)
+            }
             _ => false,
         };
     });
@@ -311,7 +313,11 @@ fn with_at(query: &Query, at_ms: i64) -> Vec<(Query, i64)> {
 
 /// Sets `@` wherever it is not set, except inside of subqueries.
 fn fix(expr: &mut Expr, at_ms: i64) {
-    let at = Some(At::Time(at_ms));
+    // `start()` and `end()` are that time too.
+    let fixed_at = |at: Option<At>| match at {
+        Some(At::Time(ms)) => Some(At::Time(ms)),
+        _ => Some(At::Time(at_ms)),
+    };
     match &mut expr.kind {
         ExprKind::Number { .. } | ExprKind::Text(_) => {}
         ExprKind::Paren(inner) | ExprKind::Unary { expr: inner, .. } => fix(inner, at_ms),
@@ -330,8 +336,8 @@ fn fix(expr: &mut Expr, at_ms: i64) {
             args.iter_mut().take(fixed).for_each(|arg| fix(arg, at_ms));
         }
         ExprKind::Selector(selector) | ExprKind::Range { selector, .. } => {
-            selector.at = selector.at.or(at);
+            selector.at = fixed_at(selector.at);
         }
-        ExprKind::Subquery(subquery) => subquery.at = subquery.at.or(at),
+        ExprKind::Subquery(subquery) => subquery.at = fixed_at(subquery.at),
     }
 }
