@@ -4,6 +4,8 @@ use crate::error::ApiError;
 
 /// Operations in one patch, as the API server limits them.
 const OPERATIONS_MAX: usize = 10_000;
+/// Bytes that one patch may copy, as the API server limits them: copies of copies double each time.
+const COPIED_BYTES_MAX: usize = 3 << 20;
 
 /// RFC 6902. All operations happen, or none.
 pub(super) fn apply(old: &Value, operations: &Value) -> Result<Value, ApiError> {
@@ -18,8 +20,9 @@ pub(super) fn apply(old: &Value, operations: &Value) -> Result<Value, ApiError> 
         ));
     }
     let mut new = old.clone();
+    let mut copied = 0;
     for (index, operation) in operations.iter().enumerate() {
-        step(&mut new, operation).map_err(|problem| {
+        step(&mut new, operation, &mut copied).map_err(|problem| {
             let message = format!("JSON patch operation {index} {operation}: {problem}");
             ApiError::new(422, "Invalid", message)
         })?;
@@ -27,7 +30,11 @@ pub(super) fn apply(old: &Value, operations: &Value) -> Result<Value, ApiError> 
     Ok(new)
 }
 
-fn step(target: &mut Value, operation: &Value) -> Result<(), &'static str> {
+fn step(
+    target: &mut Value,
+    operation: &Value,
+    copied_bytes: &mut usize,
+) -> Result<(), &'static str> {
     let field = |name: &str| operation.get(name).and_then(Value::as_str);
     let path = field("path").ok_or("path is missing")?;
     let value = || operation.get("value").cloned().ok_or("value is missing");
@@ -44,7 +51,12 @@ fn step(target: &mut Value, operation: &Value) -> Result<(), &'static str> {
         }
         "copy" => {
             let from = field("from").ok_or("from is missing")?;
-            let copied = target.pointer(from).cloned().ok_or("there is nothing at from")?;
+            let found = target.pointer(from).ok_or("there is nothing at from")?;
+            *copied_bytes = copied_bytes.saturating_add(bytes(found));
+            if *copied_bytes > COPIED_BYTES_MAX {
+                return Err("the patch copies too much");
+            }
+            let copied = found.clone();
             add(target, path, copied)
         }
         "test" => {
@@ -52,6 +64,17 @@ fn step(target: &mut Value, operation: &Value) -> Result<(), &'static str> {
             if same { Ok(()) } else { Err("the test does not hold") }
         }
         _ => Err("unknown op (add, remove, replace, move, copy, test)"),
+    }
+}
+
+/// About how much memory a value takes.
+fn bytes(value: &Value) -> usize {
+    let own = size_of::<Value>();
+    own + match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(k, v)| own + k.len() + bytes(v)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 
@@ -134,5 +157,12 @@ mod tests {
             let error = apply(&old, &operations).unwrap_err();
             assert!(error.message.contains(problem), "{operations}: {error}");
         }
+    }
+
+    #[test]
+    fn copies_of_copies_are_refused() {
+        let copy = json!({"op": "copy", "from": "/a", "path": "/a/-"});
+        let error = apply(&json!({"a": [1]}), &Value::Array(vec![copy; 60])).unwrap_err();
+        assert!(error.message.contains("copies too much"), "{error}");
     }
 }
