@@ -79,6 +79,8 @@ pub struct SeriesStore {
     postings: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Vec<u32>>>,
     series_max: usize,
     revision: u64,
+    /// Of all distinct label names and values.
+    label_bytes: usize,
 }
 
 impl Default for SeriesStore {
@@ -102,7 +104,13 @@ impl SeriesStore {
             postings: BTreeMap::new(),
             series_max,
             revision: 0,
+            label_bytes: 0,
         }
+    }
+
+    /// Bytes of all distinct label names and values.
+    pub fn label_bytes(&self) -> usize {
+        self.label_bytes
     }
 
     /// Number of series.
@@ -208,8 +216,14 @@ impl SeriesStore {
             (self.slots.len() - 1) as u32
         });
         for label in &labels {
-            let values = self.postings.entry(Arc::clone(&label.name)).or_default();
-            let list = values.entry(Arc::clone(&label.value)).or_default();
+            let values = self.postings.entry(Arc::clone(&label.name)).or_insert_with(|| {
+                self.label_bytes += label.name.len();
+                BTreeMap::new()
+            });
+            let list = values.entry(Arc::clone(&label.value)).or_insert_with(|| {
+                self.label_bytes += label.value.len();
+                Vec::new()
+            });
             let at = list.partition_point(|s| *s < slot);
             list.insert(at, slot);
         }
@@ -261,9 +275,11 @@ impl SeriesStore {
                 list.retain(|s| *s != slot);
                 if list.is_empty() {
                     values.remove(&label.value);
+                    self.label_bytes -= label.value.len();
                 }
             }
             if values.is_empty() {
+                self.label_bytes -= label.name.len();
                 self.postings.remove(&label.name);
             }
         }
@@ -446,8 +462,10 @@ mod tests {
         store.prune(150_000);
         assert_eq!((store.len(), store.samples_len()), (1, 1));
         assert!(store.is_live(id));
+        assert_eq!(store.label_bytes(), "__name__".len() + "fresh".len());
         store.prune(250_000);
         assert!(!store.is_live(id) && store.label_names().is_empty());
+        assert_eq!(store.label_bytes(), 0);
         assert_eq!(store.append_to(id, 300_000, Value::Float(1.0), 0), Err(AppendError::Gone));
     }
 

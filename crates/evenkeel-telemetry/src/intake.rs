@@ -20,6 +20,10 @@ use crate::{FetchError, ScrapeSettings, Target, lines};
 const AHEAD_MS_MAX: i64 = 600_000;
 /// Comment lines remembered as read, so that HELP texts cost one look-up each.
 const COMMENTS_MAX: usize = 10_000;
+/// Longer comment lines are read each time, not remembered.
+const COMMENT_BYTES_MAX: usize = 1_000;
+/// Families of one target whose help and type are remembered.
+const FAMILIES_MAX: usize = 10_000;
 /// Put before a label of the exposition that the target has too.
 const EXPORTED: &str = "exported_";
 /// What is written about each scrape, besides its samples.
@@ -56,7 +60,7 @@ pub enum ScrapeError {
         /// The limit.
         limit: usize,
     },
-    /// A label value is too long.
+    /// A label's name or value is too long.
     #[error("line {line}: label {label} has {bytes} bytes, at most {limit} are taken")]
     LabelTooLong {
         /// Line, from 1.
@@ -256,7 +260,15 @@ impl Intake {
         line: &str,
     ) -> Result<Option<Pending>, ScrapeError> {
         let exposition = reader.parse(line)?;
-        for (name, family) in exposition.families {
+        for (name, mut family) in exposition.families {
+            let limit = reader.settings.label_bytes_max;
+            let room = self.families.len() < FAMILIES_MAX || self.families.contains_key(&name);
+            if !room || name.len() > limit {
+                continue;
+            }
+            for text in [&mut family.help, &mut family.unit] {
+                text.truncate(text.floor_char_boundary(limit));
+            }
             let known = self.families.entry(name).or_default();
             if family.kind != Kind::Unknown {
                 known.kind = family.kind;
@@ -269,10 +281,12 @@ impl Intake {
             }
         }
         let Some(sample) = exposition.samples.into_iter().next() else {
-            if self.comments.len() >= COMMENTS_MAX {
-                self.comments.clear();
+            if line.len() <= COMMENT_BYTES_MAX {
+                if self.comments.len() >= COMMENTS_MAX {
+                    self.comments.clear();
+                }
+                self.comments.insert(line.into());
             }
-            self.comments.insert(line.into());
             return Ok(None);
         };
         let labels = reader.labels(&sample)?;
@@ -343,8 +357,11 @@ impl Reader<'_> {
             return Err(ScrapeError::TooManyLabels { line, count: labels.len(), limit });
         }
         let limit = self.settings.label_bytes_max;
-        if let Some(long) = labels.iter().find(|label| label.value.len() > limit) {
-            let (label, bytes) = (long.name.to_string(), long.value.len());
+        let length = |label: &Label| label.value.len().max(label.name.len());
+        if let Some(long) = labels.iter().find(|label| length(label) > limit) {
+            let bytes = length(long);
+            let name = &*long.name;
+            let label = name.get(..name.floor_char_boundary(limit)).unwrap_or(name).to_owned();
             return Err(ScrapeError::LabelTooLong { line, label, bytes, limit });
         }
         Ok(labels)

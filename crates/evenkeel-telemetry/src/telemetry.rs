@@ -17,9 +17,12 @@ use jiff::Timestamp;
 
 use crate::{Limits, TargetStatus, queries::Queries, rules::Rules};
 
+/// Families remembered over all targets; what comes later is stored without its help and type.
+const FAMILIES_MAX: usize = 100_000;
 /// Memory of one sample: its time and its value.
 const SAMPLE_BYTES: usize = 16;
-/// Memory of a series besides its samples: labels, index, room to grow. A rough mean.
+/// Memory of a series besides its samples and the texts of its labels: index, room to grow. A
+/// rough mean.
 const SERIES_BYTES: usize = 1_000;
 
 /// The shared handle: series in memory, queries over them, and what is known of the targets.
@@ -160,6 +163,9 @@ impl Telemetry {
         if is_news {
             let mut known = self.inner.families.write().unwrap_or_else(PoisonError::into_inner);
             for (name, family) in told {
+                if known.len() >= FAMILIES_MAX {
+                    break;
+                }
                 known.entry(name.clone()).or_insert_with(|| family.clone());
             }
         }
@@ -234,5 +240,5 @@ fn invalid<T>(expr: &str, problem: String) -> Result<T, MetricsError> {
 }
 
 fn bytes(store: &SeriesStore) -> usize {
-    store.samples_len() * SAMPLE_BYTES + store.len() * SERIES_BYTES
+    store.samples_len() * SAMPLE_BYTES + store.len() * SERIES_BYTES + store.label_bytes()
 }

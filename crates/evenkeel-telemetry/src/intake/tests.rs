@@ -139,6 +139,18 @@ fn open_metrics_is_read_with_exemplars_and_its_end() {
 }
 
 #[test]
+fn what_a_target_tells_of_its_metrics_is_bounded() {
+    let mut bench = Bench::new();
+    let help = format!("# HELP m0 {}\n", "é".repeat(100_000));
+    let types: String = (0..FAMILIES_MAX + 10).map(|n| format!("# TYPE m{n} counter\n")).collect();
+    assert_eq!(bench.text(&format!("{help}{types}")), "0 -0 +0");
+    assert_eq!(bench.intake.families().len(), FAMILIES_MAX);
+    let longest = bench.settings.label_bytes_max;
+    assert_eq!(bench.intake.families()["m0"].help.len(), longest);
+    assert!(bench.intake.comments.iter().all(|line| line.len() <= COMMENT_BYTES_MAX));
+}
+
+#[test]
 fn limits_are_errors_that_name_the_line() {
     let mut bench = Bench::new();
     bench.settings =
@@ -146,6 +158,7 @@ fn limits_are_errors_that_name_the_line() {
     insta::assert_snapshot!(bench.text("a 1\nb 1\nc 1\n"), @"the exposition has more than 2 samples");
     insta::assert_snapshot!(bench.text("a 1\nb{c=\"1\",d=\"2\",e=\"3\"} 1\n"), @"line 2: 6 labels with the target's own, at most 5 are taken");
     insta::assert_snapshot!(bench.text("b{c=\"123456789012345678901\"} 1\n"), @"line 1: label c has 21 bytes, at most 20 are taken");
+    insta::assert_snapshot!(bench.text("b{c23456789012345678901=\"1\"} 1\n"), @"line 1: label c2345678901234567890 has 21 bytes, at most 20 are taken");
     bench.store = SeriesStore::with_limit(1);
     insta::assert_snapshot!(bench.text("a 1\nb 1\n"), @r#"line 2: the store holds its 1 series, {__name__="b", instance="127.0.0.1:1", job="app"} is one more"#);
     insta::assert_snapshot!(bench.dump(), @"");
