@@ -64,7 +64,8 @@ fn shape(query: &str) -> Option<String> {
         }
         let inner = tail.split_at(1).1;
         let value = inner.split_at(inner.find(mark)?).0;
-        if value.contains('\\') || value.contains("{{") {
+        // A line may not end inside of quotes.
+        if value.contains(['\\', '\n']) || value.contains("{{") {
             return None;
         }
         let equals = code.trim_end().ends_with('=');
@@ -218,7 +219,13 @@ mod tests {
         assert_eq!(shape("x{a=\"{{.job}}\"}"), "");
         assert_eq!(shape("x{a=\"1}"), "");
         let mut checker = Checker::default();
-        for (text, ok) in [("x{a=\"1\"}", true), ("x{a=\"2\"}", true), ("x{a=~\"(\"}", false)] {
+        let rows = [
+            ("x{a=\"1\"}", true),
+            ("x{a=\"2\"}", true),
+            ("x{a=~\"(\"}", false),
+            ("x{a=\"1\n\"}", false),
+        ];
+        for (text, ok) in rows {
             assert_eq!(checker.check(text, Dialect::PromQl).is_ok(), ok, "{text}");
         }
         assert_eq!(checker.passed.len(), 1);
