@@ -223,6 +223,9 @@ async fn a_release_that_burns_the_budget_is_found_priced_and_held() {
 #[tokio::test(start_paused = true)]
 async fn no_data_is_no_leave_and_a_break_glass_is() {
     let mut world = World::new(&[slo(), canary(), policy()]).await;
+    tokio::time::sleep(EVERY * 2).await;
+    assert_eq!(world.state().await, "unknown missing");
+    assert_eq!(world.permission().await, "approve BudgetUnknown");
     world.run(60, 0.0).await;
     assert_eq!(world.permission().await, "allow BudgetHealthy");
     // Nothing is scraped any more.

@@ -201,7 +201,7 @@ fn decisions_name_the_strictest_rule_and_all_the_others() {
     ends first: Deny BudgetEndsFirst: at this burn the budget is gone at 1970-01-01T01:45:00Z, before it would be done; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
     chaos: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 1.00 % may be needed of 80.0 % that is free (0.0 % is reserved); with it, faults on purpose use 4.0 % of the budget, 5.0 % is theirs
     chaos account: Deny ChaosAccountSpent: with it, faults on purpose use 6.0 % of the budget, 5.0 % is theirs; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 3.00 % may be needed of 80.0 % that is free (0.0 % is reserved)
-    no data: Approve BudgetUnknown: Unknown since 1970-01-01T01:30:00Z: there is no data about the budget
+    no data: Approve BudgetUnknown: Unknown since 1970-01-01T01:30:00Z: there is no data about the budget; a BreakGlass lets it go ahead
     ");
 }
 

@@ -17,7 +17,7 @@ use super::{
     view::{CanarySeen, RulesSeen, SloSeen, SloView},
 };
 use crate::{
-    budget::{Exclusion, Exclusions},
+    budget::{Exclusion, Exclusions, History, SloKey},
     finding::{Finding, has_errors},
     generate::{Mode, Options, generate, load},
     model::{Slo, SloGroup},
@@ -67,7 +67,7 @@ pub(super) async fn observe(
     let maintenances = list::<SloMaintenance>(ports, &namespace).await?;
     let seen = known_now.trackers.iter().map(|tracker| SloSeen {
         slo: tracker.slo().clone(),
-        histories: tracker.histories().clone(),
+        histories: histories(tracker),
         exclusions: exclusions(&maintenances, tracker.slo()),
     });
     let slos = seen.collect();
@@ -96,6 +96,15 @@ pub(super) async fn observe(
         status: serde_json::from_value(status).unwrap_or_default(),
         obj,
     }))
+}
+
+/// What a tracker has counted. An SLO without any data has a budget too: one that is not known,
+/// so that its policy holds what should not go ahead blindly.
+fn histories(tracker: &Tracker) -> BTreeMap<SloKey, Arc<History>> {
+    if tracker.histories().is_empty() {
+        return BTreeMap::from([tracker.unknown()]);
+    }
+    tracker.histories().clone()
 }
 
 async fn rules_seen(key: &Key, ports: &Ports) -> Result<RulesSeen, StoreError> {

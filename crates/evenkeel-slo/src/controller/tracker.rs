@@ -102,7 +102,13 @@ impl Tracker {
         &self.slo
     }
 
-    /// Its histories, one per group.
+    /// A budget about which nothing is known.
+    pub fn unknown(&self) -> (SloKey, Arc<History>) {
+        let key = SloKey { id: self.slo.id.clone(), group: Labels::new() };
+        (key, Arc::new(History::new(self.objective, self.slo.window)))
+    }
+
+    /// Its histories, one per group; none as long as nothing was counted.
     pub fn histories(&self) -> &BTreeMap<SloKey, Arc<History>> {
         &self.histories
     }

@@ -201,7 +201,7 @@ fn by_state(policy: &ErrorBudgetPolicy, situation: &Situation<'_>, ask: &Ask) ->
     let state = situation.memory.state;
     let left = match situation.remaining {
         Some(left) => format!("{:.1} % of the budget is left", left * 100.0),
-        None => "there is no data about the budget".to_owned(),
+        None => "there is no data about the budget; a BreakGlass lets it go ahead".to_owned(),
     };
     let reason = match state {
         State::Healthy => "BudgetHealthy",

@@ -1,0 +1,65 @@
+//! `evenkeel slo status` against a metrics server on loopback.
+#![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
+
+use std::{path::Path, process::Command, sync::Arc};
+
+use evenkeel_base::Clock as _;
+use evenkeel_live::RealTime;
+use evenkeel_promql::labels::Labels;
+use evenkeel_telemetry::{Limits, Telemetry, shell::Server};
+use jiff::SignedDuration;
+
+/// A service that answered 100 requests per second for twenty minutes, until two minutes ago; so
+/// many failed.
+fn served(failing_per_second: f64) -> Telemetry {
+    let telemetry = Telemetry::new(Limits::default());
+    let start = RealTime::start().now() - SignedDuration::from_mins(22);
+    for step in 0..=80 {
+        let seconds = f64::from(step) * 15.0;
+        let at = start + SignedDuration::from_secs(i64::from(step) * 15);
+        for (status, rate) in [("200", 100.0 - failing_per_second), ("500", failing_per_second)] {
+            let labels = Labels::from_pairs([
+                ("__name__", "app_request_duration_seconds_count"),
+                ("service", "api"),
+                ("status", status),
+            ]);
+            telemetry.append(&labels, at, rate * seconds).unwrap();
+        }
+    }
+    telemetry
+}
+
+/// Standard output and exit code of `slo status` over this service.
+async fn status(telemetry: Telemetry, file: &Path, output: &str) -> (String, Option<i32>) {
+    let time = Arc::new(RealTime::start());
+    let server = Server::bind(([127, 0, 0, 1], 0).into(), telemetry, time).await.unwrap();
+    let url = format!("http://{}", server.address().unwrap());
+    let serving = tokio::spawn(server.run());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+    command.args(["slo", "status", "--prometheus", &url, "--output", output]).arg(file);
+    let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    serving.abort();
+    (String::from_utf8(ran.stdout).unwrap(), ran.status.code())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_budget_is_shown_and_the_exit_code_says_whether_all_is_well() {
+    let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slo.yaml"));
+    let (table, code) = status(served(0.02), file, "table").await;
+    insta::assert_snapshot!(table, @r"
+    SERVICE  SLO                    OBJECTIVE  WINDOW  STATE    LEFT    BURN 5m  BURN 1h  BURN 6h  GONE  BUDGET
+    api      requests-availability  99.9%      30d     Healthy  100.0%  0.2      0.2      0.2      -     ···················█
+    ");
+    assert_eq!(code, Some(0));
+    let (json, code) = status(served(20.0), file, "json").await;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let slo = &json["slos"][0];
+    assert_eq!((&slo["state"], &slo["bad"]), (&"burning".into(), &24_000.0.into()));
+    assert_eq!((&slo["forecast"]["forecast"], code), (&"at".into(), Some(0)));
+    let left = slo["budgetLeft"].as_f64().unwrap();
+    // A fifth failing for 20 minutes of 30 days: 200 times the allowed rate.
+    assert!((left - (1.0 - 200.0 * 20.0 / 43_200.0)).abs() < 0.01, "{left}");
+    let (empty, code) = status(Telemetry::new(Limits::default()), file, "table").await;
+    assert_eq!(empty.lines().count(), 1, "nothing is known, so nothing is claimed: {empty}");
+    assert_eq!(code, Some(1));
+}
