@@ -4,7 +4,7 @@ use crate::labels::Labels;
 
 /// Hash (seed 0) of all names and values, each behind its length.
 ///
-/// **Source**: model/labels/labels_stringlabels.go, the representation of released Prometheus.
+/// **Source**: `model/labels/labels_stringlabels.go`, the representation of released Prometheus.
 pub(crate) fn of_labels(labels: &Labels) -> u64 {
     let mut bytes = Vec::new();
     for text in labels.iter().flat_map(|label| [&*label.name, &*label.value]) {

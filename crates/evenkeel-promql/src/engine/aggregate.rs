@@ -78,6 +78,10 @@ impl Evaluator<'_> {
             .zip(groups.drop_name)
             .map(|(labels, drop_name)| Series { labels, drop_name, points: Vec::new() })
             .collect();
+        for (one, slot) in series.iter().zip(&groups.of) {
+            let points = &mut out[*slot].points;
+            points.reserve(one.points.len());
+        }
         let at = Place { op: agg.op, span: agg.expr.span };
         for (step, t_ms) in self.steps.times().enumerate() {
             self.work_on(series.len())?;

@@ -319,6 +319,10 @@ impl Pairing<'_> {
         } else {
             let (labels, drop_name) = self.result_labels(left, right);
             let slot = self.merge.slot(&labels, drop_name);
+            let points = |one: &Series| one.points.len();
+            let most = self.sides.lhs.get(left).map_or(usize::MAX, points);
+            let most = most.min(self.sides.rhs.get(right).map_or(usize::MAX, points));
+            self.merge.series[slot].points.reserve(most);
             self.slots.insert((left, right), slot);
             slot
         };

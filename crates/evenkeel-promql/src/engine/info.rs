@@ -49,7 +49,7 @@ impl Evaluator<'_> {
         matchers.extend(data.iter().cloned());
         let infos = self.info_series(&args[0], matchers, &base_keys)?;
         let info_keys = infos.iter().map(|one| one.labels.keep(&IDENTIFYING)).collect();
-        self.join_info(base, &Join { data, infos, info_keys, base_keys })
+        self.join_info(&base, &Join { data, infos, info_keys, base_keys })
     }
 
     /// Info series of any target that the base may belong to.
@@ -87,7 +87,7 @@ impl Evaluator<'_> {
         Ok(infos)
     }
 
-    fn join_info(&mut self, base: Vec<Series>, join: &Join) -> Result<Data, QueryError> {
+    fn join_info(&mut self, base: &[Series], join: &Join) -> Result<Data, QueryError> {
         let mut base_cursors = Cursors::new(base.len());
         let mut info_cursors = Cursors::new(join.infos.len());
         let mut merge = Merge::default();
@@ -96,7 +96,7 @@ impl Evaluator<'_> {
             self.work_on(join.infos.len())?;
             let mut newest = None;
             for (i, one) in base.iter().enumerate() {
-                let Some(value) = base_cursors.value(&base, i, t_ms) else { continue };
+                let Some(value) = base_cursors.value(base, i, t_ms) else { continue };
                 let labels = match &join.base_keys[i] {
                     None => Some(one.labels.clone()),
                     Some(key) => {

@@ -51,6 +51,10 @@ impl<'a> Evaluator<'a> {
                     reference.saturating_sub(self.options.lookback_ms),
                 );
                 if !too_old && !one.samples.is_stale(at) {
+                    if points.is_empty() {
+                        let samples_left = one.samples.len() - at;
+                        points.reserve(self.steps_left(step_ms).min(samples_left));
+                    }
                     points.push(make(&one.samples, at, step_ms));
                 }
             }

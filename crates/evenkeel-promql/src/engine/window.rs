@@ -1,7 +1,7 @@
 //! Sliding windows over the samples of a series.
 
-use super::QueryError;
 use super::eval::Evaluator;
+use super::{QueryError, Steps};
 use crate::ast::{At, Expr, ExprKind, Extension, Selector, Subquery};
 use crate::blocks::{BLOCK, Blocks, Cut, Gap};
 use crate::histogram::{Histogram, ResetHint};
@@ -210,7 +210,7 @@ impl<'a> Evaluator<'a> {
         if start_ms <= left && !closed_hit {
             start_ms = start_ms.saturating_add(step_ms);
         }
-        let steps = super::Steps { start_ms, end_ms: last, step_ms };
+        let steps = Steps { start_ms, end_ms: last, step_ms };
         if steps.count() as u64 > self.options.samples_max {
             return Err(QueryError::TooManySamples);
         }
@@ -294,11 +294,19 @@ impl<'a> Evaluator<'a> {
                 end_ms,
             };
             if let Some(value) = apply(self, step_ms, window)? {
+                if out.is_empty() {
+                    out.reserve(self.steps_left(step_ms).min(times.len() - from));
+                }
                 out.push((step_ms, value));
             }
         }
         self.charge(out.len())?;
         Ok(out)
+    }
+
+    /// How many steps there are from one on.
+    pub(super) fn steps_left(&self, step_ms: i64) -> usize {
+        Steps { start_ms: step_ms, ..self.steps }.count()
     }
 
     /// Whether a time lies left of a window that starts at `start_ms`.

@@ -7,6 +7,7 @@ use crate::parser::{ParseError, parse};
 use crate::result::VectorSample;
 use crate::template::{QueryFn, Scope, render};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// How long a resolved alert is kept, so that its end is told more than once.
 const RESOLVED_KEPT_MS: i64 = 15 * 60_000;
@@ -56,6 +57,8 @@ pub struct ActiveAlert {
     pub kept_since_ms: Option<i64>,
     /// When it was last handed out for sending.
     pub sent_ms: Option<i64>,
+    /// Its two series in this state.
+    series: Option<(AlertState, [Labels; 2])>,
 }
 
 /// An alert to be sent.
@@ -95,7 +98,7 @@ pub struct AlertingRule {
     /// Its query as it is printed, once it was needed.
     printed: Option<String>,
     /// Filled-in templates by the labels of the sample, as long as only labels matter.
-    filled: BTreeMap<Labels, Filled>,
+    filled: BTreeMap<Labels, Arc<Filled>>,
 }
 
 /// Labels and annotations of an alert.
@@ -151,23 +154,26 @@ impl AlertingRule {
         now_ms: i64,
         (context, query, limit): (&Context<'_>, &QueryFn<'_>, usize),
     ) -> Result<Vec<(Labels, f64)>, String> {
-        let mut fresh: BTreeMap<Labels, (f64, BTreeMap<String, String>)> = BTreeMap::new();
+        let mut fresh: BTreeMap<Labels, (f64, Arc<Filled>)> = BTreeMap::new();
         for sample in found {
             let value = sample.value.as_float().unwrap_or(f64::NAN);
-            let (labels, annotations) = self.filled(&sample.labels, value, (context, query));
-            if fresh.insert(labels, (value, annotations)).is_some() {
+            let filled = self.filled(&sample.labels, value, (context, query));
+            if fresh.insert(filled.0.clone(), (value, filled)).is_some() {
                 return Err(
                     "vector contains metrics with the same labelset after applying alert labels"
                         .to_owned(),
                 );
             }
         }
-        for (labels, (value, annotations)) in &fresh {
+        for (labels, (value, filled)) in &fresh {
+            let annotations = &filled.1;
             if let Some(alert) =
                 self.active.get_mut(labels).filter(|a| a.state != AlertState::Inactive)
             {
                 alert.value = *value;
-                alert.annotations.clone_from(annotations);
+                if alert.annotations != *annotations {
+                    alert.annotations.clone_from(annotations);
+                }
             } else {
                 let alert = ActiveAlert {
                     labels: labels.clone(),
@@ -179,6 +185,7 @@ impl AlertingRule {
                     resolved_ms: None,
                     kept_since_ms: None,
                     sent_ms: None,
+                    series: None,
                 };
                 self.active.insert(labels.clone(), alert);
             }
@@ -216,11 +223,11 @@ impl AlertingRule {
         labels: &Labels,
         value: f64,
         (context, query): (&Context<'_>, &QueryFn<'_>),
-    ) -> Filled {
+    ) -> Arc<Filled> {
         if let Some(filled) = self.filled.get(labels) {
-            return filled.clone();
+            return Arc::clone(filled);
         }
-        let filled = self.expand(labels, value, (context, query));
+        let filled = Arc::new(self.expand(labels, value, (context, query)));
         let only_labels = !["alue", "query", "xternal", "$v", "{{.", "{{ .", "with", "range"]
             .iter()
             .any(|w| self.mentions(w));
@@ -228,7 +235,7 @@ impl AlertingRule {
             if self.filled.len() >= FILLED_MAX {
                 self.filled.clear();
             }
-            self.filled.insert(labels.clone(), filled.clone());
+            self.filled.insert(labels.clone(), Arc::clone(&filled));
         }
         filled
     }
@@ -321,8 +328,15 @@ fn step(
     (true, true)
 }
 
-fn series_of(alert: &ActiveAlert) -> [(Labels, f64); 2] {
-    let state = alert.labels.with(METRIC_NAME, "ALERTS").with("alertstate", alert.state.as_str());
-    let since = alert.labels.with(METRIC_NAME, "ALERTS_FOR_STATE");
-    [(state, 1.0), (since, alert.active_ms.div_euclid(1000) as f64)]
+fn series_of(alert: &mut ActiveAlert) -> [(Labels, f64); 2] {
+    let (labels, state) = (&alert.labels, alert.state);
+    let [states, since] = match &alert.series {
+        Some((before, series)) if *before == state => series.clone(),
+        _ => [
+            labels.with(METRIC_NAME, "ALERTS").with("alertstate", state.as_str()),
+            labels.with(METRIC_NAME, "ALERTS_FOR_STATE"),
+        ],
+    };
+    alert.series = Some((state, [states.clone(), since.clone()]));
+    [(states, 1.0), (since, alert.active_ms.div_euclid(1000) as f64)]
 }

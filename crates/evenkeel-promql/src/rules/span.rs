@@ -16,7 +16,7 @@ use crate::sample::Point;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps that are evaluated in one go: bounds memory, and keeps it near the processor.
-const STEPS_AT_ONCE: i64 = 2_880;
+const STEPS_AT_ONCE: i64 = 5_760;
 
 /// What the evaluation of a span did.
 #[derive(Clone, Debug, Default, PartialEq)]
