@@ -24,6 +24,14 @@ pub fn crds() -> Vec<Value> {
     FILES.iter().map(parse).collect()
 }
 
+/// The same as written, one YAML document per kind: those of evenkeel's own group, or `all`, also
+/// the foreign ones (Flagger, Sloth, Gateway API, Prometheus operator).
+pub fn crds_yaml(all: bool) -> String {
+    let own = |text: &&str| text.contains("\n  group: evenkeel.dev\n");
+    let texts = FILES.iter().map(|(_, text)| *text).filter(|text| all || own(text));
+    texts.flat_map(|text| ["---\n", text]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -48,6 +56,12 @@ mod tests {
             let schema = |version: &Value| version.pointer("/schema/openAPIV3Schema").is_some();
             assert!(versions.iter().all(schema), "{name}");
         }
+    }
+
+    #[test]
+    fn as_text_they_are_ours_or_all_of_them() {
+        let kinds = |all| crds_yaml(all).matches("\nkind: CustomResourceDefinition\n").count();
+        assert_eq!((kinds(true), kinds(false)), (FILES.len(), 3));
     }
 
     #[test]

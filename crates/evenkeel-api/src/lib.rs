@@ -23,7 +23,7 @@ pub mod httproute;
 pub mod slo;
 
 pub use conditions::{ConditionUpdate, set_condition};
-pub use crds::crds;
+pub use crds::{crds, crds_yaml};
 pub use key::{GroupKind, Key, Revision};
 pub use kind::{Kind, KindTable, Scope};
 pub use obj::{ApiObject, Obj, ObjError};

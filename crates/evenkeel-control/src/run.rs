@@ -1,4 +1,8 @@
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use evenkeel_api::{Key, Obj};
 use futures::{
@@ -82,6 +86,7 @@ impl Worker {
         let mut queue = Queue::default();
         let mut known = BTreeSet::new();
         let mut working: FuturesUnordered<BoxFuture<'_, (Key, Ended)>> = FuturesUnordered::new();
+        let mut told = BTreeMap::new();
         loop {
             let now = self.ports.clock.now();
             while working.len() < self.controller.concurrency() {
@@ -102,16 +107,29 @@ impl Worker {
                 }
                 (index, event) = events.select_next_some() => match event {
                     Ok(event) => {
+                        told.remove(&index);
                         if index == 0 {
                             remember(&mut known, &event);
                         }
                         self.wake(&mut queue, &known, &interests[index].trigger, &event);
                     }
-                    Err(error) => tracing::warn!(controller = self.controller.name(), %error,
-                        "watch interrupted, resuming"),
+                    Err(error) => self.interrupted(&mut told, index, error.to_string()),
                 },
                 () = alarm => {}
             }
+        }
+    }
+
+    /// Says why a watch does not get on, once for as long as it stays the same: a kind that a
+    /// cluster does not have is asked for again and again.
+    fn interrupted(&self, told: &mut BTreeMap<usize, String>, watch: usize, error: String) {
+        if told.get(&watch) != Some(&error) {
+            tracing::warn!(
+                controller = self.controller.name(),
+                error,
+                "watch interrupted, resuming"
+            );
+            told.insert(watch, error);
         }
     }
 

@@ -90,7 +90,10 @@ impl KubeStore {
         let found = self.kinds.find(&self.client, &key.kind).await;
         found.map_err(|error| translate(object, &error))?.ok_or_else(|| StoreError::Refused {
             object: object.to_owned(),
-            problem: format!("the server has no kind {}: install its CRD first", key.kind),
+            problem: format!(
+                "the server has no kind {}: install its CRD first (evenkeel crds --all prints it)",
+                key.kind
+            ),
         })
     }
 

@@ -31,6 +31,13 @@ pub(crate) enum Command {
     /// Look at the record of what was done
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Print the definitions of evenkeel's own kinds, for `kubectl apply -f -`
+    Crds {
+        /// Also those of Flagger, Sloth, the Gateway API and the Prometheus operator, for a
+        /// cluster that has none of them
+        #[arg(long)]
+        all: bool,
+    },
     /// Print shell completion
     Completion {
         /// For which shell

@@ -57,6 +57,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Promql(command) => tools::promql::run(command),
         Command::Slo(command) => tools::slo::run(command),
         Command::Audit(command) => tools::audit::run(command),
+        Command::Crds { all } => {
+            io::print(&evenkeel_api::crds_yaml(*all));
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completion { shell } => {
             let mut command = Cli::command();
             clap_complete::generate(*shell, &mut command, "evenkeel", &mut std::io::stdout());
