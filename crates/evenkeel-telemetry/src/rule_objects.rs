@@ -99,9 +99,7 @@ mod tests {
             let views = controller.telemetry.rule_groups();
             views.iter().map(|v| (v.group.name.clone(), v.group.rules.len())).collect::<Vec<_>>()
         };
-        let spec = |expr: &str| {
-            json!({"groups": [{"name": "g", "rules": [{"record": "a:b", "expr": expr}]}]})
-        };
+        let spec = |expr: &str| json!({"groups": [{"name": "g", "rules": [{"record": "a:b", "expr": expr}]}]});
         assert_eq!(controller.load("PrometheusRule/shop/a", Some(&spec("sum(x)")), 0), None);
         assert_eq!(groups(), [("g".to_owned(), 1)]);
         let problem = controller.load("PrometheusRule/shop/a", Some(&spec("sum(")), 0).unwrap();

@@ -47,8 +47,13 @@ impl Bench {
     fn dump(&self) -> String {
         let all = Matcher::new("__name__", MatchOp::Regex, ".+").unwrap();
         let range = TimeRange { start_ms: i64::MIN, end_ms: i64::MAX };
-        let mut rows: Vec<String> =
-            self.store.select(&[all], range, evenkeel_promql::storage::Needs::All).unwrap().iter().map(row).collect();
+        let mut rows: Vec<String> = self
+            .store
+            .select(&[all], range, evenkeel_promql::storage::Needs::All)
+            .unwrap()
+            .iter()
+            .map(row)
+            .collect();
         rows.sort();
         rows.join("\n")
     }
@@ -142,7 +147,8 @@ fn open_metrics_is_read_with_exemplars_and_its_end() {
 fn what_a_target_tells_of_its_metrics_is_bounded() {
     let mut bench = Bench::new();
     let help = format!("# HELP m0 {}\n", "é".repeat(100_000));
-    let types: String = (0..FAMILIES_MAX + 10).map(|n| format!("# TYPE m{n} counter\n")).collect();
+    let types: Vec<_> = (0..FAMILIES_MAX + 10).map(|n| format!("# TYPE m{n} counter\n")).collect();
+    let types = types.concat();
     assert_eq!(bench.text(&format!("{help}{types}")), "0 -0 +0");
     assert_eq!(bench.intake.families().len(), FAMILIES_MAX);
     let longest = bench.settings.label_bytes_max;

@@ -157,7 +157,9 @@ async fn the_client_reads_what_the_server_writes() {
     let over_http = client.query_range("sum by (code) (hits)", span).await.unwrap();
     let values: Vec<String> = over_http
         .iter()
-        .map(|s| format!("{} {:?}", s.labels["code"], s.points.iter().map(|p| p.1).collect::<Vec<_>>()))
+        .map(|s| {
+            format!("{} {:?}", s.labels["code"], s.points.iter().map(|p| p.1).collect::<Vec<_>>())
+        })
         .collect();
     assert_eq!(values, ["200 [99.0, 99.0, 99.0]", "500 [1.0, 1.0, 1.0]"]);
     let stepwise = Stepwise(&client).query_range("sum by (code) (hits)", span).await.unwrap();
