@@ -379,7 +379,8 @@ impl World {
         let ready = self.users_find_a_pod();
         let fair = self.broken.is_empty();
         assert!(ready || !self.served || !fair, "nobody behind the apex: {}", self.timeline());
-        self.served = ready;
+        // What was excused by a fault is no promise for the moment after its end.
+        self.served = ready && fair;
     }
 
     fn users_find_a_pod(&self) -> bool {
