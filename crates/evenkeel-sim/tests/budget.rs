@@ -12,7 +12,8 @@ use evenkeel_api::{
 use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    BoxFuture, OpenDoor, Patch, Ports, RunLoop, Store, Subresource, Timer, WriteOptions,
+    BoxFuture, DeleteOptions, OpenDoor, Patch, Ports, RunLoop, Store, Subresource, Timer,
+    WriteOptions,
 };
 use evenkeel_promql::labels::Labels;
 use evenkeel_slo::controller::{Settings, install};
@@ -261,6 +262,10 @@ async fn what_is_wrong_is_a_condition_and_hurts_nobody_else() {
     let empty = world.json::<ErrorBudgetPolicy>("empty").await["status"].clone();
     assert!(empty["conditions"].to_string().contains("selects nothing"), "{empty}");
     assert_eq!(world.state().await, "healthy measured");
-    // A policy that is not valid gates nothing, and nothing else does.
+    // A policy that is not valid may have been for this SLO: it holds rather than opens.
+    assert_eq!(world.permission().await, "approve PolicyInvalid");
+    let key = Key::of::<ErrorBudgetPolicy>(NS, "empty");
+    world.store.delete(&key, &DeleteOptions::default()).await.unwrap();
+    tokio::time::sleep(EVERY * 2).await;
     assert_eq!(world.permission().await, "allow NoPolicy");
 }

@@ -175,9 +175,22 @@ impl Question<'_> {
         let cost = plan.as_ref().and_then(|plan| plan.budget_share(self.standing));
         let decision = self.policy.map(|policy| self.ask(policy, seen, plan.as_ref(), cost));
         let object = self.view.obj.key();
-        let (permission, reason) =
-            decision.as_ref().map_or((Permission::Allow, "NoPolicy"), |d| (d.permission, d.reason));
-        let said = decision.map_or_else(Vec::new, |decision| decision.messages);
+        let invalid = &self.view.invalid_policies;
+        // A policy that cannot be read may have been for this one: it must not open the gate.
+        let without = if invalid.is_empty() {
+            (Permission::Allow, "NoPolicy")
+        } else {
+            (Permission::Approve, "PolicyInvalid")
+        };
+        let (permission, reason) = decision.as_ref().map_or(without, |d| (d.permission, d.reason));
+        let said = decision.map_or_else(
+            || {
+                let mend =
+                    |name: &String| format!("ErrorBudgetPolicy/{name} is not valid: mend it");
+                invalid.iter().map(mend).collect()
+            },
+            |decision| decision.messages,
+        );
         let told = |worst: WorstCase| {
             let share = cost.map_or(String::new(), |c| format!(", {:.2} % of the budget", c * 1e2));
             format!("a release costs at worst {} requests{share}", whole(worst.bound))

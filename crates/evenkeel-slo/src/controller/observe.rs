@@ -73,6 +73,8 @@ pub(super) async fn observe(
     let slos = seen.collect();
     known.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), known_now);
 
+    let (policies, invalid_policies) =
+        policies(&list::<ErrorBudgetPolicy>(ports, &namespace).await?);
     let status = obj.json().get("status").cloned().unwrap_or(Value::Null);
     let peers = list::<PrometheusServiceLevel>(ports, &namespace).await?;
     Ok(Some(SloView {
@@ -84,7 +86,8 @@ pub(super) async fn observe(
         slos,
         metrics_problem,
         recounted,
-        policies: policies(&list::<ErrorBudgetPolicy>(ports, &namespace).await?),
+        policies,
+        invalid_policies,
         glasses: list::<BreakGlass>(ports, &namespace)
             .await?
             .iter()
@@ -150,9 +153,16 @@ fn spec(obj: &Obj) -> Value {
     obj.json().get("spec").cloned().unwrap_or(Value::Null)
 }
 
-fn policies(objects: &[Arc<Obj>]) -> BTreeMap<String, policy::ErrorBudgetPolicy> {
-    let valid = |obj: &Arc<Obj>| policy::ErrorBudgetPolicy::from_value(obj.json()).ok();
-    objects.iter().filter_map(|obj| Some((obj.name().to_owned(), valid(obj)?))).collect()
+/// The policies by name, and the names of those that are not valid.
+fn policies(objects: &[Arc<Obj>]) -> (BTreeMap<String, policy::ErrorBudgetPolicy>, Vec<String>) {
+    let (mut valid, mut invalid) = (BTreeMap::new(), Vec::new());
+    for obj in objects {
+        match policy::ErrorBudgetPolicy::from_value(obj.json()) {
+            Ok(policy) => drop(valid.insert(obj.name().to_owned(), policy)),
+            Err(_) => invalid.push(obj.name().to_owned()),
+        }
+    }
+    (valid, invalid)
 }
 
 /// The maintenances of an SLO's service. What is not valid excludes nothing.

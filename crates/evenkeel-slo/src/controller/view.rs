@@ -34,6 +34,8 @@ pub struct SloView {
     pub(crate) recounted: bool,
     /// Policies of the namespace, by name; those that are not valid are left out.
     pub(crate) policies: BTreeMap<String, ErrorBudgetPolicy>,
+    /// Names of the policies that are not valid: whom they were for is not known.
+    pub(crate) invalid_policies: Vec<String>,
     /// Exceptions, by name, as written.
     pub(crate) glasses: BTreeMap<String, Value>,
     /// Canaries of the namespace that this object has a say about.
