@@ -4,10 +4,14 @@
 //! a file of tests (alone it is taken as both).
 
 use crate::{parts, world};
+use evenkeel_promql::engine::{Options, Steps};
 use evenkeel_promql::labels::Labels;
-use evenkeel_promql::rules::{Context, Group, RuleFile};
+use evenkeel_promql::matcher::{MatchOp, Matcher};
+use evenkeel_promql::rules::{Context, Group, GroupSpec, RuleFile};
 use evenkeel_promql::series::SeriesStore;
+use evenkeel_promql::storage::{Needs, SelectedSeries, Storage, TimeRange};
 use evenkeel_promql::{test_rules, testscript};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 static STORE: LazyLock<SeriesStore> = LazyLock::new(world::store);
@@ -43,5 +47,47 @@ fn evaluate(file: &RuleFile) {
             drop(group.evaluate(&mut store, now_ms, &context));
         }
         group.retire(&mut store, world::END_MS);
+        at_once(&mut Group::new(spec, "rules.yml").expect("the file was checked"), spec);
     }
+}
+
+/// A span in one go against the same times one after the other.
+fn at_once(group: &mut Group, spec: &GroupSpec) {
+    // Sums over blocks are within a bound, not equal bit for bit.
+    let options = Options { sample_by_sample: true, ..world::options() };
+    let external_labels = Labels::empty();
+    let context =
+        Context { options: &options, external_labels: &external_labels, resend_ms: 60_000 };
+    let steps = Steps {
+        start_ms: world::END_MS,
+        end_ms: world::END_MS + 12 * world::STEP_MS,
+        step_ms: world::STEP_MS,
+    };
+    let (mut fast, mut naive) = (STORE.clone(), STORE.clone());
+    let span = group.evaluate_span(&mut fast, steps, &context);
+    let mut stepwise = Group::new(spec, "rules.yml").expect("the file was checked");
+    let (mut samples, mut failed) = (0, 0);
+    for now_ms in steps.times() {
+        for outcome in stepwise.evaluate(&mut naive, now_ms, &context).rules {
+            samples += outcome.samples;
+            failed += usize::from(outcome.error.is_some());
+        }
+    }
+    // A limit of work is one of a query, and the two ask different ones.
+    if failed == 0 && span.failed == 0 {
+        assert_eq!(span.samples, samples, "samples of group {}", spec.name);
+        assert_eq!(written(&fast), written(&naive), "series after group {}", spec.name);
+    }
+}
+
+/// Everything stored, values as bits.
+fn written(store: &SeriesStore) -> BTreeMap<String, Vec<(i64, u64)>> {
+    let all = [Matcher::new("__name__", MatchOp::Regex, ".+").expect("a plain pattern")];
+    let range = TimeRange { start_ms: i64::MIN, end_ms: i64::MAX };
+    let selected = store.select(&all, range, Needs::All).expect("within the limits");
+    let bits = |one: &SelectedSeries<'_>| {
+        let samples = one.samples.times.iter().zip(one.samples.floats.iter());
+        samples.map(|(t_ms, value)| (*t_ms, value.to_bits())).collect()
+    };
+    selected.iter().map(|one| (one.labels.to_string(), bits(one))).collect()
 }
