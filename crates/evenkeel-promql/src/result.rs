@@ -157,7 +157,7 @@ fn matrix_item(series: &MatrixSeries) -> Json {
 fn histogram(h: &Histogram) -> Json {
     let mut out = json!({"count": format_float(h.count), "sum": format_float(h.sum)});
     let buckets: Vec<Json> = h
-        .all_buckets()
+        .shown_buckets()
         .iter()
         .map(|b| {
             // 0 open left, 1 open right, 2 open both, 3 closed both.

@@ -21,7 +21,11 @@ pub(super) struct Groups {
 }
 
 impl Evaluator<'_> {
-    pub(super) fn aggregate(&mut self, agg: &Aggregate) -> Result<Vec<Series>, QueryError> {
+    pub(super) fn aggregate(
+        &mut self,
+        agg: &Aggregate,
+        span: Span,
+    ) -> Result<Vec<Series>, QueryError> {
         if agg.op == AggregateOp::CountValues {
             return self.count_values(agg);
         }
@@ -35,7 +39,7 @@ impl Evaluator<'_> {
             AggregateOp::Topk
             | AggregateOp::Bottomk
             | AggregateOp::Limitk
-            | AggregateOp::LimitRatio => self.pick(agg, &params, series, &groups),
+            | AggregateOp::LimitRatio => self.pick((agg, span), &params, series, &groups),
             _ => self.fold(agg, &params, &series, groups),
         }
     }
@@ -82,7 +86,11 @@ impl Evaluator<'_> {
             let points = &mut out[*slot].points;
             points.reserve(one.points.len());
         }
-        let at = Place { op: agg.op, span: agg.expr.span };
+        let mut places =
+            vec![Place { op: agg.op, span: agg.expr.unwrapped().span, metric: "" }; out.len()];
+        for (one, group) in series.iter().zip(&groups.of).rev() {
+            places[*group].metric = one.labels.metric_name();
+        }
         for (step, t_ms) in self.steps.times().enumerate() {
             self.work_on(series.len())?;
             let param = params.get(step).copied().unwrap_or_default();
@@ -98,6 +106,7 @@ impl Evaluator<'_> {
             for i in 0..series.len() {
                 let Some(value) = cursors.value(series, i, t_ms) else { continue };
                 let notes = &mut self.annotations;
+                let at = places[groups.of[i]];
                 match &mut folds[groups.of[i]] {
                     Some(fold) => fold.add(at, value, notes),
                     empty => *empty = Fold::start(at, value, notes),
@@ -105,7 +114,7 @@ impl Evaluator<'_> {
             }
             for (slot, fold) in folds.into_iter().enumerate() {
                 let Some(fold) = fold else { continue };
-                if let Some(value) = fold.finish(at, param, &mut self.annotations) {
+                if let Some(value) = fold.finish(places[slot], param, &mut self.annotations) {
                     out[slot].points.push(crate::sample::Point { t_ms, value });
                 }
             }
@@ -126,6 +135,8 @@ impl Evaluator<'_> {
         }
         let series = self.vector(&agg.expr)?;
         let groups = Self::groups(agg, &series);
+        // `without` also takes the label away that the value would stand in.
+        let drops = agg.without && agg.grouping.contains(&label);
         let mut cursors = Cursors::new(series.len());
         let mut merge = Merge::default();
         for t_ms in self.steps.times() {
@@ -142,7 +153,8 @@ impl Evaluator<'_> {
             // Groups whose label is overwritten may fall together.
             let mut by_slot: BTreeMap<usize, f64> = BTreeMap::new();
             for ((group, text), count) in counts {
-                let labels = groups.labels[group].with(&label, &text);
+                let kept = &groups.labels[group];
+                let labels = if drops { kept.clone() } else { kept.with(&label, &text) };
                 *by_slot.entry(merge.slot(&labels, false)).or_default() += count;
             }
             for (slot, count) in by_slot {
@@ -153,11 +165,13 @@ impl Evaluator<'_> {
     }
 }
 
-/// Which aggregation, and where its operand stands in the query.
+/// Which aggregation of what, and where its operand stands in the query.
 #[derive(Clone, Copy)]
-struct Place {
+struct Place<'s> {
     op: AggregateOp,
     span: Span,
+    /// Metric of the group's first series.
+    metric: &'s str,
 }
 
 /// One group at one step.
@@ -179,7 +193,7 @@ struct HistogramFold {
 }
 
 impl Fold {
-    fn start(at: Place, value: &Value, notes: &mut Notes) -> Option<Self> {
+    fn start(at: Place<'_>, value: &Value, notes: &mut Notes) -> Option<Self> {
         let mut fold = Self {
             count: 0.0,
             sum: 0.0,
@@ -207,7 +221,7 @@ impl Fold {
         }
     }
 
-    fn add(&mut self, at: Place, value: &Value, notes: &mut Notes) {
+    fn add(&mut self, at: Place<'_>, value: &Value, notes: &mut Notes) {
         match value {
             Value::Histogram(_) if ignores_histograms(at.op) => note_ignored(at, notes),
             Value::Histogram(h) => {
@@ -246,7 +260,7 @@ impl Fold {
         self.sum += delta * (v - self.lost);
     }
 
-    fn add_histogram(&mut self, at: Place, h: &Histogram, notes: &mut Notes) {
+    fn add_histogram(&mut self, at: Place<'_>, h: &Histogram, notes: &mut Notes) {
         if self.incompatible {
             return;
         }
@@ -265,12 +279,12 @@ impl Fold {
         } else {
             let text =
                 "vector contains a mix of histograms with exponential and custom buckets schemas";
-            notes.warn(at.span, &format!("{text} for metric name \"\""));
+            notes.warn(at.span, &format!("{text} for metric name {:?}", at.metric));
             self.incompatible = true;
         }
     }
 
-    fn finish(self, at: Place, param: f64, notes: &mut Notes) -> Option<Value> {
+    fn finish(self, at: Place<'_>, param: f64, notes: &mut Notes) -> Option<Value> {
         if self.incompatible {
             return None;
         }
@@ -311,6 +325,6 @@ fn ignores_histograms(op: AggregateOp) -> bool {
     )
 }
 
-fn note_ignored(at: Place, notes: &mut Notes) {
+fn note_ignored(at: Place<'_>, notes: &mut Notes) {
     notes.info(at.span, &format!("ignored histogram in {} aggregation", at.op.as_str()));
 }

@@ -21,6 +21,9 @@ struct Sides {
 
 impl Evaluator<'_> {
     pub(super) fn binary(&mut self, expr: &Expr, binary: &Binary) -> Result<Data, QueryError> {
+        if self.statistics && matches!(binary.op, BinaryOp::TrimUpper | BinaryOp::TrimLower) {
+            return self.with_statistics(false, |e| e.binary(expr, binary));
+        }
         let lhs = self.eval(&binary.lhs)?;
         let rhs = self.eval(&binary.rhs)?;
         match (lhs, rhs) {
@@ -164,6 +167,7 @@ impl Evaluator<'_> {
             newest_slot: None,
             right_of: Vec::new(),
             present: Vec::new(),
+            matched_ms: Vec::new(),
             delayed: self.options.delayed_name_removal,
         };
         if pairing.swapped {
@@ -227,6 +231,8 @@ struct Pairing<'p> {
     /// Of the present step: the "one" side of each match group, and whether it has a "many" side.
     right_of: Vec<Option<(usize, Value)>>,
     present: Vec<bool>,
+    /// When each result series last had a match, where there are many on one side.
+    matched_ms: Vec<Option<i64>>,
     delayed: bool,
 }
 
@@ -270,12 +276,13 @@ impl Pairing<'_> {
                 (None, Some(fill)) => (FILLED, Value::Float(fill)),
                 (None, None) => continue,
             };
+            let Some(combined) = self.combined(&value, &right_value, notes) else { continue };
             if self.matching.cardinality == Cardinality::OneToOne && present[group] {
                 let reason = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
                 return Err(QueryError::Execution(reason.to_owned()));
             }
             present[group] = true;
-            self.apply(t_ms, (i, value), (right, right_value), notes)?;
+            self.push(t_ms, (i, right), combined)?;
         }
         if let Some(fill) = fill_many {
             for group in 0..self.sides.groups.len() {
@@ -283,34 +290,45 @@ impl Pairing<'_> {
                     continue;
                 }
                 let Some((right, right_value)) = right_of[group].take() else { continue };
-                let left = (FILLED, Value::Float(fill));
-                self.apply(t_ms, left, (right, right_value), notes)?;
+                let left = Value::Float(fill);
+                if let Some(combined) = self.combined(&left, &right_value, notes) {
+                    self.push(t_ms, (FILLED, right), combined)?;
+                }
             }
         }
         (self.right_of, self.present) = (right_of, present);
         Ok(())
     }
 
-    /// Computes one pair.
-    fn apply(
+    /// The value of a pair, nothing inside if a comparison drops it; `None` if the operator is not
+    /// defined for the two, which upstream does not even count as a match.
+    fn combined(
+        &self,
+        left: &Value,
+        right: &Value,
+        notes: &mut super::Notes,
+    ) -> Option<Option<Value>> {
+        let (l, r) = if self.swapped { (right, left) } else { (left, right) };
+        let Outcome { value, keep } = element(self.binary.op, l, r, self.span, notes)?;
+        Some(if self.binary.is_bool {
+            Some(Value::Float(if keep { 1.0 } else { 0.0 }))
+        } else {
+            keep.then_some(value)
+        })
+    }
+
+    /// Adds the value of a pair to its series. A pair that a comparison dropped leaves no value,
+    /// but its labels must be unique all the same where there are many on one side.
+    fn push(
         &mut self,
         t_ms: i64,
-        (left, left_value): (usize, Value),
-        (right, right_value): (usize, Value),
-        notes: &mut super::Notes,
+        (left, right): (usize, usize),
+        value: Option<Value>,
     ) -> Result<(), QueryError> {
-        let (l, r) =
-            if self.swapped { (&right_value, &left_value) } else { (&left_value, &right_value) };
-        let Some(Outcome { value, keep }) = element(self.binary.op, l, r, self.span, notes) else {
+        let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
+        if one_to_one && value.is_none() {
             return Ok(());
-        };
-        let value = if self.binary.is_bool {
-            Value::Float(if keep { 1.0 } else { 0.0 })
-        } else if keep {
-            value
-        } else {
-            return Ok(());
-        };
+        }
         let newest = self.newest_slot.filter(|(pair, _)| *pair == (left, right));
         let slot = if let Some((_, slot)) = newest {
             slot
@@ -327,12 +345,18 @@ impl Pairing<'_> {
             slot
         };
         self.newest_slot = Some(((left, right), slot));
-        let pushed = self.merge.push(slot, t_ms, value);
-        if pushed.is_err() && self.matching.cardinality != Cardinality::OneToOne {
-            let reason = "multiple matches for labels: grouping labels must ensure unique matches";
-            return Err(QueryError::Execution(reason.to_owned()));
+        if !one_to_one {
+            self.matched_ms.resize(self.merge.series.len(), None);
+            if self.matched_ms[slot].replace(t_ms) == Some(t_ms) {
+                let reason =
+                    "multiple matches for labels: grouping labels must ensure unique matches";
+                return Err(QueryError::Execution(reason.to_owned()));
+            }
         }
-        pushed
+        match value {
+            Some(value) => self.merge.push(slot, t_ms, value),
+            None => Ok(()),
+        }
     }
 
     fn result_labels(&self, left: usize, right: usize) -> (Labels, bool) {

@@ -1,16 +1,22 @@
 //! Function calls.
 
 use super::QueryError;
-use super::eval::{Cursors, Data, Evaluator, Series};
+use super::eval::{Cursors, Data, Evaluator, Series, is_invariant};
 use super::lengths::step_seconds;
 use super::math::{round_to, unary};
-use crate::ast::{Expr, ExprKind, ValueType};
+use crate::ast::{Expr, ExprKind, Span, ValueType};
 use crate::labels::Labels;
 use crate::matcher::MatchOp;
 use crate::sample::{Point, Value};
+use std::cmp::Ordering;
 
 impl Evaluator<'_> {
-    pub(super) fn call(&mut self, name: &'static str, args: &[Expr]) -> Result<Data, QueryError> {
+    pub(super) fn call(
+        &mut self,
+        name: &'static str,
+        args: &[Expr],
+        span: Span,
+    ) -> Result<Data, QueryError> {
         if let Some(apply) = unary(name) {
             let series = self.vector(&args[0])?;
             let float = |value: Value| value.as_float().map(|v| Value::Float(apply(v)));
@@ -30,27 +36,23 @@ impl Evaluator<'_> {
             "scalar" => self.single_value(&args[0]),
             "clamp" | "clamp_min" | "clamp_max" | "round" => self.clamp(name, args),
             "absent" => self.absent(&args[0]),
-            "sort" | "sort_desc" => self.sort(name == "sort_desc", &args[0]),
-            "sort_by_label" | "sort_by_label_desc" => self.sort_by_label(name, args),
+            "sort" | "sort_desc" => self.sort(name == "sort_desc", &args[0], span),
+            "sort_by_label" | "sort_by_label_desc" => self.sort_by_label(name, args, span),
             "label_replace" => self.label_replace(args),
             "label_join" => self.label_join(args),
             "info" => self.info(args),
             "timestamp" | "start_timestamp" => self.sample_time(name, &args[0]),
             "histogram_count" | "histogram_sum" | "histogram_avg" | "histogram_stddev"
             | "histogram_stdvar" => {
-                let outer = self.statistics;
-                self.statistics =
-                    matches!(name, "histogram_count" | "histogram_sum" | "histogram_avg");
-                let series = self.vector(&args[0]);
-                self.statistics = outer;
-                let series = series?;
+                let plain = matches!(name, "histogram_count" | "histogram_sum" | "histogram_avg");
+                let series = self.with_statistics(plain, |e| e.vector(&args[0]))?;
                 self.checked(self.map(series, |value| {
                     value.as_histogram().map(|h| Value::Float(h.statistic(name)))
                 }))
             }
-            "histogram_quantile" => self.histogram_quantile(args),
-            "histogram_quantiles" => self.histogram_quantiles(args),
-            "histogram_fraction" => self.histogram_fraction(args),
+            "histogram_quantile" => self.with_statistics(false, |e| e.histogram_quantile(args)),
+            "histogram_quantiles" => self.with_statistics(false, |e| e.histogram_quantiles(args)),
+            "histogram_fraction" => self.with_statistics(false, |e| e.histogram_fraction(args)),
             _ => self.calendar(name, args),
         }
     }
@@ -150,7 +152,17 @@ impl Evaluator<'_> {
         Ok(Data::Vector(vec![Series { labels: absent_labels(arg), drop_name: false, points }]))
     }
 
-    fn sort(&mut self, descending: bool, arg: &Expr) -> Result<Data, QueryError> {
+    /// Says that sorting does nothing to a range query, even to one with a single step.
+    pub(super) fn note_sort(&mut self, arg: &Expr, span: Span) {
+        if self.steps.start_ms == self.steps.end_ms || is_invariant(arg) {
+            return;
+        }
+        let text =
+            "sort is ineffective for range queries since results are always ordered by labels";
+        self.annotations.warn(span, text);
+    }
+
+    fn sort(&mut self, descending: bool, arg: &Expr, span: Span) -> Result<Data, QueryError> {
         let mut series = self.vector(arg)?;
         for one in &mut series {
             one.points.retain(|p| p.value.as_float().is_some());
@@ -161,13 +173,14 @@ impl Evaluator<'_> {
             series.sort_by(|a, b| {
                 let (a, b) = (key(a).unwrap_or(f64::NAN), key(b).unwrap_or(f64::NAN));
                 match (a.is_nan(), b.is_nan()) {
-                    (false, false) if descending => b.total_cmp(&a),
-                    (false, false) => a.total_cmp(&b),
+                    (false, false) if descending => b.partial_cmp(&a).unwrap_or(Ordering::Equal),
+                    (false, false) => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
                     // NaN goes to the end either way.
                     (a_nan, b_nan) => a_nan.cmp(&b_nan),
                 }
             });
         }
+        self.note_sort(arg, span);
         Ok(Data::Vector(series))
     }
 
@@ -191,30 +204,43 @@ impl Evaluator<'_> {
 
 /// Labels that an absent vector would have had: those its selector fixes to one value.
 pub(super) fn absent_labels(arg: &Expr) -> Labels {
+    let arg = arg.unwrapped();
     let (ExprKind::Selector(selector) | ExprKind::Range { selector, .. }) = &arg.kind else {
         return Labels::empty();
     };
     let mut labels = Labels::empty();
-    let mut spoilt: Vec<&str> = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
     for matcher in &selector.matchers {
-        if &*matcher.name == crate::labels::METRIC_NAME {
+        let name = &*matcher.name;
+        if name == crate::labels::METRIC_NAME {
             continue;
         }
-        if matcher.op == MatchOp::Equal && !labels.has(&matcher.name) {
-            labels = labels.with(&matcher.name, &matcher.value);
+        // As upstream: a second matcher spoils the first, but for an `=` behind an `=~`.
+        if matcher.op == MatchOp::Equal && !seen.contains(&name) {
+            labels = labels.with(name, &matcher.value);
+            seen.push(name);
         } else {
-            spoilt.push(&matcher.name);
+            labels = labels.drop(&[name]);
+            if matcher.op != MatchOp::Regex {
+                seen.push(name);
+            }
         }
     }
-    labels.drop(&spoilt)
+    labels
 }
 
-/// As Go's `math.Max`: NaN wins.
+/// As Go's `math.Max`: NaN wins over all but +Inf.
 fn go_max(a: f64, b: f64) -> f64 {
+    if a == f64::INFINITY || b == f64::INFINITY {
+        return f64::INFINITY;
+    }
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
-/// As Go's `math.Min`: NaN wins.
+/// As Go's `math.Min`: NaN wins over all but -Inf.
 fn go_min(a: f64, b: f64) -> f64 {
+    if a == f64::NEG_INFINITY || b == f64::NEG_INFINITY {
+        return f64::NEG_INFINITY;
+    }
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
 }

@@ -41,9 +41,10 @@ pub(super) struct Evaluator<'a> {
     pub(super) options: &'a Options,
     pub(super) annotations: Notes,
     pub(super) samples_read: u64,
-    /// Inside of a function that only wants counts and sums of histograms: reset hints are found on
-    /// the fly.
+    /// Inside of a function that only wants counts and sums of histograms: they are read without
+    /// their buckets, and reset hints are found on the fly. Never inside of a subquery.
     pub(super) statistics: bool,
+    pub(super) in_subquery: bool,
     /// Values of leaves, while what stands above them is evaluated.
     pub(super) leaves: super::fold::Leaves,
     /// Whether that is so.
@@ -68,6 +69,7 @@ impl<'a> Evaluator<'a> {
             annotations: Notes::default(),
             samples_read: 0,
             statistics: false,
+            in_subquery: false,
             leaves: Vec::new(),
             folding: false,
             samples_held: 0,
@@ -84,6 +86,18 @@ impl<'a> Evaluator<'a> {
         let before = std::mem::replace(&mut self.steps, steps);
         let out = run(self);
         self.steps = before;
+        out
+    }
+
+    /// Evaluates with or without buckets of histograms, then goes on as before.
+    pub(super) fn with_statistics<T>(
+        &mut self,
+        plain: bool,
+        run: impl FnOnce(&mut Self) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        let before = std::mem::replace(&mut self.statistics, plain && !self.in_subquery);
+        let out = run(self);
+        self.statistics = before;
         out
     }
 
@@ -123,8 +137,10 @@ impl<'a> Evaluator<'a> {
             ExprKind::Paren(inner) => self.eval(inner),
             ExprKind::Unary { negate, expr: inner } => self.unary(*negate, inner),
             ExprKind::Binary(binary) => self.binary(expr, binary),
-            ExprKind::Aggregate(aggregate) => self.aggregate(aggregate).map(Data::Vector),
-            ExprKind::Call { function, args } => self.call(function.name, args),
+            ExprKind::Aggregate(aggregate) => {
+                self.aggregate(aggregate, expr.span).map(Data::Vector)
+            }
+            ExprKind::Call { function, args } => self.call(function.name, args, expr.span),
             ExprKind::Selector(selector) => {
                 self.instant_selector(selector, expr.span).map(Data::Vector)
             }
@@ -369,7 +385,7 @@ impl Cursors {
 }
 
 /// Functions whose value depends on the evaluation time itself.
-const TIME_DEPENDENT: [&str; 17] = [
+const TIME_DEPENDENT: [&str; 16] = [
     "days_in_month",
     "day_of_month",
     "day_of_week",
@@ -386,7 +402,6 @@ const TIME_DEPENDENT: [&str; 17] = [
     "end",
     "step",
     "range",
-    "info",
 ];
 
 /// Whether an expression has the same value at every step.
@@ -395,6 +410,8 @@ pub(crate) fn is_invariant(expr: &Expr) -> bool {
         ExprKind::Selector(selector) | ExprKind::Range { selector, .. } => selector.at.is_some(),
         ExprKind::Subquery(subquery) => subquery.at.is_some(),
         ExprKind::Call { function, .. } if TIME_DEPENDENT.contains(&function.name) => false,
+        // What says which labels are wanted is read at the times of the first argument.
+        ExprKind::Call { function, args } if function.name == "info" => is_invariant(&args[0]),
         kind => kind.children().all(is_invariant),
     }
 }

@@ -2,7 +2,8 @@
 
 use super::QueryError;
 use super::eval::{Cursors, Data, Evaluator, Merge, Series};
-use super::quantile::{ClassicBucket, bucket_fraction, bucket_quantile};
+use super::quantile::{ClassicBucket, Raised, bucket_fraction, bucket_quantile};
+use crate::annotation::Fixes;
 use crate::ast::{Expr, Span};
 use crate::histogram::Histogram;
 use crate::labels::{BUCKET_LABEL, Labels, is_valid_label_name, quote};
@@ -22,8 +23,9 @@ struct Found {
 #[derive(Clone, Copy)]
 struct Site<'s> {
     span: Span,
-    metric: &'s str,
-    function: &'static str,
+    /// ` for metric name "..."`, if it is known.
+    of_metric: &'s str,
+    t_ms: i64,
 }
 
 impl Evaluator<'_> {
@@ -45,14 +47,15 @@ impl Evaluator<'_> {
             let at = |v: &[f64]| v.get(step).copied().unwrap_or(f64::NAN);
             match found.native {
                 Some(h) => {
-                    if h.sum.is_nan() {
+                    let (share, has_nan) = h.fraction(at(&lower), at(&upper));
+                    if has_nan {
                         let text = format!(
-                            "input to histogram_fraction has NaN observations, which are excluded from all fractions for metric name {:?}",
-                            site.metric
+                            "input to histogram_fraction has NaN observations, which are excluded from all fractions{}",
+                            site.of_metric
                         );
                         e.annotations.info(site.span, &text);
                     }
-                    Some(h.fraction(at(&lower), at(&upper)))
+                    Some(share)
                 }
                 None => bucket_fraction(at(&lower), at(&upper), found.buckets),
             }
@@ -125,15 +128,15 @@ impl Evaluator<'_> {
                 }
             }
             for (group, found) in found {
-                let metric = series[members.first[group]].labels.metric_name().to_owned();
+                let of_metric = self.of_metric(&series[members.first[group]].labels);
                 if found.native.is_some() && !found.buckets.is_empty() {
                     let text = format!(
-                        "vector contains a mix of classic and native histograms for metric name {metric:?}"
+                        "vector contains a mix of classic and native histograms{of_metric}"
                     );
                     self.annotations.warn(span, &text);
                     continue;
                 }
-                let site = Site { span, metric: &metric, function: "histogram_quantile" };
+                let site = Site { span, of_metric: &of_metric, t_ms };
                 if let Some(value) = apply(self, step, site, found) {
                     points[group].push(Point { t_ms, value: value.into() });
                 }
@@ -146,6 +149,16 @@ impl Evaluator<'_> {
             }
         }
         self.checked(out)
+    }
+
+    /// What notes of histograms say of their metric: without delayed removal of names it is gone.
+    fn of_metric(&self, labels: &Labels) -> String {
+        match labels.metric_name() {
+            name if self.options.delayed_name_removal && !name.is_empty() => {
+                format!(" for metric name {name:?}")
+            }
+            _ => String::new(),
+        }
     }
 
     fn members(&mut self, series: &[Series], span: Span) -> Members {
@@ -175,9 +188,9 @@ impl Evaluator<'_> {
             members.classic.push(classic);
             if has_float && upper.is_none() {
                 let text = format!(
-                    "bucket label \"le\" is missing or has a malformed value of {} for metric name {:?}",
+                    "bucket label \"le\" is missing or has a malformed value of {}{}",
                     quote(le),
-                    one.labels.metric_name()
+                    self.of_metric(&one.labels)
                 );
                 self.annotations.warn(span, &text);
             }
@@ -206,20 +219,22 @@ fn quantile_of(e: &mut Evaluator<'_>, site: Site<'_>, q: f64, found: Found) -> O
         };
         if let Some(how) = how {
             let text = format!(
-                "input to {} has NaN observations, {how} for metric name {:?}",
-                site.function, site.metric
+                "input to histogram_quantile has NaN observations, {how}{}",
+                site.of_metric
             );
             e.annotations.info(site.span, &text);
         }
         return Some(value);
     }
-    let (value, forced) = bucket_quantile(q, found.buckets)?;
-    if forced {
+    let (value, raised) = bucket_quantile(q, found.buckets)?;
+    if let Some(Raised { buckets, difference }) = raised {
         let text = format!(
-            "input to {} needed to be fixed for monotonicity (see https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile) for metric name {:?}",
-            site.function, site.metric
+            "input to histogram_quantile needed to be fixed for monotonicity (see https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile){}",
+            site.of_metric
         );
-        e.annotations.info(site.span, &text);
+        let times_ms = (site.t_ms, site.t_ms);
+        let fixes = Fixes { buckets, difference, samples: 1, times_ms };
+        e.annotations.fixed(site.span, &text, fixes);
     }
     Some(value)
 }

@@ -2,7 +2,7 @@
 
 use super::QueryError;
 use super::eval::{Data, Evaluator, Merge, Series};
-use crate::ast::Expr;
+use crate::ast::{Expr, Span};
 use crate::labels::{Labels, METRIC_NAME, is_valid_label_name, quote};
 use crate::matcher::anchored_within;
 use std::cmp::Ordering;
@@ -89,7 +89,12 @@ impl Evaluator<'_> {
         Ok(Data::Vector(merge.finish()))
     }
 
-    pub(super) fn sort_by_label(&mut self, name: &str, args: &[Expr]) -> Result<Data, QueryError> {
+    pub(super) fn sort_by_label(
+        &mut self,
+        name: &str,
+        args: &[Expr],
+        span: Span,
+    ) -> Result<Data, QueryError> {
         let mut labels = Vec::new();
         for arg in args.iter().skip(1) {
             let label = Self::literal(arg)?;
@@ -107,6 +112,7 @@ impl Evaluator<'_> {
                 if descending { order.reverse() } else { order }
             });
         }
+        self.note_sort(&args[0], span);
         Ok(Data::Vector(series))
     }
 }

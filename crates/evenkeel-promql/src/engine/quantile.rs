@@ -10,29 +10,41 @@ pub(super) struct ClassicBucket {
 /// Relative difference between neighbouring buckets that counts as noise.
 const NOISE: f64 = 1e-12;
 
-/// The q-quantile, and whether the buckets had to be made monotonic.
-pub(super) fn bucket_quantile(q: f64, buckets: Vec<ClassicBucket>) -> Option<(f64, bool)> {
+/// Buckets whose counts were below the one before, and were raised to it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Raised {
+    /// Bounds of the lowest and of the highest one.
+    pub(super) buckets: (f64, f64),
+    /// By how much at most.
+    pub(super) difference: f64,
+}
+
+/// The q-quantile, and which buckets had to be raised for it.
+pub(super) fn bucket_quantile(
+    q: f64,
+    buckets: Vec<ClassicBucket>,
+) -> Option<(f64, Option<Raised>)> {
     if q.is_nan() {
-        return Some((f64::NAN, false));
+        return Some((f64::NAN, None));
     }
     if q < 0.0 {
-        return Some((f64::NEG_INFINITY, false));
+        return Some((f64::NEG_INFINITY, None));
     }
     if q > 1.0 {
-        return Some((f64::INFINITY, false));
+        return Some((f64::INFINITY, None));
     }
     let buckets = sorted(buckets)?;
     if !is_complete(&buckets) {
-        return Some((f64::NAN, false));
+        return Some((f64::NAN, None));
     }
     let mut buckets = coalesced(buckets);
     let forced = make_monotonic(&mut buckets);
     if buckets.len() < 2 {
-        return Some((f64::NAN, false));
+        return Some((f64::NAN, None));
     }
     let total = buckets[buckets.len() - 1].count;
     if total == 0.0 {
-        return Some((f64::NAN, false));
+        return Some((f64::NAN, None));
     }
     let rank = q * total;
     let last = buckets.len() - 1;
@@ -114,9 +126,9 @@ fn coalesced(buckets: Vec<ClassicBucket>) -> Vec<ClassicBucket> {
 }
 
 /// Counts must not fall; small differences are noise, others are told.
-fn make_monotonic(buckets: &mut [ClassicBucket]) -> bool {
-    let mut forced = false;
-    let Some(first) = buckets.first() else { return false };
+fn make_monotonic(buckets: &mut [ClassicBucket]) -> Option<Raised> {
+    let mut raised: Option<Raised> = None;
+    let first = buckets.first()?;
     let mut previous = first.count;
     for bucket in buckets.iter_mut().skip(1) {
         if bucket.count == previous {
@@ -125,13 +137,17 @@ fn make_monotonic(buckets: &mut [ClassicBucket]) -> bool {
         if nearly_equal(previous, bucket.count) {
             bucket.count = previous;
         } else if bucket.count < previous {
+            let difference = previous - bucket.count;
             bucket.count = previous;
-            forced = true;
+            let all =
+                raised.get_or_insert(Raised { buckets: (bucket.upper, bucket.upper), difference });
+            all.buckets.1 = bucket.upper;
+            all.difference = all.difference.max(difference);
         } else {
             previous = bucket.count;
         }
     }
-    forced
+    raised
 }
 
 fn nearly_equal(a: f64, b: f64) -> bool {

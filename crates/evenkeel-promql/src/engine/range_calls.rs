@@ -33,7 +33,7 @@ const BY_BLOCKS: [&str; 10] = [
 pub(super) struct Site<'s> {
     pub(super) name: &'static str,
     pub(super) metric: &'s str,
-    /// Where the range vector stands in the query.
+    /// Where the first argument stands in the query.
     pub(super) span: Span,
     pub(super) range_ms: i64,
     pub(super) step_ms: i64,
@@ -54,13 +54,16 @@ impl Evaluator<'_> {
                 scalars.push(self.scalar(arg)?);
             }
         }
-        self.check_params(name, args, &scalars)?;
         let needs = if BY_BLOCKS.contains(&name) { Needs::Ends } else { Needs::All };
         let source = self.range_source(&args[at], needs)?;
         if name == "absent_over_time" {
             return self.absent_over_time(&source, &args[at]);
         }
-        let span = args[at].span;
+        // As upstream: a subquery has no place of its own.
+        let span = match args[0].unwrapped().kind {
+            ExprKind::Subquery(_) => Span::default(),
+            _ => args[0].span,
+        };
         let keeps_name = matches!(name, "last_over_time" | "first_over_time");
         let mut out = Vec::with_capacity(source.series.len());
         let (start, step_width) = (self.steps.start_ms, self.steps.step_ms.max(1));
@@ -80,7 +83,7 @@ impl Evaluator<'_> {
                     self.extended_values(&source, &one.samples, (extension, &site))?
                 }
             };
-            if !noted_counter && !values.is_empty() {
+            if !noted_counter && values.iter().any(|(_, value)| value.as_float().is_some()) {
                 noted_counter = self.note_counter(name, one, span);
             }
             if values.is_empty() {
@@ -121,6 +124,9 @@ impl Evaluator<'_> {
             {
                 return Ok(Some(Value::Float(sum)));
             }
+            if name == "double_exponential_smoothing" {
+                check_factors(site(step_ms).params)?;
+            }
             if !counter {
                 return Ok(window_value(e, site(step_ms), window));
             }
@@ -156,32 +162,6 @@ impl Evaluator<'_> {
         Ok(out)
     }
 
-    fn check_params(
-        &mut self,
-        name: &str,
-        args: &[Expr],
-        scalars: &[Vec<f64>],
-    ) -> Result<(), QueryError> {
-        let all = |i: usize| scalars.get(i).into_iter().flatten().copied();
-        if name == "quantile_over_time"
-            && let Some(bad) = all(0).find(|q| !(0.0..=1.0).contains(q))
-        {
-            let text =
-                format!("quantile value should be between 0 and 1, got {}", format_general(bad));
-            self.annotations.warn(args[0].span, &text);
-        }
-        if name == "double_exponential_smoothing" {
-            for (i, what, sign) in [(0, "smoothing", "sf"), (1, "trend", "tf")] {
-                if let Some(bad) = all(i).find(|v| *v <= 0.0 || *v >= 1.0) {
-                    let reason =
-                        format!("invalid {what} factor. Expected: 0 < {sign} < 1, got: {bad:.6}");
-                    return Err(QueryError::Execution(reason));
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn note_counter(
         &mut self,
         name: &str,
@@ -190,11 +170,6 @@ impl Evaluator<'_> {
     ) -> bool {
         let metric = series.labels.metric_name();
         if !matches!(name, "rate" | "increase") || metric.is_empty() {
-            return false;
-        }
-        let histograms_only = !series.samples.histograms.is_empty()
-            && series.samples.histograms.iter().all(Option::is_some);
-        if histograms_only {
             return false;
         }
         if self.options.type_and_unit_labels {
@@ -336,6 +311,17 @@ fn window_value(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Op
     }
 }
 
+fn check_factors(factors: [f64; 2]) -> Result<(), QueryError> {
+    for (factor, what, sign) in [(factors[0], "smoothing", "sf"), (factors[1], "trend", "tf")] {
+        if factor <= 0.0 || factor >= 1.0 {
+            let reason =
+                format!("invalid {what} factor. Expected: 0 < {sign} < 1, got: {factor:.6}");
+            return Err(QueryError::Execution(reason));
+        }
+    }
+    Ok(())
+}
+
 fn seconds(t_ms: i64) -> Value {
     Value::Float(t_ms as f64 / 1000.0)
 }
@@ -367,7 +353,15 @@ fn float_value(e: &mut Evaluator<'_>, site: Site<'_>, window: Window<'_>) -> Opt
         "max_over_time" => extreme(window, |a, b| a > b)?.1,
         "ts_of_min_over_time" => extreme(window, |a, b| a <= b)?.0 as f64 / 1000.0,
         "ts_of_max_over_time" => extreme(window, |a, b| a >= b)?.0 as f64 / 1000.0,
-        "quantile_over_time" => quantile(site.params[0], all().collect()),
+        "quantile_over_time" => {
+            let q = site.params[0];
+            if !(0.0..=1.0).contains(&q) {
+                let text =
+                    format!("quantile value should be between 0 and 1, got {}", format_general(q));
+                e.annotations.warn(site.span, &text);
+            }
+            quantile(q, all().collect())
+        }
         "stddev_over_time" => variance(all()).sqrt(),
         "stdvar_over_time" => variance(all()),
         "mad_over_time" if all().any(f64::is_nan) => f64::NAN,

@@ -33,7 +33,7 @@ impl<'a> Evaluator<'a> {
         let mut out = Vec::with_capacity(selected.len());
         for mut one in selected {
             if self.statistics && !one.samples.histograms.is_empty() {
-                super::window::add_hints(&mut one.samples);
+                super::window::without_buckets(&mut one.samples);
             }
             let mut points = Vec::new();
             let mut next = 0;

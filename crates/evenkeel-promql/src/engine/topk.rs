@@ -3,7 +3,7 @@
 use super::QueryError;
 use super::aggregate::Groups;
 use super::eval::{Cursors, Evaluator, Series};
-use crate::ast::{Aggregate, AggregateOp};
+use crate::ast::{Aggregate, AggregateOp, Span};
 use crate::labels::Labels;
 use crate::number::format_general;
 use crate::sample::{Point, Value};
@@ -12,7 +12,7 @@ use std::cmp::Ordering;
 impl Evaluator<'_> {
     pub(super) fn pick(
         &mut self,
-        agg: &Aggregate,
+        (agg, span): (&Aggregate, Span),
         params: &[f64],
         series: Vec<Series>,
         groups: &Groups,
@@ -32,11 +32,11 @@ impl Evaluator<'_> {
             let mut picked = Vec::new();
             for group in present {
                 if !group.is_empty() || step == 0 {
-                    picked.extend(self.pick_in_group(agg, param, group, &series)?);
+                    picked.extend(self.pick_in_group((agg, span), param, group, &series)?);
                 }
             }
             if groups.labels.is_empty() {
-                self.pick_in_group(agg, param, Vec::new(), &series)?;
+                self.pick_in_group((agg, span), param, Vec::new(), &series)?;
             }
             if self.steps.count() == 1 {
                 order = picked.iter().map(|(i, _)| *i).collect();
@@ -61,7 +61,7 @@ impl Evaluator<'_> {
 
     fn pick_in_group(
         &mut self,
-        agg: &Aggregate,
+        (agg, span): (&Aggregate, Span),
         param: f64,
         group: Vec<(usize, Value)>,
         series: &[Series],
@@ -83,7 +83,7 @@ impl Evaluator<'_> {
                     group.into_iter().filter(|(_, v)| v.as_float().is_some()).collect();
                 if group.len() < floats && k > 0 {
                     let text = format!("ignored histogram in {} aggregation", op.as_str());
-                    self.annotations.info(agg.expr.span, &text);
+                    self.annotations.info(span, &text);
                 }
                 let number = |v: &Value| v.as_float().unwrap_or(f64::NAN);
                 group.sort_by(|(_, a), (_, b)| rank(op, number(a), number(b)));

@@ -178,7 +178,7 @@ impl<'a> Evaluator<'a> {
                 samples.blocks = None;
             }
             if self.statistics {
-                add_hints(&mut samples);
+                without_buckets(&mut samples);
             }
             series.push(RangeSeries { labels: one.labels, drop_name: false, samples });
         }
@@ -218,8 +218,9 @@ impl<'a> Evaluator<'a> {
             Vec::new()
         } else {
             let statistics = std::mem::take(&mut self.statistics);
+            let in_subquery = std::mem::replace(&mut self.in_subquery, true);
             let inner = self.with_steps(steps, |e| e.vector(&subquery.expr));
-            self.statistics = statistics;
+            (self.statistics, self.in_subquery) = (statistics, in_subquery);
             inner?
         };
         let series = inner
@@ -387,17 +388,25 @@ pub(super) fn without_markers(samples: Samples<'_>) -> Samples<'_> {
     }
 }
 
-/// Tells for histograms without a hint whether the counter was reset before them.
-pub(super) fn add_hints(samples: &mut Samples<'_>) {
+/// Histograms without their buckets, which counts and sums do not need; those without a hint are
+/// told first whether the counter was reset before them.
+pub(super) fn without_buckets(samples: &mut Samples<'_>) {
     let mut previous: Option<Arc<Histogram>> = None;
     for slot in samples.histograms.to_mut() {
         let Some(h) = slot else { continue };
-        let original = Arc::clone(h);
-        if let (ResetHint::Unknown, Some(p)) = (h.reset, &previous) {
-            let reset = h.is_reset_after(p);
-            Arc::make_mut(h).reset = if reset { ResetHint::Reset } else { ResetHint::NotReset };
-        }
-        previous = Some(original);
+        let reset = match (h.reset, &previous) {
+            (ResetHint::Unknown, Some(p)) if h.is_reset_after(p) => ResetHint::Reset,
+            (ResetHint::Unknown, Some(_)) => ResetHint::NotReset,
+            (ResetHint::Gauge, _) => {
+                // Their hint says nothing of resets, their buckets do.
+                previous = Some(Arc::clone(h));
+                continue;
+            }
+            (known, _) => known,
+        };
+        let Histogram { schema, count, sum, .. } = **h;
+        let plain = Histogram { schema, count, sum, reset, ..Histogram::default() };
+        previous = Some(std::mem::replace(h, Arc::new(plain)));
     }
 }
 

@@ -112,22 +112,36 @@ impl Histogram {
         }
     }
 
-    fn zero_bucket(&self) -> Option<Bucket> {
-        (self.zero_count != 0.0).then_some(Bucket {
+    fn zero_bucket(&self) -> Bucket {
+        Bucket {
             lower: -self.zero_threshold,
             upper: self.zero_threshold,
             lower_inclusive: true,
             upper_inclusive: true,
             count: self.zero_count,
-        })
+        }
     }
 
-    /// All populated buckets from the lowest to the highest.
+    /// All populated buckets as upstream shows them: the first custom one has no lower bound.
+    pub fn shown_buckets(&self) -> Vec<Bucket> {
+        let mut all = self.all_buckets();
+        let first_bound = self.custom_bounds.first().copied().unwrap_or(f64::INFINITY);
+        if self.is_custom()
+            && let Some(first) = all.first_mut()
+            && first.upper == first_bound
+        {
+            (first.lower, first.lower_inclusive) = (f64::NEG_INFINITY, true);
+        }
+        all
+    }
+
+    /// All populated buckets from the lowest to the highest, as quantiles and sums see them: the
+    /// first custom one reaches from zero if its upper bound is positive.
     pub fn all_buckets(&self) -> Vec<Bucket> {
         let mut all: Vec<Bucket> =
             Vec::with_capacity(self.positive.len() + self.negative.len() + 1);
         all.extend(self.negative.iter().rev().map(|b| self.negative_bucket(*b)));
-        all.extend(self.zero_bucket());
+        all.extend(Some(self.zero_bucket()).filter(|zero| zero.count > 0.0));
         all.extend(self.positive.iter().map(|b| self.positive_bucket(*b)));
         all.retain(|bucket| bucket.count != 0.0);
         for bucket in &mut all {
@@ -149,7 +163,13 @@ impl Histogram {
     pub fn to_text(&self) -> String {
         let mut out =
             format!("{{count:{}, sum:{}", format_general(self.count), format_general(self.sum));
-        for bucket in self.all_buckets() {
+        // The text shows even a zero bucket below zero, which the difference of two may have.
+        let mut buckets = self.shown_buckets();
+        if self.zero_count < 0.0 {
+            let zero = self.zero_bucket();
+            buckets.insert(buckets.partition_point(|b| b.upper <= zero.lower), zero);
+        }
+        for bucket in buckets {
             let open = if bucket.lower_inclusive { '[' } else { '(' };
             let close = if bucket.upper_inclusive { ']' } else { ')' };
             write!(

@@ -79,29 +79,30 @@ impl Histogram {
         let mut bucket = self.with_known_sign(bucket);
         if self.is_custom() {
             if bucket.lower == f64::NEG_INFINITY {
-                return (bucket.upper, None);
-            }
-            if bucket.upper == f64::INFINITY && seen >= rank {
+                if bucket.upper <= 0.0 {
+                    return (bucket.upper, None);
+                }
+                bucket.lower = 0.0;
+            } else if bucket.upper == f64::INFINITY {
                 return (bucket.lower, None);
             }
         }
         // Due to numerical inaccuracies, or NaN observations, the rank may lie beyond all buckets.
         if seen < rank {
-            return if nan_sum {
-                (f64::NAN, Some(true))
-            } else {
-                (if forward { bucket.upper } else { bucket.lower }, None)
-            };
+            return if nan_sum { (f64::NAN, Some(true)) } else { (bucket.upper, None) };
         }
-        let note = nan_sum.then_some(false);
         rank -= seen - bucket.count;
         if !forward {
             rank = bucket.count - rank;
         }
-        let share = rank / bucket.count;
-        if self.is_custom() && bucket.lower == f64::NEG_INFINITY {
-            bucket.lower = bucket.upper;
+        let mut note = None;
+        if nan_sum && let Some(last) = buckets.last() {
+            // Upstream counts on through all buckets and stays at the last one.
+            bucket = *last;
+            let observed: f64 = buckets.iter().map(|b| b.count).sum();
+            note = (observed < self.count).then_some(false);
         }
+        let share = rank / bucket.count;
         (self.interpolate(&bucket, share), note)
     }
 
@@ -131,22 +132,35 @@ impl Histogram {
         if value > 0.0 { (at - low) / (high - low) } else { 1.0 - (at - high) / (low - high) }
     }
 
-    /// The share of observations between two bounds.
-    pub fn fraction(&self, lower: f64, upper: f64) -> f64 {
+    /// The share of observations between two bounds; beside it, whether there were NaN
+    /// observations, which lie in no share.
+    pub fn fraction(&self, lower: f64, upper: f64) -> (f64, bool) {
         if self.count == 0.0 || lower.is_nan() || upper.is_nan() {
-            return f64::NAN;
+            return (f64::NAN, false);
         }
         if lower >= upper {
-            return 0.0;
+            return (0.0, false);
         }
-        (self.rank(upper) - self.rank(lower)) / self.count
+        let mut all = self.count;
+        if self.sum.is_nan() {
+            all = self.all_buckets().iter().map(|b| b.count).sum();
+        }
+        let rank = |value| {
+            let rank = self.rank(value);
+            if rank > all { all } else { rank }
+        };
+        ((rank(upper) - rank(lower)) / self.count, all < self.count)
     }
 
     /// Observations up to a value.
     fn rank(&self, value: f64) -> f64 {
         let mut below = 0.0;
         for bucket in self.all_buckets() {
-            let bucket = self.with_known_sign(bucket);
+            let mut bucket = self.with_known_sign(bucket);
+            if self.is_custom() && bucket.lower <= 0.0 && bucket.upper >= 0.0 {
+                // Custom buckets are all positive to upstream, even those with negative bounds.
+                bucket.lower = 0.0;
+            }
             if value <= bucket.lower {
                 return below;
             }
@@ -185,8 +199,8 @@ impl Histogram {
         for entry in &mut out.negative {
             entry.1 = keep(self.negative_bucket(*entry));
         }
-        if let Some(zero) = self.zero_bucket() {
-            out.zero_count = keep(zero);
+        if self.zero_count > 0.0 {
+            out.zero_count = keep(self.zero_bucket());
         }
         let changed = out.positive != self.positive
             || out.negative != self.negative

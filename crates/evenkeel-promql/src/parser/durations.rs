@@ -121,7 +121,8 @@ fn constant(expr: &LengthExpr) -> Option<f64> {
 
 /// Milliseconds of a length; `None` beyond what Go's durations hold.
 pub(crate) fn seconds_to_ms(seconds: f64) -> Option<i64> {
+    /// Less than 2^63 nanoseconds.
+    const MAX_MS: f64 = 9_223_372_036_854.0;
     let ms = (seconds * 1000.0).round();
-    // 2^63 nanoseconds.
-    (ms.abs() < 9.223_372_036e15 / 1000.0 * 1000.0 && ms.is_finite()).then_some(ms as i64)
+    (ms.abs() <= MAX_MS).then_some(ms as i64)
 }

@@ -1,8 +1,8 @@
 //! Expressions back to text, in upstream's spelling.
 
 use crate::ast::{
-    Aggregate, At, Binary, Cardinality, Expr, ExprKind, Length, LengthExpr, Matching, Selector,
-    Subquery,
+    Aggregate, At, Binary, BinaryOp, Cardinality, Expr, ExprKind, Length, LengthExpr, Matching,
+    Selector, Subquery,
 };
 use crate::labels::{METRIC_NAME, is_legacy_label_name, is_legacy_metric_name, quote};
 use crate::matcher::MatchOp;
@@ -57,7 +57,14 @@ fn names(labels: &[String]) -> String {
 
 fn print_binary(f: &mut fmt::Formatter<'_>, binary: &Binary) -> fmt::Result {
     let is_bool = if binary.is_bool { " bool" } else { "" };
-    write!(f, "{} {}{is_bool}", binary.lhs, binary.op.as_str())?;
+    match binary.lhs.kind {
+        // A power binds closer than the sign that infinity is printed with.
+        ExprKind::Number { value: f64::INFINITY, .. } if binary.op == BinaryOp::Pow => {
+            f.write_str("Inf")?;
+        }
+        _ => write!(f, "{}", binary.lhs)?,
+    }
+    write!(f, " {}{is_bool}", binary.op.as_str())?;
     if let Some(matching) = &binary.matching {
         print_matching(f, matching)?;
     }

@@ -1,0 +1,79 @@
+//! Answers queries from standard input: one JSON object a line with series in the notation of test
+//! scripts and queries over them; one line of JSON comes back per query. `bench/promql` holds it
+//! against Prometheus itself.
+
+use evenkeel_promql::engine::{Options, QueryError, Steps, instant_text, range};
+use evenkeel_promql::parser::parse;
+use evenkeel_promql::series::SeriesStore;
+use evenkeel_promql::testscript::notation::series_line;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use std::io::{BufRead, Write, stdin, stdout};
+
+#[derive(Deserialize)]
+struct Job {
+    interval_ms: i64,
+    series: Vec<String>,
+    queries: Vec<Query>,
+}
+
+#[derive(Deserialize)]
+struct Query {
+    expr: String,
+    /// Of an instant query; else the other three.
+    time: Option<i64>,
+    #[serde(default)]
+    start: i64,
+    #[serde(default)]
+    end: i64,
+    #[serde(default)]
+    step: i64,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let options = Options { samples_max: 5_000_000, ..Options::default() };
+    let mut out = stdout().lock();
+    for line in stdin().lock().lines() {
+        let job: Job = serde_json::from_str(&line?)?;
+        let store = store(&job)?;
+        for query in &job.queries {
+            writeln!(out, "{}", answer(&store, query, &options))?;
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn store(job: &Job) -> Result<SeriesStore, Box<dyn std::error::Error>> {
+    let mut store = SeriesStore::new();
+    for text in &job.series {
+        let line = series_line(text)?;
+        for (i, noted) in line.points.into_iter().enumerate() {
+            if let Some(value) = noted.value {
+                store.append_value(&line.labels, job.interval_ms * i as i64, value, 0)?;
+            }
+        }
+    }
+    Ok(store)
+}
+
+fn answer(store: &SeriesStore, query: &Query, options: &Options) -> Json {
+    let result = match query.time {
+        Some(time) => instant_text(store, &query.expr, time, options),
+        None => {
+            let steps = Steps { start_ms: query.start, end_ms: query.end, step_ms: query.step };
+            parse(&query.expr)
+                .map_err(QueryError::from)
+                .and_then(|query| range(store, &query, steps, options))
+        }
+    };
+    match result {
+        Ok(result) => {
+            let mut answer = result.to_json();
+            answer["warnings"] = json!(result.warnings());
+            answer["infos"] = json!(result.infos());
+            answer
+        }
+        Err(error) => json!({"error": error.to_string()}),
+    }
+}
