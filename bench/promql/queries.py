@@ -38,7 +38,7 @@ class Series:
         return " ".join(out)
 
     def counter(self, take):
-        start, step = self.rng.choice([0, 0, 3, 100, 1e6]), self.rng.choice([0, 1, 2.5, 60, 1e-3])
+        start, step = self.rng.choice([0, 0, 3, 100]), self.rng.choice([0, 1, 2.5, 60, 1e-3])
         return f"{start:.0f}+{step:g}x{take - 1}"
 
     def gauge(self, take):
@@ -62,9 +62,8 @@ class Series:
         more = [rng.randint(1, 4) for _ in range(count)]
         # Empty buckets are kept by Prometheus and not by evenkeel, which shows where two are compared.
         zero, n = rng.randint(0, 3), rng.randint(1, 5)
-        hint = rng.choice(["", "", " counter_reset_hint:gauge"])
         text = lambda b, z, m, s: (
-            f"{{{{schema:{schema} sum:{s} count:{sum(b) + z + m}{hint} z_bucket:{z} z_bucket_w:0.001 "
+            f"{{{{schema:{schema} sum:{s} count:{sum(b) + z + m} z_bucket:{z} z_bucket_w:0.001 "
             f"buckets:[{' '.join(map(str, b))}] n_buckets:[{m}]}}}}"
         )
         plain = text(first, zero, n, rng.randint(0, 50))
@@ -153,7 +152,7 @@ class Queries:
         return rng.choice([
             lambda: f"scalar({self.vector(depth - 1)})",
             lambda: f"-{self.scalar(depth - 1)}",
-            lambda: f"({self.scalar(depth - 1)} {rng.choice(['+', '-', '*', '/', '%', '^', 'atan2', '== bool', '> bool'])} {self.scalar(depth - 1)})",
+            lambda: f"({self.scalar(depth - 1)} {rng.choice(['+', '-', '*', '/', '%', '^', '== bool', '> bool'])} {self.scalar(depth - 1)})",
         ])()
 
     def matrix(self, depth):
@@ -326,11 +325,12 @@ def job(seed, queries):
     writer = Queries(rng)
     for _ in range(queries):
         expr = writer.query()
-        # On the points, between them, before the first and after the last.
-        start = rng.choice([0, 300_000, 607_000, END_MS // 2, -15_000])
+        # On the points, between them and after the last.
+        start = rng.choice([0, 7_000, 300_000, 607_000, END_MS // 2])
         if rng.random() < 0.5 or expr.endswith("]"):
             asked.append({"expr": expr, "time": rng.choice([start, END_MS, END_MS + 200_000, rng.randint(0, END_MS)])})
         else:
             step = rng.choice([15_000, 60_000, 37_000, 300_000])
             asked.append({"expr": expr, "start": start, "end": start + step * rng.choice([1, 7, 20]), "step": step})
-    return {"interval_ms": INTERVAL_MS, "series": series, "queries": asked}
+    delayed = seed % 2 == 0
+    return {"interval_ms": INTERVAL_MS, "delayed_name_removal": delayed, "series": series, "queries": asked}

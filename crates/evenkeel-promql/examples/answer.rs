@@ -13,6 +13,9 @@ use std::io::{BufRead, Write, stdin, stdout};
 #[derive(Deserialize)]
 struct Job {
     interval_ms: i64,
+    /// Whether metric names are removed at the end of a query instead of in each function.
+    #[serde(default)]
+    delayed_name_removal: bool,
     series: Vec<String>,
     queries: Vec<Query>,
 }
@@ -31,11 +34,15 @@ struct Query {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let options = Options { samples_max: 5_000_000, ..Options::default() };
     let mut out = stdout().lock();
     for line in stdin().lock().lines() {
         let job: Job = serde_json::from_str(&line?)?;
         let store = store(&job)?;
+        let options = Options {
+            samples_max: 5_000_000,
+            delayed_name_removal: job.delayed_name_removal,
+            ..Options::default()
+        };
         for query in &job.queries {
             writeln!(out, "{}", answer(&store, query, &options))?;
         }

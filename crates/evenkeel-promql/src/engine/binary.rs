@@ -360,13 +360,13 @@ impl Pairing<'_> {
     }
 
     fn result_labels(&self, left: usize, right: usize) -> (Labels, bool) {
-        let (filled_left, left_series) = self.series_or_group(left, right, true);
-        let (_, right_series) = self.series_or_group(right, left, false);
-        let mut labels = left_series.0;
-        let mut drop_name = left_series.1;
+        let (filled_left, mut labels) = self.series_or_group(left, right, true);
+        let (_, right_labels) = self.series_or_group(right, left, false);
+        // As upstream: a comparison of two vectors keeps the name even of a rate, if names are
+        // removed at the end.
+        let mut drop_name = false;
         if drops_name(self.binary.op) || (self.binary.is_bool && !self.delayed) {
             labels = labels.without_name();
-            drop_name = false;
         } else if self.binary.is_bool {
             drop_name = true;
         }
@@ -378,21 +378,21 @@ impl Pairing<'_> {
             };
         }
         for name in &self.matching.include {
-            labels = labels.with(name, right_series.0.get(name));
+            labels = labels.with(name, right_labels.get(name));
         }
         (labels, drop_name)
     }
 
     /// Labels of a side; of a filled one, those of the match group.
-    fn series_or_group(&self, at: usize, other: usize, is_left: bool) -> (bool, (Labels, bool)) {
+    fn series_or_group(&self, at: usize, other: usize, is_left: bool) -> (bool, Labels) {
         let (series, groups) = if is_left {
             (&self.sides.lhs, &self.sides.right_groups)
         } else {
             (&self.sides.rhs, &self.sides.left_groups)
         };
         match series.get(at) {
-            Some(one) => (false, (one.labels.clone(), one.drop_name)),
-            None => (true, (self.sides.groups[groups[other]].clone(), false)),
+            Some(one) => (false, one.labels.clone()),
+            None => (true, self.sides.groups[groups[other]].clone()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Quantiles and fractions of classic and native histograms.
 
 use super::QueryError;
-use super::eval::{Cursors, Data, Evaluator, Merge, Series};
+use super::eval::{Cursors, Data, Evaluator, Series};
 use super::quantile::{ClassicBucket, Raised, bucket_fraction, bucket_quantile};
 use crate::annotation::Fixes;
 use crate::ast::{Expr, Span};
@@ -69,7 +69,7 @@ impl Evaluator<'_> {
             return Err(QueryError::Execution(reason));
         }
         let series = self.vector(&args[0])?;
-        let mut merge = Merge::default();
+        let mut out = Vec::new();
         for arg in args.iter().skip(2) {
             let quantiles = self.scalar(arg)?;
             self.note_quantiles(&quantiles, arg.span);
@@ -82,11 +82,15 @@ impl Evaluator<'_> {
             if let Data::Vector(series) = data {
                 for one in series {
                     let labels = one.labels.with(&label, &text);
-                    merge.add(Series { labels, ..one })?;
+                    out.push(Series { labels, ..one });
                 }
             }
         }
-        Ok(Data::Vector(merge.finish()))
+        // As upstream: with names removed at the end, an instant query is looked at only then.
+        if self.steps.count() > 1 {
+            super::eval::check_distinct(&out)?;
+        }
+        self.checked(out)
     }
 
     fn note_quantiles(&mut self, quantiles: &[f64], span: Span) {

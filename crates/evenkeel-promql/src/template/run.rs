@@ -15,6 +15,8 @@ const VALUE_BYTES_MAX: usize = 16 << 20;
 const STEP_BYTES: usize = 64;
 /// What a query or a regular expression costs, in bytes.
 const COSTLY_BYTES: usize = 64 << 10;
+/// How much more a byte costs that a regular expression looks at than one that is copied.
+const MATCHING: usize = 16;
 
 /// What a missing key stands for where that is no error.
 static EMPTY: Data = Data::Text(String::new());
@@ -177,11 +179,14 @@ impl Run<'_> {
                 args.push(self.term(term, dot)?);
             }
             args.extend(piped);
-            if args.iter().map(Data::bytes).sum::<usize>() > VALUE_BYTES_MAX {
+            let bytes = args.iter().map(Data::bytes).sum::<usize>();
+            if bytes > VALUE_BYTES_MAX {
                 return Err(format!("the arguments of {name} exceed {VALUE_BYTES_MAX} bytes"));
             }
-            if matches!(name.as_str(), "query" | "reReplaceAll" | "match") {
-                self.charge(COSTLY_BYTES)?;
+            match name.as_str() {
+                "query" => self.charge(COSTLY_BYTES)?,
+                "reReplaceAll" | "match" => self.charge(COSTLY_BYTES + MATCHING * bytes)?,
+                _ => {}
             }
             let value = call(name, args, self.scope.query)?;
             return self.bounded(value);

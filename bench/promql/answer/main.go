@@ -49,8 +49,10 @@ type query struct {
 
 type job struct {
 	IntervalMs int64 `json:"interval_ms"`
-	Series     []string
-	Queries    []query
+	// Whether metric names are removed at the end of a query instead of in each function.
+	Delayed bool `json:"delayed_name_removal"`
+	Series  []string
+	Queries []query
 }
 
 type answer struct {
@@ -65,19 +67,12 @@ func main() {
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, 1<<28)
 	out := json.NewEncoder(os.Stdout)
-	engine := promql.NewEngine(promql.EngineOpts{
-		MaxSamples: 5_000_000, Timeout: time.Minute, EnableAtModifier: true, EnableNegativeOffset: true,
-		Parser: parser.NewParser(parser.Options{
-			EnableExperimentalFunctions: true, ExperimentalDurationExpr: true, EnableExtendedRangeSelectors: true,
-			EnableBinopFillModifiers: true,
-		}),
-		NoStepSubqueryIntervalFn: func(int64) int64 { return 60_000 },
-	})
 	for in.Scan() {
 		var j job
 		if err := json.Unmarshal(in.Bytes(), &j); err != nil {
 			panic(err)
 		}
+		engine := engine(j.Delayed)
 		load := fmt.Sprintf("load %dms\n  %s\n", j.IntervalMs, strings.Join(j.Series, "\n  "))
 		store := promqltest.LoadedStorage(script{}, load)
 		for _, q := range j.Queries {
@@ -92,6 +87,17 @@ func main() {
 	if err := in.Err(); err != nil {
 		panic(err)
 	}
+}
+
+func engine(delayed bool) *promql.Engine {
+	return promql.NewEngine(promql.EngineOpts{
+		MaxSamples: 5_000_000, Timeout: time.Minute, EnableAtModifier: true, EnableDelayedNameRemoval: delayed, EnableNegativeOffset: true,
+		Parser: parser.NewParser(parser.Options{
+			EnableExperimentalFunctions: true, ExperimentalDurationExpr: true, EnableExtendedRangeSelectors: true,
+			EnableBinopFillModifiers: true,
+		}),
+		NoStepSubqueryIntervalFn: func(int64) int64 { return 60_000 },
+	})
 }
 
 func run(engine *promql.Engine, store storage.Queryable, q query) answer {
