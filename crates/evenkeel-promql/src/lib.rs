@@ -28,6 +28,7 @@ mod hash;
 pub mod labels;
 pub mod matcher;
 pub mod number;
+mod re2;
 
 pub mod histogram;
 pub mod sample;

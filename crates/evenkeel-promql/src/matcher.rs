@@ -1,6 +1,7 @@
 //! Label matchers: `=`, `!=`, `=~`, `!~`.
 
 use crate::labels::{Labels, is_legacy_label_name, quote};
+use crate::re2::translated;
 use regex::Regex;
 use std::fmt;
 use std::sync::Arc;
@@ -152,7 +153,7 @@ pub fn anchored(pattern: &str) -> Result<Regex, BadRegex> {
 /// As [`anchored`]; the compiled size, or a little more, is taken from `left`.
 pub(crate) fn anchored_within(pattern: &str, left: &mut usize) -> Result<Regex, BadRegex> {
     let bad = |reason: String| BadRegex { pattern: pattern.to_owned(), reason };
-    let whole = format!("^(?s:{pattern})$");
+    let whole = format!("^(?s:{})$", translated(pattern).map_err(bad)?);
     for size in REGEX_BYTES_TRIED {
         if size > *left {
             return Err(bad("the patterns are too large together".to_owned()));

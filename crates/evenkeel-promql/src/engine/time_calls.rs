@@ -31,7 +31,7 @@ const DAY_S: u64 = 86_400;
 /// A part of a time in UTC, over all times that Go's calendar has. What does not fit 64 bits, and
 /// NaN, is the smallest of them, as Go converts numbers on x86.
 fn calendar_field(name: &str, seconds: f64) -> f64 {
-    let fits = (-9.223_372_036_854_775_8e18..9.223_372_036_854_775_8e18).contains(&seconds);
+    let fits = (-(2_f64.powi(63))..2_f64.powi(63)).contains(&seconds);
     let whole = if fits { seconds as i64 } else { i64::MIN };
     // As in Go, times before the beginning wrap around to the end.
     let since_begin = whole.cast_unsigned().wrapping_add(GO_BEGINS_S);

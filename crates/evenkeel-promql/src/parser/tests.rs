@@ -31,7 +31,7 @@ fn errors_tell_place_and_reason() {
     assert_snapshot!(row("foo{a=\"b\"\n  }}"), @r#"2:4: parse error: unexpected "}""#);
     assert_snapshot!(row("sum(rate(x[5m])"), @"1:16: parse error: unexpected end of input");
     assert_snapshot!(row("foo offset 1m offset 2m"), @"1:1: parse error: offset may not be set multiple times");
-    assert_snapshot!(row("a{b=~\"(\"}"), @"1:3: parse error: error parsing regexp: unclosed group: `(`");
+    assert_snapshot!(row("a{b=~\"(\"}"), @"1:3: parse error: error parsing regexp: missing closing ): `(`");
 }
 
 #[test]

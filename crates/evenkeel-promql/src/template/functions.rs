@@ -90,7 +90,8 @@ pub(super) fn call(
         "externalURL" | "pathPrefix" => Ok(Data::Text(String::new())),
         "reReplaceAll" => match args.as_slice() {
             [Data::Text(pattern), Data::Text(with), Data::Text(text)] => {
-                let regex = regex::RegexBuilder::new(pattern).size_limit(1 << 20).build();
+                let pattern = crate::re2::translated(pattern)?;
+                let regex = regex::RegexBuilder::new(&pattern).size_limit(1 << 20).build();
                 replace(&regex.map_err(|e| e.to_string())?, with, text)
             }
             _ => Err("reReplaceAll needs three texts".to_owned()),
