@@ -2,7 +2,7 @@
 //! scripts and queries over them; one line of JSON comes back per query. `bench/promql` holds it
 //! against Prometheus itself.
 
-use evenkeel_promql::engine::{Options, QueryError, Steps, instant_text, range};
+use evenkeel_promql::engine::{Options, QueryError, Steps, instant, range};
 use evenkeel_promql::parser::parse;
 use evenkeel_promql::series::SeriesStore;
 use evenkeel_promql::testscript::notation::series_line;
@@ -55,9 +55,9 @@ fn store(job: &Job) -> Result<SeriesStore, Box<dyn std::error::Error>> {
     let mut store = SeriesStore::new();
     for text in &job.series {
         let line = series_line(text)?;
-        for (i, noted) in line.points.into_iter().enumerate() {
+        for (i, noted) in (0_i64..).zip(line.points) {
             if let Some(value) = noted.value {
-                store.append_value(&line.labels, job.interval_ms * i as i64, value, 0)?;
+                store.append_value(&line.labels, job.interval_ms * i, value, 0)?;
             }
         }
     }
@@ -65,15 +65,15 @@ fn store(job: &Job) -> Result<SeriesStore, Box<dyn std::error::Error>> {
 }
 
 fn answer(store: &SeriesStore, query: &Query, options: &Options) -> Json {
-    let result = match query.time {
-        Some(time) => instant_text(store, &query.expr, time, options),
-        None => {
-            let steps = Steps { start_ms: query.start, end_ms: query.end, step_ms: query.step };
-            parse(&query.expr)
-                .map_err(QueryError::from)
-                .and_then(|query| range(store, &query, steps, options))
+    let asked = parse(&query.expr).map_err(QueryError::from);
+    let steps = Steps { start_ms: query.start, end_ms: query.end, step_ms: query.step };
+    let result = asked.and_then(|asked| {
+        if let Some(time) = query.time {
+            instant(store, &asked, time, options)
+        } else {
+            range(store, &asked, steps, options)
         }
-    };
+    });
     match result {
         Ok(result) => {
             let mut answer = result.to_json();

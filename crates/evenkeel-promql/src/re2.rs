@@ -46,16 +46,15 @@ pub(crate) fn translated(pattern: &str) -> Result<String, String> {
                 reader.repeat(before, &c.to_string())?;
                 Before::Repeated
             }
-            '{' => match reader.counts()? {
-                Some(counts) => {
+            '{' => {
+                if let Some(counts) = reader.counts()? {
                     reader.repeat(before, &counts)?;
                     Before::Repeated
-                }
-                None => {
+                } else {
                     reader.out.push_str("\\{");
                     Before::Expression
                 }
-            },
+            }
             '|' => {
                 reader.out.push(c);
                 Before::Nothing

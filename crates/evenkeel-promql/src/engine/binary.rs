@@ -238,6 +238,15 @@ struct Pairing<'p> {
 
 const FILLED: usize = usize::MAX;
 
+/// What an operator makes of a pair.
+enum Combined {
+    /// It is not defined for the two, which upstream does not even count as a match.
+    Undefined,
+    /// A comparison dropped it.
+    Dropped,
+    Value(Value),
+}
+
 impl Pairing<'_> {
     fn step(
         &mut self,
@@ -276,7 +285,10 @@ impl Pairing<'_> {
                 (None, Some(fill)) => (FILLED, Value::Float(fill)),
                 (None, None) => continue,
             };
-            let Some(combined) = self.combined(&value, &right_value, notes) else { continue };
+            let combined = self.combined(&value, &right_value, notes);
+            if matches!(combined, Combined::Undefined) {
+                continue;
+            }
             if self.matching.cardinality == Cardinality::OneToOne && present[group] {
                 let reason = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
                 return Err(QueryError::Execution(reason.to_owned()));
@@ -291,30 +303,24 @@ impl Pairing<'_> {
                 }
                 let Some((right, right_value)) = right_of[group].take() else { continue };
                 let left = Value::Float(fill);
-                if let Some(combined) = self.combined(&left, &right_value, notes) {
-                    self.push(t_ms, (FILLED, right), combined)?;
-                }
+                let combined = self.combined(&left, &right_value, notes);
+                self.push(t_ms, (FILLED, right), combined)?;
             }
         }
         (self.right_of, self.present) = (right_of, present);
         Ok(())
     }
 
-    /// The value of a pair, nothing inside if a comparison drops it; `None` if the operator is not
-    /// defined for the two, which upstream does not even count as a match.
-    fn combined(
-        &self,
-        left: &Value,
-        right: &Value,
-        notes: &mut super::Notes,
-    ) -> Option<Option<Value>> {
+    fn combined(&self, left: &Value, right: &Value, notes: &mut super::Notes) -> Combined {
         let (l, r) = if self.swapped { (right, left) } else { (left, right) };
-        let Outcome { value, keep } = element(self.binary.op, l, r, self.span, notes)?;
-        Some(if self.binary.is_bool {
-            Some(Value::Float(if keep { 1.0 } else { 0.0 }))
-        } else {
-            keep.then_some(value)
-        })
+        match element(self.binary.op, l, r, self.span, notes) {
+            None => Combined::Undefined,
+            Some(Outcome { keep, .. }) if self.binary.is_bool => {
+                Combined::Value(Value::Float(if keep { 1.0 } else { 0.0 }))
+            }
+            Some(Outcome { keep: false, .. }) => Combined::Dropped,
+            Some(Outcome { value, .. }) => Combined::Value(value),
+        }
     }
 
     /// Adds the value of a pair to its series. A pair that a comparison dropped leaves no value,
@@ -323,12 +329,15 @@ impl Pairing<'_> {
         &mut self,
         t_ms: i64,
         (left, right): (usize, usize),
-        value: Option<Value>,
+        combined: Combined,
     ) -> Result<(), QueryError> {
         let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
-        if one_to_one && value.is_none() {
-            return Ok(());
-        }
+        let value = match combined {
+            Combined::Undefined => return Ok(()),
+            Combined::Dropped if one_to_one => return Ok(()),
+            Combined::Dropped => None,
+            Combined::Value(value) => Some(value),
+        };
         let newest = self.newest_slot.filter(|(pair, _)| *pair == (left, right));
         let slot = if let Some((_, slot)) = newest {
             slot

@@ -72,12 +72,12 @@ impl Evaluator<'_> {
         }
         let mut selector = Selector { matchers, ..Selector::default() };
         copy_modifiers(base, &mut selector);
-        let mut infos = self.picked(&selector, |samples, at, step_ms| {
+        let mut infos = self.picked(&selector, |samples, at, t_ms, out| {
             let value = match samples.value(at) {
                 Value::Float(_) => Value::Float(samples.times[at] as f64),
                 histogram @ Value::Histogram(_) => histogram,
             };
-            Point { t_ms: step_ms, value }
+            out.push(Point { t_ms, value });
         })?;
         infos.retain(|info| {
             wanted.values().any(|values| {

@@ -77,19 +77,18 @@ impl Evaluator<'_> {
                 let params = [param(0), param(1)];
                 Site { name, metric, span, range_ms: source.range_ms, step_ms, params }
             };
-            let values = match source.extension {
+            let points = match source.extension {
                 None => self.plain_values(&source, &one.samples, &site)?,
                 Some(extension) => {
                     self.extended_values(&source, &one.samples, (extension, &site))?
                 }
             };
-            if !noted_counter && values.iter().any(|(_, value)| value.as_float().is_some()) {
+            if !noted_counter && points.iter().any(|point| point.value.as_float().is_some()) {
                 noted_counter = self.note_counter(name, one, span);
             }
-            if values.is_empty() {
+            if points.is_empty() {
                 continue;
             }
-            let points = values.into_iter().map(|(t_ms, value)| Point { t_ms, value }).collect();
             let (labels, drop_name) = if keeps_name {
                 (one.labels.clone(), one.drop_name)
             } else {
@@ -113,30 +112,37 @@ impl Evaluator<'_> {
         source: &super::window::RangeSource<'_>,
         samples: &Samples<'_>,
         site: &dyn Fn(i64) -> Site<'s>,
-    ) -> Result<Vec<(i64, Value)>, QueryError> {
+    ) -> Result<Vec<Point>, QueryError> {
         let name = site(self.steps.start_ms).name;
         let counter = matches!(name, "rate" | "increase");
         let mut running = RunningSum::default();
         let mut steady = Steady::default();
-        self.slide(source, samples, |e, step_ms, window| {
+        self.slide(source, samples, |e, t_ms, window, out| {
             if name == "sum_over_time"
                 && let Some(sum) = running.follow(window)
             {
-                return Ok(Some(Value::Float(sum)));
+                out.push(Point { t_ms, value: Value::Float(sum) });
+                return Ok(());
             }
             if name == "double_exponential_smoothing" {
-                check_factors(site(step_ms).params)?;
+                check_factors(site(t_ms).params)?;
             }
             if !counter {
-                return Ok(window_value(e, site(step_ms), window));
+                let value = window_value(e, site(t_ms), window);
+                out.extend(value.map(|value| Point { t_ms, value }));
+                return Ok(());
             }
             let shape = Shape::of(window);
-            if shape.is_some() && shape == steady.shape {
-                return Ok(steady.value.clone());
+            if shape.is_none() || shape != steady.shape {
+                let value = window_value(e, site(t_ms), window);
+                let Some(Value::Float(number)) = value else {
+                    out.extend(value.map(|value| Point { t_ms, value }));
+                    return Ok(());
+                };
+                steady = Steady { shape, value: number };
             }
-            let value = window_value(e, site(step_ms), window);
-            steady = Steady { shape, value };
-            Ok(steady.value.clone())
+            out.push(Point { t_ms, value: Value::Float(steady.value) });
+            Ok(())
         })
     }
 
@@ -145,18 +151,17 @@ impl Evaluator<'_> {
         source: &super::window::RangeSource<'_>,
         samples: &Samples<'_>,
         (extension, site): (Extension, &dyn Fn(i64) -> Site<'s>),
-    ) -> Result<Vec<(i64, Value)>, QueryError> {
+    ) -> Result<Vec<Point>, QueryError> {
         let mut out = Vec::new();
-        for step_ms in self.steps.times() {
-            let end_ms = source.window_end(self, step_ms);
+        for t_ms in self.steps.times() {
+            let end_ms = source.window_end(self, t_ms);
             let window = super::rate::wide_window(self, samples, end_ms, source);
             self.work_on(window.len())?;
             if window.is_empty() {
                 continue;
             }
-            if let Some(value) = extended_rate(self, site(step_ms), window, extension) {
-                out.push((step_ms, value));
-            }
+            let value = extended_rate(self, site(t_ms), window, extension);
+            out.extend(value.map(|value| Point { t_ms, value }));
         }
         self.charge(out.len())?;
         Ok(out)
@@ -202,8 +207,10 @@ impl Evaluator<'_> {
     ) -> Result<Vec<Series>, QueryError> {
         let mut present = std::collections::BTreeSet::new();
         for one in &source.series {
-            let found = self.slide(source, &one.samples, |_, _, _| Ok(Some(())))?;
-            present.extend(found.into_iter().map(|(t_ms, ())| t_ms));
+            present.extend(self.slide(source, &one.samples, |_, t_ms, _, out| {
+                out.push(t_ms);
+                Ok(())
+            })?);
         }
         let points: Vec<Point> = self
             .steps
@@ -248,7 +255,7 @@ impl Shape {
 #[derive(Default)]
 struct Steady {
     shape: Option<Shape>,
-    value: Option<Value>,
+    value: f64,
 }
 
 /// The sum of a window that only grew since the last step goes on from the sum of then, in the same

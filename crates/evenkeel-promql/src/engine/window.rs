@@ -241,13 +241,14 @@ impl<'a> Evaluator<'a> {
         })
     }
 
-    /// Calls `apply` with the window of every step of a series, as long as it is not empty.
+    /// Calls `apply` with the window of every step of a series, as long as it is not empty, and
+    /// returns what it appended.
     pub(super) fn slide<T>(
         &mut self,
         source: &RangeSource<'_>,
         samples: &Samples<'_>,
-        mut apply: impl FnMut(&mut Self, i64, Window<'_>) -> Result<Option<T>, QueryError>,
-    ) -> Result<Vec<(i64, T)>, QueryError> {
+        mut apply: impl FnMut(&mut Self, i64, Window<'_>, &mut Vec<T>) -> Result<(), QueryError>,
+    ) -> Result<Vec<T>, QueryError> {
         let mut out = Vec::new();
         let (mut from, mut to) = (0, 0);
         let times = &samples.times;
@@ -294,12 +295,10 @@ impl<'a> Evaluator<'a> {
                 start_ms,
                 end_ms,
             };
-            if let Some(value) = apply(self, step_ms, window)? {
-                if out.is_empty() {
-                    out.reserve(self.steps_left(step_ms).min(times.len() - from));
-                }
-                out.push((step_ms, value));
+            if out.capacity() == 0 {
+                out.reserve(self.steps_left(step_ms).min(times.len() - from));
             }
+            apply(self, step_ms, window, &mut out)?;
         }
         self.charge(out.len())?;
         Ok(out)
@@ -325,13 +324,11 @@ impl<'a> Evaluator<'a> {
         if let Some(extension) = shape.extension {
             return super::rate::extended_points(self, &shape, series, extension);
         }
-        let windows = self.slide(&shape, &series.samples, |_, _, window| {
-            let points = (0..window.len())
-                .map(|i| Point { t_ms: window.times[i], value: window.value(i) })
-                .collect::<Vec<_>>();
-            Ok(Some(points))
-        })?;
-        Ok(windows.into_iter().flat_map(|(_, points)| points).collect())
+        self.slide(&shape, &series.samples, |_, _, window, out| {
+            let point = |i| Point { t_ms: window.times[i], value: window.value(i) };
+            out.extend((0..window.len()).map(point));
+            Ok(())
+        })
     }
 
     /// A range source without series: only its lengths.
