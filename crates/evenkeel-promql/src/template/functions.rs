@@ -5,14 +5,14 @@ use super::format::{print, printf, significant};
 use super::run::OUTPUT_MAX;
 use crate::labels::Labels;
 use crate::matcher::anchored;
-use crate::number::{format_duration_ms, parse_duration_ms, parse_float};
+use crate::number::{parse_duration_ms, parse_float};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// Answers a query with labels and values.
 pub type QueryFn<'s> = dyn Fn(&str) -> Result<Vec<(Labels, f64)>, String> + 's;
 
-const NAMES: [&str; 40] = [
+const NAMES: [&str; 43] = [
     "and",
     "args",
     "eq",
@@ -20,6 +20,7 @@ const NAMES: [&str; 40] = [
     "first",
     "ge",
     "gt",
+    "html",
     "humanize",
     "humanize1024",
     "humanizeDuration",
@@ -49,14 +50,16 @@ const NAMES: [&str; 40] = [
     "tableLink",
     "graphLink",
     "title",
+    "toDuration",
     "toLower",
     "toTime",
     "toUpper",
+    "urlquery",
     "value",
 ];
 
 pub(super) fn is_function(name: &str) -> bool {
-    NAMES.contains(&name) || name == "toDuration"
+    NAMES.contains(&name)
 }
 
 pub(super) fn call(
@@ -76,6 +79,8 @@ pub(super) fn call(
             Some((Data::Text(format), rest)) => Ok(Data::Text(printf(format, rest))),
             _ => Err("printf needs a format".to_owned()),
         },
+        "urlquery" => Ok(Data::Text(escape(&args.iter().map(print).collect::<String>()))),
+        "html" => Ok(Data::Text(args.iter().map(print).map(|text| escape_html(&text)).collect())),
         "args" => {
             let named = args.into_iter().enumerate().map(|(i, v)| (format!("arg{i}"), v));
             Ok(Data::Map(named.collect()))
@@ -161,7 +166,7 @@ fn unary(name: &str, arg: Data, query: Option<&QueryFn<'_>>) -> Result<Data, Str
         "humanizeDuration" => text(humanize_duration(float(&arg)?)),
         "humanizePercentage" => text(format!("{}%", significant(float(&arg)? * 100.0, 4))),
         "humanizeTimestamp" | "toTime" => text(humanize_timestamp(float(&arg)?)),
-        "toDuration" => text(format_duration_ms((float(&arg)? * 1000.0) as i64)),
+        "toDuration" => text(go_duration((float(&arg)? * 1e9) as i64)),
         "toUpper" => text(print(&arg).to_uppercase()),
         "toLower" => text(print(&arg).to_lowercase()),
         "title" => text(title(&print(&arg))),
@@ -375,6 +380,41 @@ fn title(text: &str) -> String {
             shown
         })
         .collect()
+}
+
+/// As Go prints a `time.Duration`: `1h30m0s`, `12.5s`, `1.5ms`, `0s`.
+fn go_duration(nanos: i64) -> String {
+    let sign = if nanos < 0 { "-" } else { "" };
+    let all = nanos.unsigned_abs();
+    let seconds = all as f64 / 1e9;
+    match all {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{sign}{all}ns"),
+        1_000..1_000_000 => format!("{sign}{}\u{b5}s", all as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{sign}{}ms", all as f64 / 1e6),
+        1_000_000_000..60_000_000_000 => format!("{sign}{seconds}s"),
+        _ => {
+            let (minutes, rest) = (all / 60_000_000_000, (all % 60_000_000_000) as f64 / 1e9);
+            let hours = if minutes >= 60 { format!("{}h", minutes / 60) } else { String::new() };
+            format!("{sign}{hours}{}m{rest}s", minutes % 60)
+        }
+    }
+}
+
+fn escape_html(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            '\0' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 fn escape(text: &str) -> String {

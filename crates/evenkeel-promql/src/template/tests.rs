@@ -15,6 +15,8 @@ fn row(text: &str) -> String {
 #[test]
 fn alert_templates_render() {
     assert_snapshot!(row("(page) {{$labels.job}} {{ $labels.nope }}is at {{ $value }}"), @"(page) api is at 0.0123456");
+    assert_snapshot!(row("{{ toDuration 5400 }} {{ toDuration 12.5 }} {{ toDuration 0.0015 }} {{ toDuration -61 }} {{ toDuration 0 }}"), @"1h30m0s 12.5s 1.5ms -1m1s 0s");
+    assert_snapshot!(row(r#"?q={{ urlquery "a b&c" 1 }} {{ html "<a href='x'>" }}"#), @"?q=a+b%26c1 &lt;a href=&#39;x&#39;&gt;");
     assert_snapshot!(row("{{ $value | humanizePercentage }} {{ humanize 1234567.0 }} {{ humanizeDuration 93784 }}"), @"1.235% 1.235M 1d 2h 3m 4s");
     assert_snapshot!(row(r#"{{ printf "%.2f|%5d|%-4s|%q|%v" $value 42 "a" "b" .Labels.job }}"#), @r#"0.01|   42|a   |"b"|api"#);
     assert_snapshot!(row("{{ if gt $value 0.5 }}high{{ else if eq $labels.job \"api\" }}api{{ else }}low{{ end }}"), @"api");
