@@ -59,10 +59,11 @@ impl Evaluator<'_> {
             };
             let at = *index.entry(key).or_insert_with_key(|key| {
                 groups.labels.push(key.clone());
-                // As upstream: the first series of a group decides for it.
-                groups.drop_name.push(one.drop_name);
+                groups.drop_name.push(false);
                 groups.labels.len() - 1
             });
+            // One that loses its name takes that of the whole group.
+            groups.drop_name[at] |= one.drop_name;
             groups.of.push(at);
         }
         groups
