@@ -47,12 +47,12 @@ fn evaluate(file: &RuleFile) {
             drop(group.evaluate(&mut store, now_ms, &context));
         }
         group.retire(&mut store, world::END_MS);
-        at_once(&mut Group::new(spec, "rules.yml").expect("the file was checked"), spec);
+        at_once(spec);
     }
 }
 
 /// A span in one go against the same times one after the other.
-fn at_once(group: &mut Group, spec: &GroupSpec) {
+fn at_once(spec: &GroupSpec) {
     // Sums over blocks are within a bound, not equal bit for bit.
     let options = Options { sample_by_sample: true, ..world::options() };
     let external_labels = Labels::empty();
@@ -64,8 +64,9 @@ fn at_once(group: &mut Group, spec: &GroupSpec) {
         step_ms: world::STEP_MS,
     };
     let (mut fast, mut naive) = (STORE.clone(), STORE.clone());
-    let span = group.evaluate_span(&mut fast, steps, &context);
-    let mut stepwise = Group::new(spec, "rules.yml").expect("the file was checked");
+    let group = || Group::new(spec, "rules.yml").expect("the file was checked");
+    let span = group().evaluate_span(&mut fast, steps, &context);
+    let mut stepwise = group();
     let (mut samples, mut failed) = (0, 0);
     for now_ms in steps.times() {
         for outcome in stepwise.evaluate(&mut naive, now_ms, &context).rules {
