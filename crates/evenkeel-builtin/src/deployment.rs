@@ -20,8 +20,7 @@ use std::collections::BTreeSet;
 
 use evenkeel_api::{GroupKind, Key, LabelSelector};
 use evenkeel_control::{
-    BoxFuture, Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan, Ports,
-    Wakes,
+    Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan, Ports, Wakes,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -62,7 +61,11 @@ impl Controller for Deployments {
         "deployment-controller"
     }
 
-    fn interests(&self) -> Vec<Interest> {
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<Deployment>()
+    }
+
+    fn also(&self) -> Vec<Interest> {
         let set = Interest::mapped::<ReplicaSet>(|set| match set.controller() {
             Some(owner) if owner.kind == "Deployment" => {
                 Wakes::These(vec![Key::of::<Deployment>(set.namespace(), &owner.name)])
@@ -83,33 +86,27 @@ impl Controller for Deployments {
                 name.map(|name| Key::of::<Deployment>(pod.namespace(), name)).into_iter().collect(),
             )
         });
-        vec![Interest::own::<Deployment>(), set, pod]
+        vec![set, pod]
     }
 
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<View>, ObserveError>> {
-        Box::pin(async move {
-            let Some(deployment) = get_as::<Deployment>(ports, key).await? else {
-                return Ok(None);
-            };
-            let query = ListQuery::all(GroupKind::of::<ReplicaSet>()).within(&key.namespace);
-            let mut sets = list_as::<ReplicaSet>(ports, &query).await?;
-            let names = sets.iter().map(|set| set.name().to_owned()).collect();
-            let selector = selector(&deployment);
-            sets.retain(|set| {
-                pods::is_controlled_by(&set.obj, deployment.uid())
-                    || selector.as_ref().is_some_and(|s| s.matches(set.obj.labels()))
-            });
-            let pod_owners = if Limits::of(&deployment).recreate {
-                pod_owners(ports, &key.namespace).await?
-            } else {
-                Vec::new()
-            };
-            Ok(Some(View { now: ports.clock.now(), deployment, sets, names, pod_owners }))
-        })
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<View>, ObserveError> {
+        let Some(deployment) = get_as::<Deployment>(ports, key).await? else {
+            return Ok(None);
+        };
+        let query = ListQuery::all(GroupKind::of::<ReplicaSet>()).within(&key.namespace);
+        let mut sets = list_as::<ReplicaSet>(ports, &query).await?;
+        let names = sets.iter().map(|set| set.name().to_owned()).collect();
+        let selector = selector(&deployment);
+        sets.retain(|set| {
+            pods::is_controlled_by(&set.obj, deployment.uid())
+                || selector.as_ref().is_some_and(|s| s.matches(set.obj.labels()))
+        });
+        let pod_owners = if Limits::of(&deployment).recreate {
+            pod_owners(ports, &key.namespace).await?
+        } else {
+            Vec::new()
+        };
+        Ok(Some(View { now: ports.clock.now(), deployment, sets, names, pod_owners }))
     }
 
     fn decide(&self, view: &View) -> Plan {

@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use evenkeel_api::{
     ConditionUpdate, GroupKind, Key, LabelSelector, Rounding, scaled_int_or_percent, set_condition,
 };
-use evenkeel_control::{
-    BoxFuture, Controller, Interest, ListQuery, ObserveError, Plan, Ports, Wakes,
-};
+use evenkeel_control::{Controller, Interest, ListQuery, ObserveError, Plan, Ports, Wakes};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -47,28 +45,26 @@ impl Controller for Disruptions {
         "disruption-controller"
     }
 
-    fn interests(&self) -> Vec<Interest> {
-        let pod = Interest::mapped::<Pod>(|pod| Wakes::Namespace(pod.namespace().to_owned()));
-        vec![Interest::own::<PodDisruptionBudget>(), pod]
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<PodDisruptionBudget>()
     }
 
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<View>, ObserveError>> {
-        Box::pin(async move {
-            let Some(budget) = get_as::<PodDisruptionBudget>(ports, key).await? else {
-                return Ok(None);
-            };
-            let query = ListQuery::all(GroupKind::of::<Pod>()).within(&key.namespace);
-            let pods = match selector(&budget) {
-                Some(selector) => list_as::<Pod>(ports, &query.with_labels(selector)).await?,
-                None => Vec::new(),
-            };
-            let scale = scale(ports, &pods).await?;
-            Ok(Some(View { now: ports.clock.now(), budget, pods, scale }))
-        })
+    fn also(&self) -> Vec<Interest> {
+        let pod = Interest::mapped::<Pod>(|pod| Wakes::Namespace(pod.namespace().to_owned()));
+        vec![pod]
+    }
+
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<View>, ObserveError> {
+        let Some(budget) = get_as::<PodDisruptionBudget>(ports, key).await? else {
+            return Ok(None);
+        };
+        let query = ListQuery::all(GroupKind::of::<Pod>()).within(&key.namespace);
+        let pods = match selector(&budget) {
+            Some(selector) => list_as::<Pod>(ports, &query.with_labels(selector)).await?,
+            None => Vec::new(),
+        };
+        let scale = scale(ports, &pods).await?;
+        Ok(Some(View { now: ports.clock.now(), budget, pods, scale }))
     }
 
     fn decide(&self, view: &View) -> Plan {
@@ -100,11 +96,11 @@ async fn scale(ports: &Ports, pods: &[Seen<Pod>]) -> Result<i32, ObserveError> {
         }
     }
     for key in owners {
-        let Some(mut owner) = ports.store.get(&key).await? else { continue };
+        let Some(mut owner) = ports.read.get(&key).await? else { continue };
         let deployment = owner.controller().filter(|above| above.kind == "Deployment");
         if let Some(above) = deployment {
             let key = Key::of::<Deployment>(&key.namespace, &above.name);
-            if let Some(deployment) = ports.store.get(&key).await? {
+            if let Some(deployment) = ports.read.get(&key).await? {
                 owner = deployment;
             }
         }

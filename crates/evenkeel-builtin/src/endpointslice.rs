@@ -8,9 +8,7 @@ mod slices;
 use std::collections::BTreeMap;
 
 use evenkeel_api::{GroupKind, Key, LabelSelector};
-use evenkeel_control::{
-    BoxFuture, Controller, Interest, ListQuery, ObserveError, Plan, Ports, Wakes,
-};
+use evenkeel_control::{Controller, Interest, ListQuery, ObserveError, Plan, Ports, Wakes};
 use k8s_openapi::{
     api::{
         core::v1::{Container, Node, ObjectReference, Pod, Service, ServicePort},
@@ -52,7 +50,11 @@ impl Controller for EndpointSlices {
         "endpointslice-controller"
     }
 
-    fn interests(&self) -> Vec<Interest> {
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<Service>()
+    }
+
+    fn also(&self) -> Vec<Interest> {
         let pod = Interest::mapped::<Pod>(|pod| Wakes::Namespace(pod.namespace().to_owned()));
         let slice = Interest::mapped::<EndpointSlice>(|slice| {
             let service =
@@ -60,31 +62,25 @@ impl Controller for EndpointSlices {
             let key = service.map(|name| Key::of::<Service>(slice.namespace(), name));
             Wakes::These(key.into_iter().collect())
         });
-        vec![Interest::own::<Service>(), pod, slice]
+        vec![pod, slice]
     }
 
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<View>, ObserveError>> {
-        Box::pin(async move {
-            let Some(service) = get_as::<Service>(ports, key).await? else { return Ok(None) };
-            let Some(selector) = selector(&service) else {
-                let (pods, zones, slices) = Default::default();
-                return Ok(Some(View { service, pods, zones, slices }));
-            };
-            let query = ListQuery::all(GroupKind::of::<Pod>()).within(&key.namespace);
-            let pods = list_as::<Pod>(ports, &query.with_labels(selector)).await?;
-            let owned = [(SERVICE_NAME, service.name()), (MANAGED_BY, MANAGER)];
-            let owned = owned.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-            let query = ListQuery::all(GroupKind::of::<EndpointSlice>())
-                .within(&key.namespace)
-                .with_labels(LabelSelector::from_labels(&owned));
-            let slices = list_as::<EndpointSlice>(ports, &query).await?;
-            let zones = zones(ports).await?;
-            Ok(Some(View { service, pods, zones, slices }))
-        })
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<View>, ObserveError> {
+        let Some(service) = get_as::<Service>(ports, key).await? else { return Ok(None) };
+        let Some(selector) = selector(&service) else {
+            let (pods, zones, slices) = Default::default();
+            return Ok(Some(View { service, pods, zones, slices }));
+        };
+        let query = ListQuery::all(GroupKind::of::<Pod>()).within(&key.namespace);
+        let pods = list_as::<Pod>(ports, &query.with_labels(selector)).await?;
+        let owned = [(SERVICE_NAME, service.name()), (MANAGED_BY, MANAGER)];
+        let owned = owned.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let query = ListQuery::all(GroupKind::of::<EndpointSlice>())
+            .within(&key.namespace)
+            .with_labels(LabelSelector::from_labels(&owned));
+        let slices = list_as::<EndpointSlice>(ports, &query).await?;
+        let zones = zones(ports).await?;
+        Ok(Some(View { service, pods, zones, slices }))
     }
 
     fn decide(&self, view: &View) -> Plan {
@@ -93,7 +89,7 @@ impl Controller for EndpointSlices {
 }
 
 async fn zones(ports: &Ports) -> Result<BTreeMap<String, String>, ObserveError> {
-    let nodes = ports.store.list(&ListQuery::all(GroupKind::of::<Node>())).await?.items;
+    let nodes = ports.read.list(&ListQuery::all(GroupKind::of::<Node>())).await?.items;
     let zone =
         |node: &evenkeel_api::Obj| Some((node.name().to_owned(), node.label(ZONE)?.to_owned()));
     Ok(nodes.iter().filter_map(|node| zone(node)).collect())

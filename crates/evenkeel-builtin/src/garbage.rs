@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_control::{
-    Action, BoxFuture, Controller, Interest, ListQuery, ObserveError, Plan, Ports, Propagation,
-    StoreError, Trigger, Wakes,
+    Action, Controller, Interest, ListQuery, ObserveError, Plan, Ports, Propagation, StoreError,
+    Trigger, Wakes,
 };
 use k8s_openapi::{
     api::{
@@ -104,6 +104,14 @@ impl GarbageCollector {
     }
 }
 
+/// An owner in foreground deletion waits for exactly this.
+fn itself_and_owners(obj: &Obj) -> Wakes {
+    let owners = obj.meta().owner_references.iter().flatten();
+    let blocked = owners.filter(|owner| owner.block_owner_deletion == Some(true));
+    let keys = blocked.map(|owner| owner_key(owner, obj.namespace()));
+    Wakes::These(std::iter::once(obj.key().clone()).chain(keys).collect())
+}
+
 impl Controller for GarbageCollector {
     type View = View;
 
@@ -111,43 +119,38 @@ impl Controller for GarbageCollector {
         "garbage-collector-controller"
     }
 
-    fn interests(&self) -> Vec<Interest> {
-        // An owner in foreground deletion waits for exactly this.
-        let itself_and_owners = |obj: &Obj| {
-            let owners = obj.meta().owner_references.iter().flatten();
-            let blocked = owners.filter(|owner| owner.block_owner_deletion == Some(true));
-            let keys = blocked.map(|owner| owner_key(owner, obj.namespace()));
-            Wakes::These(std::iter::once(obj.key().clone()).chain(keys).collect())
-        };
-        let each = |kind: &GroupKind| Interest {
-            query: ListQuery::all(kind.clone()),
-            trigger: Trigger::Mapped(Arc::new(itself_and_owners)),
-        };
-        self.kinds.iter().map(each).collect()
+    fn owns(&self) -> ListQuery {
+        // Every kind may own others: the first stands for all of them.
+        ListQuery::all(self.kinds[0].clone())
     }
 
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<View>, ObserveError>> {
-        Box::pin(async move {
-            let object = ports.store.get(key).await?;
-            let mut known = BTreeMap::new();
-            let owners = match &object {
-                Some(object) => owners_of(ports, object, &mut known).await?,
-                None => Vec::new(),
-            };
-            let looks_down = object.as_ref().is_none_or(|object| waits_for(object).is_some());
-            let mut dependents = Vec::new();
-            if looks_down {
-                for found in dependents_of(ports, &self.kinds, key).await? {
-                    let owners = owners_of(ports, &found, &mut known).await?;
-                    dependents.push(Dependent { object: found, owners });
-                }
+    fn trigger(&self) -> Trigger {
+        Trigger::Mapped(Arc::new(itself_and_owners))
+    }
+
+    fn also(&self) -> Vec<Interest> {
+        let kinds = self.kinds.iter().skip(1);
+        kinds
+            .map(|kind| Interest { query: ListQuery::all(kind.clone()), trigger: self.trigger() })
+            .collect()
+    }
+
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<View>, ObserveError> {
+        let object = ports.read.get(key).await?;
+        let mut known = BTreeMap::new();
+        let owners = match &object {
+            Some(object) => owners_of(ports, object, &mut known).await?,
+            None => Vec::new(),
+        };
+        let looks_down = object.as_ref().is_none_or(|object| waits_for(object).is_some());
+        let mut dependents = Vec::new();
+        if looks_down {
+            for found in dependents_of(ports, &self.kinds, key).await? {
+                let owners = owners_of(ports, &found, &mut known).await?;
+                dependents.push(Dependent { object: found, owners });
             }
-            Ok(Some(View { object, owners, dependents }))
-        })
+        }
+        Ok(Some(View { object, owners, dependents }))
     }
 
     fn decide(&self, view: &View) -> Plan {
@@ -196,7 +199,7 @@ async fn lookup(
     if let Some(owner) = known.get(key) {
         return Ok(owner.clone());
     }
-    let owner = match ports.store.get(key).await {
+    let owner = match ports.read.get(key).await {
         Ok(Some(found)) => Owner::Found(found),
         Ok(None) => Owner::Gone,
         Err(
@@ -219,7 +222,7 @@ async fn dependents_of(
         if !owner.namespace.is_empty() {
             query = query.within(&owner.namespace);
         }
-        let items = match ports.store.list(&query).await {
+        let items = match ports.read.list(&query).await {
             Ok(listed) => listed.items,
             // A kind that this server does not know has no objects.
             Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => continue,

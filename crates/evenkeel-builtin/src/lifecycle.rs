@@ -19,8 +19,8 @@ use std::{
 
 use evenkeel_api::{GroupKind, Key};
 use evenkeel_control::{
-    Action, BoxFuture, Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan,
-    Ports, Propagation, Wakes,
+    Action, Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan, Ports,
+    Propagation, Wakes,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
@@ -102,7 +102,11 @@ impl Controller for Lifecycle {
         "node-lifecycle-controller"
     }
 
-    fn interests(&self) -> Vec<Interest> {
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<Node>()
+    }
+
+    fn also(&self) -> Vec<Interest> {
         // A Lease is looked at by time; only its first appearance starts that.
         let heard = self.heard.clone();
         let lease = Interest::mapped::<Lease>(move |lease| {
@@ -110,34 +114,28 @@ impl Controller for Lifecycle {
             let key = is_new.then(|| Key::of::<Node>("", lease.name()));
             Wakes::These(key.into_iter().collect())
         });
-        vec![Interest::own::<Node>(), lease]
+        vec![lease]
     }
 
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<View>, ObserveError>> {
-        Box::pin(async move {
-            let Some(node) = get_as::<Node>(ports, key).await? else {
-                lock(&self.heard).remove(&*key.name);
-                return Ok(None);
-            };
-            let lease = get_as::<Lease>(ports, &Key::of::<Lease>(LEASES, &key.name)).await?;
-            let renewed = lease.and_then(|lease| Some(lease.spec.as_ref()?.renew_time.as_ref()?.0));
-            let now = ports.clock.now();
-            let silent = renewed.map(|renewed| self.hear(&key.name, renewed, now));
-            let (mut pods, mut others_ready) = (Vec::new(), true);
-            if silent.is_some_and(|silent| silent >= GRACE) || repels(&node).next().is_some() {
-                pods = list_as::<Pod>(ports, &ListQuery::all(GroupKind::of::<Pod>())).await?;
-                pods.retain(|pod| pods::node(pod) == Some(&*key.name));
-                let nodes = ListQuery::all(GroupKind::of::<Node>());
-                let nodes = list_as::<Node>(ports, &nodes).await?;
-                let ready = |other: &Seen<Node>| ready_status(other) == Some("True");
-                others_ready = nodes.iter().any(|other| other.name() != &*key.name && ready(other));
-            }
-            Ok(Some(View { now, node, silent, pods, others_ready }))
-        })
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<View>, ObserveError> {
+        let Some(node) = get_as::<Node>(ports, key).await? else {
+            lock(&self.heard).remove(&*key.name);
+            return Ok(None);
+        };
+        let lease = get_as::<Lease>(ports, &Key::of::<Lease>(LEASES, &key.name)).await?;
+        let renewed = lease.and_then(|lease| Some(lease.spec.as_ref()?.renew_time.as_ref()?.0));
+        let now = ports.clock.now();
+        let silent = renewed.map(|renewed| self.hear(&key.name, renewed, now));
+        let (mut pods, mut others_ready) = (Vec::new(), true);
+        if silent.is_some_and(|silent| silent >= GRACE) || repels(&node).next().is_some() {
+            pods = list_as::<Pod>(ports, &ListQuery::all(GroupKind::of::<Pod>())).await?;
+            pods.retain(|pod| pods::node(pod) == Some(&*key.name));
+            let nodes = ListQuery::all(GroupKind::of::<Node>());
+            let nodes = list_as::<Node>(ports, &nodes).await?;
+            let ready = |other: &Seen<Node>| ready_status(other) == Some("True");
+            others_ready = nodes.iter().any(|other| other.name() != &*key.name && ready(other));
+        }
+        Ok(Some(View { now, node, silent, pods, others_ready }))
     }
 
     fn decide(&self, view: &View) -> Plan {

@@ -7,8 +7,8 @@ use std::{cmp::Ordering, collections::BTreeSet, time::Duration};
 use evenkeel_api::{GroupKind, Key, LabelSelector, Obj, SelectorError};
 use evenkeel_base::{Rng, name_suffix, stable_hash};
 use evenkeel_control::{
-    Action, BoxFuture, Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan,
-    Ports, Propagation, Wakes,
+    Action, Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan, Ports,
+    Propagation, Wakes,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -48,7 +48,11 @@ impl Controller for ReplicaSets {
         "replicaset-controller"
     }
 
-    fn interests(&self) -> Vec<Interest> {
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<ReplicaSet>()
+    }
+
+    fn also(&self) -> Vec<Interest> {
         let pod = Interest::mapped::<Pod>(|pod| match pod.controller() {
             Some(owner) if owner.kind == "ReplicaSet" => {
                 Wakes::These(vec![Key::of::<ReplicaSet>(pod.namespace(), &owner.name)])
@@ -57,31 +61,25 @@ impl Controller for ReplicaSets {
             // An orphan may be anybody's.
             None => Wakes::Namespace(pod.namespace().to_owned()),
         });
-        vec![Interest::own::<ReplicaSet>(), pod]
+        vec![pod]
     }
 
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<View>, ObserveError>> {
-        Box::pin(async move {
-            let Some(set) = get_as::<ReplicaSet>(ports, key).await? else { return Ok(None) };
-            let query = ListQuery::all(GroupKind::of::<Pod>()).within(&key.namespace);
-            let mut pods = list_as::<Pod>(ports, &query).await?;
-            let family = family(ports, &set).await?;
-            let is_related = |pod: &&Seen<Pod>| {
-                pods::is_active(pod)
-                    && pod.obj.controller().is_some_and(|owner| family.contains(&owner.uid))
-            };
-            let related = pods.iter().filter(is_related).cloned().collect();
-            let selector = selector(&set);
-            pods.retain(|pod| {
-                pods::is_controlled_by(&pod.obj, set.uid())
-                    || selector.as_ref().is_ok_and(|s| s.matches(pod.obj.labels()))
-            });
-            Ok(Some(View { now: ports.clock.now(), set, pods, related }))
-        })
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<View>, ObserveError> {
+        let Some(set) = get_as::<ReplicaSet>(ports, key).await? else { return Ok(None) };
+        let query = ListQuery::all(GroupKind::of::<Pod>()).within(&key.namespace);
+        let mut pods = list_as::<Pod>(ports, &query).await?;
+        let family = family(ports, &set).await?;
+        let is_related = |pod: &&Seen<Pod>| {
+            pods::is_active(pod)
+                && pod.obj.controller().is_some_and(|owner| family.contains(&owner.uid))
+        };
+        let related = pods.iter().filter(is_related).cloned().collect();
+        let selector = selector(&set);
+        pods.retain(|pod| {
+            pods::is_controlled_by(&pod.obj, set.uid())
+                || selector.as_ref().is_ok_and(|s| s.matches(pod.obj.labels()))
+        });
+        Ok(Some(View { now: ports.clock.now(), set, pods, related }))
     }
 
     fn decide(&self, view: &View) -> Plan {
@@ -94,7 +92,7 @@ async fn family(ports: &Ports, set: &Seen<ReplicaSet>) -> Result<BTreeSet<String
     let mut uids = BTreeSet::from([set.uid().to_owned()]);
     if let Some(owner) = set.obj.controller() {
         let query = ListQuery::all(GroupKind::of::<ReplicaSet>()).within(set.obj.namespace());
-        let sets = ports.store.list(&query).await?.items;
+        let sets = ports.read.list(&query).await?.items;
         let relatives = sets.iter().filter(|other| pods::is_controlled_by(other, &owner.uid));
         uids.extend(relatives.map(|other| other.uid().to_owned()));
     }

@@ -29,8 +29,8 @@ use std::{
 
 use evenkeel_api::{GroupKind, Key};
 use evenkeel_control::{
-    Action, BoxFuture, Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan,
-    Ports, Wakes,
+    Action, Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan, Ports,
+    Trigger, Wakes,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodCondition};
@@ -65,10 +65,6 @@ pub(crate) struct View {
     pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-fn all_pods() -> Key {
-    Key::new(GroupKind::new("scheduling.k8s.io", "Queue"), "", "pending")
-}
-
 impl Controller for Scheduler {
     type View = View;
 
@@ -76,46 +72,48 @@ impl Controller for Scheduler {
         OWN_NAME
     }
 
-    fn interests(&self) -> Vec<Interest> {
-        let wake_if =
-            |wanted: bool| Wakes::These(if wanted { vec![all_pods()] } else { Vec::new() });
-        let waiting = self.waiting.clone();
-        let pod = Interest::mapped::<Pod>(move |pod| {
-            let is_placed = pod.json().pointer("/spec/nodeName").is_some_and(|n| !n.is_null());
-            wake_if(!is_placed || waiting.load(Ordering::Relaxed))
-        });
-        let waiting = self.waiting.clone();
-        let node = Interest::mapped::<Node>(move |_| wake_if(waiting.load(Ordering::Relaxed)));
-        vec![pod, node]
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<Pod>()
     }
 
-    fn observe<'a>(
-        &'a self,
-        _key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<View>, ObserveError>> {
-        Box::pin(async move {
-            let mut pods = list_as::<Pod>(ports, &ListQuery::all(GroupKind::of::<Pod>())).await?;
-            let waits = pods.iter().any(is_pending);
-            self.waiting.store(waits, Ordering::Relaxed);
-            if !waits {
-                return Ok(None);
-            }
-            pods.retain(|pod| !pods::is_terminal(pod));
-            let nodes = list_as::<Node>(ports, &ListQuery::all(GroupKind::of::<Node>())).await?;
-            let query = ListQuery::all(GroupKind::of::<Namespace>());
-            let namespaces = ports.store.list(&query).await?.items;
-            let namespaces = namespaces
-                .iter()
-                .map(|namespace| (namespace.name().to_owned(), namespace.labels().clone()))
-                .collect();
-            Ok(Some(View { now: ports.clock.now(), nodes, pods, namespaces }))
-        })
+    fn trigger(&self) -> Trigger {
+        let waiting = self.waiting.clone();
+        Trigger::Mapped(Arc::new(move |pod| {
+            let is_placed = pod.json().pointer("/spec/nodeName").is_some_and(|n| !n.is_null());
+            wake_if(!is_placed || waiting.load(Ordering::Relaxed))
+        }))
+    }
+
+    fn also(&self) -> Vec<Interest> {
+        let waiting = self.waiting.clone();
+        vec![Interest::mapped::<Node>(move |_| wake_if(waiting.load(Ordering::Relaxed)))]
+    }
+
+    async fn observe(&self, _key: &Key, ports: &Ports) -> Result<Option<View>, ObserveError> {
+        let mut pods = list_as::<Pod>(ports, &ListQuery::all(GroupKind::of::<Pod>())).await?;
+        let waits = pods.iter().any(is_pending);
+        self.waiting.store(waits, Ordering::Relaxed);
+        if !waits {
+            return Ok(None);
+        }
+        pods.retain(|pod| !pods::is_terminal(pod));
+        let nodes = list_as::<Node>(ports, &ListQuery::all(GroupKind::of::<Node>())).await?;
+        let query = ListQuery::all(GroupKind::of::<Namespace>());
+        let namespaces = ports.read.list(&query).await?.items;
+        let namespaces = namespaces
+            .iter()
+            .map(|namespace| (namespace.name().to_owned(), namespace.labels().clone()))
+            .collect();
+        Ok(Some(View { now: ports.clock.now(), nodes, pods, namespaces }))
     }
 
     fn decide(&self, view: &View) -> Plan {
         decide(view)
     }
+}
+
+fn wake_if(wanted: bool) -> Wakes {
+    if wanted { Wakes::Singleton } else { Wakes::These(Vec::new()) }
 }
 
 fn is_pending(pod: &Seen<Pod>) -> bool {

@@ -76,7 +76,7 @@ pub(crate) async fn get_as<T: ApiObject>(
     ports: &Ports,
     key: &Key,
 ) -> Result<Option<Seen<T>>, ObserveError> {
-    Ok(ports.store.get(key).await?.map(Seen::of).transpose()?)
+    Ok(ports.read.get(key).await?.map(Seen::of).transpose()?)
 }
 
 /// Reads all objects that fit the query. One that does not fit its type is logged and left out:
@@ -85,7 +85,7 @@ pub(crate) async fn list_as<T: ApiObject>(
     ports: &Ports,
     query: &ListQuery,
 ) -> Result<Vec<Seen<T>>, ObserveError> {
-    let listed = ports.store.list(query).await?;
+    let listed = ports.read.list(query).await?;
     let decode = |obj: Arc<Obj>| {
         let decoded = Seen::of(obj);
         if let Err(error) = &decoded {

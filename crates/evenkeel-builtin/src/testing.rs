@@ -10,8 +10,8 @@ use std::{
 use evenkeel_api::{Key, Obj, Revision};
 use evenkeel_base::{Clock, Rng, name_suffix};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, OpenDoor, Patch, Plan, Ports, RunLoop, Store,
-    StoreError, Subresource, Timer, Watch, WatchEvent, WriteOptions,
+    BoxFuture, DeleteOptions, Host, ListQuery, Listed, Patch, Plan, Read, RunLoop, Store,
+    StoreError, Subresource, Timer, Watch, WatchEvent, Write, WriteOptions,
 };
 use futures::{
     StreamExt as _,
@@ -286,7 +286,7 @@ impl Timer for World {
     }
 }
 
-impl Store for World {
+impl Read for World {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
         let found = self.find(key);
         Box::pin(async { Ok(found) })
@@ -308,7 +308,9 @@ impl Store for World {
         inner.watchers.push((query, sender));
         receiver.map(Ok).boxed()
     }
+}
 
+impl Write for World {
     fn create<'a>(
         &'a self,
         obj: &'a Obj,
@@ -374,8 +376,9 @@ impl Cluster {
     /// Starts the controllers.
     pub(crate) fn new(seed: u64) -> Self {
         let world = World::new(seed);
-        let ports = Ports::plain(world.clone(), world.clone(), world.clone());
-        let run = crate::install(RunLoop::new(ports, Arc::new(OpenDoor)));
+        let store: Arc<dyn Store> = world.clone();
+        let host = Host::new(&store, world.clone(), world.clone());
+        let run = crate::install(RunLoop::new(host));
         let pool = LocalPool::new();
         pool.spawner().spawn_local(run.run()).unwrap();
         Self { world, pool }

@@ -11,8 +11,8 @@ use evenkeel_api::{ApiObject, GroupKind, Key, Obj};
 use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, OpenDoor, Patch, Ports, RunLoop, Store, Subresource,
-    Timer, WriteOptions,
+    BoxFuture, DeleteOptions, Host, ListQuery, Patch, RunLoop, Store, Subresource, Timer,
+    WriteOptions,
 };
 use futures::{
     channel::oneshot,
@@ -72,8 +72,8 @@ impl Cluster {
         let start = Timestamp::from_second(1_700_000_000).unwrap();
         let hands = Arc::new(Hands { now: Mutex::new((start, Vec::new())) });
         let store = ApiServer::new(hands.clone(), Rng::new(1)).store();
-        let ports = Ports::plain(store.clone(), hands.clone(), hands.clone());
-        let run = evenkeel_builtin::install(RunLoop::new(ports, Arc::new(OpenDoor)));
+        let host = Host::new(&store, hands.clone(), hands.clone());
+        let run = evenkeel_builtin::install(RunLoop::new(host));
         let pool = LocalPool::new();
         pool.spawner().spawn_local(run.run()).unwrap();
         let cluster = Self { store, hands, pool };

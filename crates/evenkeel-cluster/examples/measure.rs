@@ -10,7 +10,7 @@ use std::{
 use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
-use evenkeel_control::{ListQuery, Patch, Store as _, Subresource, WriteOptions};
+use evenkeel_control::{ListQuery, Patch, Read as _, Subresource, Write as _, WriteOptions};
 use futures::{FutureExt as _, StreamExt as _, executor::block_on};
 use jiff::Timestamp;
 use serde_json::json;

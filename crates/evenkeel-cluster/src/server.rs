@@ -171,7 +171,7 @@ fn settled(key: &Key, written: Written) -> Arc<Obj> {
     written.obj
 }
 
-impl Store for ApiServer {
+impl evenkeel_control::Read for ApiServer {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
         Box::pin(async move {
             match self.get_now(key) {
@@ -194,7 +194,9 @@ impl Store for ApiServer {
     fn watch(&self, query: ListQuery) -> Watch {
         Feed::new(self.shared.clone(), query).boxed()
     }
+}
 
+impl evenkeel_control::Write for ApiServer {
     fn create<'a>(
         &'a self,
         obj: &'a Obj,
@@ -227,7 +229,7 @@ impl Store for ApiServer {
         Box::pin(async move {
             let request = DeleteRequest {
                 uid: options.uid.clone(),
-                revision: None,
+                revision: options.expect.as_ref().map(ToString::to_string),
                 grace_seconds: options.grace_seconds,
                 propagation: Some(options.propagation),
                 dry_run: false,

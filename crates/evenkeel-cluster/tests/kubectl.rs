@@ -16,7 +16,7 @@ use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_base::{FixedClock, Rng};
 use evenkeel_cluster::{ApiServer, LogError, LogRequest, LogSource, http};
 use evenkeel_control::{
-    BoxFuture, BoxStream, DeleteOptions, Patch, Store as _, Subresource, WriteOptions,
+    BoxFuture, BoxStream, DeleteOptions, Patch, Read as _, Subresource, Write as _, WriteOptions,
 };
 use futures::{StreamExt as _, executor::block_on};
 use serde_json::{Value, json};

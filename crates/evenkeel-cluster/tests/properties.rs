@@ -7,7 +7,7 @@ use evenkeel_api::{GroupKind, Key, LabelSelector, Obj};
 use evenkeel_base::{FixedClock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    DeleteOptions, ListQuery, Patch, Store as _, Watch, WatchEvent, WriteOptions,
+    DeleteOptions, ListQuery, Patch, Read as _, Watch, WatchEvent, Write as _, WriteOptions,
 };
 use futures::{FutureExt as _, StreamExt as _, executor::block_on};
 use proptest::prelude::*;

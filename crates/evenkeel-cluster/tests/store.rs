@@ -7,8 +7,8 @@ use evenkeel_api::{FieldSelector, GroupKind, Key, LabelSelector, Obj};
 use evenkeel_base::{FixedClock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    DeleteOptions, ListQuery, Patch, Propagation, Store, StoreError, Subresource, Watch,
-    WatchEvent, WriteOptions,
+    DeleteOptions, ListQuery, Patch, Propagation, Read as _, StoreError, Subresource, Watch,
+    WatchEvent, Write as _, WriteOptions,
 };
 use futures::{FutureExt as _, StreamExt as _, executor::block_on};
 use serde_json::{Value, json};

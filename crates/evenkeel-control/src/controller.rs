@@ -15,15 +15,25 @@ pub trait Controller: Send + Sync + 'static {
     /// Its name in records, metrics and Leases.
     fn name(&self) -> &'static str;
 
-    /// What wakes it. The first one is the kind it is responsible for.
-    fn interests(&self) -> Vec<Interest>;
+    /// The objects it is responsible for.
+    fn owns(&self) -> ListQuery;
+
+    /// What a change of such an object wakes: itself, unless one pass looks at all of them.
+    fn trigger(&self) -> Trigger {
+        Trigger::Itself
+    }
+
+    /// What else wakes it.
+    fn also(&self) -> Vec<Interest> {
+        Vec::new()
+    }
 
     /// Looks. `None` when the object is gone.
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<Self::View>, ObserveError>>;
+    fn observe(
+        &self,
+        key: &Key,
+        ports: &Ports,
+    ) -> impl Future<Output = Result<Option<Self::View>, ObserveError>> + Send;
 
     /// Decides. Pure: same view, same plan.
     fn decide(&self, view: &Self::View) -> Plan;
@@ -62,14 +72,11 @@ pub enum Wakes {
     Namespace(String),
     /// Every object of the controller's own kind.
     All,
+    /// The one pass of a controller that looks at everything at once, such as the scheduler.
+    Singleton,
 }
 
 impl Interest {
-    /// Objects of kind `T` are what the controller is responsible for.
-    pub fn own<T: ApiObject>() -> Self {
-        Self { query: ListQuery::all(GroupKind::of::<T>()), trigger: Trigger::Itself }
-    }
-
     /// Objects of kind `T` matter to the `O` that owns them.
     pub fn owned_by<T: ApiObject, O: ApiObject>() -> Self {
         let trigger = Trigger::Owner(GroupKind::of::<O>());
@@ -112,7 +119,7 @@ impl ObserveError {
 pub trait DynController: Send + Sync {
     /// See [`Controller::name`].
     fn name(&self) -> &'static str;
-    /// See [`Controller::interests`].
+    /// What wakes it; the first is what it [owns](Controller::owns).
     fn interests(&self) -> Vec<Interest>;
     /// See [`Controller::concurrency`].
     fn concurrency(&self) -> usize;
@@ -129,7 +136,8 @@ impl<C: Controller> DynController for C {
         Controller::name(self)
     }
     fn interests(&self) -> Vec<Interest> {
-        Controller::interests(self)
+        let own = Interest { query: self.owns(), trigger: self.trigger() };
+        std::iter::once(own).chain(self.also()).collect()
     }
     fn concurrency(&self) -> usize {
         Controller::concurrency(self)

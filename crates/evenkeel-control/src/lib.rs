@@ -29,15 +29,15 @@ pub use door::{AuditId, Door, OpenDoor, Outcome, Petition, Verdict};
 pub use perform::{Cleared, PerformError, Retry};
 pub use plan::{EventNote, EventType, Plan, StatusWrite};
 pub use ports::{
-    HookError, HookReply, Hooks, Metrics, MetricsError, NoHooks, NoMetrics, Ports, Sample, Series,
-    Span, Timer,
+    HookError, HookReply, Hooks, Host, HostPorts, Metrics, MetricsError, NoHooks, NoMetrics, Ports,
+    Sample, Series, Span, Timer,
 };
 pub use recorder::{create_event, event_name};
 pub use risk::{Direction, direction};
 pub use run::RunLoop;
 pub use store::{
-    DeleteOptions, ListQuery, Listed, Patch, Propagation, Store, StoreError, Subresource, Watch,
-    WatchEvent, WriteOptions,
+    DeleteOptions, HostWrites, ListQuery, Listed, Patch, Propagation, Read, Store, StoreError,
+    Subresource, Watch, WatchEvent, Write, WriteOptions,
 };
 
 /// A future in a box, for object-safe ports.

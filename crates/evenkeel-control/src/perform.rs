@@ -4,8 +4,8 @@ use evenkeel_api::{Key, Obj, Revision};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Action, AuditId, DeleteOptions, Patch, Ports, RouteWeight, StatusWrite, StoreError,
-    Subresource, WriteOptions,
+    Action, AuditId, DeleteOptions, Host, Patch, RouteWeight, StatusWrite, StoreError, Subresource,
+    WriteOptions,
 };
 
 /// What a caller should do after a failure.
@@ -62,7 +62,7 @@ impl PerformError {
 }
 
 /// Carries a cleared action out.
-pub(crate) async fn perform(ports: &Ports, cleared: &Cleared<'_>) -> Result<(), PerformError> {
+pub(crate) async fn perform(host: &Host, cleared: &Cleared<'_>) -> Result<(), PerformError> {
     let action = cleared.action;
     let failed = |source| PerformError::Store { action: action.to_string(), source };
     if action.target().is_some_and(|key| key.name.is_empty() && !may_be_nameless(action)) {
@@ -75,19 +75,20 @@ pub(crate) async fn perform(ports: &Ports, cleared: &Cleared<'_>) -> Result<(), 
         manager: cleared.manager,
     };
     match action {
-        Action::Create(obj) => ports.store.create(obj, &options).await.map(drop).map_err(failed),
-        Action::Apply(obj) => apply(ports, obj, options).await.map_err(failed),
+        Action::Create(obj) => host.write.create(obj, &options).await.map(drop).map_err(failed),
+        Action::Apply(obj) => apply(host, obj, options).await.map_err(failed),
         Action::Patch { key, patch } => {
             let patch = Patch::Merge(patch.clone());
-            ports.store.patch(key, &patch, &options).await.map(drop).map_err(failed)
+            host.write.patch(key, &patch, &options).await.map(drop).map_err(failed)
         }
         Action::Delete { key, uid, propagation } => {
             let options = DeleteOptions {
                 uid: Some(uid.clone()),
+                expect: cleared.expect.clone(),
                 grace_seconds: None,
                 propagation: *propagation,
             };
-            match ports.store.delete(key, &options).await {
+            match host.write.delete(key, &options).await {
                 // Already gone is what was wanted.
                 Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
                 Err(error) => Err(failed(error)),
@@ -97,24 +98,24 @@ pub(crate) async fn perform(ports: &Ports, cleared: &Cleared<'_>) -> Result<(), 
             let body = json!({"apiVersion": "policy/v1", "kind": "Eviction",
                 "metadata": {"name": &*key.name, "namespace": &*key.namespace},
                 "deleteOptions": {"preconditions": {"uid": uid}}});
-            ports.store.post(key, Subresource::Eviction, &body).await.map_err(failed)
+            host.write.post(key, Subresource::Eviction, &body).await.map_err(failed)
         }
         Action::Scale { key, replicas } => {
             let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-            ports.store.patch(key, &patch, &options).await.map(drop).map_err(failed)
+            host.write.patch(key, &patch, &options).await.map(drop).map_err(failed)
         }
         Action::Bind { pod, node } => {
             let body = json!({"apiVersion": "v1", "kind": "Binding",
                 "metadata": {"name": &*pod.name, "namespace": &*pod.namespace},
                 "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
-            ports.store.post(pod, Subresource::Binding, &body).await.map_err(failed)
+            host.write.post(pod, Subresource::Binding, &body).await.map_err(failed)
         }
         Action::SetWeights { route, weights } => {
-            set_weights(ports, action, route, weights, options).await
+            set_weights(host, action, route, weights, options).await
         }
         // What the hook said is the next observation's business, also when it did not answer.
         Action::RunHook(call) => {
-            if let Err(error) = ports.hooks.call(call).await {
+            if let Err(error) = host.ports.hooks.call(call).await {
                 tracing::debug!(object = call.owner, %error, "webhook");
             }
             Ok(())
@@ -130,14 +131,14 @@ fn may_be_nameless(action: &Action) -> bool {
     matches!(action, Action::Create(obj) if obj.meta().generate_name.is_some())
 }
 
-async fn apply(ports: &Ports, obj: &Obj, options: WriteOptions) -> Result<(), StoreError> {
-    let Some(found) = ports.store.get(obj.key()).await? else {
-        return ports.store.create(obj, &options).await.map(drop);
+async fn apply(host: &Host, obj: &Obj, options: WriteOptions) -> Result<(), StoreError> {
+    let Some(found) = host.ports.read.get(obj.key()).await? else {
+        return host.write.create(obj, &options).await.map(drop);
     };
     let Some(patch) = missing_part(found.json(), obj.json()) else { return Ok(()) };
     // The difference was computed against this state; on any other it could undo newer work.
     let options = WriteOptions { expect: Some(found.revision()), ..options };
-    ports.store.patch(obj.key(), &Patch::Merge(patch), &options).await.map(drop)
+    host.write.patch(obj.key(), &Patch::Merge(patch), &options).await.map(drop)
 }
 
 /// The merge patch that brings the fields of `want` into `have`; `None` when they are there.
@@ -172,7 +173,7 @@ fn missing_part(have: &Value, want: &Value) -> Option<Value> {
 }
 
 async fn set_weights(
-    ports: &Ports,
+    host: &Host,
     action: &Action,
     route: &Key,
     weights: &[RouteWeight],
@@ -183,7 +184,7 @@ async fn set_weights(
         action: action.to_string(),
         problem: problem.to_owned(),
     };
-    let found = ports.store.get(route).await.map_err(failed)?;
+    let found = host.ports.read.get(route).await.map_err(failed)?;
     let found = found.ok_or_else(|| failed(StoreError::NotFound { object: route.to_string() }))?;
     let mut rules = found.json().pointer("/spec/rules").cloned().unwrap_or_default();
     let mut hits = 0;
@@ -214,18 +215,18 @@ async fn set_weights(
     let expect = options.expect.or_else(|| Some(found.revision()));
     let options = WriteOptions { expect, ..options };
     let patch = Patch::Merge(json!({"spec": {"rules": rules}}));
-    ports.store.patch(route, &patch, &options).await.map(drop).map_err(failed)
+    host.write.patch(route, &patch, &options).await.map(drop).map_err(failed)
 }
 
 /// Writes status. Bypasses the door on purpose.
 pub(crate) async fn write_status(
-    ports: &Ports,
+    host: &Host,
     write: &StatusWrite,
     manager: &'static str,
 ) -> Result<Arc<Obj>, StoreError> {
     let options = WriteOptions { subresource: Some(Subresource::Status), expect: None, manager };
     let patch = Patch::Merge(json!({"status": write.status}));
-    ports.store.patch(&write.key, &patch, &options).await
+    host.write.patch(&write.key, &patch, &options).await
 }
 
 #[cfg(test)]

@@ -3,27 +3,88 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use evenkeel_base::Clock;
 use jiff::Timestamp;
 
-use crate::{BoxFuture, HookCall, Store};
+use crate::{BoxFuture, Door, HookCall, HostWrites, OpenDoor, Read, Store, Write};
 
-/// Everything a controller may look through. Cheap to clone.
+/// Everything a controller may look through; there is no way to write in it. Cheap to clone.
 #[derive(Clone)]
 pub struct Ports {
-    /// The Kubernetes API.
-    pub store: Arc<dyn Store>,
+    /// The Kubernetes API, to read.
+    pub read: Arc<dyn Read>,
     /// What the services did, by PromQL.
     pub metrics: Arc<dyn Metrics>,
     /// Replies of webhooks.
     pub hooks: Arc<dyn Hooks>,
     /// Present time.
     pub clock: Arc<dyn Clock>,
-    /// Waiting, in the host's kind of time.
+}
+
+/// What a part of the host works with that reports about itself: a node agent, the gateway.
+#[derive(Clone)]
+pub struct HostPorts {
+    /// The Kubernetes API, to read.
+    pub read: Arc<dyn Read>,
+    /// Reports, which bypass the door.
+    pub writes: HostWrites,
+    /// Present time.
+    pub clock: Arc<dyn Clock>,
+    /// Waiting.
     pub timer: Arc<dyn Timer>,
 }
 
-impl Ports {
-    /// Ports of a controller that needs neither metrics nor hooks.
-    pub fn plain(store: Arc<dyn Store>, clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
-        Self { store, metrics: Arc::new(NoMetrics), hooks: Arc::new(NoHooks), clock, timer }
+impl HostPorts {
+    /// Both halves of `store`, in the host's time.
+    pub fn new(store: &Arc<dyn Store>, clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
+        let (read, write): (Arc<dyn Read>, Arc<dyn Write>) = (store.clone(), store.clone());
+        Self { read, writes: HostWrites::new(write), clock, timer }
+    }
+}
+
+/// What a [`crate::RunLoop`] stands on. A host names what it has; the rest says that it is not
+/// there.
+#[derive(Clone)]
+pub struct Host {
+    pub(crate) write: Arc<dyn Write>,
+    pub(crate) ports: Ports,
+    pub(crate) timer: Arc<dyn Timer>,
+    pub(crate) door: Arc<dyn Door>,
+}
+
+impl Host {
+    /// A host without metrics and webhooks, whose door is open.
+    pub fn new(store: &Arc<dyn Store>, clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
+        let ports = Ports {
+            read: store.clone(),
+            metrics: Arc::new(NoMetrics),
+            hooks: Arc::new(NoHooks),
+            clock,
+        };
+        Self { write: store.clone(), ports, timer, door: Arc::new(OpenDoor) }
+    }
+
+    /// With a source of metrics.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
+        self.ports.metrics = metrics;
+        self
+    }
+
+    /// With webhooks.
+    #[must_use]
+    pub fn with_hooks(mut self, hooks: Arc<dyn Hooks>) -> Self {
+        self.ports.hooks = hooks;
+        self
+    }
+
+    /// With this door.
+    #[must_use]
+    pub fn with_door(mut self, door: Arc<dyn Door>) -> Self {
+        self.door = door;
+        self
+    }
+
+    /// What its controllers look through.
+    pub fn ports(&self) -> &Ports {
+        &self.ports
     }
 }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Event, apimachinery::pkg::apis::meta::v1::Time};
 use serde_json::json;
 
-use crate::{EventNote, Patch, Ports, StoreError, WriteOptions};
+use crate::{EventNote, Host, Patch, StoreError, Write, WriteOptions};
 
 /// Events remembered for counting; beyond it counting starts afresh. **Source**: `maxLruCacheEntries`
 /// of client-go's correlator.
@@ -30,7 +30,7 @@ pub fn event_name(object: &str, at: Timestamp) -> String {
 
 /// Creates an event under a name for `at`, or for the next free nanosecond; returns the name.
 pub async fn create_event(
-    ports: &Ports,
+    write: &dyn Write,
     event: &mut serde_json::Value,
     object: &str,
     at: Timestamp,
@@ -43,7 +43,7 @@ pub async fn create_event(
         let name = event_name(object, at);
         event["metadata"]["name"] = json!(name);
         tries += 1;
-        match ports.store.create(&Obj::from_json(event.clone())?, &options).await {
+        match write.create(&Obj::from_json(event.clone())?, &options).await {
             Ok(_) => return Ok(name),
             Err(StoreError::Exists { .. }) if tries < NAMES_MAX => {
                 at = at.checked_add(Duration::from_nanos(1)).unwrap_or(at);
@@ -66,19 +66,19 @@ impl Recorder {
     /// Tells one.
     pub(crate) async fn tell(
         &self,
-        ports: &Ports,
+        host: &Host,
         note: &EventNote,
         controller: &'static str,
     ) -> Result<(), StoreError> {
-        let Some(about) = ports.store.get(&note.about).await? else { return Ok(()) };
+        let Some(about) = host.ports.read.get(&note.about).await? else { return Ok(()) };
         let kind = note.kind.as_str();
         let identity = format!("{}{kind}{}{}", about.uid(), note.reason, note.message);
         let identity = evenkeel_base::stable_hash(identity.as_bytes());
         let namespace =
             if about.namespace().is_empty() { "default" } else { about.namespace() }.to_owned();
-        let now = ports.clock.now();
+        let now = host.ports.clock.now();
         if let Some(name) = self.known(identity)
-            && count_up(ports, &Key::of::<Event>(&namespace, &name), now, controller).await?
+            && count_up(host, &Key::of::<Event>(&namespace, &name), now, controller).await?
         {
             return Ok(());
         }
@@ -94,7 +94,7 @@ impl Recorder {
             "source": {"component": controller}, "reportingComponent": controller,
             "reportingInstance": "", "count": 1, "firstTimestamp": stamp, "lastTimestamp": stamp,
         });
-        let name = create_event(ports, &mut event, about.name(), now, controller).await?;
+        let name = create_event(&*host.write, &mut event, about.name(), now, controller).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KNOWN_MAX {
             known.clear();
@@ -111,16 +111,16 @@ impl Recorder {
 
 /// `false` when the event is no longer there.
 async fn count_up(
-    ports: &Ports,
+    host: &Host,
     key: &Key,
     now: Timestamp,
     manager: &'static str,
 ) -> Result<bool, StoreError> {
-    let Some(old) = ports.store.get(key).await? else { return Ok(false) };
+    let Some(old) = host.ports.read.get(key).await? else { return Ok(false) };
     let count = old.json().get("count").and_then(serde_json::Value::as_i64).unwrap_or(1) + 1;
     let patch = Patch::Merge(json!({"count": count, "lastTimestamp": Time(now)}));
     let options = WriteOptions { subresource: None, expect: None, manager };
-    match ports.store.patch(key, &patch, &options).await {
+    match host.write.patch(key, &patch, &options).await {
         Ok(_) => Ok(true),
         Err(StoreError::NotFound { .. }) => Ok(false),
         Err(error) => Err(error),

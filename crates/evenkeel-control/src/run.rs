@@ -4,14 +4,14 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{Key, Obj};
+use evenkeel_api::{GroupKind, Key, Obj};
 use futures::{
     FutureExt as _, StreamExt as _,
     stream::{FuturesUnordered, SelectAll},
 };
 
 use crate::{
-    BoxFuture, Door, DynController, EventNote, EventType, Outcome, Petition, Plan, Ports, Retry,
+    BoxFuture, DynController, EventNote, EventType, Host, Outcome, Petition, Plan, Retry,
     StoreError, Trigger, Verdict, Wakes, WatchEvent, direction, perform, perform::Cleared,
     queue::Queue, recorder::Recorder,
 };
@@ -25,15 +25,14 @@ const HOLD: Duration = Duration::from_secs(30);
 /// [`crate::Controller::concurrency`] objects at once. On a single-threaded executor the order of
 /// everything is a function of the order of store events and of time.
 pub struct RunLoop {
-    ports: Ports,
-    door: Arc<dyn Door>,
+    host: Host,
     controllers: Vec<Arc<dyn DynController>>,
 }
 
 impl RunLoop {
     /// A loop without controllers.
-    pub fn new(ports: Ports, door: Arc<dyn Door>) -> Self {
-        Self { ports, door, controllers: Vec::new() }
+    pub fn new(host: Host) -> Self {
+        Self { host, controllers: Vec::new() }
     }
 
     /// Adds a controller.
@@ -49,8 +48,7 @@ impl RunLoop {
             .controllers
             .into_iter()
             .map(|controller| {
-                let (ports, door) = (self.ports.clone(), self.door.clone());
-                Worker { controller, ports, door, recorder: Recorder::default() }.run()
+                Worker { controller, host: self.host.clone(), recorder: Recorder::default() }.run()
             })
             .collect();
         while all.next().await.is_some() {}
@@ -60,8 +58,7 @@ impl RunLoop {
 /// One controller at work.
 struct Worker {
     controller: Arc<dyn DynController>,
-    ports: Ports,
-    door: Arc<dyn Door>,
+    host: Host,
     recorder: Recorder,
 }
 
@@ -80,7 +77,7 @@ impl Worker {
         let interests = self.controller.interests();
         let mut events = SelectAll::new();
         for (index, interest) in interests.iter().enumerate() {
-            let watch = self.ports.store.watch(interest.query.clone());
+            let watch = self.host.ports.read.watch(interest.query.clone());
             events.push(watch.map(move |event| (index, event)).boxed());
         }
         let mut queue = Queue::default();
@@ -88,7 +85,7 @@ impl Worker {
         let mut working: FuturesUnordered<BoxFuture<'_, (Key, Ended)>> = FuturesUnordered::new();
         let mut told = BTreeMap::new();
         loop {
-            let now = self.ports.clock.now();
+            let now = self.host.ports.clock.now();
             while working.len() < self.controller.concurrency() {
                 let Some(key) = queue.take(now) else { break };
                 working.push(self.work(key).boxed());
@@ -97,7 +94,7 @@ impl Worker {
             let mut alarm = match queue.next_at().filter(|_| room) {
                 Some(at) => {
                     let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-                    self.ports.timer.sleep(wait).fuse()
+                    self.host.timer.sleep(wait).fuse()
                 }
                 None => futures::future::pending().boxed().fuse(),
             };
@@ -134,7 +131,7 @@ impl Worker {
     }
 
     fn ended(&self, queue: &mut Queue, key: &Key, ended: &Ended) {
-        let now = self.ports.clock.now();
+        let now = self.host.ports.clock.now();
         match ended {
             Ended::Well(wake_after) => queue.done(key, now, *wake_after),
             Ended::Stuck => queue.done(key, now, None),
@@ -151,7 +148,7 @@ impl Worker {
         trigger: &Trigger,
         event: &WatchEvent,
     ) {
-        let now = self.ports.clock.now();
+        let now = self.host.ports.clock.now();
         let obj = match event {
             WatchEvent::Synced => return,
             WatchEvent::Applied(obj) | WatchEvent::Deleted(obj) => obj,
@@ -163,11 +160,12 @@ impl Worker {
                 inside.for_each(|key| queue.add(key, now));
             }
             Wakes::All => known.iter().for_each(|key| queue.add(key, now)),
+            Wakes::Singleton => queue.add(&singleton(self.controller.name()), now),
         }
     }
 
     async fn work(&self, key: Key) -> (Key, Ended) {
-        let ended = match self.controller.plan(&key, &self.ports).await {
+        let ended = match self.controller.plan(&key, &self.host.ports).await {
             Ok(None) => Ended::Well(None),
             Ok(Some(plan)) => self.carry_out(&key, &plan).await,
             Err(error) => {
@@ -186,7 +184,7 @@ impl Worker {
     async fn carry_out(&self, key: &Key, plan: &Plan) -> Ended {
         for action in &plan.actions {
             let before = match action.target() {
-                Some(target) if !target.name.is_empty() => self.ports.store.get(target).await,
+                Some(target) if !target.name.is_empty() => self.host.ports.read.get(target).await,
                 _ => Ok(None),
             };
             let before = match before {
@@ -200,9 +198,9 @@ impl Worker {
                 reason: plan.reason,
                 direction: direction(before.as_deref(), action),
                 before,
-                now: self.ports.clock.now(),
+                now: self.host.ports.clock.now(),
             };
-            let audit = match self.door.ask(&petition).await {
+            let audit = match self.host.door.ask(&petition).await {
                 Verdict::Allow(audit) => audit,
                 Verdict::Hold { until, reason } => {
                     let wait = until.map_or(HOLD, |until| {
@@ -220,10 +218,10 @@ impl Worker {
                 plan.assumed.iter().find(|(key, _)| key == target).map(|(_, rev)| rev.clone())
             });
             let cleared = Cleared { action, audit, manager: self.controller.name(), expect };
-            let performed = perform::perform(&self.ports, &cleared).await;
+            let performed = perform::perform(&self.host, &cleared).await;
             let failure = performed.as_ref().err().map(|error| chain(error));
             let outcome = failure.as_deref().map_or(Outcome::Done, Outcome::Failed);
-            self.door.settle(&cleared.audit, outcome).await;
+            self.host.door.settle(&cleared.audit, outcome).await;
             if let Err(error) = performed {
                 return self.badly(key, action, &error, error.retry());
             }
@@ -235,7 +233,7 @@ impl Worker {
 
     async fn report(&self, key: &Key, plan: &Plan) -> Ended {
         for write in &plan.status {
-            match perform::write_status(&self.ports, write, self.controller.name()).await {
+            match perform::write_status(&self.host, write, self.controller.name()).await {
                 Ok(_) | Err(StoreError::NotFound { .. }) => {}
                 Err(error) => {
                     tracing::debug!(controller = self.controller.name(), object = %key, %error,
@@ -245,7 +243,7 @@ impl Worker {
             }
         }
         for note in &plan.events {
-            let told = self.recorder.tell(&self.ports, note, self.controller.name());
+            let told = self.recorder.tell(&self.host, note, self.controller.name());
             if let Err(error) = told.await {
                 // An event is for people; losing one must not repeat the actions before it.
                 tracing::warn!(controller = self.controller.name(), object = %key, %error,
@@ -259,7 +257,7 @@ impl Worker {
         let message = format!("{action}: {why}");
         tracing::info!(controller = self.controller.name(), object = %key, reason, message);
         let note = EventNote { about: key.clone(), kind: EventType::Warning, reason, message };
-        let told = self.recorder.tell(&self.ports, &note, self.controller.name());
+        let told = self.recorder.tell(&self.host, &note, self.controller.name());
         if let Err(error) = told.await {
             tracing::warn!(object = %key, %error, "event not written");
         }
@@ -291,6 +289,11 @@ impl Worker {
     }
 }
 
+/// What stands for all objects of a controller that looks at them at once.
+fn singleton(controller: &str) -> Key {
+    Key::new(GroupKind::new("evenkeel.dev", "Singleton"), "", controller)
+}
+
 fn concerned(trigger: &Trigger, obj: &Obj) -> Wakes {
     match trigger {
         Trigger::Itself => Wakes::These(vec![obj.key().clone()]),
@@ -308,7 +311,6 @@ fn concerned(trigger: &Trigger, obj: &Obj) -> Wakes {
     }
 }
 
-/// An error with its causes, once, for the log.
 /// Keeps the list of objects of the controller's own kind.
 fn remember(known: &mut BTreeSet<Key>, event: &WatchEvent) {
     match event {
@@ -322,6 +324,7 @@ fn remember(known: &mut BTreeSet<Key>, event: &WatchEvent) {
     }
 }
 
+/// An error with its causes, once, for the log.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

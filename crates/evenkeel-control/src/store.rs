@@ -1,14 +1,17 @@
 use std::sync::Arc;
 
-use evenkeel_api::{FieldSelector, GroupKind, Key, LabelSelector, Obj, ObjError, Revision};
+use evenkeel_api::{
+    ApiObject, FieldSelector, GroupKind, Key, LabelSelector, Obj, ObjError, Revision,
+};
 use serde_json::Value;
 
 use crate::{BoxFuture, BoxStream, Retry};
 
-/// The Kubernetes API as controllers see it: one object-safe port over `Arc<Obj>`.
+/// The reading half of the Kubernetes API: all that an observation gets.
 ///
-/// `cluster` implements it in memory, `live` over kube-rs, the simulator wraps it with faults.
-pub trait Store: Send + Sync {
+/// Object-safe, over `Arc<Obj>`. `cluster` implements it in memory, `live` over kube-rs with one
+/// cache per kind and query, the simulator wraps it with faults.
+pub trait Read: Send + Sync {
     /// Reads one object; `None` when there is none.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>>;
 
@@ -19,7 +22,12 @@ pub trait Store: Send + Sync {
     /// then one [`WatchEvent::Synced`]), then every change. The implementation resumes and lists
     /// again by itself; after a gap everything that changed in it is seen as applied or deleted.
     fn watch(&self, query: ListQuery) -> Watch;
+}
 
+/// The writing half of the Kubernetes API.
+///
+/// Only the run loop (with a [`crate::Cleared`]) and holders of [`HostWrites`] write.
+pub trait Write: Send + Sync {
     /// Creates an object (`metadata.generateName` is honoured) and returns it as stored.
     fn create<'a>(
         &'a self,
@@ -51,7 +59,35 @@ pub trait Store: Send + Sync {
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
-/// What [`Store::watch`] returns; errors inside are for the log, the stream goes on.
+/// Both halves: what a host has. An `Arc<dyn Store>` coerces to an `Arc<dyn Read>` or an
+/// `Arc<dyn Write>`, so that each part is handed the half that it may use.
+pub trait Store: Read + Write {}
+
+impl<T: Read + Write + ?Sized> Store for T {}
+
+/// Writes that rightly bypass the door: what a node agent or the gateway reports about itself.
+///
+/// A part that holds this shows it in its signature. It is for reports (status of pods and routes,
+/// heartbeats), never for changes to what runs.
+#[derive(Clone)]
+pub struct HostWrites(Arc<dyn Write>);
+
+impl HostWrites {
+    /// For a part of the host that reports about itself.
+    pub fn new(write: Arc<dyn Write>) -> Self {
+        Self(write)
+    }
+}
+
+impl std::ops::Deref for HostWrites {
+    type Target = dyn Write;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+/// What [`Read::watch`] returns; errors inside are for the log, the stream goes on.
 pub type Watch = BoxStream<'static, Result<WatchEvent, StoreError>>;
 
 /// One change, or the end of the initial state.
@@ -87,6 +123,11 @@ impl ListQuery {
             labels: LabelSelector::default(),
             fields: FieldSelector::default(),
         }
+    }
+
+    /// Every object of a Rust type's kind, in all namespaces.
+    pub fn of<T: ApiObject>() -> Self {
+        Self::all(GroupKind::of::<T>())
     }
 
     /// Only this namespace.
@@ -182,6 +223,8 @@ pub enum Patch {
 pub struct DeleteOptions {
     /// Refuse with [`StoreError::Conflict`] unless the object has this uid.
     pub uid: Option<String>,
+    /// Refuse with [`StoreError::Conflict`] unless the object is at this revision.
+    pub expect: Option<Revision>,
     /// Seconds until it is gone at the latest; `None` takes the object's own.
     pub grace_seconds: Option<i64>,
     /// What happens to what it owns.
@@ -200,7 +243,7 @@ pub enum Propagation {
     Orphan,
 }
 
-/// Failures of a [`Store`].
+/// Failures of [`Read`] and [`Write`].
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// There is no such object.

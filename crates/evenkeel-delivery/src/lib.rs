@@ -38,7 +38,7 @@ pub mod reasons;
 
 use evenkeel_api::{Key, canary::Canary, httproute::HttpRoute};
 use evenkeel_control::{
-    BoxFuture, Controller, Interest, ObserveError, Plan, Ports, RunLoop, Wakes,
+    Controller, Interest, ListQuery, ObserveError, Plan, Ports, RunLoop, Wakes,
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -85,11 +85,14 @@ impl Controller for CanaryController {
         "delivery"
     }
 
-    fn interests(&self) -> Vec<Interest> {
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<Canary>()
+    }
+
+    fn also(&self) -> Vec<Interest> {
         // A target does not know its Canary; there are few Canaries per namespace.
         let neighbours = |obj: &evenkeel_api::Obj| Wakes::Namespace(obj.namespace().to_owned());
         vec![
-            Interest::own::<Canary>(),
             Interest::mapped::<Deployment>(neighbours),
             Interest::mapped::<Service>(neighbours),
             Interest::mapped::<EndpointSlice>(neighbours),
@@ -99,12 +102,8 @@ impl Controller for CanaryController {
         ]
     }
 
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<CanaryView>, ObserveError>> {
-        Box::pin(observe::observe(key, ports, self.settings))
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<CanaryView>, ObserveError> {
+        observe::observe(key, ports, self.settings).await
     }
 
     fn decide(&self, view: &CanaryView) -> Plan {

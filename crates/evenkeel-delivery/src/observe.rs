@@ -29,24 +29,23 @@ pub(crate) async fn observe(
     ports: &Ports,
     settings: Settings,
 ) -> Result<Option<CanaryView>, ObserveError> {
-    let Some(obj) = ports.store.get(key).await? else { return Ok(None) };
+    let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
     let mut view = CanaryView::new(obj, settings, ports.clock.now())?;
     let names = view.names.clone();
     view.elder = elder(&view, ports).await?;
-    if let Some(target) = ports.store.get(&key.sibling::<Deployment>(&names.target)).await? {
+    if let Some(target) = ports.read.get(&key.sibling::<Deployment>(&names.target)).await? {
         view.target = Some(Workload::of(target)?);
     }
-    if let Some(primary) =
-        ports.store.get(&key.sibling::<Deployment>(&names.target_primary)).await?
+    if let Some(primary) = ports.read.get(&key.sibling::<Deployment>(&names.target_primary)).await?
     {
         view.primary = Some(Workload::of(primary)?);
     }
     for name in [&names.apex, &names.primary, &names.canary] {
-        if let Some(service) = ports.store.get(&key.sibling::<Service>(name)).await? {
+        if let Some(service) = ports.read.get(&key.sibling::<Service>(name)).await? {
             view.services.insert(name.clone(), service);
         }
     }
-    if let Some(route) = ports.store.get(&key.sibling::<HttpRoute>(&names.apex)).await? {
+    if let Some(route) = ports.read.get(&key.sibling::<HttpRoute>(&names.apex)).await? {
         view.route = Some(RouteSeen::of(route)?);
     }
     view.endpoints = endpoints(&view, ports).await?;
@@ -65,7 +64,7 @@ async fn elder(view: &CanaryView, ports: &Ports) -> Result<Option<String>, Store
         (created, obj.name().to_owned())
     };
     let mine = age(&view.obj);
-    let rivals = ports.store.list(&query).await?.items;
+    let rivals = ports.read.list(&query).await?.items;
     let elder = rivals.iter().find(|rival| {
         rival.uid() != view.obj.uid()
             && !rival.is_deleting()
@@ -90,7 +89,7 @@ async fn endpoints(
         .within(view.obj.namespace())
         .with_labels(labels);
     let mut ready: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for slice in ports.store.list(&query).await?.items {
+    for slice in ports.read.list(&query).await?.items {
         let service = slice.label(SERVICE_LABEL).unwrap_or_default().to_owned();
         let pods = ready.entry(service).or_default();
         for endpoint in &slice.get::<EndpointSlice>()?.endpoints {
@@ -118,7 +117,7 @@ async fn gateways(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError
         let is_gateway = gateway.kind.as_deref().is_none_or(|kind| kind == "Gateway");
         let namespace = gateway.namespace.as_deref().unwrap_or(view.obj.namespace());
         let key = Key::of::<Gateway>(namespace, &gateway.name);
-        let found = match ports.store.get(&key).await {
+        let found = match ports.read.get(&key).await {
             Ok(found) => found.is_some(),
             // A cluster without the Gateway API has no Gateways.
             Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => false,
@@ -137,9 +136,9 @@ async fn tracked(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError>
     let Some(target) = &view.target else { return Ok(()) };
     for key in configs::named_by(target, view.obj.namespace()) {
         // What is missing is the pod's business to complain about.
-        let Some(config) = ports.store.get(&key).await? else { continue };
+        let Some(config) = ports.read.get(&key).await? else { continue };
         let copy = configs::copy_of(&key);
-        if let Some(found) = ports.store.get(&copy).await? {
+        if let Some(found) = ports.read.get(&copy).await? {
             view.config_copies.insert(copy, found);
         }
         view.configs.insert(key, config);
@@ -154,7 +153,7 @@ async fn templates(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreErro
     for reference in named.collect::<BTreeSet<TemplateRef>>() {
         let namespace = reference.namespace.as_deref().unwrap_or(view.obj.namespace());
         let key = Key::of::<MetricTemplate>(namespace, &reference.name);
-        let found: Option<Arc<Obj>> = ports.store.get(&key).await?;
+        let found: Option<Arc<Obj>> = ports.read.get(&key).await?;
         if let Some(template) = found.and_then(|found| found.get::<MetricTemplate>().ok()) {
             view.templates.insert(reference, template);
         }

@@ -12,8 +12,8 @@ use evenkeel_api::{ApiObject, GroupKind, Key, Obj, canary::Canary, httproute::Ht
 use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, HookCall, HookError, HookReply, Hooks, ListQuery, Metrics,
-    MetricsError, OpenDoor, Patch, Ports, RunLoop, Sample, Store, Subresource, Timer, WriteOptions,
+    BoxFuture, DeleteOptions, HookCall, HookError, HookReply, Hooks, Host, ListQuery, Metrics,
+    MetricsError, Patch, RunLoop, Sample, Store, Subresource, Timer, WriteOptions,
 };
 use evenkeel_delivery::{Settings, install};
 use futures::{
@@ -111,12 +111,10 @@ impl Cluster {
             block_on(store.create(&Obj::from_json(crd).unwrap(), &TEST)).unwrap();
         }
         let failed = Arc::new(Mutex::new(0.0));
-        let ports = Ports {
-            metrics: Arc::new(Share(failed.clone())),
-            hooks: Arc::new(Accepting(Mutex::default())),
-            ..Ports::plain(store.clone(), hands.clone(), hands.clone())
-        };
-        let run = RunLoop::new(ports, Arc::new(OpenDoor));
+        let host = Host::new(&store, hands.clone(), hands.clone())
+            .with_metrics(Arc::new(Share(failed.clone())))
+            .with_hooks(Arc::new(Accepting(Mutex::default())));
+        let run = RunLoop::new(host);
         let kinds = [GroupKind::of::<Canary>()];
         let run = evenkeel_builtin::install_collecting(run, &kinds);
         let run = install(run, Settings::default());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use evenkeel_api::httproute::{Gateway, HttpRoute, RouteParentStatus};
 use evenkeel_api::{ConditionUpdate, GroupKind, Key, Obj, set_condition};
 use evenkeel_control::{
-    ListQuery, Patch, Ports, Retry, StoreError, Subresource, WatchEvent, WriteOptions,
+    HostPorts, ListQuery, Patch, Retry, StoreError, Subresource, WatchEvent, WriteOptions,
 };
 use futures::future::{Either, select};
 use futures::{StreamExt as _, stream};
@@ -40,7 +40,7 @@ const KINDS: usize = 5;
 #[derive(Clone)]
 pub struct Setup {
     /// The Kubernetes API, time and waiting.
-    pub ports: Ports,
+    pub ports: HostPorts,
     /// What carries the traffic.
     pub plane: Arc<dyn DataPlane>,
     /// Where Gateways listen that name no address.
@@ -96,7 +96,7 @@ impl Controller {
             GroupKind::of::<Gateway>(),
             GroupKind::of::<Pod>(),
         ];
-        let watches = kinds.map(|kind| self.setup.ports.store.watch(ListQuery::all(kind)));
+        let watches = kinds.map(|kind| self.setup.ports.read.watch(ListQuery::all(kind)));
         let mut changes = stream::select_all(watches).ready_chunks(CHANGES_AT_ONCE);
         loop {
             let seen = self.setup.plane.progress();
@@ -317,7 +317,7 @@ impl Controller {
         let value = address.map_or_else(|| "none".to_owned(), |ip| ip.to_string());
         let patch = Patch::Merge(json!({"metadata": {"annotations": {DRAINED: value}}}));
         let options = WriteOptions { manager: CONTROLLER, ..WriteOptions::default() };
-        match self.setup.ports.store.patch(&key, &patch, &options).await {
+        match self.setup.ports.writes.patch(&key, &patch, &options).await {
             Ok(_) => tracing::info!(controller = CONTROLLER, object = %key, "drained"),
             // It is gone already; that is as empty as it gets.
             Err(StoreError::NotFound { .. }) => {}
@@ -341,7 +341,7 @@ impl Controller {
             manager: CONTROLLER,
         };
         let patch = Patch::Merge(json!({ "status": status }));
-        match self.setup.ports.store.patch(key, &patch, &options).await {
+        match self.setup.ports.writes.patch(key, &patch, &options).await {
             Ok(stored) => Some(stored),
             Err(error) if error.retry() == Retry::Replan => {
                 tracing::debug!(controller = CONTROLLER, object = %key, %error, "stale status");

@@ -8,7 +8,7 @@ use evenkeel_api::{
     canary::Canary,
     slo::{ErrorBudget, Permission},
 };
-use evenkeel_control::{Action, ListQuery, Petition, Store, WatchEvent};
+use evenkeel_control::{Action, ListQuery, Petition, Read, WatchEvent};
 use futures::StreamExt as _;
 
 use crate::{Opinion, Policy};
@@ -26,8 +26,8 @@ pub struct BudgetGate {
 
 impl BudgetGate {
     /// Follows the Canaries of a cluster until dropped.
-    pub async fn follow(self, store: Arc<dyn Store>) {
-        let mut events = store.watch(ListQuery::all(GroupKind::of::<Canary>()));
+    pub async fn follow(self, read: Arc<dyn Read>) {
+        let mut events = read.watch(ListQuery::all(GroupKind::of::<Canary>()));
         while let Some(event) = events.next().await {
             match event {
                 Ok(WatchEvent::Applied(obj)) => self.note(&obj, false),

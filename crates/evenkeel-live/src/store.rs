@@ -2,8 +2,8 @@ use std::{fmt::Write as _, path::Path, sync::Arc};
 
 use evenkeel_api::{Key, Obj, ObjError, Revision};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Propagation, Store, StoreError,
-    Subresource, Watch, WriteOptions,
+    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Propagation, Read, StoreError, Subresource,
+    Watch, Write, WriteOptions,
 };
 use http::{Method, Request};
 use kube::{
@@ -266,7 +266,7 @@ fn with_expectation(patch: &Patch, expect: Option<&Revision>) -> (&'static str, 
     }
 }
 
-impl Store for KubeStore {
+impl Read for KubeStore {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
         Box::pin(async move {
             let path = self.path(key, None).await?;
@@ -301,7 +301,9 @@ impl Store for KubeStore {
     fn watch(&self, query: ListQuery) -> Watch {
         informer::watch(self.clone(), query)
     }
+}
 
+impl Write for KubeStore {
     fn create<'a>(
         &'a self,
         obj: &'a Obj,
@@ -359,7 +361,10 @@ impl Store for KubeStore {
                 body["gracePeriodSeconds"] = json!(seconds);
             }
             if let Some(uid) = &options.uid {
-                body["preconditions"] = json!({"uid": uid});
+                body["preconditions"]["uid"] = json!(uid);
+            }
+            if let Some(revision) = &options.expect {
+                body["preconditions"]["resourceVersion"] = json!(&*revision.0);
             }
             let object = key.to_string();
             let body = Some(&body);

@@ -11,7 +11,7 @@ use evenkeel_api::{Key, Obj};
 use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Patch, Ports, Store, Subresource, Timer, WatchEvent,
+    BoxFuture, DeleteOptions, HostPorts, ListQuery, Patch, Store, Subresource, Timer, WatchEvent,
     WriteOptions,
 };
 use evenkeel_node::{
@@ -165,7 +165,7 @@ impl Runtime for Paper {
 struct World {
     store: Arc<dyn Store>,
     server: Arc<ApiServer>,
-    ports: Ports,
+    ports: HostPorts,
     paper: Arc<Paper>,
     config: AgentConfig,
 }
@@ -175,7 +175,7 @@ impl World {
         let clock: Arc<dyn Clock> = Arc::new(VirtualClock(tokio::time::Instant::now()));
         let server = ApiServer::new(clock.clone(), Rng::new(1));
         let store = server.store();
-        let ports = Ports::plain(store.clone(), clock.clone(), Arc::new(TokioTimer));
+        let ports = HostPorts::new(&store, clock.clone(), Arc::new(TokioTimer));
         let mut config = AgentConfig::named("n1");
         config.pod_cidr = Some("127.64.0.0/16".to_owned());
         config.zone = Some("z1".to_owned());

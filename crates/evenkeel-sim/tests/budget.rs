@@ -12,8 +12,7 @@ use evenkeel_api::{
 use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, OpenDoor, Patch, Ports, RunLoop, Store, Subresource, Timer,
-    WriteOptions,
+    BoxFuture, DeleteOptions, Host, Patch, RunLoop, Store, Subresource, Timer, WriteOptions,
 };
 use evenkeel_promql::labels::Labels;
 use evenkeel_slo::controller::{Settings, install};
@@ -133,12 +132,9 @@ fn start(
     telemetry: &Telemetry,
     time: &Arc<Paused>,
 ) -> tokio::task::JoinHandle<()> {
-    let ports = Ports {
-        metrics: Arc::new(telemetry.clone()),
-        ..Ports::plain(store.clone(), time.clone(), time.clone())
-    };
-    let run = RunLoop::new(ports, Arc::new(OpenDoor));
-    tokio::spawn(install(run, Settings { every: EVERY }).run())
+    let host =
+        Host::new(store, time.clone(), time.clone()).with_metrics(Arc::new(telemetry.clone()));
+    tokio::spawn(install(RunLoop::new(host), Settings { every: EVERY }).run())
 }
 
 /// The article's SLO as written, in a namespace.

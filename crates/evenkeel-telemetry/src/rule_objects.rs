@@ -1,9 +1,7 @@
 //! `PrometheusRule` objects become the rules of the shared store.
 
 use evenkeel_api::{Key, slo::PrometheusRule};
-use evenkeel_control::{
-    BoxFuture, Controller, EventNote, EventType, Interest, ObserveError, Plan, Ports,
-};
+use evenkeel_control::{Controller, EventNote, EventType, ListQuery, ObserveError, Plan, Ports};
 use evenkeel_promql::rules::RuleFile;
 
 use crate::Telemetry;
@@ -54,22 +52,16 @@ impl Controller for RuleController {
         "rules"
     }
 
-    fn interests(&self) -> Vec<Interest> {
-        vec![Interest::own::<PrometheusRule>()]
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<PrometheusRule>()
     }
 
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<RulesView>, ObserveError>> {
-        Box::pin(async move {
-            let obj = ports.store.get(key).await?;
-            let now_ms = ports.clock.now().as_millisecond();
-            let spec = obj.as_ref().and_then(|obj| obj.json().get("spec"));
-            let problem = self.load(&key.to_string(), spec, now_ms);
-            Ok(obj.map(|_| RulesView { key: key.clone(), problem }))
-        })
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<RulesView>, ObserveError> {
+        let obj = ports.read.get(key).await?;
+        let now_ms = ports.clock.now().as_millisecond();
+        let spec = obj.as_ref().and_then(|obj| obj.json().get("spec"));
+        let problem = self.load(&key.to_string(), spec, now_ms);
+        Ok(obj.map(|_| RulesView { key: key.clone(), problem }))
     }
 
     fn decide(&self, view: &RulesView) -> Plan {

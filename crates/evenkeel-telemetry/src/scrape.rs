@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_api::{GroupKind, Obj};
 use evenkeel_base::{Clock, format_duration, stable_hash};
-use evenkeel_control::{BoxFuture, ListQuery, Store, StoreError, Timer, WatchEvent};
+use evenkeel_control::{BoxFuture, ListQuery, Read, StoreError, Timer, WatchEvent};
 use evenkeel_promql::exposition::Format;
 use futures::{
     FutureExt as _, StreamExt as _,
@@ -95,7 +95,7 @@ pub struct Scraper {
     clock: Arc<dyn Clock>,
     timer: Arc<dyn Timer>,
     fetch: Arc<dyn Fetch>,
-    pods: Option<Arc<dyn Store>>,
+    pods: Option<Arc<dyn Read>>,
     jobs: BTreeMap<String, Job>,
 }
 
@@ -140,7 +140,7 @@ impl Scraper {
 
     /// Discovers annotated pods.
     #[must_use]
-    pub fn with_pods(mut self, store: Arc<dyn Store>) -> Self {
+    pub fn with_pods(mut self, store: Arc<dyn Read>) -> Self {
         self.pods = Some(store);
         self
     }

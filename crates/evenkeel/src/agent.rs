@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, os::fd::AsFd as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use evenkeel_control::{Ports, Store};
+use evenkeel_control::{HostPorts, Store};
 use evenkeel_live::{RealTime, connect};
 use evenkeel_node::{
     agent::{self, AgentConfig},
@@ -23,7 +23,7 @@ pub(crate) async fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let node: Node = serde_json::from_str(&text).context("the node's description")?;
     let store: Arc<dyn Store> = Arc::new(connect(Some(&args.kubeconfig)).await?);
     let time = Arc::new(RealTime::start());
-    let ports = Ports::plain(store, time.clone(), time);
+    let ports = HostPorts::new(&store, time.clone(), time);
     let settings = ProcessSettings::new(args.root.clone(), OWN.into(), args.images.clone());
     let runtime = Arc::new(ProcessRuntime::new(settings));
     tokio::select! {

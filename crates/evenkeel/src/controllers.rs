@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use evenkeel_base::Clock;
-use evenkeel_control::{Ports, RunLoop};
+use evenkeel_control::{Host, RunLoop};
 use evenkeel_delivery as delivery;
 use evenkeel_guard::{BudgetGate, FileDoor};
 use evenkeel_slo::controller as slo;
@@ -26,7 +26,7 @@ pub(crate) struct Options<'a> {
 /// All domain controllers behind the door that keeps the record and minds the error budget. Runs
 /// until dropped.
 pub(crate) fn all(
-    ports: Ports,
+    host: Host,
     clock: Arc<dyn Clock>,
     options: &Options<'_>,
 ) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
@@ -34,9 +34,9 @@ pub(crate) fn all(
     let door = FileDoor::open(&dir, clock).with_context(|| format!("record {}", dir.display()))?;
     let gate = BudgetGate::default();
     let door = door.with_policy(gate.clone());
-    let store = ports.store.clone();
+    let read = host.ports().read.clone();
     let wanted = |group| options.only.is_empty() || options.only.contains(&group);
-    let mut run = RunLoop::new(ports, Arc::new(door));
+    let mut run = RunLoop::new(host.with_door(Arc::new(door)));
     if wanted(Group::Delivery) {
         run = delivery::install(run, delivery::Settings { confirm: options.confirm });
     }
@@ -46,7 +46,7 @@ pub(crate) fn all(
     Ok(async move {
         tokio::select! {
             () = run.run() => {}
-            () = gate.follow(store) => {}
+            () = gate.follow(read) => {}
         }
     })
 }

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use evenkeel_base::parse_duration;
-use evenkeel_control::{Ports, Store};
+use evenkeel_control::{Host, Store};
 use evenkeel_live::{HttpHooks, RealTime, connect};
 use evenkeel_telemetry::shell::PrometheusClient;
 
@@ -38,18 +38,14 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let time = Arc::new(RealTime::start());
     let metrics = PrometheusClient::new(&args.prometheus)
         .with_context(|| format!("--prometheus {}", args.prometheus))?;
-    let ports = Ports {
-        store: store.clone(),
-        metrics: Arc::new(metrics),
-        hooks: Arc::new(HttpHooks::new(store).context("set up webhooks")?),
-        clock: time.clone(),
-        timer: time.clone(),
-    };
+    let host = Host::new(&store, time.clone(), time.clone())
+        .with_metrics(Arc::new(metrics))
+        .with_hooks(Arc::new(HttpHooks::new(store).context("set up webhooks")?));
     let confirm = args.without != Some(Safeguard::Confirmation);
     let look_every = parse_duration(&args.slo_interval).context("--slo-interval")?;
     let options =
         controllers::Options { data_dir: &data_dir, confirm, look_every, only: &args.only };
-    let controllers = controllers::all(ports, time, &options)?;
+    let controllers = controllers::all(host, time, &options)?;
     io::print("controllers: running\n");
     tokio::select! {
         biased;

@@ -12,8 +12,8 @@ use std::{
 use evenkeel_api::{GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute};
 use evenkeel_base::Clock;
 use evenkeel_control::{
-    BoxFuture, HookCall, HookError, HookReply, Hooks, Metrics, MetricsError, OpenDoor, Ports,
-    RunLoop, Sample, Timer,
+    BoxFuture, HookCall, HookError, HookReply, Hooks, Host, Metrics, MetricsError, RunLoop, Sample,
+    Store, Timer,
 };
 use evenkeel_delivery::{Settings, install};
 use futures::{FutureExt as _, channel::oneshot, executor::LocalPool, task::LocalSpawnExt as _};
@@ -180,22 +180,19 @@ impl World {
     pub(crate) fn boot(&mut self) {
         self.pool = LocalPool::new();
         self.time.alarms.lock().unwrap().clear();
-        let ports = Ports {
-            store: Arc::new(self.store.clone()),
-            metrics: Arc::new(Asked {
+        let store: Arc<dyn Store> = Arc::new(self.store.clone());
+        let host = Host::new(&store, self.time.clone(), self.time.clone())
+            .with_metrics(Arc::new(Asked {
                 traffic: self.traffic.clone(),
                 queries: self.queries.clone(),
-            }),
-            hooks: Arc::new(Called {
+            }))
+            .with_hooks(Arc::new(Called {
                 answers: self.answers.clone(),
                 log: self.calls.clone(),
                 replies: Mutex::default(),
                 time: self.time.clone(),
-            }),
-            clock: self.time.clone(),
-            timer: self.time.clone(),
-        };
-        let run = install(RunLoop::new(ports, Arc::new(OpenDoor)), self.settings);
+            }));
+        let run = install(RunLoop::new(host), self.settings);
         self.pool.spawner().spawn_local(run.run()).unwrap();
     }
 

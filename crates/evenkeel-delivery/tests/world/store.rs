@@ -7,8 +7,8 @@ use std::{
 
 use evenkeel_api::{Key, Obj, Revision};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Store, StoreError, Subresource, Watch,
-    WatchEvent, WriteOptions,
+    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Read, StoreError, Subresource, Watch,
+    WatchEvent, Write, WriteOptions,
 };
 use futures::{StreamExt as _, channel::mpsc};
 use serde_json::{Value, json};
@@ -139,7 +139,7 @@ fn missing(key: &Key) -> StoreError {
     StoreError::NotFound { object: key.to_string() }
 }
 
-impl Store for MemStore {
+impl Read for MemStore {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
         Box::pin(async move { Ok(self.find(key)) })
     }
@@ -161,7 +161,9 @@ impl Store for MemStore {
         inner.watchers.push((query, to));
         from.boxed()
     }
+}
 
+impl Write for MemStore {
     fn create<'a>(
         &'a self,
         obj: &'a Obj,

@@ -12,8 +12,8 @@ use std::time::Duration;
 use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_base::FixedClock;
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Ports, Store, StoreError, Subresource,
-    Timer, Watch, WatchEvent, WriteOptions,
+    BoxFuture, DeleteOptions, HostPorts, ListQuery, Listed, Patch, Read, Store, StoreError,
+    Subresource, Timer, Watch, WatchEvent, Write, WriteOptions,
 };
 use evenkeel_gateway::engine::{Rule, Snapshot, Switches};
 use evenkeel_gateway::{Controller, DataPlane, Progress, controller::Setup};
@@ -92,7 +92,7 @@ fn describe(key: &Key, patch: &Value) -> String {
     format!("{key} status {}", parents.collect::<Vec<_>>().join("; "))
 }
 
-impl Store for FakeStore {
+impl Read for FakeStore {
     fn get<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
         unreachable!()
     }
@@ -104,6 +104,9 @@ impl Store for FakeStore {
         self.watches.lock().unwrap().insert(query.kind, sender);
         receiver.boxed()
     }
+}
+
+impl Write for FakeStore {
     fn create<'a>(
         &'a self,
         _: &'a Obj,
@@ -195,8 +198,9 @@ impl Stage {
             in_flight: Mutex::default(),
         });
         let now = Timestamp::from_second(1_000).unwrap();
+        let shared: Arc<dyn Store> = store.clone();
         let setup = Setup {
-            ports: Ports::plain(store.clone(), Arc::new(FixedClock(now)), Arc::new(Never)),
+            ports: HostPorts::new(&shared, Arc::new(FixedClock(now)), Arc::new(Never)),
             plane: plane.clone(),
             gateway_address: IpAddr::from([127, 0, 0, 1]),
         };

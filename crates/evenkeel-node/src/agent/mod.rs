@@ -9,7 +9,7 @@ mod work;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use evenkeel_control::Ports;
+use evenkeel_control::HostPorts;
 use k8s_openapi::api::core::v1::Taint;
 
 use self::{addresses::Addresses, pods::Agent};
@@ -92,7 +92,7 @@ pub enum AgentError {
 /// without it, and the next agent takes it over.
 pub async fn run(
     config: AgentConfig,
-    ports: Ports,
+    ports: HostPorts,
     runtime: Arc<dyn Runtime>,
 ) -> Result<(), AgentError> {
     let mut wait = RETRY_FIRST;

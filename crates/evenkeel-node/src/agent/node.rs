@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use evenkeel_api::{Key, Obj};
-use evenkeel_control::{Patch, Ports, StoreError, Subresource, WriteOptions};
+use evenkeel_control::{HostPorts, Patch, StoreError, Subresource, WriteOptions};
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Node},
     apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
@@ -26,14 +26,14 @@ const STATUS: WriteOptions =
 /// Makes sure that the Node is there; returns its pod CIDR.
 pub(super) async fn register(
     config: &AgentConfig,
-    ports: &Ports,
+    ports: &HostPorts,
 ) -> Result<Option<String>, StoreError> {
     let key = Key::of::<Node>("", &config.name);
     let labels = labels(config);
-    let node = if let Some(node) = ports.store.get(&key).await? {
+    let node = if let Some(node) = ports.read.get(&key).await? {
         let patch = json!({"metadata": {"labels": labels}});
         let missing = labels.iter().any(|(name, value)| node.label(name) != value.as_str());
-        if missing { ports.store.patch(&key, &Patch::Merge(patch), &MAIN).await? } else { node }
+        if missing { ports.writes.patch(&key, &Patch::Merge(patch), &MAIN).await? } else { node }
     } else {
         let mut spec = json!({"taints": config.taints});
         if let Some(cidr) = &config.pod_cidr {
@@ -46,7 +46,7 @@ pub(super) async fn register(
             "spec": spec,
         }))?;
         // Lost a race with somebody who makes Nodes: the caller tries again and finds it.
-        ports.store.create(&node, &MAIN).await?
+        ports.writes.create(&node, &MAIN).await?
     };
     let cidr = node.json().pointer("/spec/podCIDR").and_then(Value::as_str).map(str::to_owned);
     Ok(cidr.or_else(|| config.pod_cidr.clone()))
@@ -78,7 +78,7 @@ fn labels(config: &AgentConfig) -> serde_json::Map<String, Value> {
 /// Says that the node is ready, and what it has.
 pub(super) async fn post_status(
     config: &AgentConfig,
-    ports: &Ports,
+    ports: &HostPorts,
     ip: IpAddr,
 ) -> Result<(), StoreError> {
     let now = Time(ports.clock.now());
@@ -115,7 +115,7 @@ pub(super) async fn post_status(
     });
     let key = Key::of::<Node>("", &config.name);
     let patch = Patch::Strategic(json!({"status": status}));
-    ports.store.patch(&key, &patch, &STATUS).await.map(drop)
+    ports.writes.patch(&key, &patch, &STATUS).await.map(drop)
 }
 
 /// Whether the Node says that it is ready.
@@ -128,15 +128,15 @@ pub(super) fn is_ready(node: &Obj) -> bool {
 }
 
 /// Renews the Lease, or makes it.
-pub(super) async fn renew_lease(config: &AgentConfig, ports: &Ports) -> Result<(), StoreError> {
+pub(super) async fn renew_lease(config: &AgentConfig, ports: &HostPorts) -> Result<(), StoreError> {
     let key = Key::of::<Lease>(LEASES, &config.name);
     let now = MicroTime(ports.clock.now());
     let patch = Patch::Merge(json!({"spec": {"renewTime": now}}));
-    match ports.store.patch(&key, &patch, &MAIN).await {
+    match ports.writes.patch(&key, &patch, &MAIN).await {
         Err(StoreError::NotFound { .. }) => {}
         done => return done.map(drop),
     }
-    let node = ports.store.get(&Key::of::<Node>("", &config.name)).await?;
+    let node = ports.read.get(&Key::of::<Node>("", &config.name)).await?;
     let owner = node.map(|node| {
         json!([{"apiVersion": "v1", "kind": "Node", "name": config.name, "uid": node.uid()}])
     });
@@ -149,5 +149,5 @@ pub(super) async fn renew_lease(config: &AgentConfig, ports: &Ports) -> Result<(
         "spec": {"holderIdentity": config.name, "leaseDurationSeconds": LEASE_S,
             "renewTime": now},
     }))?;
-    ports.store.create(&lease, &MAIN).await.map(drop)
+    ports.writes.create(&lease, &MAIN).await.map(drop)
 }

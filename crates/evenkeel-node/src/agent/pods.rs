@@ -6,7 +6,7 @@ use std::{
 };
 
 use evenkeel_api::{FieldSelector, GroupKind, Key, Obj};
-use evenkeel_control::{BoxFuture, ListQuery, Ports, Retry, StoreError, Watch, WatchEvent};
+use evenkeel_control::{BoxFuture, HostPorts, ListQuery, Retry, StoreError, Watch, WatchEvent};
 use futures::{
     StreamExt as _,
     future::{AbortHandle, Aborted, abortable},
@@ -74,7 +74,7 @@ enum Done {
 impl Agent {
     pub(super) fn new(
         config: AgentConfig,
-        ports: Ports,
+        ports: HostPorts,
         runtime: Arc<dyn Runtime>,
         addresses: Addresses,
         adopted: Vec<Adopted>,
@@ -105,7 +105,7 @@ impl Agent {
         let name = self.config.name.clone();
         let pods = ours(GroupKind::of::<Pod>(), "spec.nodeName", &name);
         let nodes = ours(GroupKind::of::<Node>(), "metadata.name", &name);
-        let store = self.hands.ports.store.clone();
+        let store = self.hands.ports.read.clone();
         self.follow(store.watch(pods), Done::Pods);
         self.follow(store.watch(nodes), Done::Node);
         self.post_node();

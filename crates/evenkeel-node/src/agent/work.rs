@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use evenkeel_api::{Key, Obj};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Patch, Ports, Propagation, StoreError, Subresource,
+    BoxFuture, DeleteOptions, HostPorts, ListQuery, Patch, Propagation, StoreError, Subresource,
     WriteOptions, create_event,
 };
 use futures::future::{Either, select};
@@ -73,7 +73,7 @@ const CONDITIONS: [&str; 5] =
 /// Everything the futures need, cheap to clone.
 #[derive(Clone)]
 pub(super) struct Hands {
-    pub(super) ports: Ports,
+    pub(super) ports: HostPorts,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) host_ip: IpAddr,
 }
@@ -134,7 +134,7 @@ impl Hands {
         container: &Container,
         ip: IpAddr,
     ) -> Result<Sources, StoreError> {
-        let store = &self.ports.store;
+        let store = &self.ports.read;
         let kind = evenkeel_api::GroupKind::of::<Service>();
         let listed = store.list(&ListQuery::all(kind).within(namespace)).await?;
         let mut objects: Vec<Arc<Obj>> = listed.items;
@@ -252,12 +252,12 @@ impl Hands {
         uid: String,
         patch: Value,
     ) -> BoxFuture<'static, PodDone> {
-        let store = self.ports.store.clone();
+        let writes = self.ports.writes.clone();
         Box::pin(async move {
             let body = json!({"metadata": {"uid": uid}, "status": patch});
             let subresource = Some(Subresource::Status);
             let options = WriteOptions { subresource, expect: None, manager: MANAGER };
-            let written = store.patch(&key, &Patch::Strategic(body), &options).await;
+            let written = writes.patch(&key, &Patch::Strategic(body), &options).await;
             PodDone::Status(written.map(drop))
         })
     }
@@ -271,11 +271,12 @@ impl Hands {
     }
 
     pub(super) fn delete(&self, key: Key, uid: String) -> BoxFuture<'static, PodDone> {
-        let store = self.ports.store.clone();
+        let writes = self.ports.writes.clone();
         Box::pin(async move {
             let propagation = Propagation::Background;
-            let options = DeleteOptions { uid: Some(uid), grace_seconds: Some(0), propagation };
-            PodDone::Deleted(store.delete(&key, &options).await)
+            let options =
+                DeleteOptions { uid: Some(uid), expect: None, grace_seconds: Some(0), propagation };
+            PodDone::Deleted(writes.delete(&key, &options).await)
         })
     }
 
@@ -311,7 +312,7 @@ impl Hands {
                 let key = Key::of::<Event>(&namespace, &told.name);
                 let patch = Patch::Merge(json!({"count": count, "lastTimestamp": now}));
                 let options = WriteOptions { subresource: None, expect: None, manager: MANAGER };
-                if ports.store.patch(&key, &patch, &options).await.is_ok() {
+                if ports.writes.patch(&key, &patch, &options).await.is_ok() {
                     return PodDone::Told(identity, Told { count, name: told.name });
                 }
             }
@@ -328,7 +329,7 @@ impl Hands {
                 "count": count, "firstTimestamp": now, "lastTimestamp": now,
             });
             // An event is for people; losing one must not stop a pod.
-            match create_event(&ports, &mut event, &name, at, MANAGER).await {
+            match create_event(&*ports.writes, &mut event, &name, at, MANAGER).await {
                 Ok(name) => PodDone::Told(identity, Told { count, name }),
                 Err(error) => {
                     tracing::debug!(object = name, reason = note.reason, %error,

@@ -11,7 +11,7 @@ use evenkeel_api::{GroupKind, Key, Obj, clusterconfig::ClusterConfig};
 use evenkeel_base::Rng;
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    BoxFuture, HookCall, HookError, HookReply, Hooks, ListQuery, OpenDoor, Ports, RunLoop, Store,
+    BoxFuture, HookCall, HookError, HookReply, Hooks, Host, HostPorts, ListQuery, RunLoop, Store,
     StoreError, WatchEvent, WriteOptions,
 };
 use evenkeel_delivery::{self as delivery, loadtester};
@@ -88,7 +88,7 @@ pub(super) struct Stage {
     /// What the Canary says.
     pub(super) canary: Timeline,
     safeguards: Safeguards,
-    ports: Ports,
+    host: Host,
     controllers: JoinHandle<()>,
     load: JoinHandle<()>,
     stop_load: watch::Sender<bool>,
@@ -107,24 +107,24 @@ impl Stage {
             let crd = Obj::from_json(crd).map_err(|error| Broken(error.to_string()))?;
             store.create(&crd, &OPTIONS).await?;
         }
-        let plain = Ports::plain(store.clone(), time.clone(), time.clone());
+        let plain = Host::new(&store, time.clone(), time.clone());
+        let parts = HostPorts::new(&store, time.clone(), time.clone());
         let telemetry = Telemetry::new(Limits::default());
-        let builtin = RunLoop::new(plain.clone(), Arc::new(OpenDoor));
+        let builtin = RunLoop::new(plain.clone());
         let rules = RuleController::new(telemetry.clone());
         tokio::spawn(evenkeel_builtin::install(builtin).with(rules).run());
         let gateway = gateway(&time, safeguards);
         let gateway_address = IpAddr::from([127, 0, 0, 1]);
         let plane = Arc::new(gateway.clone());
-        let setup = Setup { ports: plain.clone(), plane, gateway_address };
+        let setup = Setup { ports: parts.clone(), plane, gateway_address };
         tokio::spawn(Controller::new(setup).run());
         start_telemetry(&telemetry, &time, &gateway);
         let fleet = Fleet::new(time.clone(), trace.clone());
-        start_nodes(&plain, &fleet, rng)?;
+        start_nodes(&parts, &fleet, rng)?;
         follow_scaling(&store, trace.clone());
         let canary = follow_canary(&store, &time, trace.clone());
-        let ports =
-            Ports { metrics: Arc::new(telemetry), hooks: Arc::<Accepting>::default(), ..plain };
-        let controllers = spawn_controllers(&ports, safeguards);
+        let host = plain.with_metrics(Arc::new(telemetry)).with_hooks(Arc::<Accepting>::default());
+        let controllers = spawn_controllers(&host, safeguards);
         let clients = Arc::<Mutex<Clients>>::default();
         let (stop_load, stop) = watch::channel(false);
         let mut stage = Self {
@@ -135,7 +135,7 @@ impl Stage {
             clients,
             canary,
             safeguards,
-            ports,
+            host,
             controllers,
             load: tokio::spawn(async {}),
             stop_load,
@@ -185,8 +185,8 @@ impl Stage {
 
     /// Starts the controllers again; they remember nothing.
     pub(super) fn start_controllers(&mut self) {
-        self.ports.hooks = Arc::<Accepting>::default();
-        self.controllers = spawn_controllers(&self.ports, self.safeguards);
+        let host = self.host.clone().with_hooks(Arc::<Accepting>::default());
+        self.controllers = spawn_controllers(&host, self.safeguards);
         self.trace.say("controllers started again");
     }
 
@@ -220,17 +220,17 @@ fn gateway(time: &Arc<VirtualTime>, safeguards: Safeguards) -> Simulated {
     })
 }
 
-fn spawn_controllers(ports: &Ports, safeguards: Safeguards) -> JoinHandle<()> {
+fn spawn_controllers(host: &Host, safeguards: Safeguards) -> JoinHandle<()> {
     let gate = BudgetGate::default();
-    let door = MemoryDoor::new(ports.clock.clone()).with_policy(gate.clone());
-    let run = RunLoop::new(ports.clone(), Arc::new(door));
+    let door = MemoryDoor::new(host.ports().clock.clone()).with_policy(gate.clone());
+    let read = host.ports().read.clone();
+    let run = RunLoop::new(host.clone().with_door(Arc::new(door)));
     let run = delivery::install(run, delivery::Settings { confirm: safeguards.confirmation });
     let run = slo::install(run, slo::Settings { every: PACE.scrape });
-    let store = ports.store.clone();
     tokio::spawn(async move {
         tokio::select! {
             biased;
-            () = gate.follow(store) => {}
+            () = gate.follow(read) => {}
             () = run.run() => {}
         }
     })
@@ -288,7 +288,7 @@ impl Hooks for Accepting {
     }
 }
 
-fn start_nodes(ports: &Ports, fleet: &Arc<Fleet>, rng: &Rng) -> Result<(), Broken> {
+fn start_nodes(ports: &HostPorts, fleet: &Arc<Fleet>, rng: &Rng) -> Result<(), Broken> {
     let cluster = ClusterConfig::parse(manifests::CLUSTER);
     for node in cluster.map_err(|error| Broken(error.to_string()))?.nodes {
         let mut rng = rng.child(&node.name);

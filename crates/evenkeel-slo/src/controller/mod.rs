@@ -31,7 +31,7 @@ use evenkeel_api::{
     slo::{BreakGlass, ErrorBudgetPolicy, PrometheusRule, PrometheusServiceLevel, SloMaintenance},
 };
 use evenkeel_control::{
-    BoxFuture, Controller, Interest, ObserveError, Plan, Ports, RunLoop, Wakes,
+    Controller, Interest, ListQuery, ObserveError, Plan, Ports, RunLoop, Wakes,
 };
 
 pub use changes::change_id;
@@ -87,10 +87,13 @@ impl Controller for SloController {
         "slo"
     }
 
-    fn interests(&self) -> Vec<Interest> {
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<PrometheusServiceLevel>()
+    }
+
+    fn also(&self) -> Vec<Interest> {
         let neighbours = |obj: &Obj| Wakes::Namespace(obj.namespace().to_owned());
         vec![
-            Interest::own::<PrometheusServiceLevel>(),
             Interest::owned_by::<PrometheusRule, PrometheusServiceLevel>(),
             Interest::mapped::<ErrorBudgetPolicy>(neighbours),
             Interest::mapped::<SloMaintenance>(neighbours),
@@ -99,12 +102,8 @@ impl Controller for SloController {
         ]
     }
 
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<SloView>, ObserveError>> {
-        Box::pin(observe::observe(key, ports, self.settings, &self.known))
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<SloView>, ObserveError> {
+        observe::observe(key, ports, self.settings, &self.known).await
     }
 
     fn decide(&self, view: &SloView) -> Plan {

@@ -41,7 +41,7 @@ pub(super) async fn observe(
     known: &Mutex<BTreeMap<Key, Known>>,
 ) -> Result<Option<SloView>, ObserveError> {
     let take = || known.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-    let Some(obj) = ports.store.get(key).await?.filter(|obj| !obj.is_deleting()) else {
+    let Some(obj) = ports.read.get(key).await?.filter(|obj| !obj.is_deleting()) else {
         take();
         return Ok(None);
     };
@@ -111,7 +111,7 @@ fn histories(tracker: &Tracker) -> BTreeMap<SloKey, Arc<History>> {
 }
 
 async fn rules_seen(key: &Key, ports: &Ports) -> Result<RulesSeen, StoreError> {
-    match ports.store.get(&key.sibling::<PrometheusRule>(&key.name)).await {
+    match ports.read.get(&key.sibling::<PrometheusRule>(&key.name)).await {
         Ok(Some(obj)) => Ok(RulesSeen::There(obj)),
         Ok(None) => Ok(RulesSeen::Absent),
         Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => Ok(RulesSeen::KindMissing),
@@ -142,7 +142,7 @@ fn read(obj: &Obj) -> (Option<SloGroup>, Option<crate::RuleSet>, Vec<Finding>) {
 /// The objects of a kind; none where the cluster does not know it.
 async fn list<T: ApiObject>(ports: &Ports, namespace: &str) -> Result<Vec<Arc<Obj>>, StoreError> {
     let query = ListQuery::all(GroupKind::of::<T>()).within(namespace);
-    match ports.store.list(&query).await {
+    match ports.read.list(&query).await {
         Ok(listed) => Ok(listed.items),
         Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => Ok(Vec::new()),
         Err(error) => Err(error),

@@ -9,7 +9,7 @@ use evenkeel_api::{
     slo::{ErrorBudgetPolicy as Kind, PrometheusServiceLevel},
 };
 use evenkeel_control::{
-    BoxFuture, Controller, Interest, ListQuery, ObserveError, Plan, Ports, StatusWrite, Wakes,
+    Controller, Interest, ListQuery, ObserveError, Plan, Ports, StatusWrite, Wakes,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -42,28 +42,26 @@ impl Controller for PolicyController {
         "slo-policy"
     }
 
-    fn interests(&self) -> Vec<Interest> {
-        let neighbours = |obj: &Obj| Wakes::Namespace(obj.namespace().to_owned());
-        vec![Interest::own::<Kind>(), Interest::mapped::<PrometheusServiceLevel>(neighbours)]
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<Kind>()
     }
 
-    fn observe<'a>(
-        &'a self,
-        key: &'a Key,
-        ports: &'a Ports,
-    ) -> BoxFuture<'a, Result<Option<PolicyView>, ObserveError>> {
-        Box::pin(async move {
-            let Some(obj) = ports.store.get(key).await? else { return Ok(None) };
-            let within = |kind| ListQuery::all(kind).within(&key.namespace);
-            let slos = within(GroupKind::of::<PrometheusServiceLevel>());
-            let canaries = within(GroupKind::of::<Canary>());
-            Ok(Some(PolicyView {
-                now: ports.clock.now(),
-                obj,
-                slos: ports.store.list(&slos).await?.items,
-                canaries: ports.store.list(&canaries).await?.items,
-            }))
-        })
+    fn also(&self) -> Vec<Interest> {
+        let neighbours = |obj: &Obj| Wakes::Namespace(obj.namespace().to_owned());
+        vec![Interest::mapped::<PrometheusServiceLevel>(neighbours)]
+    }
+
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<PolicyView>, ObserveError> {
+        let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
+        let within = |kind| ListQuery::all(kind).within(&key.namespace);
+        let slos = within(GroupKind::of::<PrometheusServiceLevel>());
+        let canaries = within(GroupKind::of::<Canary>());
+        Ok(Some(PolicyView {
+            now: ports.clock.now(),
+            obj,
+            slos: ports.read.list(&slos).await?.items,
+            canaries: ports.read.list(&canaries).await?.items,
+        }))
     }
 
     fn decide(&self, view: &PolicyView) -> Plan {

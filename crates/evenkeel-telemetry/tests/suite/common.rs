@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use evenkeel_api::{Key, Obj};
 use evenkeel_base::Clock;
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Store, StoreError, Subresource, Timer,
-    Watch, WatchEvent, WriteOptions,
+    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Read, StoreError, Subresource, Timer,
+    Watch, WatchEvent, Write, WriteOptions,
 };
 use futures::{StreamExt as _, channel::mpsc};
 use jiff::{SignedDuration, Timestamp};
@@ -50,7 +50,7 @@ fn not_here<T>() -> BoxFuture<'static, Result<T, StoreError>> {
     Box::pin(async { Err(StoreError::NotFound { object: "everything".to_owned() }) })
 }
 
-impl Store for PodStore {
+impl Read for PodStore {
     fn get<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
         not_here()
     }
@@ -60,6 +60,9 @@ impl Store for PodStore {
     fn watch(&self, _: ListQuery) -> Watch {
         self.0.lock().unwrap().take().unwrap().map(Ok).boxed()
     }
+}
+
+impl Write for PodStore {
     fn create<'a>(
         &'a self,
         _: &'a Obj,

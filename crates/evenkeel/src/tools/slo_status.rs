@@ -6,7 +6,7 @@ use evenkeel_api::{
     slo::{PrometheusServiceLevel, SloMaintenance},
 };
 use evenkeel_base::Clock as _;
-use evenkeel_control::{ListQuery, Store};
+use evenkeel_control::{ListQuery, Read as _};
 use evenkeel_live::{RealTime, connect};
 use evenkeel_slo::{
     Input, Options, Severity, Slo,

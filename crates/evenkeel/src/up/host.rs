@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use evenkeel_control::{OpenDoor, Ports, RunLoop, Store};
+use evenkeel_control::{self as control, HostPorts, RunLoop, Store};
 use evenkeel_gateway::{controller, shell::Gateway};
 use evenkeel_live::{HttpHooks, RealTime};
 use evenkeel_telemetry::{
@@ -43,13 +43,13 @@ impl Drop for Part {
 }
 
 impl Host<'_> {
-    fn ports(&self) -> Ports {
-        Ports::plain(self.store.clone(), self.time.clone(), self.time.clone())
+    fn base(&self) -> control::Host {
+        control::Host::new(&self.store, self.time.clone(), self.time.clone())
     }
 
     /// The controllers of Kubernetes itself, and the rules of the metrics.
     pub(super) fn start_builtin(&self) -> Part {
-        let run = evenkeel_builtin::install(RunLoop::new(self.ports(), Arc::new(OpenDoor)));
+        let run = evenkeel_builtin::install(RunLoop::new(self.base()));
         let run = run.with(RuleController::new(self.telemetry.clone()));
         Part(tokio::spawn(run.run()))
     }
@@ -57,7 +57,7 @@ impl Host<'_> {
     /// What makes routes and Services the gateway's configuration.
     pub(super) fn start_routing(&self, gateway: &Arc<Gateway>) -> Part {
         let setup = controller::Setup {
-            ports: self.ports(),
+            ports: HostPorts::new(&self.store, self.time.clone(), self.time.clone()),
             plane: gateway.clone(),
             gateway_address: IpAddr::from([127, 0, 0, 1]),
         };
@@ -89,18 +89,15 @@ impl Host<'_> {
     /// evenkeel's own controllers.
     pub(super) fn start_controllers(&self) -> anyhow::Result<Part> {
         let hooks = HttpHooks::new(self.store.clone()).context("set up webhooks")?;
-        let ports = Ports {
-            metrics: Arc::new(self.telemetry.clone()),
-            hooks: Arc::new(hooks),
-            ..self.ports()
-        };
+        let host =
+            self.base().with_metrics(Arc::new(self.telemetry.clone())).with_hooks(Arc::new(hooks));
         let options = controllers::Options {
             data_dir: &self.data_dir,
             confirm: self.args.without != Some(Safeguard::Confirmation),
             look_every: self.scrape,
             only: &[],
         };
-        Ok(Part(tokio::spawn(controllers::all(ports, self.time.clone(), &options)?)))
+        Ok(Part(tokio::spawn(controllers::all(host, self.time.clone(), &options)?)))
     }
 }
 
