@@ -7,8 +7,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// Reason of an answer that no policy stands behind: such an answer never grows old.
+pub const NO_POLICY: &str = "NoPolicy";
+
 /// The budget of one Canary as its SLOs see it: `status.errorBudget` of a [`super::canary::Canary`],
-/// written by the SLO controller and read by whoever would change something.
+/// written by the SLO controllers (and by nobody else) and read by whoever would change something.
+///
+/// The answer is that of the strictest SLO; `slos` lists all that were asked. It is written when
+/// something changes that a reader decides by, and otherwise every few minutes, so that
+/// `observedAt` proves that the counters are still looked at. A reader takes an answer older than
+/// [`ErrorBudget::FRESH_SECONDS`] as none: see [`ErrorBudget::goes_ahead`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorBudget {
@@ -20,7 +28,7 @@ pub struct ErrorBudget {
     pub permission: Permission,
     /// Machine-readable reason.
     pub reason: String,
-    /// The same for people: state, budget left, cost.
+    /// The same for people: the value, the threshold it is compared with, the cost.
     pub message: String,
     /// Budget that is left. Unit: percent of the window's; none when it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,8 +40,48 @@ pub struct ErrorBudget {
     /// The same in requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worst_case_requests: Option<u64>,
-    /// Seconds of the Unix epoch when this was last found to be so.
+    /// Every SLO that was asked, the strictest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slos: Vec<SloAnswer>,
+    /// Seconds of the Unix epoch when this was last found to be so: the time of the oldest look at
+    /// the counters among `slos`.
     pub observed_at: i64,
+}
+
+/// What one SLO says about a release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SloAnswer {
+    /// The SLO, as `NAMESPACE/NAME/SLO`.
+    pub slo: String,
+    /// Its state.
+    pub state: String,
+    /// What a new version may do.
+    pub permission: Permission,
+    /// Machine-readable reason.
+    pub reason: String,
+    /// Budget that is left. Unit: percent of the window's; none when it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_percent: Option<f64>,
+}
+
+impl ErrorBudget {
+    /// Age from which on an answer is none. It is written anew every few minutes, so three
+    /// rewrites must have failed.
+    pub const FRESH_SECONDS: i64 = 600;
+
+    /// Whether the answer is recent at `now_s` (seconds of the Unix epoch). An answer from the
+    /// future is as little recent as an old one.
+    pub fn is_fresh(&self, now_s: i64) -> bool {
+        now_s.saturating_sub(self.observed_at).saturating_abs() <= Self::FRESH_SECONDS
+    }
+
+    /// Whether a step that adds risk may go ahead at `now_s` without asking anybody: the
+    /// permission says so, and it is fresh or no policy stands behind it. What is not known or old
+    /// is never a go-ahead.
+    pub fn goes_ahead(&self, now_s: i64) -> bool {
+        self.permission.goes_ahead() && (self.reason == NO_POLICY || self.is_fresh(now_s))
+    }
 }
 
 /// How much may happen without asking, from least to most.
@@ -95,4 +143,30 @@ kept_as_written! {
 kept_as_written! {
     /// Recording and alerting rules, as the Prometheus operator defines them.
     PrometheusRule, "monitoring.coreos.com", "v1", "PrometheusRule", "prometheusrules"
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn budget(permission: &str, reason: &str) -> ErrorBudget {
+        serde_json::from_value(json!({"slo": "shop/api/x", "state": "healthy",
+            "permission": permission, "reason": reason, "message": "", "observedAt": 10_000}))
+        .expect("a status as it was written before `slos` was added")
+    }
+
+    #[test]
+    fn an_old_answer_is_no_go_ahead_and_one_without_policy_does_not_grow_old() {
+        let allow = budget("allow", "BudgetHealthy");
+        assert!(allow.goes_ahead(10_600));
+        assert!(!allow.goes_ahead(10_601));
+        assert!(!allow.goes_ahead(9_399), "the clock was set back");
+        assert!(budget("allow", NO_POLICY).goes_ahead(99_999));
+        assert!(budget("slower", "BudgetLow").goes_ahead(10_000));
+        assert!(!budget("approve", NO_POLICY).goes_ahead(10_000));
+        assert!(!budget("deny", "BudgetFrozen").goes_ahead(10_000));
+        assert!(!serde_json::to_string(&allow).unwrap().contains("slos"));
+    }
 }

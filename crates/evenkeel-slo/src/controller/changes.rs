@@ -205,6 +205,7 @@ impl Question<'_> {
             remaining_percent: self.standing.remaining().map(percent),
             worst_case_percent: cost.map(percent),
             worst_case_requests: worst.map(|worst| whole(worst.bound)),
+            slos: Vec::new(),
             observed_at: self.view.now.as_second(),
         }
     }
