@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use evenkeel_api::gate::DRAINED;
 use evenkeel_api::httproute::{Gateway, HttpRoute, RouteParentStatus};
 use evenkeel_api::{ConditionUpdate, GroupKind, Key, Obj, set_condition};
 use evenkeel_control::{
@@ -21,20 +22,18 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
-use crate::decide::{Desired, Finding, GatewayVerdict, ParentVerdict, RouteVerdict, decide};
+use crate::decide::{
+    Desired, Finding, GatewayVerdict, Leaving, ParentVerdict, RouteVerdict, decide,
+};
 use crate::engine::Snapshot;
 use crate::plane::{DataPlane, Progress};
-use crate::reasons::{
-    ACCEPTED, ADDRESS_NOT_USABLE, CONTROLLER, DRAINED, PROGRAMMED, RESOLVED_REFS,
-};
+use crate::reasons::{ACCEPTED, ADDRESS_NOT_USABLE, CONTROLLER, PROGRAMMED, RESOLVED_REFS};
 use crate::view::{Name, PodFacts, View};
 
 /// Changes taken together at most; a rebuild in between keeps a flood from starving traffic.
 const CHANGES_AT_ONCE: usize = 1_024;
 /// When to try again what did not work.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
-/// Kinds that are followed.
-const KINDS: usize = 5;
 
 /// What the controller works with.
 #[derive(Clone)]
@@ -47,11 +46,33 @@ pub struct Setup {
     pub gateway_address: IpAddr,
 }
 
+/// A kind whose objects are followed.
+struct Followed {
+    kind: GroupKind,
+    /// A cluster may lack it; then there are none, and the rest must be served.
+    optional: bool,
+    /// Whether all that existed at the start has been seen.
+    synced: bool,
+}
+
+impl Followed {
+    fn all() -> Vec<Self> {
+        let one = |kind, optional| Self { kind, optional, synced: false };
+        vec![
+            one(GroupKind::of::<Service>(), false),
+            one(GroupKind::of::<EndpointSlice>(), false),
+            one(GroupKind::of::<Pod>(), false),
+            one(GroupKind::of::<HttpRoute>(), true),
+            one(GroupKind::of::<Gateway>(), true),
+        ]
+    }
+}
+
 /// Keeps the data plane in step with the objects.
 pub struct Controller {
     setup: Setup,
     view: View,
-    synced: usize,
+    followed: Vec<Followed>,
     desired: Desired,
     /// Revisions and bodies of what we write to.
     written: BTreeMap<Key, Arc<Obj>>,
@@ -77,7 +98,7 @@ impl Controller {
         Self {
             setup,
             view,
-            synced: 0,
+            followed: Followed::all(),
             desired: Desired::default(),
             written: BTreeMap::new(),
             generation: 0,
@@ -89,14 +110,11 @@ impl Controller {
 
     /// Follows the objects for ever; ends only when every watch has ended.
     pub async fn run(mut self) {
-        let kinds = [
-            GroupKind::of::<Service>(),
-            GroupKind::of::<EndpointSlice>(),
-            GroupKind::of::<HttpRoute>(),
-            GroupKind::of::<Gateway>(),
-            GroupKind::of::<Pod>(),
-        ];
-        let watches = kinds.map(|kind| self.setup.ports.read.watch(ListQuery::all(kind)));
+        let watch = |(index, followed): (usize, &Followed)| {
+            let query = ListQuery::all(followed.kind.clone());
+            self.setup.ports.read.watch(query).map(move |change| (index, change))
+        };
+        let watches: Vec<_> = self.followed.iter().enumerate().map(watch).collect();
         let mut changes = stream::select_all(watches).ready_chunks(CHANGES_AT_ONCE);
         loop {
             let seen = self.setup.plane.progress();
@@ -110,8 +128,8 @@ impl Controller {
             match select(changes.next(), select(progressed, later)).await {
                 Either::Left((Some(batch), _)) => {
                     let mut dirty = false;
-                    for change in batch {
-                        dirty |= self.note(change);
+                    for (followed, change) in batch {
+                        dirty |= self.note(followed, change);
                     }
                     if dirty {
                         self.rebuild();
@@ -124,23 +142,24 @@ impl Controller {
         }
     }
 
-    /// Takes note of one change; true when it matters.
-    fn note(&mut self, change: Result<WatchEvent, StoreError>) -> bool {
+    /// Takes note of one change of a followed kind; true when it matters.
+    fn note(&mut self, followed: usize, change: Result<WatchEvent, StoreError>) -> bool {
         match change {
             Ok(WatchEvent::Applied(obj)) => self.applied(&obj),
             Ok(WatchEvent::Deleted(obj)) => self.deleted(&obj),
-            Ok(WatchEvent::Synced) => {
-                self.synced += 1;
-                true
-            }
+            Ok(WatchEvent::Synced) => self.note_synced(followed),
             Err(error) => {
                 tracing::warn!(controller = CONTROLLER, %error, "watch");
-                // A kind that the server does not know has no objects; the rest must be served.
-                let unknown = error.retry() == Retry::Never;
-                self.synced += usize::from(unknown && self.synced < KINDS);
-                unknown
+                let optional = self.followed.get(followed).is_some_and(|one| one.optional);
+                optional && error.retry() == Retry::Never && self.note_synced(followed)
             }
         }
+    }
+
+    /// True when it was not known before.
+    fn note_synced(&mut self, followed: usize) -> bool {
+        let Some(followed) = self.followed.get_mut(followed) else { return false };
+        !std::mem::replace(&mut followed.synced, true)
     }
 
     fn applied(&mut self, obj: &Arc<Obj>) -> bool {
@@ -200,7 +219,7 @@ impl Controller {
     /// Decides, and applies the configuration if it is another one. Not before everything was seen
     /// once: half a view would take endpoints out of use.
     fn rebuild(&mut self) {
-        if self.synced < KINDS {
+        if !self.followed.iter().all(|followed| followed.synced) {
             return;
         }
         let mut desired = decide(&self.view);
@@ -238,10 +257,10 @@ impl Controller {
         for (name, verdict) in self.desired.gateways.clone() {
             self.report_gateway(&name, &verdict, now).await;
         }
-        for (name, address) in self.desired.leaving.clone() {
-            let empty = address.is_none_or(|address| self.setup.plane.in_flight_at(address) == 0);
-            if empty || !switches.drain {
-                self.report_drained(name, address).await;
+        for (name, pod) in self.desired.leaving.clone() {
+            let busy = |address| self.setup.plane.in_flight_at(address) > 0;
+            if !pod.address.is_some_and(busy) || !switches.drain {
+                self.report_drained(name, &pod).await;
             }
         }
     }
@@ -311,16 +330,17 @@ impl Controller {
         }
     }
 
-    async fn report_drained(&mut self, name: Name, address: Option<IpAddr>) {
+    async fn report_drained(&mut self, name: Name, pod: &Leaving) {
         let key = Key::of::<Pod>(&name.0, &name.1);
-        // Never empty: an empty value would read as not drained.
-        let value = address.map_or_else(|| "none".to_owned(), |ip| ip.to_string());
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {DRAINED: value}}}));
+        let uid = &*pod.uid;
+        // With the uid the write bounces off a successor of the same name.
+        let metadata = json!({"uid": uid, "annotations": {DRAINED: uid}});
+        let patch = Patch::Merge(json!({"metadata": metadata}));
         let options = WriteOptions { manager: CONTROLLER, ..WriteOptions::default() };
         match self.setup.ports.writes.patch(&key, &patch, &options).await {
             Ok(_) => tracing::info!(controller = CONTROLLER, object = %key, "drained"),
             // It is gone already; that is as empty as it gets.
-            Err(StoreError::NotFound { .. }) => {}
+            Err(StoreError::NotFound { .. } | StoreError::Conflict { .. }) => {}
             Err(error) => {
                 tracing::warn!(controller = CONTROLLER, object = %key, %error, "not reported");
                 self.unfinished = true;

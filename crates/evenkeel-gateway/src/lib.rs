@@ -25,6 +25,6 @@ pub mod standalone;
 mod view;
 
 pub use controller::{Controller, Setup};
-pub use decide::{Desired, Finding, GatewayVerdict, ParentVerdict, RouteVerdict, decide};
+pub use decide::{Desired, Finding, GatewayVerdict, Leaving, ParentVerdict, RouteVerdict, decide};
 pub use plane::{DataPlane, Lag, Progress};
 pub use view::{Name, PodFacts, View};

@@ -1,13 +1,7 @@
-//! Names that others rely on: controller, annotations, condition types and reasons.
+//! Names that others rely on: controller, condition types and reasons.
 
 /// Who writes our entries in the status of routes and Gateways.
 pub const CONTROLLER: &str = "evenkeel.dev/gateway";
-/// On a pod: what must happen before it is stopped. `gateway`: it is emptied first.
-pub const TERMINATION_GATE: &str = "evenkeel.dev/termination-gate";
-/// The gate's value that concerns the gateway.
-pub const GATE_GATEWAY: &str = "gateway";
-/// On a pod: it was emptied; the value is its address.
-pub const DRAINED: &str = "evenkeel.dev/drained";
 
 /// The parent takes the route.
 pub const ACCEPTED: &str = "Accepted";

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use evenkeel_api::Obj;
 use evenkeel_api::httproute::{Gateway, HttpRoute};
+use evenkeel_api::{Obj, gate};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-
-use crate::reasons::{DRAINED, GATE_GATEWAY, TERMINATION_GATE};
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -36,6 +34,8 @@ pub struct View {
 /// The little that the gateway needs to know of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
+    /// Its uid: a successor of the same name is another pod.
+    pub uid: Arc<str>,
     /// Its address.
     pub address: Option<IpAddr>,
     /// The Deployment (or other owner) it belongs to.
@@ -49,12 +49,13 @@ pub struct PodFacts {
 impl PodFacts {
     /// Reads them off a pod.
     pub fn of(obj: &Obj, pod: &Pod) -> Self {
-        let gated = obj.is_deleting() && obj.annotation(TERMINATION_GATE) == Some(GATE_GATEWAY);
+        let gated = obj.is_deleting() && gate::gated(obj.meta());
         let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
         Self {
+            uid: obj.uid().into(),
             address: address.and_then(|ip| ip.parse().ok()),
             workload: workload(obj).into(),
-            leaving: gated && obj.annotation(DRAINED).is_none(),
+            leaving: gated && !gate::drained(obj.meta()),
             gated,
         }
     }

@@ -50,3 +50,5 @@ pub const FAILED_PRE_STOP: &str = "FailedPreStopHook";
 pub const FAILED_POST_START: &str = "FailedPostStartHook";
 /// Event: a pod waits to be emptied by the gateway before it is stopped.
 pub const DRAINING: &str = "Draining";
+/// Event: the pod's termination gate has a value that nobody opens; it is not waited for.
+pub const UNKNOWN_GATE: &str = "UnknownGate";

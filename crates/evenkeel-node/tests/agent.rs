@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{Key, Obj};
+use evenkeel_api::{
+    Key, Obj,
+    gate::{DRAINED, TERMINATION_GATE},
+};
 use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
@@ -16,7 +19,6 @@ use evenkeel_control::{
 };
 use evenkeel_node::{
     agent::{self, AgentConfig},
-    pod::{DRAINED, TERMINATION_GATE},
     probe::Outcome,
     runtime::{
         Adopted, Check, ContainerRef, ExecOutput, Exit, ProbeReply, Runtime, RuntimeError, Signal,
@@ -368,7 +370,8 @@ async fn a_gated_pod_is_stopped_once_the_gateway_has_emptied_it() {
     world.delete(&key, None).await;
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert!(!world.paper.said().contains("Term"));
-    let drained = json!({"metadata": {"annotations": {DRAINED: "127.64.0.2"}}});
+    let uid = world.store.get(&key).await.unwrap().unwrap().uid().to_owned();
+    let drained = json!({"metadata": {"annotations": {DRAINED: uid}}});
     world.patch(&key, drained, None).await;
     world.until(&key, |pod| pod.is_none()).await;
     assert!(world.paper.said().contains("7 Term a"), "{}", world.paper.said());

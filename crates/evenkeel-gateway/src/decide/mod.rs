@@ -8,11 +8,12 @@ mod rules;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use evenkeel_api::httproute::ParentRef;
 
 use crate::engine::Snapshot;
-use crate::view::{Name, View};
+use crate::view::{Name, PodFacts, View};
 use pools::Pools;
 
 /// What should be the case.
@@ -24,8 +25,17 @@ pub struct Desired {
     pub routes: BTreeMap<Name, RouteVerdict>,
     /// What each Gateway is told.
     pub gateways: BTreeMap<Name, GatewayVerdict>,
-    /// Pods that wait to be emptied, and their addresses.
-    pub leaving: BTreeMap<Name, Option<IpAddr>>,
+    /// Pods that wait to be emptied.
+    pub leaving: BTreeMap<Name, Leaving>,
+}
+
+/// A pod that waits to be emptied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaving {
+    /// Which pod of that name.
+    pub uid: Arc<str>,
+    /// Where its requests go; a pod that never had an address has none.
+    pub address: Option<IpAddr>,
 }
 
 /// What a route is told, once every worker runs the configuration.
@@ -69,6 +79,12 @@ pub struct Finding {
     pub message: String,
 }
 
+impl Leaving {
+    fn of(pod: &PodFacts) -> Self {
+        Self { uid: Arc::clone(&pod.uid), address: pod.address }
+    }
+}
+
 impl Finding {
     /// All is well; `kind` is the condition's type and its reason.
     pub fn good(kind: &'static str) -> Self {
@@ -90,6 +106,6 @@ pub fn decide(view: &View) -> Desired {
         snapshot: Snapshot { generation: 0, pools: pools.all, listeners: attached.listeners },
         routes: attached.routes,
         gateways: attached.gateways,
-        leaving: leaving.map(|(name, pod)| (name.clone(), pod.address)).collect(),
+        leaving: leaving.map(|(name, pod)| (name.clone(), Leaving::of(pod))).collect(),
     }
 }

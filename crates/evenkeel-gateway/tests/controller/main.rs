@@ -57,6 +57,7 @@ kind: Pod
 metadata:
   name: api-primary-6c9f-a
   namespace: shop
+  uid: pod-a
   labels: {pod-template-hash: 6c9f}
   annotations: {evenkeel.dev/termination-gate: gateway}
   ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: api-primary-6c9f, uid: u, controller: true}]
@@ -174,9 +175,52 @@ fn a_gated_pod_is_emptied_and_then_said_to_be() {
     stage.acknowledge(2);
     assert_eq!(stage.writes(), "", "one request is left");
     stage.in_flight("127.1.0.1", 0);
-    assert_eq!(stage.writes(), "Pod/shop/api-primary-6c9f-a evenkeel.dev/drained=127.1.0.1");
+    assert_eq!(stage.writes(), "Pod/shop/api-primary-6c9f-a evenkeel.dev/drained=pod-a");
     stage.acknowledge(3);
     assert_eq!(stage.writes(), "", "said once");
+}
+
+#[test]
+fn a_pod_is_not_said_to_be_empty_in_place_of_its_namesake() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    stage.sync();
+    stage.acknowledge(1);
+    stage.in_flight("127.1.0.1", 1);
+    stage.delete_softly("Pod", "shop", "api-primary-6c9f-a");
+    stage.acknowledge(2);
+    stage.replace_unseen("Pod", "shop", "api-primary-6c9f-a");
+    stage.in_flight("127.1.0.1", 0);
+    assert_eq!(stage.writes(), "");
+}
+
+#[test]
+fn a_pod_gated_for_somebody_else_is_not_emptied() {
+    let mut stage = Stage::new();
+    stage.apply(&SERVICES.replace("termination-gate: gateway", "termination-gate: backup"));
+    stage.sync();
+    stage.acknowledge(1);
+    stage.delete_softly("Pod", "shop", "api-primary-6c9f-a");
+    assert!(stage.configuration().contains("127.1.0.1:8080 Ready"), "{}", stage.configuration());
+    stage.acknowledge_all();
+    assert_eq!(stage.writes(), "");
+}
+
+#[test]
+fn one_kind_that_is_refused_does_not_stand_for_another() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    for _ in 0..9 {
+        stage.refuse("HTTPRoute");
+    }
+    stage.sync_only(|kind| !["EndpointSlice", "HTTPRoute"].contains(&kind));
+    assert_eq!(stage.configuration(), "", "the endpoints are not known yet");
+    for _ in 0..9 {
+        stage.refuse("EndpointSlice");
+    }
+    assert_eq!(stage.configuration(), "", "no endpoints is not the same as none known");
+    stage.sync_only(|kind| kind == "EndpointSlice");
+    assert!(stage.configuration().contains("pool shop/api-canary:80 127.1.0.9:8080"));
 }
 
 #[test]

@@ -123,6 +123,11 @@ impl Write for FakeStore {
         let Patch::Merge(patch) = patch else { unreachable!() };
         let before = self.objects.lock().unwrap()[key].clone();
         assert!(options.expect.as_ref().is_none_or(|expect| *expect == before.revision()));
+        let uid = patch.pointer("/metadata/uid").and_then(Value::as_str);
+        if uid.is_some_and(|uid| uid != before.uid()) {
+            let (object, problem) = (key.to_string(), "the uid is another one".to_owned());
+            return Box::pin(async { Err(StoreError::Conflict { object, problem }) });
+        }
         self.writes.lock().unwrap().push(describe(key, patch));
         let mut body = before.json().clone();
         merge(&mut body, patch);
@@ -225,10 +230,35 @@ impl Stage {
     }
 
     pub(crate) fn sync(&mut self) {
-        for watch in self.store.watches.lock().unwrap().values() {
+        self.sync_only(|_| true);
+    }
+
+    /// Says of these kinds that all that exists has been told.
+    pub(crate) fn sync_only(&mut self, kinds: impl Fn(&str) -> bool) {
+        let watches = self.store.watches.lock().unwrap().clone();
+        for (_, watch) in watches.iter().filter(|(kind, _)| kinds(&kind.kind)) {
             watch.unbounded_send(Ok(WatchEvent::Synced)).unwrap();
         }
         self.settle();
+    }
+
+    /// The server refuses to tell about a kind.
+    pub(crate) fn refuse(&mut self, kind: &str) {
+        let watches = self.store.watches.lock().unwrap().clone();
+        for (_, watch) in watches.iter().filter(|(one, _)| &*one.kind == kind) {
+            let (object, problem) = (kind.to_owned(), "no such kind".to_owned());
+            watch.unbounded_send(Err(StoreError::Refused { object, problem })).unwrap();
+        }
+        self.settle();
+    }
+
+    /// Puts another object in place of the one of the same name, without telling.
+    pub(crate) fn replace_unseen(&mut self, kind: &str, namespace: &str, name: &str) {
+        let key = Key::new(GroupKind::new("", kind), namespace, name);
+        let mut objects = self.store.objects.lock().unwrap();
+        let mut body = objects[&key].json().clone();
+        body["metadata"]["uid"] = json!("another");
+        objects.insert(key, Arc::new(Obj::from_json(body).unwrap()));
     }
 
     pub(crate) fn acknowledge(&mut self, generation: u64) {

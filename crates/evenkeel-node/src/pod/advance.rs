@@ -1,9 +1,10 @@
 //! What a pod's state asks for: probes that are due, containers to start, containers to stop.
 
+use evenkeel_api::gate;
 use jiff::Timestamp;
 
 use super::{
-    DRAINED, ERR_SHOWN, Effect, PodMachine,
+    ERR_SHOWN, Effect, PodMachine,
     slot::{self, Role, Slot, State},
 };
 use crate::{
@@ -94,7 +95,7 @@ impl PodMachine {
     }
 
     pub(super) fn advance_stop(&mut self, now: Timestamp) {
-        let drained = self.annotation(DRAINED).is_some_and(|value| !value.is_empty());
+        let drained = gate::drained(&self.pod.metadata);
         let Some(stop) = &mut self.stop else { return };
         let runs = self.slots.iter().any(|slot| !slot.is_still());
         if stop.gate_until.is_some_and(|until| !drained && runs && now < until) {

@@ -17,6 +17,7 @@ mod tests;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use evenkeel_api::gate;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec};
 
@@ -30,10 +31,6 @@ use crate::{
     runtime::{Adopted, Check, Exit, Signal, StartError, Started},
 };
 
-/// Annotation: who must empty the pod before it is stopped.
-pub const TERMINATION_GATE: &str = "evenkeel.dev/termination-gate";
-/// Annotation: the pod is empty (any value).
-pub const DRAINED: &str = "evenkeel.dev/drained";
 /// What is left of the grace period for stopping when nobody opens the gate.
 const GATE_RESERVE: Duration = Duration::from_secs(2);
 /// Grace period of a pod that does not name one.
@@ -292,8 +289,15 @@ impl PodMachine {
             stop.gate_until = stop.gate_until.map(|gate| gate.min(stop.deadline));
             return;
         }
-        let annotations = self.pod.metadata.annotations.as_ref();
-        let gated = annotations.is_some_and(|all| all.contains_key(TERMINATION_GATE));
+        let gated = gate::gated(&self.pod.metadata);
+        if let Some(value) = gate::unknown(&self.pod.metadata) {
+            let told = format!(
+                "Annotation {}: {value:?} is not known and not waited for; use {:?}",
+                gate::TERMINATION_GATE,
+                gate::GATE_GATEWAY
+            );
+            self.tell(true, reasons::UNKNOWN_GATE, &told, None);
+        }
         let runs = self.slots.iter().any(|slot| !slot.is_still());
         let gate_until =
             deadline.checked_sub(GATE_RESERVE).ok().filter(|until| gated && runs && *until > now);
@@ -492,10 +496,6 @@ impl PodMachine {
 
     fn spec(&self) -> Option<&PodSpec> {
         self.pod.spec.as_ref()
-    }
-
-    fn annotation(&self, name: &str) -> Option<&String> {
-        self.pod.metadata.annotations.as_ref()?.get(name)
     }
 
     fn grace_end(&self, grace_s: Option<i64>, now: Timestamp) -> Timestamp {

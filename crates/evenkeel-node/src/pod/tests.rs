@@ -27,7 +27,7 @@ fn pod(spec: &str) -> Pod {
 
 /// Runs a script on a pod. A line is `SECONDS EVENT [CONTAINER [ARGUMENT]]`:
 /// `up`, `no-image`, `exit CODE`, `probe KIND +|-`, `stopped` (preStop returned), `delete GRACE`,
-/// `gate` (annotation), `drained`, `gone`. Before each line the machine is woken as it asked.
+/// `gate VALUE` and `drained UID` (annotations; the pod's uid is `u`), `gone`. Before each line the machine is woken as it asked.
 fn script(spec: &str, lines: &str) -> String {
     let mut object = pod(spec);
     let address = "127.64.0.2".parse().unwrap();
@@ -43,9 +43,9 @@ fn script(spec: &str, lines: &str) -> String {
         }
         let word = |at: usize| *words.get(at).unwrap_or(&"");
         let attempt = machine.attempt(word(2));
-        let annotate = |object: &mut Pod, name: &str| {
+        let annotate = |object: &mut Pod, name: &str, value: &str| {
             let all = object.metadata.annotations.get_or_insert_default();
-            all.insert(name.to_owned(), "true".to_owned());
+            all.insert(name.to_owned(), value.to_owned());
         };
         match word(1) {
             "up" => {
@@ -72,8 +72,8 @@ fn script(spec: &str, lines: &str) -> String {
                 machine.on_probe((word(2), attempt, kind), &outcome, now);
             }
             "stopped" => machine.on_pre_stop(word(2), Ok(())),
-            "gate" => annotate(&mut object, TERMINATION_GATE),
-            "drained" => annotate(&mut object, DRAINED),
+            "gate" => annotate(&mut object, gate::TERMINATION_GATE, word(2)),
+            "drained" => annotate(&mut object, gate::DRAINED, word(2)),
             "delete" => {
                 object.metadata.deletion_timestamp =
                     Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
@@ -300,22 +300,32 @@ fn deletion_runs_the_hook_then_asks_then_kills_at_the_end_of_grace() {
 #[test]
 fn a_gated_pod_is_stopped_when_the_gateway_has_emptied_it_or_time_is_up() {
     let spec = "{containers: [{name: a}]}";
-    assert_snapshot!(script(spec, "0 gate\n0 up a\n10 delete 30\n12 drained\n12.1 exit a 0"), @r"
+    let lines =
+        "0 gate gateway\n0 up a\n10 delete 30\n11 drained namesake\n12 drained u\n12.1 exit a 0";
+    assert_snapshot!(script(spec, lines), @r"
        0 new                    -> start(a#0)                   | Pending a=ContainerCreating
-       0 gate                   ->                              | Pending a=ContainerCreating
+       0 gate gateway           ->                              | Pending a=ContainerCreating
        0 up a                   -> !Pulled !Created !Started    | Running a=Running+ READY
       10 delete 30              -> !Draining                    | Running a=Running+ READY
-      12 drained                -> Term(a) !Killing             | Running a=Running+ READY
+      11 drained namesake       ->                              | Running a=Running+ READY
+      12 drained u              -> Term(a) !Killing             | Running a=Running+ READY
     12.1 exit a 0               -> finish                       | Succeeded a=Completed:0
     ");
-    assert_snapshot!(script(spec, "0 gate\n0 up a\n10 delete 30\n41 exit a 137"), @r"
+    assert_snapshot!(script(spec, "0 gate gateway\n0 up a\n10 delete 30\n41 exit a 137"), @r"
      0 new                    -> start(a#0)                   | Pending a=ContainerCreating
-     0 gate                   ->                              | Pending a=ContainerCreating
+     0 gate gateway           ->                              | Pending a=ContainerCreating
      0 up a                   -> !Pulled !Created !Started    | Running a=Running+ READY
     10 delete 30              -> !Draining                    | Running a=Running+ READY
     38                        -> Term(a) !Killing             | Running a=Running+ READY
     40                        -> Kill(a)                      | Running a=Running+ READY
     41 exit a 137             -> finish                       | Failed a=Error:137
+    ");
+    // A gate that nobody opens holds nothing up, and that is said.
+    assert_snapshot!(script(spec, "0 gate backup\n0 up a\n10 delete 30"), @r"
+     0 new                    -> start(a#0)                   | Pending a=ContainerCreating
+     0 gate backup            ->                              | Pending a=ContainerCreating
+     0 up a                   -> !Pulled !Created !Started    | Running a=Running+ READY
+    10 delete 30              -> Term(a) !UnknownGate !Killing | Running a=Running+ READY
     ");
     // Without gate: at once.
     assert_snapshot!(script(spec, "0 up a\n10 delete 30"), @r"
