@@ -425,6 +425,12 @@ pub struct RunStatus {
     /// What it waits for or what is wrong with it, as last told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The last check of this run that failed, with value and threshold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_check: Option<String>,
+    /// How the last run ended, for the condition `Promoted`; only set when it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
     /// Events that event webhooks have not been told yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub untold: Vec<UntoldEvent>,

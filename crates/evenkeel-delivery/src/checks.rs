@@ -26,8 +26,13 @@ pub(crate) struct Unanswered(pub(crate) String);
 pub(crate) enum Checked {
     /// Within its bounds.
     Passed,
-    /// Outside; in words.
-    Failed(String),
+    /// Outside.
+    Failed {
+        /// In Flagger's words.
+        event: String,
+        /// The metric's name with value and threshold.
+        check: String,
+    },
     /// No answer that means anything; in words.
     NoData(String),
 }
@@ -74,7 +79,7 @@ impl Asked<'_> {
             },
         };
         Ok(match value {
-            Ok(value) => self.compare(rule, value),
+            Ok(value) => Self::compare(rule, value),
             Err(problem) => Checked::NoData(problem),
         })
     }
@@ -201,25 +206,23 @@ impl Asked<'_> {
         Ok(filled.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
-    fn compare(&self, rule: &MetricRule, value: f64) -> Checked {
-        let full = self.names.full();
+    fn compare(rule: &MetricRule, value: f64) -> Checked {
         let wrong = |sign: &str, limit: f64| {
-            let text = match rule.kind {
-                MetricKind::SuccessRate => {
-                    format!("success rate {value:.2}% {sign} {limit}%")
-                }
+            let (words, values) = match rule.kind {
+                MetricKind::SuccessRate => ("success rate", format!("{value:.2}% {sign} {limit}%")),
                 MetricKind::Duration => {
                     let ms = |value: f64| {
                         let time = Duration::try_from_secs_f64(value / 1000.0);
                         format_duration(time.unwrap_or_default())
                     };
-                    format!("request duration {} {sign} {}", ms(value), ms(limit))
+                    ("request duration", format!("{} {sign} {}", ms(value), ms(limit)))
                 }
                 MetricKind::Query(_) | MetricKind::Template(..) => {
-                    format!("{} {value:.2} {sign} {limit}", rule.name)
+                    (rule.name.as_str(), format!("{value:.2} {sign} {limit}"))
                 }
             };
-            Checked::Failed(format!("Halt {full} advancement {text}"))
+            let (event, check) = (format!("{words} {values}"), format!("{} {values}", rule.name));
+            Checked::Failed { event, check }
         };
         match (rule.bounds.min, rule.bounds.max) {
             (Some(min), _) if value < min => wrong("<", min),

@@ -63,7 +63,7 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
         Err((reason, message)) if view.obj.is_deleting() => {
             // Nothing can be reverted; the deletion must not hang on it.
             let mut draft = Draft::new(view);
-            draft.note(format!("deleted without reverting: {message}"));
+            draft.stalled(format!("deleted without reverting: {message}"));
             crate::revert::let_go(&mut draft, view);
             return Ok(draft.done(reason));
         }
@@ -147,7 +147,7 @@ impl<'a> Context<'a> {
         let Some(primary) = &self.view.primary else { return Ok(self.replace_primary()) };
         let repairs = self.repairs();
         if !repairs.is_empty() {
-            let mut draft = Draft::new(self.view);
+            let mut draft = self.draft();
             draft.act_all(repairs).wake(Duration::ZERO);
             return Ok(draft.done(reasons::MAKING_OBJECTS));
         }
@@ -169,20 +169,20 @@ impl<'a> Context<'a> {
             && self.status.phase != Phase::Waiting;
         if reverted {
             // So that the version that failed, tried once more, is new again.
-            let mut draft = Draft::new(self.view);
+            let mut draft = self.draft();
             draft.status.last_applied_spec.clone_from(&self.revision);
             return Ok(draft.done(reasons::NOTHING_NEW));
         }
         if self.changed() {
             return self.start(primary);
         }
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         if self.status.phase == Phase::Waiting {
             // The version that waited for leave was taken back.
             draft.phase(Phase::Initialized);
             draft.run.waiting_since = None;
         }
-        draft.run.note = None;
+        draft.budget_allows().run.note = None;
         if !self.view.gateways_missing.is_empty() {
             draft.wake(LOOK_AGAIN);
         }
@@ -212,7 +212,7 @@ impl<'a> Context<'a> {
         }
         let primary = self.view.primary.as_ref()?;
         let same = self.rewrite().same_version(self.target, primary);
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         draft.status.last_applied_spec = if same { self.revision.clone() } else { String::new() };
         draft.status.last_promoted_spec.clone_from(&draft.status.last_applied_spec);
         draft.status.tracked_configs = (!self.marks.is_empty()).then(|| self.marks.clone());
@@ -221,7 +221,7 @@ impl<'a> Context<'a> {
 
     /// The primary is gone: it may be made again only from a version that was promoted.
     fn replace_primary(&self) -> Plan {
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         if self.revision == self.status.last_promoted_spec {
             draft.act(self.make_primary()).wake(Duration::ZERO);
             return draft.done(reasons::MAKING_OBJECTS);
@@ -387,6 +387,21 @@ impl<'a> Context<'a> {
     pub(crate) fn reachable(&self, service: &str, needed: i32) -> bool {
         let needed = usize::try_from(needed.max(1)).unwrap_or_default();
         !self.view.settings.confirm || self.view.ready_behind(service) >= needed
+    }
+
+    /// A plan that says nothing yet but that the spec can be acted on.
+    pub(crate) fn draft(&self) -> Draft<'_> {
+        Draft::new(self.view).accepted()
+    }
+
+    /// Nothing to do but to let time pass; what was waited for until now has come.
+    pub(crate) fn wait(&self, reason: &'static str, left: Duration) -> Plan {
+        let mut draft = self.draft();
+        if self.run.waiting_since.is_none() {
+            draft.run.note = None;
+        }
+        draft.wake(left);
+        draft.done(reason)
     }
 
     pub(crate) fn ask(&self, call: HookCall) -> Plan {

@@ -35,21 +35,48 @@ impl Severity {
     }
 }
 
+/// What a plan makes of a condition that is only there while something is wrong. A plan that did
+/// not look at the matter keeps it: or the condition would come and go with every webhook call.
+#[derive(Default)]
+enum Trouble {
+    #[default]
+    Unknown,
+    None,
+    Some {
+        reason: String,
+        message: String,
+    },
+}
+
 /// A plan in the making, with the status as it will be.
 pub(crate) struct Draft<'a> {
     view: &'a CanaryView,
     plan: Plan,
     pub(crate) status: CanaryStatus,
     pub(crate) run: RunStatus,
-    problem: Option<(&'static str, String)>,
-    held: Option<(String, String)>,
+    spec: Trouble,
+    budget: Trouble,
 }
 
 impl<'a> Draft<'a> {
+    /// A plan that changes nothing so far.
     pub(crate) fn new(view: &'a CanaryView) -> Self {
         let status = view.status();
         let run = status.evenkeel.clone().unwrap_or_default();
-        Self { view, plan: Plan::default(), status, run, problem: None, held: None }
+        let (spec, budget) = (Trouble::Unknown, Trouble::Unknown);
+        Self { view, plan: Plan::default(), status, run, spec, budget }
+    }
+
+    /// The spec and everything it names can be acted on.
+    pub(crate) fn accepted(mut self) -> Self {
+        self.spec = Trouble::None;
+        self
+    }
+
+    /// The error budget lets a new version go ahead, or there is none that asks.
+    pub(crate) fn budget_allows(&mut self) -> &mut Self {
+        self.budget = Trouble::None;
+        self
     }
 
     /// Does this, whatever revision its target is at.
@@ -93,14 +120,17 @@ impl<'a> Draft<'a> {
         self
     }
 
+    /// Something happened as it should.
     pub(crate) fn event(&mut self, message: String) -> &mut Self {
         self.tell(EventType::Normal, message)
     }
 
+    /// Something happened that a person should know of.
     pub(crate) fn warning(&mut self, message: String) -> &mut Self {
         self.tell(EventType::Warning, message)
     }
 
+    /// An event, for event webhooks too.
     fn tell(&mut self, kind: EventType, message: String) -> &mut Self {
         let spec = &self.view.canary.spec;
         if spec.analysis.webhooks.iter().any(|hook| hook.kind.as_deref() == Some("event")) {
@@ -110,13 +140,27 @@ impl<'a> Draft<'a> {
             let (kind, at) = (kind.as_str().to_owned(), self.view.now);
             self.run.untold.push(UntoldEvent { kind, message: message.clone(), at });
         }
+        self.record(kind, message)
+    }
+
+    fn record(&mut self, kind: EventType, message: String) -> &mut Self {
         let about = self.view.obj.key().clone();
         self.plan.events.push(EventNote { about, kind, reason: SYNCED, message });
         self
     }
 
-    /// Says what is waited for, once for as long as it stays the same.
-    pub(crate) fn note(&mut self, message: String) -> &mut Self {
+    /// An ordinary wait, said once for as long as it stays the same. Nobody needs to act on it, so
+    /// it is no warning and event webhooks do not hear of it.
+    pub(crate) fn waiting(&mut self, message: String) -> &mut Self {
+        if self.run.note.as_ref() != Some(&message) {
+            self.record(EventType::Normal, message.clone());
+            self.run.note = Some(message);
+        }
+        self
+    }
+
+    /// A wait that a person should look into, said once for as long as it stays the same.
+    pub(crate) fn stalled(&mut self, message: String) -> &mut Self {
         if self.run.note.as_ref() != Some(&message) {
             self.warning(message.clone());
             self.run.note = Some(message);
@@ -137,8 +181,8 @@ impl<'a> Draft<'a> {
 
     /// The spec or its surroundings forbid to act; shown as a condition until it is mended.
     pub(crate) fn problem(&mut self, reason: &'static str, message: String) -> &mut Self {
-        self.note(message.clone());
-        self.problem = Some((reason, message));
+        self.stalled(message.clone());
+        self.spec = Trouble::Some { reason: reason.to_owned(), message };
         self
     }
 
@@ -149,7 +193,7 @@ impl<'a> Draft<'a> {
         if !told {
             self.alert(Severity::Warn, &message).warning(message.clone());
         }
-        self.held = Some((reason.to_owned(), message));
+        self.budget = Trouble::Some { reason: reason.to_owned(), message };
         self
     }
 
@@ -190,44 +234,69 @@ impl<'a> Draft<'a> {
     }
 
     fn conditions(&mut self) {
-        let observed_generation = self.view.obj.generation();
-        let now = self.view.now;
-        match &self.problem {
-            Some((reason, message)) => {
-                let update = ConditionUpdate {
-                    kind: ACCEPTED,
-                    status: "False",
-                    reason,
-                    message,
-                    observed_generation,
-                };
-                set_condition(&mut self.status.conditions, &update, now);
+        let (observed_generation, now) = (self.view.obj.generation(), self.view.now);
+        for (kind, trouble) in [(ACCEPTED, &self.spec), (BUDGET, &self.budget)] {
+            let conditions = &mut self.status.conditions;
+            match trouble {
+                Trouble::Unknown => {}
+                Trouble::None => conditions.retain(|condition| condition.type_ != kind),
+                Trouble::Some { reason, message } => {
+                    let status = "False";
+                    let update =
+                        ConditionUpdate { kind, status, reason, message, observed_generation };
+                    set_condition(conditions, &update, now);
+                }
             }
-            None => self.status.conditions.retain(|condition| condition.type_ != ACCEPTED),
         }
-        match &self.held {
-            Some((reason, message)) => {
-                let update = ConditionUpdate {
-                    kind: BUDGET,
-                    status: "False",
-                    reason,
-                    message,
-                    observed_generation,
-                };
-                set_condition(&mut self.status.conditions, &update, now);
-            }
-            None => self.status.conditions.retain(|condition| condition.type_ != BUDGET),
-        }
-        let Some((status, message)) = meaning(self.status.phase) else { return };
+        let Some((status, message)) = self.meaning() else { return };
         let update = ConditionUpdate {
             kind: PROMOTED,
             status,
             reason: self.status.phase.as_str(),
-            message,
+            message: &message,
             observed_generation,
         };
         set_condition(&mut self.status.conditions, &update, now);
     }
+
+    /// Status and message of the condition `Promoted`: Flagger's words for the phase, then what is
+    /// particular about this run.
+    fn meaning(&self) -> Option<(&'static str, String)> {
+        let phase = self.status.phase;
+        let (status, words) = meaning(phase)?;
+        if let (Phase::Failed, Some(outcome)) = (phase, &self.run.outcome) {
+            return Some((status, outcome.clone()));
+        }
+        let mut message = words.to_owned();
+        let judged = matches!(phase, Phase::Progressing | Phase::WaitingPromotion);
+        if let Some(check) = self.run.failed_check.as_ref().filter(|_| judged) {
+            let threshold = self.view.canary.spec.analysis.threshold.max(1);
+            let failed = self.status.failed_checks;
+            let text = format!(" {failed} of {threshold} failed checks, the last one: {check}.");
+            message.push_str(&text);
+        }
+        if let Some(rollback) = &self.run.rollback {
+            message.push_str(&format!(" Rolling back: {}.", rollback.cause));
+        }
+        let said = matches!(self.spec, Trouble::Some { .. }) || !is_under_way(phase);
+        if let Some(note) = self.run.note.as_ref().filter(|_| !said) {
+            message.push(' ');
+            message.push_str(note);
+        }
+        Some((status, message))
+    }
+}
+
+/// Whether something is waited for or done in this phase.
+fn is_under_way(phase: Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Initializing
+            | Phase::Progressing
+            | Phase::WaitingPromotion
+            | Phase::Promoting
+            | Phase::Finalising
+    )
 }
 
 /// Status and message of the condition `Promoted` in a phase.

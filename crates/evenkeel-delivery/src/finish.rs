@@ -20,7 +20,7 @@ impl Context<'_> {
     /// The primary rolls; when it is ready, it takes its traffic back.
     pub(crate) fn promoting(&self, primary: &Workload) -> Plan {
         let names = &self.view.names;
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         let pct = self.pct();
         // A newer version is already on its way into the canary: it must not meet users unjudged.
         let moved_on = self.revision != self.status.last_applied_spec && primary.available() > 0;
@@ -28,7 +28,7 @@ impl Context<'_> {
             Readiness::Ready => {}
             _ if moved_on => {}
             Readiness::Pending(text) => {
-                draft.note(format!(
+                draft.waiting(format!(
                     "{}-primary.{} not ready: waiting for {text}",
                     names.target, names.namespace
                 ));
@@ -39,7 +39,7 @@ impl Context<'_> {
         }
         let quick = self.view.canary.spec.skip_analysis || moved_on;
         if let Some(wait) = self.time_left().filter(|_| !quick) {
-            return Plan::wait(reasons::INTERVAL_RUNNING, wait);
+            return self.wait(reasons::INTERVAL_RUNNING, wait);
         }
         let step = if moved_on { 0 } else { self.rules.promotion_step };
         let next = if step == 0 { 0 } else { (pct - step).max(0) };
@@ -60,7 +60,7 @@ impl Context<'_> {
 
     /// The primary cannot run what the canary runs well: the canary keeps serving, all of it.
     fn promotion_failed(&self, text: &str, pct: i32) -> Plan {
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         let full = self.view.names.full();
         if self.canary_readiness() == Readiness::Ready && pct > 0 {
             draft.act(self.set_weight(100)).weight(100);
@@ -68,12 +68,20 @@ impl Context<'_> {
                 "Promotion of {full} failed, the primary is not ready: {text}. All traffic goes to \
                  the canary; mend the primary or release another version"
             );
+            draft.run.outcome = Some(format!(
+                "Promotion failed, the primary is not ready: {text}. All traffic stays on the \
+                 canary, which keeps running."
+            ));
             draft.alert(Severity::Error, &message).warning(message);
         } else {
             let message = format!(
                 "Promotion of {full} failed, neither primary nor canary is ready: {text}. Weights \
                  stay as they are; release another version"
             );
+            draft.run.outcome = Some(format!(
+                "Promotion failed, neither primary nor canary is ready: {text}. The weights stay \
+                 as they are."
+            ));
             draft.alert(Severity::Error, &message).warning(message);
         }
         draft.phase(Phase::Failed).tick();
@@ -83,7 +91,7 @@ impl Context<'_> {
 
     /// The primary has all traffic; when the gateway has confirmed that, the canary goes.
     pub(crate) fn finalising(&self) -> Plan {
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         if self.pct() != 0 {
             if self.view.primary.as_ref().is_none_or(|primary| primary.available() == 0) {
                 return self.nowhere_to_go();
@@ -97,7 +105,7 @@ impl Context<'_> {
         }
         let quick = self.view.canary.spec.skip_analysis;
         if let Some(wait) = self.time_left().filter(|_| !quick) {
-            return Plan::wait(reasons::INTERVAL_RUNNING, wait);
+            return self.wait(reasons::INTERVAL_RUNNING, wait);
         }
         if self.target.replicas() != 0 {
             draft.act_if_unchanged(self.scale_target(0), &self.target.obj);
@@ -118,7 +126,7 @@ impl Context<'_> {
 
     /// The version goes: out of traffic, confirmed by the gateway, then down to zero.
     pub(crate) fn roll_back(&self) -> Plan {
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         let Some(rollback) = &self.run.rollback else { return draft.done(reasons::ROLLED_BACK) };
         let full = self.view.names.full();
         let pct = self.pct();
@@ -141,6 +149,10 @@ impl Context<'_> {
         let took = elapsed(rollback.since, self.view.now);
         draft.phase(Phase::Failed).tick().weight(0);
         draft.status.iterations = 0;
+        draft.run.outcome = Some(format!(
+            "Canary analysis failed, Deployment scaled to zero. {}.",
+            sentence(&rollback.cause)
+        ));
         draft.run.rollback = None;
         draft.run.rollback_seconds = Some(took.as_secs_f64());
         draft.run.after_hooks_due = self.has_after_hooks();
@@ -156,8 +168,8 @@ impl Context<'_> {
 
     /// Nobody is there to take the canary's traffic back.
     pub(crate) fn nowhere_to_go(&self) -> Plan {
-        let mut draft = Draft::new(self.view);
-        draft.note(format!(
+        let mut draft = self.draft();
+        draft.stalled(format!(
             "{} cannot be taken out of traffic: no replica of {} is available; the weights stay as \
              they are until one is",
             self.view.names.full(),
@@ -172,7 +184,7 @@ impl Context<'_> {
         let since = self.run.rollback.as_ref().map(|rollback| rollback.since);
         let since = since.or(self.run.ticked_at).unwrap_or(self.view.now);
         if elapsed(since, self.view.now) >= CONFIRMATION_SLOW {
-            draft.note(format!(
+            draft.stalled(format!(
                 "Waiting for the gateway to confirm that {} gets no traffic; it keeps running \
                  until then. Look at the status of HTTPRoute {}",
                 self.view.names.full(),
@@ -189,7 +201,7 @@ impl Context<'_> {
 
     /// Tells webhooks of type `post-rollout` how it ended; the first that fails ends it.
     pub(crate) fn tell_end(&self) -> Result<Plan, Need> {
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         match self.leave(HookKind::PostRollout, self.status.phase)? {
             Leave::Ask(call) => return Ok(self.ask(call)),
             Leave::Granted => {
@@ -205,4 +217,12 @@ impl Context<'_> {
         draft.wake(Duration::ZERO);
         Ok(draft.done(reasons::TELLING_END))
     }
+}
+
+/// A cause as the beginning of a sentence.
+fn sentence(cause: &str) -> String {
+    let mut chars = cause.chars();
+    chars
+        .next()
+        .map_or(String::new(), |first| format!("{}{}", first.to_uppercase(), chars.as_str()))
 }

@@ -3,7 +3,7 @@ use evenkeel_control::Plan;
 
 use crate::{
     decide::Context,
-    draft::{Draft, Severity},
+    draft::Severity,
     finish::CONFIRMATION_SLOW,
     reasons,
     services::Role,
@@ -21,7 +21,7 @@ impl Context<'_> {
     ///    the target goes to zero.
     pub(crate) fn initialize(&self) -> Plan {
         let names = &self.view.names;
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         // Watches tell when to look again; the interval is for what they might miss.
         draft.phase(Phase::Initializing).wake(self.rules.interval);
         let mut actions = self.hold_deletion();
@@ -37,7 +37,7 @@ impl Context<'_> {
         match self.primary_readiness(primary) {
             Readiness::Ready => {}
             Readiness::Pending(text) | Readiness::Stuck(text) => {
-                draft.note(format!(
+                draft.waiting(format!(
                     "{}-primary.{} not ready: waiting for {text}",
                     names.target, names.namespace
                 ));
@@ -61,7 +61,10 @@ impl Context<'_> {
         if !self.confirmed() {
             let since = self.status.last_transition_time.as_ref().map(|time| time.0);
             if since.is_some_and(|since| elapsed(since, self.view.now) >= CONFIRMATION_SLOW) {
-                draft.note(format!("Waiting for the gateway to confirm the route {}", names.apex));
+                draft.stalled(format!(
+                    "Waiting for the gateway to confirm the route {}",
+                    names.apex
+                ));
             }
             return draft.done(reasons::CONFIRMATION_PENDING);
         }

@@ -15,7 +15,7 @@ impl Context<'_> {
     /// The Canary goes: the target takes over again, without a gap, before anything is deleted.
     pub(crate) fn revert(&self) -> Plan {
         let names = &self.view.names;
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         draft.phase(Phase::Terminating).wake(self.rules.interval);
         if !self.view.obj.meta().finalizers.iter().flatten().any(|name| name == FINALIZER) {
             return Plan::idle(reasons::REVERTING);
@@ -27,7 +27,7 @@ impl Context<'_> {
         }
         let ready = self.canary_readiness() == Readiness::Ready;
         if !ready || !self.reachable(&names.canary, self.target.needed(100)) {
-            draft.note(format!("Waiting for {} to be ready before it takes over", names.full()));
+            draft.waiting(format!("Waiting for {} to be ready before it takes over", names.full()));
             return draft.done(reasons::CANARY_UNREADY);
         }
         if self.view.route.is_some() && self.pct() != 100 {

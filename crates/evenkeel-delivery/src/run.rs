@@ -27,8 +27,16 @@ const DATA_WAIT: Duration = Duration::from_secs(2);
 /// What stands between a check and the next step.
 enum Judged {
     Passed,
-    Failed(String),
+    Failed(Failure),
     Early(Plan),
+}
+
+/// A check that did not pass.
+struct Failure {
+    /// For the event, in Flagger's words.
+    event: String,
+    /// For conditions: the check with value and threshold.
+    check: String,
 }
 
 impl Context<'_> {
@@ -36,13 +44,13 @@ impl Context<'_> {
     pub(crate) fn start(&self, primary: &Workload) -> Result<Plan, Need> {
         let waiting = self.status.phase == Phase::Waiting;
         if let Some(wait) = self.time_left().filter(|_| waiting) {
-            return Ok(Plan::wait(reasons::APPROVAL_PENDING, wait));
+            return Ok(self.wait(reasons::APPROVAL_PENDING, wait));
         }
         let full = self.view.names.full();
         if let Some(plan) = self.held_by_budget() {
             return Ok(plan);
         }
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         if waiting {
             match self.rollback_wanted(Phase::Waiting)? {
                 Some(Leave::Ask(call)) => return Ok(self.ask(call)),
@@ -62,6 +70,7 @@ impl Context<'_> {
                     let text = format!("Halt {full} advancement waiting for approval {name}");
                     draft.alert(Severity::Warn, &text).warning(text);
                 }
+                draft.budget_allows();
                 draft.phase(Phase::Waiting).tick().wake(self.rules.interval);
                 draft.run.waiting_since = Some(since);
                 return Ok(draft.done(reasons::APPROVAL_PENDING));
@@ -102,7 +111,7 @@ impl Context<'_> {
         } else {
             return None;
         };
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         draft.held(reason, format!("Halt {} advancement {why}", self.view.names.full()));
         draft.phase(Phase::Waiting).tick().wake(self.rules.interval);
         Some(draft.done(reasons::BUDGET_PENDING))
@@ -110,19 +119,22 @@ impl Context<'_> {
 
     /// The version that waits for leave will not get it.
     fn give_up(&self, cause: &str) -> Plan {
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         let message = format!("Rolling back {} {cause}", self.view.names.full());
         draft.alert(Severity::Error, &message).warning(message);
         self.take_up(&mut draft);
         draft.phase(Phase::Failed);
+        draft.run.outcome = Some(format!("Canary analysis was not started: {cause}."));
         draft.run.after_hooks_due = self.has_after_hooks();
         draft.done(reasons::ROLLED_BACK)
     }
 
     /// The run is about the target as it is now, and starts from nothing.
     fn take_up(&self, draft: &mut Draft<'_>) {
-        draft.phase(Phase::Progressing).tick();
+        draft.budget_allows().phase(Phase::Progressing).tick();
         draft.status.failed_checks = 0;
+        draft.run.failed_check = None;
+        draft.run.outcome = None;
         draft.status.iterations = 0;
         draft.status.last_applied_spec.clone_from(&self.revision);
         draft.status.tracked_configs = (!self.marks.is_empty()).then(|| self.marks.clone());
@@ -134,7 +146,7 @@ impl Context<'_> {
     /// A version is being judged.
     pub(crate) fn progress(&self, primary: &Workload) -> Result<Plan, Need> {
         let names = &self.view.names;
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         if self.revision != self.status.last_applied_spec || self.configs_changed() {
             if self.pct() != 0 {
                 if primary.available() == 0 {
@@ -168,7 +180,7 @@ impl Context<'_> {
             return Ok(plan);
         }
         if let Some(wait) = self.time_left() {
-            return Ok(Plan::wait(reasons::INTERVAL_RUNNING, wait));
+            return Ok(self.wait(reasons::INTERVAL_RUNNING, wait));
         }
         self.due(primary, pct)
     }
@@ -176,12 +188,12 @@ impl Context<'_> {
     /// When the primary is not ready: the wait for it, or what follows from it.
     fn unready_primary(&self, primary: &Workload) -> Option<Plan> {
         let names = &self.view.names;
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         match self.primary_readiness(primary) {
             Readiness::Ready => None,
             Readiness::Pending(text) => {
                 let (target, ns) = (&names.target, &names.namespace);
-                draft.note(format!("{target}-primary.{ns} not ready: waiting for {text}"));
+                draft.waiting(format!("{target}-primary.{ns} not ready: waiting for {text}"));
                 draft.wake(self.rules.interval);
                 Some(draft.done(reasons::PRIMARY_UNREADY))
             }
@@ -195,7 +207,7 @@ impl Context<'_> {
     /// When the canary is not ready: the wait for it, or what follows from it.
     fn unready_canary(&self, primary: &Workload, pct: i32) -> Option<Plan> {
         let names = &self.view.names;
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         let text = match self.canary_readiness() {
             Readiness::Ready
                 if self
@@ -216,15 +228,14 @@ impl Context<'_> {
                 draft.roll_back(format!("progress deadline exceeded: {text}"));
                 return Some(draft.done(reasons::ROLLING_BACK));
             }
-            draft.note(format!("Waiting for {} {text}", names.full()));
+            draft.waiting(format!("Waiting for {} {text}", names.full()));
             draft.wake(self.rules.interval);
             return Some(draft.done(reasons::CANARY_UNREADY));
         }
         if self.target.available() == 0 && pct < 100 && primary.available() > 0 {
             // Users must not pay for it: out of traffic at once. The run goes on when it is back.
-            let text = format!("Halt {} advancement no replica is available: {text}", names.full());
             draft.act(self.set_weight(0));
-            self.count_failure(&mut draft, text);
+            self.count_failure(&mut draft, self.halt(format!("no replica is available: {text}")));
             draft.weight(0);
             draft.run.started_at = Some(self.view.now);
             return Some(draft.done(reasons::CANARY_UNREADY));
@@ -232,13 +243,12 @@ impl Context<'_> {
         // One interval of grace: a pod that restarts is not yet a bad version.
         let due = self.due_at();
         if self.view.now < later(due, self.rules.interval) {
-            draft.note(format!("Waiting for {} {text}", names.full()));
+            draft.waiting(format!("Waiting for {} {text}", names.full()));
             draft.wake(elapsed(self.view.now, later(due, self.rules.interval)));
             return Some(draft.done(reasons::CANARY_UNREADY));
         }
-        let text =
-            format!("Halt {} advancement canary not ready: waiting for {text}", names.full());
-        self.count_failure(&mut draft, text);
+        let failure = self.halt(format!("canary not ready: waiting for {text}"));
+        self.count_failure(&mut draft, failure);
         Some(draft.done(reasons::CHECK_FAILED))
     }
 
@@ -251,7 +261,7 @@ impl Context<'_> {
         if self.run.confirmed_at.is_some() && self.run.confirmed_generation == generation {
             return None;
         }
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         if self.confirmed() {
             draft.run.confirmed_at = Some(self.view.now);
             draft.run.confirmed_generation = generation;
@@ -261,12 +271,11 @@ impl Context<'_> {
         let since = self.run.ticked_at.unwrap_or(self.view.now);
         let waited = elapsed(since, self.view.now);
         if let Some(left) = self.rules.interval.checked_sub(waited).filter(|left| !left.is_zero()) {
-            return Some(Plan::wait(reasons::CONFIRMATION_PENDING, left));
+            return Some(self.wait(reasons::CONFIRMATION_PENDING, left));
         }
-        let full = self.view.names.full();
-        let text = format!("Halt {full} advancement the gateway has not confirmed weight {pct}");
-        self.count_failure(&mut draft, text);
-        Some(draft.done(reasons::CONFIRMATION_PENDING))
+        let failure = self.halt(format!("the gateway has not confirmed weight {pct}"));
+        self.count_failure(&mut draft, failure);
+        Some(draft.done(reasons::CHECK_FAILED))
     }
 
     /// When the present tick is due.
@@ -283,7 +292,7 @@ impl Context<'_> {
     /// A tick: webhooks, metrics, and the next step if all is well.
     fn due(&self, primary: &Workload, pct: i32) -> Result<Plan, Need> {
         let phase = self.status.phase;
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         match self.rollback_wanted(phase)? {
             Some(Leave::Ask(call)) => return Ok(self.ask(call)),
             Some(_) => {
@@ -304,8 +313,8 @@ impl Context<'_> {
                 None => self.step(primary, pct),
             },
             Judged::Passed => self.step(primary, pct),
-            Judged::Failed(text) => {
-                self.count_failure(&mut draft, text);
+            Judged::Failed(failure) => {
+                self.count_failure(&mut draft, failure);
                 Ok(draft.done(reasons::CHECK_FAILED))
             }
             Judged::Early(plan) => Ok(plan),
@@ -316,21 +325,19 @@ impl Context<'_> {
         Ok(match self.leave(HookKind::PreRollout, self.status.phase)? {
             Leave::Granted => Judged::Passed,
             Leave::Ask(call) => Judged::Early(self.ask(call)),
-            Leave::Refused(name, why) => Judged::Failed(format!(
-                "Halt {} advancement pre-rollout check {name} failed {why}",
-                self.view.names.full()
-            )),
+            Leave::Refused(name, why) => {
+                Judged::Failed(self.halt(format!("pre-rollout check {name} failed {why}")))
+            }
         })
     }
 
     fn judge(&self) -> Result<Judged, Need> {
-        let full = self.view.names.full();
         match self.leave(HookKind::Rollout, self.status.phase)? {
             Leave::Granted => {}
             Leave::Ask(call) => return Ok(Judged::Early(self.ask(call))),
             Leave::Refused(name, why) => {
-                let text = format!("Halt {full} advancement external check {name} failed {why}");
-                return Ok(Judged::Failed(text));
+                let failure = self.halt(format!("external check {name} failed {why}"));
+                return Ok(Judged::Failed(failure));
             }
         }
         // Built-in and inline metrics first, then templates, each in the order written.
@@ -353,18 +360,24 @@ impl Context<'_> {
                 .map_err(|unanswered| Need::Answer(unanswered.0))?;
             match checked {
                 Checked::Passed => {}
-                Checked::Failed(text) => return Ok(Judged::Failed(text)),
+                Checked::Failed { event, check } => {
+                    let event = self.halt(event).event;
+                    return Ok(Judged::Failed(Failure { event, check }));
+                }
                 // The metric wants a longer window than has passed: no verdict yet.
                 Checked::NoData(_) if asked.since_confirmed < rule.window => {
                     let left = rule.window.saturating_sub(asked.since_confirmed).min(DATA_WAIT);
-                    return Ok(Judged::Early(Plan::wait(reasons::DATA_PENDING, left)));
+                    return Ok(Judged::Early(self.wait(reasons::DATA_PENDING, left)));
                 }
                 Checked::NoData(problem) => {
-                    return Ok(Judged::Failed(format!(
-                        "Halt advancement no values found for metric {} probably {full} is not \
+                    let event = format!(
+                        "Halt advancement no values found for metric {} probably {} is not \
                          receiving traffic: {problem}",
-                        rule.name
-                    )));
+                        rule.name,
+                        self.view.names.full()
+                    );
+                    let check = format!("{}: {problem}", rule.name);
+                    return Ok(Judged::Failed(Failure { event, check }));
                 }
             }
         }
@@ -379,22 +392,30 @@ impl Context<'_> {
         self.view.templates.get(reference).map(AsRef::as_ref)
     }
 
+    /// A check that failed for this reason.
+    fn halt(&self, check: String) -> Failure {
+        let event = format!("Halt {} advancement {check}", self.view.names.full());
+        Failure { event, check }
+    }
+
     /// One more failed check; at the threshold the version is rolled back.
-    fn count_failure(&self, draft: &mut Draft<'_>, text: String) {
+    fn count_failure(&self, draft: &mut Draft<'_>, failure: Failure) {
+        let Failure { event, check } = failure;
         draft.tick();
         draft.status.failed_checks += 1;
         draft.run.step_failed_checks += 1;
-        draft.warning(text).wake(self.rules.interval);
+        draft.warning(event).wake(self.rules.interval);
         let failed = draft.status.failed_checks;
         if failed >= self.rules.threshold {
-            draft.roll_back(format!("failed checks threshold reached {failed}"));
+            draft.roll_back(format!("failed checks threshold reached {failed}: {check}"));
         }
+        draft.run.failed_check = Some(check);
     }
 
     /// All checks passed: the next weight, or the end of the ramp.
     fn step(&self, primary: &Workload, pct: i32) -> Result<Plan, Need> {
         let full = self.view.names.full();
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         if pct == 0 && self.status.iterations == 0 {
             draft.event(format!("Starting canary analysis for {full}"));
         }
@@ -406,11 +427,15 @@ impl Context<'_> {
             Leave::Granted => {}
             Leave::Ask(call) => return Ok(self.ask(call)),
             Leave::Refused(name, _) => {
-                let mut draft = Draft::new(self.view);
-                let note = self.run.note.clone();
-                draft.tick();
-                draft.run.note = note;
-                draft.note(format!(
+                let mut draft = self.draft();
+                let since = self.run.waiting_since.unwrap_or(self.view.now);
+                if elapsed(since, self.view.now) > APPROVAL_WAIT_MAX {
+                    draft.roll_back("nobody approved more traffic for it in time".to_owned());
+                    return Ok(draft.done(reasons::ROLLING_BACK));
+                }
+                draft.tick().run.note.clone_from(&self.run.note);
+                draft.run.waiting_since = Some(since);
+                draft.stalled(format!(
                     "Halt {full} advancement waiting for traffic increase approval {name}"
                 ));
                 draft.wake(self.rules.interval);
@@ -449,6 +474,7 @@ impl Context<'_> {
             None => draft.act(set),
         };
         draft.tick().weight(pct).wake(self.rules.interval);
+        draft.run.waiting_since = None;
     }
 
     /// The ramp has ended: leave is asked for, then the primary takes the version over.
@@ -458,7 +484,7 @@ impl Context<'_> {
             Leave::Granted => Ok(self.promote(primary)),
             Leave::Ask(call) => Ok(self.ask(call)),
             Leave::Refused(name, _) => {
-                let mut draft = Draft::new(self.view);
+                let mut draft = self.draft();
                 let since = self.run.waiting_since.filter(|_| waiting).unwrap_or(self.view.now);
                 if elapsed(since, self.view.now) > APPROVAL_WAIT_MAX {
                     draft.roll_back("nobody approved its promotion in time".to_owned());
@@ -481,7 +507,7 @@ impl Context<'_> {
     /// The primary gets the target's template.
     fn promote(&self, primary: &Workload) -> Plan {
         let names = &self.view.names;
-        let mut draft = Draft::new(self.view);
+        let mut draft = self.draft();
         draft.act_all(self.missing_copies());
         if let Some(patch) = self.rewrite().promotion(self.target, primary) {
             let key = primary.obj.key().clone();

@@ -3,6 +3,12 @@
 
 #[path = "cases/budget.rs"]
 mod budget;
+#[path = "cases/conditions.rs"]
+mod conditions;
+#[path = "cases/faults.rs"]
+mod faults;
+#[path = "cases/hooks.rs"]
+mod hooks;
 mod world;
 
 use std::{fmt::Write as _, time::Duration};
@@ -14,7 +20,6 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Service},
 };
-use proptest::prelude::*;
 use serde_json::{Value, json};
 use world::{NS, Traffic, World, deployment_key, merge};
 
@@ -44,6 +49,10 @@ fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
 
+fn answer(world: &World, table: &[(&'static str, u16)]) {
+    world.answers.lock().unwrap().extend(table.iter().copied());
+}
+
 #[test]
 fn a_target_is_taken_over_without_a_gap() {
     let mut world = World::new(article(), Settings::default());
@@ -54,7 +63,7 @@ fn a_target_is_taken_over_without_a_gap() {
     0s Initialized shown=0 failed=0 route=0 target=0
     ");
     assert_snapshot!(world.events(), @r"
-    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
+    Normal api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
     Normal Initialization done! api-service.shop
     ");
     let primary = world.store.find(&deployment_key("api-service-primary")).unwrap();
@@ -130,10 +139,10 @@ fn the_articles_canary_is_promoted_in_nine_ticks() {
     480s Succeeded shown=0 failed=0 route=0 target=0
     ");
     assert_snapshot!(world.events(), @r"
-    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation (x2)
+    Normal api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation (x2)
     Normal Initialization done! api-service.shop
     Normal New revision detected! Scaling up api-service.shop
-    Warning Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Normal Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
     Normal Starting canary analysis for api-service.shop
     Normal Advance api-service.shop canary weight 10
     Normal Advance api-service.shop canary weight 20
@@ -169,17 +178,17 @@ fn a_release_that_fails_its_checks_is_rolled_back_at_the_threshold() {
     300s Failed shown=0 failed=3 route=0 target=0
     ");
     assert_snapshot!(world.events(), @r"
-    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
+    Normal api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
     Normal Initialization done! api-service.shop
     Normal New revision detected! Scaling up api-service.shop
-    Warning Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Normal Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
     Normal Starting canary analysis for api-service.shop
     Normal Advance api-service.shop canary weight 10
     Normal Advance api-service.shop canary weight 20
     Warning Halt api-service.shop advancement success rate 95.00% < 99% (x3)
-    Warning Rolling back api-service.shop failed checks threshold reached 3
+    Warning Rolling back api-service.shop failed checks threshold reached 3: request-success-rate 95.00% < 99%
     Warning Canary failed! Scaling down api-service.shop
-    Warning Rolled back api-service.shop in 0s from the decision until no request reached it: failed checks threshold reached 3
+    Warning Rolled back api-service.shop in 0s from the decision until no request reached it: failed checks threshold reached 3: request-success-rate 95.00% < 99%
     ");
     assert_eq!(world.image("api-service-primary"), "1");
 }
@@ -278,14 +287,14 @@ fn a_gateway_that_never_confirms_fails_the_checks_and_keeps_the_canary_running()
     180s Progressing shown=0 failed=2 route=0 target=3
     ");
     assert_snapshot!(world.events(), @r"
-    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
+    Normal api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
     Normal Initialization done! api-service.shop
     Normal New revision detected! Scaling up api-service.shop
-    Warning Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Normal Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
     Normal Starting canary analysis for api-service.shop
     Normal Advance api-service.shop canary weight 10
     Warning Halt api-service.shop advancement the gateway has not confirmed weight 10 (x2)
-    Warning Rolling back api-service.shop failed checks threshold reached 2
+    Warning Rolling back api-service.shop failed checks threshold reached 2: the gateway has not confirmed weight 10
     Warning Waiting for the gateway to confirm that api-service.shop gets no traffic; it keeps running until then. Look at the status of HTTPRoute api-service
     ");
     world.confirming = true;
@@ -305,122 +314,6 @@ fn without_confirmation_nothing_waits_for_the_gateway() {
 }
 
 #[test]
-fn a_hook_that_never_answers_fails_after_its_timeout() {
-    let mut world = initialized(with(&json!({"analysis": {"threshold": 2}})));
-    world.answers.lock().unwrap().clear();
-    world.release("2");
-    world.run_until(&["Failed"]);
-    assert!(
-        world.events().contains(
-            "Halt api-service.shop advancement external check load-test failed webhook \
-         http://flagger-loadtester/: no answer within 5s"
-        ),
-        "{}",
-        world.events()
-    );
-    assert_snapshot!(world.timeline(), @r"
-      0s Progressing shown=0 failed=0 route=0 target=3
-     60s Progressing shown=10 failed=0 route=10 target=3
-    125s Progressing shown=10 failed=1 route=10 target=3
-    190s Progressing shown=0 failed=2 route=0 target=3
-    190s Failed shown=0 failed=2 route=0 target=0
-    ");
-}
-
-fn gates() -> Value {
-    let hook = |name: &str| json!({"name": name, "type": name, "url": "http://gate/"});
-    with(&json!({"analysis": {"webhooks": [hook("confirm-rollout"), hook("pre-rollout"),
-        hook("rollout"), hook("confirm-traffic-increase"), hook("confirm-promotion"),
-        hook("post-rollout"), hook("rollback")]}}))
-}
-
-fn answer(world: &World, table: &[(&'static str, u16)]) {
-    world.answers.lock().unwrap().extend(table.iter().copied());
-}
-
-#[test]
-fn gates_hold_the_release_and_let_it_go() {
-    let mut world = initialized(gates());
-    answer(
-        &world,
-        &[
-            ("confirm-rollout", 403),
-            ("pre-rollout", 200),
-            ("rollout", 200),
-            ("confirm-traffic-increase", 403),
-            ("confirm-promotion", 403),
-            ("post-rollout", 200),
-            ("rollback", 403),
-        ],
-    );
-    world.release("2");
-    world.run_for(minutes(3));
-    assert_eq!(world.phase(), "Waiting");
-    answer(&world, &[("confirm-rollout", 200)]);
-    world.run_for(minutes(3));
-    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(0)));
-    answer(&world, &[("confirm-traffic-increase", 200)]);
-    world.run_until(&["WaitingPromotion"]);
-    world.run_for(minutes(3));
-    assert_eq!((world.phase().as_str(), world.weight()), ("WaitingPromotion", Some(50)));
-    answer(&world, &[("confirm-promotion", 200)]);
-    world.run_until(&["Succeeded"]);
-    world.run_for(minutes(1));
-    assert_snapshot!(world.events(), @r"
-    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation (x2)
-    Normal Initialization done! api-service.shop
-    Warning Halt api-service.shop advancement waiting for approval confirm-rollout
-    Normal New revision detected! Scaling up api-service.shop
-    Warning Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
-    Warning Halt api-service.shop advancement waiting for traffic increase approval confirm-traffic-increase
-    Normal Starting canary analysis for api-service.shop
-    Normal Advance api-service.shop canary weight 10
-    Normal Advance api-service.shop canary weight 20
-    Normal Advance api-service.shop canary weight 30
-    Normal Advance api-service.shop canary weight 40
-    Normal Advance api-service.shop canary weight 50
-    Warning Halt api-service.shop advancement waiting for promotion approval confirm-promotion
-    Normal Copying api-service.shop template spec to api-service-primary.shop
-    Normal Routing all traffic to primary api-service-primary.shop
-    Normal Promotion completed! Scaling down api-service.shop
-    Normal Post-rollout hook post-rollout passed
-    ");
-    let calls = world.calls.lock().unwrap();
-    let ids: std::collections::BTreeSet<_> = calls.iter().map(|call| &call.id).collect();
-    assert_eq!(ids.len(), calls.len(), "no call is made twice");
-    assert_eq!(calls.last().unwrap().body["phase"], "Succeeded");
-}
-
-#[test]
-fn a_rollback_hook_works_in_every_phase_of_a_run() {
-    for (phase, closed) in [
-        ("Waiting", "confirm-rollout"),
-        ("Progressing", "none"),
-        ("WaitingPromotion", "confirm-promotion"),
-    ] {
-        let mut world = initialized(gates());
-        for hook in [
-            "confirm-rollout",
-            "pre-rollout",
-            "rollout",
-            "confirm-traffic-increase",
-            "confirm-promotion",
-            "post-rollout",
-        ] {
-            answer(&world, &[(hook, if hook == closed { 403 } else { 200 })]);
-        }
-        answer(&world, &[("rollback", 403)]);
-        world.release("2");
-        world.run_until(&[phase]);
-        answer(&world, &[("rollback", 200)]);
-        world.run_for(minutes(3));
-        assert_eq!(world.phase(), "Failed", "{phase}: {}", world.timeline());
-        assert!(world.events().contains("manual webhook invoked"));
-        assert_eq!(world.image("api-service-primary"), "1");
-    }
-}
-
-#[test]
 fn a_canary_that_does_not_start_meets_no_user() {
     let mut world = initialized(with(&json!({"progressDeadlineSeconds": 120})));
     world.broken.insert("api-service".into());
@@ -431,11 +324,11 @@ fn a_canary_that_does_not_start_meets_no_user() {
     180s Failed shown=0 failed=0 route=0 target=0
     ");
     assert_snapshot!(world.events(), @r"
-    Warning api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
+    Normal api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
     Normal Initialization done! api-service.shop
     Normal New revision detected! Scaling up api-service.shop
-    Warning Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
-    Warning Waiting for api-service.shop rollout to finish: 0 of 3 (readyThreshold 100%) updated replicas are available
+    Normal Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Normal Waiting for api-service.shop rollout to finish: 0 of 3 (readyThreshold 100%) updated replicas are available
     Warning Rolling back api-service.shop progress deadline exceeded: rollout to finish: 0 of 3 (readyThreshold 100%) updated replicas are available
     Warning Canary failed! Scaling down api-service.shop
     Warning Rolled back api-service.shop in 0s from the decision until no request reached it: progress deadline exceeded: rollout to finish: 0 of 3 (readyThreshold 100%) updated replicas are available
@@ -669,38 +562,6 @@ fn a_deleted_canary_leaves_its_target_serving() {
     assert!(world.store.find(&Key::of::<HttpRoute>(NS, "api-service")).is_none());
 }
 
-/// Kills the controller between any two writes of a life: initialization, a release that is
-/// promoted, one that is rolled back, deletion. It always ends the same way, and what must hold
-/// always holds (the world checks it after every step). Takes seconds: it lives 100 whole lives.
-#[test]
-fn a_controller_that_dies_between_any_two_writes_goes_on_where_it_was() {
-    let canary = with(&json!({"analysis": {"threshold": 2, "stepWeight": 50}}));
-    let mut lives = 0;
-    for writes in 0..1000 {
-        let mut world = World::new(canary.clone(), Settings::default());
-        answer(&world, &[("load-test", 202)]);
-        world.store.die_after(Some(writes));
-        let key = Key::of::<Canary>(NS, "api-service");
-        world.live_until(&["Initialized"]);
-        world.release("2");
-        world.live_until(&["Succeeded"]);
-        world.traffic.lock().unwrap().error_ratio = Some(0.5);
-        world.release("3");
-        world.live_until(&["Failed"]);
-        assert_eq!(world.image("api-service-primary"), "2", "died after {writes} writes");
-        world.store.change(&key, |body| {
-            body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
-        });
-        world.live_until(&["gone"]);
-        lives += 1;
-        if !world.died {
-            break;
-        }
-    }
-    // Every write of a whole life was the last one once.
-    assert!((30..200).contains(&lives), "{lives}");
-}
-
 #[test]
 fn a_canary_named_otherwise_than_its_service_and_target() {
     let mut canary = with(&json!({"service": {"name": "shop-front"}}));
@@ -740,43 +601,6 @@ fn a_primary_that_limps_holds_the_next_step_but_not_the_checks() {
 }
 
 #[test]
-fn event_webhooks_hear_every_event_in_order_and_hold_nothing_up() {
-    let hook = json!({"name": "pager", "type": "event", "url": "http://pager/",
-        "metadata": {"team": "shop", "eventMessage": "overridden"}});
-    let mut world = initialized(with(&json!({"analysis": {"webhooks": [hook]}})));
-    // It never answers: every telling takes its whole timeout, beside the release.
-    world.release("2");
-    world.run_for(minutes(12));
-    assert_eq!(world.phase(), "Succeeded");
-    let told: Vec<String> = world
-        .calls
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|call| {
-            assert_eq!(call.body["metadata"]["team"], "shop");
-            call.body["metadata"]["eventMessage"].as_str().unwrap().to_owned()
-        })
-        .collect();
-    assert_snapshot!(told.join("\n"), @r"
-    api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
-    Initialization done! api-service.shop
-    New revision detected! Scaling up api-service.shop
-    Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
-    Starting canary analysis for api-service.shop
-    Advance api-service.shop canary weight 10
-    Advance api-service.shop canary weight 20
-    Advance api-service.shop canary weight 30
-    Advance api-service.shop canary weight 40
-    Advance api-service.shop canary weight 50
-    Copying api-service.shop template spec to api-service-primary.shop
-    api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation
-    Routing all traffic to primary api-service-primary.shop
-    Promotion completed! Scaling down api-service.shop
-    ");
-}
-
-#[test]
 fn a_template_measures_what_it_says_and_its_absence_is_told() {
     let metric = json!({"name": "errors", "templateRef": {"name": "errors"},
         "thresholdRange": {"max": 0.1}});
@@ -813,85 +637,4 @@ fn a_gateway_that_exists_is_a_parent_of_the_route_and_another_is_not() {
         "spec": {"gatewayClassName": "evenkeel", "listeners": []}}));
     world.run_for(minutes(1));
     assert_eq!(parents(&world), 2);
-}
-
-/// Something that happens to a release.
-#[derive(Debug, Clone)]
-enum Happening {
-    Release(u8),
-    Errors(bool),
-    Confirming(bool),
-    CanaryBroken(bool),
-    PrimaryBroken(bool),
-    Reboot,
-    Pass(u16),
-}
-
-fn happening() -> impl Strategy<Value = Happening> {
-    prop_oneof![
-        (2_u8..6).prop_map(Happening::Release),
-        any::<bool>().prop_map(Happening::Errors),
-        any::<bool>().prop_map(Happening::Confirming),
-        any::<bool>().prop_map(Happening::CanaryBroken),
-        any::<bool>().prop_map(Happening::PrimaryBroken),
-        Just(Happening::Reboot),
-        (1_u16..400).prop_map(Happening::Pass),
-        (1_u16..400).prop_map(Happening::Pass),
-    ]
-}
-
-fn happen(world: &mut World, happening: &Happening) {
-    let mut broken = |name: &str, is: bool| {
-        if is {
-            world.broken.insert(name.to_owned());
-        } else {
-            world.broken.remove(name);
-        }
-    };
-    match happening {
-        Happening::Release(version) => world.release(&version.to_string()),
-        Happening::Errors(on) => {
-            world.traffic.lock().unwrap().error_ratio = Some(if *on { 0.5 } else { 0.0 });
-        }
-        Happening::Confirming(on) => world.confirming = *on,
-        Happening::CanaryBroken(is) => broken("api-service", *is),
-        Happening::PrimaryBroken(is) => broken("api-service-primary", *is),
-        Happening::Reboot => {
-            world.kill();
-            world.boot();
-        }
-        Happening::Pass(seconds) => world.run_for(Duration::from_secs(u64::from(*seconds))),
-    }
-    world.settle();
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..Default::default() })]
-    /// Whatever happens: the invariants hold (the world checks them after every step); when the
-    /// faults stop, the run ends with no traffic on the canary; a bad version can be rolled back.
-    #[test]
-    fn whatever_happens_it_stays_safe_and_heals(
-        happenings in proptest::collection::vec(happening(), 1..14),
-    ) {
-        let mut world = initialized(with(&json!({"analysis": {"threshold": 2, "stepWeight": 25}})));
-        for one in &happenings {
-            happen(&mut world, one);
-        }
-        world.broken.clear();
-        world.confirming = true;
-        world.traffic.lock().unwrap().error_ratio = Some(0.0);
-        // A failed promotion leaves the traffic with the canary until a new version.
-        world.release("77");
-        world.run_for(minutes(30));
-        prop_assert_eq!(world.phase(), "Succeeded", "{}", world.timeline());
-        prop_assert_eq!(world.weight(), Some(0));
-        prop_assert_eq!(world.image("api-service-primary"), "77");
-        world.release("78");
-        world.run_for(minutes(2));
-        world.traffic.lock().unwrap().error_ratio = Some(1.0);
-        world.run_for(minutes(4));
-        prop_assert_eq!(world.phase(), "Failed", "{}", world.timeline());
-        prop_assert_eq!(world.weight(), Some(0));
-        prop_assert_eq!(world.image("api-service-primary"), "77");
-    }
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The SLO controller's answer, found `age` seconds ago.
-fn tell(world: &World, permission: &str, reason: &str, age: i64) {
+pub(crate) fn tell(world: &World, permission: &str, reason: &str, age: i64) {
     let observed_at = world.now().as_second() - age;
     let budget = json!({"slo": "shop/api/api-requests", "state": "frozen",
         "permission": permission, "reason": reason, "message": "0.0 % of the budget is left",
@@ -13,10 +13,7 @@ fn tell(world: &World, permission: &str, reason: &str, age: i64) {
 }
 
 fn condition(world: &World) -> String {
-    let canary = world.canary();
-    let all = canary.json()["status"]["conditions"].as_array().unwrap().clone();
-    let found = all.iter().find(|c| c["type"] == "BudgetAllows");
-    found.map_or("none".to_owned(), |c| format!("{}: {}", c["reason"], c["message"]))
+    world.condition("BudgetAllows")
 }
 
 #[test]
@@ -27,7 +24,7 @@ fn a_frozen_budget_holds_the_start_until_it_recovers() {
     world.run_for(minutes(3));
     assert_eq!((world.phase().as_str(), world.weight()), ("Waiting", Some(0)));
     assert_eq!(world.replicas("api-service"), Some(0), "nothing is started");
-    assert_snapshot!(condition(&world), @r#""BudgetFrozen": "Halt api-service.shop advancement shop/api/api-requests: 0.0 % of the budget is left""#);
+    assert_snapshot!(condition(&world), @"False BudgetFrozen: Halt api-service.shop advancement shop/api/api-requests: 0.0 % of the budget is left");
     tell(&world, "allow", "BudgetHealthy", 0);
     world.run_until(&["Succeeded"]);
     assert_eq!(condition(&world), "none");

@@ -299,6 +299,17 @@ impl World {
         self.store.find(&Key::of::<Canary>(NS, "api-service")).unwrap()
     }
 
+    /// `Status Reason: message` of a condition of the Canary, or `none`.
+    pub(crate) fn condition(&self, kind: &str) -> String {
+        let canary = self.canary();
+        let all = canary.json().pointer("/status/conditions").and_then(Value::as_array);
+        let found = all.into_iter().flatten().find(|c| c["type"] == kind);
+        let text = |c: &Value, field: &str| c[field].as_str().unwrap_or_default().to_owned();
+        found.map_or("none".to_owned(), |c| {
+            format!("{} {}: {}", text(c, "status"), text(c, "reason"), text(c, "message"))
+        })
+    }
+
     pub(crate) fn image(&self, deployment: &str) -> String {
         let found = self.store.find(&deployment_key(deployment)).unwrap();
         let image = found.json().pointer("/spec/template/spec/containers/0/image").cloned();

@@ -1,0 +1,149 @@
+//! Who is asked, who is told, and what their answers do.
+
+use super::*;
+
+#[test]
+fn a_hook_that_never_answers_fails_after_its_timeout() {
+    let mut world = initialized(with(&json!({"analysis": {"threshold": 2}})));
+    world.answers.lock().unwrap().clear();
+    world.release("2");
+    world.run_until(&["Failed"]);
+    assert!(
+        world.events().contains(
+            "Halt api-service.shop advancement external check load-test failed webhook \
+         http://flagger-loadtester/: no answer within 5s"
+        ),
+        "{}",
+        world.events()
+    );
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=0 target=3
+     60s Progressing shown=10 failed=0 route=10 target=3
+    125s Progressing shown=10 failed=1 route=10 target=3
+    190s Progressing shown=0 failed=2 route=0 target=3
+    190s Failed shown=0 failed=2 route=0 target=0
+    ");
+}
+
+fn gates() -> Value {
+    let hook = |name: &str| json!({"name": name, "type": name, "url": "http://gate/"});
+    with(&json!({"analysis": {"webhooks": [hook("confirm-rollout"), hook("pre-rollout"),
+        hook("rollout"), hook("confirm-traffic-increase"), hook("confirm-promotion"),
+        hook("post-rollout"), hook("rollback")]}}))
+}
+
+#[test]
+fn gates_hold_the_release_and_let_it_go() {
+    let mut world = initialized(gates());
+    answer(
+        &world,
+        &[
+            ("confirm-rollout", 403),
+            ("pre-rollout", 200),
+            ("rollout", 200),
+            ("confirm-traffic-increase", 403),
+            ("confirm-promotion", 403),
+            ("post-rollout", 200),
+            ("rollback", 403),
+        ],
+    );
+    world.release("2");
+    world.run_for(minutes(3));
+    assert_eq!(world.phase(), "Waiting");
+    answer(&world, &[("confirm-rollout", 200)]);
+    world.run_for(minutes(3));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(0)));
+    answer(&world, &[("confirm-traffic-increase", 200)]);
+    world.run_until(&["WaitingPromotion"]);
+    world.run_for(minutes(3));
+    assert_eq!((world.phase().as_str(), world.weight()), ("WaitingPromotion", Some(50)));
+    answer(&world, &[("confirm-promotion", 200)]);
+    world.run_until(&["Succeeded"]);
+    world.run_for(minutes(1));
+    assert_snapshot!(world.events(), @r"
+    Normal api-service-primary.shop not ready: waiting for rollout to finish: observed deployment generation less than desired generation (x2)
+    Normal Initialization done! api-service.shop
+    Warning Halt api-service.shop advancement waiting for approval confirm-rollout
+    Normal New revision detected! Scaling up api-service.shop
+    Normal Waiting for api-service.shop rollout to finish: observed deployment generation less than desired generation
+    Warning Halt api-service.shop advancement waiting for traffic increase approval confirm-traffic-increase
+    Normal Starting canary analysis for api-service.shop
+    Normal Advance api-service.shop canary weight 10
+    Normal Advance api-service.shop canary weight 20
+    Normal Advance api-service.shop canary weight 30
+    Normal Advance api-service.shop canary weight 40
+    Normal Advance api-service.shop canary weight 50
+    Warning Halt api-service.shop advancement waiting for promotion approval confirm-promotion
+    Normal Copying api-service.shop template spec to api-service-primary.shop
+    Normal Routing all traffic to primary api-service-primary.shop
+    Normal Promotion completed! Scaling down api-service.shop
+    Normal Post-rollout hook post-rollout passed
+    ");
+    let calls = world.calls.lock().unwrap();
+    let ids: std::collections::BTreeSet<_> = calls.iter().map(|call| &call.id).collect();
+    assert_eq!(ids.len(), calls.len(), "no call is made twice");
+    assert_eq!(calls.last().unwrap().body["phase"], "Succeeded");
+}
+
+#[test]
+fn a_rollback_hook_works_in_every_phase_of_a_run() {
+    for (phase, closed) in [
+        ("Waiting", "confirm-rollout"),
+        ("Progressing", "none"),
+        ("WaitingPromotion", "confirm-promotion"),
+    ] {
+        let mut world = initialized(gates());
+        for hook in [
+            "confirm-rollout",
+            "pre-rollout",
+            "rollout",
+            "confirm-traffic-increase",
+            "confirm-promotion",
+            "post-rollout",
+        ] {
+            answer(&world, &[(hook, if hook == closed { 403 } else { 200 })]);
+        }
+        answer(&world, &[("rollback", 403)]);
+        world.release("2");
+        world.run_until(&[phase]);
+        answer(&world, &[("rollback", 200)]);
+        world.run_for(minutes(3));
+        assert_eq!(world.phase(), "Failed", "{phase}: {}", world.timeline());
+        assert!(world.events().contains("manual webhook invoked"));
+        assert_eq!(world.image("api-service-primary"), "1");
+    }
+}
+
+#[test]
+fn event_webhooks_hear_every_event_in_order_and_hold_nothing_up() {
+    let hook = json!({"name": "pager", "type": "event", "url": "http://pager/",
+        "metadata": {"team": "shop", "eventMessage": "overridden"}});
+    let mut world = initialized(with(&json!({"analysis": {"webhooks": [hook]}})));
+    // It never answers: every telling takes its whole timeout, beside the release.
+    world.release("2");
+    world.run_for(minutes(12));
+    assert_eq!(world.phase(), "Succeeded");
+    let told: Vec<String> = world
+        .calls
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|call| {
+            assert_eq!(call.body["metadata"]["team"], "shop");
+            call.body["metadata"]["eventMessage"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_snapshot!(told.join("\n"), @r"
+    Initialization done! api-service.shop
+    New revision detected! Scaling up api-service.shop
+    Starting canary analysis for api-service.shop
+    Advance api-service.shop canary weight 10
+    Advance api-service.shop canary weight 20
+    Advance api-service.shop canary weight 30
+    Advance api-service.shop canary weight 40
+    Advance api-service.shop canary weight 50
+    Copying api-service.shop template spec to api-service-primary.shop
+    Routing all traffic to primary api-service-primary.shop
+    Promotion completed! Scaling down api-service.shop
+    ");
+}
