@@ -267,23 +267,19 @@ impl<'a> Draft<'a> {
         if let (Phase::Failed, Some(outcome)) = (phase, &self.run.outcome) {
             return Some((status, outcome.clone()));
         }
-        let mut message = words.to_owned();
+        let mut said = vec![words.to_owned()];
         let judged = matches!(phase, Phase::Progressing | Phase::WaitingPromotion);
         if let Some(check) = self.run.failed_check.as_ref().filter(|_| judged) {
             let threshold = self.view.canary.spec.analysis.threshold.max(1);
             let failed = self.status.failed_checks;
-            let text = format!(" {failed} of {threshold} failed checks, the last one: {check}.");
-            message.push_str(&text);
+            said.push(format!("{failed} of {threshold} failed checks, the last one: {check}."));
         }
         if let Some(rollback) = &self.run.rollback {
-            message.push_str(&format!(" Rolling back: {}.", rollback.cause));
+            said.push(format!("Rolling back: {}.", rollback.cause));
         }
-        let said = matches!(self.spec, Trouble::Some { .. }) || !is_under_way(phase);
-        if let Some(note) = self.run.note.as_ref().filter(|_| !said) {
-            message.push(' ');
-            message.push_str(note);
-        }
-        Some((status, message))
+        let trouble = matches!(self.spec, Trouble::Some { .. });
+        said.extend(self.run.note.clone().filter(|_| !trouble && is_under_way(phase)));
+        Some((status, said.join(" ")))
     }
 }
 

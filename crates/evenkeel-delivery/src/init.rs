@@ -3,11 +3,11 @@ use evenkeel_control::Plan;
 
 use crate::{
     decide::Context,
-    draft::Severity,
+    draft::{Draft, Severity},
     finish::CONFIRMATION_SLOW,
     reasons,
     services::Role,
-    workload::{REVISION_ANNOTATION, Readiness, elapsed},
+    workload::{REVISION_ANNOTATION, Readiness, Workload, elapsed},
 };
 
 impl Context<'_> {
@@ -71,6 +71,12 @@ impl Context<'_> {
         if self.view.settings.confirm && !self.apex_on_primary() {
             return draft.done(reasons::ENDPOINTS_PENDING);
         }
+        self.initialized(draft, primary)
+    }
+
+    /// Everything stands: the target goes to zero, and what the primary runs is what counts.
+    fn initialized(&self, mut draft: Draft<'_>, primary: &Workload) -> Plan {
+        let names = &self.view.names;
         if self.target.replicas() != 0 {
             draft.act_if_unchanged(self.scale_target(0), &self.target.obj);
         }
