@@ -293,10 +293,10 @@ mod tests {
     fn the_success_rate_counts_what_is_not_5xx() {
         let rate = |table: &[(&str, f64)]| judge(MetricKind::SuccessRate, Some(99.0), None, table);
         assert_snapshot!(rate(&[("response_code", 0.02), ("istio_requests_total", 2.0)]), @"Ok(Passed)");
-        assert_snapshot!(rate(&[("response_code", 0.1), ("istio_requests_total", 2.0)]), @r#"Ok(Failed("Halt api.shop advancement success rate 95.00% < 99%"))"#);
+        assert_snapshot!(rate(&[("response_code", 0.1), ("istio_requests_total", 2.0)]), @r#"Ok(Failed { event: "success rate 95.00% < 99%", check: "m 95.00% < 99%" })"#);
         // No bad answer at all means no series of them.
         assert_snapshot!(judge(MetricKind::SuccessRate, Some(100.0), None, &[("istio_requests_total{reporter=\"destination\",destination_workload_namespace=\"shop\",destination_workload=~\"api\"}[10000ms]", 2.0)]), @"Ok(Passed)");
-        assert_snapshot!(rate(&[("status", 1.0), ("seconds_count", 2.0)]), @r#"Ok(Failed("Halt api.shop advancement success rate 50.00% < 99%"))"#);
+        assert_snapshot!(rate(&[("status", 1.0), ("seconds_count", 2.0)]), @r#"Ok(Failed { event: "success rate 50.00% < 99%", check: "m 50.00% < 99%" })"#);
         assert_snapshot!(rate(&[("istio_requests_total", 0.0)]), @r#"Ok(NoData("no values found"))"#);
         assert_snapshot!(rate(&[]), @r#"Ok(NoData("no values found"))"#);
     }
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn durations_are_compared_in_milliseconds() {
         let p99 = |table: &[(&str, f64)]| judge(MetricKind::Duration, None, Some(500.0), table);
-        assert_snapshot!(p99(&[("milliseconds_bucket", 800.0)]), @r#"Ok(Failed("Halt api.shop advancement request duration 800ms > 500ms"))"#);
+        assert_snapshot!(p99(&[("milliseconds_bucket", 800.0)]), @r#"Ok(Failed { event: "request duration 800ms > 500ms", check: "m 800ms > 500ms" })"#);
         assert_snapshot!(p99(&[("seconds_bucket", 0.4)]), @"Ok(Passed)");
         assert_snapshot!(p99(&[("milliseconds_bucket", f64::NAN)]), @r#"Ok(NoData("no values found"))"#);
     }
@@ -315,7 +315,7 @@ mod tests {
             let kind = MetricKind::Query(text.to_owned());
             judge(kind, None, Some(1.0), &[("x{ns=\"shop\"}[10000ms]", 2.0)])
         };
-        assert_snapshot!(query("x{ns=\"{{ namespace }}\"}[{{ interval }}]"), @r#"Ok(Failed("Halt api.shop advancement m 2.00 > 1"))"#);
+        assert_snapshot!(query("x{ns=\"{{ namespace }}\"}[{{ interval }}]"), @r#"Ok(Failed { event: "m 2.00 > 1", check: "m 2.00 > 1" })"#);
         assert_snapshot!(query("{{ nonsense }}"), @r#"Ok(NoData("metric m: \"nonsense\" is not known in the query"))"#);
         let template =
             MetricKind::Template(TemplateRef::default(), vec![("v".to_owned(), "7".to_owned())]);
