@@ -425,6 +425,13 @@ pub struct RunStatus {
     /// What it waits for or what is wrong with it, as last told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Since when every request of the canary has been answered by the version that is judged (or
+    /// will be judged next): no check looks further back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean_since: Option<Timestamp>,
+    /// Since when a metric has no data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_missing_since: Option<Timestamp>,
     /// The last check of this run that failed, with value and threshold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_check: Option<String>,

@@ -11,9 +11,6 @@ use crate::{
     services::Names,
 };
 
-/// Shortest window that is asked about: below it a rate has no two samples anywhere.
-const WINDOW_MIN: Duration = Duration::from_secs(1);
-
 /// The answer to one query.
 pub(crate) type Answer = Result<Vec<Sample>, MetricsError>;
 
@@ -43,8 +40,6 @@ pub(crate) struct Asked<'a> {
     /// Name of the Canary.
     pub(crate) canary: &'a str,
     pub(crate) source: MetricSource,
-    /// Time since the present weight was confirmed: nothing older is looked at.
-    pub(crate) since_confirmed: Duration,
     /// The template, when the rule names one and it exists.
     pub(crate) template: Option<&'a MetricTemplate>,
 }
@@ -84,11 +79,6 @@ impl Asked<'_> {
         })
     }
 
-    fn window(&self, rule: &MetricRule) -> String {
-        let window = rule.window.min(self.since_confirmed).max(WINDOW_MIN);
-        format!("{}ms", window.as_millis())
-    }
-
     fn mesh_selector(&self) -> String {
         format!(
             "reporter=\"destination\",destination_workload_namespace=\"{}\",\
@@ -112,7 +102,7 @@ impl Asked<'_> {
         rule: &MetricRule,
         answer: impl Fn(String) -> Result<Answer, Unanswered>,
     ) -> Result<Result<f64, String>, Unanswered> {
-        let window = self.window(rule);
+        let window = format_duration(rule.window);
         let mesh = (format!("istio_requests_total{{{}", self.mesh_selector()), "response_code");
         let pods =
             (format!("http_request_duration_seconds_count{{{}", self.pod_selector()), "status");
@@ -144,7 +134,7 @@ impl Asked<'_> {
         rule: &MetricRule,
         answer: impl Fn(String) -> Result<Answer, Unanswered>,
     ) -> Result<Result<f64, String>, Unanswered> {
-        let window = self.window(rule);
+        let window = format_duration(rule.window);
         let mesh = (
             format!("istio_request_duration_milliseconds_bucket{{{}}}", self.mesh_selector()),
             1.0,
@@ -176,7 +166,7 @@ impl Asked<'_> {
         rule: &MetricRule,
         variables: &[(String, String)],
     ) -> Result<String, String> {
-        let interval = self.window(rule);
+        let interval = format_duration(rule.window);
         let known = |name: &str| match name {
             "name" => Some(self.canary),
             "namespace" => Some(self.names.namespace.as_str()),
@@ -274,7 +264,6 @@ mod tests {
             names: &names,
             canary: "api",
             source: MetricSource::MeshOrPods,
-            since_confirmed: Duration::from_secs(10),
             template: Some(&template),
         };
         let bounds = ThresholdRange { min, max };
@@ -295,7 +284,7 @@ mod tests {
         assert_snapshot!(rate(&[("response_code", 0.02), ("istio_requests_total", 2.0)]), @"Ok(Passed)");
         assert_snapshot!(rate(&[("response_code", 0.1), ("istio_requests_total", 2.0)]), @r#"Ok(Failed { event: "success rate 95.00% < 99%", check: "m 95.00% < 99%" })"#);
         // No bad answer at all means no series of them.
-        assert_snapshot!(judge(MetricKind::SuccessRate, Some(100.0), None, &[("istio_requests_total{reporter=\"destination\",destination_workload_namespace=\"shop\",destination_workload=~\"api\"}[10000ms]", 2.0)]), @"Ok(Passed)");
+        assert_snapshot!(judge(MetricKind::SuccessRate, Some(100.0), None, &[("istio_requests_total{reporter=\"destination\",destination_workload_namespace=\"shop\",destination_workload=~\"api\"}[1m]", 2.0)]), @"Ok(Passed)");
         assert_snapshot!(rate(&[("status", 1.0), ("seconds_count", 2.0)]), @r#"Ok(Failed { event: "success rate 50.00% < 99%", check: "m 50.00% < 99%" })"#);
         assert_snapshot!(rate(&[("istio_requests_total", 0.0)]), @r#"Ok(NoData("no values found"))"#);
         assert_snapshot!(rate(&[]), @r#"Ok(NoData("no values found"))"#);
@@ -313,25 +302,20 @@ mod tests {
     fn queries_and_templates_are_filled_in() {
         let query = |text: &str| {
             let kind = MetricKind::Query(text.to_owned());
-            judge(kind, None, Some(1.0), &[("x{ns=\"shop\"}[10000ms]", 2.0)])
+            judge(kind, None, Some(1.0), &[("x{ns=\"shop\"}[1m]", 2.0)])
         };
         assert_snapshot!(query("x{ns=\"{{ namespace }}\"}[{{ interval }}]"), @r#"Ok(Failed { event: "m 2.00 > 1", check: "m 2.00 > 1" })"#);
         assert_snapshot!(query("{{ nonsense }}"), @r#"Ok(NoData("metric m: \"nonsense\" is not known in the query"))"#);
         let template =
             MetricKind::Template(TemplateRef::default(), vec![("v".to_owned(), "7".to_owned())]);
-        assert_snapshot!(judge(template, None, Some(1.0), &[("errors{app=\"api-primary\", v=\"7\"}[10000ms]", 0.5)]), @"Ok(Passed)");
+        assert_snapshot!(judge(template, None, Some(1.0), &[("errors{app=\"api-primary\", v=\"7\"}[1m]", 0.5)]), @"Ok(Passed)");
     }
 
     #[test]
     fn a_missing_answer_is_asked_for() {
         let names = names();
-        let asked = Asked {
-            names: &names,
-            canary: "api",
-            source: MetricSource::Mesh,
-            since_confirmed: Duration::from_secs(90),
-            template: None,
-        };
+        let asked =
+            Asked { names: &names, canary: "api", source: MetricSource::Mesh, template: None };
         let bounds = ThresholdRange { min: None, max: Some(1.0) };
         let window = Duration::from_mins(1);
         let kind = MetricKind::Query("up".to_owned());

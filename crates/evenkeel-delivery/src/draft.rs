@@ -107,6 +107,7 @@ impl<'a> Draft<'a> {
         self.run.tick += 1;
         self.run.ticked_at = Some(self.view.now);
         self.run.note = None;
+        self.run.data_missing_since = None;
         self
     }
 
@@ -117,6 +118,12 @@ impl<'a> Draft<'a> {
         self.run.step_failed_checks = 0;
         self.run.confirmed_generation = None;
         self.run.confirmed_at = (!self.view.settings.confirm).then_some(self.view.now);
+        self
+    }
+
+    /// The canary gets no requests: what comes later is of the next version.
+    pub(crate) fn quiet(&mut self) -> &mut Self {
+        self.run.clean_since = Some(self.view.now);
         self
     }
 

@@ -112,7 +112,7 @@ impl Context<'_> {
         }
         draft.status.last_promoted_spec.clone_from(&self.status.last_applied_spec);
         draft.status.iterations = 0;
-        draft.phase(Phase::Succeeded).tick().weight(0);
+        draft.phase(Phase::Succeeded).tick().weight(0).quiet();
         draft.run.after_hooks_due = self.has_after_hooks();
         let full = self.view.names.full();
         let message = if quick {
@@ -147,7 +147,7 @@ impl Context<'_> {
             draft.act(self.scale_target(0));
         }
         let took = elapsed(rollback.since, self.view.now);
-        draft.phase(Phase::Failed).tick().weight(0);
+        draft.phase(Phase::Failed).tick().weight(0).quiet();
         draft.status.iterations = 0;
         draft.run.outcome = Some(format!(
             "Canary analysis failed, Deployment scaled to zero. {}.",

@@ -96,7 +96,7 @@ impl Context<'_> {
         draft.status.last_applied_spec.clone_from(&runs);
         draft.status.last_promoted_spec = runs;
         draft.status.tracked_configs = (!self.marks.is_empty()).then(|| self.marks.clone());
-        draft.phase(Phase::Initialized).weight(0);
+        draft.phase(Phase::Initialized).weight(0).quiet();
         draft.run.note = None;
         let message = format!("Initialization done! {}.{}", self.view.obj.name(), names.namespace);
         draft.alert(Severity::Info, &message);

@@ -12,6 +12,12 @@
 //! confirmed that it gets no traffic. **The weight in the route is the truth**; whatever else is
 //! needed to go on after a crash stands in the Canary's status.
 //!
+//! A check asks for the window that its metric names. The window may be longer than a step and then
+//! reaches back over earlier weights: requests to the canary are answered by one version from
+//! `status.evenkeel.cleanSince` on, which is when the version before got its last request. A check
+//! whose window begins earlier waits. So does one whose metric has no data yet, for as long as the
+//! window (and at least 30 s); without data after that it counts as failed.
+//!
 //! Not here: sending requests (the host runs the load tester's [`loadtester::LoadPlan`]), the
 //! evaluation of `PromQL`, other routers than the Gateway API, `DaemonSet` and Service targets,
 //! autoscalers, A/B matching, mirroring, session affinity: those are refused by name.

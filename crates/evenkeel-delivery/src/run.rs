@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use evenkeel_api::canary::Phase;
+use evenkeel_api::canary::{MetricTemplate, Phase};
+use evenkeel_base::format_duration;
 use evenkeel_control::Plan;
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,7 +11,7 @@ use crate::{
     draft::{Draft, Severity},
     hooks::Leave,
     reasons,
-    rules::HookKind,
+    rules::{HookKind, MetricKind, MetricRule},
     workload::{Readiness, Workload, elapsed},
 };
 
@@ -23,6 +24,9 @@ const BUDGET_AGE_MAX: i64 = 600;
 const NO_POLICY: &str = "NoPolicy";
 /// Pause before missing data is looked for again.
 const DATA_WAIT: Duration = Duration::from_secs(2);
+/// Data may be missing for as long as the metric's window, but at least for two scrapes of the
+/// usual 15 s, before a check without data counts as failed.
+const DATA_PATIENCE_MIN: Duration = Duration::from_secs(30);
 
 /// What stands between a check and the next step.
 enum Judged {
@@ -37,6 +41,8 @@ struct Failure {
     event: String,
     /// For conditions: the check with value and threshold.
     check: String,
+    /// Since when its data are missing, if that is why.
+    data_missing_since: Option<Timestamp>,
 }
 
 impl Context<'_> {
@@ -141,6 +147,17 @@ impl Context<'_> {
         draft.run.started_at = Some(self.view.now);
         draft.run.waiting_since = None;
         draft.run.rollback_seconds = None;
+        draft.run.data_missing_since = None;
+        // Requests on their way to the version before end at the latest when the gateway confirms
+        // the first weight of this one, whose pods are then the only ones.
+        let quiet = self.pct() == 0 && self.status.canary_weight == 0;
+        draft.run.clean_since =
+            self.run.clean_since.or(Some(self.view.now)).filter(|_| quiet && !self.is_running());
+    }
+
+    /// Whether a version is being judged.
+    fn is_running(&self) -> bool {
+        matches!(self.status.phase, Phase::Progressing | Phase::WaitingPromotion)
     }
 
     /// A version is being judged.
@@ -265,6 +282,7 @@ impl Context<'_> {
         if self.confirmed() {
             draft.run.confirmed_at = Some(self.view.now);
             draft.run.confirmed_generation = generation;
+            draft.run.clean_since = self.run.clean_since.or(Some(self.view.now));
             draft.wake(self.rules.interval);
             return Some(draft.done(reasons::WEIGHT_CONFIRMED));
         }
@@ -345,14 +363,15 @@ impl Context<'_> {
             .rules
             .metrics
             .iter()
-            .partition(|rule| matches!(rule.kind, crate::rules::MetricKind::Template(..)));
+            .partition(|rule| matches!(rule.kind, MetricKind::Template(..)));
         for rule in plain.into_iter().chain(templates) {
-            let since = self.run.confirmed_at.or(self.run.ticked_at).unwrap_or(self.view.now);
+            if let Some(plan) = self.window_of_two_versions(rule) {
+                return Ok(Judged::Early(plan));
+            }
             let asked = Asked {
                 names: &self.view.names,
                 canary: self.view.obj.name(),
                 source: self.rules.source,
-                since_confirmed: elapsed(since, self.view.now),
                 template: self.template(rule),
             };
             let checked = asked
@@ -362,46 +381,77 @@ impl Context<'_> {
                 Checked::Passed => {}
                 Checked::Failed { event, check } => {
                     let event = self.halt(event).event;
-                    return Ok(Judged::Failed(Failure { event, check }));
+                    let data_missing_since = None;
+                    return Ok(Judged::Failed(Failure { event, check, data_missing_since }));
                 }
-                // The metric wants a longer window than has passed: no verdict yet.
-                Checked::NoData(_) if asked.since_confirmed < rule.window => {
-                    let left = rule.window.saturating_sub(asked.since_confirmed).min(DATA_WAIT);
-                    return Ok(Judged::Early(self.wait(reasons::DATA_PENDING, left)));
-                }
-                Checked::NoData(problem) => {
-                    let event = format!(
-                        "Halt advancement no values found for metric {} probably {} is not \
-                         receiving traffic: {problem}",
-                        rule.name,
-                        self.view.names.full()
-                    );
-                    let check = format!("{}: {problem}", rule.name);
-                    return Ok(Judged::Failed(Failure { event, check }));
-                }
+                Checked::NoData(problem) => return Ok(self.without_data(rule, &problem)),
             }
         }
         Ok(Judged::Passed)
     }
 
-    fn template(
-        &self,
-        rule: &crate::rules::MetricRule,
-    ) -> Option<&evenkeel_api::canary::MetricTemplate> {
-        let crate::rules::MetricKind::Template(reference, _) = &rule.kind else { return None };
+    /// A metric's window is as long as the metric says, however short the steps are: it may reach
+    /// back over earlier weights, whose requests the same version answered. It must not reach back
+    /// to the version before, which had the same name.
+    fn window_of_two_versions(&self, rule: &MetricRule) -> Option<Plan> {
+        let since = [self.run.clean_since, self.run.confirmed_at, self.run.ticked_at];
+        let since = since.into_iter().flatten().next()?;
+        let clean_at = later(since, rule.window);
+        let left = Some(elapsed(self.view.now, clean_at)).filter(|left| !left.is_zero())?;
+        let mut draft = self.draft();
+        draft.waiting(format!(
+            "Waiting until {clean_at:.0}: the last {} of metric {} still holds requests to another \
+             version",
+            format_duration(rule.window),
+            rule.name
+        ));
+        draft.wake(left);
+        Some(draft.done(reasons::DATA_PENDING))
+    }
+
+    /// No data says nothing about the version: it is waited for, but not for ever.
+    fn without_data(&self, rule: &MetricRule, problem: &str) -> Judged {
+        let since = self.run.data_missing_since.unwrap_or(self.view.now);
+        let until = later(since, rule.window.max(DATA_PATIENCE_MIN));
+        let left = elapsed(self.view.now, until);
+        if !left.is_zero() {
+            let mut draft = self.draft();
+            draft.run.data_missing_since = Some(since);
+            draft.waiting(format!(
+                "Waiting for data of metric {}: {problem}. Without any until {until:.0} the check \
+                 counts as failed",
+                rule.name
+            ));
+            draft.wake(left.min(DATA_WAIT));
+            return Judged::Early(draft.done(reasons::DATA_PENDING));
+        }
+        let event = format!(
+            "Halt advancement no values found for metric {} probably {} is not receiving traffic: \
+             {problem}",
+            rule.name,
+            self.view.names.full()
+        );
+        let check = format!("{}: {problem}", rule.name);
+        Judged::Failed(Failure { event, check, data_missing_since: Some(since) })
+    }
+
+    fn template(&self, rule: &MetricRule) -> Option<&MetricTemplate> {
+        let MetricKind::Template(reference, _) = &rule.kind else { return None };
         self.view.templates.get(reference).map(AsRef::as_ref)
     }
 
     /// A check that failed for this reason.
     fn halt(&self, check: String) -> Failure {
         let event = format!("Halt {} advancement {check}", self.view.names.full());
-        Failure { event, check }
+        Failure { event, check, data_missing_since: None }
     }
 
     /// One more failed check; at the threshold the version is rolled back.
     fn count_failure(&self, draft: &mut Draft<'_>, failure: Failure) {
-        let Failure { event, check } = failure;
+        let Failure { event, check, data_missing_since } = failure;
         draft.tick();
+        // Patience with missing data is granted once, not for every check anew.
+        draft.run.data_missing_since = data_missing_since;
         draft.status.failed_checks += 1;
         draft.run.step_failed_checks += 1;
         draft.warning(event).wake(self.rules.interval);

@@ -9,6 +9,8 @@ mod conditions;
 mod faults;
 #[path = "cases/hooks.rs"]
 mod hooks;
+#[path = "cases/metrics.rs"]
+mod metrics;
 mod world;
 
 use std::{fmt::Write as _, time::Duration};
@@ -268,9 +270,9 @@ fn windows_lie_after_the_gateways_confirmation() {
     world.run_for(Duration::from_secs(2));
     assert_eq!(world.weight(), Some(20));
     assert_snapshot!(world.queries.lock().unwrap().join("\n"), @r#"
-    sum(rate(istio_requests_total{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service"}[60000ms]))
-    sum(rate(istio_requests_total{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service",response_code=~"5.*"}[60000ms]))
-    histogram_quantile(0.99, sum by (le) (rate(istio_request_duration_milliseconds_bucket{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service"}[60000ms])))
+    sum(rate(istio_requests_total{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service"}[1m]))
+    sum(rate(istio_requests_total{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service",response_code=~"5.*"}[1m]))
+    histogram_quantile(0.99, sum by (le) (rate(istio_request_duration_milliseconds_bucket{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service"}[1m])))
     "#);
 }
 
@@ -620,7 +622,7 @@ fn a_template_measures_what_it_says_and_its_absence_is_told() {
     world.run_until(&["Failed"]);
     assert!(world.events().contains("advancement errors 0.50 > 0.1"), "{}", world.events());
     let queries = world.queries.lock().unwrap();
-    assert_eq!(queries[0], "sum(bucket{service=\"api-service\"}[60000ms])");
+    assert_eq!(queries[0], "sum(bucket{service=\"api-service\"}[1m])");
 }
 
 #[test]
