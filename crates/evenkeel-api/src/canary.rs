@@ -440,7 +440,10 @@ pub struct RunStatus {
     pub outcome: Option<String>,
     /// Events that event webhooks have not been told yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub untold: Vec<UntoldEvent>,
+    pub pending_events: Vec<PendingEvent>,
+    /// The former name of `pendingEvents`. Read once, and written never.
+    #[serde(default, skip_serializing)]
+    pub untold: Vec<PendingEvent>,
 }
 
 /// Why and since when a version is being rolled back.
@@ -456,7 +459,7 @@ pub struct RollbackStatus {
 /// An event on its way to event webhooks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct UntoldEvent {
+pub struct PendingEvent {
     /// `Normal` or `Warning`.
     pub kind: String,
     /// Its text.

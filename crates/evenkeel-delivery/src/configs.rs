@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use evenkeel_api::{GroupKind, Key, Obj};
 use serde_json::{Value, json};
 
-use crate::{diff, workload::Workload};
+use crate::diff;
 
 /// Secret types that are copied; others belong to somebody else (tokens, registries).
 const SECRET_TYPES: [&str; 5] =
@@ -16,10 +16,10 @@ const OPT_OUT: &str = "flagger.app/config-tracking";
 /// What its copy is called.
 const SUFFIX: &str = "-primary";
 
-/// The configs that `target` names.
-pub(crate) fn named_by(target: &Workload, namespace: &str) -> Vec<Key> {
+/// The configs that a pod template names.
+pub(crate) fn named_by(template: &Value, namespace: &str) -> Vec<Key> {
     let mut keys = Vec::new();
-    let mut template = target.template().clone();
+    let mut template = template.clone();
     visit(&mut template, &mut |kind, name| {
         let key = Key::new(GroupKind::new("", kind), namespace, name);
         if !keys.contains(&key) {
@@ -41,8 +41,8 @@ pub(crate) fn is_tracked(config: &Obj) -> bool {
     config.annotation(OPT_OUT) != Some("disabled") && SECRET_TYPES.contains(&kind)
 }
 
-/// `configmap/NAME` and `secret/NAME`, each with a mark of its content.
-pub(crate) fn marks(configs: &BTreeMap<Key, Arc<Obj>>) -> BTreeMap<String, String> {
+/// `configmap/NAME` and `secret/NAME`, each with a hash of its content.
+pub(crate) fn hashes(configs: &BTreeMap<Key, Arc<Obj>>) -> BTreeMap<String, String> {
     let content =
         |config: &Obj| json!([config.json().get("data"), config.json().get("binaryData")]);
     configs
@@ -50,7 +50,7 @@ pub(crate) fn marks(configs: &BTreeMap<Key, Arc<Obj>>) -> BTreeMap<String, Strin
         .filter(|(_, config)| is_tracked(config))
         .map(|(key, config)| {
             let name = format!("{}/{}", key.kind.kind.to_lowercase(), key.name);
-            (name, diff::mark(&content(config)))
+            (name, diff::hash(&content(config)))
         })
         .collect()
 }
@@ -70,9 +70,9 @@ pub(crate) fn copy(config: &Obj, owner: &Value) -> Value {
 }
 
 /// Points a template's references to the copies, where there are copies.
-pub(crate) fn rename(template: &mut Value, marks: &BTreeMap<String, String>) {
+pub(crate) fn rename(template: &mut Value, hashes: &BTreeMap<String, String>) {
     visit(template, &mut |kind, name| {
-        let copied = marks.contains_key(&format!("{}/{name}", kind.to_lowercase()));
+        let copied = hashes.contains_key(&format!("{}/{name}", kind.to_lowercase()));
         copied.then(|| format!("{name}{SUFFIX}"))
     });
 }

@@ -63,8 +63,8 @@ pub(crate) fn canonical(value: &Value) -> String {
     }
 }
 
-/// A short, opaque, stable mark of a value.
-pub(crate) fn mark(value: &Value) -> String {
+/// A short, opaque, stable name of a value's content.
+pub(crate) fn hash(value: &Value) -> String {
     format!("{:016x}", evenkeel_base::stable_hash(canonical(value).as_bytes()))
 }
 
@@ -86,8 +86,8 @@ mod tests {
     fn the_order_of_fields_makes_no_difference() {
         let (a, b) =
             (json!({"x": 1, "y": [{"p": 1, "q": null}]}), json!({"y": [{"p": 1}], "x": 1}));
-        assert_eq!(mark(&a), mark(&b));
-        assert_ne!(mark(&a), mark(&json!({"y": [{"p": 2}], "x": 1})));
+        assert_eq!(hash(&a), hash(&b));
+        assert_ne!(hash(&a), hash(&json!({"y": [{"p": 2}], "x": 1})));
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use evenkeel_api::{
     ConditionUpdate, Obj,
-    canary::{CanaryStatus, Phase, RollbackStatus, RunStatus, UntoldEvent},
+    canary::{CanaryStatus, PendingEvent, Phase, RollbackStatus, RunStatus},
     set_condition,
 };
 use evenkeel_control::{Action, EventNote, EventType, Plan};
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Events kept for event webhooks that do not keep up.
-const UNTOLD_MAX: usize = 16;
+const PENDING_EVENTS_MAX: usize = 16;
 
 /// How loud an alert is, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,8 +61,7 @@ pub(crate) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// A plan that changes nothing so far.
     pub(crate) fn new(view: &'a CanaryView) -> Self {
-        let status = view.status();
-        let run = status.evenkeel.clone().unwrap_or_default();
+        let (status, run) = (view.status.clone(), view.run.clone());
         let (spec, budget) = (Trouble::Unknown, Trouble::Unknown);
         Self { view, plan: Plan::default(), status, run, spec, budget }
     }
@@ -141,11 +140,11 @@ impl<'a> Draft<'a> {
     fn tell(&mut self, kind: EventType, message: String) -> &mut Self {
         let spec = &self.view.canary.spec;
         if spec.analysis.webhooks.iter().any(|hook| hook.kind.as_deref() == Some("event")) {
-            if self.run.untold.len() == UNTOLD_MAX {
-                self.run.untold.remove(0);
+            if self.run.pending_events.len() == PENDING_EVENTS_MAX {
+                self.run.pending_events.remove(0);
             }
             let (kind, at) = (kind.as_str().to_owned(), self.view.now);
-            self.run.untold.push(UntoldEvent { kind, message: message.clone(), at });
+            self.run.pending_events.push(PendingEvent { kind, message: message.clone(), at });
         }
         self.record(kind, message)
     }
@@ -220,9 +219,9 @@ impl<'a> Draft<'a> {
 
     /// The plan, with the difference between the old and the new status.
     pub(crate) fn done(mut self, reason: &'static str) -> Plan {
-        let old = self.view.status();
+        let old = &self.view.status;
         let shown = |s: &CanaryStatus| (s.phase, s.canary_weight, s.failed_checks, s.iterations);
-        if shown(&old) != shown(&self.status) {
+        if shown(old) != shown(&self.status) {
             self.status.last_transition_time = Some(Time(self.view.now));
         }
         self.conditions();

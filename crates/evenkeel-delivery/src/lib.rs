@@ -23,21 +23,31 @@
 //! autoscalers, A/B matching, mirroring, session affinity: those are refused by name.
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
 
-mod checks;
-mod configs;
+mod view;
+
 mod decide;
-mod diff;
+
+mod context;
 mod draft;
 mod finish;
 mod hooks;
 mod init;
-mod observe;
+mod objects;
+mod ramp;
 mod revert;
-mod rules;
+mod rollback;
 mod run;
+mod start;
+
+mod checks;
+mod configs;
+mod diff;
+mod rules;
 mod services;
-mod view;
+mod time;
 mod workload;
+
+mod observe;
 
 pub mod loadtester;
 pub mod reasons;

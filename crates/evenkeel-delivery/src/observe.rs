@@ -12,9 +12,7 @@ use evenkeel_control::{ListQuery, ObserveError, Ports, StoreError};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service, discovery::v1::EndpointSlice};
 
 use crate::{
-    CanaryView, Settings, configs,
-    decide::{Need, advance},
-    view::RouteSeen,
+    CanaryView, Settings, configs, context::Need, decide::advance, view::RouteSeen,
     workload::Workload,
 };
 
@@ -32,7 +30,7 @@ pub(crate) async fn observe(
     let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
     let mut view = CanaryView::new(obj, settings, ports.clock.now())?;
     let names = view.names.clone();
-    view.elder = elder(&view, ports).await?;
+    view.conflicting_canary = conflicting_canary(&view, ports).await?;
     if let Some(target) = ports.read.get(&key.sibling::<Deployment>(&names.target)).await? {
         view.target = Some(Workload::of(target)?);
     }
@@ -57,7 +55,10 @@ pub(crate) async fn observe(
 }
 
 /// An older Canary with the same target in the same namespace; the name decides between equals.
-async fn elder(view: &CanaryView, ports: &Ports) -> Result<Option<String>, StoreError> {
+async fn conflicting_canary(
+    view: &CanaryView,
+    ports: &Ports,
+) -> Result<Option<String>, StoreError> {
     let query = ListQuery::all(GroupKind::of::<Canary>()).within(view.obj.namespace());
     let age = |obj: &Obj| {
         let created = obj.meta().creation_timestamp.as_ref().map(|time| time.0);
@@ -65,7 +66,7 @@ async fn elder(view: &CanaryView, ports: &Ports) -> Result<Option<String>, Store
     };
     let mine = age(&view.obj);
     let rivals = ports.read.list(&query).await?.items;
-    let elder = rivals.iter().find(|rival| {
+    let older = rivals.iter().find(|rival| {
         rival.uid() != view.obj.uid()
             && !rival.is_deleting()
             && age(rival) < mine
@@ -73,7 +74,7 @@ async fn elder(view: &CanaryView, ports: &Ports) -> Result<Option<String>, Store
                 .get::<Canary>()
                 .is_ok_and(|rival| rival.spec.target_ref == view.canary.spec.target_ref)
     });
-    Ok(elder.map(|elder| elder.key().to_string()))
+    Ok(older.map(|older| older.key().to_string()))
 }
 
 /// Names of the ready pods behind each of the three Services.
@@ -134,7 +135,7 @@ async fn gateways(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError
 
 async fn tracked(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError> {
     let Some(target) = &view.target else { return Ok(()) };
-    for key in configs::named_by(target, view.obj.namespace()) {
+    for key in configs::named_by(target.template(), view.obj.namespace()) {
         // What is missing is the pod's business to complain about.
         let Some(config) = ports.read.get(&key).await? else { continue };
         let copy = configs::copy_of(&key);
@@ -143,6 +144,7 @@ async fn tracked(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError>
         }
         view.configs.insert(key, config);
     }
+    view.config_hashes = configs::hashes(&view.configs);
     Ok(())
 }
 

@@ -74,8 +74,8 @@ pub(crate) fn service(
         Role::Primary => (&names.primary, &spec.service.primary),
         Role::Canary => (&names.canary, &spec.service.canary),
     };
-    let (label, value) = target.selector().unwrap_or(("app", names.target.clone()));
-    let selected = if role == Role::Canary { value } else { format!("{value}-primary") };
+    let (label, value) = target.selector().unwrap_or(("app", &names.target));
+    let selected = if role == Role::Canary { value.to_owned() } else { format!("{value}-primary") };
     let mut service = json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": name, "namespace": names.namespace},
         "spec": {"selector": {label: selected}, "ports": ports(spec, target)}});

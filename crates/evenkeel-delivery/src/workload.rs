@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Map, Value, json};
 
-use crate::{configs, diff};
+use crate::{configs, diff, time::elapsed};
 
 /// Labels that may carry the workload's name, in Flagger's order.
 const SELECTOR_LABELS: [&str; 3] = ["app", "name", "app.kubernetes.io/name"];
@@ -24,6 +24,8 @@ const FLAGGER_ID: &str = "flagger-id";
 #[derive(Debug, Clone)]
 pub(crate) struct Workload {
     pub(crate) obj: Arc<Obj>,
+    /// Opaque name of the pod template; the same template has the same name everywhere.
+    pub(crate) revision: String,
     deployment: Arc<Deployment>,
 }
 
@@ -41,7 +43,9 @@ pub(crate) enum Readiness {
 impl Workload {
     pub(crate) fn of(obj: Arc<Obj>) -> Result<Self, ObjError> {
         let deployment = obj.get::<Deployment>()?;
-        Ok(Self { obj, deployment })
+        let template = obj.json().pointer("/spec/template").unwrap_or(&Value::Null);
+        let revision = format!("{REVISION_PREFIX}{}", diff::hash(template));
+        Ok(Self { obj, revision, deployment })
     }
 
     pub(crate) fn replicas(&self) -> i32 {
@@ -59,15 +63,10 @@ impl Workload {
         self.obj.json().pointer("/spec/template").unwrap_or(&NONE)
     }
 
-    /// Opaque name of the pod template; the same template has the same name everywhere.
-    pub(crate) fn revision(&self) -> String {
-        format!("{REVISION_PREFIX}{}", diff::mark(self.template()))
-    }
-
     /// The label that carries the workload's name, and its value.
-    pub(crate) fn selector(&self) -> Option<(&'static str, String)> {
+    pub(crate) fn selector(&self) -> Option<(&'static str, &str)> {
         let labels = self.deployment.spec.as_ref()?.selector.match_labels.as_ref()?;
-        SELECTOR_LABELS.iter().find_map(|name| Some((*name, labels.get(*name)?.clone())))
+        SELECTOR_LABELS.iter().find_map(|name| Some((*name, labels.get(*name)?.as_str())))
     }
 
     /// How many replicas must be available at `pct` percent.
@@ -115,11 +114,6 @@ impl Workload {
     }
 }
 
-/// Time from `since` to `now`; a clock that stepped back counts as none.
-pub(crate) fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(since)).unwrap_or_default()
-}
-
 /// Whether a revision in a status is one of ours.
 pub(crate) fn is_ours(revision: &str) -> bool {
     revision.starts_with(REVISION_PREFIX)
@@ -133,7 +127,7 @@ pub(crate) struct Rewrite<'a> {
     pub(crate) label: &'a str,
     /// Its value on the target.
     pub(crate) value: &'a str,
-    /// Its configs that have copies, with marks of their content.
+    /// Its configs that have copies, with hashes of their content.
     pub(crate) configs: &'a BTreeMap<String, String>,
 }
 
@@ -149,11 +143,11 @@ impl Rewrite<'_> {
         configs::rename(&mut template, self.configs);
         let primary = self.primary_value();
         set(&mut template, &["metadata", "labels", self.label], primary.clone().into());
-        let revision = target.revision();
-        set(&mut template, &["metadata", "annotations", REVISION_ANNOTATION], revision.into());
+        let revision = target.revision.as_str().into();
+        set(&mut template, &["metadata", "annotations", REVISION_ANNOTATION], revision);
         if !self.configs.is_empty() {
-            let mark = diff::mark(&json!(self.configs)).into();
-            set(&mut template, &["metadata", "annotations", CONFIGS_ANNOTATION], mark);
+            let hash = diff::hash(&json!(self.configs)).into();
+            set(&mut template, &["metadata", "annotations", CONFIGS_ANNOTATION], hash);
         }
         let terms = [
             "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution",

@@ -147,3 +147,24 @@ fn event_webhooks_hear_every_event_in_order_and_hold_nothing_up() {
     Promotion completed! Scaling down api-service.shop
     ");
 }
+
+#[test]
+fn events_noted_under_the_former_name_are_told_all_the_same() {
+    let hook = json!({"name": "pager", "type": "event", "url": "http://pager/"});
+    let mut world = initialized(with(&json!({"analysis": {"webhooks": [hook]}})));
+    answer(&world, &[("pager", 200)]);
+    world.run_for(minutes(1));
+    world.kill();
+    world.calls.lock().unwrap().clear();
+    world.store.change(&Key::of::<Canary>(NS, "api-service"), |body| {
+        body["status"]["evenkeel"]["untold"] = json!([{"kind": "Normal", "message": "an old one",
+            "at": "2023-11-14T22:13:20Z"}]);
+    });
+    world.boot();
+    world.run_for(minutes(1));
+    let calls = world.calls.lock().unwrap();
+    let told: Vec<_> = calls.iter().map(|call| &call.body["metadata"]["eventMessage"]).collect();
+    assert_eq!(told, ["an old one"]);
+    let status = world.canary().json()["status"]["evenkeel"].clone();
+    assert_eq!((&status["untold"], &status["pendingEvents"]), (&Value::Null, &Value::Null));
+}

@@ -1,0 +1,216 @@
+//! A Canary that can be acted on, and the questions that every phase asks of it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use evenkeel_api::{
+    Key,
+    canary::{CanaryStatus, Phase, RunStatus},
+    httproute::HttpRoute,
+};
+use evenkeel_control::{Action, Plan, RouteWeight};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{
+    CanaryView,
+    draft::Draft,
+    reasons,
+    rules::{HookKind, Rules},
+    services,
+    time::{elapsed, later},
+    workload::{Readiness, Rewrite, Workload},
+};
+
+/// What a workload without replicas waits for.
+const NO_REPLICAS: &str = "replicas: it has none; scale it up";
+
+/// Something the view does not hold, without which nothing can be decided.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Need {
+    /// The answer to this query.
+    Answer(String),
+    /// The reply to the webhook call of this identity.
+    Reply(String),
+}
+
+/// What keeps a Canary from being acted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Obstacle {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// A Canary that can be acted on: everything that deciding takes for granted.
+pub(crate) struct Context<'a> {
+    pub(crate) view: &'a CanaryView,
+    pub(crate) rules: &'a Rules,
+    pub(crate) target: &'a Workload,
+    pub(crate) label: &'static str,
+    pub(crate) value: &'a str,
+    /// The target as it is now.
+    pub(crate) revision: &'a str,
+    /// Its configs as they are now.
+    pub(crate) config_hashes: &'a BTreeMap<String, String>,
+    pub(crate) owner: &'a Value,
+    pub(crate) status: &'a CanaryStatus,
+    pub(crate) run: &'a RunStatus,
+}
+
+impl<'a> Context<'a> {
+    /// **Errors**: what must be mended first.
+    pub(crate) fn of(view: &'a CanaryView) -> Result<Self, Obstacle> {
+        let names = &view.names;
+        let obstacle = |reason, message| Err(Obstacle { reason, message });
+        if let Some(rival) = &view.conflicting_canary {
+            let message = format!(
+                "{rival} has the same spec.targetRef (Deployment/{}) and is older: delete one of \
+                 the two",
+                names.target
+            );
+            return obstacle(reasons::DUPLICATE_TARGET, message);
+        }
+        let rules = match &view.rules {
+            Ok(rules) => rules,
+            Err(error) => return obstacle(reasons::INVALID_SPEC, error.to_string()),
+        };
+        let Some(target) = &view.target else {
+            let message = format!(
+                "Deployment/{}/{} is not there: create it, or correct spec.targetRef.name",
+                names.namespace, names.target
+            );
+            return obstacle(reasons::TARGET_MISSING, message);
+        };
+        let Some((label, value)) = target.selector() else {
+            let message = format!(
+                "Deployment/{}/{} has none of the labels app, name, app.kubernetes.io/name in \
+                 spec.selector.matchLabels: add one",
+                names.namespace, names.target
+            );
+            return obstacle(reasons::INVALID_SPEC, message);
+        };
+        Ok(Self {
+            view,
+            rules,
+            target,
+            label,
+            value,
+            revision: &target.revision,
+            config_hashes: &view.config_hashes,
+            owner: &view.owner,
+            status: &view.status,
+            run: &view.run,
+        })
+    }
+
+    /// Whether the target is something that neither runs nor failed.
+    pub(crate) fn changed(&self) -> bool {
+        let status = self.status;
+        status.last_applied_spec.is_empty()
+            || (self.revision != status.last_applied_spec
+                && self.revision != status.last_promoted_spec)
+            || self.configs_changed()
+    }
+
+    pub(crate) fn configs_changed(&self) -> bool {
+        self.status.tracked_configs.clone().unwrap_or_default() != *self.config_hashes
+    }
+
+    /// Whether a version is being judged.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.status.phase, Phase::Progressing | Phase::WaitingPromotion)
+    }
+
+    /// A plan that says nothing yet but that the spec can be acted on.
+    pub(crate) fn draft(&self) -> Draft<'_> {
+        Draft::new(self.view).accepted()
+    }
+
+    /// Nothing to do but to let time pass; what was waited for until now has come.
+    pub(crate) fn wait(&self, reason: &'static str, left: Duration) -> Plan {
+        let mut draft = self.draft();
+        if self.run.waiting_since.is_none() {
+            draft.run.note = None;
+        }
+        draft.wake(left);
+        draft.done(reason)
+    }
+
+    /// Time until the present tick is due; `None` when it is.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        Some(elapsed(self.view.now, self.due_at())).filter(|left| !left.is_zero())
+    }
+
+    /// When the present tick is due.
+    pub(crate) fn due_at(&self) -> Timestamp {
+        let since = [self.run.ticked_at, self.run.confirmed_at].into_iter().flatten().max();
+        since.map_or(self.view.now, |since| later(since, self.rules.interval))
+    }
+
+    /// The canary's share as the route has it.
+    pub(crate) fn pct(&self) -> i32 {
+        let route = self.view.route.as_ref();
+        route.map_or(0, |seen| services::canary_pct(&seen.route, &self.view.names))
+    }
+
+    /// Whether the gateway routes by the route as it stands, as far as that matters.
+    pub(crate) fn confirmed(&self) -> bool {
+        let route = self.view.route.as_ref();
+        !self.view.settings.confirm
+            || route.is_some_and(|seen| services::is_confirmed(&seen.obj, &seen.route))
+    }
+
+    pub(crate) fn set_weight(&self, canary_pct: i32) -> Action {
+        let share = |backend: &str, weight| RouteWeight { backend: backend.to_owned(), weight };
+        let names = &self.view.names;
+        Action::SetWeights {
+            route: self.route_key(),
+            weights: vec![
+                share(&names.primary, 100 - canary_pct),
+                share(&names.canary, canary_pct),
+            ],
+        }
+    }
+
+    pub(crate) fn scale_target(&self, replicas: i32) -> Action {
+        Action::Scale { key: self.target.obj.key().clone(), replicas }
+    }
+
+    pub(crate) fn route_key(&self) -> Key {
+        self.view.obj.key().sibling::<HttpRoute>(&self.view.names.apex)
+    }
+
+    pub(crate) fn primary_readiness(&self, primary: &Workload) -> Readiness {
+        if primary.replicas() == 0 {
+            return Readiness::Pending(NO_REPLICAS.to_owned());
+        }
+        let rules = self.rules;
+        primary.readiness(rules.primary_ready_pct, rules.deadline, self.view.now)
+    }
+
+    pub(crate) fn canary_readiness(&self) -> Readiness {
+        if self.target.replicas() == 0 {
+            return Readiness::Pending(NO_REPLICAS.to_owned());
+        }
+        let rules = self.rules;
+        self.target.readiness(rules.canary_ready_pct, rules.deadline, self.view.now)
+    }
+
+    /// Whether as many ready pods as needed stand behind a Service, as the gateway sees it.
+    pub(crate) fn reachable(&self, service: &str, needed: i32) -> bool {
+        let needed = usize::try_from(needed.max(1)).unwrap_or_default();
+        !self.view.settings.confirm || self.view.ready_behind(service) >= needed
+    }
+
+    pub(crate) fn rewrite(&self) -> Rewrite<'_> {
+        Rewrite {
+            primary: &self.view.names.target_primary,
+            label: self.label,
+            value: self.value,
+            configs: self.config_hashes,
+        }
+    }
+
+    pub(crate) fn has_after_hooks(&self) -> bool {
+        self.rules.hooks(HookKind::PostRollout).next().is_some()
+    }
+}

@@ -1,0 +1,164 @@
+//! From rest to the first plan of a run: what is new, and whether it may start.
+
+use std::time::Duration;
+
+use evenkeel_api::canary::Phase;
+use evenkeel_control::Plan;
+
+use crate::{
+    context::{Context, Need},
+    draft::{Draft, Severity},
+    finish,
+    hooks::{self, Approval},
+    reasons,
+    rules::HookKind,
+    time::elapsed,
+    workload::{Readiness, Workload},
+};
+
+/// Pause before something that no watch reports is looked for again (a Gateway, an older Canary).
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Longest wait for an approval before the version is given up: a forgotten gate must not keep a
+/// half-released version for ever.
+pub(crate) const APPROVAL_WAIT_MAX: Duration = Duration::from_hours(24);
+
+/// No run under way: is there a new version?
+pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need> {
+    if ctx.run.after_hooks_due {
+        return finish::tell_end(ctx);
+    }
+    let reverted = ctx.revision == ctx.status.last_promoted_spec
+        && ctx.revision != ctx.status.last_applied_spec
+        && ctx.status.phase != Phase::Waiting;
+    if reverted {
+        // So that the version that failed, tried once more, is new again.
+        let mut draft = ctx.draft();
+        ctx.revision.clone_into(&mut draft.status.last_applied_spec);
+        return Ok(draft.done(reasons::NOTHING_NEW));
+    }
+    if ctx.changed() {
+        return start(ctx, primary);
+    }
+    let mut draft = ctx.draft();
+    if ctx.status.phase == Phase::Waiting {
+        // The version that waited for leave was taken back.
+        draft.phase(Phase::Initialized);
+        draft.run.waiting_since = None;
+    }
+    draft.budget_allows().run.note = None;
+    if !ctx.view.gateways_missing.is_empty() {
+        draft.wake(LOOK_AGAIN);
+    }
+    Ok(draft.done(reasons::NOTHING_NEW))
+}
+
+/// A new version was seen: leave is asked for, then the canary is started.
+pub(crate) fn start(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need> {
+    let waiting = ctx.status.phase == Phase::Waiting;
+    if let Some(wait) = ctx.time_left().filter(|_| waiting) {
+        return Ok(ctx.wait(reasons::APPROVAL_PENDING, wait));
+    }
+    let full = ctx.view.names.full();
+    if let Some(plan) = held_by_budget(ctx) {
+        return Ok(plan);
+    }
+    let mut draft = ctx.draft();
+    if waiting {
+        match hooks::rollback_wanted(ctx, Phase::Waiting)? {
+            Some(Approval::Ask(call)) => return Ok(hooks::ask(ctx, call)),
+            Some(_) => return Ok(give_up(ctx, "manual webhook invoked")),
+            None => {}
+        }
+    }
+    match hooks::approval(ctx, HookKind::ConfirmRollout, ctx.status.phase)? {
+        Approval::Given => {}
+        Approval::Ask(call) => return Ok(hooks::ask(ctx, call)),
+        Approval::Withheld(name, _) => {
+            let since = ctx.run.waiting_since.filter(|_| waiting).unwrap_or(ctx.view.now);
+            if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
+                return Ok(give_up(ctx, "nobody approved it in time"));
+            }
+            if !waiting {
+                let text = format!("Halt {full} advancement waiting for approval {name}");
+                draft.alert(Severity::Warn, &text).warning(text);
+            }
+            draft.budget_allows();
+            draft.phase(Phase::Waiting).tick().wake(ctx.rules.interval);
+            draft.run.waiting_since = Some(since);
+            return Ok(draft.done(reasons::APPROVAL_PENDING));
+        }
+    }
+    if ctx.target.replicas() == 0 {
+        let replicas = primary.replicas().max(1);
+        draft.act_if_unchanged(ctx.scale_target(replicas), &ctx.target.obj);
+    }
+    if ctx.pct() != 0
+        && primary.available() > 0
+        && ctx.primary_readiness(primary) == Readiness::Ready
+    {
+        draft.act(ctx.set_weight(0)).weight(0);
+    } else {
+        draft.weight(ctx.pct());
+    }
+    begin_run(ctx, &mut draft);
+    let message = format!("New revision detected! Scaling up {full}");
+    draft.alert(Severity::Info, &message);
+    draft.event(message).wake(ctx.rules.interval);
+    Ok(draft.done(reasons::NEW_REVISION))
+}
+
+/// The error budget does not allow a new version now, or nobody knows whether it does.
+fn held_by_budget(ctx: &Context<'_>) -> Option<Plan> {
+    let budget = ctx.status.error_budget.as_ref()?;
+    let now_s = ctx.view.now.as_second();
+    let (reason, why) = if !budget.permission.goes_ahead() {
+        (budget.reason.as_str(), format!("{}: {}", budget.slo, budget.message))
+    } else if !budget.goes_ahead(now_s) {
+        let age = now_s.saturating_sub(budget.observed_at);
+        let why = format!(
+            "{}: its error budget was last looked at {age} s ago; see that the SLO controller \
+             runs",
+            budget.slo
+        );
+        (reasons::BUDGET_NOT_LOOKED_AT, why)
+    } else {
+        return None;
+    };
+    let mut draft = ctx.draft();
+    draft.held(reason, format!("Halt {} advancement {why}", ctx.view.names.full()));
+    draft.phase(Phase::Waiting).tick().wake(ctx.rules.interval);
+    Some(draft.done(reasons::BUDGET_PENDING))
+}
+
+/// The version that waits for leave will not get it.
+fn give_up(ctx: &Context<'_>, cause: &str) -> Plan {
+    let mut draft = ctx.draft();
+    let message = format!("Rolling back {} {cause}", ctx.view.names.full());
+    draft.alert(Severity::Error, &message).warning(message);
+    begin_run(ctx, &mut draft);
+    draft.phase(Phase::Failed);
+    draft.run.outcome = Some(format!("Canary analysis was not started: {cause}."));
+    draft.run.after_hooks_due = ctx.has_after_hooks();
+    draft.done(reasons::ROLLED_BACK)
+}
+
+/// The run is about the target as it is now, and starts from nothing.
+pub(crate) fn begin_run(ctx: &Context<'_>, draft: &mut Draft<'_>) {
+    draft.budget_allows().phase(Phase::Progressing).tick();
+    draft.status.failed_checks = 0;
+    draft.run.failed_check = None;
+    draft.run.outcome = None;
+    draft.status.iterations = 0;
+    ctx.revision.clone_into(&mut draft.status.last_applied_spec);
+    draft.status.tracked_configs =
+        (!ctx.config_hashes.is_empty()).then(|| ctx.config_hashes.clone());
+    draft.run.started_at = Some(ctx.view.now);
+    draft.run.waiting_since = None;
+    draft.run.rollback_seconds = None;
+    draft.run.data_missing_since = None;
+    // Requests on their way to the version before end at the latest when the gateway confirms
+    // the first weight of this one, whose pods are then the only ones.
+    let quiet = ctx.pct() == 0 && ctx.status.canary_weight == 0;
+    draft.run.clean_since =
+        ctx.run.clean_since.or(Some(ctx.view.now)).filter(|_| quiet && !ctx.is_running());
+}
