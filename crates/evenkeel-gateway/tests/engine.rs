@@ -10,7 +10,7 @@ use std::time::Duration;
 use evenkeel_gateway::engine::{
     Answer, Attempted, Backend, Connection, End, Endpoint, EndpointState, Engine, Filters,
     Listener, Match, Meta, Outcome, PathChange, PathMatch, Pattern, Pool, PoolKey, Redirect,
-    Request, Rewrite, Rule, SmoothWeights, Snapshot, Step, Surroundings, Switches, TextMatch,
+    Request, Rewrite, Rule, Section, SmoothWeights, Snapshot, Step, Surroundings, Switches, TextMatch,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use insta::assert_snapshot;
@@ -393,6 +393,50 @@ fn host_names_queries_and_patterns_choose() {
     assert_eq!(to("q.org", "/?animal=dolphin&animal=whale"), "Answer(NotFound)");
     assert_eq!(to("q.org", "/v12/items"), "4");
     assert_eq!(to("q.org", "/v/items"), "Answer(NotFound)");
+}
+
+#[test]
+fn a_rule_ranks_by_the_name_that_the_request_bears() {
+    let mut engine = with_rules(vec![
+        rule(0, &["exact.shop.test", "*.test"], &["^ /"]),
+        rule(1, &["*.api.test"], &["^ /"]),
+        rule(2, &[], &["= /any"]),
+    ]);
+    let mut to = |host, target| route(&mut engine, "GET", host, target, &[]);
+    assert_eq!(to("exact.shop.test", "/"), "0");
+    assert_eq!(to("foo.api.test", "/"), "1", "the longer wildcard, whatever else its rival is called");
+    assert_eq!(to("api.test", "/"), "0");
+    assert_eq!(to("a.b.api.test", "/"), "1");
+    assert_eq!(to("foo.org", "/any"), "2");
+    assert_eq!(to("foo.org", "/"), "Answer(NotFound)");
+    // Within a host, rules that do not match leave room for less specific names.
+    assert_eq!(to("foo.api.test", "/any"), "1");
+}
+
+/// The Gateway API's conformance test of listener isolation: four listeners on one port, each with a
+/// route for a path of its own.
+#[test]
+fn a_request_belongs_to_the_most_specific_listener_alone() {
+    let names = [None, Some("*.example.com"), Some("*.foo.example.com"), Some("abc.foo.example.com")];
+    let paths = ["= /empty", "= /wild", "= /foo", "= /abc"];
+    let pools = (0..4).zip(paths).map(|(pool, path)| rule(pool, &[], &[path]));
+    let sections = names.iter().zip(pools).map(|(name, rule)| Section {
+        hostname: name.map(str::to_owned),
+        rules: vec![rule],
+    });
+    let mut configuration = ready(&[(1, 1); 4]);
+    let listener = Listener::of_sections("shop", "edge", sections.collect());
+    configuration.listeners.insert(LISTEN, listener);
+    let mut engine = engine(configuration);
+    let mut hits = |host: &str| {
+        let paths = ["/empty", "/wild", "/foo", "/abc"];
+        paths.map(|path| route(&mut engine, "GET", host, path, &[])).join(" ")
+    };
+    let no = "Answer(NotFound)";
+    assert_eq!(hits("bar.com"), format!("0 {no} {no} {no}"));
+    assert_eq!(hits("bar.example.com"), format!("{no} 1 {no} {no}"));
+    assert_eq!(hits("bar.foo.example.com:80"), format!("{no} {no} 2 {no}"));
+    assert_eq!(hits("ABC.foo.example.com"), format!("{no} {no} {no} 3"));
 }
 
 #[test]

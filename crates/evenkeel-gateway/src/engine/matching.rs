@@ -123,31 +123,71 @@ fn query_holds(name: &str, want: &TextMatch, query: Option<&str>) -> bool {
 }
 
 /// Sort key of one match: smaller is asked first.
-pub(super) type Rank =
-    (HostRank, Reverse<u8>, Reverse<usize>, Reverse<bool>, Reverse<usize>, Reverse<usize>);
+type Rank = (HostRank, Reverse<u8>, Reverse<usize>, Reverse<bool>, Reverse<usize>, Reverse<usize>);
 
 /// Exact host names first, then the longest wildcard, then none.
 type HostRank = (Reverse<u8>, Reverse<usize>);
 
-/// Every (rule, match) in the order in which they are tried.
-pub(super) fn order(rules: &[Rule]) -> Vec<(Rank, u16, u16)> {
-    let everything = [Match::default()];
-    let mut order = Vec::new();
-    for (rule_index, rule) in (0_u16..).zip(rules) {
-        let matches = if rule.matches.is_empty() { &everything[..] } else { &rule.matches };
-        // A rule with several host names ranks by its most specific one; `find` checks the name.
-        let host = rule.hostnames.iter().map(|name| host_rank(name)).min();
-        let host = host.unwrap_or((Reverse(0), Reverse(0)));
-        for (match_index, one) in (0_u16..).zip(matches) {
-            order.push((rank(host, one), rule_index, match_index));
-        }
-    }
-    order.sort_by_key(|a| a.0);
-    order
+/// One match of a rule under one of its host names.
+#[derive(Debug, Clone, PartialEq)]
+struct Candidate {
+    rank: Rank,
+    rule: u16,
+    one: u16,
+    /// Position of the host name; `None` is a rule for any.
+    host: Option<u16>,
 }
 
-fn host_rank(name: &str) -> HostRank {
-    (Reverse(if name.starts_with("*.") { 1 } else { 2 }), Reverse(name.len()))
+/// The rules behind one listener of a Gateway (or behind a Service), in the order they are tried.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Section {
+    /// What it serves; `None` is every host.
+    hostname: Option<String>,
+    order: Vec<Candidate>,
+}
+
+impl Section {
+    /// `rules` with their positions in the listener.
+    pub(super) fn new<'a>(
+        hostname: Option<String>,
+        rules: impl Iterator<Item = (u16, &'a Rule)>,
+    ) -> Self {
+        let everything = [Match::default()];
+        let mut order = Vec::new();
+        for (rule_index, rule) in rules {
+            let matches = if rule.matches.is_empty() { &everything[..] } else { &rule.matches };
+            for (match_index, one) in (0_u16..).zip(matches) {
+                let candidate = |name: Option<&String>, host| Candidate {
+                    rank: rank(host_rank(name.map(String::as_str)), one),
+                    rule: rule_index,
+                    one: match_index,
+                    host,
+                };
+                // Once per name: a rule counts by the name that the request bears, not by its
+                // best one.
+                if rule.hostnames.is_empty() {
+                    order.push(candidate(None, None));
+                }
+                let names = (0_u16..).zip(&rule.hostnames);
+                order.extend(names.map(|(host, name)| candidate(Some(name), Some(host))));
+            }
+        }
+        order.sort_by_key(|candidate| candidate.rank);
+        Self { hostname, order }
+    }
+
+    /// Most specific host name first.
+    pub(super) fn precedence(&self) -> impl Ord + use<> {
+        host_rank(self.hostname.as_deref())
+    }
+}
+
+fn host_rank(name: Option<&str>) -> HostRank {
+    match name {
+        None => (Reverse(0), Reverse(0)),
+        Some(name) if name.starts_with("*.") => (Reverse(1), Reverse(name.len())),
+        Some(name) => (Reverse(2), Reverse(name.len())),
+    }
 }
 
 fn rank(host: HostRank, one: &Match) -> Rank {
@@ -169,29 +209,40 @@ fn rank(host: HostRank, one: &Match) -> Rank {
     )
 }
 
-/// The first (rule, match) that holds.
+/// The first (rule, match) that holds, in the most specific of `sections` that serves the host: what
+/// that one does not know is not looked for in the others.
 pub(super) fn find(
     rules: &[Rule],
-    order: &[(Rank, u16, u16)],
+    sections: &[Section],
     meta: &Meta<'_>,
 ) -> Option<(usize, usize)> {
-    let mut hit = order.iter().map(|(_, rule, one)| (usize::from(*rule), usize::from(*one)));
-    hit.find(|(rule_index, match_index)| {
-        let Some(rule) = rules.get(*rule_index) else { return false };
-        host_holds(&rule.hostnames, meta.host)
-            && rule.matches.get(*match_index).is_none_or(|one| one.holds(meta))
-    })
+    let host = meta.host.map(without_port);
+    let serves = |section: &&Section| {
+        section.hostname.as_deref().is_none_or(|name| host.is_some_and(|host| covers(name, host)))
+    };
+    let section = sections.iter().find(serves)?;
+    let hit = section.order.iter().find(|candidate| {
+        let Some(rule) = rules.get(usize::from(candidate.rule)) else { return false };
+        let name = candidate.host.map(|at| rule.hostnames.get(usize::from(at)));
+        let named = name.is_none_or(|name| {
+            name.zip(host).is_some_and(|(name, host)| covers(name, host))
+        });
+        named && rule.matches.get(usize::from(candidate.one)).is_none_or(|one| one.holds(meta))
+    })?;
+    Some((usize::from(hit.rule), usize::from(hit.one)))
 }
 
-fn host_holds(hostnames: &[String], host: Option<&str>) -> bool {
-    if hostnames.is_empty() {
-        return true;
+/// A `Host` without its port.
+pub(super) fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
     }
-    let Some(host) = host else { return false };
-    let host = host.rsplit_once(':').map_or(host, |(name, port)| {
-        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
-    });
-    hostnames.iter().any(|name| match name.strip_prefix('*') {
+}
+
+/// Whether `name` (`*.` at its beginning stands for any labels) means `host`.
+fn covers(name: &str, host: &str) -> bool {
+    match name.strip_prefix('*') {
         Some(suffix) => {
             let at = host.len().checked_sub(suffix.len());
             at.is_some_and(|at| {
@@ -199,5 +250,5 @@ fn host_holds(hostnames: &[String], host: Option<&str>) -> bool {
             })
         }
         None => host.eq_ignore_ascii_case(name),
-    })
+    }
 }

@@ -42,7 +42,7 @@ use retry::Budget;
 pub use retry::{IDEMPOTENCY_KEY, idempotent};
 pub use snapshot::{
     Backend, Endpoint, EndpointState, Filters, HeaderChange, Listener, PathChange, Pool, PoolKey,
-    Redirect, RetryRule, Rewrite, Rule, Snapshot,
+    Redirect, RetryRule, Rewrite, Rule, Section, Snapshot,
 };
 pub use weights::SmoothWeights;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 
 use super::endpoints::SlotId;
-use super::matching::PathMatch;
+use super::matching::{PathMatch, without_port};
 use super::retry;
 use super::snapshot::{Backend, Listener, PathChange, Redirect, Rule, Snapshot};
 
@@ -259,12 +259,5 @@ impl Request {
             status: redirect.status,
             location: format!("{scheme}://{host}{port}{path}{query}"),
         }
-    }
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
-use super::matching::{self, Match, Rank};
+use super::matching::{self, Match};
 
 /// Everything the gateway needs to know, immutable; a change is a new snapshot.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -77,15 +77,38 @@ pub struct Listener {
     /// Name of the Service or Gateway; the label `service` of client-level metrics.
     pub service: Arc<str>,
     rules: Vec<Rule>,
-    order: Vec<(Rank, u16, u16)>,
+    sections: Vec<matching::Section>,
+}
+
+/// What one listener of a Gateway serves on an address that it shares with others.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Section {
+    /// Its host name (`*.` prefix allowed); `None` is every host.
+    pub hostname: Option<String>,
+    /// Its rules.
+    pub rules: Vec<Rule>,
 }
 
 impl Listener {
     /// Sorts the matches of `rules` by the Gateway API's precedence. Among equals the order of `rules`
     /// decides: older routes first, then by namespace and name, then by position in the route.
     pub fn new(namespace: &str, service: &str, rules: Vec<Rule>) -> Self {
-        let order = matching::order(&rules);
-        Self { namespace: namespace.into(), service: service.into(), rules, order }
+        Self::of_sections(namespace, service, vec![Section { hostname: None, rules }])
+    }
+
+    /// The same for several listeners of a Gateway. A request belongs to the one with the most
+    /// specific host name, and never falls through to another.
+    pub fn of_sections(namespace: &str, service: &str, sections: Vec<Section>) -> Self {
+        let mut rules = Vec::new();
+        let mut sorted = Vec::with_capacity(sections.len());
+        for section in sections {
+            let first = rules.len();
+            rules.extend(section.rules);
+            let own = (0_u16..).zip(&rules).skip(first);
+            sorted.push(matching::Section::new(section.hostname, own));
+        }
+        sorted.sort_by_cached_key(matching::Section::precedence);
+        Self { namespace: namespace.into(), service: service.into(), rules, sections: sorted }
     }
 
     /// The rules as given.
@@ -95,7 +118,7 @@ impl Listener {
 
     /// Position of the rule for a request; `None` is a 404.
     pub(super) fn find(&self, meta: &super::Meta<'_>) -> Option<(usize, usize)> {
-        matching::find(&self.rules, &self.order, meta)
+        matching::find(&self.rules, &self.sections, meta)
     }
 }
 
