@@ -1,7 +1,7 @@
 use serde_json::Value;
 
 /// The definitions as written, one file per kind.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     ("alertproviders.yaml", include_str!("../crds/alertproviders.yaml")),
     ("breakglasses.yaml", include_str!("../crds/breakglasses.yaml")),
     ("canaries.yaml", include_str!("../crds/canaries.yaml")),
@@ -11,6 +11,7 @@ const FILES: [(&str, &str); 10] = [
     ("metrictemplates.yaml", include_str!("../crds/metrictemplates.yaml")),
     ("prometheusrules.yaml", include_str!("../crds/prometheusrules.yaml")),
     ("prometheusservicelevels.yaml", include_str!("../crds/prometheusservicelevels.yaml")),
+    ("referencegrants.yaml", include_str!("../crds/referencegrants.yaml")),
     ("slomaintenances.yaml", include_str!("../crds/slomaintenances.yaml")),
 ];
 

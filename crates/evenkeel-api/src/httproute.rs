@@ -1,4 +1,4 @@
-//! `gateway.networking.k8s.io/v1` HTTPRoute, Gateway and GatewayClass: the part evenkeel routes by.
+//! `gateway.networking.k8s.io/v1` HTTPRoute, Gateway and `ReferenceGrant`: the part evenkeel routes by.
 //!
 //! **Source**: the Gateway API's standard channel CRDs. Fields we do not act on are kept as they
 //! are in `other`, so that writing a route back never loses anything.
@@ -241,4 +241,108 @@ pub struct Listener {
     /// Everything else (tls, allowedRoutes).
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+/// Lets objects of other namespaces refer to objects of its own one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReferenceGrant {
+    /// Standard metadata.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+    /// Who may refer to what.
+    #[serde(default)]
+    pub spec: ReferenceGrantSpec,
+}
+
+// v1beta1 is the version that every release of the Gateway API serves; v1 came later, unchanged.
+crate::api_kind!(
+    ReferenceGrant,
+    "gateway.networking.k8s.io",
+    "v1beta1",
+    "ReferenceGrant",
+    "referencegrants",
+    NamespaceResourceScope
+);
+
+/// Spec of a [`ReferenceGrant`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReferenceGrantSpec {
+    /// Any of these may refer.
+    #[serde(default)]
+    pub from: Vec<GrantFrom>,
+    /// To any of these.
+    #[serde(default)]
+    pub to: Vec<GrantTo>,
+}
+
+/// Objects that may refer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantFrom {
+    /// Their group; empty for core.
+    #[serde(default)]
+    pub group: String,
+    /// Their kind.
+    pub kind: String,
+    /// Their namespace.
+    pub namespace: String,
+}
+
+/// Objects that may be referred to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantTo {
+    /// Their group; empty for core.
+    #[serde(default)]
+    pub group: String,
+    /// Their kind.
+    pub kind: String,
+    /// Their name; none means all of the kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl ReferenceGrant {
+    /// Whether it lets an `HTTPRoute` of namespace `from` refer to the Service `to` of its own one.
+    pub fn lets_route_use(&self, from: &str, to: &str) -> bool {
+        let referring = |one: &GrantFrom| {
+            one.group == "gateway.networking.k8s.io"
+                && one.kind == "HTTPRoute"
+                && one.namespace == from
+        };
+        let referred = |one: &GrantTo| {
+            one.group.is_empty()
+                && one.kind == "Service"
+                && one.name.as_deref().is_none_or(|name| name == to)
+        };
+        self.spec.from.iter().any(referring) && self.spec.to.iter().any(referred)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Gateway API's conformance test of invalid grants, one wrong field each.
+    #[test]
+    fn a_grant_counts_only_when_every_field_fits() {
+        let lets = |from: [&str; 3], to: [&str; 2], name: Option<&str>| {
+            let [group, kind, namespace] = from.map(str::to_owned);
+            let from = vec![GrantFrom { group, kind, namespace }];
+            let [group, kind] = to.map(str::to_owned);
+            let to = vec![GrantTo { group, kind, name: name.map(str::to_owned) }];
+            let spec = ReferenceGrantSpec { from, to };
+            ReferenceGrant { spec, ..ReferenceGrant::default() }.lets_route_use("infra", "web")
+        };
+        let (from, to) = (["gateway.networking.k8s.io", "HTTPRoute", "infra"], ["", "Service"]);
+        assert!(lets(from, to, Some("web")) && lets(from, to, None));
+        assert!(!lets(["other", "HTTPRoute", "infra"], to, None));
+        assert!(!lets(["gateway.networking.k8s.io", "Gateway", "infra"], to, None));
+        assert!(!lets(["gateway.networking.k8s.io", "HTTPRoute", "other"], to, None));
+        assert!(!lets(from, ["other", "Service"], None));
+        assert!(!lets(from, ["", "Secret"], None));
+        assert!(!lets(from, to, Some("app")));
+    }
 }

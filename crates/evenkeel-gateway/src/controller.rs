@@ -9,25 +9,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_api::gate::DRAINED;
-use evenkeel_api::httproute::{Gateway, HttpRoute, RouteParentStatus};
-use evenkeel_api::{ConditionUpdate, GroupKind, Key, Obj, set_condition};
+use evenkeel_api::httproute::{Gateway, HttpRoute, ReferenceGrant};
+use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_control::{
     HostPorts, ListQuery, Patch, Retry, StoreError, Subresource, WatchEvent, WriteOptions,
 };
 use futures::future::{Either, select};
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
-use crate::decide::{
-    Desired, Finding, GatewayVerdict, Leaving, ParentVerdict, RouteVerdict, decide,
-};
+use crate::decide::{Desired, GatewayVerdict, Leaving, RouteVerdict, decide};
 use crate::engine::Snapshot;
 use crate::plane::{DataPlane, Progress};
-use crate::reasons::{ACCEPTED, ADDRESS_NOT_USABLE, CONTROLLER, PROGRAMMED, RESOLVED_REFS};
+use crate::reasons::CONTROLLER;
+use crate::status;
 use crate::view::{Name, PodFacts, View};
 
 /// Changes taken together at most; a rebuild in between keeps a flood from starving traffic.
@@ -62,8 +60,10 @@ impl Followed {
             one(GroupKind::of::<Service>(), false),
             one(GroupKind::of::<EndpointSlice>(), false),
             one(GroupKind::of::<Pod>(), false),
+            one(GroupKind::of::<Namespace>(), false),
             one(GroupKind::of::<HttpRoute>(), true),
             one(GroupKind::of::<Gateway>(), true),
+            one(GroupKind::of::<ReferenceGrant>(), true),
         ]
     }
 }
@@ -91,6 +91,8 @@ impl Controller {
             slices: BTreeMap::new(),
             routes: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             pods: BTreeMap::new(),
             drain: setup.plane.switches().drain,
             gateway_address: setup.gateway_address,
@@ -187,6 +189,15 @@ impl Controller {
                         || old.metadata.generation != gateway.metadata.generation
                 })
             })
+        } else if kind.is::<ReferenceGrant>() {
+            obj.get::<ReferenceGrant>().map(|grant| {
+                let before = self.view.grants.insert(name, Arc::clone(&grant));
+                before.is_none_or(|old| old.spec != grant.spec)
+            })
+        } else if kind.is::<Namespace>() {
+            let labels = Arc::new(obj.labels().clone());
+            let before = self.view.namespaces.insert(name.1, Arc::clone(&labels));
+            Ok(before.is_none_or(|old| old != labels))
         } else {
             obj.get::<Pod>().map(|pod| {
                 let facts = PodFacts::of(obj, &pod);
@@ -211,6 +222,10 @@ impl Controller {
             self.view.routes.remove(&name).is_some()
         } else if kind.is::<Gateway>() {
             self.view.gateways.remove(&name).is_some()
+        } else if kind.is::<ReferenceGrant>() {
+            self.view.grants.remove(&name).is_some()
+        } else if kind.is::<Namespace>() {
+            self.view.namespaces.remove(&name.1).is_some()
         } else {
             self.view.pods.remove(&name).is_some()
         }
@@ -268,22 +283,9 @@ impl Controller {
     async fn report_route(&mut self, name: &Name, verdict: &RouteVerdict, now: Timestamp) {
         let key = Key::of::<HttpRoute>(&name.0, &name.1);
         let Some(route) = self.view.routes.get(name) else { return };
-        let before = route.status.clone().unwrap_or_default().parents;
-        let others = before.iter().filter(|one| one.controller_name != CONTROLLER).cloned();
-        let mut parents: Vec<RouteParentStatus> = others.collect();
-        for parent in &verdict.parents {
-            let old = before
-                .iter()
-                .find(|one| one.controller_name == CONTROLLER && one.parent_ref == parent.parent);
-            let mut conditions = old.map(|old| old.conditions.clone()).unwrap_or_default();
-            route_conditions(&mut conditions, parent, verdict.generation, now);
-            parents.push(RouteParentStatus {
-                parent_ref: parent.parent.clone(),
-                controller_name: CONTROLLER.to_owned(),
-                conditions,
-            });
-        }
-        if parents == before {
+        let before = route.status.clone().unwrap_or_default();
+        let parents = status::parents(&before, verdict, now);
+        if parents == before.parents {
             return;
         }
         if let Some(stored) = self.write_status(&key, json!({"parents": parents})).await {
@@ -295,33 +297,7 @@ impl Controller {
         let key = Key::of::<Gateway>(&name.0, &name.1);
         let Some(gateway) = self.view.gateways.get(name) else { return };
         let before = gateway.status.clone().unwrap_or_default();
-        let before_conditions = before.get("conditions").cloned().unwrap_or_else(|| json!([]));
-        let mut conditions: Vec<Condition> =
-            serde_json::from_value(before_conditions).unwrap_or_default();
-        let addresses: Vec<IpAddr> =
-            verdict.listeners.iter().filter_map(|one| Some(one.1?.ip())).collect();
-        let error = verdict.listeners.iter().find_map(|one| self.errors.get(&one.1?));
-        let programmed = match error {
-            Some(error) => Finding::bad(ADDRESS_NOT_USABLE, error.clone()),
-            None => Finding::good(PROGRAMMED),
-        };
-        for (kind, finding) in [(ACCEPTED, Finding::good(ACCEPTED)), (PROGRAMMED, programmed)] {
-            condition(&mut conditions, kind, &finding, (verdict.generation, now));
-        }
-        let address = addresses.first().map(|ip| json!([{"type": "IPAddress", "value": ip}]));
-        let listeners = verdict.listeners.iter().map(|(listener, _, routes)| {
-            json!({
-                "name": listener,
-                "attachedRoutes": routes,
-                "supportedKinds": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}],
-                "conditions": [],
-            })
-        });
-        let status = json!({
-            "addresses": address.unwrap_or_else(|| json!([])),
-            "conditions": conditions,
-            "listeners": listeners.collect::<Vec<_>>(),
-        });
+        let status = status::gateway(&before, verdict, &self.errors, now);
         if status == before {
             return;
         }
@@ -374,41 +350,4 @@ impl Controller {
             }
         }
     }
-}
-
-fn route_conditions(
-    conditions: &mut Vec<Condition>,
-    parent: &ParentVerdict,
-    generation: i64,
-    now: Timestamp,
-) {
-    let programmed = if parent.accepted.good {
-        Finding::good(PROGRAMMED)
-    } else {
-        Finding { good: false, ..parent.accepted.clone() }
-    };
-    let findings = [
-        (ACCEPTED, &parent.accepted),
-        (RESOLVED_REFS, &parent.resolved),
-        (PROGRAMMED, &programmed),
-    ];
-    for (kind, finding) in findings {
-        condition(conditions, kind, finding, (generation, now));
-    }
-}
-
-fn condition(
-    conditions: &mut Vec<Condition>,
-    kind: &str,
-    finding: &Finding,
-    (observed_generation, now): (i64, Timestamp),
-) {
-    let update = ConditionUpdate {
-        kind,
-        status: if finding.good { "True" } else { "False" },
-        reason: finding.reason,
-        message: &finding.message,
-        observed_generation,
-    };
-    set_condition(conditions, &update, now);
 }

@@ -12,7 +12,7 @@
 //! - [`decide`](fn@decide): objects to configuration; pure. [`Controller`] is the loop around it.
 //! - [`shell`]: sockets and threads. [`simulated`]: the same engines without them. [`standalone`]: a gateway without a cluster.
 //!
-//! Not here: TLS, HTTP/2, mirroring, cross-namespace references.
+//! Not here: TLS, HTTP/2, mirroring.
 
 pub mod controller;
 mod decide;
@@ -22,9 +22,12 @@ pub mod reasons;
 pub mod shell;
 pub mod simulated;
 pub mod standalone;
+mod status;
 mod view;
 
 pub use controller::{Controller, Setup};
-pub use decide::{Desired, Finding, GatewayVerdict, Leaving, ParentVerdict, RouteVerdict, decide};
+pub use decide::{
+    Desired, Finding, GatewayVerdict, Leaving, ListenerVerdict, ParentVerdict, RouteVerdict, decide,
+};
 pub use plane::{DataPlane, Lag, Progress};
 pub use view::{Name, PodFacts, View};

@@ -22,7 +22,26 @@ pub const UNSUPPORTED_VALUE: &str = "UnsupportedValue";
 pub const BACKEND_NOT_FOUND: &str = "BackendNotFound";
 /// A backend is no Service.
 pub const INVALID_KIND: &str = "InvalidKind";
-/// A backend lies in another namespace.
+/// A backend lies in another namespace that does not let the route refer to it.
 pub const REF_NOT_PERMITTED: &str = "RefNotPermitted";
 /// An address cannot be listened on.
 pub const ADDRESS_NOT_USABLE: &str = "AddressNotUsable";
+/// An address in the Gateway's spec is not an IP address.
+pub const UNSUPPORTED_ADDRESS: &str = "UnsupportedAddress";
+/// Some listeners of a Gateway are not served.
+pub const LISTENERS_NOT_VALID: &str = "ListenersNotValid";
+
+/// Two listeners of a Gateway want the same.
+pub const CONFLICTED: &str = "Conflicted";
+/// They do not.
+pub const NO_CONFLICTS: &str = "NoConflicts";
+/// Two listeners have the same port and host name.
+pub const HOSTNAME_CONFLICT: &str = "HostnameConflict";
+/// The port belongs to somebody else.
+pub const PORT_UNAVAILABLE: &str = "PortUnavailable";
+/// The listener wants something else than HTTP.
+pub const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
+/// The listener lets in kinds of routes that are not served.
+pub const INVALID_ROUTE_KINDS: &str = "InvalidRouteKinds";
+/// A field has a value that makes no sense.
+pub const INVALID: &str = "Invalid";

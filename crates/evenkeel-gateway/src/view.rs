@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use evenkeel_api::httproute::{Gateway, HttpRoute};
+use evenkeel_api::httproute::{Gateway, HttpRoute, ReferenceGrant};
 use evenkeel_api::{Obj, gate};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -23,6 +23,10 @@ pub struct View {
     pub routes: BTreeMap<Name, Arc<HttpRoute>>,
     /// Gateways by name.
     pub gateways: BTreeMap<Name, Arc<Gateway>>,
+    /// What namespaces let routes of others use, by name.
+    pub grants: BTreeMap<Name, Arc<ReferenceGrant>>,
+    /// Labels of namespaces, by their names.
+    pub namespaces: BTreeMap<String, Arc<BTreeMap<String, String>>>,
     /// Pods by name.
     pub pods: BTreeMap<Name, PodFacts>,
     /// Whether gated pods are emptied.

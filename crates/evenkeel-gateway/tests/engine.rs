@@ -10,7 +10,8 @@ use std::time::Duration;
 use evenkeel_gateway::engine::{
     Answer, Attempted, Backend, Connection, End, Endpoint, EndpointState, Engine, Filters,
     Listener, Match, Meta, Outcome, PathChange, PathMatch, Pattern, Pool, PoolKey, Redirect,
-    Request, Rewrite, Rule, Section, SmoothWeights, Snapshot, Step, Surroundings, Switches, TextMatch,
+    Request, Rewrite, Rule, Section, SmoothWeights, Snapshot, Step, Surroundings, Switches,
+    TextMatch,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use insta::assert_snapshot;
@@ -404,7 +405,11 @@ fn a_rule_ranks_by_the_name_that_the_request_bears() {
     ]);
     let mut to = |host, target| route(&mut engine, "GET", host, target, &[]);
     assert_eq!(to("exact.shop.test", "/"), "0");
-    assert_eq!(to("foo.api.test", "/"), "1", "the longer wildcard, whatever else its rival is called");
+    assert_eq!(
+        to("foo.api.test", "/"),
+        "1",
+        "the longer wildcard, whatever else its rival is called"
+    );
     assert_eq!(to("api.test", "/"), "0");
     assert_eq!(to("a.b.api.test", "/"), "1");
     assert_eq!(to("foo.org", "/any"), "2");
@@ -417,13 +422,14 @@ fn a_rule_ranks_by_the_name_that_the_request_bears() {
 /// route for a path of its own.
 #[test]
 fn a_request_belongs_to_the_most_specific_listener_alone() {
-    let names = [None, Some("*.example.com"), Some("*.foo.example.com"), Some("abc.foo.example.com")];
+    let names =
+        [None, Some("*.example.com"), Some("*.foo.example.com"), Some("abc.foo.example.com")];
     let paths = ["= /empty", "= /wild", "= /foo", "= /abc"];
     let pools = (0..4).zip(paths).map(|(pool, path)| rule(pool, &[], &[path]));
-    let sections = names.iter().zip(pools).map(|(name, rule)| Section {
-        hostname: name.map(str::to_owned),
-        rules: vec![rule],
-    });
+    let sections = names
+        .iter()
+        .zip(pools)
+        .map(|(name, rule)| Section { hostname: name.map(str::to_owned), rules: vec![rule] });
     let mut configuration = ready(&[(1, 1); 4]);
     let listener = Listener::of_sections("shop", "edge", sections.collect());
     configuration.listeners.insert(LISTEN, listener);
@@ -473,6 +479,36 @@ fn redirects_and_rewrites_change_what_they_say() {
     let (request, _) = engine.start(Duration::ZERO, LISTEN, &meta);
     assert_eq!(request.rewritten_path("/old/x").unwrap(), "/x");
     assert_eq!(request.rewritten_path("/old").unwrap(), "/");
+}
+
+#[test]
+fn filters_of_a_backend_count_for_its_share_alone() {
+    let gone = Redirect {
+        path: Some(PathChange::Full("/gone".to_owned())),
+        status: 302,
+        ..Redirect::default()
+    };
+    let path = Some(PathChange::Prefix("/new".to_owned()));
+    let of_rule = Rewrite { hostname: Some("rule.org".to_owned()), path: None };
+    let of_backend = Rewrite { hostname: None, path };
+    let filtered = |pool, filters| Backend { filters, ..Backend::new(pool, 1) };
+    let rewrite = |one| Filters { rewrite: Some(one), ..Filters::default() };
+    let redirect = Filters { redirect: Some(gone), ..Filters::default() };
+    let backends = vec![filtered(0, rewrite(of_backend)), filtered(1, redirect)];
+    let rule = Rule { backends, filters: rewrite(of_rule), ..rule(0, &[], &["^ /old"]) };
+    let mut engine = with_rules(vec![rule]);
+    let shares: Vec<String> = (0..4).map(|_| route(&mut engine, "GET", "a", "/old", &[])).collect();
+    assert_eq!(shares.join(" "), "0 302 http://a/gone 0 302 http://a/gone");
+    let headers = HeaderMap::new();
+    let meta =
+        Meta { method: &Method::GET, path: "/old/x", query: None, host: None, headers: &headers };
+    let (mut request, _) = engine.start(Duration::ZERO, LISTEN, &meta);
+    assert_eq!(request.rewritten_path("/old/x").unwrap(), "/new/x");
+    assert_eq!(request.rewritten_host(), Some("rule.org"));
+    // A retry is no way to the backend that redirects: its endpoints do not know this path.
+    let refused = Attempted { outcome: Outcome::Refused, replayable: true };
+    let step = engine.on_result(Duration::ZERO, &mut request, refused);
+    assert_eq!(step, Step::Answer(Answer::NoEndpoint));
 }
 
 #[test]

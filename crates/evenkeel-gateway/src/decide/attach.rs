@@ -1,18 +1,18 @@
 //! Which routes are served where: Service parents by address, Gateway parents by host name.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
-use evenkeel_api::httproute::{Gateway, HttpRoute, Listener as GatewayListener, ParentRef};
-use serde_json::Value;
+use evenkeel_api::httproute::{HttpRoute, ParentRef};
 
+use super::gateways::{self, Placed};
 use super::pools::{Pools, ServiceAddress};
 use super::rules::{self, Translated};
 use super::{Finding, GatewayVerdict, ParentVerdict, RouteVerdict};
-use crate::engine::{Listener, Rule};
+use crate::engine::{Listener, Rule, Section};
 use crate::reasons::{
     ACCEPTED, NO_MATCHING_LISTENER_HOSTNAME, NO_MATCHING_PARENT, NOT_ALLOWED_BY_LISTENERS,
-    UNSUPPORTED_VALUE,
+    UNSUPPORTED_PROTOCOL, UNSUPPORTED_VALUE,
 };
 use crate::view::{Name, View};
 
@@ -27,30 +27,71 @@ pub(super) struct Attached {
 struct Places<'a> {
     view: &'a View,
     by_service: BTreeMap<(&'a str, &'a str), Vec<&'a ServiceAddress>>,
+    gateways: BTreeMap<&'a Name, Placed<'a>>,
     served: BTreeMap<SocketAddr, Served>,
-    gateways: BTreeMap<Name, GatewayVerdict>,
 }
 
-/// Rules collected for an address, and whom it belongs to.
+/// What is collected for an address, and whom it belongs to.
 #[derive(Default)]
 struct Served {
     owner: Name,
-    rules: Vec<Rule>,
+    /// One for a Service; for a Gateway those of its listeners, by their names.
+    sections: BTreeMap<String, Section>,
+}
+
+impl<'a> Places<'a> {
+    fn of(view: &'a View, pools: &'a Pools) -> Self {
+        let mut by_service: BTreeMap<(&str, &str), Vec<&ServiceAddress>> = BTreeMap::new();
+        let mut served: BTreeMap<SocketAddr, Served> = BTreeMap::new();
+        let mut taken = BTreeMap::new();
+        for one in &pools.services {
+            by_service.entry((&one.service.0, &one.service.1)).or_default().push(one);
+            let object = format!("Service/{}/{}", one.service.0, one.service.1);
+            taken.insert(one.address, object);
+            let sections = [(String::new(), Section::default())].into();
+            served.insert(one.address, Served { owner: one.service.clone(), sections });
+        }
+        let gateways = gateways::place(view, &mut taken);
+        for (name, gateway) in &gateways {
+            for listener in &gateway.listeners {
+                for address in &listener.verdict.addresses {
+                    let place = served.entry(*address).or_default();
+                    place.owner.clone_from(name);
+                    let hostname = listener.hostname().map(str::to_owned);
+                    let section = Section { hostname, rules: Vec::new() };
+                    place.sections.insert(listener.spec.name.clone(), section);
+                }
+            }
+        }
+        Self { view, by_service, gateways, served }
+    }
+
+    /// Adds rules to what a listener (a Service has the one without name) serves at an address.
+    fn add(&mut self, address: SocketAddr, listener: &str, rules: impl Iterator<Item = Rule>) {
+        let place = self.served.get_mut(&address);
+        if let Some(section) = place.and_then(|place| place.sections.get_mut(listener)) {
+            section.rules.extend(rules);
+        }
+    }
+
+    /// A Service that no route speaks for serves its own endpoints.
+    fn complete(&mut self, pools: &Pools) {
+        for one in &pools.services {
+            let sections = self.served.get_mut(&one.address).map(|place| &mut place.sections);
+            let section = sections.and_then(|sections| sections.get_mut(""));
+            if let Some(section) = section.filter(|section| section.rules.is_empty()) {
+                section.rules.push(Rule::to_pool(one.pool));
+            }
+        }
+    }
 }
 
 /// Attaches every route to its parents.
 pub(super) fn routes(view: &View, pools: &Pools) -> Attached {
-    let mut served: BTreeMap<SocketAddr, Served> = BTreeMap::new();
-    let gateways = gateway_listeners(view, &mut served);
-    let mut by_service: BTreeMap<(&str, &str), Vec<&ServiceAddress>> = BTreeMap::new();
-    for one in &pools.services {
-        by_service.entry((&one.service.0, &one.service.1)).or_default().push(one);
-        served.entry(one.address).or_default().owner = one.service.clone();
-    }
-    let mut places = Places { view, by_service, served, gateways };
+    let mut places = Places::of(view, pools);
     let mut verdicts = BTreeMap::new();
     for (name, route) in by_age(view) {
-        let translated = rules::translate(&name.0, &name.1, route, pools);
+        let translated = rules::translate(view, name, route, pools);
         let mut parents = Vec::new();
         for parent in &route.spec.parent_refs {
             let accepted = match kind(parent) {
@@ -70,17 +111,15 @@ pub(super) fn routes(view: &View, pools: &Pools) -> Attached {
             verdicts.insert(name.clone(), RouteVerdict { generation, parents });
         }
     }
-    // A Service that no route speaks for serves its own endpoints.
-    for one in &pools.services {
-        if let Some(place) =
-            places.served.get_mut(&one.address).filter(|place| place.rules.is_empty())
-        {
-            place.rules.push(Rule::to_pool(one.pool));
-        }
-    }
-    let listener = |place: Served| Listener::new(&place.owner.0, &place.owner.1, place.rules);
+    places.complete(pools);
+    let listener = |place: Served| {
+        let sections = place.sections.into_values().collect();
+        Listener::of_sections(&place.owner.0, &place.owner.1, sections)
+    };
     let Places { served, gateways, .. } = places;
     let listeners = served.into_iter().map(|(address, place)| (address, listener(place))).collect();
+    let verdict = |(name, one): (&Name, Placed<'_>)| (name.clone(), one.verdict());
+    let gateways = gateways.into_iter().map(verdict).collect();
     Attached { listeners, routes: verdicts, gateways }
 }
 
@@ -112,47 +151,16 @@ fn to_service(
     let addresses = places.by_service.get(&(namespace, parent.name.as_str()));
     let wanted =
         |one: &&&ServiceAddress| parent.port.is_none_or(|port| port == i32::from(one.port));
-    let mut found = false;
-    for one in addresses.into_iter().flatten().filter(wanted) {
-        found = true;
-        if let Some(place) = places.served.get_mut(&one.address) {
-            place.rules.extend(translated.rules.iter().cloned());
-        }
+    let addresses = addresses.into_iter().flatten().filter(wanted);
+    let addresses: Vec<SocketAddr> = addresses.map(|one| one.address).collect();
+    for address in &addresses {
+        places.add(*address, "", translated.rules.iter().cloned());
     }
-    if found {
-        Finding::good(ACCEPTED)
-    } else {
+    if addresses.is_empty() {
         let message = format!("{object} with such an HTTP port and a cluster IP does not exist");
-        Finding::bad(NO_MATCHING_PARENT, message)
+        return Finding::bad(NO_MATCHING_PARENT, message);
     }
-}
-
-/// The listeners of all Gateways, without routes yet.
-fn gateway_listeners(
-    view: &View,
-    served: &mut BTreeMap<SocketAddr, Served>,
-) -> BTreeMap<Name, GatewayVerdict> {
-    let mut verdicts = BTreeMap::new();
-    for (name, gateway) in &view.gateways {
-        let address = own_address(gateway).unwrap_or(view.gateway_address);
-        let listeners = gateway.spec.listeners.iter().map(|listener| {
-            let port = u16::try_from(listener.port).ok().filter(|_| listener.protocol == "HTTP");
-            let address = port.map(|port| SocketAddr::new(address, port));
-            if let Some(address) = address {
-                served.entry(address).or_default().owner = name.clone();
-            }
-            (listener.name.clone(), address, 0)
-        });
-        let listeners = listeners.collect();
-        let generation = gateway.metadata.generation.unwrap_or_default();
-        verdicts.insert(name.clone(), GatewayVerdict { generation, listeners });
-    }
-    verdicts
-}
-
-fn own_address(gateway: &Gateway) -> Option<IpAddr> {
-    let addresses = gateway.spec.other.get("addresses")?.as_array()?;
-    addresses.iter().find_map(|one| one.get("value")?.as_str()?.parse().ok())
+    Finding::good(ACCEPTED)
 }
 
 fn to_gateway(
@@ -164,67 +172,54 @@ fn to_gateway(
     let namespace = parent.namespace.as_deref().unwrap_or(&name.0);
     let key = (namespace.to_owned(), parent.name.clone());
     let object = format!("Gateway/{namespace}/{}", parent.name);
-    let (Some(gateway), Some(verdict)) =
-        (places.view.gateways.get(&key), places.gateways.get_mut(&key))
-    else {
+    let Some(gateway) = places.gateways.get_mut(&key) else {
         return Finding::bad(NO_MATCHING_PARENT, format!("{object} does not exist"));
     };
     let mut problem = Finding::bad(
         NO_MATCHING_PARENT,
         format!("{object} has no such listener; see spec.listeners"),
     );
-    let mut attached = false;
-    for (listener, state) in gateway.spec.listeners.iter().zip(&mut verdict.listeners) {
-        let named = parent.section_name.as_ref().is_none_or(|section| *section == listener.name);
-        if !named || parent.port.is_some_and(|port| port != listener.port) {
+    let mut attached = Vec::new();
+    for listener in &mut gateway.listeners {
+        let spec = listener.spec;
+        let named = parent.section_name.as_ref().is_none_or(|section| *section == spec.name);
+        if !named || parent.port.is_some_and(|port| port != spec.port) {
             continue;
         }
-        let Some(address) = state.1 else {
-            let message = format!("{object} listener {}: only HTTP is served", listener.name);
-            problem = Finding::bad(UNSUPPORTED_VALUE, message);
-            continue;
-        };
-        if !allowed(listener, namespace == name.0) {
-            let message =
-                format!("{object} listener {} takes no routes from {}", listener.name, name.0);
-            problem = Finding::bad(NOT_ALLOWED_BY_LISTENERS, message);
+        let refused = |reason, text: String| Finding::bad(reason, format!("{object} {text}"));
+        if listener.verdict.addresses.is_empty() {
+            let other_protocol = listener.verdict.accepted.reason == UNSUPPORTED_PROTOCOL;
+            let reason = if other_protocol { UNSUPPORTED_VALUE } else { NO_MATCHING_PARENT };
+            problem = refused(reason, listener.said());
             continue;
         }
-        let Some(hostnames) = common(listener.hostname.as_deref(), &route.spec.hostnames) else {
-            let message =
-                format!("{object} listener {} serves none of the host names", listener.name);
-            problem = Finding::bad(NO_MATCHING_LISTENER_HOSTNAME, message);
+        if let Err(why) = listener.takes(places.view, namespace, &name.0) {
+            problem = refused(NOT_ALLOWED_BY_LISTENERS, format!("listener {}: {why}", spec.name));
+            continue;
+        }
+        let Some(hostnames) = common(listener.hostname(), &route.spec.hostnames) else {
+            let why = format!("listener {} serves none of the host names", spec.name);
+            problem = refused(NO_MATCHING_LISTENER_HOSTNAME, why);
             continue;
         };
-        attached = true;
-        state.2 += 1;
-        let place = places.served.entry(address).or_default();
-        let rules = translated.rules.iter().cloned();
-        place.rules.extend(rules.map(|rule| Rule { hostnames: hostnames.clone(), ..rule }));
+        listener.verdict.routes += 1;
+        let addresses = listener.verdict.addresses.iter();
+        attached.extend(addresses.map(|address| (*address, &*spec.name, hostnames.clone())));
     }
-    if attached { Finding::good(ACCEPTED) } else { problem }
-}
-
-fn allowed(listener: &GatewayListener, same_namespace: bool) -> bool {
-    let allowed = listener.other.get("allowedRoutes");
-    let kinds = allowed.and_then(|allowed| allowed.get("kinds")).and_then(Value::as_array);
-    let our_kind = |kind: &Value| kind.get("kind").and_then(Value::as_str) == Some("HTTPRoute");
-    let from =
-        allowed.and_then(|allowed| allowed.pointer("/namespaces/from")).and_then(Value::as_str);
-    kinds.is_none_or(|kinds| kinds.is_empty() || kinds.iter().any(our_kind))
-        && match from.unwrap_or("Same") {
-            "All" => true,
-            "Same" => same_namespace,
-            // Namespace labels are not looked at; refusing is the safe side.
-            _ => false,
-        }
+    if attached.is_empty() {
+        return problem;
+    }
+    for (address, listener, hostnames) in attached {
+        let rules = translated.rules.iter().cloned();
+        let rules = rules.map(|rule| Rule { hostnames: hostnames.clone(), ..rule });
+        places.add(address, listener, rules);
+    }
+    Finding::good(ACCEPTED)
 }
 
 /// Host names that both the listener and the route serve; `None` when there are none.
 fn common(listener: Option<&str>, route: &[String]) -> Option<Vec<String>> {
-    let Some(listener) = listener.filter(|name| !name.is_empty()) else {
-        return Some(route.to_vec());
-    };
+    let Some(listener) = listener else { return Some(route.to_vec()) };
     if route.is_empty() {
         return Some(vec![listener.to_owned()]);
     }
@@ -237,8 +232,9 @@ fn common(listener: Option<&str>, route: &[String]) -> Option<Vec<String>> {
             None
         }
     });
-    let both: Vec<String> = both.collect();
-    (!both.is_empty()).then_some(both)
+    // Several names of the route may come down to the listener's.
+    let both: BTreeSet<String> = both.collect();
+    (!both.is_empty()).then(|| both.into_iter().collect())
 }
 
 /// Whether every host that `narrow` means is meant by `wide` too.

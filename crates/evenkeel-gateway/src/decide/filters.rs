@@ -66,43 +66,50 @@ impl From<PathSpec> for Option<PathChange> {
 /// Reads a list of filters. `Err` says which one is not understood.
 pub(super) fn parse(filters: &[Value]) -> Result<Filters, String> {
     let mut all = Filters::default();
+    let mut seen = Vec::new();
     for filter in filters {
         let filter: Filter = serde_json::from_value(filter.clone()).map_err(|e| e.to_string())?;
-        let missing = || format!("filter {} has no settings", filter.kind);
+        if seen.contains(&filter.kind) {
+            return Err(format!("filter {} is there twice", filter.kind));
+        }
+        seen.push(filter.kind.clone());
+        let missing = format!("filter {} has no settings", filter.kind);
         match filter.kind.as_str() {
             "RequestHeaderModifier" => {
-                let modifier = filter.request_header_modifier.as_ref().ok_or_else(missing)?;
-                all.request_headers = change(modifier)?;
+                all.request_headers = change(&filter.request_header_modifier.ok_or(missing)?)?;
             }
             "ResponseHeaderModifier" => {
-                let modifier = filter.response_header_modifier.as_ref().ok_or_else(missing)?;
-                all.response_headers = change(modifier)?;
+                all.response_headers = change(&filter.response_header_modifier.ok_or(missing)?)?;
             }
             "RequestRedirect" => {
-                let spec =
-                    filter.request_redirect.ok_or("filter RequestRedirect has no settings")?;
+                let spec = filter.request_redirect.ok_or(missing)?;
                 plain([spec.hostname.as_ref(), spec.scheme.as_ref()])?;
                 all.redirect = Some(Redirect {
                     scheme: spec.scheme,
                     hostname: spec.hostname,
-                    path: spec.path.and_then(Into::into),
+                    path: path(spec.path)?,
                     port: spec.port,
                     status: spec.status_code.unwrap_or(302),
                 });
             }
             "URLRewrite" => {
-                let spec = filter.url_rewrite.ok_or("filter URLRewrite has no settings")?;
+                let spec = filter.url_rewrite.ok_or(missing)?;
                 plain([spec.hostname.as_ref()])?;
-                let path: Option<PathChange> = spec.path.and_then(Into::into);
-                if let Some(PathChange::Full(text) | PathChange::Prefix(text)) = &path {
-                    plain([Some(text)])?;
-                }
+                let path = path(spec.path)?;
                 all.rewrite = Some(Rewrite { hostname: spec.hostname, path });
             }
             other => return Err(format!("filter {other} is not supported")),
         }
     }
     Ok(all)
+}
+
+fn path(spec: Option<PathSpec>) -> Result<Option<PathChange>, String> {
+    let path: Option<PathChange> = spec.and_then(Into::into);
+    if let Some(PathChange::Full(text) | PathChange::Prefix(text)) = &path {
+        plain([Some(text)])?;
+    }
+    Ok(path)
 }
 
 fn change(modifier: &Modifier) -> Result<HeaderChange, String> {

@@ -3,6 +3,7 @@
 
 mod attach;
 mod filters;
+mod gateways;
 mod pools;
 mod rules;
 
@@ -59,13 +60,35 @@ pub struct ParentVerdict {
 }
 
 /// What a Gateway is told.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayVerdict {
     /// The generation that was looked at.
     pub generation: i64,
-    /// Listener name, its address, and how many routes are attached to it. `None` is a protocol that
-    /// is not served.
-    pub listeners: Vec<(String, Option<SocketAddr>, usize)>,
+    /// Whether it is taken, and which listeners are not.
+    pub accepted: Finding,
+    /// Where it listens.
+    pub addresses: Vec<IpAddr>,
+    /// In the order of the spec.
+    pub listeners: Vec<ListenerVerdict>,
+}
+
+/// What a listener of a Gateway is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerVerdict {
+    /// Its name.
+    pub name: String,
+    /// Where it listens; empty when it is not served.
+    pub addresses: Vec<SocketAddr>,
+    /// How many routes are attached to it.
+    pub routes: usize,
+    /// Whether it takes `HTTPRoute`s at all.
+    pub takes_routes: bool,
+    /// Whether it is served.
+    pub accepted: Finding,
+    /// Whether the kinds that it names exist.
+    pub resolved: Finding,
+    /// Another listener that wants the same.
+    pub conflict: Option<Finding>,
 }
 
 /// A condition in the making.

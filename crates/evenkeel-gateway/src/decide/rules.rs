@@ -11,10 +11,11 @@ use serde_json::Value;
 use super::Finding;
 use super::filters::{self, header};
 use super::pools::Pools;
-use crate::engine::{Backend, Match, PathMatch, Pattern, RetryRule, Rule, TextMatch};
+use crate::engine::{Backend, Filters, Match, PathMatch, Pattern, RetryRule, Rule, TextMatch};
 use crate::reasons::{
     ACCEPTED, BACKEND_NOT_FOUND, INVALID_KIND, REF_NOT_PERMITTED, RESOLVED_REFS, UNSUPPORTED_VALUE,
 };
+use crate::view::{Name, View};
 
 /// A route in the engine's form, and what is wrong with it.
 pub(super) struct Translated {
@@ -25,13 +26,8 @@ pub(super) struct Translated {
 
 /// Translates a route. A rule that is not understood answers 500, as the Gateway API demands: it must
 /// not be served as if the part that is not understood were not there.
-pub(super) fn translate(
-    namespace: &str,
-    name: &str,
-    route: &HttpRoute,
-    pools: &Pools,
-) -> Translated {
-    let id: Arc<str> = format!("{namespace}/{name}").into();
+pub(super) fn translate(view: &View, name: &Name, route: &HttpRoute, pools: &Pools) -> Translated {
+    let id: Arc<str> = format!("{}/{}", name.0, name.1).into();
     let mut accepted = Finding::good(ACCEPTED);
     let mut resolved = Finding::good(RESOLVED_REFS);
     let mut rules = Vec::new();
@@ -40,19 +36,19 @@ pub(super) fn translate(
         match rule(base.clone(), spec) {
             Ok(mut rule) => {
                 for backend in &spec.backend_refs {
-                    match target(namespace, backend, pools) {
-                        Ok(one) => rule.backends.push(one),
-                        Err(BackendError::Missing(finding)) => {
-                            resolved = finding;
-                            rule.backends
-                                .push(Backend { pool: None, ..Backend::new(0, weight(backend)) });
-                        }
-                        Err(BackendError::Filter(problem)) => {
+                    let target = target(view, &name.0, backend, pools);
+                    let mut target = target.unwrap_or_else(|finding| {
+                        resolved = finding;
+                        Backend { pool: None, ..Backend::new(0, weight(backend)) }
+                    });
+                    match backend_filters(&rule, backend) {
+                        Ok(filters) => target.filters = filters,
+                        Err(problem) => {
                             accepted = unsupported(index, &problem);
-                            rule.backends
-                                .push(Backend { pool: None, ..Backend::new(0, weight(backend)) });
+                            target.pool = None;
                         }
                     }
+                    rule.backends.push(target);
                 }
                 rules.push(rule);
             }
@@ -77,14 +73,28 @@ fn unsupported(index: usize, problem: &str) -> Finding {
 
 fn rule(base: Rule, spec: &HttpRouteRule) -> Result<Rule, String> {
     let timeouts = spec.timeouts.clone().unwrap_or_default();
-    Ok(Rule {
+    if spec.other.contains_key("sessionPersistence") {
+        return Err("sessionPersistence is not supported".to_owned());
+    }
+    let rule = Rule {
         matches: spec.matches.iter().map(condition).collect::<Result<_, _>>()?,
         filters: filters::parse(&spec.filters)?,
         timeout: timeout(timeouts.request.as_deref())?,
         attempt_timeout: timeout(timeouts.backend_request.as_deref())?,
         retry: retry(spec.other.get("retry")),
         ..base
-    })
+    };
+    check_prefixes(&rule, &rule.filters)?;
+    Ok(rule)
+}
+
+/// A prefix can only be replaced where the rule matches by one.
+fn check_prefixes(rule: &Rule, filters: &Filters) -> Result<(), String> {
+    let other = |one: &Match| matches!(one.path, Some(PathMatch::Exact(_) | PathMatch::Pattern(_)));
+    if filters.replaces_prefix() && rule.matches.iter().any(other) {
+        return Err("replacePrefixMatch needs matches of type PathPrefix".to_owned());
+    }
+    Ok(())
 }
 
 /// `0s` switches a limit off; the engine's default is then what remains.
@@ -146,31 +156,45 @@ fn weight(spec: &BackendRef) -> u32 {
     u32::try_from(spec.weight.unwrap_or(1)).unwrap_or(0)
 }
 
-enum BackendError {
-    Missing(Finding),
-    Filter(String),
+fn backend_filters(rule: &Rule, spec: &BackendRef) -> Result<Filters, String> {
+    let filters = filters::parse(&spec.filters).and_then(|filters| {
+        check_prefixes(rule, &filters)?;
+        Ok(filters)
+    });
+    filters.map_err(|problem| format!("backend {}: {problem}", spec.name))
 }
 
-fn target(namespace: &str, spec: &BackendRef, pools: &Pools) -> Result<Backend, BackendError> {
+/// The backend that a reference means. `Err` says why there is none.
+fn target(
+    view: &View,
+    namespace: &str,
+    spec: &BackendRef,
+    pools: &Pools,
+) -> Result<Backend, Finding> {
     let kind = (spec.group.as_deref().unwrap_or(""), spec.kind.as_deref().unwrap_or("Service"));
-    let missing = |reason, message| BackendError::Missing(Finding::bad(reason, message));
     if kind != ("", "Service") {
         let message = format!("backend {} is a {}; only Services are supported", spec.name, kind.1);
-        return Err(missing(INVALID_KIND, message));
+        return Err(Finding::bad(INVALID_KIND, message));
     }
     let home = spec.namespace.as_deref().unwrap_or(namespace);
     let name = format!("Service/{home}/{}", spec.name);
-    if home != namespace {
-        let message = format!("{name} is in another namespace; move it or the route");
-        return Err(missing(REF_NOT_PERMITTED, message));
+    let granted = || {
+        let mut grants = view.grants.iter().filter(|(grant, _)| grant.0 == home);
+        grants.any(|(_, grant)| grant.lets_route_use(namespace, &spec.name))
+    };
+    if home != namespace && !granted() {
+        let message = format!(
+            "{name} is in another namespace and no ReferenceGrant there lets HTTPRoutes of \
+             {namespace} use it; create one"
+        );
+        return Err(Finding::bad(REF_NOT_PERMITTED, message));
     }
     let port = spec.port.and_then(|port| u16::try_from(port).ok());
     let pool = port.and_then(|port| pools.find(home, &spec.name, port));
     let Some(pool) = pool else {
         let port = spec.port.map_or_else(|| "no port".to_owned(), |port| format!("port {port}"));
         let message = format!("{name} with {port} does not exist; create it or correct the route");
-        return Err(missing(BACKEND_NOT_FOUND, message));
+        return Err(Finding::bad(BACKEND_NOT_FOUND, message));
     };
-    let filters = filters::parse(&spec.filters).map_err(BackendError::Filter)?;
-    Ok(Backend { pool: Some(pool), weight: weight(spec), filters })
+    Ok(Backend::new(pool, weight(spec)))
 }

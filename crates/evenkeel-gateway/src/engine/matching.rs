@@ -224,9 +224,8 @@ pub(super) fn find(
     let hit = section.order.iter().find(|candidate| {
         let Some(rule) = rules.get(usize::from(candidate.rule)) else { return false };
         let name = candidate.host.map(|at| rule.hostnames.get(usize::from(at)));
-        let named = name.is_none_or(|name| {
-            name.zip(host).is_some_and(|(name, host)| covers(name, host))
-        });
+        let named =
+            name.is_none_or(|name| name.zip(host).is_some_and(|(name, host)| covers(name, host)));
         named && rule.matches.get(usize::from(candidate.one)).is_none_or(|one| one.holds(meta))
     })?;
     Some((usize::from(hit.rule), usize::from(hit.one)))

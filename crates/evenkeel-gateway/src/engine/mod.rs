@@ -242,15 +242,20 @@ impl Engine {
             return (request, step);
         }
         let chosen = state.rules.get_mut(rule_index).and_then(SmoothWeights::choose);
-        let step = match chosen {
-            Some(backend) => self.first_attempt(now, &mut request, backend),
-            None => self.answer(now, &mut request, Answer::InvalidBackend),
+        let Some(backend) = chosen else {
+            let step = self.answer(now, &mut request, Answer::InvalidBackend);
+            return (request, step);
+        };
+        request.backend = backend;
+        let redirect = request.backend().and_then(|backend| backend.filters.redirect.as_ref());
+        let step = match redirect.map(|redirect| request.redirect(redirect, meta)) {
+            Some(answer) => self.answer(now, &mut request, answer),
+            None => self.first_attempt(now, &mut request),
         };
         (request, step)
     }
 
-    fn first_attempt(&mut self, now: Duration, request: &mut Request, backend: usize) -> Step {
-        request.backend = backend;
+    fn first_attempt(&mut self, now: Duration, request: &mut Request) -> Step {
         if request.backend().is_none_or(|backend| backend.pool.is_none()) {
             return self.answer(now, request, Answer::InvalidBackend);
         }
@@ -369,7 +374,9 @@ impl Engine {
         }
         let own = request.backend;
         let others = (0..backends.len()).filter(|index| *index != own);
-        let others = others.filter(|index| backends.get(*index).is_some_and(|one| one.weight > 0));
+        // A backend that redirects has answers for its own share only.
+        let asked = |one: &Backend| one.weight > 0 && one.filters.redirect.is_none();
+        let others = others.filter(|index| backends.get(*index).is_some_and(asked));
         let mut in_pool = |index: usize| {
             let pool_index = backends.get(index)?.pool?;
             let pool = self.pools.get_mut(pool_index)?;

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method};
 use super::endpoints::SlotId;
 use super::matching::{PathMatch, without_port};
 use super::retry;
-use super::snapshot::{Backend, Listener, PathChange, Redirect, Rule, Snapshot};
+use super::snapshot::{Backend, Listener, PathChange, Redirect, Rewrite, Rule, Snapshot};
 
 /// What routing needs to know of a request.
 #[derive(Debug, Clone, Copy)]
@@ -209,10 +209,22 @@ impl Request {
         self.tried.iter().flatten().count()
     }
 
-    /// The path for the backend when the rule rewrites it.
+    /// The path for the backend when the rule or the backend rewrites it.
     pub fn rewritten_path(&self, path: &str) -> Option<String> {
-        let change = self.rule()?.filters.rewrite.as_ref()?.path.as_ref()?;
+        let change = self.rewrites().find_map(|rewrite| rewrite.path.as_ref())?;
         Some(change.apply(path, self.matched_prefix()))
+    }
+
+    /// The host name for the backend when the rule or the backend rewrites it.
+    pub fn rewritten_host(&self) -> Option<&str> {
+        self.rewrites().find_map(|rewrite| rewrite.hostname.as_deref())
+    }
+
+    /// Those of the backend come last, so they are what counts.
+    fn rewrites(&self) -> impl Iterator<Item = &Rewrite> {
+        let of_backend = self.backend().map(|backend| &backend.filters);
+        let of_rule = self.rule().map(|rule| &rule.filters);
+        of_backend.into_iter().chain(of_rule).filter_map(|filters| filters.rewrite.as_ref())
     }
 
     pub(super) fn listener(&self) -> Option<&Listener> {

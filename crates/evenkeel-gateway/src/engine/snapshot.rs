@@ -179,7 +179,7 @@ impl Backend {
     }
 }
 
-/// Changes to a request and its answer. Redirects and rewrites only count on rules.
+/// Changes to a request and its answer. Those of a backend count after those of its rule.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Filters {
     /// Request headers.
@@ -190,6 +190,15 @@ pub struct Filters {
     pub redirect: Option<Redirect>,
     /// Change host or path on the way.
     pub rewrite: Option<Rewrite>,
+}
+
+impl Filters {
+    /// Whether a redirect or rewrite replaces the prefix that matched.
+    pub fn replaces_prefix(&self) -> bool {
+        let redirect = self.redirect.as_ref().and_then(|one| one.path.as_ref());
+        let rewrite = self.rewrite.as_ref().and_then(|one| one.path.as_ref());
+        redirect.into_iter().chain(rewrite).any(|path| matches!(path, PathChange::Prefix(_)))
+    }
 }
 
 /// Headers to set, add and remove, in this order of fields.

@@ -210,9 +210,8 @@ fn prepare(
         headers
     });
     let headers = changed.as_ref().unwrap_or(&parts.headers);
-    let rewrite = rule.and_then(|rule| rule.filters.rewrite.as_ref());
-    let new_host = rewrite.and_then(|rewrite| rewrite.hostname.as_deref());
-    let rewritten = rewrite.and_then(|_| lease.request.rewritten_path(parts.uri.path()));
+    let new_host = lease.request.rewritten_host();
+    let rewritten = lease.request.rewritten_path(parts.uri.path());
     let rewritten = rewritten.map(|path| match parts.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path,

@@ -141,7 +141,7 @@ fn what_is_wrong_with_a_route_is_said_and_answered_with_errors() {
     shop/api-primary:80=90 nowhere=10
     ");
     insta::assert_snapshot!(say(&|r| r.replace("name: api-canary,", "name: api-canary, namespace: other,")), @r"
-    HTTPRoute/shop/api status api: Accepted=True Accepted@3, ResolvedRefs=False RefNotPermitted@3 (Service/other/api-canary is in another namespace; move it or the route), Programmed=True Programmed@3
+    HTTPRoute/shop/api status api: Accepted=True Accepted@3, ResolvedRefs=False RefNotPermitted@3 (Service/other/api-canary is in another namespace and no ReferenceGrant there lets HTTPRoutes of shop use it; create one), Programmed=True Programmed@3
     shop/api-primary:80=90 nowhere=10
     ");
     insta::assert_snapshot!(say(&|r| r.replace("- backendRefs", "- filters: [{type: RequestMirror}]\n    backendRefs")), @r"
@@ -268,6 +268,244 @@ spec:
     insta::assert_snapshot!(stage.writes(), @r"
     HTTPRoute/shop/lost status edge: Accepted=False NoMatchingListenerHostname@1 (Gateway/shop/edge listener web serves none of the host names), ResolvedRefs=True ResolvedRefs@1, Programmed=False NoMatchingListenerHostname@1 (Gateway/shop/edge listener web serves none of the host names)
     HTTPRoute/shop/shop status edge: Accepted=True Accepted@1, ResolvedRefs=True ResolvedRefs@1, Programmed=True Programmed@1
-    Gateway/shop/edge status Accepted=True Accepted@1, Programmed=True Programmed@1
+    Gateway/shop/edge at 127.0.0.1 status Accepted=True ListenersNotValid@1 (listener tls: protocol HTTPS is not served, only HTTP), Programmed=True Programmed@1
+      web HTTPRoute=1
+      tls HTTPRoute=0 Accepted=False UnsupportedProtocol@1 (protocol HTTPS is not served, only HTTP), Programmed=False Invalid@1 (protocol HTTPS is not served, only HTTP)
+    ");
+}
+
+const TWO_GATEWAYS: &str = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: young, namespace: shop, generation: 1, creationTimestamp: '2026-01-02T00:00:00Z'}
+spec:
+  gatewayClassName: evenkeel
+  listeners: [{name: web, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: old, namespace: team, generation: 1, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec:
+  gatewayClassName: evenkeel
+  listeners: [{name: web, port: 80, protocol: HTTP}, {name: more, port: 81, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: young, namespace: shop, generation: 1}
+spec:
+  parentRefs: [{name: young}]
+  rules: [{backendRefs: [{name: api-primary, port: 80}]}]
+";
+
+/// The lines of a configuration that are about Gateways.
+fn gateways(stage: &Stage) -> String {
+    let configuration = stage.configuration();
+    let lines =
+        configuration.lines().map(|line| line.split_once(": ").map_or(line, |(_, rest)| rest));
+    let lines = lines.filter(|line| !line.starts_with("127.9.") && !line.starts_with("pool "));
+    lines.map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn two_gateways_on_one_port_have_addresses_of_their_own() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    stage.apply(TWO_GATEWAYS);
+    stage.sync();
+    stage.acknowledge(1);
+    insta::assert_snapshot!(gateways(&stage), @r"
+    127.0.0.1:80 team/old ->
+    127.0.0.1:81 team/old ->
+    127.191.0.1:80 shop/young -> shop/api-primary:80=1
+    ");
+    insta::assert_snapshot!(stage.writes(), @r"
+    HTTPRoute/shop/young status young: Accepted=True Accepted@1, ResolvedRefs=True ResolvedRefs@1, Programmed=True Programmed@1
+    Gateway/shop/young at 127.191.0.1 status Accepted=True Accepted@1, Programmed=True Programmed@1
+      web HTTPRoute=1
+    Gateway/team/old at 127.0.0.1 status Accepted=True Accepted@1, Programmed=True Programmed@1
+      web HTTPRoute=0
+      more HTTPRoute=0
+    ");
+    // An address once given stays, also when the common one becomes free.
+    stage.remove("Gateway", "team", "old");
+    insta::assert_snapshot!(gateways(&stage), @"127.191.0.1:80 shop/young -> shop/api-primary:80=1");
+}
+
+#[test]
+fn a_gateway_that_asks_for_an_address_in_use_is_refused_and_told_by_whom() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    let addresses = "addresses: [{type: IPAddress, value: 127.0.0.1}]\n  listeners";
+    stage.apply(&TWO_GATEWAYS.replace("listeners", addresses));
+    stage.apply(&TWO_GATEWAYS.split("---").next().unwrap().replace("young", "greedy").replace(
+        "listeners: [",
+        "addresses: [{value: 127.9.0.2}, {value: 127.0.0.9}]
+  listeners: [{name: twin, port: 8080, protocol: HTTP, hostname: A.org},
+    {name: twin2, port: 8080, protocol: HTTP, hostname: a.org},
+    {name: tls, port: 443, protocol: HTTPS},
+    {name: grpc, port: 90, protocol: HTTP, allowedRoutes: {kinds: [{kind: GRPCRoute}]}},
+    {name: odd, port: 91, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector}}},
+    ",
+    ));
+    stage.sync();
+    stage.acknowledge(1);
+    insta::assert_snapshot!(gateways(&stage), @r"
+    127.0.0.1:80 team/old ->
+    127.0.0.1:81 team/old ->
+    127.0.0.9:80 shop/greedy ->
+    127.0.0.9:90 shop/greedy ->
+    127.0.0.9:8080 shop/greedy ->
+    ");
+    insta::assert_snapshot!(stage.writes(), @r"
+    HTTPRoute/shop/young status young: Accepted=False NoMatchingParent@1 (Gateway/shop/young listener web: port 80 of 127.0.0.1 belongs to Gateway/team/old, which was there before; choose another port, or another address in spec.addresses), ResolvedRefs=True ResolvedRefs@1, Programmed=False NoMatchingParent@1 (Gateway/shop/young listener web: port 80 of 127.0.0.1 belongs to Gateway/team/old, which was there before; choose another port, or another address in spec.addresses)
+    Gateway/shop/greedy at 127.9.0.2 127.0.0.9 status Accepted=True ListenersNotValid@1 (listener twin2: listener twin has the same port and host name; listener tls: protocol HTTPS is not served, only HTTP; listener odd: allowedRoutes.namespaces.selector is missing; listener web: port 80 of 127.9.0.2 belongs to Service/shop/api-primary, which was there before; choose another port, or another address in spec.addresses), Programmed=True Programmed@1
+      twin HTTPRoute=0
+      twin2 HTTPRoute=0 Accepted=False HostnameConflict@1, Programmed=False Invalid@1, Conflicted=True HostnameConflict@1 (listener twin has the same port and host name)
+      tls HTTPRoute=0 Accepted=False UnsupportedProtocol@1 (protocol HTTPS is not served, only HTTP), Programmed=False Invalid@1 (protocol HTTPS is not served, only HTTP)
+      grpc =0 ResolvedRefs=False InvalidRouteKinds@1 (allowedRoutes.kinds: GRPCRoute is not served, only HTTPRoute)
+      odd HTTPRoute=0 Accepted=False Invalid@1 (allowedRoutes.namespaces.selector is missing), Programmed=False Invalid@1 (allowedRoutes.namespaces.selector is missing)
+      web HTTPRoute=0 Accepted=False PortUnavailable@1 (port 80 of 127.9.0.2 belongs to Service/shop/api-primary, which was there before; choose another port, or another address in spec.addresses), Programmed=False Invalid@1 (port 80 of 127.9.0.2 belongs to Service/shop/api-primary, which was there before; choose another port, or another address in spec.addresses)
+    Gateway/shop/young at  status Accepted=False ListenersNotValid@1 (listener web: port 80 of 127.0.0.1 belongs to Gateway/team/old, which was there before; choose another port, or another address in spec.addresses), Programmed=False Invalid@1 (listener web: port 80 of 127.0.0.1 belongs to Gateway/team/old, which was there before; choose another port, or another address in spec.addresses)
+      web HTTPRoute=0 Accepted=False PortUnavailable@1 (port 80 of 127.0.0.1 belongs to Gateway/team/old, which was there before; choose another port, or another address in spec.addresses), Programmed=False Invalid@1 (port 80 of 127.0.0.1 belongs to Gateway/team/old, which was there before; choose another port, or another address in spec.addresses)
+    Gateway/team/old at 127.0.0.1 status Accepted=True Accepted@1, Programmed=True Programmed@1
+      web HTTPRoute=0
+      more HTTPRoute=0
+    ");
+}
+
+#[test]
+fn listeners_of_a_gateway_keep_to_themselves() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    stage.apply(
+        r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop, generation: 1}
+spec:
+  gatewayClassName: evenkeel
+  listeners:
+  - {name: any, port: 80, protocol: HTTP}
+  - {name: iso, port: 80, protocol: HTTP, hostname: '*.iso.test'}
+  - {name: foo, port: 80, protocol: HTTP, hostname: foo.iso.test}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: all, namespace: shop, generation: 1}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [bar.com, '*.iso.test']
+  rules: [{backendRefs: [{name: api-primary, port: 80}]}]
+",
+    );
+    stage.sync();
+    stage.acknowledge(1);
+    insta::assert_snapshot!(gateways(&stage), @"127.0.0.1:80 shop/edge -> [bar.com *.iso.test] shop/api-primary:80=1; [foo.iso.test] shop/api-primary:80=1; [*.iso.test] shop/api-primary:80=1");
+    insta::assert_snapshot!(stage.writes(), @r"
+    HTTPRoute/shop/all status edge: Accepted=True Accepted@1, ResolvedRefs=True ResolvedRefs@1, Programmed=True Programmed@1
+    Gateway/shop/edge at 127.0.0.1 status Accepted=True Accepted@1, Programmed=True Programmed@1
+      any HTTPRoute=1
+      iso HTTPRoute=1
+      foo HTTPRoute=1
+    ");
+}
+
+#[test]
+fn routes_of_other_namespaces_need_labels_and_grants() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    stage.apply(
+        r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop, generation: 1}
+spec:
+  gatewayClassName: evenkeel
+  listeners:
+  - name: web
+    port: 80
+    protocol: HTTP
+    allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: web}}}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: team, labels: {team: backend}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: team, namespace: team, generation: 1}
+spec:
+  parentRefs: [{name: edge, namespace: shop}]
+  rules: [{backendRefs: [{name: api-primary, namespace: shop, port: 80}]}]
+",
+    );
+    stage.sync();
+    let mut say = |manifest: &str| {
+        if !manifest.is_empty() {
+            stage.apply(manifest);
+        }
+        stage.acknowledge_all();
+        format!("{}\n{}", stage.writes(), gateways(&stage))
+    };
+    insta::assert_snapshot!(say(""), @r"
+    HTTPRoute/team/team status edge: Accepted=False NotAllowedByListeners@1 (Gateway/shop/edge listener web: the labels of namespace team do not fit allowedRoutes.namespaces.selector), ResolvedRefs=False RefNotPermitted@1 (Service/shop/api-primary is in another namespace and no ReferenceGrant there lets HTTPRoutes of team use it; create one), Programmed=False NotAllowedByListeners@1 (Gateway/shop/edge listener web: the labels of namespace team do not fit allowedRoutes.namespaces.selector)
+    Gateway/shop/edge at 127.0.0.1 status Accepted=True Accepted@1, Programmed=True Programmed@1
+      web HTTPRoute=0
+    127.0.0.1:80 shop/edge ->
+    ");
+    let labelled = "{apiVersion: v1, kind: Namespace, metadata: {name: team, labels: {team: web}}}";
+    insta::assert_snapshot!(say(labelled), @r"
+    HTTPRoute/team/team status edge: Accepted=True Accepted@1, ResolvedRefs=False RefNotPermitted@1 (Service/shop/api-primary is in another namespace and no ReferenceGrant there lets HTTPRoutes of team use it; create one), Programmed=True Programmed@1
+    Gateway/shop/edge at 127.0.0.1 status Accepted=True Accepted@1, Programmed=True Programmed@1
+      web HTTPRoute=1
+    127.0.0.1:80 shop/edge -> nowhere=1
+    ");
+    let grant = "
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: web, namespace: shop}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: team}]
+  to: [{group: '', kind: Service, name: api-primary}]";
+    insta::assert_snapshot!(say(grant), @r"
+    HTTPRoute/team/team status edge: Accepted=True Accepted@1, ResolvedRefs=True ResolvedRefs@1, Programmed=True Programmed@1
+    127.0.0.1:80 shop/edge -> shop/api-primary:80=1
+    ");
+    // Withdrawn, it counts no more.
+    stage.remove("ReferenceGrant", "shop", "web");
+    stage.acknowledge_all();
+    insta::assert_snapshot!(stage.writes(), @"HTTPRoute/team/team status edge: Accepted=True Accepted@1, ResolvedRefs=False RefNotPermitted@1 (Service/shop/api-primary is in another namespace and no ReferenceGrant there lets HTTPRoutes of team use it; create one), Programmed=True Programmed@1");
+}
+
+#[test]
+fn filters_of_backends_count_or_are_refused() {
+    let mut stage = Stage::new();
+    stage.apply(SERVICES);
+    stage.sync();
+    stage.acknowledge(1);
+    let mut say = |filters: &str| {
+        let canary = format!("name: api-canary, filters: [{filters}],");
+        stage.apply(&ROUTE.replace("name: api-canary,", &canary));
+        stage.acknowledge_all();
+        let line = stage.configuration().lines().next().unwrap_or_default().to_owned();
+        format!("{}\n{}", stage.writes(), line.split_once("-> ").map_or("", |(_, rules)| rules))
+    };
+    let rewrite = "{type: URLRewrite, urlRewrite: {path: {replacePrefixMatch: /new}}}";
+    insta::assert_snapshot!(say(rewrite), @r#"
+    HTTPRoute/shop/api status api: Accepted=True Accepted@3, ResolvedRefs=True ResolvedRefs@3, Programmed=True Programmed@3
+    shop/api-primary:80=90 shop/api-canary:80=10 Rewrite { hostname: None, path: Some(Prefix("/new")) }
+    "#);
+    let redirect = "{type: RequestRedirect, requestRedirect: {path: {replaceFullPath: /gone}}}";
+    insta::assert_snapshot!(say(redirect), @r#"
+    HTTPRoute/shop/api status api: Accepted=True Accepted@3, ResolvedRefs=True ResolvedRefs@3, Programmed=True Programmed@3
+    shop/api-primary:80=90 shop/api-canary:80=10 Redirect { scheme: None, hostname: None, path: Some(Full("/gone")), port: None, status: 302 }
+    "#);
+    insta::assert_snapshot!(say("{type: RequestMirror}"), @r"
+    HTTPRoute/shop/api status api: Accepted=False UnsupportedValue@3 (spec.rules[0]: backend api-canary: filter RequestMirror is not supported; change or remove it), ResolvedRefs=True ResolvedRefs@3, Programmed=False UnsupportedValue@3 (spec.rules[0]: backend api-canary: filter RequestMirror is not supported; change or remove it)
+    shop/api-primary:80=90 nowhere=10
+    ");
+    insta::assert_snapshot!(say(&format!("{rewrite}, {rewrite}")), @r"
+    HTTPRoute/shop/api status api: Accepted=False UnsupportedValue@3 (spec.rules[0]: backend api-canary: filter URLRewrite is there twice; change or remove it), ResolvedRefs=True ResolvedRefs@3, Programmed=False UnsupportedValue@3 (spec.rules[0]: backend api-canary: filter URLRewrite is there twice; change or remove it)
+    shop/api-primary:80=90 nowhere=10
     ");
 }

@@ -72,6 +72,19 @@ fn conditions(list: &Value) -> String {
     list.as_array().into_iter().flatten().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// Name, kinds and number of routes of a listener, and what is wrong with it.
+fn listener(status: &Value) -> String {
+    let kinds = status["supportedKinds"].as_array().into_iter().flatten();
+    let kinds: Vec<&str> = kinds.map(|kind| kind["kind"].as_str().unwrap()).collect();
+    let all = status["conditions"].as_array().into_iter().flatten();
+    let wrong = |one: &&Value| (one["type"] == "Conflicted") == (one["status"] == "True");
+    let wrong = conditions(&all.filter(wrong).cloned().collect());
+    let name = status["name"].as_str().unwrap();
+    format!("\n  {name} {}={} {wrong}", kinds.join(" "), status["attachedRoutes"])
+        .trim_end()
+        .to_owned()
+}
+
 fn describe(key: &Key, patch: &Value) -> String {
     if let Some(annotations) = patch.pointer("/metadata/annotations").and_then(Value::as_object) {
         let pairs =
@@ -80,7 +93,12 @@ fn describe(key: &Key, patch: &Value) -> String {
     }
     let status = &patch["status"];
     let Some(parents) = status["parents"].as_array() else {
-        return format!("{key} status {}", conditions(&status["conditions"]));
+        let addresses = status["addresses"].as_array().into_iter().flatten();
+        let addresses: Vec<&str> = addresses.map(|one| one["value"].as_str().unwrap()).collect();
+        let listeners = status["listeners"].as_array().into_iter().flatten().map(listener);
+        let listeners: String = listeners.collect();
+        let told = conditions(&status["conditions"]);
+        return format!("{key} at {} status {told}{listeners}", addresses.join(" "));
     };
     let parents = parents.iter().map(|parent| {
         format!(
@@ -286,6 +304,15 @@ impl Stage {
         self.settle();
     }
 
+    /// Takes an object away.
+    pub(crate) fn remove(&mut self, kind: &str, namespace: &str, name: &str) {
+        let key = Key::new(GroupKind::new("gateway.networking.k8s.io", kind), namespace, name);
+        let obj = self.store.objects.lock().unwrap().remove(&key).unwrap();
+        let watch = self.store.watches.lock().unwrap()[&key.kind].clone();
+        watch.unbounded_send(Ok(WatchEvent::Deleted(obj))).unwrap();
+        self.settle();
+    }
+
     /// What was written since the last question.
     pub(crate) fn writes(&self) -> String {
         std::mem::take(&mut *self.store.writes.lock().unwrap()).join("\n")
@@ -333,6 +360,14 @@ fn rule(rule: &Rule, snapshot: &Snapshot) -> String {
     }
     if !rule.hostnames.is_empty() {
         text = format!("[{}] {text}", rule.hostnames.join(" "));
+    }
+    for backend in &rule.backends {
+        if let Some(rewrite) = &backend.filters.rewrite {
+            text = format!("{text} {rewrite:?}");
+        }
+        if let Some(redirect) = &backend.filters.redirect {
+            text = format!("{text} {redirect:?}");
+        }
     }
     if let Some(timeout) = rule.timeout {
         text = format!("{text} within {timeout:?}");
