@@ -86,11 +86,8 @@ impl Evaluator<'_> {
             if points.is_empty() {
                 continue;
             }
-            let (labels, drop_name) = if drops {
-                self.unnamed(one.labels, one.drop_name)
-            } else {
-                (one.labels, one.drop_name)
-            };
+            let (labels, drop_name) =
+                if drops { self.unnamed(one.labels) } else { (one.labels, one.drop_name) };
             out.push(Series { labels, drop_name, points });
         }
         self.charge(out.iter().map(|s| s.points.len()).sum())?;

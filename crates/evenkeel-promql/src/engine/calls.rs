@@ -113,7 +113,7 @@ impl Evaluator<'_> {
         let (start, step) = (self.steps.start_ms, self.steps.step_ms);
         let mut out = Vec::new();
         for one in series {
-            let (labels, drop_name) = self.unnamed(one.labels, one.drop_name);
+            let (labels, drop_name) = self.unnamed(one.labels);
             let mut points = Vec::with_capacity(one.points.len());
             for point in one.points {
                 let Some(v) = point.value.as_float() else { continue };

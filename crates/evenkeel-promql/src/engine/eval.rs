@@ -230,9 +230,8 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Labels of a function's result: without the name, or marked for it.
-    pub(super) fn unnamed(&self, labels: Labels, drop_name: bool) -> (Labels, bool) {
+    pub(super) fn unnamed(&self, labels: Labels) -> (Labels, bool) {
         if self.options.delayed_name_removal {
-            let _ = drop_name;
             (labels, true)
         } else {
             (labels.without_name(), false)
@@ -247,7 +246,7 @@ impl<'a> Evaluator<'a> {
     ) -> Vec<Series> {
         let mut out = Vec::with_capacity(series.len());
         for one in series {
-            let (labels, drop_name) = self.unnamed(one.labels, one.drop_name);
+            let (labels, drop_name) = self.unnamed(one.labels);
             let points: Vec<Point> = one
                 .points
                 .into_iter()

@@ -171,7 +171,7 @@ impl Evaluator<'_> {
         for (i, one) in series.iter().enumerate() {
             let mut group_of = |labels: Labels, members: &mut Members| {
                 *index.entry(labels.clone()).or_insert_with(|| {
-                    let named = self.unnamed(labels, one.drop_name);
+                    let named = self.unnamed(labels);
                     members.groups.push(named);
                     members.first.push(i);
                     members.groups.len() - 1

@@ -4,9 +4,9 @@
 
 use super::QueryError;
 use super::eval::{Cursors, Data, Evaluator, Merge, Series};
-use crate::ast::{Expr, ExprKind, Selector};
+use crate::ast::{At, Expr, ExprKind, Length, Selector, Subquery, ValueType};
 use crate::labels::{Labels, METRIC_NAME};
-use crate::matcher::Matcher;
+use crate::matcher::{MatchOp, Matcher};
 use crate::sample::{Point, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,22 +32,26 @@ type Newest<'j> = BTreeMap<&'j Labels, BTreeMap<&'j str, (f64, &'j Series)>>;
 
 impl Evaluator<'_> {
     pub(super) fn info(&mut self, args: &[Expr]) -> Result<Data, QueryError> {
+        let reference = self.shared_reference(&args[0])?;
         let base = self.vector(&args[0])?;
-        let default = vec![Matcher::equal(METRIC_NAME, DEFAULT_INFO)];
         let (by_name, data): (Vec<Matcher>, Vec<Matcher>) = match args.get(1).map(|a| &a.kind) {
             Some(ExprKind::Selector(selector)) => {
                 selector.matchers.iter().cloned().partition(|m| &*m.name == METRIC_NAME)
             }
-            _ => (default.clone(), Vec::new()),
+            _ => (Vec::new(), Vec::new()),
         };
-        let is_info = |labels: &Labels| {
-            !by_name.is_empty() && by_name.iter().all(|m| m.matches(labels.metric_name()))
-        };
+        let by_name = name_matchers(by_name)?;
+        let is_info = |labels: &Labels| by_name.iter().all(|m| m.matches(labels.metric_name()));
         let key = |one: &Series| (!is_info(&one.labels)).then(|| one.labels.keep(&IDENTIFYING));
         let base_keys: Vec<Option<Labels>> = base.iter().map(key).collect();
-        let mut matchers = if by_name.is_empty() { default } else { by_name.clone() };
-        matchers.extend(data.iter().cloned());
-        let infos = self.info_series(&args[0], matchers, &base_keys)?;
+        let matchers = by_name.iter().chain(&data).cloned().collect();
+        let selector = Selector {
+            matchers,
+            at: reference.at_ms.map(At::Time),
+            offset: Some(Length::Fixed(reference.offset_ms)),
+            ..Selector::default()
+        };
+        let infos = self.info_series(&selector, &base_keys)?;
         let info_keys = infos.iter().map(|one| one.labels.keep(&IDENTIFYING)).collect();
         self.join_info(&base, &Join { data, infos, info_keys, base_keys })
     }
@@ -55,8 +59,7 @@ impl Evaluator<'_> {
     /// Info series of any target that the base may belong to.
     fn info_series(
         &mut self,
-        base: &Expr,
-        matchers: Vec<Matcher>,
+        selector: &Selector,
         base_keys: &[Option<Labels>],
     ) -> Result<Vec<Series>, QueryError> {
         // As upstream: values are looked up label by label, for each set of labels that are there.
@@ -70,9 +73,7 @@ impl Evaluator<'_> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let mut selector = Selector { matchers, ..Selector::default() };
-        copy_modifiers(base, &mut selector);
-        let mut infos = self.picked(&selector, |samples, at, t_ms, out| {
+        let mut infos = self.picked(selector, |samples, at, t_ms, out| {
             let value = match samples.value(at) {
                 Value::Float(_) => Value::Float(samples.times[at] as f64),
                 histogram @ Value::Histogram(_) => histogram,
@@ -172,10 +173,113 @@ impl Join {
     }
 }
 
-/// Info series are read at the time that the base's first selector reads.
-fn copy_modifiers(base: &Expr, selector: &mut Selector) {
-    if let Some(first) = base.selectors().first() {
-        selector.offset.clone_from(&first.offset);
-        selector.at = first.at;
+/// The matchers of info metrics' names: those that were given; with `.+_info` if they only say what
+/// the name is not; `target_info` without any.
+fn name_matchers(mut given: Vec<Matcher>) -> Result<Vec<Matcher>, QueryError> {
+    if given.is_empty() {
+        return Ok(vec![Matcher::equal(METRIC_NAME, DEFAULT_INFO)]);
+    }
+    if given.iter().all(|m| matches!(m.op, MatchOp::NotEqual | MatchOp::NotRegex)) {
+        let any = Matcher::new(METRIC_NAME, MatchOp::Regex, ".+_info");
+        given.push(any.map_err(|e| QueryError::Execution(e.to_string()))?);
+    }
+    Ok(given)
+}
+
+/// The time that selectors read at, relative to a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Reference {
+    /// The fixed time of an `@`, which takes the step's place.
+    at_ms: Option<i64>,
+    offset_ms: i64,
+}
+
+impl Reference {
+    fn same_time(self, other: Self) -> bool {
+        match (self.at_ms, other.at_ms) {
+            (Some(a), Some(b)) => {
+                a.saturating_sub(self.offset_ms) == b.saturating_sub(other.offset_ms)
+            }
+            (None, None) => self.offset_ms == other.offset_ms,
+            _ => false,
+        }
+    }
+}
+
+/// What the selectors of an expression have in common.
+#[derive(Default)]
+struct References {
+    first: Option<Reference>,
+    /// Some selectors read at another time than the first, or a vector reads none.
+    mixed: bool,
+}
+
+impl Evaluator<'_> {
+    /// The time at which all of an expression's selectors read; that of the step if they do not
+    /// agree. Info series are read at the same time.
+    fn shared_reference(&self, expr: &Expr) -> Result<Reference, QueryError> {
+        let mut found = References::default();
+        self.references(expr, &mut Vec::new(), &mut found)?;
+        Ok(found.first.filter(|_| !found.mixed).unwrap_or_default())
+    }
+
+    /// Collects the times that selectors below `expr` read at; whether there was any selector.
+    fn references<'e>(
+        &self,
+        expr: &'e Expr,
+        around: &mut Vec<&'e Subquery>,
+        found: &mut References,
+    ) -> Result<bool, QueryError> {
+        if !matches!(expr.value_type(), ValueType::Vector | ValueType::Matrix) {
+            return Ok(false);
+        }
+        match &expr.kind {
+            ExprKind::Selector(selector) | ExprKind::Range { selector, .. } => {
+                let reference = self.reference_of(selector, around)?;
+                found.mixed |= !found.first.unwrap_or(reference).same_time(reference);
+                found.first = found.first.or(Some(reference));
+                return Ok(true);
+            }
+            // Its second argument only looks like a selector.
+            ExprKind::Call { function, args } if function.name == "info" => {
+                return match args.first() {
+                    Some(base) => self.references(base, around, found),
+                    None => Ok(false),
+                };
+            }
+            _ => {}
+        }
+        if let ExprKind::Subquery(subquery) = &expr.kind {
+            around.push(subquery);
+        }
+        let mut any = false;
+        for child in expr.kind.children() {
+            any |= self.references(child, around, found)?;
+        }
+        if matches!(expr.kind, ExprKind::Subquery(_)) {
+            around.pop();
+        }
+        found.mixed |= !any;
+        Ok(any)
+    }
+
+    /// Offsets of the subqueries around a selector add up, until one of them fixes the time.
+    fn reference_of(
+        &self,
+        selector: &Selector,
+        around: &[&Subquery],
+    ) -> Result<Reference, QueryError> {
+        let fixed = |at: Option<At>| at.map(|at| self.reference_ms(Some(at), 0));
+        let offset_ms = self.offset_ms(selector.offset.as_ref())?;
+        let mut reference = Reference { at_ms: fixed(selector.at), offset_ms };
+        for subquery in around.iter().rev() {
+            if reference.at_ms.is_some() {
+                break;
+            }
+            let offset_ms = self.offset_ms(subquery.offset.as_ref())?;
+            reference.offset_ms = reference.offset_ms.saturating_add(offset_ms);
+            reference.at_ms = fixed(subquery.at);
+        }
+        Ok(reference)
     }
 }

@@ -92,7 +92,7 @@ impl Evaluator<'_> {
             let (labels, drop_name) = if keeps_name {
                 (one.labels.clone(), one.drop_name)
             } else {
-                self.unnamed(one.labels.clone(), one.drop_name)
+                self.unnamed(one.labels.clone())
             };
             out.push(Series { labels, drop_name, points });
         }

@@ -157,8 +157,10 @@ impl Histogram {
         let mut below = 0.0;
         for bucket in self.all_buckets() {
             let mut bucket = self.with_known_sign(bucket);
-            if self.is_custom() && bucket.lower <= 0.0 && bucket.upper >= 0.0 {
-                // Custom buckets are all positive to upstream, even those with negative bounds.
+            if self.is_custom() && bucket.lower.is_infinite() && bucket.upper > 0.0 {
+                // As in classic histograms: values below the first bound are taken as positive.
+                // Upstream starts every bucket that touches 0 there, so that those up to `le="0"`
+                // lie in no fraction.
                 bucket.lower = 0.0;
             }
             if value <= bucket.lower {
