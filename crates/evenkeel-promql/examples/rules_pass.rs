@@ -38,7 +38,12 @@ fn main() {
     let rules: usize = groups.iter().map(|g| g.rules.len()).sum();
     let options = Options::default();
     let external = Labels::empty();
-    let context = Context { options: &options, external_labels: &external, resend_ms: 60_000 };
+    let context = Context {
+        options: &options,
+        external_labels: &external,
+        external_url: "",
+        resend_ms: 60_000,
+    };
     for pass in 0..4 {
         let now = END_MS + pass * 30_000;
         let (started, cpu) = (Instant::now(), cpu_ms());

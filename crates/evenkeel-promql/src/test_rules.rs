@@ -222,7 +222,8 @@ impl Bench<'_> {
         let mut pending = input(test, (start_ms, step_ms), &mut work.room)?.into_iter().peekable();
         let external = Labels::from_pairs(&test.external_labels);
         let options = self.options;
-        let context = Context { options, external_labels: &external, resend_ms: 60_000 };
+        let context =
+            Context { options, external_labels: &external, external_url: "", resend_ms: 60_000 };
         let mut times = Vec::new();
         for alert in &test.alerts {
             times.push(duration(&alert.eval_time)?);

@@ -310,7 +310,7 @@ proptest::proptest! {
                 let mut group = Group::new(spec, "file").unwrap();
                 let (options, external) = (Options::default(), Labels::empty());
                 let context =
-                    Context { options: &options, external_labels: &external, resend_ms: 60_000 };
+                    Context { options: &options, external_labels: &external, external_url: "", resend_ms: 60_000 };
                 group.evaluate(&mut store(), group.slot_ms(600_000), &context);
             }
         }

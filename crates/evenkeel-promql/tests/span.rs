@@ -104,7 +104,7 @@ proptest! {
         // Sums over blocks are within a bound of their own (tests/blocks.rs).
         let options = Options { sample_by_sample: true, ..Options::default() };
         let external = Labels::empty();
-        let context = Context { options: &options, external_labels: &external, resend_ms: 60_000 };
+        let context = Context { options: &options, external_labels: &external, external_url: "", resend_ms: 60_000 };
 
         let mut naive = inputs.clone();
         let (mut one_by_one, mut notices) = (groups(), vec![Vec::new(); GROUPS]);

@@ -103,7 +103,7 @@ impl Telemetry {
         let (start, options) = (clock.now(), self.options());
         let now_ms = start.as_millisecond();
         let context =
-            Context { options: &options, external_labels: &Labels::empty(), resend_ms: RESEND_MS };
+            Context { options: &options, external_labels: &Labels::empty(), external_url: "", resend_ms: RESEND_MS };
         let mut groups = self.rules().lock();
         let Some(entry) = groups.values_mut().find(|entry| is_due(&entry.group, now_ms)) else {
             return false;

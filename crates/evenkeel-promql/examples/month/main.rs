@@ -94,7 +94,12 @@ fn compare(a: &SeriesStore, b: &SeriesStore) -> (usize, usize, f64) {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (options, external) = (Options::default(), Labels::empty());
-    let context = Context { options: &options, external_labels: &external, resend_ms: 60_000 };
+    let context = Context {
+        options: &options,
+        external_labels: &external,
+        external_url: "",
+        resend_ms: 60_000,
+    };
     let started = cpu_s();
     let mut fast = SeriesStore::new();
     fill(&mut fast);

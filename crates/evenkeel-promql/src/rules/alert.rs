@@ -5,7 +5,7 @@ use crate::ast::Query;
 use crate::labels::{Labels, METRIC_NAME};
 use crate::parser::{ParseError, parse};
 use crate::result::VectorSample;
-use crate::template::{QueryFn, Scope, render};
+use crate::template::{QueryFn, Scope, Template, render};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -97,6 +97,8 @@ pub struct AlertingRule {
     active: BTreeMap<Labels, ActiveAlert>,
     /// Its query as it is printed, once it was needed.
     printed: Option<String>,
+    /// Whether its templates read nothing but labels, once that was asked.
+    stays: Option<bool>,
     /// Filled-in templates by the labels of the sample, as long as only labels matter.
     filled: BTreeMap<Labels, Arc<Filled>>,
 }
@@ -119,6 +121,7 @@ impl AlertingRule {
             annotations: BTreeMap::new(),
             active: BTreeMap::new(),
             printed: None,
+            stays: None,
             filled: BTreeMap::new(),
         })
     }
@@ -157,7 +160,7 @@ impl AlertingRule {
         let mut fresh: BTreeMap<Labels, (f64, Arc<Filled>)> = BTreeMap::new();
         for sample in found {
             let value = sample.value.as_float().unwrap_or(f64::NAN);
-            let filled = self.filled(&sample.labels, value, (context, query));
+            let filled = self.filled(sample, now_ms, (context, query));
             if fresh.insert(filled.0.clone(), (value, filled)).is_some() {
                 return Err(
                     "vector contains metrics with the same labelset after applying alert labels"
@@ -220,34 +223,37 @@ impl AlertingRule {
 
     fn filled(
         &mut self,
-        labels: &Labels,
-        value: f64,
+        sample: &VectorSample,
+        now_ms: i64,
         (context, query): (&Context<'_>, &QueryFn<'_>),
     ) -> Arc<Filled> {
-        if let Some(filled) = self.filled.get(labels) {
+        if let Some(filled) = self.filled.get(&sample.labels) {
             return Arc::clone(filled);
         }
-        let filled = Arc::new(self.expand(labels, value, (context, query)));
-        let only_labels = !["alue", "query", "xternal", "$v", "{{.", "{{ .", "with", "range"]
-            .iter()
-            .any(|w| self.mentions(w));
-        if only_labels {
+        let filled = Arc::new(self.expand(sample, now_ms, (context, query)));
+        let stays = *self.stays.get_or_insert_with(|| {
+            let mut texts = self.labels.values().chain(self.annotations.values());
+            texts.all(|text| Template::parse(text).is_ok_and(|t| t.reads_only_labels()))
+        });
+        if stays {
             if self.filled.len() >= FILLED_MAX {
                 self.filled.clear();
             }
-            self.filled.insert(labels.clone(), Arc::clone(&filled));
+            self.filled.insert(sample.labels.clone(), Arc::clone(&filled));
         }
         filled
     }
 
     fn expand(
         &self,
-        labels: &Labels,
-        value: f64,
+        sample: &VectorSample,
+        now_ms: i64,
         (context, query): (&Context<'_>, &QueryFn<'_>),
     ) -> Filled {
-        let mut scope = Scope::alert(labels, context.external_labels, value);
+        let (labels, value) = (&sample.labels, sample.value.as_float().unwrap_or(f64::NAN));
+        let mut scope = Scope::alert(labels, context.external_labels, value, context.external_url);
         scope.query = Some(query);
+        scope.now_ms = now_ms;
         let fill = |text: &String| {
             render(text, &scope).unwrap_or_else(|e| format!("<error expanding template: {e}>"))
         };

@@ -50,6 +50,8 @@ pub struct Context<'c> {
     pub options: &'c Options,
     /// Labels of this installation, for templates and sent alerts.
     pub external_labels: &'c Labels,
+    /// Where this installation is reached, for templates; empty when not known.
+    pub external_url: &'c str,
     /// How often a firing alert is sent again, milliseconds.
     pub resend_ms: i64,
 }

@@ -44,7 +44,12 @@ impl Bench {
     fn pass(&mut self, t_s: i64) -> Evaluation {
         let external = Labels::from_pairs([("cluster", "eu")]);
         let options = Options::default();
-        let context = Context { options: &options, external_labels: &external, resend_ms: 60_000 };
+        let context = Context {
+            options: &options,
+            external_labels: &external,
+            external_url: "",
+            resend_ms: 60_000,
+        };
         self.group.evaluate(&mut self.store, t_s * 1000, &context)
     }
 

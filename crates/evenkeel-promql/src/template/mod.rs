@@ -1,11 +1,13 @@
 //! A small engine for Go's `text/template`, as far as alert labels and annotations use it:
-//! `{{ $labels.job }} is at {{ $value | humanizePercentage }}`, `if`, `range`, `with`, variables,
-//! and the functions that Prometheus adds. Templates cannot read anything but what they are given.
+//! `{{ $labels.job }} is at {{ $value | humanizePercentage }}`, `if`, `range`, `with`, `define`,
+//! variables, and the functions that Prometheus adds. Templates cannot read anything but what they are given.
 
 mod format;
 mod functions;
+mod lex;
 mod parse;
 mod run;
+mod text;
 
 pub use functions::QueryFn;
 
@@ -30,6 +32,8 @@ pub enum Data {
     Map(BTreeMap<String, Data>),
     /// Several values.
     List(Vec<Data>),
+    /// A value with fixed fields, such as a sample.
+    Record(Vec<(&'static str, Data)>),
 }
 
 impl Data {
@@ -40,6 +44,7 @@ impl Data {
             Self::Text(text) => text.len(),
             Self::List(list) => list.iter().map(Self::bytes).sum(),
             Self::Map(map) => map.iter().map(|(k, v)| own + k.len() + v.bytes()).sum(),
+            Self::Record(fields) => fields.iter().map(|(_, v)| own + v.bytes()).sum(),
             _ => 0,
         }
     }
@@ -59,6 +64,7 @@ impl Data {
             Self::Text(text) => !text.is_empty(),
             Self::Map(map) => !map.is_empty(),
             Self::List(list) => !list.is_empty(),
+            Self::Record(_) => true,
         }
     }
 }
@@ -94,22 +100,31 @@ pub struct Scope<'s> {
     pub missing: Missing,
     /// Answers `query "..."`.
     pub query: Option<&'s QueryFn<'s>>,
+    /// What `now` gives. Unit: milliseconds since the epoch.
+    pub now_ms: i64,
+    /// What `externalURL` gives.
+    pub external_url: String,
 }
 
+/// The variables of alert templates, without the `$`.
+const ALERT_VARIABLES: [&str; 4] = ["labels", "externalLabels", "externalURL", "value"];
+
 impl Scope<'_> {
-    /// What alert templates see: `$labels`, `$externalLabels`, `$value`, and the same below the
-    /// dot.
-    pub fn alert(labels: &Labels, external: &Labels, value: f64) -> Self {
-        let (labels, external) = (Data::labels(labels), Data::labels(external));
-        let value = Data::Float(value);
-        let url = Data::Text(String::new());
-        let pairs = |names: [&str; 4]| -> BTreeMap<String, Data> {
-            let values = [&labels, &external, &value, &url];
-            names.iter().zip(values).map(|(n, v)| ((*n).to_owned(), v.clone())).collect()
-        };
+    /// What alert templates see: `$labels`, `$externalLabels`, `$value`, `$externalURL`, and the
+    /// same below the dot.
+    pub fn alert(labels: &Labels, external: &Labels, value: f64, external_url: &str) -> Self {
+        let values = [
+            Data::labels(labels),
+            Data::labels(external),
+            Data::Text(external_url.to_owned()),
+            Data::Float(value),
+        ];
+        let fields = ["Labels", "ExternalLabels", "ExternalURL", "Value"];
+        let names = ALERT_VARIABLES.map(str::to_owned).into_iter();
         Self {
-            root: Data::Map(pairs(["Labels", "ExternalLabels", "Value", "ExternalURL"])),
-            variables: pairs(["labels", "externalLabels", "value", "externalURL"]),
+            root: Data::Record(fields.into_iter().zip(values.clone()).collect()),
+            variables: names.zip(values).collect(),
+            external_url: external_url.to_owned(),
             ..Self::default()
         }
     }
@@ -118,18 +133,30 @@ impl Scope<'_> {
 /// A parsed template.
 #[derive(Clone, Debug)]
 pub struct Template {
-    nodes: Vec<parse::Node>,
+    parsed: parse::Parsed,
 }
 
 impl Template {
-    /// Reads a template.
+    /// Reads a template in which the variables of alerts are known.
+    ///
+    /// **Errors**: what Go's `text/template` refuses, unknown functions and variables included.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
-        Ok(Self { nodes: parse::parse(text)? })
+        Self::parse_with(text, &ALERT_VARIABLES)
+    }
+
+    /// As [`Template::parse`], with these variables instead, without their `$`.
+    pub fn parse_with(text: &str, variables: &[&str]) -> Result<Self, TemplateError> {
+        Ok(Self { parsed: parse::parse(text, variables)? })
     }
 
     /// Fills it in.
     pub fn render(&self, scope: &Scope<'_>) -> Result<String, TemplateError> {
-        run::run(&self.nodes, scope)
+        run::run(&self.parsed, scope)
+    }
+
+    /// Whether its text is the same as long as the labels are: no value, time or query.
+    pub fn reads_only_labels(&self) -> bool {
+        self.parsed.reads_only(&["labels"])
     }
 }
 
@@ -138,7 +165,8 @@ pub fn render(text: &str, scope: &Scope<'_>) -> Result<String, TemplateError> {
     if !text.contains("{{") {
         return Ok(text.to_owned());
     }
-    Template::parse(text)?.render(scope)
+    let variables: Vec<&str> = scope.variables.keys().map(String::as_str).collect();
+    Template::parse_with(text, &variables)?.render(scope)
 }
 
 #[cfg(test)]

@@ -1,7 +1,12 @@
 //! Text to template nodes.
+//!
+//! **Source**: text/template/parse of Go: unknown functions and variables are errors of the text.
+
+use std::collections::BTreeMap;
 
 use super::TemplateError;
-use crate::labels::raw_byte_char;
+use super::functions::is_function;
+use super::lex::{Token, tokens};
 
 /// Nesting of blocks and parentheses.
 const DEPTH_MAX: usize = 50;
@@ -13,6 +18,9 @@ pub(super) enum Node {
     If { line: usize, pipe: Pipe, then: Vec<Node>, otherwise: Vec<Node> },
     With { line: usize, pipe: Pipe, then: Vec<Node>, otherwise: Vec<Node> },
     Range { line: usize, pipe: Pipe, body: Vec<Node>, otherwise: Vec<Node> },
+    Template { line: usize, name: String, pipe: Option<Pipe> },
+    Break { line: usize },
+    Continue { line: usize },
 }
 
 impl Node {
@@ -23,9 +31,19 @@ impl Node {
             Self::Print { line, .. }
             | Self::If { line, .. }
             | Self::With { line, .. }
-            | Self::Range { line, .. } => *line,
+            | Self::Range { line, .. }
+            | Self::Template { line, .. }
+            | Self::Break { line }
+            | Self::Continue { line } => *line,
         }
     }
+}
+
+/// Nodes of a text, and of the templates that it defines.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Parsed {
+    pub(super) nodes: Vec<Node>,
+    pub(super) named: BTreeMap<String, Vec<Node>>,
 }
 
 /// `$a, $b := cmd | cmd`
@@ -53,23 +71,6 @@ pub(super) enum Term {
     Group(Box<Pipe>, Vec<String>),
 }
 
-#[derive(Clone, Debug, PartialEq)]
-enum Token {
-    Word(String),
-    Field(String),
-    Dot,
-    Variable(String),
-    Text(String),
-    Int(i64),
-    Float(f64),
-    Open,
-    Close,
-    Pipe,
-    Declare,
-    Assign,
-    Comma,
-}
-
 /// A piece of the template: text, or the inside of an action.
 struct Piece<'t> {
     line: usize,
@@ -77,12 +78,55 @@ struct Piece<'t> {
     action: bool,
 }
 
-pub(super) fn parse(text: &str) -> Result<Vec<Node>, TemplateError> {
+impl Parsed {
+    /// Whether nothing is read but these variables and what the text itself sets.
+    pub(super) fn reads_only(&self, variables: &[&str]) -> bool {
+        fn pipe(of: &Pipe, known: &[&str]) -> bool {
+            of.assign.is_empty() && of.commands.iter().flatten().all(|one| term(one, known))
+        }
+        fn term(of: &Term, known: &[&str]) -> bool {
+            match of {
+                Term::Variable(name, _) => known.contains(&name.as_str()),
+                Term::Function(name) => !matches!(name.as_str(), "now" | "query"),
+                Term::Group(inner, _) => pipe(inner, known),
+                Term::Field(_) => false,
+                Term::Text(_) | Term::Int(_) | Term::Float(_) | Term::Bool(_) | Term::Nil => true,
+            }
+        }
+        fn node(of: &Node, known: &[&str]) -> bool {
+            match of {
+                Node::Text(_) => true,
+                Node::Print { pipe: of, .. } => pipe(of, known),
+                Node::If { pipe: of, then, otherwise, .. } => {
+                    pipe(of, known) && then.iter().chain(otherwise).all(|n| node(n, known))
+                }
+                // What they hand on as the dot is not followed.
+                Node::With { .. }
+                | Node::Range { .. }
+                | Node::Template { .. }
+                | Node::Break { .. }
+                | Node::Continue { .. } => false,
+            }
+        }
+        self.nodes.iter().all(|n| node(n, variables))
+    }
+}
+
+/// Reads a text in which these variables are known.
+pub(super) fn parse(text: &str, variables: &[&str]) -> Result<Parsed, TemplateError> {
     let pieces = pieces(text)?;
-    let mut parser = Blocks { pieces: &pieces, at: 0, depth: 0 };
+    let known = variables.iter().map(|name| (*name).to_owned()).chain([String::new()]);
+    let mut parser = Blocks {
+        pieces: &pieces,
+        at: 0,
+        depth: 0,
+        ranges: 0,
+        known: known.collect(),
+        named: BTreeMap::new(),
+    };
     let (nodes, end) = parser.block()?;
     match end {
-        None => Ok(nodes),
+        None => Ok(Parsed { nodes, named: parser.named }),
         Some((line, word)) => {
             Err(TemplateError { line, reason: format!("unexpected {{{{{word}}}}}") })
         }
@@ -111,7 +155,7 @@ fn pieces(text: &str) -> Result<Vec<Piece<'_>>, TemplateError> {
         }
         out.push(Piece { line, text: shown, action: false });
         line += lines(before);
-        let end = action_end(tail)
+        let end = action_end(tail, trims)
             .ok_or_else(|| TemplateError { line, reason: "unclosed action".to_owned() })?;
         let (inside, after) = tail.split_at_checked(end).unwrap_or((tail, ""));
         let mut body = if trims { inside.get(1..).unwrap_or_default() } else { inside };
@@ -127,7 +171,12 @@ fn pieces(text: &str) -> Result<Vec<Piece<'_>>, TemplateError> {
 }
 
 /// Where `}}` stands outside of quotes.
-fn action_end(text: &str) -> Option<usize> {
+fn action_end(text: &str, trims: bool) -> Option<usize> {
+    let inside = if trims { text.get(1..)?.trim_start() } else { text };
+    if inside.starts_with("/*") {
+        let comment = text.find("*/")?;
+        return text.get(comment..)?.find("}}").map(|end| comment + end);
+    }
     let mut quote: Option<char> = None;
     let mut escaped = false;
     for (i, c) in text.char_indices() {
@@ -136,9 +185,9 @@ fn action_end(text: &str) -> Option<usize> {
             continue;
         }
         match (quote, c) {
-            (Some('"'), '\\') => escaped = true,
+            (Some('"' | '\''), '\\') => escaped = true,
             (Some(q), c) if q == c => quote = None,
-            (None, '"' | '`') => quote = Some(c),
+            (None, '"' | '`' | '\'') => quote = Some(c),
             (None, '}') if text.get(i..).is_some_and(|t| t.starts_with("}}")) => return Some(i),
             _ => {}
         }
@@ -150,6 +199,11 @@ struct Blocks<'t> {
     pieces: &'t [Piece<'t>],
     at: usize,
     depth: usize,
+    /// Ranges around, of the same template.
+    ranges: usize,
+    /// Variables that can be used, the innermost last.
+    known: Vec<String>,
+    named: BTreeMap<String, Vec<Node>>,
 }
 
 /// The `end`, `else` or `else if ...` that a block stops at, with its line.
@@ -167,58 +221,107 @@ impl Blocks<'_> {
                 continue;
             }
             let line = piece.line;
-            let word = piece.text.split_whitespace().next().unwrap_or_default();
-            let rest = piece.text.strip_prefix(word).unwrap_or_default();
-            match word {
-                "" if piece.text.is_empty() => {
-                    return Err(TemplateError {
-                        line,
-                        reason: "missing value for command".to_owned(),
-                    });
-                }
-                _ if piece.text.starts_with("/*") => {}
-                "end" | "else" => return Ok((nodes, Some((line, piece.text.to_owned())))),
-                "if" | "with" | "range" => nodes.push(self.control(line, word, rest)?),
-                "define" | "template" | "block" | "break" | "continue" => {
-                    let reason = format!("`{word}` is not supported");
-                    return Err(TemplateError { line, reason });
-                }
-                _ => nodes.push(Node::Print { line, pipe: pipe(piece.text, line)? }),
+            let word = piece.text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            if matches!(word, "end" | "else") {
+                return Ok((nodes, Some((line, piece.text.to_owned()))));
             }
+            if piece.text.starts_with("/*") {
+                continue;
+            }
+            let rest = piece.text.strip_prefix(word).unwrap_or_default();
+            nodes.extend(self.action(line, word, rest, piece.text)?);
         }
         Ok((nodes, None))
     }
 
-    fn control(&mut self, line: usize, word: &str, rest: &str) -> Result<Node, TemplateError> {
+    /// One action; `None` for one that only defines a template.
+    fn action(
+        &mut self,
+        line: usize,
+        word: &str,
+        rest: &str,
+        text: &str,
+    ) -> Result<Option<Node>, TemplateError> {
+        let fail = |reason: String| Err(TemplateError { line, reason });
+        Ok(Some(match word {
+            "if" | "with" | "range" => self.control(line, word, rest)?,
+            "define" if self.depth == 0 => {
+                let (name, tokens) = named(rest, line, "define")?;
+                if let Some(token) = tokens.first() {
+                    return fail(format!("unexpected {token:?} in define clause"));
+                }
+                self.define(line, "define", name)?;
+                return Ok(None);
+            }
+            "define" => return fail("unexpected <define> in command".to_owned()),
+            "block" => {
+                let (name, tokens) = named(rest, line, "block")?;
+                let pipe = Some(self.pipe(&tokens, line, text)?);
+                self.define(line, "block", name.clone())?;
+                Node::Template { line, name, pipe }
+            }
+            "template" => {
+                let (name, tokens) = named(rest, line, "template")?;
+                let pipe = match tokens.as_slice() {
+                    [] => None,
+                    tokens => Some(self.pipe(tokens, line, text)?),
+                };
+                Node::Template { line, name, pipe }
+            }
+            "break" | "continue" if rest.is_empty() => {
+                if self.ranges == 0 {
+                    return fail(format!("{{{{{word}}}}} outside {{{{range}}}}"));
+                }
+                if word == "break" { Node::Break { line } } else { Node::Continue { line } }
+            }
+            _ => Node::Print { line, pipe: self.pipe_of(text, line)? },
+        }))
+    }
+
+    /// Reads the body of a template; it knows none of the variables around it.
+    fn define(&mut self, line: usize, word: &str, name: String) -> Result<(), TemplateError> {
+        self.deeper(line)?;
+        let known = std::mem::replace(&mut self.known, vec![String::new()]);
+        let ranges = std::mem::take(&mut self.ranges);
+        let (nodes, end) = self.block()?;
+        if end.is_none_or(|(_, text)| text != "end") {
+            return Err(TemplateError { line, reason: format!("{{{{{word}}}}} has no end") });
+        }
+        (self.known, self.ranges) = (known, ranges);
+        self.depth -= 1;
+        let is_empty = |nodes: &[Node]| {
+            nodes.iter().all(|n| matches!(n, Node::Text(text) if text.trim().is_empty()))
+        };
+        match self.named.get(&name) {
+            Some(there) if is_empty(&nodes) && !is_empty(there) => {}
+            Some(there) if !is_empty(there) => {
+                let reason = format!("multiple definition of template {name:?}");
+                return Err(TemplateError { line, reason });
+            }
+            _ => {
+                self.named.insert(name, nodes);
+            }
+        }
+        Ok(())
+    }
+
+    fn deeper(&mut self, line: usize) -> Result<(), TemplateError> {
         if self.depth >= DEPTH_MAX {
             return Err(TemplateError { line, reason: "nested too deeply".to_owned() });
         }
         self.depth += 1;
-        let pipe = pipe(rest, line)?;
+        Ok(())
+    }
+
+    fn control(&mut self, line: usize, word: &str, rest: &str) -> Result<Node, TemplateError> {
+        self.deeper(line)?;
+        let known = self.known.len();
+        let pipe = self.pipe_of(rest, line)?;
+        self.ranges += usize::from(word == "range");
         let (then, end) = self.block()?;
-        let mut otherwise = Vec::new();
-        match end {
-            None => {
-                return Err(TemplateError { line, reason: format!("{{{{{word}}}}} has no end") });
-            }
-            Some((_, text)) if text == "end" => {}
-            Some((else_line, text)) => {
-                let inner = text.strip_prefix("else").unwrap_or_default().trim();
-                if inner.is_empty() {
-                    let (nodes, end) = self.block()?;
-                    otherwise = nodes;
-                    if end.is_none_or(|(_, text)| text != "end") {
-                        let reason = format!("{{{{{word}}}}} has no end");
-                        return Err(TemplateError { line, reason });
-                    }
-                } else {
-                    // `else if` shares its end with the outer block.
-                    let word = inner.split_whitespace().next().unwrap_or_default();
-                    let rest = inner.strip_prefix(word).unwrap_or_default();
-                    otherwise.push(self.control(else_line, word, rest)?);
-                }
-            }
-        }
+        self.ranges -= usize::from(word == "range");
+        let otherwise = self.otherwise(line, word, end)?;
+        self.known.truncate(known);
         self.depth -= 1;
         Ok(match word {
             "if" => Node::If { line, pipe, then, otherwise },
@@ -226,17 +329,85 @@ impl Blocks<'_> {
             _ => Node::Range { line, pipe, body: then, otherwise },
         })
     }
+
+    /// What stands between `else` and `end`.
+    fn otherwise(&mut self, line: usize, word: &str, end: End) -> Result<Vec<Node>, TemplateError> {
+        let endless = || TemplateError { line, reason: format!("{{{{{word}}}}} has no end") };
+        let (else_line, text) = end.ok_or_else(endless)?;
+        let inner = match text.strip_prefix("else") {
+            Some(inner) => inner.trim(),
+            None if text == "end" => return Ok(Vec::new()),
+            None => {
+                let reason = format!("unexpected `{text}`");
+                return Err(TemplateError { line: else_line, reason });
+            }
+        };
+        if inner.is_empty() {
+            let (nodes, end) = self.block()?;
+            return if end.is_some_and(|(_, text)| text == "end") {
+                Ok(nodes)
+            } else {
+                Err(endless())
+            };
+        }
+        // `else if` shares its end with the outer block.
+        let inner_word = inner.split_whitespace().next().unwrap_or_default();
+        if word == "range" || inner_word != word {
+            let reason = format!("unexpected `{text}` in {word}");
+            return Err(TemplateError { line: else_line, reason });
+        }
+        let rest = inner.strip_prefix(inner_word).unwrap_or_default();
+        Ok(vec![self.control(else_line, inner_word, rest)?])
+    }
+
+    fn pipe_of(&mut self, text: &str, line: usize) -> Result<Pipe, TemplateError> {
+        let tokens = tokens(text).map_err(|reason| TemplateError { line, reason })?;
+        self.pipe(&tokens, line, text)
+    }
+
+    fn pipe(&mut self, tokens: &[Token], line: usize, text: &str) -> Result<Pipe, TemplateError> {
+        let fail = |reason: String| TemplateError { line, reason };
+        let mut at = 0;
+        let pipe = read_pipe(tokens, &mut at, 0).map_err(fail)?;
+        if let Some(token) = tokens.get(at) {
+            return Err(fail(format!("unexpected {token:?} in `{text}`")));
+        }
+        if pipe.declares {
+            self.known.extend(pipe.assign.iter().cloned());
+        }
+        self.check(&pipe).map_err(fail)?;
+        Ok(pipe)
+    }
+
+    /// Whether all functions and variables are known.
+    fn check(&self, pipe: &Pipe) -> Result<(), String> {
+        for term in pipe.commands.iter().flatten() {
+            match term {
+                Term::Function(name) if !is_function(name) => {
+                    return Err(format!("function {name:?} not defined"));
+                }
+                Term::Variable(name, _) if !self.known.contains(name) => {
+                    return Err(format!("undefined variable \"${name}\""));
+                }
+                Term::Group(inner, _) => self.check(inner)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
-fn pipe(text: &str, line: usize) -> Result<Pipe, TemplateError> {
-    let tokens = tokens(text).map_err(|reason| TemplateError { line, reason })?;
-    let mut at = 0;
-    let pipe = read_pipe(&tokens, &mut at, 0).map_err(|reason| TemplateError { line, reason })?;
-    if at < tokens.len() {
-        let reason = format!("unexpected {:?} in `{text}`", tokens[at]);
-        return Err(TemplateError { line, reason });
+/// The name behind `define`, `block` or `template`, and what follows it.
+fn named(rest: &str, line: usize, word: &str) -> Result<(String, Vec<Token>), TemplateError> {
+    let fail = |reason: String| TemplateError { line, reason };
+    let mut tokens = tokens(rest).map_err(fail)?;
+    if tokens.is_empty() {
+        return Err(fail(format!("missing name in {word} clause")));
     }
-    Ok(pipe)
+    match tokens.remove(0) {
+        Token::Text(name) => Ok((name, tokens)),
+        other => Err(fail(format!("unexpected {other:?} in {word} clause"))),
+    }
 }
 
 fn read_pipe(tokens: &[Token], at: &mut usize, depth: usize) -> Result<Pipe, String> {
@@ -322,105 +493,4 @@ fn fields(tokens: &[Token], at: &mut usize) -> Vec<String> {
         *at += 1;
     }
     path
-}
-
-fn tokens(text: &str) -> Result<Vec<Token>, String> {
-    let mut out: Vec<Token> = Vec::new();
-    let mut rest = text;
-    let mut glued = false;
-    while let Some(c) = rest.chars().next() {
-        let mut take = c.len_utf8();
-        let word_end =
-            |t: &str| t.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(t.len());
-        let after = rest.get(take..).unwrap_or_default();
-        let mut glue = false;
-        match c {
-            c if c.is_whitespace() => {}
-            '(' => out.push(Token::Open),
-            ')' => {
-                out.push(Token::Close);
-                glue = true;
-            }
-            '|' => out.push(Token::Pipe),
-            ',' => out.push(Token::Comma),
-            '=' => out.push(Token::Assign),
-            ':' if after.starts_with('=') => {
-                take += 1;
-                out.push(Token::Declare);
-            }
-            '.' if word_end(after) > 0 && !after.starts_with(|c: char| c.is_ascii_digit()) => {
-                let end = word_end(after);
-                let name = after.get(..end).unwrap_or_default();
-                out.push(Token::Field(if glued { format!(".{name}") } else { name.to_owned() }));
-                take += end;
-                glue = true;
-            }
-            '.' => out.push(Token::Dot),
-            '$' => {
-                let end = word_end(after);
-                out.push(Token::Variable(after.get(..end).unwrap_or_default().to_owned()));
-                take += end;
-                glue = true;
-            }
-            '"' | '`' => {
-                let (value, length) = quoted(rest, c)?;
-                out.push(Token::Text(value));
-                take = length;
-            }
-            c if c.is_ascii_digit()
-                || ((c == '-' || c == '+') && after.starts_with(|c: char| c.is_ascii_digit())) =>
-            {
-                let end = after
-                    .find(|c: char| !c.is_ascii_alphanumeric() && c != '.')
-                    .unwrap_or(after.len());
-                take += end;
-                out.push(number(rest.get(..take).unwrap_or_default())?);
-            }
-            c if c == '_' || c.is_alphabetic() => {
-                take = word_end(rest);
-                out.push(Token::Word(rest.get(..take).unwrap_or_default().to_owned()));
-            }
-            other => return Err(format!("unexpected {other:?}")),
-        }
-        glued = glue;
-        rest = rest.get(take..).unwrap_or_default();
-    }
-    Ok(out)
-}
-
-fn number(text: &str) -> Result<Token, String> {
-    if let Ok(n) = text.parse::<i64>() {
-        return Ok(Token::Int(n));
-    }
-    crate::number::parse_float(text)
-        .map(Token::Float)
-        .ok_or_else(|| format!("bad number syntax: {text:?}"))
-}
-
-/// A quoted text at the start of `text`: its value and how many bytes it takes.
-fn quoted(text: &str, quote: char) -> Result<(String, usize), String> {
-    let mut out = String::new();
-    let mut chars = text.char_indices().skip(1);
-    while let Some((i, c)) = chars.next() {
-        if c == quote {
-            return Ok((out, i + 1));
-        }
-        if c != '\\' || quote == '`' {
-            out.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some((_, 'n')) => out.push('\n'),
-            Some((_, 't')) => out.push('\t'),
-            Some((_, 'r')) => out.push('\r'),
-            Some((_, 'x')) => {
-                let digits: String = chars.by_ref().take(2).map(|(_, c)| c).collect();
-                let byte = u8::from_str_radix(&digits, 16).map_err(|_| "bad escape".to_owned())?;
-                out.push(if byte.is_ascii() { char::from(byte) } else { raw_byte_char(byte) });
-            }
-            Some((_, c)) => out.push(c),
-            None => break,
-        }
-    }
-    Err("unterminated quoted string".to_owned())
 }

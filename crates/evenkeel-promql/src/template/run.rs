@@ -1,7 +1,7 @@
 //! Nodes to text.
 
-use super::functions::{call, is_function};
-use super::parse::{Node, Pipe, Term};
+use super::functions::call;
+use super::parse::{Node, Parsed, Pipe, Term};
 use super::{Data, Missing, Scope, TemplateError, format};
 use std::collections::BTreeMap;
 
@@ -18,59 +18,128 @@ const COSTLY_BYTES: usize = 64 << 10;
 /// How much more a byte costs that a regular expression looks at than one that is copied.
 const MATCHING: usize = 16;
 
+/// Blocks within each other, templates that run themselves included.
+const DEPTH_MAX: usize = 300;
+
 /// What a missing key stands for where that is no error.
 static EMPTY: Data = Data::Text(String::new());
 
 struct Run<'s> {
+    parsed: &'s Parsed,
     scope: &'s Scope<'s>,
     out: String,
     /// Innermost variables last.
     variables: Vec<BTreeMap<String, Data>>,
     /// Bytes handled so far.
     work: usize,
+    /// Blocks around.
+    depth: usize,
 }
 
-pub(super) fn run(nodes: &[Node], scope: &Scope<'_>) -> Result<String, TemplateError> {
+/// How a node ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Next,
+    Break,
+    Continue,
+}
+
+pub(super) fn run(parsed: &Parsed, scope: &Scope<'_>) -> Result<String, TemplateError> {
     let mut variables = scope.variables.clone();
     variables.insert(String::new(), scope.root.clone());
-    let mut run = Run { scope, out: String::new(), variables: vec![variables], work: 0 };
-    run.block(nodes, &scope.root)?;
+    let out = String::new();
+    let mut run = Run { parsed, scope, out, variables: vec![variables], work: 0, depth: 0 };
+    run.block(&parsed.nodes, &scope.root)?;
     Ok(run.out)
 }
 
 impl Run<'_> {
-    fn block(&mut self, nodes: &[Node], dot: &Data) -> Result<(), TemplateError> {
+    fn block(&mut self, nodes: &[Node], dot: &Data) -> Result<Flow, TemplateError> {
+        if self.depth >= DEPTH_MAX {
+            let line = nodes.first().map_or(0, Node::line);
+            let reason = format!("exceeded maximum template depth ({DEPTH_MAX})");
+            return Err(TemplateError { line, reason });
+        }
+        self.depth += 1;
         self.variables.push(BTreeMap::new());
-        let outcome = nodes.iter().try_for_each(|node| self.node(node, dot));
+        let outcome = self.nodes(nodes, dot);
         self.variables.pop();
+        self.depth -= 1;
         outcome
     }
 
-    fn node(&mut self, node: &Node, dot: &Data) -> Result<(), TemplateError> {
+    fn nodes(&mut self, nodes: &[Node], dot: &Data) -> Result<Flow, TemplateError> {
+        for node in nodes {
+            let flow = self.node(node, dot)?;
+            if flow != Flow::Next {
+                return Ok(flow);
+            }
+        }
+        Ok(Flow::Next)
+    }
+
+    fn node(&mut self, node: &Node, dot: &Data) -> Result<Flow, TemplateError> {
         let fail = |line: usize| move |reason: String| TemplateError { line, reason };
         self.charge(STEP_BYTES).map_err(fail(node.line()))?;
         match node {
-            Node::Text(text) => self.write(text, 0),
+            Node::Text(text) => self.write(text, 0)?,
             Node::Print { line, pipe } => {
                 let value = self.pipe(pipe, dot).map_err(fail(*line))?;
                 if pipe.assign.is_empty() {
                     self.write(&format::print(&value), *line)?;
                 }
-                Ok(())
             }
             Node::If { line, pipe, then, otherwise } => {
+                let frame = self.variables.len();
+                self.variables.push(BTreeMap::new());
                 let value = self.pipe(pipe, dot).map_err(fail(*line))?;
-                self.block(if value.is_true() { then } else { otherwise }, dot)
+                let flow = self.block(if value.is_true() { then } else { otherwise }, dot)?;
+                self.variables.truncate(frame);
+                return Ok(flow);
             }
             Node::With { line, pipe, then, otherwise } => {
+                let frame = self.variables.len();
+                self.variables.push(BTreeMap::new());
                 let value = self.pipe(pipe, dot).map_err(fail(*line))?;
-                if value.is_true() { self.block(then, &value) } else { self.block(otherwise, dot) }
+                let flow = if value.is_true() {
+                    self.block(then, &value)?
+                } else {
+                    self.block(otherwise, dot)?
+                };
+                self.variables.truncate(frame);
+                return Ok(flow);
             }
             Node::Range { line, pipe, body, otherwise } => {
                 let value = self.pipe(pipe, dot).map_err(fail(*line))?;
-                self.range(*line, pipe, value, body)?.map_or_else(|| self.block(otherwise, dot), Ok)
+                return match self.range(*line, pipe, value, body)? {
+                    Some(flow) => Ok(flow),
+                    None => self.block(otherwise, dot),
+                };
             }
+            Node::Template { line, name, pipe } => {
+                let value = match pipe {
+                    Some(pipe) => self.pipe(pipe, dot).map_err(fail(*line))?,
+                    None => Data::Nil,
+                };
+                self.template(*line, name, &value)?;
+            }
+            Node::Break { .. } => return Ok(Flow::Break),
+            Node::Continue { .. } => return Ok(Flow::Continue),
         }
+        Ok(Flow::Next)
+    }
+
+    /// Runs another template, which sees no variable but `$`.
+    fn template(&mut self, line: usize, name: &str, dot: &Data) -> Result<(), TemplateError> {
+        let Some(nodes) = self.parsed.named.get(name) else {
+            return Err(TemplateError { line, reason: format!("template {name:?} not defined") });
+        };
+        self.charge(dot.bytes()).map_err(|reason| TemplateError { line, reason })?;
+        let own = vec![BTreeMap::from([(String::new(), dot.clone())])];
+        let outer = std::mem::replace(&mut self.variables, own);
+        self.block(nodes, dot)?;
+        self.variables = outer;
+        Ok(())
     }
 
     /// Runs the body for each item; `None` if there was none.
@@ -80,25 +149,29 @@ impl Run<'_> {
         pipe: &Pipe,
         value: Data,
         body: &[Node],
-    ) -> Result<Option<()>, TemplateError> {
+    ) -> Result<Option<Flow>, TemplateError> {
+        let fail = |reason: String| TemplateError { line, reason };
         // Each item is copied into its variable.
-        self.charge(value.bytes()).map_err(|reason| TemplateError { line, reason })?;
-        let items: Vec<(Data, Data)> = match value {
+        self.charge(value.bytes()).map_err(fail)?;
+        let items: Box<dyn Iterator<Item = (Data, Data)>> = match value {
             Data::List(list) => {
-                list.into_iter().enumerate().map(|(i, v)| (Data::Int(i as i64), v)).collect()
+                Box::new(list.into_iter().enumerate().map(|(i, v)| (Data::Int(i as i64), v)))
             }
-            Data::Map(map) => map.into_iter().map(|(k, v)| (Data::Text(k), v)).collect(),
-            Data::Nil => Vec::new(),
+            Data::Map(map) => Box::new(map.into_iter().map(|(k, v)| (Data::Text(k), v))),
+            Data::Int(count) if pipe.assign.len() > 1 => {
+                let reason = format!("can't use {count} to iterate over more than one variable");
+                return Err(fail(reason));
+            }
+            Data::Int(count) => Box::new((0..count).map(|i| (Data::Int(i), Data::Int(i)))),
+            Data::Nil => Box::new(std::iter::empty()),
             other => {
-                let reason = format!("range can't iterate over {}", format::print(&other));
-                return Err(TemplateError { line, reason });
+                return Err(fail(format!("range can't iterate over {}", format::print(&other))));
             }
         };
-        if items.is_empty() {
-            return Ok(None);
-        }
+        let mut any = None;
         for (key, item) in items {
-            self.charge(STEP_BYTES).map_err(|reason| TemplateError { line, reason })?;
+            any = Some(Flow::Next);
+            self.charge(STEP_BYTES).map_err(fail)?;
             let mut variables = BTreeMap::new();
             match pipe.assign.as_slice() {
                 [one] => {
@@ -111,11 +184,13 @@ impl Run<'_> {
                 _ => {}
             }
             self.variables.push(variables);
-            let outcome = self.block(body, &item);
+            let flow = self.block(body, &item);
             self.variables.pop();
-            outcome?;
+            if flow? == Flow::Break {
+                break;
+            }
         }
-        Ok(Some(()))
+        Ok(any)
     }
 
     fn charge(&mut self, bytes: usize) -> Result<(), String> {
@@ -153,30 +228,40 @@ impl Run<'_> {
         let value = value.unwrap_or_default();
         if let [name] = pipe.assign.as_slice() {
             self.charge(value.bytes())?;
-            self.assign(name, &value, pipe.declares);
+            self.assign(name, &value, pipe.declares)?;
         }
         Ok(value)
     }
 
-    fn assign(&mut self, name: &str, value: &Data, declares: bool) {
-        let frames = &mut self.variables;
-        let at =
-            if declares { None } else { frames.iter().rposition(|frame| frame.contains_key(name)) };
-        let at = at.unwrap_or(frames.len().saturating_sub(1));
-        if let Some(frame) = frames.get_mut(at) {
-            frame.insert(name.to_owned(), value.clone());
-        }
+    fn assign(&mut self, name: &str, value: &Data, declares: bool) -> Result<(), String> {
+        let frame = if declares {
+            self.variables.last_mut()
+        } else {
+            self.variables.iter_mut().rev().find(|frame| frame.contains_key(name))
+        };
+        let frame = frame.ok_or_else(|| format!("undefined variable: ${name}"))?;
+        frame.insert(name.to_owned(), value.clone());
+        Ok(())
     }
 
     fn command(&mut self, terms: &[Term], piped: Option<Data>, dot: &Data) -> Result<Data, String> {
         let Some((first, rest)) = terms.split_first() else { return Ok(Data::Nil) };
+        if matches!(first, Term::Nil) {
+            return Err("nil is not a command".to_owned());
+        }
         if let Term::Function(name) = first {
-            if !is_function(name) {
-                return Err(format!("function {name:?} not defined"));
-            }
             let mut args = Vec::with_capacity(rest.len() + 1);
             for term in rest {
-                args.push(self.term(term, dot)?);
+                let value = self.term(term, dot)?;
+                let decides = match name.as_str() {
+                    "and" => !value.is_true(),
+                    "or" => value.is_true(),
+                    _ => false,
+                };
+                if decides {
+                    return Ok(value);
+                }
+                args.push(value);
             }
             args.extend(piped);
             let bytes = args.iter().map(Data::bytes).sum::<usize>();
@@ -188,11 +273,11 @@ impl Run<'_> {
                 "reReplaceAll" | "match" => self.charge(COSTLY_BYTES + MATCHING * bytes)?,
                 _ => {}
             }
-            let value = call(name, args, self.scope.query)?;
+            let value = call(name, args, self.scope)?;
             return self.bounded(value);
         }
         if !rest.is_empty() || piped.is_some() {
-            return Err("can't give argument to a value that is no function".to_owned());
+            return Err("can't give argument to non-function".to_owned());
         }
         self.term(first, dot)
     }
@@ -234,7 +319,12 @@ impl Run<'_> {
                         return Err(format!("map has no entry for key {name:?}"));
                     }
                 },
-                Data::Nil => return Err(format!("nil pointer evaluating field {name}")),
+                Data::Record(fields) => fields
+                    .iter()
+                    .find(|(field, _)| *field == name.as_str())
+                    .map(|(_, value)| value)
+                    .ok_or_else(|| format!("can't evaluate field {name}"))?,
+                Data::Nil => return Err(format!("nil data; no entry for key {name:?}")),
                 _ => return Err(format!("can't evaluate field {name}")),
             };
         }

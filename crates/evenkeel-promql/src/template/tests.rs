@@ -8,7 +8,7 @@ fn row(text: &str) -> String {
         let labels = |i: &str| Labels::from_pairs([("i", i), ("q", text)]);
         Ok(vec![(labels("2"), 5.0), (labels("1"), 1_500_000.0)])
     };
-    let scope = Scope { query: Some(&query), ..Scope::alert(&labels, &external, 0.012_345_6) };
+    let scope = Scope { query: Some(&query), ..Scope::alert(&labels, &external, 0.012_345_6, "") };
     render(text, &scope).unwrap_or_else(|e| e.to_string())
 }
 
@@ -72,6 +72,6 @@ fn missing_keys_can_be_errors() {
 proptest::proptest! {
     #[test]
     fn no_template_panics(text in r#"(\{\{|\}\}|-| |if|else|end|range|\$x|\.a|:=|printf|"%.3f"|[0-9]|\(|\)|\||`|é){0,20}"#) {
-        let _outcome = render(&text, &Scope::alert(&Labels::empty(), &Labels::empty(), 1.0));
+        let _outcome = render(&text, &Scope::alert(&Labels::empty(), &Labels::empty(), 1.0, ""));
     }
 }
