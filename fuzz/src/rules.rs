@@ -26,8 +26,8 @@ pub fn run(data: &[u8]) {
         return;
     }
     let tests = parts.get(1).map_or(first, String::as_str);
-    let _refused =
-        test_rules::run(tests, &mut |_| Ok(first.to_owned()), &world::options()).is_err();
+    let mut read = |name: &str| Ok(vec![(name.to_owned(), first.to_owned())]);
+    let _refused = test_rules::run(tests, &mut read, &world::options()).is_err();
     if let Ok(file) = RuleFile::parse(first) {
         evaluate(&file);
     }

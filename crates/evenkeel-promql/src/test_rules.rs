@@ -18,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Evaluations one test may ask for: an absurd interval must end in an error.
 const PASSES_MAX: i64 = 1_000_000;
 
+/// Distance between evaluations where the file names none.
+const INTERVAL_MS: i64 = 60_000;
+
 /// Sample visits that one evaluation of a rule stands for, besides those it makes.
 const EVALUATION_VISITS: u64 = 100;
 
@@ -30,85 +33,68 @@ pub struct Report {
     pub failures: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// As in Go, what is left out or null is empty or 0.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct File {
-    #[serde(default)]
     rule_files: Vec<String>,
-    #[serde(default)]
-    evaluation_interval: Option<String>,
-    #[serde(default)]
+    evaluation_interval: String,
     group_eval_order: Vec<String>,
-    #[serde(default)]
     fuzzy_compare: bool,
-    #[serde(default)]
     tests: Vec<Test>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct Test {
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    interval: Option<String>,
-    #[serde(default)]
+    name: String,
+    interval: String,
     input_series: Vec<Input>,
-    #[serde(default, rename = "alert_rule_test")]
+    #[serde(rename = "alert_rule_test")]
     alerts: Vec<AlertTest>,
-    #[serde(default, rename = "promql_expr_test")]
+    #[serde(rename = "promql_expr_test")]
     expressions: Vec<ExprTest>,
-    #[serde(default)]
     external_labels: BTreeMap<String, String>,
-    #[serde(default, rename = "external_url")]
-    _external_url: Option<String>,
-    #[serde(default)]
-    start_timestamp: Option<String>,
+    external_url: String,
+    start_timestamp: String,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct Input {
     series: String,
     values: String,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct AlertTest {
     eval_time: String,
     alertname: String,
-    #[serde(default)]
     exp_alerts: Vec<ExpectedAlert>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 struct ExpectedAlert {
-    #[serde(default)]
     exp_labels: BTreeMap<String, String>,
-    #[serde(default)]
     exp_annotations: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct ExprTest {
     expr: String,
     eval_time: String,
-    #[serde(default)]
     exp_samples: Vec<ExpectedSample>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct ExpectedSample {
-    #[serde(default)]
     labels: String,
-    #[serde(default)]
     value: Option<Number>,
-    #[serde(default)]
-    histogram: Option<String>,
+    histogram: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,31 +104,36 @@ enum Number {
     Text(String),
 }
 
-/// Runs a file of tests. `read` gives the text of a rule file by the name that stands in the test
-/// file; `Err` when the test file or a rule file is malformed.
-pub fn run(
-    yaml: &str,
-    read: &mut dyn FnMut(&str) -> Result<String, String>,
-    options: &Options,
-) -> Result<Report, String> {
-    let file: File = serde_saphyr::from_str(yaml).map_err(|e| e.to_string())?;
-    let interval_ms = duration(file.evaluation_interval.as_deref().unwrap_or("1m"))?;
-    if interval_ms <= 0 {
-        return Err("evaluation_interval must be greater than 0".to_owned());
-    }
+/// Gives the rule files that an entry of `rule_files` stands for: name and text of each. An entry
+/// may be a pattern such as `rules/*.yaml`.
+pub type Reader<'r> = dyn FnMut(&str) -> Result<Vec<(String, String)>, String> + 'r;
+
+/// Runs a file of tests.
+///
+/// **Errors**: the test file or a rule file is malformed, or `read` fails.
+pub fn run(yaml: &str, read: &mut Reader<'_>, options: &Options) -> Result<Report, String> {
+    let file: File = evenkeel_yaml::from_str(yaml).map_err(|e| e.to_string())?;
+    let interval_ms = match duration(&file.evaluation_interval)? {
+        0 => INTERVAL_MS,
+        given => given,
+    };
+    // As promtool: subqueries without a step take the interval.
+    let options = &Options { default_step_ms: interval_ms, ..options.clone() };
     let mut groups = Vec::new();
     for name in &file.rule_files {
-        let text = read(name)?;
-        let rules = RuleFile::parse(&text).map_err(|e| format!("{name}: {e}"))?;
-        for spec in &rules.groups {
-            groups.push(Group::new(spec, name).map_err(|e| format!("{name}: {e}"))?);
+        for (name, text) in read(name)? {
+            let rules = RuleFile::parse(&text).map_err(|e| format!("{name}: {e}"))?;
+            for spec in &rules.groups {
+                groups.push(Group::new(spec, &name).map_err(|e| format!("{name}: {e}"))?);
+            }
         }
     }
     order(&mut groups, &file.group_eval_order)?;
     let mut report = Report::default();
     let mut work = Work { room: Room::default(), visits: 0 };
     for (i, test) in file.tests.iter().enumerate() {
-        let name = test.name.clone().unwrap_or_else(|| format!("test {}", i + 1));
+        let number = format!("test {}", i + 1);
+        let name = if test.name.is_empty() { number } else { test.name.clone() };
         let bench = Bench {
             groups: groups.clone(),
             store: SeriesStore::new(),
@@ -159,7 +150,11 @@ pub fn run(
     Ok(report)
 }
 
+/// Milliseconds of a duration; nothing is 0.
 fn duration(text: &str) -> Result<i64, String> {
+    if text.is_empty() {
+        return Ok(0);
+    }
     parse_duration_ms(text).ok_or_else(|| format!("not a valid duration string: {text:?}"))
 }
 
@@ -211,19 +206,27 @@ struct Pending {
 
 impl Bench<'_> {
     fn run(mut self, test: &Test, work: &mut Work) -> Result<Vec<String>, String> {
-        let start_ms = match &test.start_timestamp {
-            None => 0,
-            Some(text) => start_time(text)?,
+        let start_ms = match test.start_timestamp.as_str() {
+            "" => 0,
+            text => start_time(text)?,
         };
-        let step_ms = match &test.interval {
-            Some(text) => duration(text)?,
-            None => self.interval_ms,
+        let step_ms = match duration(&test.interval)? {
+            0 => self.interval_ms,
+            given => given,
         };
+        if let Some(unnamed) = test.alerts.iter().find(|alert| alert.alertname.is_empty()) {
+            let at = shown(duration(&unnamed.eval_time)?);
+            return Err(format!("an item of alert_rule_test at eval_time {at} has no alertname"));
+        }
         let mut pending = input(test, (start_ms, step_ms), &mut work.room)?.into_iter().peekable();
         let external = Labels::from_pairs(&test.external_labels);
         let options = self.options;
-        let context =
-            Context { options, external_labels: &external, external_url: "", resend_ms: 60_000 };
+        let context = Context {
+            options,
+            external_labels: &external,
+            external_url: &test.external_url,
+            resend_ms: 60_000,
+        };
         let mut times = Vec::new();
         for alert in &test.alerts {
             times.push(duration(&alert.eval_time)?);
@@ -299,17 +302,14 @@ impl Bench<'_> {
         got.sort();
         wanted.sort();
         (got != wanted).then(|| {
-            format!(
-                "alertname: {}, time: {}, exp: {wanted:?}, got: {got:?}",
-                test.alertname, test.eval_time
-            )
+            let at = shown(duration(&test.eval_time).unwrap_or_default());
+            format!("alertname: {}, time: {at}, exp: {wanted:?}, got: {got:?}", test.alertname)
         })
     }
 
     fn expression(&self, test: &ExprTest, at_ms: i64) -> Result<(), String> {
-        let wrong = |reason: String| {
-            Err(format!("expr: {:?}, time: {}, {reason}", test.expr, test.eval_time))
-        };
+        let at = shown(duration(&test.eval_time).unwrap_or_default());
+        let wrong = |reason: String| Err(format!("expr: {:?}, time: {at}, {reason}", test.expr));
         let result = match instant_text(&self.store, &test.expr, at_ms, self.options) {
             Ok(result) => result,
             Err(error) => return wrong(format!("err: {error}")),
@@ -381,17 +381,18 @@ fn expected(sample: &ExpectedSample) -> Result<(Labels, Value), String> {
     } else {
         series_labels(&sample.labels)?
     };
-    if let Some(text) = &sample.histogram {
+    if !sample.histogram.is_empty() {
+        let text = &sample.histogram;
         let line = series_line(&format!("x {text}"))?;
         let Some(Noted { value: Some(value), .. }) = line.points.into_iter().next() else {
-            return Err(format!("`{text}` is no histogram"));
+            return Err(format!("`{text}` is not a histogram"));
         };
         return Ok((labels, value));
     }
     let value = match &sample.value {
         None => 0.0,
         Some(Number::Float(v)) => *v,
-        Some(Number::Text(t)) => parse_float(t).ok_or_else(|| format!("`{t}` is no number"))?,
+        Some(Number::Text(t)) => parse_float(t).ok_or_else(|| format!("`{t}` is not a number"))?,
     };
     Ok((labels, Value::Float(value)))
 }
@@ -457,7 +458,7 @@ tests:
 ";
 
     fn report(tests: &str) -> Result<Report, String> {
-        run(tests, &mut |_| Ok(RULES.to_owned()), &Options::default())
+        run(tests, &mut |name| Ok(vec![(name.to_owned(), RULES.to_owned())]), &Options::default())
     }
 
     #[test]
@@ -466,7 +467,7 @@ tests:
     }
 
     #[test]
-    fn differences_are_told() {
+    fn differences_are_reported() {
         let report = report(
             &TESTS
                 .replace("value: 2", "value: 3")
@@ -488,7 +489,8 @@ tests:
         let many = "- alert_rule_test: [{eval_time: 3h, alertname: x}]\n".repeat(30_000);
         let file = format!("rule_files: [a]\nevaluation_interval: 100ms\ntests:\n{many}");
         let options = Options { work_max: 100_000, ..Options::default() };
-        let report = run(&file, &mut |_| Ok(RULES.to_owned()), &options).unwrap();
+        let mut read = |name: &str| Ok(vec![(name.to_owned(), RULES.to_owned())]);
+        let report = run(&file, &mut read, &options).unwrap();
         let failure = report.failures.last().unwrap();
         assert!(failure.contains("the tests make more than 100000 sample visits"), "{failure}");
     }

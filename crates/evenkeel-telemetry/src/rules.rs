@@ -102,8 +102,12 @@ impl Telemetry {
     fn evaluate_next(&self, clock: &dyn Clock, round: &mut Round) -> bool {
         let (start, options) = (clock.now(), self.options());
         let now_ms = start.as_millisecond();
-        let context =
-            Context { options: &options, external_labels: &Labels::empty(), external_url: "", resend_ms: RESEND_MS };
+        let context = Context {
+            options: &options,
+            external_labels: &Labels::empty(),
+            external_url: "",
+            resend_ms: RESEND_MS,
+        };
         let mut groups = self.rules().lock();
         let Some(entry) = groups.values_mut().find(|entry| is_due(&entry.group, now_ms)) else {
             return false;

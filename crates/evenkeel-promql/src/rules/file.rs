@@ -13,13 +13,13 @@ const RULES_MAX: usize = 200_000;
 /// A rule file that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleFileError {
-    /// The text is no YAML of this shape.
+    /// The text is not YAML of this shape.
     #[error("{reason}")]
     Yaml {
-        /// What the reader says, with line and column.
+        /// What is wrong, with line and field.
         reason: String,
     },
-    /// A group or rule makes no sense.
+    /// A group or rule is not valid.
     #[error("group {group:?}, rule {rule}, {name:?}: {reason}")]
     Rule {
         /// The group.
@@ -47,6 +47,7 @@ pub struct RuleFile {
 #[serde(deny_unknown_fields)]
 pub struct GroupSpec {
     /// Name, unique in its file.
+    #[serde(default)]
     pub name: String,
     /// Distance between evaluations in milliseconds.
     #[serde(default, deserialize_with = "duration")]
@@ -79,7 +80,7 @@ pub struct RuleSpec {
     #[serde(default)]
     pub alert: Option<String>,
     /// The query.
-    #[serde(deserialize_with = "text_or_number")]
+    #[serde(default)]
     pub expr: String,
     /// How long an alert stays pending, milliseconds.
     #[serde(default, rename = "for", deserialize_with = "duration")]
@@ -98,7 +99,7 @@ pub struct RuleSpec {
 impl RuleFile {
     /// Reads and checks a file.
     pub fn parse(yaml: &str) -> Result<Self, RuleFileError> {
-        let file: Self = serde_saphyr::from_str(yaml)
+        let file: Self = evenkeel_yaml::from_str(yaml)
             .map_err(|e| RuleFileError::Yaml { reason: e.to_string() })?;
         file.check()?;
         Ok(file)
@@ -186,33 +187,8 @@ impl RuleSpec {
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
-    let Some(text) = Option::<Loose>::deserialize(deserializer)? else { return Ok(None) };
-    let text = text.0;
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
     parse_duration_ms(&text)
         .map(Some)
         .ok_or_else(|| serde::de::Error::custom(format!("not a valid duration string: {text:?}")))
-}
-
-fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(Loose::deserialize(deserializer)?.0)
-}
-
-/// A text that may be written as a number.
-struct Loose(String);
-
-impl<'de> Deserialize<'de> for Loose {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Raw {
-            Text(String),
-            Whole(i64),
-            Float(f64),
-        }
-        Ok(Self(match Raw::deserialize(deserializer)? {
-            Raw::Text(text) => text,
-            Raw::Whole(n) => n.to_string(),
-            Raw::Float(v) => crate::number::format_float(v),
-        }))
-    }
 }

@@ -2,5 +2,6 @@
 
 pub(crate) mod audit;
 pub(crate) mod promql;
+mod rule_files;
 pub(crate) mod slo;
 mod slo_status;

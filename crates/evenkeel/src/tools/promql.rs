@@ -18,6 +18,7 @@ use evenkeel_promql::{
 use crate::{
     cli::{PromqlCommand, QueryArgs, QueryOutput},
     io::{complain, print, table},
+    tools::rule_files,
 };
 
 /// Runs `evenkeel promql ...`.
@@ -32,10 +33,7 @@ pub(crate) fn run(command: &PromqlCommand) -> anyhow::Result<ExitCode> {
         }),
         PromqlCommand::TestRules { files } => all(files, |file, text| {
             let folder = file.parent().unwrap_or(Path::new("."));
-            let mut read = |name: &str| {
-                let path = folder.join(name);
-                std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
-            };
+            let mut read = |pattern: &str| rule_files::read(folder, pattern);
             let report = test_rules::run(text, &mut read, &Options::default())?;
             Ok((report.passed, report.failures.iter().map(ToString::to_string).collect()))
         }),
