@@ -21,6 +21,7 @@ pub mod canary;
 pub mod clusterconfig;
 pub mod gate;
 pub mod httproute;
+pub mod json;
 pub mod slo;
 
 pub use conditions::{ConditionUpdate, set_condition};

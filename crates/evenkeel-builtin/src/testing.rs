@@ -10,7 +10,7 @@ use std::{
 use evenkeel_api::{Key, Obj, Revision};
 use evenkeel_base::{Clock, Rng, name_suffix};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, Host, ListQuery, Listed, Patch, Plan, Read, RunLoop, Store,
+    Action, BoxFuture, DeleteOptions, Host, ListQuery, Listed, Patch, Plan, Read, RunLoop, Store,
     StoreError, Subresource, Timer, Watch, WatchEvent, Write, WriteOptions,
 };
 use futures::{
@@ -449,7 +449,10 @@ pub(crate) fn deployment(name: &str, image: &str, spec: &Value) -> Value {
 pub(crate) fn words(plan: &Plan) -> String {
     let mut lines = vec![plan.reason.to_owned()];
     for action in &plan.actions {
-        lines.push(action.to_string());
+        lines.push(match action {
+            Action::Patch { key, patch } => format!("patch {key} {patch}"),
+            other => other.to_string(),
+        });
     }
     for write in &plan.status {
         lines.push(format!("status {} {}", write.key, write.status));

@@ -1,13 +1,19 @@
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::fmt;
 
-use evenkeel_api::{Key, Obj};
+use evenkeel_api::{Key, Obj, json};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::Propagation;
+use crate::{EffectCall, Propagation};
 
-/// One effect on the world. Closed on purpose: whatever a new domain does is one of these.
-#[derive(Debug, Clone, PartialEq)]
+/// Field paths named in a text about a patch: enough to see what it is about.
+const PATHS_MAX: usize = 6;
+
+/// One effect on the world. Closed on purpose: the verbs on API objects, and [`Action::Effect`]
+/// for everything that is not one.
+///
+/// Neither `Debug` nor `Display` shows a body: what an object holds never reaches a log.
+#[derive(Clone, PartialEq)]
 pub enum Action {
     /// Makes a new object; that one of the name exists is a conflict.
     Create(Box<Obj>),
@@ -58,15 +64,8 @@ pub enum Action {
         /// Backend Service and its share; every rule that names these backends is set.
         weights: Vec<RouteWeight>,
     },
-    /// Calls a webhook; the reply is there for the next observation.
-    RunHook(HookCall),
-    /// Tells people.
-    Notify {
-        /// Where to: a channel known to the host.
-        channel: String,
-        /// What.
-        message: String,
-    },
+    /// Something that is not an API object: a webhook, a notification, a fault, a backup chunk.
+    Effect(EffectCall),
 }
 
 /// A share of a route's traffic.
@@ -78,27 +77,19 @@ pub struct RouteWeight {
     pub weight: i32,
 }
 
-/// A webhook call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HookCall {
-    /// Whom it is made for.
-    pub owner: String,
-    /// Identity of this very call: the reply is kept under it, and it is made once per id.
-    pub id: String,
-    /// Where to. In-cluster Service names are resolved by the host.
-    pub url: String,
-    /// Namespace in which short Service names are looked up.
-    pub namespace: String,
-    /// JSON body.
-    pub body: BTreeMap<String, Value>,
-    /// Longest wait.
-    pub timeout: Duration,
-    /// Further attempts after a failed one.
-    pub retries: u32,
+/// Why an action cannot mean what it says. Never means "everything".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TargetError {
+    #[error("the target has no name")]
+    Nameless,
+    #[error("{0} does not exist")]
+    Missing(Key),
+    #[error("no rule of {0} has these backends: apply the route first")]
+    NoBackends(Key),
 }
 
 impl Action {
-    /// The object it changes; `None` for hooks and notifications.
+    /// The object it changes; `None` for effects.
     pub fn target(&self) -> Option<&Key> {
         match self {
             Self::Create(obj) | Self::Apply(obj) => Some(obj.key()),
@@ -108,7 +99,7 @@ impl Action {
             | Self::Scale { key, .. } => Some(key),
             Self::Bind { pod, .. } => Some(pod),
             Self::SetWeights { route, .. } => Some(route),
-            Self::RunHook(_) | Self::Notify { .. } => None,
+            Self::Effect(_) => None,
         }
     }
 
@@ -123,10 +114,94 @@ impl Action {
             Self::Scale { .. } => "scale",
             Self::Bind { .. } => "bind",
             Self::SetWeights { .. } => "set-weights",
-            Self::RunHook(_) => "run-hook",
-            Self::Notify { .. } => "notify",
+            Self::Effect(call) => call.verb,
         }
     }
+
+    /// Whether the target is one that can be acted on.
+    pub(crate) fn check(&self) -> Result<(), TargetError> {
+        let nameless = match self {
+            Self::Create(obj) => obj.name().is_empty() && obj.meta().generate_name.is_none(),
+            Self::Effect(call) => call.target.is_empty(),
+            other => other.target().is_some_and(|key| key.name.is_empty()),
+        };
+        if nameless { Err(TargetError::Nameless) } else { Ok(()) }
+    }
+
+    /// The merge patch that it makes of the object as it is; `None` when the object is as wanted,
+    /// or the action does not work by a patch.
+    pub(crate) fn patch_of(&self, before: &Value) -> Result<Option<Value>, TargetError> {
+        Ok(match self {
+            Self::Apply(want) => json::missing(before, want.json()),
+            Self::Patch { patch, .. } => Some(patch.clone()),
+            Self::Scale { replicas, .. } => Some(json!({"spec": {"replicas": replicas}})),
+            Self::SetWeights { route, weights } => {
+                let rules = reweighted(before, weights);
+                let rules = rules.ok_or_else(|| TargetError::NoBackends(route.clone()))?;
+                Some(json!({"spec": {"rules": rules}}))
+            }
+            _ => None,
+        })
+    }
+
+    /// The target as it will be; `None` when it will be gone, or when there is none.
+    pub(crate) fn after(&self, before: Option<&Value>, patch: Option<&Value>) -> Option<Value> {
+        match (self, before) {
+            (Self::Create(obj), _) | (Self::Apply(obj), None) => Some(obj.json().clone()),
+            (Self::Bind { node, .. }, Some(before)) => {
+                let mut after = before.clone();
+                json::merge(&mut after, &json!({"spec": {"nodeName": node}}));
+                Some(after)
+            }
+            (Self::Delete { .. } | Self::Evict { .. } | Self::Effect(_), _) | (_, None) => None,
+            (_, Some(before)) => {
+                let mut after = before.clone();
+                patch.into_iter().for_each(|patch| json::merge(&mut after, patch));
+                Some(after)
+            }
+        }
+    }
+}
+
+/// The rules of a route with these weights; `None` when no rule has these backends.
+fn reweighted(route: &Value, weights: &[RouteWeight]) -> Option<Value> {
+    let mut rules = route.pointer("/spec/rules").cloned().unwrap_or_default();
+    let mut hits = 0;
+    let backends = rules.as_array_mut().into_iter().flatten();
+    for backends in backends.filter_map(|rule| rule.get_mut("backendRefs")?.as_array_mut()) {
+        let has = |want: &RouteWeight| {
+            backends.iter().any(|backend| backend.get("name") == Some(&json!(want.backend)))
+        };
+        if !weights.iter().all(has) {
+            continue;
+        }
+        for backend in backends.iter_mut() {
+            let name = backend.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+            if let Some(want) = weights.iter().find(|want| want.backend == name) {
+                backend["weight"] = json!(want.weight);
+                hits += 1;
+            }
+        }
+    }
+    (hits > 0).then_some(rules)
+}
+
+/// The paths that a patch writes, two levels deep, without any value.
+fn paths(patch: &Value) -> String {
+    let mut paths = Vec::new();
+    for (name, part) in patch.as_object().into_iter().flatten() {
+        match part.as_object().filter(|part| !part.is_empty()) {
+            Some(part) => paths.extend(part.keys().map(|inner| format!("{name}.{inner}"))),
+            None => paths.push(name.clone()),
+        }
+    }
+    let more = paths.len().saturating_sub(PATHS_MAX);
+    paths.truncate(PATHS_MAX);
+    let mut text = paths.join(" ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
 }
 
 impl fmt::Display for Action {
@@ -140,13 +215,45 @@ impl fmt::Display for Action {
                     .iter()
                     .try_for_each(|share| write!(f, " {}={}", share.backend, share.weight))
             }
-            Self::RunHook(call) => write!(f, "run-hook {} {}", call.id, call.url),
-            Self::Notify { channel, .. } => write!(f, "notify {channel}"),
-            Self::Patch { key, patch } => write!(f, "patch {key} {patch}"),
+            Self::Effect(call) => write!(f, "{call}"),
+            Self::Patch { key, patch } => write!(f, "patch {key} {}", paths(patch)),
             other => match other.target() {
                 Some(key) => write!(f, "{} {key}", other.verb()),
                 None => f.write_str(other.verb()),
             },
         }
+    }
+}
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Secret;
+
+    use super::*;
+
+    #[test]
+    fn a_text_about_an_action_names_fields_and_shows_no_value() {
+        let patch = json!({"data": {"password": "czNjcmV0"}, "metadata": {"labels": {"a": "b"}}});
+        let action = Action::Patch { key: Key::of::<Secret>("shop", "db"), patch };
+        let expected = "patch Secret/shop/db data.password metadata.labels";
+        assert_eq!((action.to_string(), format!("{action:?}")), (expected.into(), expected.into()));
+    }
+
+    #[test]
+    fn weights_go_into_every_rule_that_has_all_backends() {
+        let route = json!({"spec": {"rules": [
+            {"backendRefs": [{"name": "p", "weight": 100}, {"name": "c", "weight": 0}]},
+            {"backendRefs": [{"name": "other"}]}]}});
+        let weight = |backend: &str, weight| RouteWeight { backend: backend.to_owned(), weight };
+        let rules = reweighted(&route, &[weight("p", 90), weight("c", 10)]).unwrap();
+        assert_eq!(rules[0]["backendRefs"][1]["weight"], json!(10));
+        assert_eq!(rules[1], route["spec"]["rules"][1]);
+        assert_eq!(reweighted(&route, &[weight("absent", 1)]), None);
     }
 }

@@ -109,7 +109,7 @@ impl ObserveError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Store(error) => error.retry(),
-            Self::Object(_) => Retry::Never,
+            Self::Object(_) => Retry::Slowly,
             Self::Metrics(_) => Retry::Later,
         }
     }

@@ -1,7 +1,8 @@
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use evenkeel_api::Obj;
+use evenkeel_api::{Key, Obj};
 use jiff::Timestamp;
+use serde_json::Value;
 
 use crate::{Action, BoxFuture, Direction};
 
@@ -23,14 +24,18 @@ pub trait Door: Send + Sync {
 pub struct Petition<'a> {
     /// Which controller asks.
     pub controller: &'static str,
-    /// On behalf of which object, as `Kind/namespace/name`.
-    pub object: String,
+    /// On behalf of which object.
+    pub object: &'a Key,
     /// The effect.
     pub action: &'a Action,
+    /// The effect in words that may be recorded: nothing secret is in it.
+    pub text: &'a str,
     /// The plan's reason.
     pub reason: &'static str,
     /// The target as it is, when there is one.
     pub before: Option<Arc<Obj>>,
+    /// The target as it will be. For its digest only: its content is not for the record.
+    pub after: Option<&'a Value>,
     /// Computed from before and after, never declared.
     pub direction: Direction,
     /// Time of asking.
@@ -46,14 +51,29 @@ pub enum Verdict {
     Hold {
         /// When to ask again, or never before somebody acts.
         until: Option<Timestamp>,
-        /// Why, and who can change it.
-        reason: String,
+        /// Everything that speaks against it; the first one decided.
+        objections: Vec<Objection>,
     },
-    /// Not at all.
+    /// Not at all, as things stand.
     Deny {
-        /// Why.
-        reason: String,
+        /// Everything that speaks against it; the first one decided.
+        objections: Vec<Objection>,
     },
+}
+
+/// One policy's reason against an action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Objection {
+    /// The policy's name.
+    pub policy: &'static str,
+    /// Why, and who can change it.
+    pub reason: String,
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.policy, self.reason)
+    }
 }
 
 /// Position in the record.

@@ -1,46 +1,84 @@
 //! The loop everything runs in: look, decide, ask the door, act.
 //!
 //! ```text
-//! Store/Metrics/Hooks --observe--> View --decide--> Plan --Door--> Cleared --perform--> Store
+//! Read/Metrics/Replies --observe--> View --decide--> Plan --Door--> Cleared --perform--> Write,
+//!                                                                               Effector
 //! ```
 //! A [`Controller`] is a pure `decide` with an `observe` in front. [`RunLoop`] drives any number
-//! of them over plain futures; the host brings the [`Store`], the time and the executor. Every
-//! [`Action`] of a [`Plan`] passes the [`Door`]; only the loop can make the [`Cleared`] that
-//! performing needs. Status, Events and Leases bypass the door, actions never do.
+//! of them over plain futures; the [`Host`] brings the store, the time and the executor. Every
+//! [`Action`] of a [`Plan`] is judged (a [`Judge`] per kind computes which way it moves the risk)
+//! and passes the [`Door`]; only the loop can make the [`Cleared`] that performing needs. Status,
+//! Events and Leases bypass the door, actions never do.
 //!
 //! Not here: any concrete store, door or clock.
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
 
 mod action;
+mod conditions;
 mod controller;
 mod door;
+mod effect;
+mod host;
+mod judge;
+mod lease;
+mod notices;
+mod observer;
+mod pass;
 mod perform;
 mod plan;
 mod ports;
 mod queue;
 mod recorder;
-mod risk;
+pub mod redact;
+mod retry;
 mod run;
 mod store;
 
-pub use action::{Action, HookCall, RouteWeight};
+pub use action::{Action, RouteWeight};
 pub use controller::{Controller, DynController, Interest, ObserveError, Trigger, Wakes};
-pub use door::{AuditId, Door, OpenDoor, Outcome, Petition, Verdict};
-pub use perform::{Cleared, PerformError, Retry};
+pub use door::{AuditId, Door, Objection, OpenDoor, Outcome, Petition, Verdict};
+pub use effect::{ClearedEffect, EffectCall, EffectError, Effected, Effector, Reversal};
+pub use host::Host;
+pub use judge::{Change, Direction, Judge, Judged, bookkeeping, workload};
+pub use lease::LeaseSettings;
+pub use notices::{HookCall, Notices, Notification, Webhooks};
+pub use observer::{Activity, NoObserver, Observer, Pass};
+pub use perform::Cleared;
 pub use plan::{EventNote, EventType, Plan, StatusWrite};
 pub use ports::{
-    HookError, HookReply, Hooks, Host, HostPorts, Metrics, MetricsError, NoHooks, NoMetrics, Ports,
-    Sample, Series, Span, Timer,
+    HookError, HookReply, Hooks, HostPorts, Metrics, MetricsError, NoHooks, NoMetrics, NoNotifier,
+    Notifier, Ports, Replies, Sample, Series, Span, Timer,
 };
 pub use recorder::{create_event, event_name};
-pub use risk::{Direction, direction};
+pub use retry::Retry;
 pub use run::RunLoop;
 pub use store::{
     DeleteOptions, HostWrites, ListQuery, Listed, Patch, Propagation, Read, Store, StoreError,
     Subresource, Watch, WatchEvent, Write, WriteOptions,
 };
 
+use std::time::Duration;
+
+use futures::future::{Either, select};
+
 /// A future in a box, for object-safe ports.
 pub type BoxFuture<'a, T> = futures::future::BoxFuture<'a, T>;
 /// A stream in a box, for object-safe ports.
 pub type BoxStream<'a, T> = futures::stream::BoxStream<'a, T>;
+
+/// What `future` gives, or `None` when that takes longer than `limit`. No timer is started for a
+/// future that is ready at once.
+async fn within<T>(
+    timer: &dyn Timer,
+    limit: Duration,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    if let std::task::Poll::Ready(value) = futures::poll!(&mut future) {
+        return Some(value);
+    }
+    match select(future, timer.sleep(limit)).await {
+        Either::Left((value, _)) => Some(value),
+        Either::Right(_) => None,
+    }
+}

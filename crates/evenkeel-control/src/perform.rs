@@ -1,85 +1,98 @@
 use std::sync::Arc;
 
 use evenkeel_api::{Key, Obj, Revision};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
-    Action, AuditId, DeleteOptions, Host, Patch, RouteWeight, StatusWrite, StoreError, Subresource,
-    WriteOptions,
+    Action, AuditId, ClearedEffect, DeleteOptions, EffectError, Effected, Host, Patch, Retry,
+    StatusWrite, StoreError, Subresource, WriteOptions, action::TargetError, conditions, redact,
 };
-
-/// What a caller should do after a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
-    /// Try the same again after a pause.
-    Later,
-    /// Look again: the world has moved on.
-    Replan,
-    /// Wait until somebody changes something.
-    Never,
-}
 
 /// An action that the door let through. Only the run loop can make one, so no code path performs
 /// what was not recorded.
 #[derive(Debug)]
 pub struct Cleared<'a> {
     pub(crate) action: &'a Action,
+    /// The merge patch that was judged, for actions that work by one.
+    pub(crate) patch: Option<Value>,
+    /// Whether the target was there.
+    pub(crate) exists: bool,
     pub(crate) audit: AuditId,
     pub(crate) manager: &'static str,
+    /// The revision that was planned for or judged; the write bounces off on any other.
     pub(crate) expect: Option<Revision>,
 }
 
-/// Why an action did not happen.
+/// Why an action did not happen, or not surely.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum PerformError {
+pub(crate) enum PerformError {
     /// The API refused or did not answer.
-    #[error("{action}")]
-    Store {
-        /// The action, in words.
-        action: String,
-        /// Cause.
-        #[source]
-        source: StoreError,
-    },
-    /// The action names nothing to act on. Never means "everything".
-    #[error("{action}: {problem}")]
-    NoTarget {
-        /// The action, in words.
-        action: String,
-        /// What is missing.
-        problem: String,
-    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The action names nothing to act on.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The effector failed.
+    #[error(transparent)]
+    Effect(#[from] EffectError),
+    /// Nobody performs effects of this port.
+    #[error("this process performs no effects of {0:?}")]
+    NoEffector(&'static str),
+    /// It did not end in time.
+    #[error("no answer within {0:?}; it may have happened")]
+    TimedOut(std::time::Duration),
 }
 
 impl PerformError {
     /// What the loop should do next.
-    pub fn retry(&self) -> Retry {
+    pub(crate) fn retry(&self) -> Retry {
         match self {
-            Self::Store { source, .. } => source.retry(),
-            Self::NoTarget { .. } => Retry::Never,
+            Self::Store(source) => source.retry(),
+            Self::Target(TargetError::Missing(_)) => Retry::Replan,
+            Self::Target(_) | Self::NoEffector(_) => Retry::Slowly,
+            Self::Effect(error) => error.retry(),
+            Self::TimedOut(_) => Retry::Later,
+        }
+    }
+
+    /// In words that may be recorded. What a server says about a Secret may quote it.
+    pub(crate) fn words(&self, target: Option<&Key>) -> String {
+        let words = chain(self);
+        match (self, target) {
+            (Self::Store(StoreError::Unreachable { .. }), _) | (_, None) => redact::text(&words),
+            (Self::Store(_), Some(key)) => redact::about(key, &words),
+            _ => redact::text(&words),
         }
     }
 }
 
-/// Carries a cleared action out.
-pub(crate) async fn perform(host: &Host, cleared: &Cleared<'_>) -> Result<(), PerformError> {
-    let action = cleared.action;
-    let failed = |source| PerformError::Store { action: action.to_string(), source };
-    if action.target().is_some_and(|key| key.name.is_empty() && !may_be_nameless(action)) {
-        let problem = "the target has no name".to_owned();
-        return Err(PerformError::NoTarget { action: action.to_string(), problem });
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
     }
-    let options = WriteOptions {
-        subresource: None,
-        expect: cleared.expect.clone(),
-        manager: cleared.manager,
-    };
-    match action {
-        Action::Create(obj) => host.write.create(obj, &options).await.map(drop).map_err(failed),
-        Action::Apply(obj) => apply(host, obj, options).await.map_err(failed),
-        Action::Patch { key, patch } => {
-            let patch = Patch::Merge(patch.clone());
-            host.write.patch(key, &patch, &options).await.map(drop).map_err(failed)
+    text
+}
+
+/// Carries a cleared action out.
+pub(crate) async fn perform(host: &Host, cleared: &Cleared<'_>) -> Result<Effected, PerformError> {
+    let expect = cleared.expect.clone();
+    let options = WriteOptions { subresource: None, expect, manager: cleared.manager };
+    let write = &*host.write;
+    match cleared.action {
+        Action::Create(obj) => drop(write.create(obj, &options).await?),
+        Action::Apply(obj) if !cleared.exists => drop(write.create(obj, &options).await?),
+        Action::Apply(_)
+        | Action::Patch { .. }
+        | Action::Scale { .. }
+        | Action::SetWeights { .. } => {
+            if let (Some(key), Some(patch)) = (cleared.action.target(), &cleared.patch) {
+                drop(write.patch(key, &Patch::Merge(patch.clone()), &options).await?);
+            }
         }
         Action::Delete { key, uid, propagation } => {
             let options = DeleteOptions {
@@ -88,159 +101,55 @@ pub(crate) async fn perform(host: &Host, cleared: &Cleared<'_>) -> Result<(), Pe
                 grace_seconds: None,
                 propagation: *propagation,
             };
-            match host.write.delete(key, &options).await {
+            match write.delete(key, &options).await {
                 // Already gone is what was wanted.
-                Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
-                Err(error) => Err(failed(error)),
+                Ok(()) | Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Action::Evict { key, uid } => {
+            let mut preconditions = json!({"uid": uid});
+            if let Some(revision) = &cleared.expect {
+                preconditions["resourceVersion"] = json!(&*revision.0);
+            }
             let body = json!({"apiVersion": "policy/v1", "kind": "Eviction",
                 "metadata": {"name": &*key.name, "namespace": &*key.namespace},
-                "deleteOptions": {"preconditions": {"uid": uid}}});
-            host.write.post(key, Subresource::Eviction, &body).await.map_err(failed)
-        }
-        Action::Scale { key, replicas } => {
-            let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-            host.write.patch(key, &patch, &options).await.map(drop).map_err(failed)
+                "deleteOptions": {"preconditions": preconditions}});
+            write.post(key, Subresource::Eviction, &body).await?;
         }
         Action::Bind { pod, node } => {
-            let body = json!({"apiVersion": "v1", "kind": "Binding",
-                "metadata": {"name": &*pod.name, "namespace": &*pod.namespace},
+            let mut metadata = json!({"name": &*pod.name, "namespace": &*pod.namespace});
+            if let Some(revision) = &cleared.expect {
+                metadata["resourceVersion"] = json!(&*revision.0);
+            }
+            let body = json!({"apiVersion": "v1", "kind": "Binding", "metadata": metadata,
                 "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
-            host.write.post(pod, Subresource::Binding, &body).await.map_err(failed)
+            write.post(pod, Subresource::Binding, &body).await?;
         }
-        Action::SetWeights { route, weights } => {
-            set_weights(host, action, route, weights, options).await
-        }
-        // What the hook said is the next observation's business, also when it did not answer.
-        Action::RunHook(call) => {
-            if let Err(error) = host.ports.hooks.call(call).await {
-                tracing::debug!(object = call.owner, %error, "webhook");
-            }
-            Ok(())
-        }
-        Action::Notify { channel, message } => {
-            tracing::info!(action = "notify", channel, message, "notified");
-            Ok(())
+        Action::Effect(call) => {
+            let effector = host.effectors.find(call);
+            let effector = effector.ok_or(PerformError::NoEffector(call.port))?;
+            return Ok(effector.perform(&ClearedEffect::new(call, &cleared.audit)).await?);
         }
     }
-}
-
-fn may_be_nameless(action: &Action) -> bool {
-    matches!(action, Action::Create(obj) if obj.meta().generate_name.is_some())
-}
-
-async fn apply(host: &Host, obj: &Obj, options: WriteOptions) -> Result<(), StoreError> {
-    let Some(found) = host.ports.read.get(obj.key()).await? else {
-        return host.write.create(obj, &options).await.map(drop);
-    };
-    let Some(patch) = missing_part(found.json(), obj.json()) else { return Ok(()) };
-    // The difference was computed against this state; on any other it could undo newer work.
-    let options = WriteOptions { expect: Some(found.revision()), ..options };
-    host.write.patch(obj.key(), &Patch::Merge(patch), &options).await.map(drop)
-}
-
-/// The merge patch that brings the fields of `want` into `have`; `None` when they are there.
-fn missing_part(have: &Value, want: &Value) -> Option<Value> {
-    match (have, want) {
-        (Value::Object(have), Value::Object(want)) => {
-            let mut patch = Map::new();
-            for (name, want) in want {
-                let part = match have.get(name) {
-                    None if want.is_null() => None,
-                    None => Some(want.clone()),
-                    Some(have) => missing_part(have, want),
-                };
-                if let Some(part) = part {
-                    patch.insert(name.clone(), part);
-                }
-            }
-            (!patch.is_empty()).then_some(Value::Object(patch))
-        }
-        // Servers add defaults inside list elements; an element that has all wanted fields is fine.
-        (Value::Array(have_list), Value::Array(want_list))
-            if have_list.len() == want_list.len() =>
-        {
-            let differs = have_list
-                .iter()
-                .zip(want_list)
-                .any(|(have, want)| missing_part(have, want).is_some());
-            differs.then(|| want.clone())
-        }
-        _ => (have != want).then(|| want.clone()),
-    }
-}
-
-async fn set_weights(
-    host: &Host,
-    action: &Action,
-    route: &Key,
-    weights: &[RouteWeight],
-    options: WriteOptions,
-) -> Result<(), PerformError> {
-    let failed = |source| PerformError::Store { action: action.to_string(), source };
-    let none = |problem: &str| PerformError::NoTarget {
-        action: action.to_string(),
-        problem: problem.to_owned(),
-    };
-    let found = host.ports.read.get(route).await.map_err(failed)?;
-    let found = found.ok_or_else(|| failed(StoreError::NotFound { object: route.to_string() }))?;
-    let mut rules = found.json().pointer("/spec/rules").cloned().unwrap_or_default();
-    let mut hits = 0;
-    for backends in rules
-        .as_array_mut()
-        .into_iter()
-        .flatten()
-        .filter_map(|rule| rule.get_mut("backendRefs")?.as_array_mut())
-    {
-        let known = |backends: &[Value], want: &RouteWeight| {
-            backends.iter().any(|backend| backend.get("name") == Some(&json!(want.backend)))
-        };
-        if !weights.iter().all(|want| known(backends, want)) {
-            continue;
-        }
-        for backend in backends.iter_mut() {
-            for want in weights {
-                if backend.get("name") == Some(&json!(want.backend)) {
-                    backend["weight"] = json!(want.weight);
-                    hits += 1;
-                }
-            }
-        }
-    }
-    if hits == 0 {
-        return Err(none("no rule of the route has these backends: apply the route first"));
-    }
-    let expect = options.expect.or_else(|| Some(found.revision()));
-    let options = WriteOptions { expect, ..options };
-    let patch = Patch::Merge(json!({"spec": {"rules": rules}}));
-    host.write.patch(route, &patch, &options).await.map(drop).map_err(failed)
+    Ok(Effected::Done)
 }
 
 /// Writes status. Bypasses the door on purpose.
+///
+/// The loop's own conditions are left out of a list of conditions: a status is written only when
+/// everything before it went well, and then they no longer hold.
 pub(crate) async fn write_status(
     host: &Host,
     write: &StatusWrite,
+    expect: Option<Revision>,
     manager: &'static str,
 ) -> Result<Arc<Obj>, StoreError> {
-    let options = WriteOptions { subresource: Some(Subresource::Status), expect: None, manager };
-    let patch = Patch::Merge(json!({"status": write.status}));
-    host.write.patch(&write.key, &patch, &options).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn applying_writes_only_what_is_missing() {
-        let have = json!({"spec": {"replicas": 3, "ports": [{"port": 80, "protocol": "TCP"}]}});
-        let same = json!({"spec": {"replicas": 3, "ports": [{"port": 80}]}});
-        assert_eq!(missing_part(&have, &same), None);
-        let other = json!({"spec": {"replicas": 4, "ports": [{"port": 80}]}});
-        assert_eq!(missing_part(&have, &other), Some(json!({"spec": {"replicas": 4}})));
-        let longer = json!({"spec": {"ports": [{"port": 80}, {"port": 81}]}});
-        assert_eq!(missing_part(&have, &longer), Some(longer.clone()));
+    let options = WriteOptions { subresource: Some(Subresource::Status), expect, manager };
+    let mut status = write.status.clone();
+    if let Some(list) = status.get_mut("conditions").and_then(Value::as_array_mut) {
+        list.retain(|condition| !conditions::is_own(condition));
     }
+    let patch = Patch::Merge(json!({"status": status}));
+    host.write.patch(&write.key, &patch, &options).await
 }

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use evenkeel_base::Clock;
 use jiff::Timestamp;
 
-use crate::{BoxFuture, Door, HookCall, HostWrites, OpenDoor, Read, Store, Write};
+use crate::{BoxFuture, HookCall, HostWrites, Notification, Read, Store, Write};
 
 /// Everything a controller may look through; there is no way to write in it. Cheap to clone.
 #[derive(Clone)]
@@ -13,7 +13,7 @@ pub struct Ports {
     /// What the services did, by PromQL.
     pub metrics: Arc<dyn Metrics>,
     /// Replies of webhooks.
-    pub hooks: Arc<dyn Hooks>,
+    pub replies: Arc<dyn Replies>,
     /// Present time.
     pub clock: Arc<dyn Clock>,
 }
@@ -36,55 +36,6 @@ impl HostPorts {
     pub fn new(store: &Arc<dyn Store>, clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
         let (read, write): (Arc<dyn Read>, Arc<dyn Write>) = (store.clone(), store.clone());
         Self { read, writes: HostWrites::new(write), clock, timer }
-    }
-}
-
-/// What a [`crate::RunLoop`] stands on. A host names what it has; the rest says that it is not
-/// there.
-#[derive(Clone)]
-pub struct Host {
-    pub(crate) write: Arc<dyn Write>,
-    pub(crate) ports: Ports,
-    pub(crate) timer: Arc<dyn Timer>,
-    pub(crate) door: Arc<dyn Door>,
-}
-
-impl Host {
-    /// A host without metrics and webhooks, whose door is open.
-    pub fn new(store: &Arc<dyn Store>, clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
-        let ports = Ports {
-            read: store.clone(),
-            metrics: Arc::new(NoMetrics),
-            hooks: Arc::new(NoHooks),
-            clock,
-        };
-        Self { write: store.clone(), ports, timer, door: Arc::new(OpenDoor) }
-    }
-
-    /// With a source of metrics.
-    #[must_use]
-    pub fn with_metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
-        self.ports.metrics = metrics;
-        self
-    }
-
-    /// With webhooks.
-    #[must_use]
-    pub fn with_hooks(mut self, hooks: Arc<dyn Hooks>) -> Self {
-        self.ports.hooks = hooks;
-        self
-    }
-
-    /// With this door.
-    #[must_use]
-    pub fn with_door(mut self, door: Arc<dyn Door>) -> Self {
-        self.door = door;
-        self
-    }
-
-    /// What its controllers look through.
-    pub fn ports(&self) -> &Ports {
-        &self.ports
     }
 }
 
@@ -182,12 +133,25 @@ pub enum MetricsError {
     },
 }
 
-/// Calls webhooks and keeps what they said until it is asked for.
-pub trait Hooks: Send + Sync {
-    /// Makes the call (with its retries) and keeps the reply under its id.
-    fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Result<HookReply, HookError>>;
+/// What webhooks answered, kept until an observation asks for it.
+pub trait Replies: Send + Sync {
     /// The kept reply of a call; `None` when it was never made, or before a restart.
     fn reply(&self, id: &str) -> Option<Result<HookReply, HookError>>;
+}
+
+/// Calls webhooks. Only [`crate::Webhooks`], an effector, is handed this.
+pub trait Hooks: Replies {
+    /// Makes the call (with its retries) and keeps the reply under its id.
+    fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Result<HookReply, HookError>>;
+}
+
+/// Delivers notifications. Only [`crate::Notices`], an effector, is handed this.
+pub trait Notifier: Send + Sync {
+    /// Ready when the provider has accepted it, or when it is given up.
+    ///
+    /// Implementations keep the order per provider, retry, bound what waits, and deliver one id
+    /// once as far as they can tell.
+    fn deliver(&self, notification: Notification) -> BoxFuture<'static, Result<(), String>>;
 }
 
 /// What a webhook answered.
@@ -231,7 +195,19 @@ impl Hooks for NoHooks {
         let problem = "webhooks are switched off here".to_owned();
         Box::pin(async { Err(HookError { url: call.url.clone(), problem }) })
     }
+}
+
+impl Replies for NoHooks {
     fn reply(&self, _id: &str) -> Option<Result<HookReply, HookError>> {
         None
+    }
+}
+
+/// A [`Notifier`] without any channel: every notification says so.
+pub struct NoNotifier;
+
+impl Notifier for NoNotifier {
+    fn deliver(&self, _: Notification) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(async { Err("this process delivers no notifications".to_owned()) })
     }
 }

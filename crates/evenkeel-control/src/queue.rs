@@ -6,10 +6,37 @@ use std::{
 use evenkeel_api::Key;
 use jiff::{SignedDuration, Timestamp};
 
-/// First pause after a failure; doubles with each further one.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-/// Longest pause: a person who mends something does not want to wait longer.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Longest exponent of a growing pause: further doublings pass every limit.
+const DOUBLINGS_MAX: u32 = 16;
+
+/// How pauses grow while an object keeps failing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BackOff {
+    /// Somebody else was faster, or nobody answered: soon again.
+    Quick,
+    /// Refused, or the same change again and again: only a person or another controller can help,
+    /// so a change of the object may end the pause, but no sooner than the first one.
+    Slow,
+    /// A defect of ours: long.
+    Panic,
+}
+
+impl BackOff {
+    /// First pause and longest pause. The longest ones are what a person waits at most after the
+    /// cause is gone.
+    fn bounds(self) -> (Duration, Duration) {
+        match self {
+            Self::Quick => (Duration::from_millis(20), Duration::from_secs(30)),
+            Self::Slow => (Duration::from_secs(2), Duration::from_secs(60)),
+            Self::Panic => (Duration::from_secs(30), Duration::from_secs(600)),
+        }
+    }
+
+    fn pause(self, failures: u32) -> Duration {
+        let (first, longest) = self.bounds();
+        first.saturating_mul(1 << failures.min(DOUBLINGS_MAX)).min(longest)
+    }
+}
 
 /// When to look at which object. Pure and ordered: due time first, then arrival, then nothing.
 ///
@@ -20,6 +47,8 @@ pub(crate) struct Queue {
     waiting: BTreeMap<Key, (Timestamp, u64)>,
     running: BTreeMap<Key, Option<Timestamp>>,
     failures: BTreeMap<Key, u32>,
+    /// No look at a failing object before this, whatever happens meanwhile.
+    not_before: BTreeMap<Key, Timestamp>,
     arrivals: u64,
 }
 
@@ -30,6 +59,7 @@ impl Queue {
             *again = Some(again.map_or(at, |old| old.min(at)));
             return;
         }
+        let at = self.not_before.get(key).map_or(at, |earliest| at.max(*earliest));
         if let Some((old, arrival)) = self.waiting.get(key).copied() {
             if old <= at {
                 return;
@@ -60,18 +90,43 @@ impl Queue {
     /// Work on `key` ended well; look again after `wake_after`, if given.
     pub(crate) fn done(&mut self, key: &Key, now: Timestamp, wake_after: Option<Duration>) {
         self.failures.remove(key);
+        self.not_before.remove(key);
         self.finish(key, wake_after.map(|wait| later(now, wait)));
     }
 
-    /// Work on `key` failed; look again after a growing pause, which is returned.
-    pub(crate) fn failed(&mut self, key: &Key, now: Timestamp) -> Duration {
+    /// Work on `key` failed; look again after a growing pause, which is returned, or after
+    /// `wake_after` if that is sooner but not sooner than the first pause.
+    pub(crate) fn failed(
+        &mut self,
+        key: &Key,
+        now: Timestamp,
+        back_off: BackOff,
+        wake_after: Option<Duration>,
+    ) -> Duration {
         let failures = self.failures.entry(key.clone()).or_default();
-        let pause = PAUSE_MIN.saturating_mul(1 << (*failures).min(16)).min(PAUSE_MAX);
-        *failures += 1;
+        let pause = back_off.pause(*failures);
+        *failures = failures.saturating_add(1);
+        let least = match back_off {
+            BackOff::Slow => back_off.pause(0),
+            BackOff::Quick | BackOff::Panic => pause,
+        };
+        let pause = wake_after.map_or(pause, |wait| pause.min(wait.max(least)));
+        self.not_before.insert(key.clone(), later(now, least));
         // What happened meanwhile does not shorten the pause, or a busy object would spin.
         self.running.remove(key);
         self.add(key, later(now, pause));
         pause
+    }
+
+    /// How many objects wait to be looked at.
+    pub(crate) fn len(&self) -> usize {
+        self.due.len()
+    }
+
+    /// Forgets what is known of an object that is gone.
+    pub(crate) fn forget(&mut self, key: &Key) {
+        self.failures.remove(key);
+        self.not_before.remove(key);
     }
 
     fn finish(&mut self, key: &Key, wake: Option<Timestamp>) {
@@ -131,11 +186,30 @@ mod tests {
         for _ in 0..14 {
             queue.add(&key("a"), at(0));
             queue.take(at(1_000_000)).unwrap();
-            pauses.push(queue.failed(&key("a"), at(0)).as_millis());
+            pauses.push(queue.failed(&key("a"), at(0), BackOff::Quick, None).as_millis());
         }
         assert_eq!((pauses[0], pauses[1], pauses[13]), (20, 40, 30_000));
         queue.take(at(1_000_000)).unwrap();
         queue.done(&key("a"), at(0), Some(Duration::from_secs(7)));
         assert_eq!(queue.next_at(), Some(at(7)));
+    }
+
+    #[test]
+    fn what_was_refused_is_tried_again_for_ever_but_slowly() {
+        let mut queue = Queue::default();
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            queue.add(&key("a"), at(0));
+            queue.take(at(1_000_000)).unwrap();
+            pauses.push(queue.failed(&key("a"), at(0), BackOff::Slow, None).as_secs());
+        }
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60]);
+        // An event ends the pause, but never sooner than the first one.
+        queue.add(&key("a"), at(1));
+        assert_eq!(queue.next_at(), Some(at(2)));
+        // A plan's own wake-up does, too.
+        queue.take(at(2)).unwrap();
+        let pause = queue.failed(&key("a"), at(2), BackOff::Slow, Some(Duration::from_secs(5)));
+        assert_eq!(pause, Duration::from_secs(5));
     }
 }

@@ -1,38 +1,59 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use evenkeel_api::{GroupKind, Key, Obj};
 use futures::{
-    FutureExt as _, StreamExt as _,
-    stream::{FuturesUnordered, SelectAll},
+    FutureExt as _, Stream, StreamExt as _,
+    channel::mpsc,
+    future::{Either, select},
+    stream::{self, FuturesUnordered, SelectAll},
 };
+use jiff::Timestamp;
 
 use crate::{
-    BoxFuture, DynController, EventNote, EventType, Host, Outcome, Petition, Plan, Retry,
-    StoreError, Trigger, Verdict, Wakes, WatchEvent, direction, perform, perform::Cleared,
-    queue::Queue, recorder::Recorder,
+    BoxFuture, DynController, Host, LeaseSettings, ListQuery, Read, StoreError, Timer, Trigger,
+    Wakes, WatchEvent,
+    lease::{Elector, Leadership},
+    pass::{Ended, Next, Pending, Worker},
+    queue::Queue,
 };
 
-/// How long a held action waits before the door is asked again, when the door gave no time.
-const HOLD: Duration = Duration::from_secs(30);
+/// Pause before a watch that ended is opened again, and before a worker that panicked starts anew.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+/// Effects of one controller whose outcome is awaited beside its work. Beyond it, new passes wait:
+/// a channel that answers nobody must not fill the memory.
+const PENDING_MAX: usize = 256;
+/// How long passes that are under way may go on after a request to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks at whether they have ended.
+const STOP_CHECK: Duration = Duration::from_millis(20);
 
 /// Drives controllers: watches, queues, plans, asks the door, performs. Ends when dropped.
 ///
 /// Every controller has its own queue and works on its own; inside one, at most
 /// [`crate::Controller::concurrency`] objects at once. On a single-threaded executor the order of
 /// everything is a function of the order of store events and of time.
+///
+/// Duties: every request has a deadline; a panic ends one pass, not the loop; nothing ends without
+/// a next look; a plan that is carried out again and again is slowed down; with a Lease, only the
+/// leader acts.
 pub struct RunLoop {
     host: Host,
+    lease: Option<LeaseSettings>,
     controllers: Vec<Arc<dyn DynController>>,
 }
 
 impl RunLoop {
     /// A loop without controllers.
     pub fn new(host: Host) -> Self {
-        Self { host, controllers: Vec::new() }
+        Self { host, lease: None, controllers: Vec::new() }
     }
 
     /// Adds a controller.
@@ -42,113 +63,191 @@ impl RunLoop {
         self
     }
 
+    /// Acts only while it holds this Lease.
+    #[must_use]
+    pub fn with_lease(mut self, lease: LeaseSettings) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// What it stands on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// With another host: a domain adds its judges this way.
+    #[must_use]
+    pub fn map_host(mut self, change: impl FnOnce(Host) -> Host) -> Self {
+        self.host = change(self.host);
+        self
+    }
+
     /// Runs all controllers until dropped.
     pub async fn run(self) {
-        let mut all: FuturesUnordered<_> = self
-            .controllers
-            .into_iter()
-            .map(|controller| {
-                Worker { controller, host: self.host.clone(), recorder: Recorder::default() }.run()
-            })
-            .collect();
-        while all.next().await.is_some() {}
+        self.run_until(futures::future::pending()).await;
     }
-}
 
-/// One controller at work.
-struct Worker {
-    controller: Arc<dyn DynController>,
-    host: Host,
-    recorder: Recorder,
-}
-
-/// How work on one object ended.
-enum Ended {
-    /// Plan carried out; look again after this long.
-    Well(Option<Duration>),
-    /// Look again after a growing pause.
-    Badly,
-    /// Look again when somebody changes something.
-    Stuck,
-}
-
-impl Worker {
-    async fn run(self) {
-        let interests = self.controller.interests();
-        let mut events = SelectAll::new();
-        for (index, interest) in interests.iter().enumerate() {
-            let watch = self.host.ports.read.watch(interest.query.clone());
-            events.push(watch.map(move |event| (index, event)).boxed());
+    /// Runs all controllers until `stop` is ready. Then no new action begins, passes under way
+    /// may end, and the Lease is given back.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) {
+        let leadership = match &self.lease {
+            Some(_) => Leadership::elected(),
+            None => Leadership::always(),
+        };
+        let busy = Arc::new(AtomicUsize::new(0));
+        let mut parts: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+        let mut workers = Vec::new();
+        for controller in self.controllers {
+            let (tell, told) = mpsc::unbounded();
+            workers.push(tell);
+            let worker = Worker::new(controller, self.host.clone(), leadership.clone());
+            parts.push(supervise(worker, told, busy.clone()).boxed());
         }
-        let mut queue = Queue::default();
-        let mut known = BTreeSet::new();
-        let mut working: FuturesUnordered<BoxFuture<'_, (Key, Ended)>> = FuturesUnordered::new();
-        let mut told = BTreeMap::new();
-        loop {
-            let now = self.host.ports.clock.now();
-            while working.len() < self.controller.concurrency() {
-                let Some(key) = queue.take(now) else { break };
-                working.push(self.work(key).boxed());
-            }
-            let room = working.len() < self.controller.concurrency();
-            let mut alarm = match queue.next_at().filter(|_| room) {
-                Some(at) => {
-                    let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-                    self.host.timer.sleep(wait).fuse()
+        if let Some(lease) = &self.lease {
+            let (host, lease) = (self.host.clone(), lease.clone());
+            parts.push(Elector::new(host, lease, leadership.clone(), workers).run().boxed());
+        }
+        let all = async { while parts.next().await.is_some() {} };
+        let (all, stop) = (std::pin::pin!(all), std::pin::pin!(stop));
+        if let Either::Right(((), all)) = select(all, stop).await {
+            leadership.resign();
+            let timer = self.host.timer.clone();
+            let idle = async {
+                let mut waited = Duration::ZERO;
+                while busy.load(Ordering::Relaxed) > 0 && waited < STOP_WITHIN {
+                    timer.sleep(STOP_CHECK).await;
+                    waited += STOP_CHECK;
                 }
-                None => futures::future::pending().boxed().fuse(),
             };
-            futures::select_biased! {
-                (key, ended) = working.select_next_some() => {
-                    self.ended(&mut queue, &key, &ended);
+            let idle = std::pin::pin!(idle);
+            select(all, idle).await;
+            if let Some(lease) = &self.lease {
+                let releasing = Elector::release(&self.host, lease);
+                if crate::within(&*self.host.timer, STOP_WITHIN, releasing).await.is_none() {
+                    tracing::warn!(lease = %lease.key, "lease not released, it will expire");
                 }
-                (index, event) = events.select_next_some() => match event {
-                    Ok(event) => {
-                        told.remove(&index);
-                        if index == 0 {
-                            remember(&mut known, &event);
-                        }
-                        self.wake(&mut queue, &known, &interests[index].trigger, &event);
-                    }
-                    Err(error) => self.interrupted(&mut told, index, error.to_string()),
-                },
-                () = alarm => {}
             }
         }
     }
+}
 
+/// Runs a worker; a panic outside of a pass starts it anew.
+async fn supervise(worker: Worker, mut told: mpsc::UnboundedReceiver<()>, busy: Arc<AtomicUsize>) {
+    loop {
+        let counted = busy.load(Ordering::Relaxed);
+        let work = work(&worker, &mut told, &busy);
+        if AssertUnwindSafe(work).catch_unwind().await.is_ok() {
+            return;
+        }
+        // Its passes died with it.
+        busy.store(counted, Ordering::Relaxed);
+        tracing::error!(controller = worker.name(), "controller panicked, starting it anew");
+        worker.host.timer.sleep(REOPEN_AFTER).await;
+    }
+}
+
+/// What one worker keeps while it runs.
+struct State {
+    queue: Queue,
+    known: BTreeSet<Key>,
+    /// The last error of each watch, told once for as long as it stays the same.
+    told: BTreeMap<usize, String>,
+}
+
+async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &AtomicUsize) {
+    let interests = worker.controller.interests();
+    let concurrency = worker.controller.concurrency();
+    let mut events = SelectAll::new();
+    for (index, interest) in interests.iter().enumerate() {
+        let (read, timer) = (worker.host.ports.read.clone(), worker.host.timer.clone());
+        let watch = follow(read, timer, interest.query.clone());
+        events.push(watch.map(move |event| (index, event)).boxed());
+    }
+    let mut state =
+        State { queue: Queue::default(), known: BTreeSet::new(), told: BTreeMap::new() };
+    let mut working: FuturesUnordered<BoxFuture<'_, (Key, Ended)>> = FuturesUnordered::new();
+    let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
+    loop {
+        let now = worker.now();
+        let may_act = worker.leadership.holds(now);
+        while may_act && working.len() < concurrency && pending.len() < PENDING_MAX {
+            let Some(key) = state.queue.take(now) else { break };
+            busy.fetch_add(1, Ordering::Relaxed);
+            working.push(worker.pass(key).boxed());
+        }
+        worker.host.observer.queued(worker.name(), state.queue.len());
+        let room = may_act && working.len() < concurrency && pending.len() < PENDING_MAX;
+        let mut alarm = match state.queue.next_at().filter(|_| room) {
+            Some(at) => {
+                let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+                worker.host.timer.sleep(wait).fuse()
+            }
+            None => futures::future::pending().boxed().fuse(),
+        };
+        futures::select_biased! {
+            (key, ended) = working.select_next_some() => {
+                busy.fetch_sub(1, Ordering::Relaxed);
+                pending.extend(worker.take_pending());
+                state.ended(&key, &ended.next, worker.now());
+            }
+            () = pending.select_next_some() => {}
+            (index, event) = events.select_next_some() => match event {
+                Ok(event) => {
+                    state.told.remove(&index);
+                    if index == 0 {
+                        state.remember(&event);
+                    }
+                    state.wake(worker, &interests[index].trigger, &event);
+                }
+                Err(error) => state.interrupted(worker, index, &error),
+            },
+            _ = leads.next() => {}
+            () = alarm => {}
+        }
+    }
+}
+
+impl State {
     /// Says why a watch does not get on, once for as long as it stays the same: a kind that a
     /// cluster does not have is asked for again and again.
-    fn interrupted(&self, told: &mut BTreeMap<usize, String>, watch: usize, error: String) {
-        if told.get(&watch) != Some(&error) {
-            tracing::warn!(
-                controller = self.controller.name(),
-                error,
-                "watch interrupted, resuming"
-            );
-            told.insert(watch, error);
+    fn interrupted(&mut self, worker: &Worker, watch: usize, error: &StoreError) {
+        worker.host.observer.watch_interrupted(worker.name());
+        let error = crate::redact::text(&error.to_string());
+        if self.told.get(&watch) != Some(&error) {
+            tracing::warn!(controller = worker.name(), error, "watch interrupted, resuming");
+            self.told.insert(watch, error);
         }
     }
 
-    fn ended(&self, queue: &mut Queue, key: &Key, ended: &Ended) {
-        let now = self.host.ports.clock.now();
-        match ended {
-            Ended::Well(wake_after) => queue.done(key, now, *wake_after),
-            Ended::Stuck => queue.done(key, now, None),
-            Ended::Badly => {
-                queue.failed(key, now);
+    fn ended(&mut self, key: &Key, next: &Next, now: Timestamp) {
+        match next {
+            Next::Done(wake_after) => self.queue.done(key, now, *wake_after),
+            Next::Back(back_off, wake_after) => {
+                self.queue.failed(key, now, *back_off, *wake_after);
+            }
+            Next::Gone => {
+                self.queue.done(key, now, None);
+                self.queue.forget(key);
             }
         }
     }
 
-    fn wake(
-        &self,
-        queue: &mut Queue,
-        known: &BTreeSet<Key>,
-        trigger: &Trigger,
-        event: &WatchEvent,
-    ) {
-        let now = self.host.ports.clock.now();
+    /// Keeps the list of objects of the controller's own kind.
+    fn remember(&mut self, event: &WatchEvent) {
+        match event {
+            WatchEvent::Applied(obj) => {
+                self.known.insert(obj.key().clone());
+            }
+            WatchEvent::Deleted(obj) => {
+                self.known.remove(obj.key());
+            }
+            WatchEvent::Synced => {}
+        }
+    }
+
+    fn wake(&mut self, worker: &Worker, trigger: &Trigger, event: &WatchEvent) {
+        let now = worker.now();
+        let Self { queue, known, .. } = self;
         let obj = match event {
             WatchEvent::Synced => return,
             WatchEvent::Applied(obj) | WatchEvent::Deleted(obj) => obj,
@@ -160,133 +259,30 @@ impl Worker {
                 inside.for_each(|key| queue.add(key, now));
             }
             Wakes::All => known.iter().for_each(|key| queue.add(key, now)),
-            Wakes::Singleton => queue.add(&singleton(self.controller.name()), now),
+            Wakes::Singleton => queue.add(&singleton(worker.name()), now),
         }
     }
+}
 
-    async fn work(&self, key: Key) -> (Key, Ended) {
-        let ended = match self.controller.plan(&key, &self.host.ports).await {
-            Ok(None) => Ended::Well(None),
-            Ok(Some(plan)) => self.carry_out(&key, &plan).await,
-            Err(error) => {
-                tracing::warn!(controller = self.controller.name(), object = %key,
-                    error = %chain(&error), "observation incomplete");
-                match error.retry() {
-                    Retry::Never => Ended::Stuck,
-                    Retry::Later | Retry::Replan => Ended::Badly,
-                }
-            }
+/// A watch that is opened again should it end, which it should not.
+fn follow(
+    read: Arc<dyn Read>,
+    timer: Arc<dyn Timer>,
+    query: ListQuery,
+) -> impl Stream<Item = Result<WatchEvent, StoreError>> + Send {
+    let first = read.watch(query.clone());
+    stream::unfold((first, read, timer, query), |(mut watch, read, timer, query)| async move {
+        if let Some(event) = watch.next().await {
+            return Some((event, (watch, read, timer, query)));
+        }
+        timer.sleep(REOPEN_AFTER).await;
+        let ended = StoreError::Unreachable {
+            object: query.kind.to_string(),
+            problem: "the watch ended".to_owned(),
         };
-        (key, ended)
-    }
-
-    /// The one way from a plan to the world.
-    async fn carry_out(&self, key: &Key, plan: &Plan) -> Ended {
-        for action in &plan.actions {
-            let before = match action.target() {
-                Some(target) if !target.name.is_empty() => self.host.ports.read.get(target).await,
-                _ => Ok(None),
-            };
-            let before = match before {
-                Ok(before) => before,
-                Err(error) => return self.badly(key, action, &error, error.retry()),
-            };
-            let petition = Petition {
-                controller: self.controller.name(),
-                object: key.to_string(),
-                action,
-                reason: plan.reason,
-                direction: direction(before.as_deref(), action),
-                before,
-                now: self.host.ports.clock.now(),
-            };
-            let audit = match self.host.door.ask(&petition).await {
-                Verdict::Allow(audit) => audit,
-                Verdict::Hold { until, reason } => {
-                    let wait = until.map_or(HOLD, |until| {
-                        Duration::try_from(until.duration_since(petition.now)).unwrap_or(HOLD)
-                    });
-                    self.refused(key, action, "ActionHeld", &reason).await;
-                    return Ended::Well(Some(wait));
-                }
-                Verdict::Deny { reason } => {
-                    self.refused(key, action, "ActionDenied", &reason).await;
-                    return Ended::Stuck;
-                }
-            };
-            let expect = action.target().and_then(|target| {
-                plan.assumed.iter().find(|(key, _)| key == target).map(|(_, rev)| rev.clone())
-            });
-            let cleared = Cleared { action, audit, manager: self.controller.name(), expect };
-            let performed = perform::perform(&self.host, &cleared).await;
-            let failure = performed.as_ref().err().map(|error| chain(error));
-            let outcome = failure.as_deref().map_or(Outcome::Done, Outcome::Failed);
-            self.host.door.settle(&cleared.audit, outcome).await;
-            if let Err(error) = performed {
-                return self.badly(key, action, &error, error.retry());
-            }
-            tracing::debug!(controller = self.controller.name(), object = %key,
-                reason = plan.reason, %action, "done");
-        }
-        self.report(key, plan).await
-    }
-
-    async fn report(&self, key: &Key, plan: &Plan) -> Ended {
-        for write in &plan.status {
-            match perform::write_status(&self.host, write, self.controller.name()).await {
-                Ok(_) | Err(StoreError::NotFound { .. }) => {}
-                Err(error) => {
-                    tracing::debug!(controller = self.controller.name(), object = %key, %error,
-                        "status not written");
-                    return Ended::Badly;
-                }
-            }
-        }
-        for note in &plan.events {
-            let told = self.recorder.tell(&self.host, note, self.controller.name());
-            if let Err(error) = told.await {
-                // An event is for people; losing one must not repeat the actions before it.
-                tracing::warn!(controller = self.controller.name(), object = %key, %error,
-                    reason = note.reason, "event not written");
-            }
-        }
-        Ended::Well(plan.wake_after)
-    }
-
-    async fn refused(&self, key: &Key, action: &crate::Action, reason: &'static str, why: &str) {
-        let message = format!("{action}: {why}");
-        tracing::info!(controller = self.controller.name(), object = %key, reason, message);
-        let note = EventNote { about: key.clone(), kind: EventType::Warning, reason, message };
-        let told = self.recorder.tell(&self.host, &note, self.controller.name());
-        if let Err(error) = told.await {
-            tracing::warn!(object = %key, %error, "event not written");
-        }
-    }
-
-    fn badly(
-        &self,
-        key: &Key,
-        action: &crate::Action,
-        error: &dyn std::error::Error,
-        retry: Retry,
-    ) -> Ended {
-        let controller = self.controller.name();
-        let text = chain(error);
-        match retry {
-            Retry::Replan => {
-                tracing::debug!(controller, object = %key, %action, error = text, "looking again");
-                Ended::Badly
-            }
-            Retry::Later => {
-                tracing::warn!(controller, object = %key, %action, error = text, "will retry");
-                Ended::Badly
-            }
-            Retry::Never => {
-                tracing::error!(controller, object = %key, %action, error = text, "gave up");
-                Ended::Stuck
-            }
-        }
-    }
+        watch = read.watch(query.clone());
+        Some((Err(ended), (watch, read, timer, query)))
+    })
 }
 
 /// What stands for all objects of a controller that looks at them at once.
@@ -309,29 +305,4 @@ fn concerned(trigger: &Trigger, obj: &Obj) -> Wakes {
         }
         Trigger::Mapped(map) => map(obj),
     }
-}
-
-/// Keeps the list of objects of the controller's own kind.
-fn remember(known: &mut BTreeSet<Key>, event: &WatchEvent) {
-    match event {
-        WatchEvent::Applied(obj) => {
-            known.insert(obj.key().clone());
-        }
-        WatchEvent::Deleted(obj) => {
-            known.remove(obj.key());
-        }
-        WatchEvent::Synced => {}
-    }
-}
-
-/// An error with its causes, once, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

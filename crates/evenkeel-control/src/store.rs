@@ -308,7 +308,7 @@ impl StoreError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::NotFound { .. } | Self::Exists { .. } | Self::Conflict { .. } => Retry::Replan,
-            Self::Invalid { .. } | Self::Refused { .. } | Self::Malformed(_) => Retry::Never,
+            Self::Invalid { .. } | Self::Refused { .. } | Self::Malformed(_) => Retry::Slowly,
             Self::Busy { .. } | Self::Unreachable { .. } => Retry::Later,
         }
     }

@@ -5,7 +5,7 @@ use evenkeel_api::{
     canary::{CanaryStatus, PendingEvent, Phase, RollbackStatus, RunStatus},
     set_condition,
 };
-use evenkeel_control::{Action, EventNote, EventType, Plan};
+use evenkeel_control::{Action, EventNote, EventType, Notification, Plan};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
@@ -33,6 +33,14 @@ impl Severity {
             _ => Self::Info,
         }
     }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// What a plan makes of a condition that is only there while something is wrong. A plan that did
@@ -56,6 +64,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) run: RunStatus,
     spec: Trouble,
     budget: Trouble,
+    /// Sent after everything else: telling people must not delay what they are told about.
+    notices: Vec<Notification>,
 }
 
 impl<'a> Draft<'a> {
@@ -63,7 +73,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn new(view: &'a CanaryView) -> Self {
         let (status, run) = (view.status.clone(), view.run.clone());
         let (spec, budget) = (Trouble::Unknown, Trouble::Unknown);
-        Self { view, plan: Plan::default(), status, run, spec, budget }
+        Self { view, plan: Plan::default(), status, run, spec, budget, notices: Vec::new() }
     }
 
     /// The spec and everything it names can be acted on.
@@ -178,8 +188,20 @@ impl<'a> Draft<'a> {
     pub(crate) fn alert(&mut self, severity: Severity, message: &str) -> &mut Self {
         for alert in &self.view.canary.spec.analysis.alerts {
             if Severity::parse(alert.severity.as_deref()) <= severity {
-                let channel = alert.provider_ref.name.clone();
-                self.act(Action::Notify { channel, message: message.to_owned() });
+                let provider = &alert.provider_ref;
+                let mark = diff::hash(&Value::from(message));
+                let obj = &self.view.obj;
+                let namespace = provider.namespace.as_deref().unwrap_or(obj.namespace());
+                self.notices.push(Notification {
+                    // The same for a plan that is made again after a conflict or a crash.
+                    id: format!("{}/{}/{}/{mark}", obj.uid(), self.run.tick, provider.name),
+                    owner: obj.key().to_string(),
+                    namespace: namespace.to_owned(),
+                    provider: provider.name.clone(),
+                    severity: severity.as_str().to_owned(),
+                    message: message.to_owned(),
+                    fields: Vec::new(),
+                });
             }
         }
         self
@@ -232,6 +254,7 @@ impl<'a> Draft<'a> {
         let have = self.view.obj.json().get("status").cloned().unwrap_or(Value::Null);
         let patch = if have.is_null() { Some(want) } else { diff::between(&have, &want) };
         let mut plan = self.plan;
+        plan.actions.extend(self.notices.into_iter().map(Action::from));
         plan.reason = reason;
         match patch {
             Some(patch) => plan.with_status(self.view.obj.key().clone(), patch),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use evenkeel_api::canary::{PendingEvent, Phase};
-use evenkeel_control::{Action, HookCall, HookError, HookReply, Plan};
+use evenkeel_control::{HookCall, HookError, HookReply, Plan};
 use serde_json::{Value, json};
 
 use crate::{
@@ -133,6 +133,6 @@ pub(crate) fn event_call(
 
 pub(crate) fn ask(ctx: &Context<'_>, call: HookCall) -> Plan {
     let mut draft = Draft::new(ctx.view);
-    draft.act(Action::RunHook(call)).wake(REPLY_WAIT);
+    draft.act(call.into()).wake(REPLY_WAIT);
     draft.done(reasons::ASKING_HOOK)
 }

@@ -32,6 +32,7 @@ mod draft;
 mod finish;
 mod hooks;
 mod init;
+mod judge;
 mod objects;
 mod ramp;
 mod revert;
@@ -52,9 +53,10 @@ mod observe;
 pub mod loadtester;
 pub mod reasons;
 
-use evenkeel_api::{Key, canary::Canary, httproute::HttpRoute};
+use evenkeel_api::{GroupKind, Key, canary::Canary, httproute::HttpRoute};
 use evenkeel_control::{
-    Controller, Interest, ListQuery, ObserveError, Plan, Ports, RunLoop, Wakes,
+    Controller, Interest, Judged, ListQuery, ObserveError, Plan, Ports, RunLoop, Wakes,
+    bookkeeping, workload as workload_changes,
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -88,10 +90,17 @@ pub struct CanaryController {
     pub settings: Settings,
 }
 
-/// Adds the Canary controller to a loop.
+/// Adds the Canary controller to a loop, with judges of everything it changes.
 #[must_use]
 pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
-    run.with(CanaryController { settings })
+    run.with(CanaryController { settings }).map_host(|host| {
+        host.with_judge(GroupKind::of::<HttpRoute>(), judge::RouteJudge)
+            .with_judge(GroupKind::of::<Deployment>(), Judged(workload_changes))
+            .with_judge(GroupKind::of::<Service>(), Judged(judge::service))
+            .with_judge(GroupKind::of::<ConfigMap>(), Judged(judge::config))
+            .with_judge(GroupKind::of::<Secret>(), Judged(judge::config))
+            .with_judge(GroupKind::of::<Canary>(), Judged(bookkeeping))
+    })
 }
 
 impl Controller for CanaryController {

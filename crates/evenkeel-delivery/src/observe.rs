@@ -170,7 +170,7 @@ async fn answers(view: &mut CanaryView, ports: &Ports) {
         match advance(view) {
             Ok(_) => return,
             Err(Need::Reply(id)) => {
-                let reply = ports.hooks.reply(&id);
+                let reply = ports.replies.reply(&id);
                 view.replies.insert(id, reply);
             }
             Err(Need::Answer(query)) => {

@@ -13,7 +13,7 @@ use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
     BoxFuture, DeleteOptions, HookCall, HookError, HookReply, Hooks, Host, ListQuery, Metrics,
-    MetricsError, Patch, RunLoop, Sample, Store, Subresource, Timer, WriteOptions,
+    MetricsError, Patch, Replies, RunLoop, Sample, Store, Subresource, Timer, WriteOptions,
 };
 use evenkeel_delivery::{Settings, install};
 use futures::{
@@ -89,6 +89,9 @@ impl Hooks for Accepting {
         self.0.lock().unwrap().insert(call.id.clone(), reply.clone());
         Box::pin(async { Ok(reply) })
     }
+}
+
+impl Replies for Accepting {
     fn reply(&self, id: &str) -> Option<Result<HookReply, HookError>> {
         self.0.lock().unwrap().get(id).cloned().map(Ok)
     }

@@ -153,7 +153,7 @@ impl Controller {
             Err(error) => {
                 tracing::warn!(controller = CONTROLLER, %error, "watch");
                 let optional = self.followed.get(followed).is_some_and(|one| one.optional);
-                optional && error.retry() == Retry::Never && self.note_synced(followed)
+                optional && error.retry() == Retry::Slowly && self.note_synced(followed)
             }
         }
     }

@@ -55,7 +55,7 @@ impl Policy for BudgetGate {
             return Opinion::Allow;
         }
         let told = self.told.read().unwrap_or_else(PoisonError::into_inner);
-        match told.get(&petition.object) {
+        match told.get(&petition.object.to_string()) {
             Some(budget) if budget.permission < Permission::Slower => Opinion::Hold {
                 until: None,
                 // Without the numbers, which would make every answer a new one in the record.
@@ -90,8 +90,10 @@ mod tests {
     fn judged(gate: &BudgetGate, action: &Action) -> Opinion {
         gate.judge(&Petition {
             controller: "delivery",
-            object: "Canary/shop/api".to_owned(),
+            object: &Key::of::<Canary>("shop", "api"),
             action,
+            text: "",
+            after: None,
             reason: "StepDue",
             before: None,
             direction: Direction::Riskier,

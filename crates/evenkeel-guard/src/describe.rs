@@ -21,9 +21,9 @@ pub(crate) fn ask(petition: &Petition<'_>, opinion: &Opinion) -> Entry {
     });
     Entry::Ask {
         controller: petition.controller.to_owned(),
-        object: petition.object.clone(),
+        object: petition.object.to_string(),
         verb: petition.action.verb().to_owned(),
-        action: text(petition.action),
+        action: text(petition.text),
         reason: petition.reason.to_owned(),
         direction: direction_text(petition.direction).to_owned(),
         verdict: verdict.to_owned(),
@@ -33,13 +33,9 @@ pub(crate) fn ask(petition: &Petition<'_>, opinion: &Opinion) -> Entry {
     }
 }
 
-/// The action in words. What a Secret holds never reaches the record.
-fn text(action: &Action) -> String {
-    let secret = action.target().filter(|key| &*key.kind.kind == "Secret");
-    let mut text = match secret {
-        Some(key) => format!("{} {key}", action.verb()),
-        None => action.to_string(),
-    };
+/// The action in words, cut to a bound.
+fn text(text: &str) -> String {
+    let mut text = text.to_owned();
     if text.len() > TEXT_BYTES_MAX {
         text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
         text.push_str(" ...");
@@ -52,10 +48,9 @@ fn payload(action: &Action) -> Option<String> {
         Action::Create(obj) | Action::Apply(obj) => Some(obj.json().to_string()),
         Action::Patch { patch, .. } => Some(patch.to_string()),
         Action::SetWeights { weights, .. } => serde_json::to_string(weights).ok(),
-        Action::RunHook(call) => serde_json::to_string(&call.body).ok(),
+        Action::Effect(call) => Some(call.args.to_string()),
         Action::Scale { replicas, .. } => Some(replicas.to_string()),
         Action::Bind { node, .. } => Some(node.clone()),
-        Action::Notify { message, .. } => Some(message.clone()),
         Action::Delete { .. } | Action::Evict { .. } => None,
     }
 }

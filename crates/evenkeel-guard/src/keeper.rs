@@ -6,7 +6,9 @@ use std::{
 };
 
 use evenkeel_base::Clock;
-use evenkeel_control::{AuditId, BoxFuture, Direction, Door, Outcome, Petition, Verdict};
+use evenkeel_control::{
+    AuditId, BoxFuture, Direction, Door, Objection, Outcome, Petition, Verdict,
+};
 use jiff::Timestamp;
 
 use crate::{
@@ -137,9 +139,9 @@ impl<S: Sink> Keeper<S> {
         };
         let mut book = self.book();
         if let Some(why) = book.damage.clone().filter(|_| !safer) {
-            return Verdict::Deny { reason: why };
+            return denied(why);
         }
-        let text = format!("{} {}", petition.object, petition.action);
+        let text = format!("{} {}", petition.object, petition.text);
         match &opinion {
             Opinion::Allow => drop(book.refused.remove(&text)),
             Opinion::Hold { reason, .. } | Opinion::Deny { reason } => {
@@ -156,17 +158,17 @@ impl<S: Sink> Keeper<S> {
         match (opinion, written) {
             (Opinion::Allow, Ok(seq)) => Verdict::Allow(AuditId(seq.to_string())),
             (Opinion::Allow, Err(error)) if safer => {
-                tracing::error!(controller = petition.controller, object = petition.object,
-                    action = %petition.action, %error, "not recorded yet, done all the same");
+                tracing::error!(controller = petition.controller, object = %petition.object,
+                    action = petition.text, %error, "not recorded yet, done all the same");
                 let entry = describe::ask(petition, &Opinion::Allow);
                 Verdict::Allow(AuditId(book.postpone_ask(petition.now, entry)))
             }
             (Opinion::Allow, Err(error)) => Verdict::Hold {
                 until: None,
-                reason: format!(
-                    "the audit record cannot be written ({error}); make room or mend \
-                     DATA-DIR/audit, it goes on by itself"
-                ),
+                objections: vec![objection(format!(
+                    "the audit record cannot be written ({error}): free disk space or repair \
+                     DATA-DIR/audit; evenkeel resumes by itself"
+                ))],
             },
             // Refused either way; that the refusal is not on record does not change it.
             (opinion, written) => {
@@ -264,10 +266,20 @@ impl<S: Sink> Book<S> {
 
 fn refusal(opinion: Opinion) -> Verdict {
     match opinion {
-        Opinion::Hold { until, reason } => Verdict::Hold { until, reason },
-        Opinion::Deny { reason } => Verdict::Deny { reason },
-        Opinion::Allow => Verdict::Deny { reason: "not recorded".to_owned() },
+        Opinion::Hold { until, reason } => {
+            Verdict::Hold { until, objections: vec![objection(reason)] }
+        }
+        Opinion::Deny { reason } => denied(reason),
+        Opinion::Allow => denied("not recorded".to_owned()),
     }
+}
+
+fn denied(reason: String) -> Verdict {
+    Verdict::Deny { objections: vec![objection(reason)] }
+}
+
+fn objection(reason: String) -> Objection {
+    Objection { policy: "record", reason }
 }
 
 impl<S: Sink> Door for Keeper<S> {
@@ -284,7 +296,7 @@ impl<S: Sink> Door for Keeper<S> {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-    use evenkeel_api::Key;
+    use evenkeel_api::{Key, canary::Canary};
     use evenkeel_base::FixedClock;
     use evenkeel_control::Action;
     use futures::executor::block_on;
@@ -318,8 +330,10 @@ mod tests {
         let action = Action::Scale { key: Key::of::<Pod>("shop", "a"), replicas: 1 };
         let petition = Petition {
             controller: "delivery",
-            object: "Canary/shop/a".to_owned(),
+            object: &Key::of::<Canary>("shop", "a"),
             action: &action,
+            text: "scale",
+            after: None,
             reason: "Test",
             before: None,
             direction,
@@ -368,8 +382,8 @@ mod tests {
     fn a_full_disk_stops_everything_but_what_makes_things_safer() {
         let (door, full) = door();
         full.store(true, Relaxed);
-        let Verdict::Hold { reason, .. } = ask(&door, Direction::Riskier) else { panic!() };
-        assert!(reason.contains("no space left"), "{reason}");
+        let Verdict::Hold { objections, .. } = ask(&door, Direction::Riskier) else { panic!() };
+        assert!(objections[0].reason.contains("no space left"), "{objections:?}");
         assert!(matches!(ask(&door, Direction::Neutral), Verdict::Hold { .. }));
         // One outcome comes while the disk is full, the other after it was mended.
         let (first, second) = (ask(&door, Direction::Safer), ask(&door, Direction::Safer));

@@ -37,8 +37,10 @@ fn open(dir: &Path) -> FileDoor {
 fn ask(door: &FileDoor, action: &Action, direction: Direction) -> Verdict {
     let petition = Petition {
         controller: "delivery",
-        object: "Canary/shop/api".to_owned(),
+        object: &evenkeel_api::Key::of::<evenkeel_api::canary::Canary>("shop", "api"),
         action,
+        text: &action.to_string(),
+        after: None,
         reason: "StepDue",
         before: None,
         direction,
@@ -109,10 +111,10 @@ fn every_kind_of_tampering_is_found_with_its_line() {
         // The door opens, says what is wrong, and lets only safer actions through.
         let door = open(&dir);
         let action = Action::Scale { key: Key::of::<Deployment>("shop", "api"), replicas: 0 };
-        let Verdict::Deny { reason } = ask(&door, &action, Direction::Riskier) else {
+        let Verdict::Deny { objections } = ask(&door, &action, Direction::Riskier) else {
             panic!("{name}")
         };
-        assert!(reason.contains("evenkeel audit verify"), "{reason}");
+        assert!(objections[0].reason.contains("evenkeel audit verify"), "{objections:?}");
         assert!(matches!(ask(&door, &action, Direction::Safer), Verdict::Allow(_)), "{name}");
         assert_eq!(lines(&dir), all, "{name}: a damaged record is left as it is");
     }

@@ -6,7 +6,7 @@ use std::{
 
 use bytes::Bytes;
 use evenkeel_api::Key;
-use evenkeel_control::{BoxFuture, HookCall, HookError, HookReply, Hooks, Store};
+use evenkeel_control::{BoxFuture, HookCall, HookError, HookReply, Hooks, Replies, Store};
 use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::{
@@ -34,11 +34,11 @@ pub struct HttpHooks {
     client: HttpClient,
     store: Arc<dyn Store>,
     load: LoadTester,
-    replies: Mutex<Replies>,
+    replies: Mutex<Kept>,
 }
 
 #[derive(Default)]
-struct Replies {
+struct Kept {
     by_id: BTreeMap<String, Reply>,
     order: VecDeque<String>,
 }
@@ -118,7 +118,9 @@ impl Hooks for HttpHooks {
             reply
         })
     }
+}
 
+impl Replies for HttpHooks {
     fn reply(&self, id: &str) -> Option<Reply> {
         let replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
         replies.by_id.get(id).cloned()

@@ -12,8 +12,8 @@ use std::{
 use evenkeel_api::{GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute};
 use evenkeel_base::Clock;
 use evenkeel_control::{
-    BoxFuture, HookCall, HookError, HookReply, Hooks, Host, Metrics, MetricsError, RunLoop, Sample,
-    Store, Timer,
+    BoxFuture, HookCall, HookError, HookReply, Hooks, Host, Metrics, MetricsError, Replies,
+    RunLoop, Sample, Store, Timer,
 };
 use evenkeel_delivery::{Settings, install};
 use futures::{FutureExt as _, channel::oneshot, executor::LocalPool, task::LocalSpawnExt as _};
@@ -114,7 +114,9 @@ impl Hooks for Called {
             reply
         })
     }
+}
 
+impl Replies for Called {
     fn reply(&self, id: &str) -> Option<Result<HookReply, HookError>> {
         self.replies.lock().unwrap().get(id).cloned()
     }

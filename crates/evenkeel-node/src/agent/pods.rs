@@ -349,7 +349,7 @@ impl Agent {
 
     fn not_written(&mut self, uid: &str, error: &StoreError) {
         let Some(held) = self.pods.get_mut(uid) else { return };
-        if matches!(error, StoreError::NotFound { .. }) || error.retry() == Retry::Never {
+        if matches!(error, StoreError::NotFound { .. }) || error.retry() == Retry::Slowly {
             // Gone, which the watch will tell; or never possible: the next change tries again.
             tracing::debug!(object = %held.key, %error, "status not written");
             return;

@@ -11,8 +11,8 @@ use evenkeel_api::{GroupKind, Key, Obj, clusterconfig::ClusterConfig};
 use evenkeel_base::Rng;
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    BoxFuture, HookCall, HookError, HookReply, Hooks, Host, HostPorts, ListQuery, RunLoop, Store,
-    StoreError, WatchEvent, WriteOptions,
+    BoxFuture, HookCall, HookError, HookReply, Hooks, Host, HostPorts, ListQuery, Replies, RunLoop,
+    Store, StoreError, WatchEvent, WriteOptions,
 };
 use evenkeel_delivery::{self as delivery, loadtester};
 use evenkeel_gateway::{
@@ -282,7 +282,9 @@ impl Hooks for Accepting {
         locked(&self.0).insert(call.id.clone(), reply.clone());
         Box::pin(async { reply })
     }
+}
 
+impl Replies for Accepting {
     fn reply(&self, id: &str) -> Option<Result<HookReply, HookError>> {
         locked(&self.0).get(id).cloned()
     }

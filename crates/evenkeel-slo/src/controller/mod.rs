@@ -26,12 +26,12 @@ use std::{
 };
 
 use evenkeel_api::{
-    Key, Obj,
+    GroupKind, Key, Obj,
     canary::Canary,
     slo::{BreakGlass, ErrorBudgetPolicy, PrometheusRule, PrometheusServiceLevel, SloMaintenance},
 };
 use evenkeel_control::{
-    Controller, Interest, ListQuery, ObserveError, Plan, Ports, RunLoop, Wakes,
+    Controller, Interest, Judged, ListQuery, ObserveError, Plan, Ports, RunLoop, Wakes, bookkeeping,
 };
 
 pub use changes::change_id;
@@ -77,7 +77,9 @@ impl SloController {
 /// Adds the controllers of SLOs and their policies to a loop.
 #[must_use]
 pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
-    run.with(SloController::new(settings)).with(PolicyController)
+    run.with(SloController::new(settings))
+        .with(PolicyController)
+        .map_host(|host| host.with_judge(GroupKind::of::<PrometheusRule>(), Judged(bookkeeping)))
 }
 
 impl Controller for SloController {

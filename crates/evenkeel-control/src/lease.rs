@@ -1,0 +1,342 @@
+//! One leader per group, by a `coordination.k8s.io` Lease, as client-go's `leaderelection` does it.
+//!
+//! ```text
+//! Lease as read --decide--> Step: create, renew, take over, wait
+//! ```
+//! Clocks of different machines are never compared: a follower counts from the moment at which it
+//! saw the Lease change, and a leader stops counting as one `renew_within` after its own last
+//! renewal, well before anybody else may take over.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use evenkeel_api::{Key, Obj, Revision};
+use futures::channel::mpsc;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
+use serde_json::{Value, json};
+
+use crate::{Host, Patch, StoreError, WriteOptions};
+
+/// Field manager of leases.
+const MANAGER: &str = "evenkeel-leader-election";
+
+/// Which Lease makes a leader, and how fast it changes hands.
+///
+/// **Source** of the defaults: client-go and kube-controller-manager (15 s, 10 s, 2 s).
+#[derive(Debug, Clone)]
+pub struct LeaseSettings {
+    /// Namespace and name of the Lease.
+    pub key: Key,
+    /// Who we are; unique per process.
+    pub identity: String,
+    /// A leader that has not renewed for this long may be replaced.
+    pub duration: Duration,
+    /// A leader that could not renew for this long stops acting. Shorter than `duration`.
+    pub renew_within: Duration,
+    /// Between two attempts.
+    pub retry: Duration,
+}
+
+impl LeaseSettings {
+    /// The defaults of Kubernetes' own controllers.
+    pub fn new(namespace: &str, name: &str, identity: &str) -> Self {
+        Self::lasting(namespace, name, identity, Duration::from_secs(15))
+    }
+
+    /// A Lease that changes hands after `duration`; the other times keep client-go's proportions.
+    pub fn lasting(namespace: &str, name: &str, identity: &str, duration: Duration) -> Self {
+        Self {
+            key: Key::of::<Lease>(namespace, name),
+            identity: identity.to_owned(),
+            duration,
+            renew_within: duration * 2 / 3,
+            retry: duration * 2 / 15,
+        }
+    }
+}
+
+/// Whether this process may act for its group. Cheap to clone; shared with every worker.
+#[derive(Clone)]
+pub(crate) struct Leadership {
+    until: Arc<Mutex<Timestamp>>,
+}
+
+impl Leadership {
+    /// Without election.
+    pub(crate) fn always() -> Self {
+        Self { until: Arc::new(Mutex::new(Timestamp::MAX)) }
+    }
+
+    /// Follows an election; not leading yet.
+    pub(crate) fn elected() -> Self {
+        Self { until: Arc::new(Mutex::new(Timestamp::MIN)) }
+    }
+
+    /// Whether this process may act at `now`.
+    pub(crate) fn holds(&self, now: Timestamp) -> bool {
+        now < *lock(&self.until)
+    }
+
+    /// Acts no more, for good.
+    pub(crate) fn resign(&self) {
+        *lock(&self.until) = Timestamp::MIN;
+    }
+
+    fn set(&self, at: Timestamp) {
+        *lock(&self.until) = at;
+    }
+}
+
+fn lock(until: &Mutex<Timestamp>) -> std::sync::MutexGuard<'_, Timestamp> {
+    // It is a plain value; no panic can leave it half written.
+    until.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is known of the Lease: its content, and when that was first seen here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    holder: String,
+    renewed: String,
+    duration: Duration,
+    transitions: i64,
+    revision: Revision,
+    at: Timestamp,
+}
+
+/// What to do about the Lease now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Create,
+    /// Renew our own.
+    Renew,
+    /// Take over what nobody renews.
+    TakeOver,
+    /// Somebody else holds it.
+    Wait(Duration),
+}
+
+/// Pure: the same Lease at the same time gives the same step.
+fn decide(seen: Option<&Seen>, settings: &LeaseSettings, now: Timestamp) -> Step {
+    let Some(seen) = seen else { return Step::Create };
+    if seen.holder == settings.identity {
+        return Step::Renew;
+    }
+    if seen.holder.is_empty() {
+        return Step::TakeOver;
+    }
+    let expires = later(seen.at, seen.duration);
+    let left = Duration::try_from(expires.duration_since(now)).unwrap_or_default();
+    if left.is_zero() { Step::TakeOver } else { Step::Wait(left.min(settings.retry)) }
+}
+
+/// Keeps one Lease and tells the workers when leadership comes and goes.
+pub(crate) struct Elector {
+    host: Host,
+    settings: LeaseSettings,
+    leadership: Leadership,
+    workers: Vec<mpsc::UnboundedSender<()>>,
+    seen: Option<Seen>,
+    leading: bool,
+}
+
+impl Elector {
+    pub(crate) fn new(
+        host: Host,
+        settings: LeaseSettings,
+        leadership: Leadership,
+        workers: Vec<mpsc::UnboundedSender<()>>,
+    ) -> Self {
+        Self { host, settings, leadership, workers, seen: None, leading: false }
+    }
+
+    /// Never ends.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let wait = match self.attempt().await {
+                Ok(wait) => wait,
+                Err(error) => {
+                    tracing::warn!(lease = %self.settings.key, %error, "lease not renewed");
+                    self.settings.retry
+                }
+            };
+            self.announce();
+            self.host.timer.sleep(wait).await;
+            self.announce();
+        }
+    }
+
+    /// One look and one write; how long to wait until the next.
+    async fn attempt(&mut self) -> Result<Duration, StoreError> {
+        // Counted from before the request: the answer may be slow, the Lease is not longer for it.
+        let started = self.host.ports.clock.now();
+        let found = self.within(self.host.ports.read.get(&self.settings.key)).await?;
+        self.note(found.as_deref(), started);
+        let step = decide(self.seen.as_ref(), &self.settings, started);
+        if let Step::Wait(wait) = step {
+            self.leadership.set(Timestamp::MIN);
+            return Ok(wait);
+        }
+        let written = self.write(&step, started).await;
+        match written {
+            Ok(lease) => {
+                self.note(Some(&lease), started);
+                self.leadership.set(later(started, self.settings.renew_within));
+            }
+            // Somebody was faster, or our own write of before went through after all: the next
+            // look tells which.
+            Err(StoreError::Conflict { .. } | StoreError::Exists { .. }) => {
+                return Ok(self.settings.retry / 4);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(self.settings.retry)
+    }
+
+    async fn write(&self, step: &Step, now: Timestamp) -> Result<Arc<Obj>, StoreError> {
+        let settings = &self.settings;
+        let seconds = settings.duration.as_secs().max(1);
+        let mut spec = json!({"holderIdentity": settings.identity,
+            "leaseDurationSeconds": seconds, "renewTime": MicroTime(now)});
+        if *step != Step::Renew {
+            spec["acquireTime"] = json!(MicroTime(now));
+            let before = self.seen.as_ref().map_or(-1, |seen| seen.transitions);
+            spec["leaseTransitions"] = json!(before.saturating_add(1));
+        }
+        let expect = self.seen.as_ref().map(|seen| seen.revision.clone());
+        let options = WriteOptions { subresource: None, expect, manager: MANAGER };
+        if *step == Step::Create {
+            let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": {"name": &*settings.key.name, "namespace": &*settings.key.namespace},
+                "spec": spec});
+            let lease = Obj::from_json(lease)?;
+            return self.within(self.host.write.create(&lease, &options)).await;
+        }
+        let patch = Patch::Merge(json!({"spec": spec}));
+        self.within(self.host.write.patch(&settings.key, &patch, &options)).await
+    }
+
+    /// A silent server is no leader's friend: every request has a third of the renewal time.
+    async fn within<T>(
+        &self,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let limit = self.settings.renew_within / 3;
+        crate::within(&*self.host.timer, limit, request).await.unwrap_or_else(|| {
+            Err(StoreError::Unreachable {
+                object: self.settings.key.to_string(),
+                problem: format!("no answer within {limit:?}"),
+            })
+        })
+    }
+
+    fn note(&mut self, lease: Option<&Obj>, now: Timestamp) {
+        let Some(lease) = lease else {
+            self.seen = None;
+            return;
+        };
+        let spec = lease.json().get("spec");
+        let field = |name: &str| spec.and_then(|spec| spec.get(name));
+        let text = |name: &str| field(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let number = |name: &str| field(name).and_then(Value::as_i64).unwrap_or_default();
+        let fresh = Seen {
+            holder: text("holderIdentity"),
+            renewed: text("renewTime"),
+            duration: Duration::from_secs(
+                u64::try_from(number("leaseDurationSeconds")).unwrap_or_default().max(1),
+            ),
+            transitions: number("leaseTransitions"),
+            revision: lease.revision(),
+            at: now,
+        };
+        let same = self.seen.as_ref().filter(|old| {
+            (&old.holder, &old.renewed) == (&fresh.holder, &fresh.renewed)
+                && old.revision == fresh.revision
+        });
+        let at = same.map_or(now, |old| old.at);
+        self.seen = Some(Seen { at, ..fresh });
+    }
+
+    fn announce(&mut self) {
+        let now = self.host.ports.clock.now();
+        let leads = self.leadership.holds(now);
+        if leads != self.leading {
+            self.leading = leads;
+            tracing::info!(lease = %self.settings.key, identity = self.settings.identity, leads,
+                "leadership");
+            self.host.observer.led(&self.settings.key, leads);
+            // A worker that is gone needs no word.
+            self.workers.retain(|worker| worker.unbounded_send(()).is_ok());
+        }
+    }
+
+    /// Gives the Lease back, so that another process need not wait for it to expire.
+    pub(crate) async fn release(host: &Host, settings: &LeaseSettings) {
+        let found = host.ports.read.get(&settings.key).await;
+        let Ok(Some(lease)) = found else { return };
+        let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str);
+        if holder != Some(settings.identity.as_str()) {
+            return;
+        }
+        let options =
+            WriteOptions { subresource: None, expect: Some(lease.revision()), manager: MANAGER };
+        let patch =
+            Patch::Merge(json!({"spec": {"holderIdentity": "", "leaseDurationSeconds": 1}}));
+        if let Err(error) = host.write.patch(&settings.key, &patch, &options).await {
+            tracing::warn!(lease = %settings.key, %error, "lease not released, it will expire");
+        }
+    }
+}
+
+fn later(at: Timestamp, by: Duration) -> Timestamp {
+    let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn step(holder: &str, seen_at: i64, now: i64) -> Step {
+        let settings = LeaseSettings::new("evenkeel", "delivery", "me");
+        let seen = Seen {
+            holder: holder.to_owned(),
+            renewed: String::new(),
+            duration: Duration::from_secs(15),
+            transitions: 0,
+            revision: Revision::from(1),
+            at: at(seen_at),
+        };
+        decide(Some(&seen), &settings, at(now))
+    }
+
+    #[test]
+    fn a_lease_changes_hands_only_after_its_time_as_seen_from_here() {
+        let settings = LeaseSettings::new("evenkeel", "delivery", "me");
+        assert_eq!(decide(None, &settings, at(0)), Step::Create);
+        assert_eq!(step("me", 0, 100), Step::Renew);
+        assert_eq!(step("", 0, 0), Step::TakeOver);
+        assert_eq!(step("other", 100, 101), Step::Wait(Duration::from_secs(2)));
+        assert_eq!(step("other", 100, 114), Step::Wait(Duration::from_secs(1)));
+        assert_eq!(step("other", 100, 115), Step::TakeOver);
+        // A clock that stepped back never shortens it.
+        assert_eq!(step("other", 100, 50), Step::Wait(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_leader_stops_before_anybody_may_take_over() {
+        let settings = LeaseSettings::new("evenkeel", "delivery", "me");
+        assert!(settings.renew_within + settings.retry < settings.duration);
+        let leadership = Leadership::elected();
+        assert!(!leadership.holds(at(0)));
+        leadership.set(at(10));
+        assert!(leadership.holds(at(9)) && !leadership.holds(at(10)));
+        assert!(Leadership::always().holds(at(0)));
+    }
+}

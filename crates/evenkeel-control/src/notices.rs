@@ -1,0 +1,160 @@
+//! The first two effectors: webhooks and notifications.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    Action, BoxFuture, ClearedEffect, Direction, EffectCall, EffectError, Effected, Effector,
+    Hooks, Notifier, Retry, Reversal, redact,
+};
+
+/// Port of webhook calls.
+pub(crate) const WEBHOOK: &str = "webhook";
+/// Port of notifications.
+pub(crate) const NOTIFY: &str = "notify";
+/// On top of what the attempts of a call may take together: names are resolved, pauses kept.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// A webhook call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookCall {
+    /// Whom it is made for.
+    pub owner: String,
+    /// Identity of this very call: the reply is kept under it, and it is made once per id.
+    pub id: String,
+    /// Where to. In-cluster Service names are resolved by the host.
+    pub url: String,
+    /// Namespace in which short Service names are looked up.
+    pub namespace: String,
+    /// JSON body.
+    pub body: BTreeMap<String, Value>,
+    /// Longest wait.
+    pub timeout: Duration,
+    /// Further attempts after a failed one.
+    pub retries: u32,
+}
+
+impl From<HookCall> for Action {
+    /// Calls it; the reply is there for the next observation.
+    fn from(call: HookCall) -> Self {
+        Self::Effect(EffectCall {
+            port: WEBHOOK,
+            verb: "call",
+            target: call.url.clone(),
+            args: serde_json::to_value(call).unwrap_or_default(),
+            reverts: Reversal::Irreversible,
+        })
+    }
+}
+
+/// Something that people should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notification {
+    /// Identity: what has been delivered under it is not delivered again.
+    pub id: String,
+    /// The object it is about, as `Kind/namespace/name`.
+    pub owner: String,
+    /// Namespace of the `AlertProvider`.
+    pub namespace: String,
+    /// Name of the `AlertProvider`.
+    pub provider: String,
+    /// `info`, `warn` or `error`.
+    pub severity: String,
+    /// What happened.
+    pub message: String,
+    /// Further facts, in the order in which they are shown.
+    pub fields: Vec<(String, String)>,
+}
+
+impl From<Notification> for Action {
+    fn from(notification: Notification) -> Self {
+        Self::Effect(EffectCall {
+            port: NOTIFY,
+            verb: "notify",
+            target: format!("AlertProvider/{}/{}", notification.namespace, notification.provider),
+            args: serde_json::to_value(notification).unwrap_or_default(),
+            reverts: Reversal::Irreversible,
+        })
+    }
+}
+
+/// Performs webhook calls.
+pub struct Webhooks(Arc<dyn Hooks>);
+
+impl Webhooks {
+    /// Over this transport.
+    pub fn new(hooks: Arc<dyn Hooks>) -> Self {
+        Self(hooks)
+    }
+}
+
+fn arguments<T: serde::de::DeserializeOwned>(call: &EffectCall) -> Result<T, EffectError> {
+    T::deserialize(&call.args)
+        .map_err(|error| EffectError::new(&format!("arguments: {error}"), Retry::Slowly))
+}
+
+impl Effector for Webhooks {
+    fn perform<'a>(
+        &'a self,
+        effect: &'a ClearedEffect<'a>,
+    ) -> BoxFuture<'a, Result<Effected, EffectError>> {
+        Box::pin(async move {
+            let call: HookCall = arguments(effect.call())?;
+            // What an answer means is the next observation's business. The record still says
+            // what became of the call.
+            match self.0.call(&call).await {
+                Ok(reply) if reply.status < 400 => Ok(Effected::Done),
+                Ok(reply) => {
+                    let problem = format!("HTTP {}", reply.status);
+                    Err(EffectError::new(&problem, Retry::Proceed))
+                }
+                Err(error) => Err(EffectError::new(&error.to_string(), Retry::Proceed)),
+            }
+        })
+    }
+
+    fn direction(&self, _: &EffectCall) -> Direction {
+        Direction::Neutral
+    }
+
+    fn redact(&self, call: &EffectCall) -> String {
+        let id = call.args.get("id").and_then(Value::as_str).unwrap_or_default();
+        format!("webhook call {} {id}", redact::url(&call.target))
+    }
+
+    fn deadline(&self, call: &EffectCall) -> Duration {
+        let Ok(call) = arguments::<HookCall>(call) else { return SLACK };
+        call.timeout.saturating_mul(call.retries.saturating_add(1)).saturating_add(SLACK)
+    }
+}
+
+/// Performs notifications.
+pub struct Notices(Arc<dyn Notifier>);
+
+impl Notices {
+    /// Over this transport.
+    pub fn new(notifier: Arc<dyn Notifier>) -> Self {
+        Self(notifier)
+    }
+}
+
+impl Effector for Notices {
+    fn perform<'a>(
+        &'a self,
+        effect: &'a ClearedEffect<'a>,
+    ) -> BoxFuture<'a, Result<Effected, EffectError>> {
+        Box::pin(async move {
+            let delivery = self.0.deliver(arguments(effect.call())?);
+            Ok(Effected::Pending(Box::pin(async move {
+                delivery.await.map_err(|problem| EffectError::new(&problem, Retry::Proceed))
+            })))
+        })
+    }
+
+    /// Telling people is never blocked.
+    fn direction(&self, _: &EffectCall) -> Direction {
+        Direction::Safer
+    }
+}

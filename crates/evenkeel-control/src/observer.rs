@@ -1,0 +1,259 @@
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use evenkeel_api::Key;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::Objection;
+
+/// Objects whose last pass is remembered: beyond it the oldest passes are forgotten.
+const PASSES_MAX: usize = 20_000;
+
+/// Sees what a run loop does: for metrics, `evenkeel why` and the console. Must not block.
+pub trait Observer: Send + Sync {
+    /// A pass over one object has ended.
+    fn passed(&self, pass: &Pass);
+    /// An action was carried out, or failed.
+    fn acted(&self, controller: &'static str, verb: &'static str, outcome: &'static str);
+    /// The door answered.
+    fn judged(&self, controller: &'static str, verdict: &'static str, objections: &[Objection]);
+    /// A watch broke off and resumes.
+    fn watch_interrupted(&self, controller: &'static str);
+    /// Objects that wait to be looked at.
+    fn queued(&self, controller: &'static str, depth: usize);
+    /// Leadership by this Lease came or went.
+    fn led(&self, lease: &Key, leads: bool);
+}
+
+/// One pass over one object: what `evenkeel why` shows.
+///
+/// **Shape** of its JSON: these fields in camelCase; part of the versioned output of `why`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pass {
+    /// Which controller.
+    pub controller: String,
+    /// `Kind/namespace/name`.
+    pub object: String,
+    /// When it ended.
+    pub at: Timestamp,
+    /// How long it took.
+    pub took_ms: u64,
+    /// `done`, `held`, `denied`, `retry`, `refused`, `repeated`, `timed-out`, `panicked`, `gone`.
+    pub result: String,
+    /// The plan's reason, or why there was no plan.
+    pub reason: String,
+    /// Since when result and reason have been the same.
+    pub since: Timestamp,
+    /// In words: the error, or what the door said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Policies that object, with their reasons; the first one decided.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+    /// When it is looked at again even if nothing changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_look: Option<Timestamp>,
+}
+
+/// An [`Observer`] that sees nothing.
+pub struct NoObserver;
+
+impl Observer for NoObserver {
+    fn passed(&self, _: &Pass) {}
+    fn acted(&self, _: &'static str, _: &'static str, _: &'static str) {}
+    fn judged(&self, _: &'static str, _: &'static str, _: &[Objection]) {}
+    fn watch_interrupted(&self, _: &'static str) {}
+    fn queued(&self, _: &'static str, _: usize) {}
+    fn led(&self, _: &Key, _: bool) {}
+}
+
+/// Counts what run loops do and remembers the last pass over each object.
+#[derive(Default)]
+pub struct Activity(Mutex<Books>);
+
+#[derive(Default)]
+struct Books {
+    passes: BTreeMap<(&'static str, String), u64>,
+    took_ms: BTreeMap<String, (u64, u64)>,
+    actions: BTreeMap<(&'static str, &'static str, &'static str), u64>,
+    verdicts: BTreeMap<(&'static str, &'static str), u64>,
+    restarts: BTreeMap<&'static str, u64>,
+    depth: BTreeMap<&'static str, usize>,
+    leads: BTreeMap<String, bool>,
+    last: BTreeMap<(String, String), Pass>,
+}
+
+impl Activity {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        // Counters only: a panic elsewhere leaves at worst one of them behind.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last pass of every controller over this object, by controller.
+    ///
+    /// `object` is `Kind/namespace/name` or `Kind/name`, the kind in any case.
+    pub fn why(&self, object: &str) -> Vec<Pass> {
+        let books = self.books();
+        let same = |pass: &&Pass| pass.object.eq_ignore_ascii_case(object);
+        books.last.values().filter(same).cloned().collect()
+    }
+
+    /// Every remembered pass that did not end well.
+    pub fn troubles(&self) -> Vec<Pass> {
+        let books = self.books();
+        let bad = |pass: &&Pass| !["done", "gone"].contains(&pass.result.as_str());
+        books.last.values().filter(bad).cloned().collect()
+    }
+
+    /// Everything counted, in Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        let books = self.books();
+        let mut out = String::new();
+        let mut family = |name: &str, kind: &str, help: &str, rows: Vec<(String, String)>| {
+            // Writing into a string cannot fail.
+            writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
+            for (labels, value) in rows {
+                writeln!(out, "{name}{labels} {value}").unwrap_or_default();
+            }
+        };
+        let rows = books.passes.iter().map(|((result, controller), n)| {
+            (format!("{{controller=\"{controller}\",result=\"{result}\"}}"), n.to_string())
+        });
+        family("evenkeel_passes_total", "counter", "Passes over objects.", rows.collect());
+        let sums = books.took_ms.iter().map(|(controller, (sum, _))| {
+            (
+                format!("{{controller=\"{controller}\"}}"),
+                format!("{}.{:03}", sum / 1000, sum % 1000),
+            )
+        });
+        let name = "evenkeel_pass_seconds_total";
+        family(name, "counter", "Time spent in passes.", sums.collect());
+        let rows = books.actions.iter().map(|((controller, verb, outcome), n)| {
+            let labels =
+                format!("{{controller=\"{controller}\",verb=\"{verb}\",outcome=\"{outcome}\"}}");
+            (labels, n.to_string())
+        });
+        family("evenkeel_actions_total", "counter", "Actions carried out.", rows.collect());
+        let rows = books.verdicts.iter().map(|((policy, verdict), n)| {
+            (format!("{{policy=\"{policy}\",verdict=\"{verdict}\"}}"), n.to_string())
+        });
+        family("evenkeel_verdicts_total", "counter", "Answers of the door.", rows.collect());
+        let rows = books
+            .restarts
+            .iter()
+            .map(|(controller, n)| (format!("{{controller=\"{controller}\"}}"), n.to_string()));
+        let help = "Watches that broke off and were resumed.";
+        family("evenkeel_watch_restarts_total", "counter", help, rows.collect());
+        let rows = books
+            .depth
+            .iter()
+            .map(|(controller, n)| (format!("{{controller=\"{controller}\"}}"), n.to_string()));
+        family("evenkeel_queue_depth", "gauge", "Objects that wait for a pass.", rows.collect());
+        let rows = books
+            .leads
+            .iter()
+            .map(|(lease, leads)| (format!("{{lease=\"{lease}\"}}"), u8::from(*leads).to_string()));
+        family("evenkeel_leader", "gauge", "Whether this process leads.", rows.collect());
+        out
+    }
+}
+
+impl Observer for Activity {
+    fn passed(&self, pass: &Pass) {
+        let mut books = self.books();
+        let result = result_name(&pass.result);
+        *books.passes.entry((result, pass.controller.clone())).or_default() += 1;
+        let took = books.took_ms.entry(pass.controller.clone()).or_default();
+        *took = (took.0.saturating_add(pass.took_ms), took.1 + 1);
+        let id = (pass.object.clone(), pass.controller.clone());
+        if pass.result == "gone" {
+            books.last.remove(&id);
+            return;
+        }
+        let mut pass = pass.clone();
+        if let Some(old) = books.last.get(&id)
+            && (&old.result, &old.reason) == (&pass.result, &pass.reason)
+        {
+            pass.since = old.since;
+        }
+        if books.last.len() >= PASSES_MAX && !books.last.contains_key(&id) {
+            books.last.pop_first();
+        }
+        books.last.insert(id, pass);
+    }
+
+    fn acted(&self, controller: &'static str, verb: &'static str, outcome: &'static str) {
+        *self.books().actions.entry((controller, verb, outcome)).or_default() += 1;
+    }
+
+    fn judged(&self, _: &'static str, verdict: &'static str, objections: &[Objection]) {
+        let mut books = self.books();
+        if objections.is_empty() {
+            *books.verdicts.entry(("", verdict)).or_default() += 1;
+        }
+        for objection in objections {
+            *books.verdicts.entry((objection.policy, verdict)).or_default() += 1;
+        }
+    }
+
+    fn watch_interrupted(&self, controller: &'static str) {
+        *self.books().restarts.entry(controller).or_default() += 1;
+    }
+
+    fn queued(&self, controller: &'static str, depth: usize) {
+        self.books().depth.insert(controller, depth);
+    }
+
+    fn led(&self, lease: &Key, leads: bool) {
+        self.books().leads.insert(lease.to_string(), leads);
+    }
+}
+
+/// The closed set of results, so that a label never grows.
+fn result_name(result: &str) -> &'static str {
+    const NAMES: [&str; 9] =
+        ["done", "held", "denied", "retry", "refused", "repeated", "timed-out", "panicked", "gone"];
+    NAMES.into_iter().find(|name| *name == result).unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(result: &str, second: i64) -> Pass {
+        let at = Timestamp::from_second(second).unwrap();
+        Pass {
+            controller: "delivery".into(),
+            object: "Canary/shop/api".into(),
+            at,
+            took_ms: 1_500,
+            result: result.into(),
+            reason: "StepDue".into(),
+            since: at,
+            message: String::new(),
+            policies: Vec::new(),
+            next_look: None,
+        }
+    }
+
+    #[test]
+    fn the_last_pass_is_kept_with_the_time_since_when_it_is_so() {
+        let activity = Activity::default();
+        for (result, second) in [("done", 1), ("held", 2), ("held", 5)] {
+            activity.passed(&pass(result, second));
+        }
+        let why = activity.why("canary/shop/api");
+        assert_eq!((why.len(), why[0].since.as_second(), why[0].at.as_second()), (1, 2, 5));
+        assert_eq!(activity.troubles().len(), 1);
+        let text = activity.metrics();
+        assert!(text.contains("evenkeel_passes_total{controller=\"delivery\",result=\"held\"} 2"));
+        assert!(text.contains("evenkeel_pass_seconds_total{controller=\"delivery\"} 4.500"));
+        activity.passed(&pass("gone", 9));
+        assert_eq!(activity.why("Canary/shop/api"), []);
+    }
+}
