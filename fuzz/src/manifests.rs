@@ -5,18 +5,18 @@
 
 use crate::parts;
 use evenkeel_api::clusterconfig::ClusterConfig;
-use evenkeel_api::httproute::{Gateway, HttpRoute};
+use evenkeel_api::httproute::{Gateway, HttpRoute, ReferenceGrant};
 use evenkeel_api::{FieldSelector, Key, LabelSelector, Obj, Quantity, crds};
 use evenkeel_base::{FixedClock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, OpenDoor, Patch, Ports, RunLoop, Store, Subresource,
-    Timer, WriteOptions,
+    BoxFuture, DeleteOptions, Host, ListQuery, Patch, RunLoop, Store, Subresource, Timer,
+    WriteOptions,
 };
 use evenkeel_gateway::{Name, PodFacts, View};
 use futures::FutureExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -64,8 +64,7 @@ pub fn run(data: &[u8]) {
             keys.iter().for_each(|key| patched(&*store, key, &value));
         }
     }
-    let ports = Ports::plain(store.clone(), clock, Arc::new(Never));
-    controlled(&ports);
+    controlled(Host::new(&store, clock, Arc::new(Never)));
     routed(&*store, &keys);
     for key in &keys {
         let _refused = now(store.delete(key, &DeleteOptions::default())).is_err();
@@ -119,8 +118,8 @@ fn texts(text: &str) {
 }
 
 /// All controllers, as far as they get without time passing.
-fn controlled(ports: &Ports) {
-    let run = RunLoop::new(ports.clone(), Arc::new(OpenDoor));
+fn controlled(host: Host) {
+    let run = RunLoop::new(host);
     let run = evenkeel_builtin::install(run);
     let run = evenkeel_delivery::install(run, evenkeel_delivery::Settings::default());
     let mut run = std::pin::pin!(run.run());
@@ -139,6 +138,8 @@ fn routed(store: &dyn Store, keys: &[Key]) {
         slices: BTreeMap::new(),
         routes: BTreeMap::new(),
         gateways: BTreeMap::new(),
+        grants: BTreeMap::new(),
+        namespaces: BTreeMap::new(),
         pods: BTreeMap::new(),
         drain: true,
         gateway_address: Ipv4Addr::LOCALHOST.into(),
@@ -156,6 +157,10 @@ fn routed(store: &dyn Store, keys: &[Key]) {
                 view.routes.insert(name, route);
             } else if let Ok(gateway) = obj.get::<Gateway>() {
                 view.gateways.insert(name, gateway);
+            } else if let Ok(grant) = obj.get::<ReferenceGrant>() {
+                view.grants.insert(name, grant);
+            } else if obj.get::<Namespace>().is_ok() {
+                view.namespaces.insert(name.1, Arc::new(obj.labels().clone()));
             } else if let Ok(pod) = obj.get::<Pod>() {
                 view.pods.insert(name, PodFacts::of(&obj, &pod));
             }

@@ -36,8 +36,12 @@ pub fn run(data: &[u8]) {
 fn evaluate(file: &RuleFile) {
     let options = world::options();
     let external_labels = Labels::from_pairs([("cluster", "c")]);
-    let context =
-        Context { options: &options, external_labels: &external_labels, external_url: "", resend_ms: 60_000 };
+    let context = Context {
+        options: &options,
+        external_labels: &external_labels,
+        external_url: "",
+        resend_ms: 60_000,
+    };
     let mut store = STORE.clone();
     for spec in &file.groups {
         let mut group = Group::new(spec, "rules.yml").expect("the file was checked");
@@ -56,8 +60,12 @@ fn at_once(spec: &GroupSpec) {
     // Sums over blocks are within a bound, not equal bit for bit.
     let options = Options { sample_by_sample: true, ..world::options() };
     let external_labels = Labels::empty();
-    let context =
-        Context { options: &options, external_labels: &external_labels, external_url: "", resend_ms: 60_000 };
+    let context = Context {
+        options: &options,
+        external_labels: &external_labels,
+        external_url: "",
+        resend_ms: 60_000,
+    };
     let steps = Steps {
         start_ms: world::END_MS,
         end_ms: world::END_MS + 12 * world::STEP_MS,
