@@ -145,6 +145,9 @@ pub(crate) struct DemoArgs {
     /// Run under virtual time: the same script in seconds, the same bytes for the same seed
     #[arg(long = "virtual")]
     pub(crate) virtual_time: bool,
+    /// Take fewer steps to each release and wait less: the same phases in five minutes
+    #[arg(long, conflicts_with = "virtual_time")]
+    pub(crate) short: bool,
     /// Seed of everything random under virtual time
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

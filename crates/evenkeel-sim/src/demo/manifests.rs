@@ -42,6 +42,7 @@ pub fn canary(pace: &Pace) -> String {
     CANARY
         .replace("interval: 1m", &format!("interval: {interval}"))
         .replace("threshold: 10", &format!("threshold: {}", pace.threshold))
+        .replace("stepWeight: 10", &format!("stepWeight: {}", pace.step_pct))
         .replace("hey -z 1m", &format!("hey -z {interval}"))
 }
 
@@ -144,5 +145,7 @@ mod tests {
         let fast = canary(&Pace::REAL);
         assert!(fast.contains("interval: 10s\n    threshold: 3\n"), "{fast}");
         assert!(!fast.contains("1m"), "{fast}");
+        let short = canary(&Pace::SHORT);
+        assert!(short.contains("threshold: 2\n    maxWeight: 50\n    stepWeight: 25\n"), "{short}");
     }
 }

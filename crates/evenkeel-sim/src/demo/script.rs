@@ -115,6 +115,8 @@ pub const PHASES: [Phase; 6] = [
 pub struct Pace {
     /// The Canary's interval.
     pub interval: Duration,
+    /// The Canary's step weight: how much of the traffic each step adds.
+    pub step_pct: i32,
     /// Failed checks that end a release.
     pub threshold: u32,
     /// How long the phases without a release last.
@@ -123,7 +125,7 @@ pub struct Pace {
     pub patience: Duration,
     /// How late the gateway is with every configuration: a check window must not begin before.
     pub gateway_lag: Duration,
-    /// Seconds between two scrapes.
+    /// Time between two scrapes.
     pub scrape: Duration,
     /// How long before a kill nothing else happens: longer than a scrape, a recording rule and
     /// four looks take together, so that the SLO's ledger can tell the kill from the release
@@ -135,6 +137,7 @@ impl Pace {
     /// For people who watch.
     pub const REAL: Self = Self {
         interval: Duration::from_secs(10),
+        step_pct: 10,
         threshold: 3,
         quiet: Duration::from_secs(15),
         patience: Duration::from_mins(5),
@@ -142,9 +145,15 @@ impl Pace {
         scrape: Duration::from_secs(2),
         apart: Duration::from_secs(12),
     };
+    /// For machines that watch: every phase of the real one, but two steps to a release instead
+    /// of five, one failed check less, and shorter quiet times. Intervals, the gateway's delay and
+    /// the time apart stay, because what a blind step looks like depends on them.
+    pub const SHORT: Self =
+        Self { step_pct: 25, threshold: 2, quiet: Duration::from_secs(10), ..Self::REAL };
     /// The article's Canary as written.
     pub const ARTICLE: Self = Self {
         interval: Duration::from_mins(1),
+        step_pct: 10,
         threshold: 10,
         quiet: Duration::from_mins(2),
         patience: Duration::from_hours(1),

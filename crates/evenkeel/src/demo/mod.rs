@@ -1,36 +1,59 @@
 //! `evenkeel demo`: the script of `sim::demo` in the real world.
 //!
 //! ```text
-//! stage    starts and ends the processes: cluster, controllers, load client
-//! clients  what the load client saw, second by second
-//! host     how long this machine stalled meanwhile
-//! phases   plays the script; `sim::demo::judge` makes the rows
+//! processes  started here, and ended whatever happens
+//! stage      cluster, controllers and load client, ready to play on
+//! clients    what the load client saw, second by second
+//! host       how long this machine stalled meanwhile
+//! phases     plays the script; `sim::demo::judge` makes the rows
 //! ```
 
 mod clients;
 mod host;
 mod phases;
+mod processes;
 mod stage;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
-use evenkeel_sim::demo::report::Report;
+use evenkeel_sim::demo::{report::Report, script::Pace};
 
+use self::{
+    processes::Processes,
+    stage::{Settings, Stage},
+};
 use crate::{
     cli::{DemoArgs, Output, Safeguard},
     io,
+    run::stopped,
 };
 
-/// The real demo: processes, sockets, seconds.
+/// The real demo: processes, sockets, seconds. However it ends, nothing is left running.
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let scratch = Scratch::new(args)?;
-    let mut stage = stage::Stage::set(&scratch.dir, args.without).await?;
-    let mut report = phases::play(&mut stage, args.without).await;
-    if let Err(error) = stage.clear().await {
+    let pace = if args.short { Pace::SHORT } else { Pace::REAL };
+    let settings = Settings { pace, without: args.without };
+    let mut processes = Processes::default();
+    let played = tokio::select! {
+        biased;
+        () = stopped() => Err(anyhow::anyhow!("stopped before its end; nothing is left running")),
+        played = play(&scratch.dir, settings, &mut processes) => played,
+    };
+    let ended = processes.end().await;
+    let mut report = played?;
+    if let Err(error) = ended {
         report.broken.get_or_insert_with(|| format!("{error:#}"));
     }
     finish(args, &report)
+}
+
+async fn play(dir: &Path, settings: Settings, processes: &mut Processes) -> anyhow::Result<Report> {
+    let mut stage = Stage::set(dir, settings, processes).await?;
+    Ok(phases::play(&mut stage, settings).await)
 }
 
 /// The same script under virtual time.

@@ -10,7 +10,7 @@ use evenkeel_sim::demo::{
     ledger::{self, LedgerRecord},
     pods::{self, is_ready, restarts_of},
     report::Report,
-    script::{BACK_PATIENCE, DEAD, Event, KILL_AT_WEIGHT, PHASES, Phase, Release, Verdict},
+    script::{BACK_PATIENCE, DEAD, Event, KILL_AT_WEIGHT, PHASES, Pace, Phase, Release, Verdict},
     timeline::Moment,
 };
 use futures::StreamExt as _;
@@ -22,15 +22,16 @@ use nix::{
 use super::{
     clients::Clients,
     now_ms,
-    stage::{PACE, Stage},
+    stage::{Settings, Stage},
 };
-use crate::{cli::Safeguard, io};
+use crate::io;
 
 /// Longest wait for the ledger after the last release: a few scrapes and looks.
 const LEDGER_PATIENCE: Duration = Duration::from_mins(2);
 
 /// Plays all phases; without a safeguard it ends after the first phase that shows the damage.
-pub(super) async fn play(stage: &mut Stage, without: Option<Safeguard>) -> Report {
+pub(super) async fn play(stage: &mut Stage<'_>, settings: Settings) -> Report {
+    let Settings { pace, without } = settings;
     let mut report = Report { phases: Vec::new(), unexplained: None, broken: None };
     let mut all = Vec::new();
     for (index, phase) in PHASES.iter().enumerate() {
@@ -50,7 +51,7 @@ pub(super) async fn play(stage: &mut Stage, without: Option<Safeguard>) -> Repor
         let clients = stage.clients.lock();
         tell_failures(&clients, phase.name);
         let record = clients.record();
-        let shown = |last| judge::shows_damage(last, &record, &PACE);
+        let shown = |last| judge::shows_damage(last, &record, &pace);
         if without.is_some() && all.last().is_some_and(shown) {
             break;
         }
@@ -70,14 +71,15 @@ pub(super) async fn play(stage: &mut Stage, without: Option<Safeguard>) -> Repor
         None
     };
     let record = stage.clients.lock().record();
-    let row = |happened| judge::row(happened, &record, ledger.as_ref(), &PACE);
+    let row = |happened| judge::row(happened, &record, ledger.as_ref(), &pace);
     report.phases = all.iter().map(row).collect();
     report.unexplained = ledger.as_ref().map(LedgerRecord::unexplained);
     report
 }
 
-async fn one(stage: &mut Stage, phase: &Phase) -> anyhow::Result<Happened> {
-    io::complain(&format!("{}: {}", phase.name, plan(&phase.event)));
+async fn one(stage: &mut Stage<'_>, phase: &Phase) -> anyhow::Result<Happened> {
+    let pace = stage.pace();
+    io::complain(&format!("{}: {}", phase.name, plan(&phase.event, &pace)));
     let began = now_ms();
     let from = stage.canary.len().saturating_sub(1);
     stage.stalls.take_ms();
@@ -85,30 +87,30 @@ async fn one(stage: &mut Stage, phase: &Phase) -> anyhow::Result<Happened> {
     let mut killed_at = None;
     let verdict = match phase.event {
         Event::Nothing => {
-            tokio::time::sleep(PACE.quiet).await;
+            tokio::time::sleep(pace.quiet).await;
             Verdict::Undisturbed
         }
         Event::Release(release) => {
             apply(stage, &release).await?;
-            stage.canary.verdict(from, PACE.patience).await
+            stage.canary.verdict(from, pace.patience).await
         }
         Event::PodKilled => {
-            tokio::time::sleep(PACE.apart).await;
+            tokio::time::sleep(pace.apart).await;
             killed_at = Some(kill_pod(stage).await?);
-            tokio::time::sleep(PACE.quiet).await;
+            tokio::time::sleep(pace.quiet).await;
             Verdict::Undisturbed
         }
         Event::ControllersKilled(release) => {
             apply(stage, &release).await?;
             let ramping = |now: &Moment| now.is_ramping(KILL_AT_WEIGHT);
-            let middle = stage.canary.wait_since(from, PACE.patience, ramping).await;
+            let middle = stage.canary.wait_since(from, pace.patience, ramping).await;
             middle.context("the release does not get on, so there is no middle to kill it in")?;
             let pid = stage.kill_controllers().await?;
             io::complain(&format!("  controllers killed: SIGKILL to process {pid}"));
             tokio::time::sleep(DEAD).await;
             let pid = stage.restart_controllers().await?.unwrap_or_default();
             io::complain(&format!("  controllers started again: process {pid}"));
-            stage.canary.verdict(from, PACE.patience).await
+            stage.canary.verdict(from, pace.patience).await
         }
     };
     io::complain(&format!("  {} at {:.3}", verdict.as_str(), jiff::Timestamp::now()));
@@ -125,9 +127,9 @@ async fn one(stage: &mut Stage, phase: &Phase) -> anyhow::Result<Happened> {
 }
 
 /// What is about to happen, for people who watch.
-fn plan(event: &Event) -> String {
+fn plan(event: &Event, pace: &Pace) -> String {
     match event {
-        Event::Nothing => format!("nothing happens for {} s", PACE.quiet.as_secs()),
+        Event::Nothing => format!("nothing happens for {} s", pace.quiet.as_secs()),
         Event::Release(Release { version, error_rate, .. }) if *error_rate > 0.0 => {
             format!("{version} is applied; {:.0} % of its answers are 500", 100.0 * error_rate)
         }
@@ -144,7 +146,7 @@ fn plan(event: &Event) -> String {
 }
 
 /// Releases a version, as `kubectl apply` of the changed manifest does.
-async fn apply(stage: &Stage, release: &Release) -> anyhow::Result<()> {
+async fn apply(stage: &Stage<'_>, release: &Release) -> anyhow::Result<()> {
     let manifest = serde_saphyr::from_str(&stage.deployment(Some(release)))?;
     let (key, patch) = pods::release(&manifest);
     let options = WriteOptions { manager: "demo", ..WriteOptions::default() };
@@ -172,7 +174,7 @@ fn tell_failures(clients: &Clients, phase: &str) {
     }
 }
 
-fn executed_twice(stage: &Stage) -> anyhow::Result<u64> {
+fn executed_twice(stage: &Stage<'_>) -> anyhow::Result<u64> {
     let executions = evenkeel_workload::executions(&stage.ledger())?;
     let mut keys: Vec<_> = executions.iter().map(|execution| execution.key.as_str()).collect();
     let all = keys.len();
@@ -182,7 +184,7 @@ fn executed_twice(stage: &Stage) -> anyhow::Result<u64> {
 }
 
 /// Kills the process of one pod that serves, and waits until the pod serves again.
-async fn kill_pod(stage: &Stage) -> anyhow::Result<i64> {
+async fn kill_pod(stage: &Stage<'_>) -> anyhow::Result<i64> {
     let query = pods::primary()?;
     let serving = stage.store.list(&query).await?;
     let Some(pod) = serving.items.iter().find(|pod| is_ready(pod)) else {

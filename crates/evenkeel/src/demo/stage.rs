@@ -1,10 +1,9 @@
-//! The processes of the demo: each one is real, started here, and ended by its own id.
+//! What the demo plays on: a cluster, the controllers, and the load.
 
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -13,31 +12,30 @@ use evenkeel_control::Store;
 use evenkeel_live::connect;
 use evenkeel_sim::demo::{manifests, script, timeline::Timeline};
 use k8s_openapi::api::core::v1::Service;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    process::{Child, ChildStdin, Command},
-    task::JoinHandle,
-};
+use tokio::{io::AsyncWriteExt as _, process::ChildStdin, task::JoinHandle};
 
-use super::{clients, host::Stalls, now_ms};
+use super::{
+    clients,
+    host::Stalls,
+    now_ms,
+    processes::{PATIENCE, Processes, Said, spawn},
+};
 use crate::{cli::Safeguard, io};
 
-/// The demo's pace.
-pub(super) const PACE: script::Pace = script::Pace::REAL;
-/// Longest wait for a process to say what it should.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// How the demo is to go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    /// How fast.
+    pub(super) pace: script::Pace,
+    /// The safeguard that is switched off.
+    pub(super) without: Option<Safeguard>,
+}
 
 /// Everything that runs.
-pub(super) struct Stage {
+pub(super) struct Stage<'a> {
     dir: PathBuf,
-    without: Option<Safeguard>,
-    cluster: Child,
-    controllers: Child,
-    load: Child,
+    settings: Settings,
+    processes: &'a mut Processes,
     load_stdin: ChildStdin,
     reading: JoinHandle<()>,
     kubeconfig: String,
@@ -52,25 +50,24 @@ pub(super) struct Stage {
     pub(super) stalls: Stalls,
 }
 
-impl Stage {
+impl<'a> Stage<'a> {
     /// Starts the cluster, the controllers and the load; ready when the first requests flow.
-    pub(super) async fn set(dir: &Path, without: Option<Safeguard>) -> anyhow::Result<Self> {
-        let manifests = dir.join("manifests");
-        std::fs::create_dir_all(&manifests)?;
-        std::fs::write(manifests.join("cluster.yaml"), manifests::CLUSTER)?;
-        std::fs::write(manifests.join("canary.yaml"), manifests::canary(&PACE))?;
-        std::fs::write(manifests.join("slo.yaml"), manifests::SLO)?;
-        std::fs::write(manifests.join("policy.yaml"), manifests::POLICY)?;
-        std::fs::write(manifests.join("series.yaml"), manifests::client_series(&PACE))?;
-        std::fs::write(manifests.join("api-service.yaml"), deployment(dir, without, None))?;
+    pub(super) async fn set(
+        dir: &Path,
+        settings: Settings,
+        processes: &'a mut Processes,
+    ) -> anyhow::Result<Self> {
+        let Settings { pace, without } = settings;
+        write_manifests(dir, &settings)?;
         io::complain("starting a cluster of 9 nodes in 3 zones ...");
-        let mut cluster = spawn(&cluster_words(dir, without), Stdio::null())?;
-        let mut said = Said::of(&mut cluster)?;
+        let cluster =
+            processes.cluster.insert(spawn(&cluster_words(dir, &settings), Stdio::null())?);
+        let mut said = Said::of(cluster)?;
         let kubeconfig = said.after("kubeconfig: ").await?;
         let console = said.after("console: ").await?;
         said.after("ready").await?;
         said.keep_reading();
-        let controllers = start_controllers(dir, &kubeconfig, &console, without).await?;
+        start_controllers(processes, dir, (&kubeconfig, &console), &settings).await?;
         let store: Arc<dyn Store> = Arc::new(connect(Some(Path::new(&kubeconfig))).await?);
         let clients = clients::Shared::default();
         let seen = clients.clone();
@@ -80,37 +77,17 @@ impl Stage {
         ready.with_context(|| format!("the Canary still is {:?}", canary.since(0).last()))?;
         if without == Some(Safeguard::Confirmation) {
             // Nobody says when the gateway serves at all; that is not what the run is about.
-            tokio::time::sleep(PACE.gateway_lag).await;
+            tokio::time::sleep(pace.gateway_lag).await;
         }
         let target = service_address(store.as_ref()).await?;
-        let post_bytes = script::POST_BYTES.to_string();
-        let (gets, posts) = (script::GETS_PER_S.to_string(), script::POSTS_PER_S.to_string());
-        let words = [
-            "load",
-            "--target",
-            &target,
-            "--host",
-            "api.elseblock.io",
-            "--phase",
-            script::PHASES[0].name,
-            "--gets",
-            &gets,
-            "--posts",
-            &posts,
-            "--post-bytes",
-            &post_bytes,
-        ];
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        let mut load = spawn(&words, Stdio::piped())?;
+        let load = processes.load.insert(spawn(&load_words(&target), Stdio::piped())?);
         let load_stdin = load.stdin.take().context("the load client's stdin")?;
         let stdout = load.stdout.take().context("the load client's stdout")?;
         let reading = clients.read_from(stdout);
         Ok(Self {
             dir: dir.to_owned(),
-            without,
-            cluster,
-            controllers,
-            load,
+            settings,
+            processes,
             load_stdin,
             reading,
             kubeconfig,
@@ -122,6 +99,11 @@ impl Stage {
         })
     }
 
+    /// How fast it goes.
+    pub(super) fn pace(&self) -> script::Pace {
+        self.settings.pace
+    }
+
     /// The file in which the workload records executed POSTs.
     pub(super) fn ledger(&self) -> PathBuf {
         ledger(&self.dir)
@@ -129,7 +111,7 @@ impl Stage {
 
     /// The Deployment's manifest with this release in it.
     pub(super) fn deployment(&self, release: Option<&script::Release>) -> String {
-        deployment(&self.dir, self.without, release)
+        deployment(&self.dir, &self.settings, release)
     }
 
     /// Tells the load client that the next phase begins.
@@ -140,49 +122,66 @@ impl Stage {
 
     /// Kills the controllers with SIGKILL; says which process that was.
     pub(super) async fn kill_controllers(&mut self) -> anyhow::Result<u32> {
-        let pid = self.controllers.id().context("the controllers have ended by themselves")?;
-        self.controllers.kill().await.context("kill the controllers")?;
+        const ENDED: &str = "the controllers have ended by themselves";
+        let mut controllers = self.processes.controllers.take().context(ENDED)?;
+        let pid = controllers.id().context(ENDED)?;
+        controllers.kill().await.context("kill the controllers")?;
         Ok(pid)
     }
 
     /// Starts the controllers again.
     pub(super) async fn restart_controllers(&mut self) -> anyhow::Result<Option<u32>> {
-        self.controllers =
-            start_controllers(&self.dir, &self.kubeconfig, &self.console, self.without).await?;
-        Ok(self.controllers.id())
+        let at = (&*self.kubeconfig, &*self.console);
+        start_controllers(self.processes, &self.dir, at, &self.settings).await
     }
 
     /// Ends the load; ready when its last request is settled.
     pub(super) async fn stop_load(&mut self) -> anyhow::Result<()> {
         self.load_stdin.write_all(b"stop\n").await.context("the load client has ended")?;
-        let waited = tokio::time::timeout(PATIENCE, self.load.wait()).await;
-        waited.context("the load client does not end")?.context("wait for the load client")?;
+        if let Some(load) = &mut self.processes.load {
+            let waited = tokio::time::timeout(PATIENCE, load.wait()).await;
+            waited.context("the load client does not end")?.context("wait for the load client")?;
+        }
         // Its last lines may still be in the pipe.
         (&mut self.reading).await.context("read what the load client said")
     }
+}
 
-    /// Ends all processes.
-    pub(super) async fn clear(mut self) -> anyhow::Result<()> {
-        for child in [&mut self.load, &mut self.controllers, &mut self.cluster] {
-            let Some(pid) = child.id() else { continue };
-            let Ok(number) = i32::try_from(pid) else { continue };
-            kill(Pid::from_raw(number), Signal::SIGTERM).context("end a process")?;
-            if tokio::time::timeout(PATIENCE, child.wait()).await.is_err() {
-                child.kill().await.context("kill a process")?;
-            }
-        }
-        Ok(())
-    }
+fn write_manifests(dir: &Path, settings: &Settings) -> anyhow::Result<()> {
+    let pace = &settings.pace;
+    let manifests = dir.join("manifests");
+    std::fs::create_dir_all(&manifests)?;
+    std::fs::write(manifests.join("cluster.yaml"), manifests::CLUSTER)?;
+    std::fs::write(manifests.join("canary.yaml"), manifests::canary(pace))?;
+    std::fs::write(manifests.join("slo.yaml"), manifests::SLO)?;
+    std::fs::write(manifests.join("policy.yaml"), manifests::POLICY)?;
+    std::fs::write(manifests.join("series.yaml"), manifests::client_series(pace))?;
+    std::fs::write(manifests.join("api-service.yaml"), deployment(dir, settings, None))?;
+    Ok(())
+}
+
+fn load_words(target: &str) -> Vec<String> {
+    let words = [
+        ("--target", target.to_owned()),
+        ("--host", "api.elseblock.io".to_owned()),
+        ("--phase", script::PHASES[0].name.to_owned()),
+        ("--gets", script::GETS_PER_S.to_string()),
+        ("--posts", script::POSTS_PER_S.to_string()),
+        ("--post-bytes", script::POST_BYTES.to_string()),
+    ];
+    let flags = words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    std::iter::once("load".to_owned()).chain(flags).collect()
 }
 
 fn ledger(dir: &Path) -> PathBuf {
     dir.join("executed-posts")
 }
 
-fn deployment(dir: &Path, without: Option<Safeguard>, release: Option<&script::Release>) -> String {
+fn deployment(dir: &Path, settings: &Settings, release: Option<&script::Release>) -> String {
     let ledger = ledger(dir).display().to_string();
-    let drain = without != Some(Safeguard::Drain);
-    manifests::deployment(&manifests::Options { pace: PACE, ledger: &ledger, drain }, release)
+    let drain = settings.without != Some(Safeguard::Drain);
+    let options = manifests::Options { pace: settings.pace, ledger: &ledger, drain };
+    manifests::deployment(&options, release)
 }
 
 fn without_flag(without: Option<Safeguard>) -> Vec<String> {
@@ -195,10 +194,11 @@ fn without_flag(without: Option<Safeguard>) -> Vec<String> {
     vec!["--without".to_owned(), name.to_owned()]
 }
 
-fn cluster_words(dir: &Path, without: Option<Safeguard>) -> Vec<String> {
+fn cluster_words(dir: &Path, settings: &Settings) -> Vec<String> {
+    let Settings { pace, without } = *settings;
     let path = |name: &str| dir.join(name).display().to_string();
-    let scrape = evenkeel_base::format_duration(PACE.scrape);
-    let lag = evenkeel_base::format_duration(PACE.gateway_lag);
+    let scrape = evenkeel_base::format_duration(pace.scrape);
+    let lag = evenkeel_base::format_duration(pace.gateway_lag);
     let mut words: Vec<String> = vec!["up".to_owned(), path("manifests")];
     words.extend(["--no-controllers", "--data-dir"].map(str::to_owned));
     words.push(path("cluster"));
@@ -208,13 +208,14 @@ fn cluster_words(dir: &Path, without: Option<Safeguard>) -> Vec<String> {
 }
 
 async fn start_controllers(
+    processes: &mut Processes,
     dir: &Path,
-    kubeconfig: &str,
-    console: &str,
-    without: Option<Safeguard>,
-) -> anyhow::Result<Child> {
+    (kubeconfig, console): (&str, &str),
+    settings: &Settings,
+) -> anyhow::Result<Option<u32>> {
+    let Settings { pace, without } = *settings;
     let data_dir = dir.join("controllers").display().to_string();
-    let look = evenkeel_base::format_duration(PACE.scrape);
+    let look = evenkeel_base::format_duration(pace.scrape);
     let words = [
         "run",
         "--kubeconfig",
@@ -228,54 +229,12 @@ async fn start_controllers(
     ];
     let mut words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     words.extend(without_flag(without));
-    let mut child = spawn(&words, Stdio::null())?;
-    let mut said = Said::of(&mut child)?;
+    let child = processes.controllers.insert(spawn(&words, Stdio::null())?);
+    let pid = child.id();
+    let mut said = Said::of(child)?;
     said.after("controllers: running").await?;
     said.keep_reading();
-    Ok(child)
-}
-
-fn spawn(words: &[String], stdin: Stdio) -> anyhow::Result<Child> {
-    let program = std::env::current_exe().context("find this program")?;
-    Command::new(program)
-        .args(words)
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("start evenkeel {}", words.join(" ")))
-}
-
-/// What a child prints, line by line.
-struct Said {
-    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
-}
-
-impl Said {
-    fn of(child: &mut Child) -> anyhow::Result<Self> {
-        let stdout = child.stdout.take().context("a child's stdout")?;
-        Ok(Self { lines: BufReader::new(stdout).lines() })
-    }
-
-    /// What follows `prefix` on the first line that begins with it.
-    async fn after(&mut self, prefix: &str) -> anyhow::Result<String> {
-        let search = async {
-            while let Some(line) = self.lines.next_line().await? {
-                if let Some(rest) = line.strip_prefix(prefix) {
-                    return Ok(rest.trim().to_owned());
-                }
-            }
-            bail!("a process ended before it said {prefix:?}")
-        };
-        tokio::time::timeout(PATIENCE, search)
-            .await
-            .with_context(|| format!("nothing said {prefix:?} within {PATIENCE:?}"))?
-    }
-
-    /// Keeps the pipe from filling up.
-    fn keep_reading(mut self) {
-        tokio::spawn(async move { while let Ok(Some(_)) = self.lines.next_line().await {} });
-    }
+    Ok(pid)
 }
 
 async fn service_address(store: &dyn Store) -> anyhow::Result<String> {
