@@ -102,14 +102,10 @@ impl Effector for Webhooks {
     ) -> BoxFuture<'a, Result<Effected, EffectError>> {
         Box::pin(async move {
             let call: HookCall = arguments(effect.call())?;
-            // What an answer means is the next observation's business. The record still says
-            // what became of the call.
+            // What the answer means, and what it means that there is none, is the next
+            // observation's business. The record says whether the call was answered.
             match self.0.call(&call).await {
-                Ok(reply) if reply.status < 400 => Ok(Effected::Done),
-                Ok(reply) => {
-                    let problem = format!("HTTP {}", reply.status);
-                    Err(EffectError::new(&problem, Retry::Proceed))
-                }
+                Ok(_) => Ok(Effected::Done),
                 Err(error) => Err(EffectError::new(&error.to_string(), Retry::Proceed)),
             }
         })

@@ -340,7 +340,8 @@ impl Worker {
         self.settle(&cleared.audit, Outcome::Failed(&words)).await;
         self.host.observer.acted(self.name(), step.action.verb(), "failed");
         if error.retry() == Retry::Proceed {
-            self.effect_failed(step.key.clone(), step.text.clone(), words).await;
+            tracing::debug!(controller = self.name(), object = %step.key, action = step.text,
+                error = words, "effect failed");
             return Ok(());
         }
         Err(self.broke(step, &error).await)
@@ -378,10 +379,6 @@ impl Worker {
             }
         };
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(pending.boxed());
-    }
-
-    async fn effect_failed(&self, key: Key, text: String, words: String) {
-        tell_failed(&self.host, &self.recorder, self.name(), key, &text, &words).await;
     }
 
     /// An action could not be carried out.

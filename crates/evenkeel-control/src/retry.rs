@@ -8,6 +8,7 @@ pub enum Retry {
     Replan,
     /// The server refuses it as it stands: look again, more and more slowly.
     Slowly,
-    /// Carry on with the rest of the plan: what failed shows in the record and on the object.
+    /// Carry on with the rest of the plan: the record says what failed, and the next observation
+    /// sees it.
     Proceed,
 }
