@@ -8,6 +8,7 @@
 //! renewal, well before anybody else may take over.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -38,6 +39,8 @@ pub struct LeaseSettings {
     pub renew_within: Duration,
     /// Between two attempts.
     pub retry: Duration,
+    /// Written on the Lease by whoever takes it: where to ask this process.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl LeaseSettings {
@@ -54,7 +57,15 @@ impl LeaseSettings {
             duration,
             renew_within: duration * 2 / 3,
             retry: duration * 2 / 15,
+            annotations: BTreeMap::new(),
         }
+    }
+
+    /// With annotations for the Lease.
+    #[must_use]
+    pub fn annotated(mut self, annotations: BTreeMap<String, String>) -> Self {
+        self.annotations = annotations;
+        self
     }
 }
 
@@ -209,12 +220,17 @@ impl Elector {
         let options = WriteOptions { subresource: None, expect, manager: MANAGER };
         if *step == Step::Create {
             let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-                "metadata": {"name": &*settings.key.name, "namespace": &*settings.key.namespace},
+                "metadata": {"name": &*settings.key.name,
+                    "namespace": &*settings.key.namespace, "annotations": settings.annotations},
                 "spec": spec});
             let lease = Obj::from_json(lease)?;
             return self.within(self.host.write.create(&lease, &options)).await;
         }
-        let patch = Patch::Merge(json!({"spec": spec}));
+        let mut patch = json!({"spec": spec});
+        if *step == Step::TakeOver && !settings.annotations.is_empty() {
+            patch["metadata"] = json!({"annotations": settings.annotations});
+        }
+        let patch = Patch::Merge(patch);
         self.within(self.host.write.patch(&settings.key, &patch, &options)).await
     }
 

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     /// Look at the record of what was done
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Say why an object is as it is: the last decision, what it waits for, which policy holds it
+    Why(WhyArgs),
     /// Print the definitions of evenkeel's own kinds, for `kubectl apply -f -`
     Crds {
         /// Also those of Flagger, Sloth, the Gateway API and the Prometheus operator, for a
@@ -117,26 +119,56 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
     pub(crate) prometheus: String,
     /// Only these groups of controllers
-    #[arg(long, value_delimiter = ',', value_name = "GROUPS")]
-    pub(crate) only: Vec<Group>,
+    #[arg(long, value_delimiter = ',', value_name = "GROUPS", value_parser = group_names())]
+    pub(crate) only: Vec<String>,
     /// Time between two looks at the counters of SLOs; not shorter than Prometheus scrapes
     #[arg(long, default_value = "15s", value_name = "DURATION")]
     pub(crate) slo_interval: String,
     /// Where the record of actions is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Namespace of the Leases by which one of several processes leads
+    #[arg(long, default_value = "default", value_name = "NAMESPACE")]
+    pub(crate) lease_namespace: String,
+    /// A leader that has not renewed its Lease for this long is replaced; at least 2s
+    #[arg(long, default_value = "15s", value_name = "DURATION")]
+    pub(crate) lease_duration: String,
+    /// Where /metrics, /why and /healthz are served; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    pub(crate) listen: std::net::SocketAddr,
     /// Switch one safeguard off
     #[arg(long, value_name = "SAFEGUARD")]
     pub(crate) without: Option<Safeguard>,
 }
 
-/// A group of controllers that can run as a process of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Group {
-    /// Canary releases.
-    Delivery,
-    /// SLOs, their rules, error budgets and policies.
-    Slo,
+/// The groups of controllers that can run as a process of their own.
+fn group_names() -> clap::builder::PossibleValuesParser {
+    let value = |domain: evenkeel_assembly::Domain| {
+        clap::builder::PossibleValue::new(domain.name).help(domain.about)
+    };
+    clap::builder::PossibleValuesParser::new(evenkeel_assembly::domains().into_iter().map(value))
+}
+
+/// `evenkeel why`
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// The object, as KIND/NAME: canary/api, slo/api-availability, errorbudgetpolicy/api
+    pub(crate) object: String,
+    /// Its namespace
+    #[arg(short, long, default_value = "default", value_name = "NAMESPACE")]
+    pub(crate) namespace: String,
+    /// The cluster; default: $KUBECONFIG, ~/.kube/config, or a running `evenkeel up`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where the state of a running `evenkeel up` lies
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Namespace of the controllers' Leases
+    #[arg(long, default_value = "default", value_name = "NAMESPACE")]
+    pub(crate) lease_namespace: String,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 /// `evenkeel demo`

@@ -1,15 +1,16 @@
-//! Which controllers run, and behind which door.
+//! The domains of this process, and the door in front of them.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use evenkeel_base::Clock;
-use evenkeel_control::{Host, RunLoop};
-use evenkeel_delivery as delivery;
+use evenkeel_assembly::{Assembly, Leases, Settings};
+use evenkeel_control::{Activity, Host};
 use evenkeel_guard::{BudgetGate, FileDoor};
-use evenkeel_slo::controller as slo;
 
-use crate::cli::Group;
+use crate::up::secrets;
+
+/// Annotation of our Leases: where the leader answers `evenkeel why` and `/metrics`.
+pub(crate) const DIAGNOSTICS: &str = "evenkeel.dev/diagnostics";
 
 /// How the controllers are set up.
 pub(crate) struct Options<'a> {
@@ -19,34 +20,43 @@ pub(crate) struct Options<'a> {
     pub(crate) confirm: bool,
     /// Time between two looks at the counters of SLOs.
     pub(crate) look_every: Duration,
-    /// Which groups run; none named means all.
-    pub(crate) only: &'a [Group],
+    /// Which domains run; none named means all.
+    pub(crate) only: &'a [String],
+    /// Namespace of the Leases.
+    pub(crate) namespace: &'a str,
+    /// How long a leader may be silent.
+    pub(crate) lease_duration: Duration,
+    /// Where this process answers questions.
+    pub(crate) diagnostics: SocketAddr,
+    /// Counts what is done.
+    pub(crate) activity: Arc<Activity>,
 }
 
-/// All domain controllers behind the door that keeps the record and minds the error budget. Runs
-/// until dropped.
-pub(crate) fn all(
-    host: Host,
-    clock: Arc<dyn Clock>,
-    options: &Options<'_>,
-) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
+/// The domains behind the door that keeps the record and minds the error budget.
+pub(crate) fn assemble(host: Host, options: &Options<'_>) -> anyhow::Result<Assembly> {
     let dir = options.data_dir.join("audit");
+    let clock = host.ports().clock.clone();
     let door = FileDoor::open(&dir, clock).with_context(|| format!("record {}", dir.display()))?;
     let gate = BudgetGate::default();
     let door = door.with_policy(gate.clone());
     let read = host.ports().read.clone();
-    let wanted = |group| options.only.is_empty() || options.only.contains(&group);
-    let mut run = RunLoop::new(host.with_door(Arc::new(door)));
-    if wanted(Group::Delivery) {
-        run = delivery::install(run, delivery::Settings { confirm: options.confirm });
-    }
-    if wanted(Group::Slo) {
-        run = slo::install(run, slo::Settings { every: options.look_every });
-    }
-    Ok(async move {
-        tokio::select! {
-            () = run.run() => {}
-            () = gate.follow(read) => {}
-        }
-    })
+    let host = host.with_door(Arc::new(door)).with_observer(options.activity.clone());
+    let settings = Settings { confirm: options.confirm, look_every: options.look_every };
+    let leases = Leases {
+        namespace: options.namespace.to_owned(),
+        identity: identity()?,
+        duration: options.lease_duration,
+        annotations: BTreeMap::from([(
+            DIAGNOSTICS.to_owned(),
+            format!("http://{}", options.diagnostics),
+        )]),
+    };
+    let assembly = Assembly::new(host, settings).only(options.only).with_leases(leases);
+    Ok(assembly.beside(gate.follow(read)))
+}
+
+/// Who this process is: as client-go names it, the host and something random.
+fn identity() -> anyhow::Result<String> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(format!("{}_{:016x}", host.trim(), secrets::random_u64()?))
 }

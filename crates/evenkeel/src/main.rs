@@ -4,6 +4,7 @@ mod agent;
 mod cli;
 mod controllers;
 mod demo;
+mod diagnostics;
 mod input;
 mod io;
 mod paths;
@@ -57,6 +58,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Promql(command) => tools::promql::run(command),
         Command::Slo(command) => tools::slo::run(command),
         Command::Audit(command) => tools::audit::run(command),
+        Command::Why(args) => tools::why::run(args),
         Command::Crds { all } => {
             io::print(&evenkeel_api::crds_yaml(*all));
             Ok(ExitCode::SUCCESS)

@@ -1,19 +1,24 @@
 //! `evenkeel run`: the controllers alone, against any Kubernetes.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use evenkeel_base::parse_duration;
-use evenkeel_control::{Host, Store};
+use evenkeel_control::{Activity, Host, Store};
 use evenkeel_live::{HttpHooks, RealTime, connect};
 use evenkeel_telemetry::shell::PrometheusClient;
 
 use crate::{
     cli::{RunArgs, Safeguard},
-    controllers, io, paths,
+    controllers,
+    diagnostics::Diagnostics,
+    io, paths,
 };
 
-/// Runs until it is told to stop.
+/// Shorter Leases change hands whenever a machine is slow.
+const LEASE_MIN: Duration = Duration::from_secs(2);
+
+/// Runs until it is told to stop; then the Leases are given back.
 pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(file) = args.kubeconfig.as_deref().filter(|file| !file.exists()) {
         bail!(
@@ -41,16 +46,31 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let host = Host::new(&store, time.clone(), time.clone())
         .with_metrics(Arc::new(metrics))
         .with_hooks(Arc::new(HttpHooks::new(store).context("set up webhooks")?));
-    let confirm = args.without != Some(Safeguard::Confirmation);
     let look_every = parse_duration(&args.slo_interval).context("--slo-interval")?;
-    let options =
-        controllers::Options { data_dir: &data_dir, confirm, look_every, only: &args.only };
-    let controllers = controllers::all(host, time, &options)?;
+    let lease_duration = parse_duration(&args.lease_duration).context("--lease-duration")?;
+    if lease_duration < LEASE_MIN {
+        bail!("--lease-duration {} is too short: use {LEASE_MIN:?} or more", args.lease_duration);
+    }
+    let activity = Arc::<Activity>::default();
+    let diagnostics = Diagnostics::bind(args.listen, activity.clone(), String::new).await?;
+    let address = diagnostics.address()?;
+    let options = controllers::Options {
+        data_dir: &data_dir,
+        confirm: args.without != Some(Safeguard::Confirmation),
+        look_every,
+        only: &args.only,
+        namespace: &args.lease_namespace,
+        lease_duration,
+        diagnostics: address,
+        activity,
+    };
+    let assembly = controllers::assemble(host, &options)?;
+    io::print(&format!("diagnostics: http://{address}/metrics\n"));
     io::print("controllers: running\n");
     tokio::select! {
         biased;
-        () = stopped() => {}
-        () = controllers => {}
+        () = assembly.run_until(stopped()) => {}
+        () = diagnostics.run() => {}
     }
     Ok(ExitCode::SUCCESS)
 }

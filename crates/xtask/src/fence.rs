@@ -11,7 +11,7 @@ mod tests {
         &["api", "promql"],
         &["control"],
         &["builtin", "gateway", "telemetry", "slo", "guard", "delivery"],
-        &["cluster", "node", "live", "workload"],
+        &["cluster", "node", "live", "workload", "assembly"],
         &["sim"],
     ];
 

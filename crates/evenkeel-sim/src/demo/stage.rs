@@ -8,13 +8,14 @@ use std::{
 };
 
 use evenkeel_api::{GroupKind, Key, Obj, clusterconfig::ClusterConfig};
+use evenkeel_assembly::{Assembly, Settings};
 use evenkeel_base::Rng;
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
     BoxFuture, HookCall, HookError, HookReply, Hooks, Host, HostPorts, ListQuery, Replies, RunLoop,
     Store, StoreError, WatchEvent, WriteOptions,
 };
-use evenkeel_delivery::{self as delivery, loadtester};
+use evenkeel_delivery::loadtester;
 use evenkeel_gateway::{
     Controller, Lag, Setup,
     engine::Switches,
@@ -22,7 +23,6 @@ use evenkeel_gateway::{
 };
 use evenkeel_guard::{BudgetGate, MemoryDoor};
 use evenkeel_node::agent::{self, AgentConfig};
-use evenkeel_slo::controller as slo;
 use evenkeel_telemetry::{
     Fetch, FetchError, Fetched, Limits, RuleController, RuleRunner, ScrapeSettings, Scraper,
     Source, Target, Telemetry,
@@ -224,16 +224,9 @@ fn spawn_controllers(host: &Host, safeguards: Safeguards) -> JoinHandle<()> {
     let gate = BudgetGate::default();
     let door = MemoryDoor::new(host.ports().clock.clone()).with_policy(gate.clone());
     let read = host.ports().read.clone();
-    let run = RunLoop::new(host.clone().with_door(Arc::new(door)));
-    let run = delivery::install(run, delivery::Settings { confirm: safeguards.confirmation });
-    let run = slo::install(run, slo::Settings { every: PACE.scrape });
-    tokio::spawn(async move {
-        tokio::select! {
-            biased;
-            () = gate.follow(read) => {}
-            () = run.run() => {}
-        }
-    })
+    let settings = Settings { confirm: safeguards.confirmation, look_every: PACE.scrape };
+    let assembly = Assembly::new(host.clone().with_door(Arc::new(door)), settings);
+    tokio::spawn(assembly.beside(gate.follow(read)).run())
 }
 
 struct GatewayMetrics(Simulated);

@@ -226,6 +226,9 @@ async fn start_controllers(
         &look,
         "--data-dir",
         &data_dir,
+        // A killed process cannot give its Lease back; the next one waits no longer than this.
+        "--lease-duration",
+        "4s",
     ];
     let mut words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     words.extend(without_flag(without));

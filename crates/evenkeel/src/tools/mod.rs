@@ -5,3 +5,4 @@ pub(crate) mod promql;
 mod rule_files;
 pub(crate) mod slo;
 mod slo_status;
+pub(crate) mod why;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use evenkeel_control::{self as control, HostPorts, RunLoop, Store};
+use evenkeel_control::{self as control, Activity, HostPorts, RunLoop, Store};
 use evenkeel_gateway::{controller, shell::Gateway};
 use evenkeel_live::{HttpHooks, RealTime};
 use evenkeel_telemetry::{
@@ -20,7 +20,11 @@ use tokio::task::JoinHandle;
 use crate::{
     cli::{Safeguard, UpArgs},
     controllers,
+    diagnostics::Diagnostics,
 };
+
+/// As Kubernetes' own controllers have it. Somebody may run `evenkeel run` beside `up`.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
 
 /// What every part needs.
 pub(super) struct Host<'a> {
@@ -31,6 +35,7 @@ pub(super) struct Host<'a> {
     pub(super) store: Arc<dyn Store>,
     pub(super) time: Arc<RealTime>,
     pub(super) telemetry: Telemetry,
+    pub(super) activity: Arc<Activity>,
 }
 
 /// A part that runs until its owner goes.
@@ -45,6 +50,7 @@ impl Drop for Part {
 impl Host<'_> {
     fn base(&self) -> control::Host {
         control::Host::new(&self.store, self.time.clone(), self.time.clone())
+            .with_observer(self.activity.clone())
     }
 
     /// The controllers of Kubernetes itself, and the rules of the metrics.
@@ -74,7 +80,8 @@ impl Host<'_> {
         let fetch = Arc::new(HttpFetch::new(&settings));
         let scraper = Scraper::new(telemetry.clone(), settings, fetch, time.clone(), time.clone())
             .with_pods(self.store.clone())
-            .with_source("evenkeel-gateway", "gateway", Arc::new(GatewayMetrics(gateway.clone())));
+            .with_source("evenkeel-gateway", "gateway", Arc::new(GatewayMetrics(gateway.clone())))
+            .with_source("evenkeel", "up", Arc::new(OwnMetrics(self.activity.clone())));
         tokio::spawn(scraper.run());
         tokio::spawn(RuleRunner::new(telemetry.clone(), time.clone(), time.clone()).run());
         let addr = SocketAddr::from(([127, 0, 0, 1], self.args.console_port));
@@ -86,18 +93,33 @@ impl Host<'_> {
         Ok(addr)
     }
 
-    /// evenkeel's own controllers.
-    pub(super) fn start_controllers(&self) -> anyhow::Result<Part> {
+    /// evenkeel's own controllers, and where they answer questions.
+    pub(super) async fn start_controllers(&self) -> anyhow::Result<[Part; 2]> {
         let hooks = HttpHooks::new(self.store.clone()).context("set up webhooks")?;
         let host =
             self.base().with_metrics(Arc::new(self.telemetry.clone())).with_hooks(Arc::new(hooks));
+        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        let diagnostics = Diagnostics::bind(addr, self.activity.clone(), String::new).await?;
         let options = controllers::Options {
             data_dir: &self.data_dir,
             confirm: self.args.without != Some(Safeguard::Confirmation),
             look_every: self.scrape,
             only: &[],
+            namespace: "default",
+            lease_duration: LEASE_DURATION,
+            diagnostics: diagnostics.address()?,
+            activity: self.activity.clone(),
         };
-        Ok(Part(tokio::spawn(controllers::all(host, self.time.clone(), &options)?)))
+        let assembly = controllers::assemble(host, &options)?;
+        Ok([Part(tokio::spawn(assembly.run())), Part(tokio::spawn(diagnostics.run()))])
+    }
+}
+
+struct OwnMetrics(Arc<Activity>);
+
+impl Source for OwnMetrics {
+    fn expose(&self) -> String {
+        self.0.metrics()
     }
 }
 

@@ -7,7 +7,7 @@ mod agents;
 mod host;
 mod load;
 mod logs;
-mod secrets;
+pub(crate) mod secrets;
 mod watch;
 
 use std::{
@@ -71,7 +71,8 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     }
     load::install_crds(store.as_ref()).await?;
     let telemetry = Telemetry::new(Limits::default());
-    let host = Host { args, data_dir, scrape, store, time, telemetry };
+    let activity = Arc::default();
+    let host = Host { args, data_dir, scrape, store, time, telemetry, activity };
     let gateway = Arc::new(start_gateway(args, lag)?);
     let _parts = [host.start_builtin(), host.start_routing(&gateway)];
     let console = host.start_telemetry(&gateway).await?;
@@ -81,7 +82,7 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let work = async {
         watch::nodes_ready(host.store.clone(), nodes.len(), NODES_WAIT).await;
         load::apply(host.store.as_ref(), &input.objects).await;
-        let _own = if args.no_controllers { None } else { Some(host.start_controllers()?) };
+        let _own = if args.no_controllers { None } else { Some(host.start_controllers().await?) };
         io::print(&format!("console: http://{console}/\n"));
         watch::ready(host.store.clone(), nodes.len()).await;
         io::print("ready\n");

@@ -1,0 +1,207 @@
+//! `evenkeel why`: what a controller last decided about an object, and what it waits for.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use evenkeel_api::{
+    Key, Obj,
+    canary::Canary,
+    slo::{BreakGlass, ErrorBudgetPolicy, PrometheusServiceLevel, SloMaintenance},
+};
+use evenkeel_control::{Pass, Read as _};
+use evenkeel_live::{KubeStore, connect};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use k8s_openapi::api::coordination::v1::Lease;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Output, WhyArgs},
+    controllers::DIAGNOSTICS,
+    io, paths,
+};
+
+/// Longest wait for a process to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest answer that is read.
+const ANSWER_MAX: usize = 1 << 20;
+
+/// Runs `evenkeel why`; exit 1 when the object is not as it should be.
+pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(show(args))
+}
+
+async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
+    let key = key(&args.object, &args.namespace)?;
+    let kubeconfig = args.kubeconfig.clone().or_else(|| of_up(args.data_dir.as_deref()));
+    let store = connect(kubeconfig.as_deref())
+        .await
+        .context("no cluster: start `evenkeel up`, or name its kubeconfig with --kubeconfig")?;
+    let found = store.get(&key).await?;
+    let Some(obj) = found else {
+        bail!("{key} does not exist: check the name and --namespace (kubectl get {})", plural(&key))
+    };
+    let mut leaders = Vec::new();
+    let mut passes = Vec::new();
+    for domain in evenkeel_assembly::domains() {
+        let Some(leader) = leader(&store, &args.lease_namespace, domain.name).await? else {
+            continue;
+        };
+        if let Some(url) = &leader.url {
+            match ask(url, &key).await {
+                Ok(more) => passes.extend(more),
+                Err(error) => io::complain(&format!(
+                    "warning: the leader of {} does not answer at {url} ({error:#}): what follows \
+                     is from the object alone",
+                    domain.name
+                )),
+            }
+        }
+        leaders.push((domain.name, leader));
+    }
+    // Two domains may share a process.
+    passes.sort_by(|a: &Pass, b| a.controller.cmp(&b.controller));
+    passes.dedup();
+    let troubled = passes.iter().any(|pass| pass.result != "done") || !flags(&obj).is_empty();
+    match args.output {
+        Output::Table => io::print(&text(&key, &obj, &passes, &leaders)),
+        Output::Json => io::print(&format!("{:#}\n", report(&key, &obj, &passes, &leaders))),
+        Output::Yaml => {
+            io::print(&serde_saphyr::to_string(&report(&key, &obj, &passes, &leaders))?);
+        }
+    }
+    Ok(if troubled { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The kubeconfig of a running `evenkeel up`, unless the environment names another one.
+fn of_up(data_dir: Option<&Path>) -> Option<std::path::PathBuf> {
+    if std::env::var_os("KUBECONFIG").is_some() && data_dir.is_none() {
+        return None;
+    }
+    let file = paths::existing_data_dir(data_dir).ok()?.join("kubeconfig");
+    file.exists().then_some(file)
+}
+
+fn key(object: &str, namespace: &str) -> anyhow::Result<Key> {
+    let Some((kind, name)) = object.split_once('/').filter(|(_, name)| !name.is_empty()) else {
+        bail!("{object:?} names no object: write KIND/NAME, for example canary/api");
+    };
+    Ok(match kind.to_ascii_lowercase().as_str() {
+        "canary" | "canaries" => Key::of::<Canary>(namespace, name),
+        "slo" | "prometheusservicelevel" => Key::of::<PrometheusServiceLevel>(namespace, name),
+        "errorbudgetpolicy" | "policy" => Key::of::<ErrorBudgetPolicy>(namespace, name),
+        "slomaintenance" => Key::of::<SloMaintenance>(namespace, name),
+        "breakglass" => Key::of::<BreakGlass>(namespace, name),
+        _ => bail!(
+            "evenkeel decides nothing about kind {kind:?}: use canary, slo, errorbudgetpolicy, \
+             slomaintenance or breakglass"
+        ),
+    })
+}
+
+fn plural(key: &Key) -> String {
+    format!("{}s -n {}", key.kind.kind.to_ascii_lowercase(), key.namespace)
+}
+
+/// Who leads a domain.
+struct Leader {
+    holder: String,
+    renewed: String,
+    url: Option<String>,
+}
+
+async fn leader(
+    store: &KubeStore,
+    namespace: &str,
+    domain: &str,
+) -> anyhow::Result<Option<Leader>> {
+    let key = Key::of::<Lease>(namespace, &evenkeel_assembly::lease_name(domain));
+    let Some(lease) = store.get(&key).await? else { return Ok(None) };
+    let text = |path: &str| {
+        lease.json().pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    Ok(Some(Leader {
+        holder: text("/spec/holderIdentity"),
+        renewed: text("/spec/renewTime"),
+        url: lease.annotation(DIAGNOSTICS).map(str::to_owned),
+    }))
+}
+
+async fn ask(url: &str, key: &Key) -> anyhow::Result<Vec<Pass>> {
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let request = http::Request::get(format!("{url}/why?object={key}")).body(Empty::new())?;
+    let exchange = async {
+        let answer = client.request(request).await?;
+        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("{error}"))?;
+        anyhow::Ok(serde_json::from_slice(&body.to_bytes())?)
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")?
+}
+
+/// The conditions by which the loop says that an object is held up.
+fn flags(obj: &Obj) -> Vec<&Value> {
+    let conditions = obj.json().pointer("/status/conditions").and_then(Value::as_array);
+    let is_flag = |condition: &&Value| {
+        let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
+        ["Held", "Stalled"].contains(&text("type")) && text("status") == "True"
+    };
+    conditions.into_iter().flatten().filter(is_flag).collect()
+}
+
+fn report(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> Value {
+    let leaders: Vec<_> = leaders
+        .iter()
+        .map(|(domain, leader)| {
+            json!({"domain": domain, "holder": leader.holder, "renewed": leader.renewed})
+        })
+        .collect();
+    json!({"object": key.to_string(), "passes": passes, "leaders": leaders,
+        "conditions": obj.json().pointer("/status/conditions")})
+}
+
+fn text(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> String {
+    let mut lines = vec![key.to_string()];
+    for pass in passes {
+        lines.push(format!("  {}: {} ({})", pass.controller, pass.reason, pass.result));
+        lines.push(format!("    since      {}", pass.since));
+        lines.push(format!("    last look  {} ({} ms)", pass.at, pass.took_ms));
+        let next = pass.next_look.map_or("when something changes".to_owned(), |at| at.to_string());
+        lines.push(format!("    next look  {next}"));
+        let policies = pass.policies.iter().map(|policy| format!("    held by    {policy}"));
+        lines.extend(policies);
+        if !pass.message.is_empty() && pass.policies.is_empty() {
+            lines.push(format!("    because    {}", pass.message));
+        }
+    }
+    if passes.is_empty() {
+        lines.push("  no controller that answers has looked at it".to_owned());
+    }
+    let conditions = obj.json().pointer("/status/conditions").and_then(Value::as_array);
+    for condition in conditions.into_iter().flatten() {
+        let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
+        lines.push(format!(
+            "  condition {}={} {} since {}: {}",
+            text("type"),
+            text("status"),
+            text("reason"),
+            text("lastTransitionTime"),
+            text("message")
+        ));
+    }
+    for (domain, leader) in leaders {
+        let holder = if leader.holder.is_empty() { "nobody" } else { &leader.holder };
+        lines.push(format!("  {domain} is led by {holder}, renewed {}", leader.renewed));
+    }
+    if leaders.is_empty() {
+        lines.push(
+            "  no controllers lead in this cluster: start `evenkeel run` (or name the Leases' \
+             namespace with --lease-namespace)"
+                .to_owned(),
+        );
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
