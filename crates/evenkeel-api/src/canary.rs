@@ -438,6 +438,10 @@ pub struct RunStatus {
     /// How the last run ended, for the condition `Promoted`; only set when it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
+    /// What of the objects around the target was set lately, so that what does not last is not
+    /// set without end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<RepairStatus>,
     /// Events that event webhooks have not been told yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending_events: Vec<PendingEvent>,
@@ -454,6 +458,21 @@ pub struct RollbackStatus {
     pub cause: String,
     /// When it was decided.
     pub since: Timestamp,
+}
+
+/// An attempt to bring an object back to what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RepairStatus {
+    /// `Kind/namespace/name`.
+    pub object: String,
+    /// The fields that differed; empty when it was missing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fields: String,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When the last one was.
+    pub at: Timestamp,
 }
 
 /// An event on its way to event webhooks.

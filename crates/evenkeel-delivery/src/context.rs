@@ -2,12 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use evenkeel_api::{
-    Key,
-    canary::{CanaryStatus, Phase, RunStatus},
-    httproute::HttpRoute,
-};
-use evenkeel_control::{Action, Plan, RouteWeight};
+use evenkeel_api::canary::{CanaryStatus, Phase, RunStatus};
+use evenkeel_control::{Action, Plan};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -15,8 +11,7 @@ use crate::{
     CanaryView,
     draft::Draft,
     reasons,
-    rules::{HookKind, Rules},
-    services,
+    rules::Rules,
     time::{elapsed, later},
     workload::{Readiness, Rewrite, Workload},
 };
@@ -31,6 +26,18 @@ pub(crate) enum Need {
     Answer(String),
     /// The reply to the webhook call of this identity.
     Reply(String),
+}
+
+/// A plan, and what goes before it: repairs never hold up safety or judgement, and new risk is
+/// taken only where everything stands as it should.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// Safety, or a judgement: at once.
+    Now(Plan),
+    /// Waiting, or work without risk: after repairs that are due.
+    Calm(Plan),
+    /// New risk: only when everything that traffic depends on stands.
+    Ramp(Plan),
 }
 
 /// What keeps a Canary from being acted on.
@@ -69,10 +76,22 @@ impl<'a> Context<'a> {
             );
             return obstacle(reasons::DUPLICATE_TARGET, message);
         }
-        let rules = match &view.rules {
-            Ok(rules) => rules,
-            Err(error) => return obstacle(reasons::INVALID_SPEC, error.to_string()),
-        };
+        let deleting = view.obj.is_deleting();
+        // A target can be given back whatever the spec says of its releases.
+        if let Some(error) = view.spec_error.as_ref().filter(|_| !deleting) {
+            return obstacle(reasons::INVALID_SPEC, error.to_string());
+        }
+        if !view.unreadable.is_empty() {
+            return obstacle(reasons::UNREADABLE, view.unreadable.join("; "));
+        }
+        let begun = !matches!(view.status.phase, Phase::New | Phase::Initializing);
+        if begun && !deleting && view.status.evenkeel.is_none() {
+            let message = "the API server does not keep status.evenkeel, without which a release \
+                           cannot go on after a restart: the CustomResourceDefinition \
+                           canaries.flagger.app is not evenkeel's; apply the one that `evenkeel \
+                           crds --all` prints";
+            return obstacle(reasons::STATUS_PRUNED, message.to_owned());
+        }
         let Some(target) = &view.target else {
             let message = format!(
                 "Deployment/{}/{} is not there: create it, or correct spec.targetRef.name",
@@ -90,7 +109,7 @@ impl<'a> Context<'a> {
         };
         Ok(Self {
             view,
-            rules,
+            rules: &view.rules,
             target,
             label,
             value,
@@ -115,13 +134,18 @@ impl<'a> Context<'a> {
         self.status.tracked_configs.clone().unwrap_or_default() != *self.config_hashes
     }
 
+    /// Whether it could not be acted on when it was looked at last.
+    pub(crate) fn was_obstructed(&self) -> bool {
+        self.status.conditions.iter().any(|condition| condition.type_ == reasons::ACCEPTED)
+    }
+
     /// Whether a version is being judged.
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.status.phase, Phase::Progressing | Phase::WaitingPromotion)
     }
 
     /// A plan that says nothing yet but that the spec can be acted on.
-    pub(crate) fn draft(&self) -> Draft<'_> {
+    pub(crate) fn draft(&self) -> Draft<'a> {
         Draft::new(self.view).accepted()
     }
 
@@ -146,37 +170,8 @@ impl<'a> Context<'a> {
         since.map_or(self.view.now, |since| later(since, self.rules.interval))
     }
 
-    /// The canary's share as the route has it.
-    pub(crate) fn pct(&self) -> i32 {
-        let route = self.view.route.as_ref();
-        route.map_or(0, |seen| services::canary_pct(&seen.route, &self.view.names))
-    }
-
-    /// Whether the gateway routes by the route as it stands, as far as that matters.
-    pub(crate) fn confirmed(&self) -> bool {
-        let route = self.view.route.as_ref();
-        !self.view.settings.confirm
-            || route.is_some_and(|seen| services::is_confirmed(&seen.obj, &seen.route))
-    }
-
-    pub(crate) fn set_weight(&self, canary_pct: i32) -> Action {
-        let share = |backend: &str, weight| RouteWeight { backend: backend.to_owned(), weight };
-        let names = &self.view.names;
-        Action::SetWeights {
-            route: self.route_key(),
-            weights: vec![
-                share(&names.primary, 100 - canary_pct),
-                share(&names.canary, canary_pct),
-            ],
-        }
-    }
-
     pub(crate) fn scale_target(&self, replicas: i32) -> Action {
         Action::Scale { key: self.target.obj.key().clone(), replicas }
-    }
-
-    pub(crate) fn route_key(&self) -> Key {
-        self.view.obj.key().sibling::<HttpRoute>(&self.view.names.apex)
     }
 
     pub(crate) fn primary_readiness(&self, primary: &Workload) -> Readiness {
@@ -208,9 +203,5 @@ impl<'a> Context<'a> {
             value: self.value,
             configs: self.config_hashes,
         }
-    }
-
-    pub(crate) fn has_after_hooks(&self) -> bool {
-        self.rules.hooks(HookKind::PostRollout).next().is_some()
     }
 }

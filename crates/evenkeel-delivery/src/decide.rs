@@ -5,9 +5,9 @@ use evenkeel_control::Plan;
 
 use crate::{
     CanaryView,
-    context::{Context, Need, Obstacle},
+    context::{Context, Need, Obstacle, Turn},
     draft::Draft,
-    finish, hooks, init, objects, reasons, revert, rollback, run,
+    finish, hooks, init, objects, reasons, repair, revert, rollback, run, safety,
     start::{self, LOOK_AGAIN},
     workload::is_ours,
 };
@@ -19,23 +19,23 @@ pub(crate) fn decide(view: &CanaryView) -> Plan {
 
 /// As [`decide`], or what must be looked up first.
 pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
-    if view.canary.spec.suspend && !view.obj.is_deleting() {
-        return Ok(Plan::idle(reasons::SUSPENDED));
+    let deleting = view.obj.is_deleting();
+    if view.canary.spec.suspend && !deleting {
+        return Ok(suspended(view));
+    }
+    if let Some(plan) = safety::quiet_stray_route(view) {
+        return Ok(plan);
     }
     let ctx = match Context::of(view) {
         Ok(ctx) => ctx,
-        Err(Obstacle { reason, message }) if view.obj.is_deleting() => {
+        Err(Obstacle { reason, message }) if deleting => {
             // Nothing can be reverted; the deletion must not hang on it.
             let mut draft = Draft::new(view);
             draft.stalled(format!("deleted without reverting: {message}"));
             revert::remove_finalizer(&mut draft, view);
             return Ok(draft.done(reason));
         }
-        Err(Obstacle { reason, message }) => {
-            let mut draft = Draft::new(view);
-            draft.problem(reason, message).wake(LOOK_AGAIN);
-            return Ok(draft.done(reason));
-        }
+        Err(obstacle) => return Ok(safety::fall_back(view, obstacle)),
     };
     let plan = next(&ctx)?;
     let quiet = plan.actions.is_empty() && plan.status.is_empty();
@@ -46,6 +46,18 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
     tell_event(&ctx, plan)
 }
 
+/// A person wants nothing done. What stays as it is meanwhile is said once.
+fn suspended(view: &CanaryView) -> Plan {
+    let mut draft = Draft::new(view);
+    let pct = view.pct();
+    if pct != 0 {
+        let full = view.names.full();
+        draft.stalled(format!("{full} is suspended: the canary keeps its {pct} % of the traffic"));
+    }
+    draft.done(reasons::SUSPENDED)
+}
+
+/// Safety first, then judgement, then repairs, and new risk last.
 fn next(ctx: &Context<'_>) -> Result<Plan, Need> {
     let phase = ctx.status.phase;
     if ctx.view.obj.is_deleting() {
@@ -54,26 +66,31 @@ fn next(ctx: &Context<'_>) -> Result<Plan, Need> {
     if matches!(phase, Phase::New | Phase::Initializing) {
         return Ok(init::initialize(ctx));
     }
-    // Before anything that a policy might hold: a rollback is never held up.
-    if ctx.run.rollback.is_some() {
-        return Ok(rollback::roll_back(ctx));
-    }
-    if let Some(plan) = adopt_revisions(ctx) {
-        return Ok(plan);
-    }
-    let Some(primary) = &ctx.view.primary else { return Ok(replace_primary(ctx)) };
-    let repairs = objects::repairs(ctx);
-    if !repairs.is_empty() {
+    let turn = if ctx.run.rollback.is_some() {
+        // Before anything that a policy might hold: a rollback is never held up.
+        rollback::roll_back(ctx.view, ctx.draft())
+    } else if let Some(plan) = adopt_revisions(ctx) {
+        Turn::Now(plan)
+    } else if let Some(primary) = &ctx.view.primary {
+        match phase {
+            Phase::Progressing | Phase::WaitingPromotion => run::progress(ctx, primary)?,
+            Phase::Promoting => finish::promoting(ctx, primary),
+            Phase::Finalising => finish::finalising(ctx),
+            _ => start::rest(ctx, primary)?,
+        }
+    } else if ctx.revision == ctx.status.last_promoted_spec {
+        // It is made again only from a version that was promoted.
         let mut draft = ctx.draft();
-        draft.act_all(repairs).wake(Duration::ZERO);
-        return Ok(draft.done(reasons::MAKING_OBJECTS));
-    }
-    match phase {
-        Phase::Progressing | Phase::WaitingPromotion => run::progress(ctx, primary),
-        Phase::Promoting => Ok(finish::promoting(ctx, primary)),
-        Phase::Finalising => Ok(finish::finalising(ctx)),
-        _ => start::rest(ctx, primary),
-    }
+        draft.act(objects::primary(ctx).action).wake(Duration::ZERO);
+        Turn::Now(draft.done(reasons::MAKING_OBJECTS))
+    } else {
+        safety::without_primary(ctx)
+    };
+    Ok(match turn {
+        Turn::Now(plan) => plan,
+        Turn::Calm(plan) => repair::before(ctx, false).unwrap_or(plan),
+        Turn::Ramp(plan) => repair::before(ctx, true).unwrap_or(plan),
+    })
 }
 
 /// Revisions that another tool wrote say nothing to us: compare the Deployments instead, or
@@ -92,22 +109,6 @@ fn adopt_revisions(ctx: &Context<'_>) -> Option<Plan> {
     draft.status.tracked_configs =
         (!ctx.config_hashes.is_empty()).then(|| ctx.config_hashes.clone());
     Some(draft.done(reasons::REVISION_ADOPTED))
-}
-
-/// The primary is gone: it may be made again only from a version that was promoted.
-fn replace_primary(ctx: &Context<'_>) -> Plan {
-    let mut draft = ctx.draft();
-    if ctx.revision == ctx.status.last_promoted_spec {
-        draft.act(objects::make_primary(ctx)).wake(Duration::ZERO);
-        return draft.done(reasons::MAKING_OBJECTS);
-    }
-    let message = format!(
-        "Deployment/{}/{} is gone, and the target is not the version it ran: put the target \
-         back to it, or delete and create the Canary",
-        ctx.view.names.namespace, ctx.view.names.target_primary
-    );
-    draft.problem(reasons::PRIMARY_MISSING, message);
-    draft.done(reasons::PRIMARY_MISSING)
 }
 
 fn tell_event(ctx: &Context<'_>, plan: Plan) -> Result<Plan, Need> {

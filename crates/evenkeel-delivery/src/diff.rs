@@ -24,16 +24,34 @@ pub(crate) fn between(have: &Value, want: &Value) -> Option<Value> {
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-/// Whether `have` has every field of `want`; elements of lists may have more fields.
-pub(crate) fn covers(have: &Value, want: &Value) -> bool {
+/// Paths of the fields of `want` that `have` does not have as wanted; elements of lists may have
+/// more fields.
+pub(crate) fn uncovered(have: &Value, want: &Value) -> Vec<String> {
+    let mut paths = Vec::new();
+    collect(have, want, "", &mut paths);
+    paths
+}
+
+fn collect(have: &Value, want: &Value, path: &str, paths: &mut Vec<String>) {
     match (have, want) {
-        (Value::Object(have), Value::Object(want)) => want
-            .iter()
-            .all(|(name, want)| have.get(name).map_or(want.is_null(), |have| covers(have, want))),
-        (Value::Array(have), Value::Array(want)) => {
-            have.len() == want.len() && have.iter().zip(want).all(|(have, want)| covers(have, want))
+        (Value::Object(have), Value::Object(want)) => {
+            for (name, want) in want {
+                let dot = if path.is_empty() { "" } else { "." };
+                let path = format!("{path}{dot}{name}");
+                match have.get(name) {
+                    Some(have) => collect(have, want, &path, paths),
+                    None if want.is_null() => {}
+                    None => paths.push(path),
+                }
+            }
         }
-        _ => have == want,
+        (Value::Array(have), Value::Array(want)) if have.len() == want.len() => {
+            for (index, (have, want)) in have.iter().zip(want).enumerate() {
+                collect(have, want, &format!("{path}[{index}]"), paths);
+            }
+        }
+        _ if have == want => {}
+        _ => paths.push(path.to_owned()),
     }
 }
 
@@ -93,7 +111,10 @@ mod tests {
     #[test]
     fn servers_may_add_defaults() {
         let have = json!({"spec": {"ports": [{"port": 80, "protocol": "TCP"}], "x": 1}});
-        assert!(covers(&have, &json!({"spec": {"ports": [{"port": 80}]}})));
-        assert!(!covers(&have, &json!({"spec": {"ports": []}})));
+        assert!(uncovered(&have, &json!({"spec": {"ports": [{"port": 80}]}})).is_empty());
+        assert_eq!(uncovered(&have, &json!({"spec": {"ports": []}})), ["spec.ports"]);
+        let want = json!({"spec": {"ports": [{"port": 81, "name": "a"}], "x": null, "y": null}});
+        let paths = ["spec.ports[0].port", "spec.ports[0].name", "spec.x"];
+        assert_eq!(uncovered(&have, &want), paths);
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     CanaryView, diff,
-    reasons::{ACCEPTED, BUDGET, PROMOTED, SYNCED},
+    reasons::{ACCEPTED, BUDGET, IN_SYNC, PROMOTED, REPAIR_NOT_KEPT, SYNCED},
 };
 
 /// Events kept for event webhooks that do not keep up.
@@ -64,6 +64,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) run: RunStatus,
     spec: Trouble,
     budget: Trouble,
+    objects: Trouble,
     /// Sent after everything else: telling people must not delay what they are told about.
     notices: Vec<Notification>,
 }
@@ -72,8 +73,9 @@ impl<'a> Draft<'a> {
     /// A plan that changes nothing so far.
     pub(crate) fn new(view: &'a CanaryView) -> Self {
         let (status, run) = (view.status.clone(), view.run.clone());
-        let (spec, budget) = (Trouble::Unknown, Trouble::Unknown);
-        Self { view, plan: Plan::default(), status, run, spec, budget, notices: Vec::new() }
+        let (spec, budget, objects) = (Trouble::Unknown, Trouble::Unknown, Trouble::Unknown);
+        let (plan, notices) = (Plan::default(), Vec::new());
+        Self { view, plan, status, run, spec, budget, objects, notices }
     }
 
     /// The spec and everything it names can be acted on.
@@ -95,7 +97,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Does all of these in order, whatever revision their targets are at.
-    pub(crate) fn act_all(&mut self, actions: Vec<Action>) -> &mut Self {
+    pub(crate) fn act_all(&mut self, actions: impl IntoIterator<Item = Action>) -> &mut Self {
         self.plan.actions.extend(actions);
         self
     }
@@ -214,6 +216,21 @@ impl<'a> Draft<'a> {
         self
     }
 
+    /// What of the objects around the target does not stay as it should be; `None` when all is well.
+    pub(crate) fn in_sync(&mut self, problem: Option<String>) -> &mut Self {
+        let told = self.status.conditions.iter().any(|c| c.type_ == IN_SYNC);
+        self.objects = match problem {
+            Some(message) => {
+                if !told {
+                    self.warning(message.clone());
+                }
+                Trouble::Some { reason: REPAIR_NOT_KEPT.to_owned(), message }
+            }
+            None => Trouble::None,
+        };
+        self
+    }
+
     /// The error budget does not let a new version go ahead; shown as a condition until it does.
     pub(crate) fn held(&mut self, reason: &str, message: String) -> &mut Self {
         // The numbers in the message move all the time; the reason is what is news.
@@ -264,7 +281,9 @@ impl<'a> Draft<'a> {
 
     fn conditions(&mut self) {
         let (observed_generation, now) = (self.view.obj.generation(), self.view.now);
-        for (kind, trouble) in [(ACCEPTED, &self.spec), (BUDGET, &self.budget)] {
+        for (kind, trouble) in
+            [(ACCEPTED, &self.spec), (BUDGET, &self.budget), (IN_SYNC, &self.objects)]
+        {
             let conditions = &mut self.status.conditions;
             match trouble {
                 Trouble::Unknown => {}

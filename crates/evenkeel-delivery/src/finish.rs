@@ -6,7 +6,7 @@ use evenkeel_api::canary::Phase;
 use evenkeel_control::Plan;
 
 use crate::{
-    context::{Context, Need},
+    context::{Context, Need, Turn},
     draft::Severity,
     hooks::{self, Approval},
     reasons, rollback,
@@ -15,10 +15,10 @@ use crate::{
 };
 
 /// The primary rolls; when it is ready, it takes its traffic back.
-pub(crate) fn promoting(ctx: &Context<'_>, primary: &Workload) -> Plan {
+pub(crate) fn promoting(ctx: &Context<'_>, primary: &Workload) -> Turn {
     let names = &ctx.view.names;
     let mut draft = ctx.draft();
-    let pct = ctx.pct();
+    let pct = ctx.view.pct();
     // A newer version is already on its way into the canary: it must not meet users unjudged.
     let moved_on = ctx.revision != ctx.status.last_applied_spec && primary.available() > 0;
     match ctx.primary_readiness(primary) {
@@ -30,29 +30,31 @@ pub(crate) fn promoting(ctx: &Context<'_>, primary: &Workload) -> Plan {
                 names.target, names.namespace
             ));
             draft.wake(ctx.rules.interval);
-            return draft.done(reasons::PRIMARY_UNREADY);
+            return Turn::Calm(draft.done(reasons::PRIMARY_UNREADY));
         }
-        Readiness::Stuck(text) => return promotion_failed(ctx, &text, pct),
+        Readiness::Stuck(text) => return Turn::Now(promotion_failed(ctx, &text, pct)),
     }
     let quick = ctx.view.canary.spec.skip_analysis || moved_on;
     if let Some(wait) = ctx.time_left().filter(|_| !quick) {
-        return ctx.wait(reasons::INTERVAL_RUNNING, wait);
+        return Turn::Calm(ctx.wait(reasons::INTERVAL_RUNNING, wait));
     }
     let step = if moved_on { 0 } else { ctx.rules.promotion_step };
     let next = if step == 0 { 0 } else { (pct - step).max(0) };
     if pct != 0 {
-        draft.act(ctx.set_weight(next));
+        draft.act(ctx.view.set_weight(next));
     }
     draft.tick().weight(next).wake(ctx.rules.interval);
     if next > 0 {
         draft.event(format!("Advance {} primary weight {}", names.full(), 100 - next));
-        return draft.done(reasons::ROUTING_TO_PRIMARY);
+        return Turn::Calm(draft.done(reasons::ROUTING_TO_PRIMARY));
     }
     draft.phase(Phase::Finalising).event(format!(
         "Routing all traffic to primary {}.{}",
         names.target_primary, names.namespace
     ));
-    draft.done(reasons::ROUTING_TO_PRIMARY)
+    let plan = draft.done(reasons::ROUTING_TO_PRIMARY);
+    // Away from a version that nobody has judged: at once.
+    if moved_on { Turn::Now(plan) } else { Turn::Calm(plan) }
 }
 
 /// The primary cannot run what the canary runs well: the canary keeps serving, all of it.
@@ -60,10 +62,10 @@ fn promotion_failed(ctx: &Context<'_>, text: &str, pct: i32) -> Plan {
     let mut draft = ctx.draft();
     let full = ctx.view.names.full();
     if ctx.canary_readiness() == Readiness::Ready && pct > 0 {
-        draft.act(ctx.set_weight(100)).weight(100);
+        draft.act(ctx.view.set_weight(100)).weight(100);
         let message = format!(
             "Promotion of {full} failed, the primary is not ready: {text}. All traffic goes to \
-             the canary; mend the primary or release another version"
+             the canary; repair the primary or release another version"
         );
         draft.run.outcome = Some(format!(
             "Promotion failed, the primary is not ready: {text}. All traffic stays on the \
@@ -82,27 +84,27 @@ fn promotion_failed(ctx: &Context<'_>, text: &str, pct: i32) -> Plan {
         draft.alert(Severity::Error, &message).warning(message);
     }
     draft.phase(Phase::Failed).tick();
-    draft.run.after_hooks_due = ctx.has_after_hooks();
+    draft.run.after_hooks_due = ctx.view.has_after_hooks();
     draft.done(reasons::PROMOTION_FAILED)
 }
 
 /// The primary has all traffic; when the gateway has confirmed that, the canary goes.
-pub(crate) fn finalising(ctx: &Context<'_>) -> Plan {
+pub(crate) fn finalising(ctx: &Context<'_>) -> Turn {
     let mut draft = ctx.draft();
-    if ctx.pct() != 0 {
-        if ctx.view.primary.as_ref().is_none_or(|primary| primary.available() == 0) {
-            return rollback::hold_until_primary_serves(ctx);
+    if ctx.view.pct() != 0 {
+        if !ctx.view.primary_serves() {
+            return Turn::Now(rollback::hold_until_primary_serves(ctx.view, draft));
         }
         // Somebody else has written the route.
-        draft.act(ctx.set_weight(0)).weight(0).wake(ctx.rules.interval);
-        return draft.done(reasons::ROUTING_TO_PRIMARY);
+        draft.act(ctx.view.set_weight(0)).weight(0).wake(ctx.rules.interval);
+        return Turn::Now(draft.done(reasons::ROUTING_TO_PRIMARY));
     }
-    if !ctx.confirmed() {
-        return rollback::await_zero(ctx, draft);
+    if !ctx.view.confirmed() {
+        return Turn::Calm(rollback::await_zero(ctx.view, draft));
     }
     let quick = ctx.view.canary.spec.skip_analysis;
     if let Some(wait) = ctx.time_left().filter(|_| !quick) {
-        return ctx.wait(reasons::INTERVAL_RUNNING, wait);
+        return Turn::Calm(ctx.wait(reasons::INTERVAL_RUNNING, wait));
     }
     if ctx.target.replicas() != 0 {
         draft.act_if_unchanged(ctx.scale_target(0), &ctx.target.obj);
@@ -110,7 +112,7 @@ pub(crate) fn finalising(ctx: &Context<'_>) -> Plan {
     draft.status.last_promoted_spec.clone_from(&ctx.status.last_applied_spec);
     draft.status.iterations = 0;
     draft.phase(Phase::Succeeded).tick().weight(0).quiet();
-    draft.run.after_hooks_due = ctx.has_after_hooks();
+    draft.run.after_hooks_due = ctx.view.has_after_hooks();
     let full = ctx.view.names.full();
     let message = if quick {
         format!("Promotion completed! Canary analysis was skipped for {full}")
@@ -118,7 +120,7 @@ pub(crate) fn finalising(ctx: &Context<'_>) -> Plan {
         format!("Promotion completed! Scaling down {full}")
     };
     draft.alert(Severity::Info, &message).event(message);
-    draft.done(reasons::PROMOTED_FULLY)
+    Turn::Calm(draft.done(reasons::PROMOTED_FULLY))
 }
 
 /// Tells webhooks of type `post-rollout` how it ended; the first that fails ends it.

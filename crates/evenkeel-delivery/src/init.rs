@@ -1,12 +1,14 @@
 //! A target is taken over.
 
+use std::time::Duration;
+
 use evenkeel_api::canary::Phase;
 use evenkeel_control::Plan;
 
 use crate::{
     context::Context,
     draft::{Draft, Severity},
-    objects, reasons, revert,
+    objects, reasons, repair, revert,
     rollback::CONFIRMATION_SLOW,
     services::Role,
     time::elapsed,
@@ -26,14 +28,24 @@ pub(crate) fn initialize(ctx: &Context<'_>) -> Plan {
     let mut draft = ctx.draft();
     // Watches tell when to look again; the interval is for what they might miss.
     draft.phase(Phase::Initializing).wake(ctx.rules.interval);
-    let mut actions = revert::hold_deletion(ctx);
-    actions.extend(objects::missing_services(ctx, &[Role::Canary, Role::Primary]));
-    actions.extend(objects::missing_copies(ctx));
-    if ctx.view.primary.is_none() {
-        actions.push(objects::make_primary(ctx));
+    if ctx.status.phase == Phase::New {
+        // Seen, whatever comes of the rest.
+        draft.wake(Duration::ZERO);
+        return draft.done(reasons::MAKING_OBJECTS);
     }
-    let Some(primary) = ctx.view.primary.as_ref().filter(|_| actions.is_empty()) else {
-        draft.act_all(actions);
+    if let Some(action) = revert::hold_deletion(ctx) {
+        draft.act(action).wake(Duration::ZERO);
+        return draft.done(reasons::MAKING_OBJECTS);
+    }
+    let mut drifts = objects::services(ctx, &[Role::Canary, Role::Primary]);
+    drifts.extend(objects::copies(ctx));
+    if ctx.view.primary.is_none() {
+        drifts.push(objects::primary(ctx));
+    }
+    if let Some(reason) = repair::make(ctx, &mut draft, &drifts) {
+        return draft.done(reason);
+    }
+    let Some(primary) = ctx.view.primary.as_ref() else {
         return draft.done(reasons::MAKING_OBJECTS);
     };
     match ctx.primary_readiness(primary) {
@@ -47,20 +59,20 @@ pub(crate) fn initialize(ctx: &Context<'_>) -> Plan {
         }
     }
     if !ctx.reachable(&names.primary, primary.needed(ctx.rules.primary_ready_pct)) {
+        draft.waiting(format!("Waiting for endpoints of Service {}", names.primary));
         return draft.done(reasons::ENDPOINTS_PENDING);
     }
-    let mut actions: Vec<_> = objects::missing_route(ctx).into_iter().collect();
-    actions.extend(objects::missing_services(ctx, &[Role::Apex]));
-    if !actions.is_empty() {
-        draft.act_all(actions);
-        return draft.done(reasons::MAKING_OBJECTS);
+    let mut drifts: Vec<_> = objects::route(ctx).into_iter().collect();
+    drifts.extend(objects::services(ctx, &[Role::Apex]));
+    if let Some(reason) = repair::make(ctx, &mut draft, &drifts) {
+        return draft.done(reason);
     }
-    if ctx.pct() != 0 {
+    if ctx.view.pct() != 0 {
         // Left over from an earlier Canary of this name.
-        draft.act(ctx.set_weight(0));
+        draft.act(ctx.view.set_weight(0));
         return draft.done(reasons::ROUTING_TO_PRIMARY);
     }
-    if !ctx.confirmed() {
+    if !ctx.view.confirmed() {
         let since = ctx.status.last_transition_time.as_ref().map(|time| time.0);
         if since.is_some_and(|since| elapsed(since, ctx.view.now) >= CONFIRMATION_SLOW) {
             draft.stalled(format!("Waiting for the gateway to confirm the route {}", names.apex));
@@ -68,6 +80,10 @@ pub(crate) fn initialize(ctx: &Context<'_>) -> Plan {
         return draft.done(reasons::CONFIRMATION_PENDING);
     }
     if ctx.view.settings.confirm && !apex_on_primary(ctx) {
+        draft.waiting(format!(
+            "Waiting until Service {} has endpoints of {} only",
+            names.apex, names.target_primary
+        ));
         return draft.done(reasons::ENDPOINTS_PENDING);
     }
     initialized(ctx, draft, primary)
@@ -98,6 +114,8 @@ fn initialized(ctx: &Context<'_>, mut draft: Draft<'_>, primary: &Workload) -> P
         (!ctx.config_hashes.is_empty()).then(|| ctx.config_hashes.clone());
     draft.phase(Phase::Initialized).weight(0).quiet();
     draft.run.note = None;
+    // What was made once is no repair.
+    draft.run.repairs.retain(|repair| repair.attempts > 1);
     let message = format!("Initialization done! {}.{}", ctx.view.obj.name(), names.namespace);
     draft.alert(Severity::Info, &message);
     draft.event(message);

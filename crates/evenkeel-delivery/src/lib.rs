@@ -35,9 +35,12 @@ mod init;
 mod judge;
 mod objects;
 mod ramp;
+mod repair;
 mod revert;
 mod rollback;
+mod route;
 mod run;
+mod safety;
 mod start;
 
 mod checks;

@@ -1,6 +1,6 @@
 //! The objects that stand around a target, and what is missing of them.
 
-use evenkeel_api::Obj;
+use evenkeel_api::{Key, Obj};
 use evenkeel_control::Action;
 use serde_json::{Value, json};
 
@@ -11,21 +11,78 @@ use crate::{
     services::{self, Role},
 };
 
-pub(crate) fn make_primary(ctx: &Context<'_>) -> Action {
+/// Fields on which traffic depends.
+const ESSENTIAL: [&str; 4] =
+    ["spec.selector", "spec.ports", "spec.parentRefs", "spec.rules[0].backendRefs"];
+
+/// An object that is missing, or not as it should be.
+#[derive(Debug, Clone)]
+pub(crate) struct Drift {
+    pub(crate) object: Key,
+    /// Paths of the fields that differ; none when the object is missing.
+    pub(crate) fields: Vec<String>,
+    /// Whether traffic depends on it.
+    pub(crate) essential: bool,
+    /// What brings it back.
+    pub(crate) action: Action,
+}
+
+impl Drift {
+    fn missing(object: Key, action: Action) -> Self {
+        Self { object, fields: Vec::new(), essential: true, action }
+    }
+
+    fn differing(object: Key, fields: Vec<String>, action: Action) -> Self {
+        let essential = is_essential(fields.iter().map(String::as_str));
+        Self { object, fields, essential, action }
+    }
+
+    /// An object compared with what it should be; `None` when that is the same.
+    fn between(have: Option<&Obj>, want: Value) -> Option<Self> {
+        let fields = have.map(|have| diff::uncovered(have.json(), &want));
+        if fields.as_ref().is_some_and(Vec::is_empty) {
+            return None;
+        }
+        let want = object(want);
+        let key = want.key().clone();
+        let action = Action::Apply(Box::new(want));
+        Some(match fields {
+            None => Self::missing(key, action),
+            Some(fields) => Self::differing(key, fields, action),
+        })
+    }
+}
+
+/// Whether traffic depends on one of these fields; on the object itself if none is named.
+pub(crate) fn is_essential<'a>(fields: impl IntoIterator<Item = &'a str>) -> bool {
+    let mut fields = fields.into_iter().peekable();
+    fields.peek().is_none()
+        || fields.any(|field| ESSENTIAL.iter().any(|start| field.starts_with(start)))
+}
+
+/// Everything that should stand while a Canary is initialized, and does not.
+pub(crate) fn drifts(ctx: &Context<'_>) -> Vec<Drift> {
+    let mut drifts = services(ctx, &[Role::Canary, Role::Primary, Role::Apex]);
+    drifts.extend(route(ctx));
+    drifts
+}
+
+/// The primary copy of the target.
+pub(crate) fn primary(ctx: &Context<'_>) -> Drift {
     let namespace = &ctx.view.names.namespace;
-    let primary = ctx.rewrite().deployment(ctx.target, namespace, ctx.owner);
-    Action::Create(Box::new(object(primary)))
+    let primary = object(ctx.rewrite().deployment(ctx.target, namespace, ctx.owner));
+    Drift::missing(primary.key().clone(), Action::Create(Box::new(primary)))
 }
 
 /// Copies of configs that are not there or not as they should be.
-pub(crate) fn missing_copies(ctx: &Context<'_>) -> Vec<Action> {
+pub(crate) fn copies(ctx: &Context<'_>) -> Vec<Drift> {
     let tracked = ctx.view.configs.values().filter(|config| configs::is_tracked(config));
     tracked
         .filter_map(|config| {
             let want = configs::copy(config, ctx.owner);
             let key = configs::copy_of(config.key());
             let Some(have) = ctx.view.config_copies.get(&key) else {
-                return Some(Action::Apply(Box::new(object(want))));
+                return Drift::between(None, want);
             };
             let mut patch = json!({});
             for field in ["data", "binaryData"] {
@@ -35,13 +92,15 @@ pub(crate) fn missing_copies(ctx: &Context<'_>) -> Vec<Action> {
                     patch[field] = change;
                 }
             }
-            (patch != json!({})).then_some(Action::Patch { key, patch })
+            let fields: Vec<String> = patch.as_object()?.keys().cloned().collect();
+            let action = Action::Patch { key: key.clone(), patch };
+            (!fields.is_empty()).then(|| Drift::differing(key, fields, action))
         })
         .collect()
 }
 
 /// The Services of these roles that are not there or not as they should be.
-pub(crate) fn missing_services(ctx: &Context<'_>, roles: &[Role]) -> Vec<Action> {
+pub(crate) fn services(ctx: &Context<'_>, roles: &[Role]) -> Vec<Drift> {
     let spec = &ctx.view.canary.spec;
     roles
         .iter()
@@ -57,48 +116,36 @@ pub(crate) fn missing_services(ctx: &Context<'_>, roles: &[Role]) -> Vec<Action>
                 Some(have) if *role == Role::Apex && foreign(have) => service(None),
                 _ => want,
             };
-            missing(have.map(|have| have.json()), want)
+            Drift::between(have.map(AsRef::as_ref), want)
         })
         .collect()
 }
 
 /// The route, if it is not there or not as it should be; its weights are never touched here.
-pub(crate) fn missing_route(ctx: &Context<'_>) -> Option<Action> {
-    let have = ctx.view.route.as_ref().map(|route| route.obj.json());
+pub(crate) fn route(ctx: &Context<'_>) -> Option<Drift> {
+    let have = ctx.view.route.as_deref();
     let spec = &ctx.view.canary.spec;
     let (names, gateways) = (&ctx.view.names, &ctx.view.gateways);
-    let mut want = services::route(spec, names, gateways, ctx.pct(), ctx.owner);
-    if let Some(have) = have {
-        // What the spec no longer says must go, too.
-        if have.pointer("/spec/hostnames").is_some() && want["spec"]["hostnames"].is_null() {
-            want["spec"]["hostnames"] = Value::Null;
-        }
-        let stale = ["filters", "timeouts"].iter().any(|field| {
-            let of = |route: &Value| {
-                let value = route.pointer(&format!("/spec/rules/0/{field}")).cloned();
-                value.filter(|value| *value != json!([]) && !value.is_null())
-            };
-            of(have).is_some() && of(&want).is_none()
-        });
-        if stale {
-            let patch = json!({"spec": want["spec"]});
-            return Some(Action::Patch { key: ctx.route_key(), patch });
-        }
+    let mut want = services::route(spec, names, gateways, ctx.view.pct(), ctx.owner);
+    let Some(have) = have else { return Drift::between(None, want) };
+    // What the spec no longer says must go, too.
+    if have.json().pointer("/spec/hostnames").is_some() && want["spec"]["hostnames"].is_null() {
+        want["spec"]["hostnames"] = Value::Null;
     }
-    missing(have, want)
-}
-
-/// Everything that should stand while a Canary is initialized, and does not.
-pub(crate) fn repairs(ctx: &Context<'_>) -> Vec<Action> {
-    let mut actions = missing_services(ctx, &[Role::Canary, Role::Primary, Role::Apex]);
-    actions.extend(missing_route(ctx));
-    actions
-}
-
-/// What makes or repairs an object; `None` when it is as it should be.
-fn missing(have: Option<&Value>, want: Value) -> Option<Action> {
-    let fine = have.is_some_and(|have| diff::covers(have, &want));
-    (!fine).then(|| Action::Apply(Box::new(object(want))))
+    let stale = ["filters", "timeouts"].into_iter().filter(|field| {
+        let of = |route: &Value| {
+            let value = route.pointer(&format!("/spec/rules/0/{field}")).cloned();
+            value.filter(|value| *value != json!([]) && !value.is_null())
+        };
+        of(have.json()).is_some() && of(&want).is_none()
+    });
+    let stale: Vec<String> = stale.map(|field| format!("spec.rules[0].{field}")).collect();
+    if stale.is_empty() {
+        return Drift::between(Some(have), want);
+    }
+    let key = ctx.view.route_key();
+    let action = Action::Patch { key: key.clone(), patch: json!({"spec": want["spec"]}) };
+    Some(Drift::differing(key, stale, action))
 }
 
 /// An object of our own making.

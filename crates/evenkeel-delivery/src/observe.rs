@@ -4,16 +4,17 @@ use std::{
 };
 
 use evenkeel_api::{
-    GroupKind, Key, LabelSelector, Obj, Requirement,
+    Key, LabelSelector, Obj, Requirement,
     canary::{Canary, MetricTemplate, TemplateRef},
     httproute::{Gateway, HttpRoute, ParentRef},
 };
 use evenkeel_control::{ListQuery, ObserveError, Ports, StoreError};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service, discovery::v1::EndpointSlice};
+use serde_json::Value;
 
 use crate::{
-    CanaryView, Settings, configs, context::Need, decide::advance, view::RouteSeen,
-    workload::Workload,
+    CanaryView, Settings, configs, context::Need, decide::advance, services::Names,
+    view::StrayRoute, workload::Workload,
 };
 
 /// Things that deciding may ask for in one observation: more than any spec has checks.
@@ -22,31 +23,35 @@ const NEEDS_MAX: usize = 256;
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// Looks at everything that one Canary depends on.
+///
+/// An object that is there and cannot be read is part of the view: it must not keep a rollback from
+/// being decided. What may pass (no answer from the server) is an error, and looked at again.
 pub(crate) async fn observe(
     key: &Key,
     ports: &Ports,
     settings: Settings,
 ) -> Result<Option<CanaryView>, ObserveError> {
     let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
-    let mut view = CanaryView::new(obj, settings, ports.clock.now())?;
+    let mut view = CanaryView::new(obj, settings, ports.clock.now());
     let names = view.names.clone();
     view.conflicting_canary = conflicting_canary(&view, ports).await?;
-    if let Some(target) = ports.read.get(&key.sibling::<Deployment>(&names.target)).await? {
-        view.target = Some(Workload::of(target)?);
-    }
-    if let Some(primary) = ports.read.get(&key.sibling::<Deployment>(&names.target_primary)).await?
-    {
-        view.primary = Some(Workload::of(primary)?);
-    }
+    view.target = workload(&mut view, &names.target, ports).await?;
+    view.primary = workload(&mut view, &names.target_primary, ports).await?;
     for name in [&names.apex, &names.primary, &names.canary] {
-        if let Some(service) = ports.read.get(&key.sibling::<Service>(name)).await? {
+        if let Some(service) = read(&mut view, &key.sibling::<Service>(name), ports).await? {
             view.services.insert(name.clone(), service);
         }
     }
-    if let Some(route) = ports.read.get(&key.sibling::<HttpRoute>(&names.apex)).await? {
-        view.route = Some(RouteSeen::of(route)?);
+    let route = view.route_key();
+    view.route = read(&mut view, &route, ports).await?;
+    match endpoints(&names, ports).await {
+        Ok(endpoints) => view.endpoints = endpoints,
+        Err(error @ StoreError::Refused { .. }) => {
+            view.unreadable.push(format!("EndpointSlices cannot be read: {error}"));
+        }
+        Err(error) => return Err(error.into()),
     }
-    view.endpoints = endpoints(&view, ports).await?;
+    view.stray_route = stray_route(&view, ports).await?;
     gateways(&mut view, ports).await?;
     tracked(&mut view, ports).await?;
     templates(&mut view, ports).await?;
@@ -54,12 +59,68 @@ pub(crate) async fn observe(
     Ok(Some(view))
 }
 
+/// An object; one that the server does not let us read is noted in the view.
+async fn read(
+    view: &mut CanaryView,
+    key: &Key,
+    ports: &Ports,
+) -> Result<Option<Arc<Obj>>, StoreError> {
+    match ports.read.get(key).await {
+        Err(
+            error @ (StoreError::Refused { .. }
+            | StoreError::Invalid { .. }
+            | StoreError::Malformed(_)),
+        ) => {
+            view.unreadable.push(format!("{key} cannot be read: {error}"));
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+async fn workload(
+    view: &mut CanaryView,
+    name: &str,
+    ports: &Ports,
+) -> Result<Option<Workload>, StoreError> {
+    let key = view.obj.key().sibling::<Deployment>(name);
+    let Some(obj) = read(view, &key, ports).await? else { return Ok(None) };
+    match Workload::of(obj) {
+        Ok(workload) => Ok(Some(workload)),
+        Err(error) => {
+            view.unreadable.push(error.to_string());
+            Ok(None)
+        }
+    }
+}
+
+/// A route of this Canary under another name than the spec's. Looked for only while the spec's
+/// route is not there: it is what a changed name leaves behind.
+async fn stray_route(view: &CanaryView, ports: &Ports) -> Result<Option<StrayRoute>, StoreError> {
+    if view.route.is_some() || view.status.canary_weight == 0 {
+        return Ok(None);
+    }
+    let query = ListQuery::of::<HttpRoute>().within(view.obj.namespace());
+    let routes = match ports.read.list(&query).await {
+        Ok(routes) => routes.items,
+        Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let ours =
+        |route: &&Arc<Obj>| route.controller().is_some_and(|owner| owner.uid == view.obj.uid());
+    let Some(obj) = routes.iter().find(ours).cloned() else { return Ok(None) };
+    let names = Names::around(obj.name(), &view.names);
+    let ready = endpoints(&names, ports).await?;
+    let primary_ready = ready.get(&names.primary).map_or(0, BTreeSet::len);
+    Ok(Some(StrayRoute { obj, primary_ready }))
+}
+
 /// An older Canary with the same target in the same namespace; the name decides between equals.
 async fn conflicting_canary(
     view: &CanaryView,
     ports: &Ports,
 ) -> Result<Option<String>, StoreError> {
-    let query = ListQuery::all(GroupKind::of::<Canary>()).within(view.obj.namespace());
+    let query = ListQuery::of::<Canary>().within(view.obj.namespace());
     let age = |obj: &Obj| {
         let created = obj.meta().creation_timestamp.as_ref().map(|time| time.0);
         (created, obj.name().to_owned())
@@ -77,26 +138,25 @@ async fn conflicting_canary(
     Ok(older.map(|older| older.key().to_string()))
 }
 
-/// Names of the ready pods behind each of the three Services.
+/// Names of the ready pods behind each of the three Services. Read leniently: a slice that somebody
+/// has spoilt has no endpoints, and the others count all the same.
 async fn endpoints(
-    view: &CanaryView,
+    names: &Names,
     ports: &Ports,
-) -> Result<BTreeMap<String, BTreeSet<String>>, ObserveError> {
-    let names = &view.names;
+) -> Result<BTreeMap<String, BTreeSet<String>>, StoreError> {
     let services = vec![names.apex.clone(), names.primary.clone(), names.canary.clone()];
     let labels =
         LabelSelector { requirements: vec![Requirement::In(SERVICE_LABEL.to_owned(), services)] };
-    let query = ListQuery::all(GroupKind::of::<EndpointSlice>())
-        .within(view.obj.namespace())
-        .with_labels(labels);
+    let query = ListQuery::of::<EndpointSlice>().within(&names.namespace).with_labels(labels);
     let mut ready: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for slice in ports.read.list(&query).await?.items {
         let service = slice.label(SERVICE_LABEL).unwrap_or_default().to_owned();
         let pods = ready.entry(service).or_default();
-        for endpoint in &slice.get::<EndpointSlice>()?.endpoints {
-            let serves = endpoint.conditions.as_ref().is_none_or(|c| c.ready != Some(false));
-            let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.clone());
-            pods.extend(pod.filter(|_| serves));
+        let endpoints = slice.json().get("endpoints").and_then(Value::as_array);
+        for endpoint in endpoints.into_iter().flatten() {
+            let serves = endpoint.pointer("/conditions/ready") != Some(&Value::Bool(false));
+            let pod = endpoint.pointer("/targetRef/name").and_then(Value::as_str);
+            pods.extend(pod.filter(|_| serves).map(str::to_owned));
         }
     }
     Ok(ready)
@@ -134,12 +194,12 @@ async fn gateways(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError
 }
 
 async fn tracked(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError> {
-    let Some(target) = &view.target else { return Ok(()) };
-    for key in configs::named_by(target.template(), view.obj.namespace()) {
+    let Some(target) = view.target.clone() else { return Ok(()) };
+    for key in configs::named_by(target.template(), &view.names.namespace) {
         // What is missing is the pod's business to complain about.
-        let Some(config) = ports.read.get(&key).await? else { continue };
+        let Some(config) = read(view, &key, ports).await? else { continue };
         let copy = configs::copy_of(&key);
-        if let Some(found) = ports.read.get(&copy).await? {
+        if let Some(found) = read(view, &copy, ports).await? {
             view.config_copies.insert(copy, found);
         }
         view.configs.insert(key, config);

@@ -4,7 +4,7 @@ use evenkeel_api::canary::Phase;
 use evenkeel_control::{Action, Plan};
 
 use crate::{
-    context::{Context, Need},
+    context::{Context, Need, Turn},
     draft::{Draft, Severity},
     hooks::{self, Approval},
     objects, reasons,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// All checks passed: the next weight, or the end of the ramp.
-pub(crate) fn step(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Plan, Need> {
+pub(crate) fn step(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Turn, Need> {
     let full = ctx.view.names.full();
     let mut draft = ctx.draft();
     if pct == 0 && ctx.status.iterations == 0 {
@@ -27,13 +27,13 @@ pub(crate) fn step(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Pl
     let Some(next) = ctx.rules.ramp.next(pct) else { return confirm_promotion(ctx, primary) };
     match hooks::approval(ctx, HookKind::ConfirmTrafficIncrease, ctx.status.phase)? {
         Approval::Given => {}
-        Approval::Ask(call) => return Ok(hooks::ask(ctx, call)),
+        Approval::Ask(call) => return Ok(Turn::Calm(hooks::ask(ctx, call))),
         Approval::Withheld(name, _) => {
             let mut draft = ctx.draft();
             let since = ctx.run.waiting_since.unwrap_or(ctx.view.now);
             if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
                 draft.roll_back("nobody approved more traffic for it in time".to_owned());
-                return Ok(draft.done(reasons::ROLLING_BACK));
+                return Ok(Turn::Now(draft.done(reasons::ROLLING_BACK)));
             }
             draft.tick().run.note.clone_from(&ctx.run.note);
             draft.run.waiting_since = Some(since);
@@ -41,12 +41,12 @@ pub(crate) fn step(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Pl
                 "Halt {full} advancement waiting for traffic increase approval {name}"
             ));
             draft.wake(ctx.rules.interval);
-            return Ok(draft.done(reasons::APPROVAL_PENDING));
+            return Ok(Turn::Calm(draft.done(reasons::APPROVAL_PENDING)));
         }
     }
     shift(ctx, &mut draft, next);
     draft.event(format!("Advance {full} canary weight {next}"));
-    Ok(draft.done(reasons::STEP_DUE))
+    Ok(Turn::Ramp(draft.done(reasons::STEP_DUE)))
 }
 
 /// Blue/green: checks without traffic, then all of it.
@@ -55,7 +55,7 @@ fn iterate(
     primary: &Workload,
     pct: i32,
     mut draft: Draft<'_>,
-) -> Result<Plan, Need> {
+) -> Result<Turn, Need> {
     let full = ctx.view.names.full();
     if ctx.status.iterations < ctx.rules.iterations {
         let done = ctx.status.iterations + 1;
@@ -64,20 +64,20 @@ fn iterate(
             .tick()
             .wake(ctx.rules.interval)
             .event(format!("Advance {full} canary iteration {done}/{}", ctx.rules.iterations));
-        return Ok(draft.done(reasons::STEP_DUE));
+        return Ok(Turn::Calm(draft.done(reasons::STEP_DUE)));
     }
     if pct < 100 {
         shift(ctx, &mut draft, 100);
         draft.event(format!("Routing all traffic to canary {full}"));
-        return Ok(draft.done(reasons::STEP_DUE));
+        return Ok(Turn::Ramp(draft.done(reasons::STEP_DUE)));
     }
     confirm_promotion(ctx, primary)
 }
 
 fn shift(ctx: &Context<'_>, draft: &mut Draft<'_>, pct: i32) {
-    let set = ctx.set_weight(pct);
+    let set = ctx.view.set_weight(pct);
     match &ctx.view.route {
-        Some(seen) => draft.act_if_unchanged(set, &seen.obj),
+        Some(route) => draft.act_if_unchanged(set, route),
         None => draft.act(set),
     };
     draft.tick().weight(pct).wake(ctx.rules.interval);
@@ -85,17 +85,17 @@ fn shift(ctx: &Context<'_>, draft: &mut Draft<'_>, pct: i32) {
 }
 
 /// The ramp has ended: leave is asked for, then the primary takes the version over.
-fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need> {
+fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
     let waiting = ctx.status.phase == Phase::WaitingPromotion;
     match hooks::approval(ctx, HookKind::ConfirmPromotion, ctx.status.phase)? {
-        Approval::Given => Ok(promote(ctx, primary)),
-        Approval::Ask(call) => Ok(hooks::ask(ctx, call)),
+        Approval::Given => Ok(Turn::Ramp(promote(ctx, primary))),
+        Approval::Ask(call) => Ok(Turn::Calm(hooks::ask(ctx, call))),
         Approval::Withheld(name, _) => {
             let mut draft = ctx.draft();
             let since = ctx.run.waiting_since.filter(|_| waiting).unwrap_or(ctx.view.now);
             if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
                 draft.roll_back("nobody approved its promotion in time".to_owned());
-                return Ok(draft.done(reasons::ROLLING_BACK));
+                return Ok(Turn::Now(draft.done(reasons::ROLLING_BACK)));
             }
             if !waiting {
                 let text = format!(
@@ -106,7 +106,7 @@ fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need
             }
             draft.phase(Phase::WaitingPromotion).tick().wake(ctx.rules.interval);
             draft.run.waiting_since = Some(since);
-            Ok(draft.done(reasons::APPROVAL_PENDING))
+            Ok(Turn::Calm(draft.done(reasons::APPROVAL_PENDING)))
         }
     }
 }
@@ -115,7 +115,7 @@ fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need
 pub(crate) fn promote(ctx: &Context<'_>, primary: &Workload) -> Plan {
     let names = &ctx.view.names;
     let mut draft = ctx.draft();
-    draft.act_all(objects::missing_copies(ctx));
+    draft.act_all(objects::copies(ctx).into_iter().map(|copy| copy.action));
     if let Some(patch) = ctx.rewrite().promotion(ctx.target, primary) {
         let key = primary.obj.key().clone();
         draft.act_if_unchanged(Action::Patch { key, patch }, &primary.obj);

@@ -11,10 +11,20 @@ pub const PROMOTED: &str = "Promoted";
 /// does not.
 pub const BUDGET: &str = "BudgetAllows";
 
+/// Condition that says whether Services, route and copies stay as they should be; only there while
+/// they do not.
+pub const IN_SYNC: &str = "ObjectsInSync";
+
+/// What was set does not last.
+pub const REPAIR_NOT_KEPT: &str = "RepairNotKept";
 /// Another Canary has this target.
 pub const DUPLICATE_TARGET: &str = "DuplicateTarget";
 /// A field cannot be acted on.
 pub const INVALID_SPEC: &str = "InvalidSpec";
+/// An object that is needed to decide is there and cannot be read.
+pub const UNREADABLE: &str = "ObjectUnreadable";
+/// The API server does not keep our part of the status.
+pub const STATUS_PRUNED: &str = "StatusPruned";
 /// The target is not there.
 pub const TARGET_MISSING: &str = "TargetMissing";
 /// The primary copy is gone and cannot be made from a version that was judged.
@@ -24,6 +34,12 @@ pub const PRIMARY_MISSING: &str = "PrimaryMissing";
 pub const SUSPENDED: &str = "Suspended";
 /// Objects are being made.
 pub const MAKING_OBJECTS: &str = "MakingObjects";
+/// How repairs went was written down.
+pub const REPAIRS_NOTED: &str = "RepairsNoted";
+/// An object on which traffic depends is not as it should be, and the next attempt is not due.
+pub const REPAIR_PENDING: &str = "RepairPending";
+/// The canary has no replica that serves, and gets no traffic.
+pub const CANARY_DOWN: &str = "CanaryDown";
 /// The primary copy is not ready.
 pub const PRIMARY_UNREADY: &str = "PrimaryUnready";
 /// The canary is not ready.
@@ -40,6 +56,8 @@ pub const NOTHING_NEW: &str = "NothingNew";
 pub const NEW_REVISION: &str = "NewRevision";
 /// The version changed while it was judged.
 pub const REVISION_CHANGED: &str = "RevisionChanged";
+/// What kept the Canary from being acted on is mended, and its run goes on.
+pub const RESUMED: &str = "Resumed";
 /// The route had another weight than the status.
 pub const WEIGHT_ADOPTED: &str = "WeightAdopted";
 /// The gateway routes by the present weight.

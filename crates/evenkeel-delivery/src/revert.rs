@@ -33,27 +33,28 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
         draft.waiting(format!("Waiting for {} to be ready before it takes over", names.full()));
         return draft.done(reasons::CANARY_UNREADY);
     }
-    if ctx.view.route.is_some() && ctx.pct() != 100 {
-        draft.act(ctx.set_weight(100)).weight(100);
+    if ctx.view.route.is_some() && ctx.view.pct() != 100 {
+        draft.act(ctx.view.set_weight(100)).weight(100);
         return draft.done(reasons::REVERTING);
     }
     if let Some(action) = release_apex(ctx) {
         draft.act(action);
         return draft.done(reasons::REVERTING);
     }
-    if let Some(seen) = &ctx.view.route {
-        if !ctx.confirmed() || !apex_on_target(ctx) {
+    if let Some(route) = &ctx.view.route {
+        if !ctx.view.confirmed() || !apex_on_target(ctx) {
             return draft.done(reasons::CONFIRMATION_PENDING);
         }
         draft.act(Action::Delete {
-            key: seen.obj.key().clone(),
-            uid: seen.obj.uid().to_owned(),
+            key: route.key().clone(),
+            uid: route.uid().to_owned(),
             propagation: Propagation::Background,
         });
         draft.tick().wake(ROUTE_GONE);
         return draft.done(reasons::REVERTING);
     }
-    let since = ctx.run.ticked_at.unwrap_or(ctx.view.now);
+    let transition = ctx.status.last_transition_time.as_ref().map(|time| time.0);
+    let since = ctx.run.ticked_at.or(transition).unwrap_or(ctx.view.now);
     let waited = elapsed(since, ctx.view.now);
     if let Some(left) = ROUTE_GONE.checked_sub(waited).filter(|left| !left.is_zero()) {
         return Plan::wait(reasons::REVERTING, left);
@@ -65,15 +66,15 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
 
 /// Puts our finalizer on. Only `revertOnDeletion: false` lets a deletion take everything down:
 /// that is what the field says, and by Flagger's default it would be an outage.
-pub(crate) fn hold_deletion(ctx: &Context<'_>) -> Vec<Action> {
+pub(crate) fn hold_deletion(ctx: &Context<'_>) -> Option<Action> {
     let mut all = ctx.view.obj.meta().finalizers.clone().unwrap_or_default();
     let wanted = ctx.view.canary.spec.revert_on_deletion != Some(false);
     if !wanted || all.iter().any(|name| name == FINALIZER) {
-        return Vec::new();
+        return None;
     }
     all.push(FINALIZER.to_owned());
     let key = ctx.view.obj.key().clone();
-    vec![Action::Patch { key, patch: json!({"metadata": {"finalizers": all}}) }]
+    Some(Action::Patch { key, patch: json!({"metadata": {"finalizers": all}}) })
 }
 
 /// Points the apex to the target again and frees it from the Canary, so that it stays.

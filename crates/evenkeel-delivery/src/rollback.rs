@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use evenkeel_api::canary::Phase;
 use evenkeel_base::format_duration;
-use evenkeel_control::Plan;
+use evenkeel_control::{Action, Plan};
 
 use crate::{
-    context::Context,
+    CanaryView,
+    context::Turn,
     draft::{Draft, Severity},
     reasons,
     time::elapsed,
@@ -17,28 +18,31 @@ use crate::{
 pub(crate) const CONFIRMATION_SLOW: Duration = Duration::from_secs(30);
 
 /// The version goes: out of traffic, confirmed by the gateway, then down to zero.
-pub(crate) fn roll_back(ctx: &Context<'_>) -> Plan {
-    let mut draft = ctx.draft();
-    let Some(rollback) = &ctx.run.rollback else { return draft.done(reasons::ROLLED_BACK) };
-    let full = ctx.view.names.full();
-    let pct = ctx.pct();
-    if pct != 0 {
-        let primary = ctx.view.primary.as_ref();
-        if primary.is_none_or(|primary| primary.available() == 0) {
-            return hold_until_primary_serves(ctx);
+///
+/// It needs nothing but the view, so that it can be done when nothing else can.
+pub(crate) fn roll_back(view: &CanaryView, mut draft: Draft<'_>) -> Turn {
+    let Some(rollback) = &view.run.rollback else {
+        return Turn::Now(draft.done(reasons::ROLLED_BACK));
+    };
+    let full = view.names.full();
+    if view.pct() != 0 {
+        if !view.primary_serves() {
+            return Turn::Now(hold_until_primary_serves(view, draft));
         }
-        draft.act(ctx.set_weight(0));
-        if ctx.view.settings.confirm {
-            draft.weight(0).wake(ctx.rules.interval);
-            return draft.done(reasons::ROLLING_BACK);
+        draft.act(view.set_weight(0));
+        if view.settings.confirm {
+            draft.weight(0).wake(view.rules.interval);
+            return Turn::Now(draft.done(reasons::ROLLING_BACK));
         }
-    } else if !ctx.confirmed() {
-        return await_zero(ctx, draft);
+    } else if !view.confirmed() {
+        return Turn::Calm(await_zero(view, draft));
     }
-    if ctx.target.replicas() != 0 {
-        draft.act(ctx.scale_target(0));
+    // A target that another Canary has, too, is not ours to stop.
+    let target = view.target.as_ref().filter(|_| view.conflicting_canary.is_none());
+    if let Some(target) = target.filter(|target| target.replicas() != 0) {
+        draft.act(Action::Scale { key: target.obj.key().clone(), replicas: 0 });
     }
-    let took = elapsed(rollback.since, ctx.view.now);
+    let took = elapsed(rollback.since, view.now);
     draft.phase(Phase::Failed).tick().weight(0).quiet();
     draft.status.iterations = 0;
     draft.run.outcome = Some(format!(
@@ -47,7 +51,7 @@ pub(crate) fn roll_back(ctx: &Context<'_>) -> Plan {
     ));
     draft.run.rollback = None;
     draft.run.rollback_seconds = Some(took.as_secs_f64());
-    draft.run.after_hooks_due = ctx.has_after_hooks();
+    draft.run.after_hooks_due = view.has_after_hooks();
     draft.warning(format!("Canary failed! Scaling down {full}"));
     let message = format!(
         "Rolled back {full} in {} from the decision until no request reached it: {}",
@@ -55,32 +59,31 @@ pub(crate) fn roll_back(ctx: &Context<'_>) -> Plan {
         rollback.cause
     );
     draft.alert(Severity::Error, &message).warning(message);
-    draft.done(reasons::ROLLED_BACK)
+    Turn::Now(draft.done(reasons::ROLLED_BACK))
 }
 
 /// Nobody is there to take the canary's traffic back.
-pub(crate) fn hold_until_primary_serves(ctx: &Context<'_>) -> Plan {
-    let mut draft = ctx.draft();
+pub(crate) fn hold_until_primary_serves(view: &CanaryView, mut draft: Draft<'_>) -> Plan {
     draft.stalled(format!(
         "{} cannot be taken out of traffic: no replica of {} is available; the weights stay as \
          they are until one is",
-        ctx.view.names.full(),
-        ctx.view.names.target_primary
+        view.names.full(),
+        view.names.target_primary
     ));
-    draft.wake(ctx.rules.interval);
+    draft.wake(view.rules.interval);
     draft.done(reasons::PRIMARY_UNREADY)
 }
 
 /// The canary still runs while the gateway may still send it requests.
-pub(crate) fn await_zero(ctx: &Context<'_>, mut draft: Draft<'_>) -> Plan {
-    let since = ctx.run.rollback.as_ref().map(|rollback| rollback.since);
-    let since = since.or(ctx.run.ticked_at).unwrap_or(ctx.view.now);
-    if elapsed(since, ctx.view.now) >= CONFIRMATION_SLOW {
+pub(crate) fn await_zero(view: &CanaryView, mut draft: Draft<'_>) -> Plan {
+    let since = view.run.rollback.as_ref().map(|rollback| rollback.since);
+    let since = since.or(view.run.ticked_at).unwrap_or(view.now);
+    if elapsed(since, view.now) >= CONFIRMATION_SLOW {
         draft.stalled(format!(
             "Waiting for the gateway to confirm that {} gets no traffic; it keeps running \
              until then. Look at the status of HTTPRoute {}",
-            ctx.view.names.full(),
-            ctx.view.names.apex
+            view.names.full(),
+            view.names.apex
         ));
     }
     draft.wake(CONFIRMATION_SLOW);

@@ -14,7 +14,7 @@ const INTERVAL_DEFAULT: Duration = Duration::from_mins(1);
 /// Default of a webhook's timeout.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Default of `spec.progressDeadlineSeconds`.
-const DEADLINE_SECONDS: i32 = 600;
+const DEADLINE: Duration = Duration::from_mins(10);
 
 /// A field that cannot be acted on, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +22,12 @@ const DEADLINE_SECONDS: i32 = 600;
 pub(crate) struct SpecError {
     pub(crate) field: String,
     pub(crate) problem: String,
+}
+
+impl SpecError {
+    pub(crate) fn new(field: &str, problem: String) -> Self {
+        Self { field: field.to_owned(), problem }
+    }
 }
 
 /// What the spec says, checked.
@@ -118,6 +124,25 @@ pub(crate) struct HookRule {
     pub(crate) metadata: std::collections::BTreeMap<String, String>,
 }
 
+impl Default for Rules {
+    /// For a Canary whose spec says nothing: enough to end a run and to let go of its target.
+    fn default() -> Self {
+        Self {
+            interval: INTERVAL_DEFAULT,
+            threshold: 1,
+            ramp: Ramp::default(),
+            iterations: 0,
+            promotion_step: 0,
+            primary_ready_pct: 100,
+            canary_ready_pct: 100,
+            deadline: DEADLINE,
+            metrics: Vec::new(),
+            hooks: Vec::new(),
+            source: MetricSource::Mesh,
+        }
+    }
+}
+
 impl Rules {
     /// Checks a spec.
     pub(crate) fn of(canary: &Canary) -> Result<Self, SpecError> {
@@ -125,7 +150,9 @@ impl Rules {
         let analysis = &spec.analysis;
         check_supported(canary)?;
         let interval = duration("spec.analysis.interval", analysis.interval.as_deref())?;
-        let deadline = spec.progress_deadline_seconds.unwrap_or(DEADLINE_SECONDS);
+        let deadline = spec
+            .progress_deadline_seconds
+            .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or_default()));
         let metrics = analysis.metrics.iter().enumerate().map(|(i, m)| MetricRule::of(i, m));
         let hooks = analysis.webhooks.iter().enumerate().map(|(i, hook)| HookRule::of(i, hook));
         Ok(Self {
@@ -136,7 +163,7 @@ impl Rules {
             promotion_step: analysis.step_weight_promotion.unwrap_or_default().clamp(0, 100),
             primary_ready_pct: analysis.primary_ready_threshold.unwrap_or(100).clamp(0, 100),
             canary_ready_pct: analysis.canary_ready_threshold.unwrap_or(100).clamp(0, 100),
-            deadline: Duration::from_secs(u64::try_from(deadline).unwrap_or_default()),
+            deadline: deadline.unwrap_or(DEADLINE),
             metrics: metrics.collect::<Result<_, _>>()?,
             hooks: hooks.collect::<Result<_, _>>()?,
             source: source(spec.provider.as_deref())?,

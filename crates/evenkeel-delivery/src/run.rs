@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::{
     checks::{Asked, Checked},
-    context::{Context, Need},
+    context::{Context, Need, Turn},
     draft::Draft,
     hooks::{self, Approval},
     ramp, reasons, rollback,
@@ -29,7 +29,7 @@ const DATA_PATIENCE_MIN: Duration = Duration::from_secs(30);
 enum Judged {
     Passed,
     Failed(Failure),
-    Early(Plan),
+    Early(Turn),
 }
 
 /// A check that did not pass.
@@ -43,49 +43,55 @@ struct Failure {
 }
 
 /// A version is being judged.
-pub(crate) fn progress(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need> {
+pub(crate) fn progress(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
     let names = &ctx.view.names;
     let mut draft = ctx.draft();
     if ctx.revision != ctx.status.last_applied_spec || ctx.configs_changed() {
-        if ctx.pct() != 0 {
+        if ctx.view.pct() != 0 {
             if primary.available() == 0 {
-                return Ok(rollback::hold_until_primary_serves(ctx));
+                return Ok(Turn::Now(rollback::hold_until_primary_serves(ctx.view, draft)));
             }
-            draft.act(ctx.set_weight(0));
+            draft.act(ctx.view.set_weight(0));
         }
         start::begin_run(ctx, &mut draft);
         draft
             .weight(0)
             .wake(ctx.rules.interval)
             .event(format!("New revision detected! Restarting analysis for {}", names.full()));
-        return Ok(draft.done(reasons::REVISION_CHANGED));
+        return Ok(Turn::Now(draft.done(reasons::REVISION_CHANGED)));
     }
-    let pct = ctx.pct();
+    let pct = ctx.view.pct();
+    if pct == 0 && ctx.was_obstructed() {
+        // Its deadline counts from here: until now nobody could act on it.
+        draft.tick().run.started_at = Some(ctx.view.now);
+        draft.event(format!("Resuming the release of {}", names.full()));
+        return Ok(Turn::Now(draft.done(reasons::RESUMED)));
+    }
     if pct != ctx.status.canary_weight {
         // Written but not noted before a crash, or set by somebody else: the route is the truth.
         draft.tick().weight(pct).event(format!(
             "Found canary weight {pct} of {} in the route, going on from there",
             names.full()
         ));
-        return Ok(draft.done(reasons::WEIGHT_ADOPTED));
+        return Ok(Turn::Now(draft.done(reasons::WEIGHT_ADOPTED)));
     }
     // Before the first user meets the canary, the primary must stand; later on, the checks go
     // on all the same, and only the next step waits for it.
     let held = if pct == 0 { unready_primary(ctx, primary) } else { None };
-    if let Some(plan) = held.or_else(|| unready_canary(ctx, primary, pct)) {
-        return Ok(plan);
+    if let Some(turn) = held.or_else(|| unready_canary(ctx, primary, pct)) {
+        return Ok(turn);
     }
-    if let Some(plan) = unconfirmed(ctx, pct) {
-        return Ok(plan);
+    if let Some(turn) = unconfirmed(ctx, pct) {
+        return Ok(turn);
     }
     if let Some(wait) = ctx.time_left() {
-        return Ok(ctx.wait(reasons::INTERVAL_RUNNING, wait));
+        return Ok(Turn::Calm(ctx.wait(reasons::INTERVAL_RUNNING, wait)));
     }
     due(ctx, primary, pct)
 }
 
 /// When the primary is not ready: the wait for it, or what follows from it.
-fn unready_primary(ctx: &Context<'_>, primary: &Workload) -> Option<Plan> {
+fn unready_primary(ctx: &Context<'_>, primary: &Workload) -> Option<Turn> {
     let names = &ctx.view.names;
     let mut draft = ctx.draft();
     match ctx.primary_readiness(primary) {
@@ -94,17 +100,17 @@ fn unready_primary(ctx: &Context<'_>, primary: &Workload) -> Option<Plan> {
             let (target, ns) = (&names.target, &names.namespace);
             draft.waiting(format!("{target}-primary.{ns} not ready: waiting for {text}"));
             draft.wake(ctx.rules.interval);
-            Some(draft.done(reasons::PRIMARY_UNREADY))
+            Some(Turn::Calm(draft.done(reasons::PRIMARY_UNREADY)))
         }
         Readiness::Stuck(text) => {
             draft.roll_back(format!("primary not ready: {text}"));
-            Some(draft.done(reasons::ROLLING_BACK))
+            Some(Turn::Now(draft.done(reasons::ROLLING_BACK)))
         }
     }
 }
 
 /// When the canary is not ready: the wait for it, or what follows from it.
-fn unready_canary(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Option<Plan> {
+fn unready_canary(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Option<Turn> {
     let names = &ctx.view.names;
     let mut draft = ctx.draft();
     let text = match ctx.canary_readiness() {
@@ -117,102 +123,102 @@ fn unready_canary(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Option<Pla
         Readiness::Pending(text) => text,
         Readiness::Stuck(text) => {
             draft.roll_back(format!("progress deadline exceeded: {text}"));
-            return Some(draft.done(reasons::ROLLING_BACK));
+            return Some(Turn::Now(draft.done(reasons::ROLLING_BACK)));
         }
     };
     if pct == 0 {
         let started = ctx.run.started_at.unwrap_or(ctx.view.now);
         if elapsed(started, ctx.view.now) > ctx.rules.deadline {
             draft.roll_back(format!("progress deadline exceeded: {text}"));
-            return Some(draft.done(reasons::ROLLING_BACK));
+            return Some(Turn::Now(draft.done(reasons::ROLLING_BACK)));
         }
         draft.waiting(format!("Waiting for {} {text}", names.full()));
         draft.wake(ctx.rules.interval);
-        return Some(draft.done(reasons::CANARY_UNREADY));
+        return Some(Turn::Calm(draft.done(reasons::CANARY_UNREADY)));
     }
-    if ctx.target.available() == 0 && pct < 100 && primary.available() > 0 {
+    if ctx.target.available() == 0 && primary.available() > 0 {
         // Users must not pay for it: out of traffic at once. The run goes on when it is back.
-        draft.act(ctx.set_weight(0));
+        draft.act(ctx.view.set_weight(0));
         count_failure(ctx, &mut draft, halt(ctx, format!("no replica is available: {text}")));
         draft.weight(0);
         draft.run.started_at = Some(ctx.view.now);
-        return Some(draft.done(reasons::CANARY_UNREADY));
+        return Some(Turn::Now(draft.done(reasons::CANARY_DOWN)));
     }
     // One interval of grace: a pod that restarts is not yet a bad version.
     let due = ctx.due_at();
     if ctx.view.now < later(due, ctx.rules.interval) {
         draft.waiting(format!("Waiting for {} {text}", names.full()));
         draft.wake(elapsed(ctx.view.now, later(due, ctx.rules.interval)));
-        return Some(draft.done(reasons::CANARY_UNREADY));
+        return Some(Turn::Calm(draft.done(reasons::CANARY_UNREADY)));
     }
     let failure = halt(ctx, format!("canary not ready: waiting for {text}"));
     count_failure(ctx, &mut draft, failure);
-    Some(draft.done(reasons::CHECK_FAILED))
+    Some(Turn::Now(draft.done(reasons::CHECK_FAILED)))
 }
 
 /// The window of a weight starts when the gateway routes by it, on every worker.
-fn unconfirmed(ctx: &Context<'_>, pct: i32) -> Option<Plan> {
+fn unconfirmed(ctx: &Context<'_>, pct: i32) -> Option<Turn> {
     if pct == 0 || !ctx.view.settings.confirm {
         return None;
     }
-    let generation = ctx.view.route.as_ref().map(|seen| seen.obj.generation());
+    let generation = ctx.view.route.as_ref().map(|route| route.generation());
     if ctx.run.confirmed_at.is_some() && ctx.run.confirmed_generation == generation {
         return None;
     }
     let mut draft = ctx.draft();
-    if ctx.confirmed() {
+    if ctx.view.confirmed() {
         draft.run.confirmed_at = Some(ctx.view.now);
         draft.run.confirmed_generation = generation;
         draft.run.clean_since = ctx.run.clean_since.or(Some(ctx.view.now));
         draft.wake(ctx.rules.interval);
-        return Some(draft.done(reasons::WEIGHT_CONFIRMED));
+        return Some(Turn::Now(draft.done(reasons::WEIGHT_CONFIRMED)));
     }
     let since = ctx.run.ticked_at.unwrap_or(ctx.view.now);
     let waited = elapsed(since, ctx.view.now);
     if let Some(left) = ctx.rules.interval.checked_sub(waited).filter(|left| !left.is_zero()) {
-        return Some(ctx.wait(reasons::CONFIRMATION_PENDING, left));
+        return Some(Turn::Calm(ctx.wait(reasons::CONFIRMATION_PENDING, left)));
     }
     let failure = halt(ctx, format!("the gateway has not confirmed weight {pct}"));
     count_failure(ctx, &mut draft, failure);
-    Some(draft.done(reasons::CHECK_FAILED))
+    Some(Turn::Now(draft.done(reasons::CHECK_FAILED)))
 }
 
 /// A tick: webhooks, metrics, and the next step if all is well.
-fn due(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Plan, Need> {
+fn due(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Turn, Need> {
     let phase = ctx.status.phase;
     let mut draft = ctx.draft();
     match hooks::rollback_wanted(ctx, phase)? {
-        Some(Approval::Ask(call)) => return Ok(hooks::ask(ctx, call)),
+        Some(Approval::Ask(call)) => return Ok(Turn::Now(hooks::ask(ctx, call))),
         Some(_) => {
             draft.roll_back("manual webhook invoked".to_owned());
-            return Ok(draft.done(reasons::ROLLING_BACK));
+            return Ok(Turn::Now(draft.done(reasons::ROLLING_BACK)));
         }
         None => {}
     }
     if ctx.view.canary.spec.skip_analysis {
-        return Ok(ramp::promote(ctx, primary));
+        return Ok(Turn::Ramp(ramp::promote(ctx, primary)));
     }
     let starting = pct == 0 && ctx.status.iterations == 0;
     let judged = if starting { judge_start(ctx)? } else { judge(ctx)? };
     match judged {
         // With all traffic on the canary there is no primary to wait for.
         Judged::Passed if pct < 100 => match unready_primary(ctx, primary) {
-            Some(plan) => Ok(plan),
+            Some(turn) => Ok(turn),
             None => ramp::step(ctx, primary, pct),
         },
         Judged::Passed => ramp::step(ctx, primary, pct),
         Judged::Failed(failure) => {
             count_failure(ctx, &mut draft, failure);
-            Ok(draft.done(reasons::CHECK_FAILED))
+            Ok(Turn::Now(draft.done(reasons::CHECK_FAILED)))
         }
-        Judged::Early(plan) => Ok(plan),
+        Judged::Early(turn) => Ok(turn),
     }
 }
 
 fn judge_start(ctx: &Context<'_>) -> Result<Judged, Need> {
     Ok(match hooks::approval(ctx, HookKind::PreRollout, ctx.status.phase)? {
         Approval::Given => Judged::Passed,
-        Approval::Ask(call) => Judged::Early(hooks::ask(ctx, call)),
+        Approval::Ask(call) => Judged::Early(Turn::Now(hooks::ask(ctx, call))),
         Approval::Withheld(name, why) => {
             Judged::Failed(halt(ctx, format!("pre-rollout check {name} failed {why}")))
         }
@@ -222,7 +228,7 @@ fn judge_start(ctx: &Context<'_>) -> Result<Judged, Need> {
 fn judge(ctx: &Context<'_>) -> Result<Judged, Need> {
     match hooks::approval(ctx, HookKind::Rollout, ctx.status.phase)? {
         Approval::Given => {}
-        Approval::Ask(call) => return Ok(Judged::Early(hooks::ask(ctx, call))),
+        Approval::Ask(call) => return Ok(Judged::Early(Turn::Now(hooks::ask(ctx, call)))),
         Approval::Withheld(name, why) => {
             let failure = halt(ctx, format!("external check {name} failed {why}"));
             return Ok(Judged::Failed(failure));
@@ -233,7 +239,7 @@ fn judge(ctx: &Context<'_>) -> Result<Judged, Need> {
         ctx.rules.metrics.iter().partition(|rule| matches!(rule.kind, MetricKind::Template(..)));
     for rule in plain.into_iter().chain(templates) {
         if let Some(plan) = window_of_two_versions(ctx, rule) {
-            return Ok(Judged::Early(plan));
+            return Ok(Judged::Early(Turn::Calm(plan)));
         }
         let asked = Asked {
             names: &ctx.view.names,
@@ -290,7 +296,7 @@ fn without_data(ctx: &Context<'_>, rule: &MetricRule, problem: &str) -> Judged {
             rule.name
         ));
         draft.wake(left.min(DATA_WAIT));
-        return Judged::Early(draft.done(reasons::DATA_PENDING));
+        return Judged::Early(Turn::Calm(draft.done(reasons::DATA_PENDING)));
     }
     let event = format!(
         "Halt advancement no values found for metric {} probably {} is not receiving traffic: \

@@ -1,9 +1,8 @@
 //! The three Services of a Canary, and the route that splits traffic between them.
 
 use evenkeel_api::{
-    Obj,
     canary::{CanarySpec, ServiceMeta, gateway_match},
-    httproute::{HttpRoute, ParentRef, RouteParentStatus},
+    httproute::ParentRef,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
@@ -14,8 +13,6 @@ use crate::workload::Workload;
 const SIDECARS: [&str; 2] = ["istio-proxy", "envoy"];
 /// Annotations with this in their name steer another tool and are not copied.
 const TOOLKIT: &str = "toolkit.fluxcd.io";
-/// Our own gateway, as it signs in a route's status.
-const GATEWAY: &str = "evenkeel.dev/gateway";
 
 /// Names of everything that belongs to one Canary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +40,16 @@ impl Names {
             canary: format!("{apex}-canary"),
             target,
             apex,
+        }
+    }
+
+    /// The Services of another apex than the spec's.
+    pub(crate) fn around(apex: &str, names: &Self) -> Self {
+        Self {
+            apex: apex.to_owned(),
+            primary: format!("{apex}-primary"),
+            canary: format!("{apex}-canary"),
+            ..names.clone()
         }
     }
 
@@ -225,38 +232,4 @@ fn filters(spec: &CanarySpec) -> Vec<Value> {
         filters.push(json!({"type": "URLRewrite", "urlRewrite": change}));
     }
     filters
-}
-
-/// The canary's share in percent as the route has it: the truth, whatever a status says.
-pub(crate) fn canary_pct(route: &HttpRoute, names: &Names) -> i32 {
-    let share = |rule: &evenkeel_api::httproute::HttpRouteRule| {
-        let weight = |name: &str| {
-            let of = rule.backend_refs.iter().filter(|backend| backend.name == name);
-            of.map(|backend| backend.weight.unwrap_or(1)).sum::<i32>()
-        };
-        let (primary, canary) = (weight(&names.primary), weight(&names.canary));
-        let all = primary.saturating_add(canary);
-        if all == 0 { 0 } else { canary.saturating_mul(100) / all }
-    };
-    route.spec.rules.iter().map(share).max().unwrap_or_default()
-}
-
-/// Whether the gateway routes by the present generation of the route.
-///
-/// Ours says so in `Programmed`, which means every worker. Other gateways know only `Accepted`,
-/// and all of them must have said it.
-pub(crate) fn is_confirmed(obj: &Obj, route: &HttpRoute) -> bool {
-    let parents = route.status.as_ref().map_or(&[][..], |status| &status.parents);
-    let says = |parent: &RouteParentStatus, kind: &str| {
-        parent.conditions.iter().any(|condition| {
-            condition.type_ == kind
-                && condition.status == "True"
-                && condition.observed_generation.unwrap_or_default() >= obj.generation()
-        })
-    };
-    let mut ours = parents.iter().filter(|parent| parent.controller_name == GATEWAY).peekable();
-    if ours.peek().is_some() {
-        return ours.any(|parent| says(parent, "Programmed"));
-    }
-    !parents.is_empty() && parents.iter().all(|parent| says(parent, "Accepted"))
 }

@@ -6,7 +6,7 @@ use evenkeel_api::canary::Phase;
 use evenkeel_control::Plan;
 
 use crate::{
-    context::{Context, Need},
+    context::{Context, Need, Turn},
     draft::{Draft, Severity},
     finish,
     hooks::{self, Approval},
@@ -23,9 +23,12 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(30);
 pub(crate) const APPROVAL_WAIT_MAX: Duration = Duration::from_hours(24);
 
 /// No run under way: is there a new version?
-pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need> {
+pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
+    if let Some(plan) = rescue(ctx, primary) {
+        return Ok(Turn::Now(plan));
+    }
     if ctx.run.after_hooks_due {
-        return finish::tell_end(ctx);
+        return finish::tell_end(ctx).map(Turn::Calm);
     }
     let reverted = ctx.revision == ctx.status.last_promoted_spec
         && ctx.revision != ctx.status.last_applied_spec
@@ -34,7 +37,7 @@ pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need> 
         // So that the version that failed, tried once more, is new again.
         let mut draft = ctx.draft();
         ctx.revision.clone_into(&mut draft.status.last_applied_spec);
-        return Ok(draft.done(reasons::NOTHING_NEW));
+        return Ok(Turn::Calm(draft.done(reasons::NOTHING_NEW)));
     }
     if ctx.changed() {
         return start(ctx, primary);
@@ -49,34 +52,54 @@ pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need> 
     if !ctx.view.gateways_missing.is_empty() {
         draft.wake(LOOK_AGAIN);
     }
-    Ok(draft.done(reasons::NOTHING_NEW))
+    Ok(Turn::Calm(draft.done(reasons::NOTHING_NEW)))
+}
+
+/// After a promotion that failed the canary has all traffic. When it dies, too, whatever is left
+/// of the primary is better than nothing.
+fn rescue(ctx: &Context<'_>, primary: &Workload) -> Option<Plan> {
+    let pct = ctx.view.pct();
+    if pct == 0 || ctx.target.available() > 0 || primary.available() == 0 {
+        return None;
+    }
+    let mut draft = ctx.draft();
+    let text = format!(
+        "No replica of {} is available: all traffic goes to {}.{}",
+        ctx.view.names.full(),
+        ctx.view.names.target_primary,
+        ctx.view.names.namespace
+    );
+    draft.act(ctx.view.set_weight(0)).weight(0);
+    draft.run.outcome = Some(format!("The run failed. {text}."));
+    draft.alert(Severity::Error, &text).warning(text);
+    Some(draft.done(reasons::ROUTING_TO_PRIMARY))
 }
 
 /// A new version was seen: leave is asked for, then the canary is started.
-pub(crate) fn start(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need> {
+fn start(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
     let waiting = ctx.status.phase == Phase::Waiting;
     if let Some(wait) = ctx.time_left().filter(|_| waiting) {
-        return Ok(ctx.wait(reasons::APPROVAL_PENDING, wait));
+        return Ok(Turn::Calm(ctx.wait(reasons::APPROVAL_PENDING, wait)));
     }
     let full = ctx.view.names.full();
     if let Some(plan) = held_by_budget(ctx) {
-        return Ok(plan);
+        return Ok(Turn::Calm(plan));
     }
     let mut draft = ctx.draft();
     if waiting {
         match hooks::rollback_wanted(ctx, Phase::Waiting)? {
-            Some(Approval::Ask(call)) => return Ok(hooks::ask(ctx, call)),
-            Some(_) => return Ok(give_up(ctx, "manual webhook invoked")),
+            Some(Approval::Ask(call)) => return Ok(Turn::Calm(hooks::ask(ctx, call))),
+            Some(_) => return Ok(Turn::Now(give_up(ctx, "manual webhook invoked"))),
             None => {}
         }
     }
     match hooks::approval(ctx, HookKind::ConfirmRollout, ctx.status.phase)? {
         Approval::Given => {}
-        Approval::Ask(call) => return Ok(hooks::ask(ctx, call)),
+        Approval::Ask(call) => return Ok(Turn::Calm(hooks::ask(ctx, call))),
         Approval::Withheld(name, _) => {
             let since = ctx.run.waiting_since.filter(|_| waiting).unwrap_or(ctx.view.now);
             if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
-                return Ok(give_up(ctx, "nobody approved it in time"));
+                return Ok(Turn::Now(give_up(ctx, "nobody approved it in time")));
             }
             if !waiting {
                 let text = format!("Halt {full} advancement waiting for approval {name}");
@@ -85,26 +108,26 @@ pub(crate) fn start(ctx: &Context<'_>, primary: &Workload) -> Result<Plan, Need>
             draft.budget_allows();
             draft.phase(Phase::Waiting).tick().wake(ctx.rules.interval);
             draft.run.waiting_since = Some(since);
-            return Ok(draft.done(reasons::APPROVAL_PENDING));
+            return Ok(Turn::Calm(draft.done(reasons::APPROVAL_PENDING)));
         }
     }
     if ctx.target.replicas() == 0 {
         let replicas = primary.replicas().max(1);
         draft.act_if_unchanged(ctx.scale_target(replicas), &ctx.target.obj);
     }
-    if ctx.pct() != 0
+    if ctx.view.pct() != 0
         && primary.available() > 0
         && ctx.primary_readiness(primary) == Readiness::Ready
     {
-        draft.act(ctx.set_weight(0)).weight(0);
+        draft.act(ctx.view.set_weight(0)).weight(0);
     } else {
-        draft.weight(ctx.pct());
+        draft.weight(ctx.view.pct());
     }
     begin_run(ctx, &mut draft);
     let message = format!("New revision detected! Scaling up {full}");
     draft.alert(Severity::Info, &message);
     draft.event(message).wake(ctx.rules.interval);
-    Ok(draft.done(reasons::NEW_REVISION))
+    Ok(Turn::Ramp(draft.done(reasons::NEW_REVISION)))
 }
 
 /// The error budget does not allow a new version now, or nobody knows whether it does.
@@ -138,7 +161,7 @@ fn give_up(ctx: &Context<'_>, cause: &str) -> Plan {
     begin_run(ctx, &mut draft);
     draft.phase(Phase::Failed);
     draft.run.outcome = Some(format!("Canary analysis was not started: {cause}."));
-    draft.run.after_hooks_due = ctx.has_after_hooks();
+    draft.run.after_hooks_due = ctx.view.has_after_hooks();
     draft.done(reasons::ROLLED_BACK)
 }
 
@@ -158,7 +181,7 @@ pub(crate) fn begin_run(ctx: &Context<'_>, draft: &mut Draft<'_>) {
     draft.run.data_missing_since = None;
     // Requests on their way to the version before end at the latest when the gateway confirms
     // the first weight of this one, whose pods are then the only ones.
-    let quiet = ctx.pct() == 0 && ctx.status.canary_weight == 0;
+    let quiet = ctx.view.pct() == 0 && ctx.status.canary_weight == 0;
     draft.run.clean_since =
         ctx.run.clean_since.or(Some(ctx.view.now)).filter(|_| quiet && !ctx.is_running());
 }

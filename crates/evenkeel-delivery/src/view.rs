@@ -4,18 +4,20 @@ use std::{
 };
 
 use evenkeel_api::{
-    Key, Obj, ObjError,
+    Key, Obj,
     canary::{Canary, CanaryStatus, MetricTemplate, RunStatus, TemplateRef},
     httproute::{HttpRoute, ParentRef},
     slo::Permission,
 };
-use evenkeel_control::{HookError, HookReply};
+use evenkeel_control::{Action, HookError, HookReply};
 use jiff::Timestamp;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::{
     Settings,
     checks::Answer,
+    route,
     rules::{Rules, SpecError},
     services::Names,
     workload::Workload,
@@ -31,18 +33,24 @@ pub struct CanaryView {
     /// Its status, and the part of it that is ours.
     pub(crate) status: CanaryStatus,
     pub(crate) run: RunStatus,
-    /// Its spec, checked.
-    pub(crate) rules: Result<Rules, SpecError>,
+    /// Its spec, checked; defaults where it cannot be acted on.
+    pub(crate) rules: Rules,
+    /// Why the spec cannot be acted on.
+    pub(crate) spec_error: Option<SpecError>,
     pub(crate) names: Names,
     /// Reference to it as an owner.
     pub(crate) owner: Value,
     /// An older Canary that has the same target.
     pub(crate) conflicting_canary: Option<String>,
+    /// Objects that are there and cannot be read, with the reason.
+    pub(crate) unreadable: Vec<String>,
     pub(crate) target: Option<Workload>,
     pub(crate) primary: Option<Workload>,
     /// Apex, primary and canary Service, by name.
     pub(crate) services: BTreeMap<String, Arc<Obj>>,
-    pub(crate) route: Option<RouteSeen>,
+    pub(crate) route: Option<Arc<Obj>>,
+    /// A route of an earlier name of the service, which still sends requests to the canary.
+    pub(crate) stray_route: Option<StrayRoute>,
     /// Ready pods behind each of the three Services.
     pub(crate) endpoints: BTreeMap<String, BTreeSet<String>>,
     /// Gateways that the spec names and that exist.
@@ -63,32 +71,38 @@ pub struct CanaryView {
     pub(crate) replies: BTreeMap<String, Option<Result<HookReply, HookError>>>,
 }
 
-/// A route as seen.
+/// A route that nothing in the spec names any more.
 #[derive(Debug, Clone)]
-pub(crate) struct RouteSeen {
+pub(crate) struct StrayRoute {
     pub(crate) obj: Arc<Obj>,
-    pub(crate) route: Arc<HttpRoute>,
+    /// Ready pods behind its primary.
+    pub(crate) primary_ready: usize,
 }
 
 impl CanaryView {
-    /// A view of a Canary about which nothing else is known yet.
-    ///
-    /// **Errors**: the object is no Canary.
-    pub(crate) fn new(obj: Arc<Obj>, settings: Settings, now: Timestamp) -> Result<Self, ObjError> {
-        let canary = obj.get::<Canary>()?;
+    /// A view of a Canary about which nothing else is known yet. One whose spec cannot be read has
+    /// at least its names, so that its traffic can be sent back.
+    pub(crate) fn new(obj: Arc<Obj>, settings: Settings, now: Timestamp) -> Self {
+        let (canary, unfit) = match obj.get::<Canary>() {
+            Ok(canary) => (canary, None),
+            Err(error) => (Arc::new(skeleton(&obj)), Some(error)),
+        };
         let status = canary.status.clone().unwrap_or_default();
         let mut run = status.evenkeel.clone().unwrap_or_default();
         let untold = std::mem::take(&mut run.untold);
         run.pending_events.splice(0..0, untold);
-        let mut rules = Rules::of(&canary);
-        if let (Ok(rules), Some(budget)) = (&mut rules, &status.error_budget)
-            && budget.permission == Permission::Slower
-        {
+        let unfit = unfit.map(|error| SpecError::new("spec", error.to_string()));
+        let checked = unfit.map_or_else(|| Rules::of(&canary), Err);
+        let (mut rules, spec_error) = match checked {
+            Ok(rules) => (rules, None),
+            Err(error) => (Rules::default(), Some(error)),
+        };
+        if status.error_budget.as_ref().is_some_and(|b| b.permission == Permission::Slower) {
             rules.interval = rules.interval.saturating_mul(2);
         }
         let names = Names::of(&canary.spec, obj.namespace());
         let owner = json!(obj.owner_reference());
-        Ok(Self {
+        Self {
             now,
             settings,
             obj,
@@ -96,13 +110,16 @@ impl CanaryView {
             status,
             run,
             rules,
+            spec_error,
             names,
             owner,
             conflicting_canary: None,
+            unreadable: Vec::new(),
             target: None,
             primary: None,
             services: BTreeMap::new(),
             route: None,
+            stray_route: None,
             endpoints: BTreeMap::new(),
             gateways: Vec::new(),
             gateways_missing: Vec::new(),
@@ -112,18 +129,57 @@ impl CanaryView {
             templates: BTreeMap::new(),
             answers: BTreeMap::new(),
             replies: BTreeMap::new(),
-        })
+        }
     }
 
     /// Ready pods behind a Service.
     pub(crate) fn ready_behind(&self, service: &str) -> usize {
         self.endpoints.get(service).map_or(0, BTreeSet::len)
     }
+
+    pub(crate) fn route_key(&self) -> Key {
+        self.obj.key().sibling::<HttpRoute>(&self.names.apex)
+    }
+
+    /// The canary's share as the route has it.
+    pub(crate) fn pct(&self) -> i32 {
+        let names = &self.names;
+        self.route
+            .as_ref()
+            .map_or(0, |route| route::canary_pct(route, &names.primary, &names.canary))
+    }
+
+    /// Whether the gateway routes by the route as it stands, as far as that matters.
+    pub(crate) fn confirmed(&self) -> bool {
+        !self.settings.confirm
+            || self.route.as_ref().is_some_and(|route| route::is_confirmed(route))
+    }
+
+    pub(crate) fn set_weight(&self, canary_pct: i32) -> Action {
+        let names = &self.names;
+        route::set_weight(self.route_key(), &names.primary, &names.canary, canary_pct)
+    }
+
+    /// Whether somebody is there to take the canary's traffic.
+    pub(crate) fn primary_serves(&self) -> bool {
+        self.primary.as_ref().is_some_and(|primary| primary.available() > 0)
+    }
+
+    /// Whether webhooks want to hear how a run ended.
+    pub(crate) fn has_after_hooks(&self) -> bool {
+        let hooks = &self.canary.spec.analysis.webhooks;
+        hooks.iter().any(|hook| hook.kind.as_deref() == Some("post-rollout"))
+    }
 }
 
-impl RouteSeen {
-    pub(crate) fn of(obj: Arc<Obj>) -> Result<Self, ObjError> {
-        let route = obj.get::<HttpRoute>()?;
-        Ok(Self { obj, route })
-    }
+/// What can be told of a Canary that does not fit its type.
+fn skeleton(obj: &Obj) -> Canary {
+    let text = |path: &str| obj.json().pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let mut canary = Canary { metadata: obj.meta().clone(), ..Canary::default() };
+    canary.spec.target_ref.name = text("/spec/targetRef/name").unwrap_or_default();
+    canary.spec.service.name = text("/spec/service/name");
+    canary.spec.suspend = obj.json().pointer("/spec/suspend") == Some(&Value::Bool(true));
+    let status = obj.json().get("status");
+    canary.status = status.and_then(|status| CanaryStatus::deserialize(status).ok());
+    canary
 }

@@ -1,6 +1,8 @@
 //! Canaries in virtual time, through the controller's public face.
 #![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
 
+#[path = "cases/broken.rs"]
+mod broken;
 #[path = "cases/budget.rs"]
 mod budget;
 #[path = "cases/conditions.rs"]
@@ -11,6 +13,8 @@ mod faults;
 mod hooks;
 #[path = "cases/metrics.rs"]
 mod metrics;
+#[path = "cases/repairs.rs"]
+mod repairs;
 mod world;
 
 use std::{fmt::Write as _, time::Duration};

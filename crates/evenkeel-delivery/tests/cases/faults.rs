@@ -28,7 +28,7 @@ fn a_controller_that_dies_between_any_two_writes_goes_on_where_it_was() {
         });
         world.live_until(&["gone"]);
         lives += 1;
-        if !world.died {
+        if world.deaths == 0 {
             break;
         }
     }

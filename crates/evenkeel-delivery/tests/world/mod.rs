@@ -134,6 +134,10 @@ pub(crate) struct World {
     pub(crate) limping: BTreeSet<String>,
     /// Whether the gateway follows the routes.
     pub(crate) confirming: bool,
+    /// Somebody else who changes things back all the time.
+    pub(crate) meddler: Option<fn(&MemStore)>,
+    /// What must hold always does not hold where the world itself is broken.
+    pub(crate) unchecked: bool,
     /// Highest weight that the spec allows.
     pub(crate) weight_max: i64,
     time: Arc<Time>,
@@ -143,7 +147,7 @@ pub(crate) struct World {
     seen: Option<String>,
     pub(crate) log: Arc<Mutex<Vec<String>>>,
     served: bool,
-    pub(crate) died: bool,
+    pub(crate) deaths: u32,
 }
 
 impl World {
@@ -162,6 +166,8 @@ impl World {
             broken: BTreeSet::new(),
             limping: BTreeSet::new(),
             confirming: true,
+            meddler: None,
+            unchecked: false,
             weight_max: max.unwrap_or(100),
             time,
             pool: LocalPool::new(),
@@ -170,7 +176,7 @@ impl World {
             seen: None,
             log: Arc::default(),
             served: false,
-            died: false,
+            deaths: 0,
         };
         world.store.create_now(deployment("api-service", "1"));
         world.store.create_now(canary);
@@ -246,7 +252,7 @@ impl World {
             if self.store.is_dead() {
                 self.kill();
                 self.store.die_after(None);
-                self.died = true;
+                self.deaths += 1;
                 self.run_for(Duration::from_secs(3));
                 self.boot();
                 continue;
@@ -374,6 +380,9 @@ impl World {
             self.log.lock().unwrap().push(format!("{at:>4}s {shown}"));
             self.seen = Some(shown);
         }
+        if self.unchecked {
+            return;
+        }
         let weight = weight.unwrap_or_default();
         // A promotion that failed leaves all traffic with the canary.
         if self.broken.contains("api-service-primary") {
@@ -410,6 +419,9 @@ impl World {
 
     /// What the rest of the cluster does.
     fn react(&mut self) {
+        if let Some(meddle) = self.meddler {
+            meddle(&self.store);
+        }
         for obj in self.store.all() {
             if obj.key().kind.is::<Deployment>() {
                 self.roll(&obj);

@@ -22,6 +22,10 @@ struct Inner {
     watchers: Vec<Watcher>,
     /// Writes that still get through; then the writer is as good as dead.
     writes_left: Option<u64>,
+    /// Fields that the server does not know, by kind.
+    pruned: Vec<(&'static str, &'static str)>,
+    /// Patches of each object by the controller.
+    patches: BTreeMap<Key, u32>,
 }
 
 /// Objects in memory.
@@ -72,6 +76,30 @@ impl MemStore {
         inner.writes_left = inner.writes_left.map(|left| left - 1);
     }
 
+    /// Does not keep this field of a kind from now on, as a server with another schema.
+    pub(crate) fn prune(&self, kind: &'static str, pointer: &'static str) {
+        self.inner.lock().unwrap().pruned.push((kind, pointer));
+        for obj in self.all() {
+            self.change(obj.key(), |_| {});
+        }
+    }
+
+    /// How often the controller has patched this object.
+    pub(crate) fn patches(&self, key: &Key) -> u32 {
+        self.inner.lock().unwrap().patches.get(key).copied().unwrap_or_default()
+    }
+
+    fn drop_pruned(&self, body: &mut Value) {
+        for (kind, pointer) in &self.inner.lock().unwrap().pruned {
+            let (parent, field) = pointer.rsplit_once('/').unwrap();
+            if body["kind"] == *kind
+                && let Some(fields) = body.pointer_mut(parent).and_then(Value::as_object_mut)
+            {
+                fields.shift_remove(field);
+            }
+        }
+    }
+
     /// Number of writes so far.
     pub(crate) fn revision(&self) -> u64 {
         self.inner.lock().unwrap().revision
@@ -86,6 +114,7 @@ impl MemStore {
         let uid = format!("uid-{}", self.inner.lock().unwrap().revision + 1);
         body["metadata"]["uid"] = uid.into();
         body["metadata"]["generation"] = 1.into();
+        self.drop_pruned(&mut body);
         self.put(body)
     }
 
@@ -94,6 +123,7 @@ impl MemStore {
         let old = self.find(key)?;
         let mut body = old.json().clone();
         change(&mut body);
+        self.drop_pruned(&mut body);
         if &body == old.json() {
             return Some(old);
         }
@@ -192,6 +222,7 @@ impl Write for MemStore {
                 return Err(StoreError::Conflict { object: key.to_string(), problem });
             }
             let Patch::Merge(patch) = patch else { unreachable!("delivery merges") };
+            *self.inner.lock().unwrap().patches.entry(key.clone()).or_default() += 1;
             self.change(key, |body| merge(body, patch)).ok_or_else(|| missing(key))
         })
     }
