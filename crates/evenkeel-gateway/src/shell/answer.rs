@@ -5,13 +5,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 
+use super::body::{Decoded, Decoder};
+use super::check::Refusal;
+use super::client::{Client, Waits};
 use super::exchange::Exchange;
-use super::forward::Client;
-use super::wire::{Decoded, Decoder, Head};
+use super::wire::{Head, Malformed};
 use super::worker::Worker;
 use crate::engine::{self, Answer, Attempted, End, Step};
 
@@ -44,7 +46,8 @@ impl Lease {
             let now = worker.now();
             worker.engine.borrow_mut().finish(now, &mut self.request, end);
             worker.tell_emptied();
-            self.client.idle_since.set(Some(now));
+            self.client.endpoint.set(None);
+            self.client.wait_for(Waits::Idle);
         }
     }
 }
@@ -126,6 +129,9 @@ impl Relay {
         loop {
             let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
             exchange.poll_rest(cx);
+            if exchange.client_broken() {
+                return Poll::Ready(Some(Err(self.break_off(End::ClientGone))));
+            }
             match self.decoder.decode(&mut exchange.upstream.read) {
                 Ok(Decoded::Data(data)) => {
                     if self.decoder.done() {
@@ -137,18 +143,18 @@ impl Relay {
                     self.complete();
                     return Poll::Ready(None);
                 }
-                Ok(Decoded::More) => match ready!(exchange.upstream.poll_read(cx)) {
-                    Ok(0) if self.decoder.ends_with_connection() => {
+                Ok(Decoded::More) => match ready!(poll_more(exchange, &self.lease.client, cx)) {
+                    Some(0) if self.decoder.ends_with_connection() => {
                         self.complete();
                         return Poll::Ready(None);
                     }
-                    Ok(more) if more > 0 => {}
-                    _ => return Poll::Ready(Some(Err(self.break_off()))),
+                    Some(more) if more > 0 => {}
+                    _ => return Poll::Ready(Some(Err(self.break_off(End::Truncated)))),
                 },
                 Err(error) => {
                     let endpoint = exchange.upstream.endpoint;
                     tracing::debug!(%endpoint, %error, "answer cut off");
-                    return Poll::Ready(Some(Err(self.break_off())));
+                    return Poll::Ready(Some(Err(self.break_off(End::Truncated))));
                 }
             }
         }
@@ -161,11 +167,30 @@ impl Relay {
         self.lease.finish(End::Complete);
     }
 
-    fn break_off(&mut self) -> BrokenOff {
+    fn break_off(&mut self, end: End) -> BrokenOff {
         self.exchange = None;
-        self.lease.finish(End::Truncated);
+        self.lease.finish(end);
         BrokenOff
     }
+}
+
+/// Reads more of an answer; `None` when the connection broke or has been silent for too long.
+fn poll_more(
+    exchange: &mut Exchange,
+    client: &Client,
+    cx: &mut Context<'_>,
+) -> Poll<Option<usize>> {
+    let read = exchange.upstream.poll_read(cx);
+    if read.is_ready() {
+        client.wait_for(Waits::Busy);
+        return read.map(Result::ok);
+    }
+    if client.waits() == Waits::Answer && client.late() {
+        tracing::debug!(endpoint = %exchange.upstream.endpoint, "answer went silent");
+        return Poll::Ready(None);
+    }
+    client.wait_for(Waits::Answer);
+    Poll::Pending
 }
 
 /// Keeps the connection of a finished exchange if it can serve another.
@@ -194,6 +219,9 @@ pub(super) fn relay(
     } else {
         None
     };
+    if !exchange.sent_all() {
+        lease.client.refused.set(true);
+    }
     let mut response = Response::new(AnswerBody::empty());
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
@@ -216,16 +244,14 @@ pub(super) fn relay(
     response
 }
 
-/// An answer of the gateway itself.
-pub(super) fn own(answer: &Answer) -> Response<AnswerBody> {
-    let text = answer.text();
-    let mut response = Response::new(if text.is_empty() {
-        AnswerBody::empty()
-    } else {
-        AnswerBody::Whole(Some(Bytes::from_static(text.as_bytes())))
-    });
+/// An answer of the gateway itself. `why` is what was wrong with the last endpoint's answer.
+pub(super) fn own(answer: &Answer, why: Option<Malformed>) -> Response<AnswerBody> {
+    let text = match (answer, why) {
+        (Answer::Broken, Some(why)) => Bytes::from(format!("{why}\n")),
+        _ => Bytes::from_static(answer.text().as_bytes()),
+    };
     let status = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    *response.status_mut() = status;
+    let mut response = plain(status, text);
     let headers = response.headers_mut();
     match answer {
         Answer::Redirect { location, .. } => {
@@ -233,12 +259,31 @@ pub(super) fn own(answer: &Answer) -> Response<AnswerBody> {
                 headers.insert(LOCATION, location);
             }
         }
-        _ => {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        Answer::NoEndpoint => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        _ => {}
     }
-    if *answer == Answer::NoEndpoint {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// The answer to a request that is not dealt with. What of it was not read yet is not trusted to be
+/// a request, so the connection ends.
+pub(super) fn refuse(client: &Client, Refusal(status, text): Refusal) -> Response<AnswerBody> {
+    client.wait_for(Waits::Idle);
+    client.refused.set(true);
+    let mut response = plain(status, Bytes::from_static(text.as_bytes()));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn plain(status: StatusCode, text: Bytes) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::empty());
+    *response.status_mut() = status;
+    if !text.is_empty() {
+        *response.body_mut() = AnswerBody::Whole(Some(text));
+        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
     }
     response
 }

@@ -6,11 +6,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::body::{Body as _, Incoming};
 
+use super::body::{self, Framing};
 use super::upstream::Upstream;
-use super::wire::{self, Framing, Head, Outgoing};
+use super::wire::{self, Head, Malformed, Outgoing};
 
 /// Bodies up to this size are kept, so that the request can be repeated.
 const REPLAY_BYTES_MAX: usize = 64 << 10;
@@ -99,6 +100,22 @@ enum Sending {
     Done,
     /// Writing failed; the endpoint may still have answered before.
     CutOff,
+    /// The client's body broke off or makes no sense; the endpoint will never get the rest.
+    ClientBroken,
+}
+
+/// Why there is no head of an answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoHead {
+    /// The connection broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What came is not an answer.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The client is to blame.
+    #[error("the request's body broke off or is malformed")]
+    Client,
 }
 
 /// A request being sent to an endpoint, and the connection it uses.
@@ -111,6 +128,12 @@ pub(super) struct Exchange {
     /// Whether any byte was written.
     sent: bool,
     sending: Sending,
+    /// Protocols that the client wants to switch to.
+    upgrade: Option<HeaderValue>,
+    /// Sending waits for the client's body.
+    starved: bool,
+    /// Some of it came since the last question.
+    fed: bool,
 }
 
 /// An attempt that got no answer.
@@ -135,7 +158,16 @@ impl Exchange {
         if let RequestBody::Whole(bytes) = &body {
             upstream.head.extend_from_slice(bytes);
         }
-        Self { upstream, body, written: 0, sent: false, sending: Sending::On }
+        Self {
+            upstream,
+            body,
+            written: 0,
+            sent: false,
+            sending: Sending::On,
+            upgrade: request.upgrade.cloned(),
+            starved: false,
+            fed: false,
+        }
     }
 
     /// Gives up.
@@ -154,45 +186,69 @@ impl Exchange {
         self.body.kept() || !self.sent
     }
 
+    /// Whether the whole request was sent.
+    pub(super) fn sent_all(&self) -> bool {
+        self.sending == Sending::Done
+    }
+
     /// Whether the connection is clean for the next request, once the answer is read.
     pub(super) fn reusable(&self) -> bool {
         self.sending == Sending::Done && self.upstream.read.is_empty()
     }
 
-    /// The head of the answer.
+    /// Whether sending waits for the client's body; and whether some of it came since the last
+    /// question.
+    pub(super) fn waits_for_client(&mut self) -> (bool, bool) {
+        (self.starved, std::mem::take(&mut self.fed))
+    }
+
+    /// Whether the client's body broke off or makes no sense.
+    pub(super) fn client_broken(&self) -> bool {
+        self.sending == Sending::ClientBroken
+    }
+
+    /// The next head of the answer, which may be an interim one.
     pub(super) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
         asked: &Method,
-    ) -> Poll<io::Result<Head>> {
+    ) -> Poll<Result<Head, NoHead>> {
         loop {
             self.poll_rest(cx);
-            if ready!(self.upstream.poll_read(cx))? == 0 {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            if self.client_broken() {
+                return Poll::Ready(Err(NoHead::Client));
             }
-            let head = wire::take_head(&mut self.upstream.read, asked);
-            if let Some(head) = head.map_err(io::Error::other)? {
+            if let Some(head) = wire::take_head(&mut self.upstream.read, asked)? {
+                let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+                if switches && !head.switches_to(self.upgrade.as_ref()) {
+                    let why = "it switches to a protocol that nobody asked for";
+                    return Poll::Ready(Err(Malformed(why).into()));
+                }
                 return Poll::Ready(Ok(head));
+            }
+            if ready!(self.upstream.poll_read(cx))? == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
             }
         }
     }
 
     /// Sends what is left, as far as possible now.
     pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) {
-        if matches!(self.sending, Sending::Done | Sending::CutOff) {
-            return;
-        }
-        match self.poll_send(cx) {
-            Poll::Pending => {}
-            Poll::Ready(Ok(())) => self.sending = Sending::Done,
-            Poll::Ready(Err(error)) => {
-                tracing::trace!(endpoint = %self.upstream.endpoint, %error, "request cut off");
-                self.sending = Sending::CutOff;
+        if self.sending == Sending::On || self.sending == Sending::LastChunk {
+            match self.poll_send(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(sending)) => self.sending = sending,
+                Poll::Ready(Err(error)) => {
+                    tracing::trace!(endpoint = %self.upstream.endpoint, %error, "request cut off");
+                    self.sending = Sending::CutOff;
+                }
             }
         }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ends with what sending has come to; `Err` when the endpoint takes no more.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Sending>> {
+        self.starved = false;
         loop {
             while self.written < self.upstream.head.len() {
                 let out = std::mem::take(&mut self.upstream.head);
@@ -203,18 +259,24 @@ impl Exchange {
                 self.sent = true;
             }
             let RequestBody::Stream { prefix, rest, length } = &mut self.body else {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Sending::Done));
             };
             if self.sending == Sending::LastChunk {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Sending::Done));
             }
             let data = if prefix.is_empty() {
                 if rest.is_end_stream() && length.is_some() {
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(Ok(Sending::Done));
                 }
-                match ready!(Pin::new(rest).poll_frame(cx)) {
+                let frame = Pin::new(rest).poll_frame(cx);
+                self.starved = frame.is_pending();
+                match ready!(frame) {
                     None => Bytes::new(),
-                    Some(frame) => match frame.map_err(io::Error::other)?.into_data() {
+                    Some(Err(error)) => {
+                        tracing::debug!(%error, "the request's body broke off");
+                        return Poll::Ready(Ok(Sending::ClientBroken));
+                    }
+                    Some(Ok(frame)) => match frame.into_data() {
                         Ok(data) if !data.is_empty() => data,
                         _ => continue,
                     },
@@ -222,13 +284,14 @@ impl Exchange {
             } else {
                 std::mem::take(prefix)
             };
+            self.fed = true;
             self.upstream.head.clear();
             self.written = 0;
             let over = data.is_empty();
             match (length, over) {
-                (Some(_), true) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                (Some(_), true) => return Poll::Ready(Ok(Sending::ClientBroken)),
                 (Some(_), false) => self.upstream.head.extend_from_slice(&data),
-                (None, _) => wire::write_chunk(&mut self.upstream.head, &data),
+                (None, _) => body::write_chunk(&mut self.upstream.head, &data),
             }
             if over {
                 self.sending = Sending::LastChunk;

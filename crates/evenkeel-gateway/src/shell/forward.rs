@@ -1,96 +1,86 @@
 //! The way of one request: ask the engine, do the attempt, report, until there is an answer.
 
-use std::cell::Cell;
+use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
-use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
 
 use super::answer::{self, AnswerBody, Lease};
-use super::exchange::{Exchange, NoAnswer, RequestBody};
-use super::timers::Deadline;
+use super::check::{Refusal, check};
+use super::client::{Client, Tunnel, Waits};
+use super::exchange::{Exchange, NoAnswer, NoHead, RequestBody};
 use super::upstream::Upstream;
-use super::wire::{self, Head, Outgoing};
-use super::worker::Worker;
-use crate::engine::{Attempt, Attempted, Connection, End, HeaderChange, Meta, Outcome, Step};
-
-/// How long a client may take for the part of a body that is kept.
-const BODY_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// A client's connection.
-#[derive(Debug)]
-pub(super) struct Client {
-    pub(super) worker: Rc<Worker>,
-    /// The address that the configuration knows.
-    pub(super) listener: SocketAddr,
-    pub(super) peer: IpAddr,
-    pub(super) deadline: Rc<Deadline>,
-    /// Since when it waits for a request; `None` while one is under way.
-    pub(super) idle_since: Cell<Option<Duration>>,
-}
+use super::wire::{self, Head, Malformed, Outgoing};
+use crate::engine::{
+    Answer, Attempt, Attempted, Connection, End, HeaderChange, Meta, Outcome, Step,
+};
 
 /// What an attempt gave.
 enum Tried {
     Answered(Box<(Head, Exchange)>),
-    Failed { outcome: Outcome, replayable: bool, body: RequestBody },
+    Failed {
+        outcome: Outcome,
+        replayable: bool,
+        body: RequestBody,
+        why: Option<Malformed>,
+    },
+    /// The client did not send its body; that says nothing about the endpoint.
+    NoBody(Refusal),
 }
+
+const BODY_LATE: Refusal =
+    Refusal(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time\n");
+const BODY_MALFORMED: Refusal =
+    Refusal(StatusCode::BAD_REQUEST, "the request's body broke off or is malformed\n");
 
 /// Answers one request.
 pub(super) async fn forward(
     client: Rc<Client>,
-    mut request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, hyper::Error> {
-    client.idle_since.set(None);
-    let upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    client.wait_for(Waits::Busy);
     let (mut parts, body) = request.into_parts();
-    if parts.method == Method::CONNECT {
-        return Ok(status(StatusCode::METHOD_NOT_ALLOWED));
-    }
-    let Some(body) = read_body(&client, &parts, body).await? else {
-        let mut response = status(StatusCode::REQUEST_TIMEOUT);
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        return Ok(response);
+    let body = match check(&mut parts) {
+        Ok(()) => read_body(&client, &parts, body).await,
+        Err(refusal) => Err(refusal),
     };
-    let mut response = answer(&client, &mut parts, body, upgrade).await;
+    let mut response = match body {
+        Ok(body) => answer(&client, &mut parts, body).await,
+        Err(refusal) => answer::refuse(&client, refusal),
+    };
     if client.worker.closing.get() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-/// Reads a small body, or the beginning of a large one; `None` when the client takes too long.
-async fn read_body(
-    client: &Client,
-    parts: &Parts,
-    body: Incoming,
-) -> Result<Option<RequestBody>, hyper::Error> {
+/// Reads a small body, or the beginning of a large one.
+async fn read_body(client: &Client, parts: &Parts, body: Incoming) -> Result<RequestBody, Refusal> {
     let mut reading = pin!(RequestBody::read(&parts.headers, body));
-    let deadlines = &client.worker.deadlines;
+    let worker = &client.worker;
     let mut armed = false;
     let body = poll_fn(|cx| {
         if let Poll::Ready(body) = reading.as_mut().poll(cx) {
-            return Poll::Ready(body.map(Some));
+            return Poll::Ready(body.map_err(|error| {
+                tracing::debug!(peer = %client.peer, %error, "the request's body broke off");
+                BODY_MALFORMED
+            }));
         }
         if !armed {
             armed = true;
-            deadlines.arm(&client.deadline, client.worker.now() + BODY_TIMEOUT);
+            worker.deadlines.arm(&client.deadline, worker.now() + worker.limits().body);
         }
-        if client.deadline.poll_passed(cx) { Poll::Ready(Ok(None)) } else { Poll::Pending }
+        if client.deadline.poll_passed(cx) { Poll::Ready(Err(BODY_LATE)) } else { Poll::Pending }
     });
     let body = body.await;
     if armed {
-        deadlines.disarm(&client.deadline);
+        worker.deadlines.disarm(&client.deadline);
     }
     body
 }
@@ -99,28 +89,31 @@ async fn answer(
     client: &Rc<Client>,
     parts: &mut Parts,
     mut body: RequestBody,
-    mut upgrade: Option<OnUpgrade>,
 ) -> Response<AnswerBody> {
     let worker = &client.worker;
     let (request, mut step) = {
-        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
         let meta = Meta {
             method: &parts.method,
             path: parts.uri.path(),
             query: parts.uri.query(),
-            host: host.or(parts.uri.host()),
+            host: parts.headers.get(HOST).and_then(|host| host.to_str().ok()),
             headers: &parts.headers,
         };
         worker.engine.borrow_mut().start(worker.now(), client.listener, &meta)
     };
     let mut lease = Lease::new(Rc::clone(client), request);
+    let mut last_why = None;
     loop {
         let attempt = match step {
             Step::Attempt(attempt) => attempt,
-            Step::Answer(own) => return answer::own(&own),
+            Step::Answer(own) => {
+                client.refused.set(!body.kept());
+                return answer::own(&own, last_why);
+            }
             // Only after an answered attempt, which is handled below.
-            Step::Respond => return status(StatusCode::BAD_GATEWAY),
+            Step::Respond => return answer::own(&Answer::Broken, None),
         };
+        client.endpoint.set(Some(attempt.endpoint));
         match try_once(client, &lease, parts, body, attempt).await {
             Tried::Answered(answered) => {
                 let (head, exchange) = *answered;
@@ -129,16 +122,20 @@ async fn answer(
                 step = lease.on_result(Attempted { outcome, replayable });
                 if step == Step::Respond {
                     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                        return tunnel(lease, exchange, head, upgrade.take());
+                        return tunnel(client, lease, exchange, head);
                     }
                     return answer::relay(worker, lease, exchange, head);
                 }
                 body = exchange.into_body();
             }
-            Tried::Failed { outcome, replayable, body: kept } => {
+            Tried::Failed { outcome, replayable, body: kept, why } => {
                 tracing::debug!(endpoint = %attempt.endpoint, ?outcome, "attempt failed");
                 step = lease.on_result(Attempted { outcome, replayable });
-                body = kept;
+                (body, last_why) = (kept, why);
+            }
+            Tried::NoBody(refusal) => {
+                lease.finish(End::ClientGone);
+                return answer::refuse(client, refusal);
             }
         }
     }
@@ -161,31 +158,86 @@ async fn try_once(
             Ok(upstream) => upstream,
             Err(error) => {
                 tracing::debug!(endpoint = %attempt.endpoint, %error, "no connection");
-                return Tried::Failed { outcome: Outcome::Refused, replayable: true, body };
+                let outcome = Outcome::Refused;
+                return Tried::Failed { outcome, replayable: true, body, why: None };
             }
         },
     };
     let mut exchange = prepare(client, lease, parts, body, (upstream, attempt.number));
     worker.deadlines.arm(&client.deadline, attempt.deadline);
-    let head = poll_fn(|cx| {
-        if let Poll::Ready(head) = exchange.poll_head(cx, &parts.method) {
-            return Poll::Ready(Some(head));
+    let head = loop {
+        let head = poll_fn(|cx| poll_head(client, &mut exchange, &parts.method, cx)).await;
+        match head {
+            Heard::Head(Ok(head)) if is_interim(head.status) => {
+                pass_interim(client, parts.version, &head).await;
+            }
+            other => break other,
         }
-        if client.deadline.poll_passed(cx) { Poll::Ready(None) } else { Poll::Pending }
-    });
-    let head = head.await;
+    };
     worker.deadlines.disarm(&client.deadline);
-    match head {
-        Some(Ok(head)) => Tried::Answered(Box::new((head, exchange))),
-        Some(Err(error)) => {
-            tracing::debug!(endpoint = %attempt.endpoint, %error, "no answer");
-            let NoAnswer { body, sent, replayable, reused } = exchange.no_answer();
-            Tried::Failed { outcome: Outcome::Broken { sent, reused }, replayable, body }
+    let error = match head {
+        Heard::Head(Ok(head)) => return Tried::Answered(Box::new((head, exchange))),
+        Heard::Head(Err(NoHead::Client)) => return Tried::NoBody(BODY_MALFORMED),
+        Heard::NoBody => return Tried::NoBody(BODY_LATE),
+        Heard::Head(Err(error)) => Some(error),
+        Heard::Nothing => None,
+    };
+    let NoAnswer { body, sent, replayable, reused } = exchange.no_answer();
+    let Some(error) = error else {
+        return Tried::Failed { outcome: Outcome::TimedOut, replayable, body, why: None };
+    };
+    tracing::debug!(endpoint = %attempt.endpoint, %error, "no answer");
+    let why = if let NoHead::Malformed(why) = error { Some(why) } else { None };
+    Tried::Failed { outcome: Outcome::Broken { sent, reused }, replayable, body, why }
+}
+
+/// What comes of waiting for a head.
+enum Heard {
+    Head(Result<Head, NoHead>),
+    /// Nothing in time.
+    Nothing,
+    /// Nothing from the client, so that there is nothing to answer.
+    NoBody,
+}
+
+fn poll_head(
+    client: &Client,
+    exchange: &mut Exchange,
+    method: &Method,
+    cx: &mut Context<'_>,
+) -> Poll<Heard> {
+    if let Poll::Ready(head) = exchange.poll_head(cx, method) {
+        client.wait_for(Waits::Busy);
+        return Poll::Ready(Heard::Head(head));
+    }
+    let (starved, fed) = exchange.waits_for_client();
+    if !starved || fed {
+        client.wait_for(Waits::Busy);
+    }
+    if starved {
+        client.wait_for(Waits::Body);
+        if client.late() {
+            return Poll::Ready(Heard::NoBody);
         }
-        None => {
-            let NoAnswer { body, replayable, .. } = exchange.no_answer();
-            Tried::Failed { outcome: Outcome::TimedOut, replayable, body }
-        }
+    }
+    match client.deadline.poll_passed(cx) {
+        true if starved => Poll::Ready(Heard::NoBody),
+        true => Poll::Ready(Heard::Nothing),
+        false => Poll::Pending,
+    }
+}
+
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Passes on what an endpoint says before its answer (RFC 9110, 15.2): not to HTTP/1.0, which knows
+/// nothing of it, and not 100, which the client got from us when it asked for it.
+async fn pass_interim(client: &Client, version: Version, head: &Head) {
+    if version == Version::HTTP_11 && head.status != StatusCode::CONTINUE {
+        let mut bytes = Vec::new();
+        wire::write_interim(&mut bytes, head);
+        client.send_interim(&bytes).await;
     }
 }
 
@@ -218,14 +270,17 @@ fn prepare(
     });
     let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let host = new_host.map(str::as_bytes).or(headers.get(HOST).map(HeaderValue::as_bytes));
+    // A body under way and another protocol do not go together.
+    let upgrades = parts.version == Version::HTTP_11 && body.kept() && upgrades(headers);
     let outgoing = Outgoing {
         method: &parts.method,
         path: rewritten.as_deref().unwrap_or(path),
-        host: host.or(parts.uri.authority().map(|authority| authority.as_str().as_bytes())),
+        host,
+        listener: client.listener,
         headers,
         client: client.peer,
         body: body.framing(),
-        upgrade: if upgrades(headers) { headers.get(UPGRADE) } else { None },
+        upgrade: if upgrades { headers.get(UPGRADE) } else { None },
         attempt,
     };
     Exchange::new(upstream, &outgoing, body)
@@ -233,10 +288,6 @@ fn prepare(
 
 /// Whether the client wants to switch protocols. Not to HTTP/2 without TLS: that would be a way
 /// around routing.
-fn wants_upgrade(request: &Request<Incoming>) -> bool {
-    upgrades(request.headers())
-}
-
 fn upgrades(headers: &http::HeaderMap) -> bool {
     let Some(protocol) = headers.get(UPGRADE).and_then(|value| value.to_str().ok()) else {
         return false;
@@ -246,13 +297,8 @@ fn upgrades(headers: &http::HeaderMap) -> bool {
     !protocol.to_ascii_lowercase().contains("h2c") && headers.get_all(CONNECTION).iter().any(named)
 }
 
-/// Joins the two connections after a 101, for as long as both live.
-fn tunnel(
-    mut lease: Lease,
-    exchange: Exchange,
-    head: Head,
-    upgrade: Option<OnUpgrade>,
-) -> Response<AnswerBody> {
+/// Answers with a 101; the connection's task joins the two connections once that is written.
+fn tunnel(client: &Client, lease: Lease, exchange: Exchange, head: Head) -> Response<AnswerBody> {
     let mut response = Response::new(AnswerBody::empty());
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
@@ -260,33 +306,6 @@ fn tunnel(
         response.headers_mut().insert(UPGRADE, protocol);
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    let Some(upgrade) = upgrade else {
-        *response.status_mut() = StatusCode::BAD_GATEWAY;
-        return response;
-    };
-    tokio::task::spawn_local(async move {
-        let Upstream { mut stream, read, .. } = exchange.upstream;
-        let end = match upgrade.await {
-            Err(_) => End::ClientGone,
-            Ok(client) => {
-                let mut client = TokioIo::new(client);
-                let early = client.write_all(&read).await;
-                match early {
-                    Err(_) => End::ClientGone,
-                    // Either side may close at any time; that is how tunnels end.
-                    Ok(()) => match tokio::io::copy_bidirectional(&mut client, &mut stream).await {
-                        Ok(_) | Err(_) => End::Complete,
-                    },
-                }
-            }
-        };
-        lease.finish(end);
-    });
-    response
-}
-
-fn status(status: StatusCode) -> Response<AnswerBody> {
-    let mut response = Response::new(AnswerBody::Whole(Some(Bytes::from_static(b"\n"))));
-    *response.status_mut() = status;
+    client.tunnel.replace(Some(Tunnel { lease, upstream: exchange.upstream }));
     response
 }

@@ -5,9 +5,13 @@
 //! connection from beginning to end; nothing is spawned for it.
 
 mod answer;
+mod body;
+mod check;
+mod client;
 mod exchange;
 mod forward;
 mod listen;
+mod serve;
 mod timers;
 mod upstream;
 mod wire;
@@ -24,6 +28,7 @@ use std::time::Instant;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 
+pub use client::Limits;
 pub use listen::BindError;
 use worker::{Apply, Command};
 
@@ -42,11 +47,13 @@ pub struct Settings {
     pub switches: Switches,
     /// A fault: workers that are late with every configuration.
     pub lag: Option<Lag>,
+    /// How long connections wait.
+    pub limits: Limits,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { workers: 2, switches: Switches::default(), lag: None }
+        Self { workers: 2, switches: Switches::default(), lag: None, limits: Limits::default() }
     }
 }
 
@@ -58,6 +65,7 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
     switches: Switches,
     lag: Option<Lag>,
+    limits: Limits,
     /// Per worker: the generation it runs.
     running: Vec<AtomicU64>,
     progress: watch::Sender<Progress>,
@@ -88,6 +96,7 @@ impl Gateway {
             metrics: Arc::default(),
             switches: settings.switches,
             lag: settings.lag,
+            limits: settings.limits,
             running: (0..count).map(|_| AtomicU64::new(0)).collect(),
             progress: watch::Sender::new(Progress::default()),
         });

@@ -8,23 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 
 use super::Shared;
-use super::forward::{Client, forward};
+use super::client::{Client, Limits};
+use super::serve::serve;
 use super::timers::Deadlines;
 use super::upstream::Idle;
 use crate::engine::{Engine, Snapshot, Surroundings};
 use crate::plane::Lag;
 
-/// A client that sends nothing for this long is left. Generous: closing an idle connection may cross
-/// the client's next request.
-const CLIENT_IDLE_MAX: Duration = Duration::from_mins(5);
 /// Client connections per worker; more wait in the kernel's queue.
 const CLIENTS_MAX: usize = 16_384;
 /// How often idle connections are looked through.
@@ -61,7 +56,9 @@ pub(super) struct Worker {
     pub(super) idle: RefCell<Idle>,
     pub(super) deadlines: Deadlines,
     pub(super) closing: Cell<bool>,
-    clients: RefCell<Vec<(Weak<Client>, AbortHandle)>>,
+    clients: RefCell<Vec<Weak<Client>>>,
+    /// The time, as of the last look at the clients.
+    coarse: Cell<Duration>,
     shared: Arc<Shared>,
 }
 
@@ -69,6 +66,15 @@ impl Worker {
     /// Time since the gateway started.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// The time as of the last tick: for limits that need no better.
+    pub(super) fn coarse_now(&self) -> Duration {
+        self.coarse.get()
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.shared.limits
     }
 
     /// Tells the gateway when an endpoint that gets no more requests has none left.
@@ -118,6 +124,7 @@ pub(super) async fn run(
         deadlines: Deadlines::default(),
         closing: Cell::new(false),
         clients: RefCell::default(),
+        coarse: Cell::new(shared.started.elapsed()),
         shared,
     });
     let timers = tokio::task::spawn_local({
@@ -125,6 +132,7 @@ pub(super) async fn run(
         async move { worker.deadlines.run(|| worker.now()).await }
     });
     let pruning = tokio::task::spawn_local(prune(Rc::clone(&worker)));
+    let looking = tokio::task::spawn_local(look(Rc::clone(&worker)));
     let mut accepting: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
     while let Some(command) = commands.recv().await {
         match command {
@@ -153,6 +161,7 @@ pub(super) async fn run(
     }
     timers.abort();
     pruning.abort();
+    looking.abort();
     accepting.values().for_each(JoinHandle::abort);
 }
 
@@ -162,12 +171,20 @@ async fn prune(worker: Rc<Worker>) {
         let now = worker.now();
         let engine = worker.engine.borrow();
         worker.idle.borrow_mut().prune(now, |endpoint| engine.in_use(endpoint));
-        worker.clients.borrow_mut().retain(|(client, task)| {
+    }
+}
+
+/// Looks through the clients for those that have waited too long.
+async fn look(worker: Rc<Worker>) {
+    let tick = worker.limits().tick();
+    loop {
+        tokio::time::sleep(tick).await;
+        let now = worker.now();
+        worker.coarse.set(now);
+        let engine = worker.engine.borrow();
+        worker.clients.borrow_mut().retain(|client| {
             let Some(client) = client.upgrade() else { return false };
-            let idle = client.idle_since.get();
-            if idle.is_some_and(|since| now.saturating_sub(since) >= CLIENT_IDLE_MAX) {
-                task.abort();
-            }
+            client.look(now, worker.limits(), |endpoint| engine.in_use(endpoint));
             true
         });
     }
@@ -188,16 +205,9 @@ async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: std::net::Tcp
         }
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let client = Rc::new(Client {
-                    worker: Rc::clone(&worker),
-                    listener: address,
-                    peer: peer.ip(),
-                    deadline: worker.deadlines.add(),
-                    idle_since: Cell::new(Some(worker.now())),
-                });
-                let weak = Rc::downgrade(&client);
-                let task = tokio::task::spawn_local(serve(client, stream));
-                worker.clients.borrow_mut().push((weak, task.abort_handle()));
+                let client = Rc::new(Client::new(Rc::clone(&worker), address, peer.ip()));
+                worker.clients.borrow_mut().push(Rc::downgrade(&client));
+                tokio::task::spawn_local(serve(client, stream));
             }
             Err(error) => {
                 tracing::warn!(%address, %error, "a connection was not accepted");
@@ -208,26 +218,9 @@ async fn accept(worker: Rc<Worker>, address: SocketAddr, listener: std::net::Tcp
 }
 
 /// Forgets connections that have ended, when the list is full.
-fn has_room(clients: &mut Vec<(Weak<Client>, AbortHandle)>) -> bool {
+fn has_room(clients: &mut Vec<Weak<Client>>) -> bool {
     if clients.len() >= CLIENTS_MAX {
-        clients.retain(|(client, _)| client.strong_count() > 0);
+        clients.retain(|client| client.strong_count() > 0);
     }
     clients.len() < CLIENTS_MAX
-}
-
-async fn serve(client: Rc<Client>, stream: TcpStream) {
-    let peer = client.peer;
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "connection lost before it was served");
-        return;
-    }
-    let service = service_fn(move |request| forward(Rc::clone(&client), request));
-    let connection = http1::Builder::new()
-        .auto_date_header(false)
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    if let Err(error) = connection.await {
-        tracing::debug!(%peer, %error, "client connection ended early");
-    }
 }

@@ -86,7 +86,10 @@ impl Backend {
 }
 
 /// One request as it arrived; `None` at the end of the connection.
-fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
+pub(crate) fn read_request(
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+) -> Option<(String, Vec<u8>)> {
     let mut chunk = [0; 16 << 10];
     let mut more = |buffer: &mut Vec<u8>| match stream.read(&mut chunk) {
         Ok(0) | Err(_) => None,

@@ -1,8 +1,12 @@
 //! The gateway on real sockets: clients, endpoints and faults between them.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod answers;
 mod backend;
 mod client;
+mod patience;
+mod requests;
+mod script;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

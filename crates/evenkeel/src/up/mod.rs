@@ -158,6 +158,6 @@ fn start_gateway(args: &UpArgs, lag: Option<Duration>) -> anyhow::Result<Gateway
         confirmation: args.without != Some(Safeguard::Confirmation),
     };
     let lag = lag.map(|delay| Lag { worker: 0, delay });
-    let settings = GatewaySettings { workers: 2, switches, lag };
+    let settings = GatewaySettings { workers: 2, switches, lag, ..GatewaySettings::default() };
     Gateway::start(settings).context("start the gateway's workers")
 }
