@@ -1,195 +1,343 @@
 //! A watch that never ends: it resumes where it was, lists again when the server has forgotten
 //! that place, and then tells what changed or vanished meanwhile.
+//!
+//! It is not kube-runtime's watcher. That one is generic over kinds (each compiles its own copy),
+//! has no limit on a request that gets no answer, pauses by a back-off that any event resets, and
+//! keeps its store apart from its stream; here the answers of writes go into the same store.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
+use std::{collections::VecDeque, time::Duration};
+
+use evenkeel_api::{GroupKind, Obj, ObjError, Revision};
+use evenkeel_control::{ListQuery, StoreError, Watch, WatchEvent};
+use futures::{StreamExt as _, stream};
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+use crate::{
+    answer::Failure,
+    client::Generation,
+    counts::Tally,
+    kinds::Route,
+    lines::Lines,
+    settings::LiveSettings,
+    shelf::{Shelf, Told},
+    store::{KubeStore, Refused, object},
 };
 
-use evenkeel_api::{GroupKind, Key, Obj, Revision};
-use evenkeel_control::{ListQuery, StoreError, Watch, WatchEvent};
-use futures::{Stream, StreamExt as _, stream};
-use http::Request;
-use kube::core::WatchEvent as KubeEvent;
-use serde_json::Value;
+/// A server may ask for a pause; not for one longer than this.
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 
-use crate::store::{KubeStore, object, push_selectors, translate};
+/// What `kubectl apply` last applied, content included.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// The server ends a watch after this long; client-go asks for 5 to 10 minutes.
-const WATCH_SECONDS: u32 = 290;
-/// First pause after a failure; doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(200);
-/// Longest pause between attempts.
-const PAUSE_MAX: Duration = Duration::from_secs(15);
-
-type Events = Pin<Box<dyn Stream<Item = Result<KubeEvent<Value>, kube::Error>> + Send>>;
-type Page = (Vec<Arc<Obj>>, Revision, Option<String>);
-
-/// Takes a list answer apart: items, revision, continue token.
-pub(crate) fn split_page(mut page: Value, kind: &GroupKind) -> Result<Page, StoreError> {
-    let text = |value: &Value, path: &str| {
-        value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let api_version = text(&page, "/apiVersion");
-    let revision = Revision(text(&page, "/metadata/resourceVersion").into());
-    let next = Some(text(&page, "/metadata/continue")).filter(|token| !token.is_empty());
-    let items = match page.get_mut("items").map(Value::take) {
-        Some(Value::Array(items)) => items,
-        _ => Vec::new(),
-    };
-    let items: Result<Vec<_>, _> = items
-        .into_iter()
-        .map(|item| object(item, &kind.kind, &api_version).map(Arc::new))
-        .collect();
-    Ok((items?, revision, next))
+/// How much of each object is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    Whole,
+    /// Name, labels, annotations, owners; no content.
+    Metadata,
 }
 
-struct Informer {
+impl Detail {
+    pub(crate) fn accept(self, is_list: bool) -> &'static str {
+        match (self, is_list) {
+            (Self::Whole, _) => "application/json",
+            (Self::Metadata, true) => {
+                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+            }
+            (Self::Metadata, false) => {
+                "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+            }
+        }
+    }
+
+    /// Reads an object; of one that came whole although only metadata was asked for, no more than
+    /// that is kept.
+    pub(crate) fn read(
+        self,
+        mut body: Value,
+        kind: &GroupKind,
+        route: &Route,
+    ) -> Result<Obj, ObjError> {
+        self.strip(&mut body);
+        object(body, kind, route)
+    }
+
+    /// So much of an object that is known whole.
+    pub(crate) fn cut(self, obj: &Obj) -> Result<Obj, ObjError> {
+        let mut body = obj.json().clone();
+        self.strip(&mut body);
+        Obj::from_json(body)
+    }
+
+    fn strip(self, body: &mut Value) {
+        let keeps = |field: &str| matches!(field, "apiVersion" | "kind" | "metadata");
+        if let (Self::Metadata, Some(fields)) = (self, body.as_object_mut()) {
+            fields.retain(|field, _| keeps(field));
+            // kubectl apply keeps a copy of the whole object in an annotation.
+            if let Some(annotations) = body.pointer_mut("/metadata/annotations") {
+                annotations.as_object_mut().map(|all| all.shift_remove(LAST_APPLIED));
+            }
+        }
+    }
+}
+
+/// What a server says about the objects of one query.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// All of them, at this revision.
+    Listed(Vec<Arc<Obj>>, Revision),
+    /// One is there, new or changed.
+    Applied(Arc<Obj>),
+    /// One is gone; its last state.
+    Deleted(Arc<Obj>),
+    /// Nothing has changed until this revision.
+    At(Revision),
+    /// The watch is open: the server is alive.
+    Open,
+}
+
+/// Follows one query, for ever.
+pub(crate) struct Informer {
     store: KubeStore,
     query: ListQuery,
-    known: BTreeMap<Key, Arc<Obj>>,
+    detail: Detail,
     revision: Option<Revision>,
-    events: Option<Events>,
-    ready: VecDeque<Result<WatchEvent, StoreError>>,
-    pause: Duration,
-    synced: bool,
+    open: Option<Open>,
+    pauses: Pauses,
 }
 
-/// See the module.
+struct Open {
+    lines: Lines,
+    generation: Generation,
+    route: Route,
+    since: Instant,
+}
+
+impl Informer {
+    pub(crate) fn new(store: KubeStore, query: ListQuery, detail: Detail) -> Self {
+        let pauses = Pauses::default();
+        Self { store, query, detail, revision: None, open: None, pauses }
+    }
+
+    /// The next change. After an error the next call pauses first, then goes on.
+    pub(crate) async fn next(&mut self) -> Result<Change, StoreError> {
+        loop {
+            if self.open.is_none() {
+                tokio::time::sleep(self.pauses.take()).await;
+            }
+            match self.step().await {
+                Ok(Some(change)) => return Ok(change),
+                Ok(None) => self.ended(None),
+                Err(refused) => {
+                    let is_gone = refused.is_gone;
+                    self.ended(Some(&refused));
+                    if !is_gone {
+                        return Err(refused.error);
+                    }
+                    // Nothing is wrong, the server has just forgotten our place.
+                    self.revision = None;
+                    self.store.client.counts.tally(Tally::WatchRelisted);
+                }
+            }
+        }
+    }
+
+    /// Decides how long to pause before the next attempt.
+    fn ended(&mut self, refused: Option<&Refused>) {
+        let settings = &self.store.client.settings;
+        let open = self.open.take();
+        let lived = open.map_or(Duration::ZERO, |open| open.since.elapsed());
+        self.pauses.failed(settings, lived, refused);
+    }
+
+    /// One change; `None` when the server has ended the watch.
+    async fn step(&mut self) -> Result<Option<Change>, Refused> {
+        let Some(revision) = self.revision.clone() else { return self.list().await.map(Some) };
+        let kind = self.query.kind.to_string();
+        let Some(open) = self.open.as_mut() else {
+            return self.watch(&revision).await.map(Some);
+        };
+        let line = match open.lines.next().await {
+            Ok(line) => line,
+            Err(failure) => {
+                if matches!(failure, Failure::Silent(_)) {
+                    self.store.client.reset(open.generation);
+                }
+                return Err(Refused::of(failure, &kind));
+            }
+        };
+        let Some(line) = line else { return Ok(None) };
+        let change = read(line, self.detail, &self.query.kind, &open.route)?;
+        self.revision = Some(match &change {
+            Change::Applied(obj) | Change::Deleted(obj) => obj.revision(),
+            Change::At(revision) | Change::Listed(_, revision) => revision.clone(),
+            Change::Open => revision,
+        });
+        Ok(Some(change))
+    }
+
+    async fn watch(&mut self, revision: &Revision) -> Result<Change, Refused> {
+        let settings = self.store.client.settings.clone();
+        let opened = self.store.open_watch(&self.query, self.detail, revision).await?;
+        let (body, generation, route) = opened;
+        let lines = Lines::new(body, settings.watch + settings.watch_grace);
+        self.store.client.counts.tally(Tally::WatchResumed);
+        self.open = Some(Open { lines, generation, route, since: Instant::now() });
+        Ok(Change::Open)
+    }
+
+    async fn list(&mut self) -> Result<Change, Refused> {
+        let mut all = Vec::new();
+        let mut from: Option<String> = None;
+        loop {
+            let page = self.store.list_page(&self.query, self.detail, from.as_deref()).await?;
+            all.extend(page.items);
+            from = page.next;
+            if from.is_none() {
+                self.revision = Some(page.revision.clone());
+                return Ok(Change::Listed(all, page.revision));
+            }
+        }
+    }
+}
+
+/// Takes one event apart.
+fn read(
+    mut event: Value,
+    detail: Detail,
+    kind: &GroupKind,
+    route: &Route,
+) -> Result<Change, Refused> {
+    let body = event.get_mut("object").map(Value::take).unwrap_or_default();
+    let odd = |problem: String| Refused::of(Failure::Broken(problem), &kind.to_string());
+    match event.get("type").and_then(Value::as_str).unwrap_or_default() {
+        "ADDED" | "MODIFIED" => Ok(Change::Applied(Arc::new(detail.read(body, kind, route)?))),
+        "DELETED" => Ok(Change::Deleted(Arc::new(detail.read(body, kind, route)?))),
+        "BOOKMARK" => {
+            let revision = body.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+            revision
+                .map(|revision| Change::At(Revision(revision.into())))
+                .ok_or_else(|| odd("a bookmark has no resourceVersion".to_owned()))
+        }
+        "ERROR" => Err(Refused::of(Failure::event(&body), &kind.to_string())),
+        other => Err(odd(format!("an event is of the unknown type {other:?}"))),
+    }
+}
+
+/// How long to wait between attempts: longer and longer, until a watch has lived for a while. That
+/// a watch was opened, or that an event came, proves nothing: a server, or a proxy before it, may
+/// end each one at once.
+#[derive(Debug, Default)]
+struct Pauses {
+    last: Duration,
+    next: Duration,
+}
+
+impl Pauses {
+    /// The pause before this attempt.
+    fn take(&mut self) -> Duration {
+        std::mem::take(&mut self.next)
+    }
+
+    fn failed(&mut self, settings: &LiveSettings, lived: Duration, refused: Option<&Refused>) {
+        if lived >= settings.settled {
+            (self.last, self.next) = (Duration::ZERO, Duration::ZERO);
+            return;
+        }
+        let is_refusal = refused.is_some_and(|refused| refused.is_refusal);
+        let max = if is_refusal { settings.pause_refused_max } else { settings.pause_max };
+        self.last = (self.last * 2).clamp(settings.pause_min, max);
+        let asked = refused.and_then(|refused| refused.retry_after).unwrap_or_default();
+        self.next = self.last.max(asked.min(RETRY_AFTER_MAX));
+    }
+}
+
+/// A watch of its own, shared with nobody.
 pub(crate) fn watch(store: KubeStore, query: ListQuery) -> Watch {
-    let informer = Informer {
-        store,
-        query,
-        known: BTreeMap::new(),
-        revision: None,
-        events: None,
-        ready: VecDeque::new(),
-        pause: Duration::ZERO,
-        synced: false,
-    };
-    stream::unfold(informer, |mut informer| async move {
-        let event = informer.next().await;
-        Some((event, informer))
+    struct Alone {
+        informer: Informer,
+        shelf: Shelf,
+        ready: VecDeque<WatchEvent>,
+    }
+    let shelf = Shelf::new(query.clone());
+    let informer = Informer::new(store, query, Detail::Whole);
+    let alone = Alone { informer, shelf, ready: VecDeque::new() };
+    stream::unfold(alone, |mut alone| async move {
+        loop {
+            if let Some(event) = alone.ready.pop_front() {
+                return Some((Ok(event), alone));
+            }
+            let change = match alone.informer.next().await {
+                Ok(change) => change,
+                Err(error) => return Some((Err(error), alone)),
+            };
+            let is_first_list = matches!(change, Change::Listed(..)) && !alone.shelf.is_synced();
+            let told = alone.shelf.take(change).into_iter().map(|told| match told {
+                Told::Applied { new, .. } => WatchEvent::Applied(new),
+                Told::Deleted(old) => WatchEvent::Deleted(old),
+            });
+            alone.ready.extend(told);
+            if is_first_list {
+                alone.ready.push_back(WatchEvent::Synced);
+            }
+        }
     })
     .boxed()
 }
 
-impl Informer {
-    async fn next(&mut self) -> Result<WatchEvent, StoreError> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return event;
-            }
-            if let Err(error) = self.step().await {
-                self.events = None;
-                let doubled = self.pause.saturating_mul(2);
-                self.pause = doubled.clamp(PAUSE_MIN, PAUSE_MAX);
-                if matches!(error, StoreError::Conflict { .. }) {
-                    // 410 Gone: nothing is wrong, the server has just forgotten our place.
-                    self.revision = None;
-                    continue;
-                }
-                tokio::time::sleep(self.pause).await;
-                return Err(error);
-            }
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    async fn step(&mut self) -> Result<(), StoreError> {
-        let Some(revision) = self.revision.clone() else { return self.list().await };
-        if self.events.is_none() {
-            self.events = Some(open(&self.store, &self.query, &revision).await?);
-        }
-        let Some(events) = self.events.as_mut() else { return Ok(()) };
-        match events.next().await {
-            None => self.events = None,
-            Some(Err(error)) => return Err(translate(&self.query.kind.to_string(), &error)),
-            Some(Ok(event)) => {
-                self.pause = Duration::ZERO;
-                self.take(event)?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn list(&mut self) -> Result<(), StoreError> {
-        let mut fresh = BTreeMap::new();
-        let mut from: Option<String> = None;
-        let revision = loop {
-            let page = self.store.list_page(&self.query, from.as_deref()).await?;
-            let (items, revision, next) = split_page(page, &self.query.kind)?;
-            fresh.extend(items.into_iter().map(|obj| (obj.key().clone(), obj)));
-            match next {
-                Some(next) => from = Some(next),
-                None => break revision,
-            }
+    #[test]
+    fn pauses_grow_until_a_watch_has_lived_for_a_while() {
+        let settings = LiveSettings::default();
+        let mut pauses = Pauses::default();
+        let mut ended_after = |lived: u64| {
+            pauses.failed(&settings, Duration::from_secs(lived), None);
+            pauses.take().as_millis()
         };
-        for (key, obj) in &fresh {
-            let same = self.known.get(key).is_some_and(|old| old.revision() == obj.revision());
-            if !same {
-                self.ready.push_back(Ok(WatchEvent::Applied(obj.clone())));
-            }
-        }
-        for (key, old) in &self.known {
-            if fresh.get(key).is_none_or(|new| new.uid() != old.uid()) {
-                // A namesake with another uid: the old one went first.
-                self.ready.push_front(Ok(WatchEvent::Deleted(old.clone())));
-            }
-        }
-        if !self.synced {
-            self.synced = true;
-            self.ready.push_back(Ok(WatchEvent::Synced));
-        }
-        self.known = fresh;
-        self.revision = Some(revision);
-        Ok(())
+        let early: Vec<_> = [0, 1, 0, 9, 0, 0, 0, 0, 0].map(&mut ended_after).into();
+        assert_eq!(early, [200, 400, 800, 1600, 3200, 6400, 12800, 15000, 15000]);
+        assert_eq!([50, 0, 0].map(&mut ended_after), [0, 200, 400]);
     }
 
-    fn take(&mut self, event: KubeEvent<Value>) -> Result<(), StoreError> {
-        match event {
-            KubeEvent::Added(body) | KubeEvent::Modified(body) => {
-                let obj = Arc::new(Obj::from_json(body)?);
-                self.revision = Some(obj.revision());
-                self.known.insert(obj.key().clone(), obj.clone());
-                self.ready.push_back(Ok(WatchEvent::Applied(obj)));
-            }
-            KubeEvent::Deleted(body) => {
-                let obj = Arc::new(Obj::from_json(body)?);
-                self.revision = Some(obj.revision());
-                self.known.remove(obj.key());
-                self.ready.push_back(Ok(WatchEvent::Deleted(obj)));
-            }
-            KubeEvent::Bookmark(bookmark) => {
-                self.revision = Some(Revision(bookmark.metadata.resource_version.into()));
-            }
-            KubeEvent::Error(status) => {
-                let error = kube::Error::Api(status);
-                return Err(translate(&self.query.kind.to_string(), &error));
-            }
+    #[test]
+    fn a_refusal_is_asked_about_less_often_and_a_busy_server_is_heard() {
+        let settings = LiveSettings::default();
+        let refused = |is_refusal, seconds| Refused {
+            error: StoreError::Refused { object: String::new(), problem: String::new() },
+            is_gone: false,
+            is_refusal,
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        let mut pauses = Pauses::default();
+        for _ in 0..20 {
+            pauses.failed(&settings, Duration::ZERO, Some(&refused(true, 0)));
         }
-        Ok(())
+        assert_eq!(pauses.take(), settings.pause_refused_max);
+        let mut pauses = Pauses::default();
+        for (asked, waits) in [(7, 7), (3600, 60)] {
+            pauses.failed(&settings, Duration::ZERO, Some(&refused(false, asked)));
+            assert_eq!(pauses.take(), Duration::from_secs(waits));
+        }
     }
-}
 
-async fn open(
-    store: &KubeStore,
-    query: &ListQuery,
-    revision: &Revision,
-) -> Result<Events, StoreError> {
-    let kind = query.kind.to_string();
-    let route = store.route(&kind, query).await?;
-    let mut path = format!(
-        "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}\
-         &resourceVersion={revision}",
-        route.path(query.namespace.as_deref(), None),
-    );
-    push_selectors(&mut path, query);
-    let request = Request::get(&path).body(Vec::new()).map_err(|error| StoreError::Invalid {
-        object: kind.clone(),
-        problem: error.to_string(),
-    })?;
-    let events = store.client.request_events::<Value>(request).await;
-    Ok(events.map_err(|error| translate(&kind, &error))?.boxed())
+    #[test]
+    fn an_object_that_came_whole_is_cut_down_to_its_metadata() {
+        let route =
+            Route { api_version: "v1".to_owned(), plural: "secrets".to_owned(), namespaced: true };
+        let body = serde_json::json!({"kind": "Secret", "apiVersion": "v1",
+            "metadata": {"name": "a", "managedFields": [],
+                "annotations": {LAST_APPLIED: "{\"data\": {\"password\": \"eA==\"}}"}},
+            "data": {"password": "eA=="}});
+        let kind = GroupKind::new("", "Secret");
+        let read = |detail: Detail| detail.read(body.clone(), &kind, &route).unwrap();
+        let cut = read(Detail::Metadata);
+        assert_eq!(cut.json().to_string().find("password"), None);
+        assert_eq!((cut.name(), &*cut.key().kind.kind), ("a", "Secret"));
+        assert!(read(Detail::Whole).json().to_string().contains("password"));
+    }
 }

@@ -1,7 +1,23 @@
-use std::{collections::BTreeMap, sync::Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use evenkeel_api::GroupKind;
-use kube::Client;
+use evenkeel_control::StoreError;
+use http::{Request, header::ACCEPT};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::{answer::Failure, client::ApiClient, counts::Verb, settings::LiveSettings};
+
+/// All kinds of all versions in one answer: Kubernetes 1.30 and later, then 1.27 and later.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
+                          application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,\
+                          application/json";
+/// A look that failed is not repeated sooner: all watches fail together.
+const FAILED_MIN: Duration = Duration::from_secs(1);
 
 /// How a kind is reached: URL parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,42 +49,146 @@ impl Route {
     }
 }
 
-/// Kinds known to the server, read once and again when an unknown one is asked for.
+/// The kinds that a server has. Read when an unknown one is asked for, by whoever asks first; all
+/// others who ask meanwhile share the answer. While something stays unknown, all of them together
+/// look at most every [`LiveSettings::discovery_min`], and less and less often.
 pub(crate) struct Kinds {
     known: Mutex<BTreeMap<GroupKind, Route>>,
+    looking: tokio::sync::Mutex<Looks>,
+}
+
+#[derive(Default)]
+struct Looks {
+    /// When the last look ended, and how.
+    last: Option<(Instant, Result<(), StoreError>)>,
+    /// Until when what it found is taken as complete.
+    pause: Duration,
 }
 
 impl Kinds {
     pub(crate) fn new() -> Self {
-        Self { known: Mutex::new(BTreeMap::new()) }
+        Self { known: Mutex::default(), looking: tokio::sync::Mutex::default() }
     }
 
-    fn look_up(&self, kind: &GroupKind) -> Option<Route> {
-        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(kind).cloned()
+    fn known(&self) -> MutexGuard<'_, BTreeMap<GroupKind, Route>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The route of a kind. `Ok(None)`: the server does not have it.
     pub(crate) async fn find(
         &self,
-        client: &Client,
+        client: &ApiClient,
         kind: &GroupKind,
-    ) -> Result<Option<Route>, kube::Error> {
-        if let Some(route) = self.look_up(kind) {
+    ) -> Result<Option<Route>, StoreError> {
+        let known = |kinds: &Self| kinds.known().get(kind).cloned();
+        if let Some(route) = known(self) {
             return Ok(Some(route));
         }
-        let found = kube::discovery::Discovery::new(client.clone()).run_aggregated().await?;
-        let mut fresh = BTreeMap::new();
-        for group in found.groups_alphabetical() {
-            for (resource, capabilities) in group.recommended_resources() {
-                let route = Route {
-                    api_version: resource.api_version.clone(),
-                    plural: resource.plural.clone(),
-                    namespaced: capabilities.scope == kube::discovery::Scope::Namespaced,
-                };
-                fresh.insert(GroupKind::new(&resource.group, &resource.kind), route);
+        let mut looks = self.looking.lock().await;
+        if let Some(route) = known(self) {
+            return Ok(Some(route));
+        }
+        if let Some((at, how)) = &looks.last {
+            let valid = if how.is_ok() { looks.pause } else { FAILED_MIN };
+            if at.elapsed() < valid {
+                return how.clone().map(|()| None);
             }
         }
-        *self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = fresh;
-        Ok(self.look_up(kind))
+        let found = discover(client).await.map_err(|error| error.translate("list of kinds"));
+        let how = found.map(|fresh| self.learn(&mut looks, fresh, &client.settings));
+        looks.last = Some((Instant::now(), how.clone()));
+        how.map(|()| known(self))
+    }
+
+    fn learn(&self, looks: &mut Looks, fresh: BTreeMap<GroupKind, Route>, settings: &LiveSettings) {
+        let mut known = self.known();
+        let (min, max) = (settings.discovery_min, settings.discovery_max);
+        looks.pause = if *known == fresh { (looks.pause * 2).clamp(min, max) } else { min };
+        *known = fresh;
+    }
+
+    /// Forgets a route that the server says it does not serve: another version may be.
+    pub(crate) fn forget(&self, kind: &GroupKind, route: &Route) {
+        let mut known = self.known();
+        if known.get(kind) == Some(route) {
+            known.remove(kind);
+        }
+    }
+}
+
+async fn discover(client: &ApiClient) -> Result<BTreeMap<GroupKind, Route>, Failure> {
+    let mut found = BTreeMap::new();
+    for path in ["/api", "/apis"] {
+        let request = Request::get(path)
+            .header(ACCEPT, AGGREGATED)
+            .body(Vec::new())
+            .map_err(|error| Failure::Broken(error.to_string()))?;
+        let body = client.exchange(Verb::Discovery, request).await?;
+        let body: Value = serde_json::from_slice(&body)
+            .map_err(|error| Failure::Broken(format!("list of kinds at {path}: {error}")))?;
+        if body.get("kind").and_then(Value::as_str) != Some("APIGroupDiscoveryList") {
+            return Err(Failure::Broken(format!(
+                "{path} has no list of all kinds: Kubernetes 1.27 or later is needed"
+            )));
+        }
+        read(&body, &mut found);
+    }
+    Ok(found)
+}
+
+/// Takes the kinds out of an aggregated list. A kind that several versions have is reached through
+/// the first one, which the server prefers.
+fn read(body: &Value, found: &mut BTreeMap<GroupKind, Route>) {
+    fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+        value.pointer(path).and_then(Value::as_str).unwrap_or_default()
+    }
+    fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+        value.get(field).and_then(Value::as_array).into_iter().flatten()
+    }
+    for group in list(body, "items") {
+        let name = text(group, "/metadata/name");
+        for version in list(group, "versions") {
+            let number = text(version, "/version");
+            let api_version =
+                if name.is_empty() { number.to_owned() } else { format!("{name}/{number}") };
+            for resource in list(version, "resources") {
+                let (kind, plural) =
+                    (text(resource, "/responseKind/kind"), text(resource, "/resource"));
+                if kind.is_empty() || plural.is_empty() {
+                    continue;
+                }
+                found.entry(GroupKind::new(name, kind)).or_insert_with(|| Route {
+                    api_version: api_version.clone(),
+                    plural: plural.to_owned(),
+                    namespaced: text(resource, "/scope") == "Namespaced",
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_is_reached_through_the_version_that_the_server_prefers() {
+        let resource = |plural: &str, kind: &str| {
+            json!({"resource": plural, "scope": "Namespaced",
+                "responseKind": {"group": "autoscaling", "kind": kind}})
+        };
+        let body = json!({"items": [{"metadata": {"name": "autoscaling"}, "versions": [
+            {"version": "v2", "resources": [resource("horizontalpodautoscalers", "HPA")]},
+            {"version": "v1", "resources": [resource("horizontalpodautoscalers", "HPA"),
+                resource("olds", "Old"), {"resource": "broken"}]},
+        ]}]});
+        let mut found = BTreeMap::new();
+        read(&body, &mut found);
+        let path = |kind| found[&GroupKind::new("autoscaling", kind)].path(Some("x"), Some("a"));
+        assert_eq!(path("HPA"), "/apis/autoscaling/v2/namespaces/x/horizontalpodautoscalers/a");
+        assert_eq!(path("Old"), "/apis/autoscaling/v1/namespaces/x/olds/a");
+        assert_eq!(found.len(), 2);
     }
 }

@@ -1,8 +1,12 @@
 //! The ports over the real world: any Kubernetes through kube-rs, webhooks over HTTP, real time.
 //!
 //! ```text
-//! KubeStore  Store over kube's Client: raw requests, one JSON layer, kinds from discovery
-//! informer   list + watch that resumes, lists again after 410, and tells what it missed
+//! KubeStore  Read and Write over kube's Client: raw requests, one JSON layer
+//!   client     connections: a limit on everything, dead ones are replaced
+//!   answer     what an answer means; "no such object" is not "no such kind"
+//!   kinds      which kinds there are, asked for as rarely as possible
+//!   informer   list + watch that resumes, lists again after 410, and tells what it missed
+//!   shelf      what is known of one query: the newer of the watch and of our own writes
 //! HttpHooks  webhooks, with in-cluster Service names resolved through the Store, and the built-in
 //!            load tester behind http://flagger-loadtester/
 //! RealTime   Clock and Timer
@@ -10,13 +14,24 @@
 //! Not here: any decision. Nothing is generic over kinds: requests and answers are JSON values, so
 //! this crate stays small to compile.
 
+mod answer;
+mod client;
+mod config;
+mod counts;
 mod hooks;
 mod informer;
 mod kinds;
+mod lines;
 mod load;
+mod settings;
+mod shelf;
 mod store;
 mod time;
+mod url;
 
+pub use config::{ConnectError, connect, connect_with};
+pub use counts::ApiCounts;
 pub use hooks::HttpHooks;
-pub use store::{ConnectError, KubeStore, connect};
+pub use settings::LiveSettings;
+pub use store::KubeStore;
 pub use time::RealTime;

@@ -1,0 +1,243 @@
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Uri, header::USER_AGENT};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect},
+    rt::{TokioExecutor, TokioTimer},
+};
+use kube::{
+    Client, Config,
+    client::{Body, ClientBuilder, ConfigExt as _},
+};
+use tower_service::Service;
+
+use crate::{
+    answer::Failure,
+    counts::{Counts, Tally, Verb},
+    settings::LiveSettings,
+};
+
+/// What we call ourselves, to API servers, webhooks and metrics servers alike.
+pub(crate) const AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
+/// Unused connections kept: as many as there are usually requests at once.
+const IDLE_MAX: usize = 16;
+/// How long an unused connection is kept: shorter than load balancers' usual minute.
+const IDLE: Duration = Duration::from_secs(45);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The HTTP client of one API server. Nothing it does waits for ever: connecting and every
+/// exchange have a limit, dead connections are closed by the kernel's probes, and when an exchange
+/// runs into its limit all pooled connections are dropped, so that the next request does not meet
+/// the same dead peer.
+///
+/// kube's own stack is not used as a whole, because it has no limit on answers and retries `POST`
+/// after a 504 up to fifteen times with pauses of many minutes; the run loop has pauses of its own.
+#[derive(Clone)]
+pub(crate) struct ApiClient {
+    client: Client,
+    pool: Pool,
+    pub(crate) settings: Arc<LiveSettings>,
+    pub(crate) counts: Counts,
+}
+
+impl ApiClient {
+    pub(crate) fn new(mut config: Config, settings: LiveSettings) -> Result<Self, kube::Error> {
+        if let Some(proxy) = config.proxy_url.take() {
+            return Err(kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy) });
+        }
+        config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
+        let counts = Counts::default();
+        let tls = config.rustls_https_connector_with_connector(tcp(&settings))?;
+        let pool = Pool::new(Bounded { connector: tls, limit: settings.connect }, counts.clone());
+        let namespace = config.default_namespace.clone();
+        let stack =
+            ClientBuilder::new(pool.clone(), namespace).with_layer(&config.extra_headers_layer()?);
+        let client = match config.auth_layer()? {
+            Some(auth) => {
+                stack.with_layer(&auth).with_layer(&config.base_uri_layer()).build::<Incoming>()
+            }
+            None => stack.with_layer(&config.base_uri_layer()).build::<Incoming>(),
+        };
+        Ok(Self { client, pool, settings: Arc::new(settings), counts })
+    }
+
+    /// One exchange: the whole body of a good answer.
+    pub(crate) async fn exchange(
+        &self,
+        verb: Verb,
+        request: Request<Vec<u8>>,
+    ) -> Result<Bytes, Failure> {
+        let whole = async {
+            let answer = self.client.send(request.map(Body::from)).await?;
+            let status = answer.status();
+            let body = answer.into_body().collect().await?.to_bytes();
+            if status.is_success() { Ok(body) } else { Err(Failure::status(status, &body)) }
+        };
+        self.within(verb, whole).await
+    }
+
+    /// Opens a stream: the body of a good answer, yet to come. Whoever reads it minds its silence
+    /// and calls [`Self::reset`] with the number that comes along.
+    pub(crate) async fn open(
+        &self,
+        verb: Verb,
+        request: Request<Vec<u8>>,
+    ) -> Result<(Body, Generation), Failure> {
+        let generation = self.pool.generation();
+        let head = async {
+            let answer = self.client.send(request.map(Body::from)).await?;
+            let status = answer.status();
+            if status.is_success() {
+                return Ok((answer.into_body(), generation));
+            }
+            let body = answer.into_body().collect().await?.to_bytes();
+            Err(Failure::status(status, &body))
+        };
+        self.within(verb, head).await
+    }
+
+    async fn within<T>(
+        &self,
+        verb: Verb,
+        exchange: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.counts.request(verb);
+        let generation = self.pool.generation();
+        let limit = self.settings.request;
+        let done = tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| {
+            self.reset(generation);
+            Err(Failure::Silent(limit))
+        });
+        if done.is_err() {
+            self.counts.tally(Tally::Failed);
+        }
+        done
+    }
+
+    /// Says that a connection of that pool was silent: its unused connections are dropped.
+    pub(crate) fn reset(&self, generation: Generation) {
+        self.counts.tally(Tally::Silent);
+        self.pool.reset(generation);
+    }
+}
+
+fn tcp(settings: &LiveSettings) -> connect::HttpConnector {
+    let mut tcp = connect::HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(settings.keepalive));
+    tcp.set_keepalive_interval(Some(settings.keepalive / 3));
+    tcp.set_keepalive_retries(Some(3));
+    // Keepalive probes wait for data that is under way; this limits how long.
+    #[cfg(target_os = "linux")]
+    tcp.set_tcp_user_timeout(Some(settings.keepalive * 2));
+    tcp
+}
+
+/// Number of a pool of connections; a new one takes its place when a connection was silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Generation(u64);
+
+/// A pool of connections that can be replaced as a whole, under the layers that sign requests.
+#[derive(Clone)]
+struct Pool {
+    connector: Bounded<HttpsConnector<connect::HttpConnector>>,
+    current: Arc<Mutex<Connections>>,
+    generation: Arc<AtomicU64>,
+    counts: Counts,
+}
+
+type Connections = HttpClient<Bounded<HttpsConnector<connect::HttpConnector>>, Body>;
+
+impl Pool {
+    fn new(connector: Bounded<HttpsConnector<connect::HttpConnector>>, counts: Counts) -> Self {
+        let current = Arc::new(Mutex::new(connections(&connector)));
+        Self { connector, current, generation: Arc::default(), counts }
+    }
+
+    fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire))
+    }
+
+    fn reset(&self, seen: Generation) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // Many requests run into their limits together; the first one replaces the pool.
+        if self.generation() == seen {
+            *current = connections(&self.connector);
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            self.counts.tally(Tally::Pool);
+        }
+    }
+}
+
+fn connections(connector: &Bounded<HttpsConnector<connect::HttpConnector>>) -> Connections {
+    HttpClient::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(IDLE_MAX)
+        .build(connector.clone())
+}
+
+impl Service<Request<Body>> for Pool {
+    type Response = Response<Incoming>;
+    type Error = BoxError;
+    type Future = BoxFuture<Result<Response<Incoming>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = current.request(request);
+        Box::pin(async { answer.await.map_err(Into::into) })
+    }
+}
+
+/// A connector with a limit on the whole of connecting, TLS included.
+#[derive(Clone)]
+pub(crate) struct Bounded<C> {
+    pub(crate) connector: C,
+    pub(crate) limit: Duration,
+}
+
+impl<C> Service<Uri> for Bounded<C>
+where
+    C: Service<Uri, Error = BoxError>,
+    C::Response: 'static,
+    C::Future: Send + 'static,
+{
+    type Response = C::Response;
+    type Error = BoxError;
+    type Future = BoxFuture<Result<C::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.connector.poll_ready(context)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let limit = self.limit;
+        let connecting = self.connector.call(to);
+        Box::pin(async move {
+            match tokio::time::timeout(limit, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(format!("no connection within {limit:?}").into()),
+            }
+        })
+    }
+}
