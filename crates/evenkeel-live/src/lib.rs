@@ -1,6 +1,7 @@
 //! The ports over the real world: any Kubernetes through kube-rs, webhooks over HTTP, real time.
 //!
 //! ```text
+//! CachedStore  one watch per kind and query for all controllers; reads come from memory
 //! KubeStore  Read and Write over kube's Client: raw requests, one JSON layer
 //!   client     connections: a limit on everything, dead ones are replaced
 //!   answer     what an answer means; "no such object" is not "no such kind"
@@ -15,6 +16,7 @@
 //! this crate stays small to compile.
 
 mod answer;
+mod cache;
 mod client;
 mod config;
 mod counts;
@@ -29,6 +31,7 @@ mod store;
 mod time;
 mod url;
 
+pub use cache::{CachedStore, Kept};
 pub use config::{ConnectError, connect, connect_with};
 pub use counts::ApiCounts;
 pub use hooks::HttpHooks;

@@ -1,5 +1,6 @@
 //! The client of a cluster against a server on loopback that misbehaves as networks do.
 #![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
 
+mod cache;
 mod silence;
 mod support;
