@@ -5,10 +5,12 @@ use evenkeel_control::{BoxFuture, Metrics, MetricsError, Sample, Series, Span};
 use evenkeel_promql::number::parse_float;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, builderstates::WantsSchemes};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{HttpClient, chain, http_client};
+use super::{AGENT, HttpClient, builder, chain, connector, http_client};
 
 /// How long one query may take unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,10 +20,17 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// A Prometheus, Thanos or Mimir that answers `PromQL` over HTTP.
 #[derive(Clone)]
 pub struct PrometheusClient {
-    client: HttpClient,
+    client: Transport,
     url: String,
     authorization: Option<String>,
     timeout: Duration,
+}
+
+/// Certificates are read only where they are needed: an image may have none.
+#[derive(Clone)]
+enum Transport {
+    Plain(HttpClient),
+    Tls(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
 }
 
 /// Why an address cannot be one of a Prometheus.
@@ -37,21 +46,31 @@ pub struct ClientError {
 }
 
 impl PrometheusClient {
-    /// A client for the server at `url`, a prefix path included.
+    /// A client for the server at `url`, a prefix path included. With `https://` its certificate
+    /// must be signed by one that the platform trusts; `SSL_CERT_FILE` may name others.
     pub fn new(url: &str) -> Result<Self, ClientError> {
         let bad = |problem: String| ClientError { url: url.to_owned(), problem };
         let uri: Uri =
             url.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some(other) => return Err(bad(format!("{other} is not supported, only http is"))),
-            None => return Err(bad("the http:// in front is missing".to_owned())),
-        }
         if uri.query().is_some() {
             return Err(bad("it must not have a query".to_owned()));
         }
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            // The address is shown in errors and logs.
+            let problem = "it must not have a user and password".to_owned();
+            return Err(ClientError { url: "(with a password)".to_owned(), problem });
+        }
+        let client = match uri.scheme_str() {
+            Some("http") => Transport::Plain(http_client(TIMEOUT)),
+            Some("https") => {
+                let trust = HttpsConnectorBuilder::new().with_native_roots();
+                Transport::Tls(tls(trust.map_err(|error| bad(error.to_string()))?))
+            }
+            Some(other) => return Err(bad(format!("{other} is not supported, only http(s) is"))),
+            None => return Err(bad("the http:// in front is missing".to_owned())),
+        };
         let url = format!("{}/api/v1", url.trim_end_matches('/'));
-        Ok(Self { client: http_client(TIMEOUT), url, authorization: None, timeout: TIMEOUT })
+        Ok(Self { client, url, authorization: None, timeout: TIMEOUT })
     }
 
     /// Sends this `Authorization` header, such as `Bearer ...`.
@@ -105,15 +124,19 @@ impl PrometheusClient {
         let url = format!("{}/{path}", self.url);
         let mut request = Request::post(&url)
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(header::ACCEPT, "application/json");
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, AGENT);
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request
             .body(Full::from(form))
             .map_err(|error| unreachable(format!("cannot ask {url}: {error}")))?;
-        let response =
-            self.client.request(request).await.map_err(|error| unreachable(chain(&error)))?;
+        let response = match &self.client {
+            Transport::Plain(client) => client.request(request).await,
+            Transport::Tls(client) => client.request(request).await,
+        };
+        let response = response.map_err(|error| unreachable(chain(&error)))?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
@@ -139,6 +162,14 @@ impl Metrics for PrometheusClient {
     ) -> BoxFuture<'a, Result<Vec<Series>, MetricsError>> {
         Box::pin(self.range(expr, span))
     }
+}
+
+fn tls(
+    trust: HttpsConnectorBuilder<WantsSchemes>,
+) -> Client<HttpsConnector<HttpConnector>, Full<Bytes>> {
+    let mut tcp = connector(TIMEOUT);
+    tcp.enforce_http(false);
+    builder().build(trust.https_only().enable_http1().wrap_connector(tcp))
 }
 
 /// A moment as the API takes it: seconds with three decimals.
@@ -226,4 +257,79 @@ fn encode(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use tokio_rustls::{
+        TlsAcceptor,
+        rustls::{self, ClientConfig, RootCertStore, ServerConfig, pki_types::PrivateKeyDer},
+    };
+
+    use super::*;
+
+    /// A server that answers 7 to every query, over TLS; its port, and what clients must trust.
+    async fn server() -> (u16, RootCertStore) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let chain = vec![made.cert.der().clone()];
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = TlsAcceptor::from(Arc::new(config.clone()));
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    let mut request = vec![0; 4096];
+                    assert!(stream.read(&mut request).await.unwrap() > 0);
+                    let body = r#"{"status": "success", "data":
+                        {"resultType": "scalar", "result": [0, "7"]}}"#;
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+                });
+            }
+        });
+        (port, roots)
+    }
+
+    #[tokio::test]
+    async fn https_is_spoken_with_those_whose_certificate_is_trusted() {
+        let (port, roots) = server().await;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut client = PrometheusClient::new(&format!("https://localhost:{port}")).unwrap();
+        let error = client.query("x", Timestamp::UNIX_EPOCH).await.unwrap_err().to_string();
+        assert!(error.contains("invalid peer certificate: UnknownIssuer"), "{error}");
+        client.client = Transport::Tls(tls(HttpsConnectorBuilder::new().with_tls_config(config)));
+        let samples = client.query("x", Timestamp::UNIX_EPOCH).await.unwrap();
+        assert_eq!(samples.iter().map(|sample| sample.value).collect::<Vec<_>>(), [7.0]);
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_has_a_limit_in_the_handshake_too() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}", silent.local_addr().unwrap().port());
+        let client = PrometheusClient::new(&url).unwrap().with_timeout(Duration::from_millis(50));
+        let error = client.query("x", Timestamp::UNIX_EPOCH).await.unwrap_err();
+        assert_eq!(error.to_string(), "metrics server: no answer within 50ms");
+    }
 }

@@ -4,12 +4,11 @@ use evenkeel_promql::exposition::Format;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 
-use super::{HttpClient, chain, http_client};
+use super::{AGENT, HttpClient, chain, http_client};
 use crate::{Fetch, FetchError, Fetched, ScrapeSettings, Target};
 
 const ACCEPT: &str = "text/plain;version=0.0.4;q=1,application/openmetrics-text;version=1.0.0;q=0.8,\
                       */*;q=0.1";
-const AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
 
 /// Scrapes over HTTP; one connection per target, kept.
 #[derive(Clone)]

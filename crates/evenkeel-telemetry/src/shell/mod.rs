@@ -16,20 +16,32 @@ use hyper_util::{
 };
 use std::time::Duration;
 
+/// What we call ourselves, to targets and other metrics servers.
+const AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
+
 /// An HTTP client that keeps its connections.
 type HttpClient = Client<HttpConnector, Full<Bytes>>;
 
 /// A client whose idle connections outlive the usual scrape intervals.
 fn http_client(connect_timeout: Duration) -> HttpClient {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(connect_timeout));
-    Client::builder(TokioExecutor::new())
+    builder().build(connector(connect_timeout))
+}
+
+fn builder() -> hyper_util::client::legacy::Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
         .pool_max_idle_per_host(1)
-        .pool_idle_timeout(Duration::from_mins(5))
-        .build(connector)
+        .pool_idle_timeout(Duration::from_mins(5));
+    builder
+}
+
+fn connector(connect_timeout: Duration) -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(connect_timeout));
+    connector
 }
 
 /// An error with its causes in one line.
