@@ -1,13 +1,16 @@
 //! What the built-in load tester understands: `hey` command lines, read without a shell.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-use evenkeel_base::parse_duration;
+use evenkeel_base::{format_duration, parse_duration};
 
 /// Longest run: a load test that nobody stops ends by itself.
 const DURATION_MAX: Duration = Duration::from_hours(1);
 /// Concurrent workers at most; `hey` itself defaults to 50.
 const WORKERS_MAX: u32 = 1000;
+/// Requests per second of one worker, when it has a rate: a request every quarter of an hour to
+/// one every tenth of a millisecond, which is all that a timer can do.
+const RATES: RangeInclusive<f64> = 0.001..=10_000.0;
 
 /// Requests to send, by whoever has sockets.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +33,8 @@ pub struct LoadPlan {
     pub duration: Duration,
     /// Longest wait for one answer.
     pub timeout: Duration,
+    /// What was asked for and is not done, in words; empty when all of it is.
+    pub limits: Vec<String>,
 }
 
 /// Why a command is not run.
@@ -70,6 +75,7 @@ fn read(cmd: &str) -> Result<LoadPlan, String> {
         requests: Some(200),
         duration: DURATION_MAX,
         timeout: Duration::from_secs(20),
+        limits: Vec::new(),
     };
     while let Some(word) = words.next() {
         let Some(option) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
@@ -101,12 +107,18 @@ fn take(plan: &mut LoadPlan, name: &str, value: String) -> Result<(), String> {
     match name {
         "z" => {
             let duration = parse_duration(&value).map_err(|error| error.to_string())?;
-            plan.duration = duration.min(DURATION_MAX);
-            plan.requests = None;
+            // As in hey: no time at all is as if it were not there.
+            if !duration.is_zero() {
+                plan.duration = limited(plan, "-z", duration);
+                plan.requests = None;
+            }
         }
         // As in hey: a duration wins over a number.
         "n" => {
-            let requests = value.parse().map_err(|_| wrong("a number of requests"))?;
+            let requests: u64 = value.parse().map_err(|_| wrong("a number of requests"))?;
+            if requests == 0 {
+                return Err(wrong("a number from 1 on"));
+            }
             plan.requests = plan.requests.and(Some(requests));
         }
         "c" => {
@@ -118,26 +130,41 @@ fn take(plan: &mut LoadPlan, name: &str, value: String) -> Result<(), String> {
         }
         "q" => {
             let rate: f64 = value.parse().map_err(|_| wrong("a number of requests per second"))?;
-            plan.rate_per_worker = (rate.is_finite() && rate > 0.0).then_some(rate);
+            // As in hey: 0 is no limit.
+            let is_unlimited = rate == 0.0;
+            if !is_unlimited && !RATES.contains(&rate) {
+                let (min, max) = (RATES.start(), RATES.end());
+                return Err(wrong(&format!("from {min} to {max}, or 0 for no limit")));
+            }
+            plan.rate_per_worker = (!is_unlimited).then_some(rate);
         }
         "t" => {
             let seconds: u64 = value.parse().map_err(|_| wrong("a number of seconds"))?;
             plan.timeout = match seconds {
                 0 => DURATION_MAX,
-                seconds => Duration::from_secs(seconds).min(DURATION_MAX),
+                seconds => limited(plan, "-t", Duration::from_secs(seconds)),
             };
         }
-        "m" => plan.method = value,
+        "m" => {
+            if value.is_empty() || !value.bytes().all(is_token) {
+                return Err(wrong("an HTTP method"));
+            }
+            plan.method = value;
+        }
         "d" => plan.body = value,
         "H" => {
             let (header, text) =
                 value.split_once(':').ok_or_else(|| wrong("a header like 'Name: value'"))?;
-            plan.headers.push((header.trim().to_owned(), text.trim().to_owned()));
+            let (header, text) = (header.trim(), text.trim());
+            if header.is_empty() || !header.bytes().all(is_token) {
+                return Err(wrong("a header like 'Name: value'"));
+            }
+            push_header(plan, header, text).map_err(wrong)?;
         }
-        "host" => plan.headers.push(("Host".to_owned(), value)),
-        "T" => plan.headers.push(("Content-Type".to_owned(), value)),
-        "A" => plan.headers.push(("Accept".to_owned(), value)),
-        "U" => plan.headers.push(("User-Agent".to_owned(), value)),
+        "host" => push_header(plan, "Host", &value).map_err(wrong)?,
+        "T" => push_header(plan, "Content-Type", &value).map_err(wrong)?,
+        "A" => push_header(plan, "Accept", &value).map_err(wrong)?,
+        "U" => push_header(plan, "User-Agent", &value).map_err(wrong)?,
         "cpus" => {}
         "D" | "o" | "x" | "a" | "h2" => {
             return Err(format!("option -{name} is not supported by the built-in load tester"));
@@ -147,6 +174,30 @@ fn take(plan: &mut LoadPlan, name: &str, value: String) -> Result<(), String> {
             return Err(format!("option -{name} is unknown; known are {known}"));
         }
     }
+    Ok(())
+}
+
+/// A duration within the longest one; says so in the plan when it was longer.
+fn limited(plan: &mut LoadPlan, option: &str, asked: Duration) -> Duration {
+    if asked > DURATION_MAX {
+        let (asked, max) = (format_duration(asked), format_duration(DURATION_MAX));
+        plan.limits.push(format!("{option} {asked} is cut to {max}"));
+    }
+    asked.min(DURATION_MAX)
+}
+
+/// Whether a byte may stand in a method or in the name of a header.
+///
+/// **Source**: RFC 9110, section 5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn push_header(plan: &mut LoadPlan, name: &str, value: &str) -> Result<(), &'static str> {
+    if value.chars().any(|c| c.is_control() && c != '\t') {
+        return Err("a header without control characters");
+    }
+    plan.headers.push((name.to_owned(), value.to_owned()));
     Ok(())
 }
 
@@ -192,7 +243,7 @@ mod tests {
     fn show(cmd: &str) -> String {
         match plan(cmd) {
             Ok(plan) => format!(
-                "{} {} workers={} rate={:?} requests={:?} for {:?} timeout={:?} {:?} {:?}",
+                "{} {} workers={} rate={:?} requests={:?} for {:?} timeout={:?} {:?} {:?}{}",
                 plan.method,
                 plan.url,
                 plan.workers,
@@ -201,7 +252,12 @@ mod tests {
                 plan.duration,
                 plan.timeout,
                 plan.headers,
-                plan.body
+                plan.body,
+                if plan.limits.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({})", plan.limits.join(", "))
+                },
             ),
             Err(error) => error.problem,
         }
@@ -215,6 +271,20 @@ mod tests {
             @r#"POST http://x:80/y workers=50 rate=None requests=None for 30s timeout=5s [("X-Key", "k 1"), ("Host", "shop.example")] "{\"a\": 1}""#);
         assert_snapshot!(show("hey http://x/"),
             @r#"GET http://x/ workers=50 rate=None requests=Some(200) for 3600s timeout=20s [] """#);
+    }
+
+    #[test]
+    fn no_number_is_too_large_or_too_small() {
+        assert_snapshot!(show("hey -q 1e-20 http://x/"), @r#"option -q "1e-20" is not from 0.001 to 10000, or 0 for no limit"#);
+        assert_snapshot!(show("hey -q 5e9 http://x/"), @r#"option -q "5e9" is not from 0.001 to 10000, or 0 for no limit"#);
+        assert_snapshot!(show("hey -q -1 http://x/"), @r#"option -q "-1" is not from 0.001 to 10000, or 0 for no limit"#);
+        assert_snapshot!(show("hey -q NaN http://x/"), @r#"option -q "NaN" is not from 0.001 to 10000, or 0 for no limit"#);
+        assert_snapshot!(show("hey -q 0 -z 0s http://x/"), @r#"GET http://x/ workers=50 rate=None requests=Some(200) for 3600s timeout=20s [] """#);
+        assert_snapshot!(show("hey -z 90m -t 86400 http://x/"), @r#"GET http://x/ workers=50 rate=None requests=None for 3600s timeout=3600s [] "" (-z 1h30m is cut to 1h, -t 24h is cut to 1h)"#);
+        assert_snapshot!(show("hey -c 5e9 http://x/"), @r#"option -c "5e9" is not a number of workers"#);
+        assert_snapshot!(show("hey -n 0 http://x/"), @r#"option -n "0" is not a number from 1 on"#);
+        assert_snapshot!(show("hey -m 'G T' http://x/"), @r#"option -m "G T" is not an HTTP method"#);
+        assert_snapshot!(show("hey -H 'A B: c' http://x/"), @r#"option -H "A B: c" is not a header like 'Name: value'"#);
     }
 
     #[test]

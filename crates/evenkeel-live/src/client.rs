@@ -135,7 +135,8 @@ impl ApiClient {
     }
 }
 
-fn tcp(settings: &LiveSettings) -> connect::HttpConnector {
+/// TCP connections that notice a dead peer.
+pub(crate) fn tcp(settings: &LiveSettings) -> connect::HttpConnector {
     let mut tcp = connect::HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);

@@ -6,25 +6,42 @@ use std::{
 
 use bytes::Bytes;
 use evenkeel_api::Key;
-use evenkeel_control::{BoxFuture, HookCall, HookError, HookReply, Hooks, Replies, Store};
-use http::{Request, Uri};
+use evenkeel_base::format_duration;
+use evenkeel_control::{BoxFuture, HookCall, HookError, HookReply, Hooks, Read, Replies};
+use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
+    rt::{TokioExecutor, TokioTimer},
 };
 use k8s_openapi::api::core::v1::Service;
+use tokio::time::Instant;
 
-use crate::load::LoadTester;
+use crate::{
+    answer::chain,
+    client::{AGENT, Bounded, tcp},
+    load::LoadTester,
+    settings::LiveSettings,
+};
 
 /// Replies kept for the next observation; older ones are forgotten (the hook is then called again).
 const REPLIES_MAX: usize = 1024;
 /// Bytes of a reply's body that are kept: it is shown to people, not parsed.
 const BODY_MAX: usize = 4096;
+/// Longest wait for one answer: a webhook that runs tests for longer should answer at once, and be
+/// asked again (a gate).
+const TIMEOUT_MAX: Duration = Duration::from_mins(10);
+/// Attempts after the first: with the pauses between them, they outlast a restart of the receiver.
+const RETRIES_MAX: u32 = 10;
+/// Longest time for one call with all its attempts: the controller waits for it.
+const CALL_MAX: Duration = Duration::from_mins(15);
+/// First pause between two attempts; it doubles up to eight seconds.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Host name under which Flagger's manifests expect the load tester.
 const LOAD_TESTER: &str = "flagger-loadtester";
 
-pub(crate) type HttpClient = Client<hyper_rustls::HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(crate) type HttpClient = Client<Bounded<HttpsConnector<HttpConnector>>, Full<Bytes>>;
 
 type Reply = Result<HookReply, HookError>;
 
@@ -32,7 +49,7 @@ type Reply = Result<HookReply, HookError>;
 /// wherever no Service of its name exists.
 pub struct HttpHooks {
     client: HttpClient,
-    store: Arc<dyn Store>,
+    read: Arc<dyn Read>,
     load: LoadTester,
     replies: Mutex<Kept>,
 }
@@ -44,24 +61,56 @@ struct Kept {
 }
 
 impl HttpHooks {
-    /// Hooks that resolve names through `store`.
+    /// Hooks that resolve names through `read`.
     ///
     /// **Errors**: the platform's certificates cannot be read.
-    pub fn new(store: Arc<dyn Store>) -> std::io::Result<Self> {
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+    pub fn new(read: Arc<dyn Read>) -> std::io::Result<Self> {
+        let settings = LiveSettings::default();
+        let tls = hyper_rustls::HttpsConnectorBuilder::new()
             .with_native_roots()?
             .https_or_http()
             .enable_http1()
-            .build();
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        let load = LoadTester::new(client.clone(), store.clone());
-        Ok(Self { client, store, load, replies: Mutex::default() })
+            .wrap_connector(tcp(&settings));
+        let connector = Bounded { connector: tls, limit: settings.connect };
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .build(connector);
+        let load = LoadTester::new(client.clone(), read.clone());
+        Ok(Self { client, read, load, replies: Mutex::default() })
     }
 
-    async fn attempt(&self, call: &HookCall) -> Reply {
+    /// All attempts of a call, within its limits.
+    async fn attempts(&self, call: &HookCall) -> Reply {
+        let limits = Limits::of(call);
+        let end = Instant::now() + CALL_MAX;
+        let mut pause = PAUSE;
+        let mut attempt = 0;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let reply = self.attempt(call, limits.timeout.min(left)).await;
+            let is_good = reply.as_ref().is_ok_and(|reply| (200..=202).contains(&reply.status));
+            if is_good || attempt == limits.retries || left <= pause {
+                return reply.map_err(|error| limits.explain(error));
+            }
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+            pause = (pause * 2).min(PAUSE * 16);
+        }
+    }
+
+    async fn attempt(&self, call: &HookCall, timeout: Duration) -> Reply {
+        let late = || HookError {
+            url: call.url.clone(),
+            problem: format!("no answer within {}", format_duration(timeout)),
+        };
+        tokio::time::timeout(timeout, self.exchange(call)).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn exchange(&self, call: &HookCall) -> Reply {
         let fail = |problem: String| HookError { url: call.url.clone(), problem };
         let uri: Uri = call.url.parse().map_err(|error| fail(format!("not a URL: {error}")))?;
-        let target = resolve(self.store.as_ref(), &uri, &call.namespace).await.map_err(&fail)?;
+        let target = resolve(self.read.as_ref(), &uri, &call.namespace).await.map_err(&fail)?;
         let Some(target) = target else {
             if host_is(&uri, LOAD_TESTER) {
                 return Ok(self.load.answer(&uri, call));
@@ -73,21 +122,16 @@ impl HttpHooks {
         };
         let body = serde_json::to_vec(&call.body).map_err(|error| fail(error.to_string()))?;
         let request = Request::post(target)
-            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, AGENT)
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| fail(error.to_string()))?;
-        let exchange = async {
-            let answer = self.client.request(request).await.map_err(|e| fail(e.to_string()))?;
-            let status = answer.status().as_u16();
-            let body = Limited::new(answer.into_body(), BODY_MAX).collect().await;
-            // A body that is too long or broken off does not change what the status said.
-            let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-            Ok(HookReply { status, body: String::from_utf8_lossy(&body).into_owned() })
-        };
-        match tokio::time::timeout(call.timeout, exchange).await {
-            Ok(reply) => reply,
-            Err(_) => Err(fail(format!("no answer within {:?}", call.timeout))),
-        }
+        let answer = self.client.request(request).await.map_err(|error| fail(chain(&error)))?;
+        let status = answer.status().as_u16();
+        let body = Limited::new(answer.into_body(), BODY_MAX).collect().await;
+        // A body that is too long or broken off does not change what the status said.
+        let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        Ok(HookReply { status, body: String::from_utf8_lossy(&body).into_owned() })
     }
 
     fn keep(&self, id: &str, reply: Reply) {
@@ -106,14 +150,7 @@ impl HttpHooks {
 impl Hooks for HttpHooks {
     fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Reply> {
         Box::pin(async move {
-            let mut reply = self.attempt(call).await;
-            for attempt in 0..call.retries {
-                if reply.as_ref().is_ok_and(|reply| (200..=202).contains(&reply.status)) {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(500 << attempt.min(4))).await;
-                reply = self.attempt(call).await;
-            }
+            let reply = self.attempts(call).await;
             self.keep(&call.id, reply.clone());
             reply
         })
@@ -127,6 +164,43 @@ impl Replies for HttpHooks {
     }
 }
 
+/// The limits of one call: those of the manifest, as far as they are not beyond ours.
+struct Limits {
+    timeout: Duration,
+    retries: u32,
+    /// What was cut, in words.
+    cut: String,
+}
+
+impl Limits {
+    fn of(call: &HookCall) -> Self {
+        let mut cut = Vec::new();
+        if call.timeout > TIMEOUT_MAX {
+            let (asked, max) = (format_duration(call.timeout), format_duration(TIMEOUT_MAX));
+            cut.push(format!("its timeout {asked} is cut to {max}"));
+        }
+        if call.retries > RETRIES_MAX {
+            cut.push(format!("its {} retries are cut to {RETRIES_MAX}", call.retries));
+        }
+        let limits = Self {
+            timeout: call.timeout.min(TIMEOUT_MAX),
+            retries: call.retries.min(RETRIES_MAX),
+            cut: cut.join(", "),
+        };
+        if !limits.cut.is_empty() {
+            tracing::warn!(object = call.owner, "webhook: {}", limits.cut);
+        }
+        limits
+    }
+
+    fn explain(&self, mut error: HookError) -> HookError {
+        if !self.cut.is_empty() {
+            error.problem = format!("{} ({})", error.problem, self.cut);
+        }
+        error
+    }
+}
+
 fn host_is(uri: &Uri, name: &str) -> bool {
     uri.host().and_then(|host| host.split('.').next()) == Some(name)
 }
@@ -135,7 +209,7 @@ fn host_is(uri: &Uri, name: &str) -> bool {
 /// (addresses, names with other suffixes) are returned as they are; `None` means that a name
 /// that must be a Service is not one.
 pub(crate) async fn resolve(
-    store: &dyn Store,
+    read: &dyn Read,
     uri: &Uri,
     namespace: &str,
 ) -> Result<Option<Uri>, String> {
@@ -152,7 +226,7 @@ pub(crate) async fn resolve(
         _ => return Ok(Some(uri.clone())),
     };
     let key = Key::of::<Service>(namespace, name);
-    let found = store.get(&key).await.map_err(|error| error.to_string())?;
+    let found = read.get(&key).await.map_err(|error| error.to_string())?;
     let Some(found) = found else {
         // `example.com` has the shape of `name.namespace` and is not ours to refuse.
         return Ok((parts.len() == 2).then(|| uri.clone()));
@@ -166,4 +240,32 @@ pub(crate) async fn resolve(
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let scheme = uri.scheme_str().unwrap_or("http");
     format!("{scheme}://{address}:{port}{path}").parse().map(Some).map_err(|e| format!("{e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_are_too_large_are_cut_and_the_error_says_so() {
+        let call = |timeout: Duration, retries: u32| HookCall {
+            owner: "Canary/x/a".to_owned(),
+            id: String::new(),
+            url: "http://gate/".to_owned(),
+            namespace: "x".to_owned(),
+            body: BTreeMap::new(),
+            timeout,
+            retries,
+        };
+        let error = || HookError { url: "http://gate/".to_owned(), problem: "refused".to_owned() };
+        let usual = Limits::of(&call(Duration::from_mins(5), 3));
+        assert_eq!((usual.timeout, usual.retries), (Duration::from_mins(5), 3));
+        assert_eq!(usual.explain(error()).problem, "refused");
+        let absurd = Limits::of(&call(Duration::from_hours(24), u32::MAX));
+        assert_eq!((absurd.timeout, absurd.retries), (TIMEOUT_MAX, RETRIES_MAX));
+        assert_eq!(
+            absurd.explain(error()).problem,
+            "refused (its timeout 24h is cut to 10m, its 4294967295 retries are cut to 10)"
+        );
+    }
 }

@@ -2,5 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
 
 mod cache;
+mod hooks;
 mod silence;
 mod support;

@@ -98,6 +98,10 @@ impl Server {
         config
     }
 
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
     pub(crate) fn store(&self, settings: LiveSettings) -> KubeStore {
         KubeStore::new(self.config(), settings).unwrap()
     }
