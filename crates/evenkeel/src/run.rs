@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use evenkeel_base::parse_duration;
 use evenkeel_control::{Activity, Host, Store};
-use evenkeel_live::{HttpHooks, RealTime, connect};
+use evenkeel_live::{CachedStore, HttpHooks, RealTime, connect};
 use evenkeel_telemetry::shell::PrometheusClient;
 
 use crate::{
@@ -39,7 +39,7 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             named.unwrap_or_default()
         );
     }
-    let store: Arc<dyn Store> = Arc::new(store);
+    let store: Arc<dyn Store> = Arc::new(CachedStore::new(store));
     let time = Arc::new(RealTime::start());
     let metrics = PrometheusClient::new(&args.prometheus)
         .with_context(|| format!("--prometheus {}", args.prometheus))?;

@@ -11,7 +11,8 @@ use std::{
 
 use evenkeel_api::{Key, Obj};
 use evenkeel_control::{
-    BoxFuture, HookCall, HookReply, Hooks as _, ListQuery, Listed, Read, StoreError, Watch,
+    BoxFuture, HookCall, HookReply, Hooks as _, ListQuery, Listed, Read, Replies as _, StoreError,
+    Watch,
 };
 use evenkeel_live::HttpHooks;
 use futures::StreamExt as _;
