@@ -101,7 +101,8 @@ fn write_canonical(text: &mut String, value: &Value) {
             text.push('{');
             for (index, (name, value)) in names.into_iter().enumerate() {
                 text.push_str(if index == 0 { "" } else { "," });
-                text.push_str(&format!("{name:?}:"));
+                text.push_str(&Value::from(name.as_str()).to_string());
+                text.push(':');
                 write_canonical(text, value);
             }
             text.push('}');
