@@ -245,7 +245,7 @@ mod tests {
 
     fn names() -> Names {
         let target_ref = ObjectRef { name: "api".to_owned(), ..ObjectRef::default() };
-        Names::of(&CanarySpec { target_ref, ..CanarySpec::default() }, "shop")
+        Names::from_spec(&CanarySpec { target_ref, ..CanarySpec::default() }, "shop")
     }
 
     /// Judges with a table of `part of the query -> value`; a query not in it has no data.

@@ -144,9 +144,10 @@ impl<'a> Context<'a> {
         matches!(self.status.phase, Phase::Progressing | Phase::WaitingPromotion)
     }
 
-    /// A plan that says nothing yet but that the spec can be acted on.
+    /// A plan that says nothing yet but that the spec can be acted on, and which of the Gateways it
+    /// names do not exist.
     pub(crate) fn draft(&self) -> Draft<'a> {
-        Draft::new(self.view).accepted()
+        Draft::new(self.view).accepted().without_gateways(&self.view.gateways_missing)
     }
 
     /// Nothing to do but to let time pass; what was waited for until now has come.

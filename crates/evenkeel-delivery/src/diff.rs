@@ -1,28 +1,7 @@
-//! Differences between JSON values, as RFC 7386 merge patches.
+//! What differs between JSON values, for people and for revisions.
 
-use serde_json::{Map, Value};
-
-/// The merge patch from `have` to exactly `want`; `None` when they are equal.
-pub(crate) fn between(have: &Value, want: &Value) -> Option<Value> {
-    let (Value::Object(have), Value::Object(want)) = (have, want) else {
-        return (have != want).then(|| want.clone());
-    };
-    let mut patch = Map::new();
-    for (name, want) in want {
-        let part = match have.get(name) {
-            None if want.is_null() => None,
-            None => Some(want.clone()),
-            Some(have) => between(have, want),
-        };
-        if let Some(part) = part {
-            patch.insert(name.clone(), part);
-        }
-    }
-    for name in have.keys().filter(|name| !want.contains_key(*name)) {
-        patch.insert(name.clone(), Value::Null);
-    }
-    (!patch.is_empty()).then_some(Value::Object(patch))
-}
+use evenkeel_api::json::canonical;
+use serde_json::Value;
 
 /// Paths of the fields of `want` that `have` does not have as wanted; elements of lists may have
 /// more fields.
@@ -55,32 +34,6 @@ fn collect(have: &Value, want: &Value, path: &str, paths: &mut Vec<String>) {
     }
 }
 
-/// Text that is the same for equal values, in whatever order their fields were written.
-pub(crate) fn canonical(value: &Value) -> String {
-    match value {
-        Value::Object(fields) => {
-            let mut names: Vec<&String> = fields.keys().collect();
-            names.sort();
-            let field = |name: &&String| format!("{name:?}:{}", canonical(&fields[*name]));
-            let known = |name: &&String| !fields[*name].is_null();
-            format!(
-                "{{{}}}",
-                names
-                    .iter()
-                    .copied()
-                    .filter(known)
-                    .map(|n| field(&n))
-                    .collect::<Vec<_>>()
-                    .join(",")
-            )
-        }
-        Value::Array(items) => {
-            format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(","))
-        }
-        other => other.to_string(),
-    }
-}
-
 /// A short, opaque, stable name of a value's content.
 pub(crate) fn hash(value: &Value) -> String {
     format!("{:016x}", evenkeel_base::stable_hash(canonical(value).as_bytes()))
@@ -91,14 +44,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn a_patch_sets_what_is_new_and_removes_what_is_gone() {
-        let have = json!({"a": 1, "b": {"c": 2, "d": 3}, "e": [1]});
-        let want = json!({"a": 1, "b": {"c": 4}, "e": [2]});
-        assert_eq!(between(&have, &want), Some(json!({"b": {"c": 4, "d": null}, "e": [2]})));
-        assert_eq!(between(&have, &have), None);
-    }
 
     #[test]
     fn the_order_of_fields_makes_no_difference() {

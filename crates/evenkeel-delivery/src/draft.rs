@@ -3,7 +3,7 @@ use std::time::Duration;
 use evenkeel_api::{
     ConditionUpdate, Obj,
     canary::{CanaryStatus, PendingEvent, Phase, RollbackStatus, RunStatus},
-    set_condition,
+    json, set_condition,
 };
 use evenkeel_control::{Action, EventNote, EventType, Notification, Plan};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use crate::{
     CanaryView, diff,
-    reasons::{ACCEPTED, BUDGET, IN_SYNC, PROMOTED, REPAIR_NOT_KEPT, SYNCED},
+    reasons::{
+        ACCEPTED, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, PROMOTED, REPAIR_NOT_KEPT, SYNCED,
+    },
 };
 
 /// Events kept for event webhooks that do not keep up.
@@ -65,6 +67,7 @@ pub(crate) struct Draft<'a> {
     spec: Trouble,
     budget: Trouble,
     objects: Trouble,
+    gateways: Trouble,
     /// Sent after everything else: telling people must not delay what they are told about.
     notices: Vec<Notification>,
 }
@@ -73,14 +76,37 @@ impl<'a> Draft<'a> {
     /// A plan that changes nothing so far.
     pub(crate) fn new(view: &'a CanaryView) -> Self {
         let (status, run) = (view.status.clone(), view.run.clone());
-        let (spec, budget, objects) = (Trouble::Unknown, Trouble::Unknown, Trouble::Unknown);
-        let (plan, notices) = (Plan::default(), Vec::new());
-        Self { view, plan, status, run, spec, budget, objects, notices }
+        Self {
+            view,
+            plan: Plan::default(),
+            status,
+            run,
+            spec: Trouble::Unknown,
+            budget: Trouble::Unknown,
+            objects: Trouble::Unknown,
+            gateways: Trouble::Unknown,
+            notices: Vec::new(),
+        }
     }
 
     /// The spec and everything it names can be acted on.
     pub(crate) fn accepted(mut self) -> Self {
         self.spec = Trouble::None;
+        self
+    }
+
+    /// Gateways that the spec names and that do not exist: nobody outside reaches the service by
+    /// them. Normal where a manifest is tried out on another cluster, so it is no warning.
+    pub(crate) fn without_gateways(mut self, missing: &[String]) -> Self {
+        self.gateways = if missing.is_empty() {
+            Trouble::None
+        } else {
+            let message = format!(
+                "{} not found: the route is attached to it as soon as it exists",
+                missing.join(", ")
+            );
+            Trouble::Some { reason: GATEWAY_MISSING.to_owned(), message }
+        };
         self
     }
 
@@ -269,7 +295,7 @@ impl<'a> Draft<'a> {
         // A status is plain data; that it serialises is checked by the tests of its kind.
         let want = serde_json::to_value(&self.status).unwrap_or_default();
         let have = self.view.obj.json().get("status").cloned().unwrap_or(Value::Null);
-        let patch = if have.is_null() { Some(want) } else { diff::between(&have, &want) };
+        let patch = if have.is_null() { Some(want) } else { json::difference(&have, &want) };
         let mut plan = self.plan;
         plan.actions.extend(self.notices.into_iter().map(Action::from));
         plan.reason = reason;
@@ -281,9 +307,12 @@ impl<'a> Draft<'a> {
 
     fn conditions(&mut self) {
         let (observed_generation, now) = (self.view.obj.generation(), self.view.now);
-        for (kind, trouble) in
-            [(ACCEPTED, &self.spec), (BUDGET, &self.budget), (IN_SYNC, &self.objects)]
-        {
+        for (kind, trouble) in [
+            (ACCEPTED, &self.spec),
+            (BUDGET, &self.budget),
+            (IN_SYNC, &self.objects),
+            (GATEWAYS, &self.gateways),
+        ] {
             let conditions = &mut self.status.conditions;
             match trouble {
                 Trouble::Unknown => {}

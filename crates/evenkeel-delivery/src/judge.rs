@@ -10,13 +10,11 @@
 
 use std::cmp::Ordering;
 
-use evenkeel_api::{GroupKind, LabelSelector, Obj, Requirement};
-use evenkeel_control::{BoxFuture, Change, Direction, Judge, ListQuery, Read, StoreError};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use evenkeel_api::Obj;
+use evenkeel_control::{BoxFuture, Change, Direction, Judge, Read, StoreError};
 use serde_json::Value;
 
-/// The label that ties an `EndpointSlice` to its Service.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+use crate::endpoints;
 
 /// Judges changes of `HTTPRoute`s.
 pub(crate) struct RouteJudge;
@@ -107,21 +105,9 @@ async fn ready_behind(
     service: &str,
     read: &dyn Read,
 ) -> Result<usize, StoreError> {
-    let labels = LabelSelector {
-        requirements: vec![Requirement::In(SERVICE_LABEL.to_owned(), vec![service.to_owned()])],
-    };
-    let query = ListQuery::all(GroupKind::of::<EndpointSlice>()).within(namespace);
-    let slices = read.list(&query.with_labels(labels)).await?.items;
-    let mut ready = 0;
-    for slice in slices {
-        let slice = slice.get::<EndpointSlice>()?;
-        let serves = slice
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.conditions.as_ref().is_none_or(|c| c.ready != Some(false)));
-        ready += serves.count();
-    }
-    Ok(ready)
+    let query = endpoints::slices_of(vec![service.to_owned()], namespace);
+    let slices = read.list(&query).await?.items;
+    Ok(slices.iter().map(|slice| endpoints::ready(slice).count()).sum())
 }
 
 #[cfg(test)]
@@ -129,7 +115,7 @@ mod tests {
     use std::sync::Arc;
 
     use evenkeel_api::{Key, canary::Canary, httproute::HttpRoute};
-    use evenkeel_control::{Listed, Watch};
+    use evenkeel_control::{ListQuery, Listed, Watch};
     use futures::{FutureExt as _, StreamExt as _, executor::block_on};
     use serde_json::json;
 
@@ -155,7 +141,7 @@ mod tests {
                 let endpoint = json!({"addresses": ["10.0.0.1"], "conditions": {"ready": true}});
                 let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
                     "metadata": {"name": service, "namespace": "shop",
-                        "labels": {SERVICE_LABEL: service}},
+                        "labels": {"kubernetes.io/service-name": service}},
                     "addressType": "IPv4", "endpoints": vec![endpoint; *ready]});
                 Arc::new(Obj::from_json(slice).unwrap())
             };

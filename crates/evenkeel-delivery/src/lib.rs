@@ -46,6 +46,7 @@ mod start;
 mod checks;
 mod configs;
 mod diff;
+mod endpoints;
 mod rules;
 mod services;
 mod time;

@@ -1,6 +1,6 @@
 //! The objects that stand around a target, and what is missing of them.
 
-use evenkeel_api::{Key, Obj};
+use evenkeel_api::{Key, Obj, json};
 use evenkeel_control::Action;
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     configs,
     context::Context,
     diff,
-    services::{self, Role},
+    services::{self, Parents, Role},
 };
 
 /// Fields on which traffic depends.
@@ -88,7 +88,7 @@ pub(crate) fn copies(ctx: &Context<'_>) -> Vec<Drift> {
             for field in ["data", "binaryData"] {
                 let none = &Value::Null;
                 let (have, want) = (have.json().get(field), want.get(field));
-                if let Some(change) = diff::between(have.unwrap_or(none), want.unwrap_or(none)) {
+                if let Some(change) = json::difference(have.unwrap_or(none), want.unwrap_or(none)) {
                     patch[field] = change;
                 }
             }
@@ -101,32 +101,27 @@ pub(crate) fn copies(ctx: &Context<'_>) -> Vec<Drift> {
 
 /// The Services of these roles that are not there or not as they should be.
 pub(crate) fn services(ctx: &Context<'_>, roles: &[Role]) -> Vec<Drift> {
-    let spec = &ctx.view.canary.spec;
-    roles
-        .iter()
-        .filter_map(|role| {
-            let service =
-                |owner| services::service(spec, &ctx.view.names, *role, ctx.target, owner);
-            let want = service(Some(ctx.owner));
-            let name = want.pointer("/metadata/name").and_then(Value::as_str)?;
-            let have = ctx.view.services.get(name);
+    let (spec, names) = (&ctx.view.canary.spec, &ctx.view.names);
+    let drift = |role: &Role| {
+        let mut want = services::service(spec, names, *role, ctx.target, ctx.owner);
+        let have = ctx.view.services.get(names.of(*role)).map(AsRef::as_ref);
+        match have.filter(|have| *role == Role::Apex && !is_owned(have)) {
             // An apex that was there before is only pointed elsewhere, never taken over.
-            let foreign = |have: &Obj| have.controller().is_none_or(|owner| owner.kind != "Canary");
-            let want = match have {
-                Some(have) if *role == Role::Apex && foreign(have) => service(None),
-                _ => want,
-            };
-            Drift::between(have.map(AsRef::as_ref), want)
-        })
-        .collect()
+            Some(have) => want = services::adopted_apex(spec, ctx.target, have),
+            None => drop_others(&mut want, have, "/spec/selector"),
+        }
+        Drift::between(have, want)
+    };
+    roles.iter().filter_map(drift).collect()
 }
 
 /// The route, if it is not there or not as it should be; its weights are never touched here.
 pub(crate) fn route(ctx: &Context<'_>) -> Option<Drift> {
     let have = ctx.view.route.as_deref();
     let spec = &ctx.view.canary.spec;
-    let (names, gateways) = (&ctx.view.names, &ctx.view.gateways);
-    let mut want = services::route(spec, names, gateways, ctx.view.pct(), ctx.owner);
+    let names = &ctx.view.names;
+    let parents = Parents { gateways: &ctx.view.gateways, apex_ports: apex_ports(ctx) };
+    let mut want = services::route(spec, names, &parents, ctx.view.pct(), ctx.owner);
     let Some(have) = have else { return Drift::between(None, want) };
     // What the spec no longer says must go, too.
     if have.json().pointer("/spec/hostnames").is_some() && want["spec"]["hostnames"].is_null() {
@@ -146,6 +141,31 @@ pub(crate) fn route(ctx: &Context<'_>) -> Option<Drift> {
     let key = ctx.view.route_key();
     let action = Action::Patch { key: key.clone(), patch: json!({"spec": want["spec"]}) };
     Some(Drift::differing(key, stale, action))
+}
+
+/// How many ports the apex has, or will have.
+fn apex_ports(ctx: &Context<'_>) -> usize {
+    let count = |service: &Value| service.pointer("/spec/ports")?.as_array().map(Vec::len);
+    let (spec, names) = (&ctx.view.canary.spec, &ctx.view.names);
+    let adopted = ctx.view.services.get(&names.apex).filter(|apex| !is_owned(apex));
+    let ports = match adopted {
+        Some(apex) => count(apex.json()),
+        None => count(&services::service(spec, names, Role::Apex, ctx.target, ctx.owner)),
+    };
+    ports.unwrap_or(1)
+}
+
+fn is_owned(service: &Obj) -> bool {
+    service.controller().is_some_and(|owner| owner.kind == "Canary")
+}
+
+/// What else is there must go: a selector means all of its labels.
+fn drop_others(want: &mut Value, have: Option<&Obj>, pointer: &str) {
+    let have = have.and_then(|have| have.json().pointer(pointer)).and_then(Value::as_object);
+    let Some(fields) = want.pointer_mut(pointer).and_then(Value::as_object_mut) else { return };
+    for name in have.into_iter().flat_map(|have| have.keys()) {
+        fields.entry(name.clone()).or_insert(Value::Null);
+    }
 }
 
 /// An object of our own making.

@@ -4,23 +4,21 @@ use std::{
 };
 
 use evenkeel_api::{
-    Key, LabelSelector, Obj, Requirement,
+    Key, Obj,
     canary::{Canary, MetricTemplate, TemplateRef},
     httproute::{Gateway, HttpRoute, ParentRef},
 };
 use evenkeel_control::{ListQuery, ObserveError, Ports, StoreError};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::Value;
 
 use crate::{
-    CanaryView, Settings, configs, context::Need, decide::advance, services::Names,
+    CanaryView, Settings, configs, context::Need, decide::advance, endpoints, services::Names,
     view::StrayRoute, workload::Workload,
 };
 
 /// Things that deciding may ask for in one observation: more than any spec has checks.
 const NEEDS_MAX: usize = 256;
-/// The label that ties an `EndpointSlice` to its Service.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// Looks at everything that one Canary depends on.
 ///
@@ -138,26 +136,19 @@ async fn conflicting_canary(
     Ok(older.map(|older| older.key().to_string()))
 }
 
-/// Names of the ready pods behind each of the three Services. Read leniently: a slice that somebody
-/// has spoilt has no endpoints, and the others count all the same.
+/// Names of the ready pods behind each of the three Services.
 async fn endpoints(
     names: &Names,
     ports: &Ports,
 ) -> Result<BTreeMap<String, BTreeSet<String>>, StoreError> {
     let services = vec![names.apex.clone(), names.primary.clone(), names.canary.clone()];
-    let labels =
-        LabelSelector { requirements: vec![Requirement::In(SERVICE_LABEL.to_owned(), services)] };
-    let query = ListQuery::of::<EndpointSlice>().within(&names.namespace).with_labels(labels);
+    let query = endpoints::slices_of(services, &names.namespace);
     let mut ready: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for slice in ports.read.list(&query).await?.items {
-        let service = slice.label(SERVICE_LABEL).unwrap_or_default().to_owned();
-        let pods = ready.entry(service).or_default();
-        let endpoints = slice.json().get("endpoints").and_then(Value::as_array);
-        for endpoint in endpoints.into_iter().flatten() {
-            let serves = endpoint.pointer("/conditions/ready") != Some(&Value::Bool(false));
-            let pod = endpoint.pointer("/targetRef/name").and_then(Value::as_str);
-            pods.extend(pod.filter(|_| serves).map(str::to_owned));
-        }
+        let pod =
+            |endpoint: &Value| endpoint.pointer("/targetRef/name")?.as_str().map(str::to_owned);
+        let pods = ready.entry(endpoints::service_of(&slice).to_owned()).or_default();
+        pods.extend(endpoints::ready(&slice).filter_map(pod));
     }
     Ok(ready)
 }

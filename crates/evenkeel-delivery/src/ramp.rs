@@ -102,7 +102,10 @@ fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need
                     "Halt {} advancement waiting for promotion approval {name}",
                     ctx.view.names.full()
                 );
-                draft.alert(Severity::Warn, &text).warning(text);
+                if ctx.rules.alerts_about(&name) {
+                    draft.alert(Severity::Warn, &text);
+                }
+                draft.warning(text);
             }
             draft.phase(Phase::WaitingPromotion).tick().wake(ctx.rules.interval);
             draft.run.waiting_since = Some(since);

@@ -15,6 +15,11 @@ pub const BUDGET: &str = "BudgetAllows";
 /// they do not.
 pub const IN_SYNC: &str = "ObjectsInSync";
 
+/// Condition that names Gateways of the spec that do not exist; only there while some do not.
+pub const GATEWAYS: &str = "GatewaysFound";
+
+/// A Gateway that the spec names does not exist.
+pub const GATEWAY_MISSING: &str = "GatewayMissing";
 /// What was set does not last.
 pub const REPAIR_NOT_KEPT: &str = "RepairNotKept";
 /// Another Canary has this target.

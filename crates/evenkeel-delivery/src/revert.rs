@@ -7,7 +7,7 @@ use evenkeel_control::{Action, Plan, Propagation};
 use serde_json::json;
 
 use crate::{
-    CanaryView, context::Context, draft::Draft, reasons, time::elapsed, workload::Readiness,
+    CanaryView, context::Context, diff, draft::Draft, reasons, time::elapsed, workload::Readiness,
 };
 
 /// Holds a Canary back until its target serves again. Flagger's name, so that both agree.
@@ -80,12 +80,11 @@ pub(crate) fn hold_deletion(ctx: &Context<'_>) -> Option<Action> {
 /// Points the apex to the target again and frees it from the Canary, so that it stays.
 fn release_apex(ctx: &Context<'_>) -> Option<Action> {
     let apex = ctx.view.services.get(&ctx.view.names.apex)?;
-    let selects = apex.json().pointer("/spec/selector")?.get(ctx.label)?;
+    let mut patch = json!({"spec": {"selector": ctx.target.selector_of_canary()}});
     let owned = apex.controller().is_some_and(|owner| owner.uid == ctx.view.obj.uid());
-    if *selects == ctx.value && !owned {
+    if diff::uncovered(apex.json(), &patch).is_empty() && !owned {
         return None;
     }
-    let mut patch = json!({"spec": {"selector": {ctx.label: ctx.value}}});
     if owned {
         patch["metadata"]["ownerReferences"] = json!([]);
     }

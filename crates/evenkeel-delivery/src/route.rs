@@ -34,7 +34,8 @@ pub(crate) fn set_weight(route: Key, primary: &str, canary: &str, canary_pct: i3
 /// Whether the gateway routes by the present generation of the route.
 ///
 /// Ours says so in `Programmed`, which means every worker. Other gateways know only `Accepted`,
-/// and all of them must have said it.
+/// and all of them must have said it. One that serves no mesh refuses the Service among the
+/// parents, which we add for our own: that says nothing where there are Gateways.
 pub(crate) fn is_confirmed(route: &Obj) -> bool {
     let parents: Vec<&Value> = list(route.json(), "/status/parents").collect();
     let says = |parent: &Value, kind: &str| {
@@ -50,7 +51,11 @@ pub(crate) fn is_confirmed(route: &Obj) -> bool {
     if !ours.is_empty() {
         return ours.iter().any(|parent| says(parent, "Programmed"));
     }
-    !parents.is_empty() && parents.iter().all(|parent| says(parent, "Accepted"))
+    let is_service =
+        |parent: &&&Value| parent.pointer("/parentRef/kind") == Some(&"Service".into());
+    let gateways: Vec<_> = parents.iter().filter(|parent| !is_service(parent)).collect();
+    let asked = if gateways.is_empty() { parents.iter().collect() } else { gateways };
+    !asked.is_empty() && asked.iter().all(|parent| says(parent, "Accepted"))
 }
 
 fn list<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {

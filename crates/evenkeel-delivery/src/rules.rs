@@ -6,6 +6,7 @@ use evenkeel_api::canary::{
     Canary, CanaryAnalysis, CanaryMetric, CanaryWebhook, TemplateRef, ThresholdRange,
 };
 use evenkeel_base::parse_duration;
+use serde_json::Value;
 
 /// Flagger's lower bound of the interval: shorter ones measure noise.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
@@ -122,6 +123,8 @@ pub(crate) struct HookRule {
     pub(crate) timeout: Duration,
     pub(crate) retries: u32,
     pub(crate) metadata: std::collections::BTreeMap<String, String>,
+    /// Nobody is alerted while it withholds its approval.
+    pub(crate) muted: bool,
 }
 
 impl Default for Rules {
@@ -173,6 +176,13 @@ impl Rules {
     /// The webhooks of one kind, in the order written.
     pub(crate) fn hooks(&self, kind: HookKind) -> impl Iterator<Item = &HookRule> {
         self.hooks.iter().filter(move |hook| hook.kind == kind)
+    }
+}
+
+impl Rules {
+    /// Whether people are alerted while this webhook withholds its approval.
+    pub(crate) fn alerts_about(&self, hook: &str) -> bool {
+        !self.hooks.iter().any(|rule| rule.name == hook && rule.muted)
     }
 }
 
@@ -271,39 +281,68 @@ impl HookRule {
             timeout: duration(&field("timeout"), hook.timeout.as_deref())?.unwrap_or(HOOK_TIMEOUT),
             retries: hook.retries.unwrap_or_default(),
             metadata: hook.metadata.clone(),
+            muted: hook.other.get("muteAlert").is_some_and(says_something),
         })
     }
 }
 
-/// Fields that would change what happens to users, and that are not acted on yet.
+/// Fields of the Canary's spec that would change what happens to users, and that are not acted on:
+/// refused by name rather than ignored. Paths lead into `spec`.
+const REFUSED: [(&str, &str); 15] = [
+    ("autoscalerRef", "the primary would not be scaled; remove it and set replicas"),
+    ("ingressRef", "traffic is split by an HTTPRoute; remove it"),
+    ("routeRef", "traffic is split by an HTTPRoute; remove it"),
+    ("upstreamRef", "traffic is split by an HTTPRoute; remove it"),
+    ("service.headless", "the gateway routes by the Services' cluster addresses; remove it"),
+    ("service.delegation", "traffic is split by an HTTPRoute; remove it"),
+    ("service.trafficPolicy", "no DestinationRule is made; remove it"),
+    ("service.retries", "the gateway retries by its own rules; remove it"),
+    ("service.mirror", "requests are not copied; remove it"),
+    ("service.corsPolicy", "answer CORS requests in the service; remove it"),
+    ("service.meshName", "App Mesh is not served; remove it"),
+    ("service.backends", "App Mesh is not served; remove it"),
+    ("analysis.match", "A/B tests are not made; use stepWeight"),
+    ("analysis.mirror", "requests are not copied; use stepWeight"),
+    ("analysis.sessionAffinity", "remove it"),
+];
+
+/// Whether a field says anything: `false`, an empty list and the like do not.
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Bool(true) => true,
+    }
+}
+
 fn check_supported(canary: &Canary) -> Result<(), SpecError> {
     let spec = &canary.spec;
-    let refuse = |field: &str, problem: &str| {
-        Err(SpecError { field: field.to_owned(), problem: problem.to_owned() })
-    };
+    let refuse = |field: &str, problem: &str| Err(SpecError::new(field, problem.to_owned()));
     if spec.target_ref.kind != "Deployment" {
         return refuse("spec.targetRef.kind", "only Deployment is supported so far");
     }
     if spec.target_ref.name.is_empty() {
         return refuse("spec.targetRef.name", "is empty: name the Deployment");
     }
-    if spec.autoscaler_ref.is_some() {
-        return refuse(
-            "spec.autoscalerRef",
-            "is not supported so far: the primary would not be scaled; remove it and set replicas",
-        );
-    }
     if !(1..=65535).contains(&spec.service.port) {
         return refuse("spec.service.port", "is not a port: write the Services' port, such as 80");
     }
-    if !spec.analysis.matches.is_empty() {
-        return refuse("spec.analysis.match", "A/B tests are not supported so far; use stepWeight");
+    // A spec is plain data; that it serialises is checked by the tests of its kind.
+    let written = serde_json::to_value(spec).unwrap_or_default();
+    for (path, why) in REFUSED {
+        let value = written.pointer(&format!("/{}", path.replace('.', "/")));
+        if value.is_some_and(says_something) {
+            return refuse(&format!("spec.{path}"), &format!("is not supported: {why}"));
+        }
     }
-    if spec.analysis.mirror {
-        return refuse("spec.analysis.mirror", "mirroring is not supported so far; use stepWeight");
-    }
-    if spec.analysis.other.contains_key("sessionAffinity") {
-        return refuse("spec.analysis.sessionAffinity", "is not supported so far; remove it");
+    for (index, hook) in spec.analysis.webhooks.iter().enumerate() {
+        if hook.other.get("disableTLS").is_some_and(says_something) {
+            let field = format!("spec.analysis.webhooks[{index}].disableTLS");
+            return refuse(&field, "is not supported: certificates are always checked; remove it");
+        }
     }
     if let Some((index, problem)) = spec.service.matches.iter().enumerate().find_map(|(i, m)| {
         let field = evenkeel_api::canary::gateway_match(m).err()?;
@@ -342,7 +381,7 @@ fn duration(field: &str, text: Option<&str>) -> Result<Option<Duration>, SpecErr
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -395,6 +434,46 @@ mod tests {
         assert_snapshot!(problem(|s| s["analysis"]["metrics"][0]["thresholdRange"] = json!({})), @"spec.analysis.metrics[0].thresholdRange: has neither min nor max: every value would pass");
         assert_snapshot!(problem(|s| s["analysis"]["webhooks"][0]["type"] = "later".into()), @r#"spec.analysis.webhooks[0].type: "later" is unknown; known are confirm-rollout, pre-rollout, rollout, confirm-traffic-increase, confirm-promotion, post-rollout, rollback, event"#);
         assert_snapshot!(problem(|s| s["analysis"]["webhooks"][0]["url"] = "x".into()), @r#"spec.analysis.webhooks[0].url: "x" is not an http:// or https:// URL"#);
+    }
+
+    #[test]
+    fn what_is_not_acted_on_is_refused_by_name() {
+        let mut told = Vec::new();
+        for (path, value) in [
+            ("/service/headless", json!(true)),
+            ("/service/corsPolicy", json!({"allowOrigins": [{"exact": "*"}]})),
+            ("/service/retries", json!({"attempts": 3})),
+            ("/service/mirror", json!([{"backendRef": {"name": "x"}}])),
+            ("/service/trafficPolicy", json!({"tls": {"mode": "DISABLE"}})),
+            ("/ingressRef", json!({"kind": "Ingress", "name": "x"})),
+            ("/autoscalerRef", json!({"kind": "HorizontalPodAutoscaler", "name": "x"})),
+            ("/analysis/sessionAffinity", json!({"cookieName": "x"})),
+            ("/analysis/mirror", json!(true)),
+            ("/analysis/webhooks/0/disableTLS", json!(true)),
+        ] {
+            told.push(problem(|spec| {
+                let (parent, field) = path.rsplit_once('/').unwrap();
+                spec.pointer_mut(parent).unwrap()[field] = value;
+            }));
+        }
+        assert_snapshot!(told.join("\n"), @r"
+        spec.service.headless: is not supported: the gateway routes by the Services' cluster addresses; remove it
+        spec.service.corsPolicy: is not supported: answer CORS requests in the service; remove it
+        spec.service.retries: is not supported: the gateway retries by its own rules; remove it
+        spec.service.mirror: is not supported: requests are not copied; remove it
+        spec.service.trafficPolicy: is not supported: no DestinationRule is made; remove it
+        spec.ingressRef: is not supported: traffic is split by an HTTPRoute; remove it
+        spec.autoscalerRef: is not supported: the primary would not be scaled; remove it and set replicas
+        spec.analysis.sessionAffinity: is not supported: remove it
+        spec.analysis.mirror: is not supported: requests are not copied; use stepWeight
+        spec.analysis.webhooks[0].disableTLS: is not supported: certificates are always checked; remove it
+        ");
+        let quiet = problem(|spec| {
+            spec["service"]["headless"] = false.into();
+            spec["service"]["retries"] = json!({});
+            spec["analysis"]["match"] = json!([]);
+        });
+        assert!(quiet.starts_with("Rules"), "{quiet}");
     }
 
     #[test]

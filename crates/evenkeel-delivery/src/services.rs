@@ -1,18 +1,21 @@
 //! The three Services of a Canary, and the route that splits traffic between them.
 
+use std::collections::BTreeSet;
+
 use evenkeel_api::{
+    Obj,
     canary::{CanarySpec, ServiceMeta, gateway_match},
     httproute::ParentRef,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
-use crate::workload::Workload;
+use crate::workload::{TOOLKIT, Workload};
 
 /// Sidecars whose ports are not the service's.
 const SIDECARS: [&str; 2] = ["istio-proxy", "envoy"];
-/// Annotations with this in their name steer another tool and are not copied.
-const TOOLKIT: &str = "toolkit.fluxcd.io";
+/// Longest name of a Service's port.
+const PORT_NAME_MAX: usize = 63;
 
 /// Names of everything that belongs to one Canary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    pub(crate) fn of(spec: &CanarySpec, namespace: &str) -> Self {
+    pub(crate) fn from_spec(spec: &CanarySpec, namespace: &str) -> Self {
         let target = spec.target_ref.name.clone();
         let apex = spec.service.name.clone().filter(|name| !name.is_empty());
         let apex = apex.unwrap_or_else(|| target.clone());
@@ -53,6 +56,15 @@ impl Names {
         }
     }
 
+    /// The Service of this role.
+    pub(crate) fn of(&self, role: Role) -> &str {
+        match role {
+            Role::Apex => &self.apex,
+            Role::Primary => &self.primary,
+            Role::Canary => &self.canary,
+        }
+    }
+
     /// The target as events name it.
     pub(crate) fn full(&self) -> String {
         format!("{}.{}", self.target, self.namespace)
@@ -67,37 +79,39 @@ pub(crate) enum Role {
     Canary,
 }
 
-/// A Service as it should be. `owner` is `None` for one that somebody else made: then only what
-/// must be is set.
+/// A Service as it should be.
 pub(crate) fn service(
     spec: &CanarySpec,
     names: &Names,
     role: Role,
     target: &Workload,
-    owner: Option<&Value>,
+    owner: &Value,
 ) -> Value {
-    let (name, meta) = match role {
-        Role::Apex => (&names.apex, &spec.service.apex),
-        Role::Primary => (&names.primary, &spec.service.primary),
-        Role::Canary => (&names.canary, &spec.service.canary),
+    let name = names.of(role);
+    let meta = match role {
+        Role::Apex => &spec.service.apex,
+        Role::Primary => &spec.service.primary,
+        Role::Canary => &spec.service.canary,
     };
-    let (label, value) = target.selector().unwrap_or(("app", &names.target));
-    let selected = if role == Role::Canary { value.to_owned() } else { format!("{value}-primary") };
+    let unmanaged = |kind: &str, key: &str| {
+        let all = spec.service.other.get("unmanagedMetadata").and_then(|all| all.get(kind));
+        let keys = all.and_then(Value::as_array).into_iter().flatten();
+        keys.filter_map(Value::as_str).any(|unmanaged| unmanaged == key)
+    };
+    let label = target.selector().map_or("app", |(label, _)| label);
     let mut service = json!({"apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": name, "namespace": names.namespace},
-        "spec": {"selector": {label: selected}, "ports": ports(spec, target)}});
-    let Some(owner) = owner else { return service };
-    service["metadata"]["ownerReferences"] = json!([owner]);
-    service["metadata"]["labels"] = json!({label: name});
+        "metadata": {"name": name, "namespace": names.namespace, "ownerReferences": [owner],
+            "labels": {label: name}},
+        "spec": {"selector": selector(role, target), "ports": ports(spec, target)}});
     let ServiceMeta { labels, annotations } = meta.clone().unwrap_or_default();
-    for (name, value) in labels {
+    for (name, value) in labels.into_iter().filter(|(name, _)| !unmanaged("labels", name)) {
         service["metadata"]["labels"][name] = value.into();
     }
-    for (name, value) in annotations.into_iter().filter(|(name, _)| !name.contains(TOOLKIT)) {
+    let annotations = annotations
+        .into_iter()
+        .filter(|(name, _)| !name.contains(TOOLKIT) && !unmanaged("annotations", name));
+    for (name, value) in annotations {
         service["metadata"]["annotations"][name] = value.into();
-    }
-    if spec.service.headless {
-        service["spec"]["clusterIP"] = "None".into();
     }
     if let Some(distribution) = &spec.service.traffic_distribution {
         service["spec"]["trafficDistribution"] = distribution.as_str().into();
@@ -105,50 +119,114 @@ pub(crate) fn service(
     service
 }
 
-fn ports(spec: &CanarySpec, target: &Workload) -> Vec<Value> {
-    let service = &spec.service;
-    let main = service.target_port.clone().unwrap_or(IntOrString::Int(service.port));
-    let mut first = json!({"name": service.port_name.as_deref().unwrap_or("http"),
-        "port": service.port, "protocol": "TCP", "targetPort": main});
-    if let Some(protocol) = &service.app_protocol {
-        first["appProtocol"] = protocol.as_str().into();
+/// An apex Service that somebody else made, as it should be: it keeps all it has, selects the
+/// primary's pods, and has the port that the Canary names.
+pub(crate) fn adopted_apex(spec: &CanarySpec, target: &Workload, have: &Obj) -> Value {
+    let mut service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": have.name(), "namespace": have.namespace()},
+        "spec": {"selector": selector(Role::Apex, target)}});
+    let mut kept: Vec<Value> =
+        have.json().pointer("/spec/ports").and_then(Value::as_array).cloned().unwrap_or_default();
+    let named = |port: &Value| port.get("port") == Some(&json!(spec.service.port));
+    if !kept.iter().any(named) {
+        let mut port = main_port(spec);
+        // One port may be nameless, several may not.
+        for (number, port) in (1..).zip(&mut kept) {
+            if text(port, "name").is_empty() {
+                port["name"] = format!("port-{number}").into();
+            }
+        }
+        let taken: BTreeSet<String> = kept.iter().map(|port| text(port, "name")).collect();
+        port["name"] = free_name(&taken, &[text(&port, "name"), "canary".to_owned()]).into();
+        kept.push(port);
+        service["spec"]["ports"] = kept.into();
     }
-    let mut ports = vec![first];
-    if !service.port_discovery {
+    service
+}
+
+fn selector(role: Role, target: &Workload) -> Value {
+    match role {
+        Role::Canary => target.selector_of_canary(),
+        Role::Apex | Role::Primary => target.selector_of_primary(),
+    }
+}
+
+fn main_port(spec: &CanarySpec) -> Value {
+    let service = &spec.service;
+    let mut port = json!({"name": service.port_name.as_deref().unwrap_or("http"),
+        "port": service.port, "protocol": "TCP", "targetPort": main_target(spec)});
+    if let Some(protocol) = &service.app_protocol {
+        port["appProtocol"] = protocol.as_str().into();
+    }
+    port
+}
+
+fn main_target(spec: &CanarySpec) -> IntOrString {
+    spec.service.target_port.clone().unwrap_or(IntOrString::Int(spec.service.port))
+}
+
+fn ports(spec: &CanarySpec, target: &Workload) -> Vec<Value> {
+    let mut ports = vec![main_port(spec)];
+    if !spec.service.port_discovery {
         return ports;
     }
+    let main = main_target(spec);
+    let mut names = BTreeSet::from([text(&ports[0], "name")]);
+    let mut numbers = BTreeSet::from([(i64::from(spec.service.port), "TCP".to_owned())]);
     let containers = target.template().pointer("/spec/containers").and_then(Value::as_array);
     for container in containers.into_iter().flatten() {
-        let container_name = container.get("name").and_then(Value::as_str).unwrap_or_default();
-        if SIDECARS.contains(&container_name) {
+        let container_name = text(container, "name");
+        if SIDECARS.contains(&container_name.as_str()) {
             continue;
         }
         let found = container.get("ports").and_then(Value::as_array);
         for (index, port) in found.into_iter().flatten().enumerate() {
             let number = port.get("containerPort").and_then(Value::as_i64).unwrap_or_default();
-            let name = port.get("name").and_then(Value::as_str);
+            let protocol = Some(text(port, "protocol")).filter(|name| !name.is_empty());
+            let protocol = protocol.unwrap_or_else(|| "TCP".to_owned());
             let is_main = match &main {
                 IntOrString::Int(main) => i64::from(*main) == number,
-                IntOrString::String(main) => Some(main.as_str()) == name,
+                IntOrString::String(main) => text(port, "name") == *main,
             };
-            if is_main || number == i64::from(service.port) {
+            if is_main || !numbers.insert((number, protocol.clone())) {
                 continue;
             }
-            let fallback = || format!("tcp-{container_name}-{index}");
-            let name = name.map_or_else(fallback, str::to_owned);
-            let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP");
+            let fallback = format!("{}-{container_name}-{index}", protocol.to_lowercase());
+            let names_of_it = [text(port, "name"), fallback];
+            let name = free_name(&names, &names_of_it);
             ports.push(json!({"name": name, "port": number, "protocol": protocol,
                 "targetPort": number}));
+            names.insert(name);
         }
     }
     ports
+}
+
+/// The first of these names that is not taken, as the port of a Service may be called.
+fn free_name(taken: &BTreeSet<String>, wanted: &[String; 2]) -> String {
+    let cut = |name: &str| name.chars().take(PORT_NAME_MAX).collect::<String>();
+    let numbered = (2..).map(|number| format!("port-{number}"));
+    let mut names = wanted.iter().map(|name| cut(name)).chain(numbered);
+    let free = |name: &String| !name.is_empty() && !taken.contains(name);
+    names.find(free).unwrap_or_default()
+}
+
+fn text(value: &Value, field: &str) -> String {
+    value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// What a route is attached to.
+pub(crate) struct Parents<'a> {
+    pub(crate) gateways: &'a [ParentRef],
+    /// How many ports the apex Service has.
+    pub(crate) apex_ports: usize,
 }
 
 /// The route as it should be, with this share for the canary.
 pub(crate) fn route(
     spec: &CanarySpec,
     names: &Names,
-    gateways: &[ParentRef],
+    parents: &Parents<'_>,
     canary_pct: i32,
     owner: &Value,
 ) -> Value {
@@ -156,10 +234,12 @@ pub(crate) fn route(
         group: Some(String::new()),
         kind: Some("Service".to_owned()),
         name: names.apex.clone(),
+        // The other ports are served by the primary's pods themselves.
+        port: Some(spec.service.port).filter(|_| parents.apex_ports > 1),
         ..ParentRef::default()
     };
-    let mut parents = vec![service];
-    parents.extend(gateways.iter().cloned());
+    let parents: Vec<_> =
+        std::iter::once(service).chain(parents.gateways.iter().cloned()).collect();
     let backend = |name: &str, weight: i32| {
         json!({"group": "", "kind": "Service", "name": name, "port": spec.service.port,
             "weight": weight})

@@ -103,7 +103,10 @@ fn start(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
             }
             if !waiting {
                 let text = format!("Halt {full} advancement waiting for approval {name}");
-                draft.alert(Severity::Warn, &text).warning(text);
+                if ctx.rules.alerts_about(&name) {
+                    draft.alert(Severity::Warn, &text);
+                }
+                draft.warning(text);
             }
             draft.budget_allows();
             draft.phase(Phase::Waiting).tick().wake(ctx.rules.interval);

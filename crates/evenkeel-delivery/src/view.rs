@@ -100,7 +100,7 @@ impl CanaryView {
         if status.error_budget.as_ref().is_some_and(|b| b.permission == Permission::Slower) {
             rules.interval = rules.interval.saturating_mul(2);
         }
-        let names = Names::of(&canary.spec, obj.namespace());
+        let names = Names::from_spec(&canary.spec, obj.namespace());
         let owner = json!(obj.owner_reference());
         Self {
             now,

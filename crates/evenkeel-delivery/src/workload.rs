@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use evenkeel_api::{Obj, ObjError};
+use evenkeel_api::{Obj, ObjError, json};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Map, Value, json};
@@ -17,6 +17,18 @@ const REVISION_PREFIX: &str = "ek1-";
 pub(crate) const REVISION_ANNOTATION: &str = "evenkeel.dev/revision";
 /// On the primary's pods: the content of the configs they were copied with.
 pub(crate) const CONFIGS_ANNOTATION: &str = "evenkeel.dev/configs";
+/// Annotations with this in their name steer another tool and are not copied.
+pub(crate) const TOOLKIT: &str = "toolkit.fluxcd.io";
+/// Parts of the names of labels and annotations that are some tool's bookkeeping about this very
+/// object, and would be wrong on a copy.
+const BOOKKEEPING: [&str; 6] = [
+    "kubectl.kubernetes.io/",
+    "deployment.kubernetes.io/",
+    "evenkeel.dev/",
+    "argocd.argoproj.io/",
+    "meta.helm.sh/",
+    TOOLKIT,
+];
 /// Flagger's mark on the primary's pods.
 const FLAGGER_ID: &str = "flagger-id";
 
@@ -61,6 +73,30 @@ impl Workload {
     pub(crate) fn template(&self) -> &Value {
         static NONE: Value = Value::Null;
         self.obj.json().pointer("/spec/template").unwrap_or(&NONE)
+    }
+
+    /// What selects its pods: all labels that the Deployment selects by, because one alone may be
+    /// shared by several Deployments.
+    pub(crate) fn selector_of_canary(&self) -> Value {
+        let selector = self.deployment.spec.as_ref().map(|spec| &spec.selector);
+        json!(selector.and_then(|selector| selector.match_labels.clone()).unwrap_or_default())
+    }
+
+    /// The same for its primary copy, with another value of the label that carries the name.
+    pub(crate) fn selector_of_primary(&self) -> Value {
+        let mut labels = self.selector_of_canary();
+        if let Some((label, value)) = self.selector() {
+            labels[label] = format!("{value}-primary").into();
+        }
+        labels
+    }
+
+    /// Its labels or annotations, but for other tools' bookkeeping.
+    fn metadata(&self, field: &str) -> Map<String, Value> {
+        let all = self.obj.json().pointer(&format!("/metadata/{field}"));
+        let all = all.and_then(Value::as_object).cloned().unwrap_or_default();
+        let kept = |name: &str| !BOOKKEEPING.iter().any(|part| name.contains(part));
+        all.into_iter().filter(|(name, _)| kept(name)).collect()
     }
 
     /// The label that carries the workload's name, and its value.
@@ -198,22 +234,22 @@ impl Rewrite<'_> {
     pub(crate) fn deployment(&self, target: &Workload, namespace: &str, owner: &Value) -> Value {
         let mut spec = carried(target);
         let template = self.template(target);
-        // Labels that the primary does not share with the target would never match its selector.
-        let mut match_labels = target
-            .obj
-            .json()
-            .pointer("/spec/selector/matchLabels")
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default();
-        match_labels.insert(self.label.to_owned(), self.primary_value().into());
+        let match_labels = target.selector_of_primary();
         spec.insert("replicas".to_owned(), target.replicas().max(1).into());
         spec.insert("selector".to_owned(), json!({"matchLabels": match_labels}));
         spec.insert("template".to_owned(), template);
         json!({"apiVersion": "apps/v1", "kind": "Deployment",
             "metadata": {"name": self.primary, "namespace": namespace,
-                "labels": {self.label: self.primary_value()}, "ownerReferences": [owner]},
+                "labels": self.labels(target), "annotations": target.metadata("annotations"),
+                "ownerReferences": [owner]},
             "spec": spec})
+    }
+
+    /// The primary's own labels: the target's, but for the one that carries the name.
+    fn labels(&self, target: &Workload) -> Map<String, Value> {
+        let mut labels = target.metadata("labels");
+        labels.insert(self.label.to_owned(), self.primary_value().into());
+        labels
     }
 
     /// The patch that brings the primary to the target's template; `None` when it is there.
@@ -225,19 +261,34 @@ impl Rewrite<'_> {
         if let Some(mark) = primary.template().pointer("/metadata/annotations/flagger-id") {
             set(&mut want, &id, mark.clone());
         }
-        if let Some(patch) = diff::between(primary.template(), &want) {
+        if let Some(patch) = json::difference(primary.template(), &want) {
             spec.insert("template".to_owned(), patch);
         }
         for (name, value) in carried(target) {
             let have = primary.obj.json().pointer(&format!("/spec/{name}")).unwrap_or(&Value::Null);
-            if let Some(patch) = diff::between(have, &value) {
+            if let Some(patch) = json::difference(have, &value) {
                 spec.insert(name, patch);
             }
         }
         if target.replicas() > 0 && target.replicas() != primary.replicas() {
             spec.insert("replicas".to_owned(), target.replicas().into());
         }
-        (!spec.is_empty()).then(|| json!({"spec": spec}))
+        let mut patch = json!({});
+        if !spec.is_empty() {
+            patch["spec"] = spec.into();
+        }
+        // What the target has is brought over; what others put on the primary stays.
+        for (field, want) in
+            [("labels", self.labels(target)), ("annotations", target.metadata("annotations"))]
+        {
+            let have = primary.obj.json().pointer(&format!("/metadata/{field}"));
+            for (name, value) in want {
+                if have.and_then(|have| have.get(&name)) != Some(&value) {
+                    patch["metadata"][field][name] = value;
+                }
+            }
+        }
+        (patch != json!({})).then_some(patch)
     }
 
     /// Whether the primary runs what the target says, whoever copied it.
@@ -253,7 +304,7 @@ impl Rewrite<'_> {
             {
                 meta.shift_remove("annotations");
             }
-            diff::canonical(&template)
+            json::canonical(&template)
         };
         plain(self.template(target)) == plain(primary.template().clone())
     }

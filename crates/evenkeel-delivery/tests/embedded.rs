@@ -339,3 +339,25 @@ fn the_articles_canary_lives_its_life_on_the_embedded_api() {
     assert_eq!(apex.json().pointer("/spec/selector/app").unwrap(), "api-service");
     assert_eq!(cluster.text::<Deployment>("api-service", "/status/availableReplicas"), "3");
 }
+
+#[test]
+fn what_the_api_server_refuses_stands_on_the_canary() {
+    let mut cluster = Cluster::new();
+    cluster.create::<Deployment>(api_service());
+    let mut canary: Value = serde_saphyr::from_str(include_str!("world/canary.yaml")).unwrap();
+    canary["metadata"]["namespace"] = NS.into();
+    canary["spec"]["service"]["portName"] = "Not A Name".into();
+    cluster.create::<Canary>(canary);
+    (0..30).for_each(|_| cluster.second());
+    assert_eq!(cluster.phase(), "Initializing");
+    let conditions = cluster.text::<Canary>("api-service", "/status/conditions");
+    assert!(
+        conditions.contains("Stalled") && conditions.contains("spec.ports[0].name"),
+        "{conditions}"
+    );
+    let corrected = json!({"spec": {"service": {"portName": "http"}}});
+    cluster.patch(&Key::of::<Canary>(NS, "api-service"), corrected);
+    cluster.run_until("initialized", |c| c.phase() == "Initialized");
+    let conditions = cluster.text::<Canary>("api-service", "/status/conditions");
+    assert!(!conditions.contains("Stalled"), "{conditions}");
+}

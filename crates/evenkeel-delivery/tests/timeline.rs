@@ -13,6 +13,8 @@ mod faults;
 mod hooks;
 #[path = "cases/metrics.rs"]
 mod metrics;
+#[path = "cases/objects.rs"]
+mod objects;
 #[path = "cases/repairs.rs"]
 mod repairs;
 mod world;
