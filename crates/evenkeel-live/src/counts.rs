@@ -41,7 +41,7 @@ struct Inner {
     failed: AtomicU64,
     silent: AtomicU64,
     pools: AtomicU64,
-    watches_resumed: AtomicU64,
+    watches_opened: AtomicU64,
     watches_relisted: AtomicU64,
     cache_hits: AtomicU64,
     cache_misses: AtomicU64,
@@ -59,8 +59,8 @@ pub struct ApiCounts {
     pub silent: u64,
     /// Times all pooled connections were dropped because one of them was silent.
     pub pools: u64,
-    /// Watches opened again where they had ended.
-    pub watches_resumed: u64,
+    /// Watches opened, the first time or again where they had ended.
+    pub watches_opened: u64,
     /// Watches that had to list everything again: the server had forgotten their place.
     pub watches_relisted: u64,
     /// Reads answered from the shared cache.
@@ -75,7 +75,7 @@ pub(crate) enum Tally {
     Failed,
     Silent,
     Pool,
-    WatchResumed,
+    WatchOpened,
     WatchRelisted,
     CacheHit,
     CacheMiss,
@@ -94,7 +94,7 @@ impl Counts {
             Tally::Failed => &inner.failed,
             Tally::Silent => &inner.silent,
             Tally::Pool => &inner.pools,
-            Tally::WatchResumed => &inner.watches_resumed,
+            Tally::WatchOpened => &inner.watches_opened,
             Tally::WatchRelisted => &inner.watches_relisted,
             Tally::CacheHit => &inner.cache_hits,
             Tally::CacheMiss => &inner.cache_misses,
@@ -111,7 +111,7 @@ impl Counts {
             failed: read(&inner.failed),
             silent: read(&inner.silent),
             pools: read(&inner.pools),
-            watches_resumed: read(&inner.watches_resumed),
+            watches_opened: read(&inner.watches_opened),
             watches_relisted: read(&inner.watches_relisted),
             cache_hits: read(&inner.cache_hits),
             cache_misses: read(&inner.cache_misses),

@@ -183,7 +183,7 @@ impl Informer {
         let opened = self.store.open_watch(&self.query, self.detail, revision).await?;
         let (body, generation, route) = opened;
         let lines = Lines::new(body, settings.watch + settings.watch_grace);
-        self.store.client.counts.tally(Tally::WatchResumed);
+        self.store.client.counts.tally(Tally::WatchOpened);
         self.open = Some(Open { lines, generation, route, since: Instant::now() });
         Ok(Change::Open)
     }

@@ -25,6 +25,7 @@ mod informer;
 mod kinds;
 mod lines;
 mod load;
+mod metrics;
 mod settings;
 mod shelf;
 mod store;

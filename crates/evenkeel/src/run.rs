@@ -39,7 +39,8 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             named.unwrap_or_default()
         );
     }
-    let store: Arc<dyn Store> = Arc::new(CachedStore::new(store));
+    let cached = CachedStore::new(store);
+    let store: Arc<dyn Store> = Arc::new(cached.clone());
     let time = Arc::new(RealTime::start());
     let metrics = PrometheusClient::new(&args.prometheus)
         .with_context(|| format!("--prometheus {}", args.prometheus))?;
@@ -52,7 +53,8 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         bail!("--lease-duration {} is too short: use {LEASE_MIN:?} or more", args.lease_duration);
     }
     let activity = Arc::<Activity>::default();
-    let diagnostics = Diagnostics::bind(args.listen, activity.clone(), String::new).await?;
+    let metrics = move || cached.metrics();
+    let diagnostics = Diagnostics::bind(args.listen, activity.clone(), metrics).await?;
     let address = diagnostics.address()?;
     let options = controllers::Options {
         data_dir: &data_dir,
