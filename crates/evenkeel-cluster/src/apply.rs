@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use crate::{
     error::{ApiError, Cause},
     patch::{Merge, strategy},
+    request::{Write, WriteContext, Written},
     state::State,
     value::{list_at, meta_mut, stamp, text},
-    write::{Write, WriteContext, Written},
 };
 
 impl State {

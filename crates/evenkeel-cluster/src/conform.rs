@@ -3,11 +3,11 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::{
-    crd::Custom,
+    custom::Custom,
     error::ApiError,
+    request::{Fields, WriteContext},
     resource::{Body, Resource},
     schema,
-    write::{Fields, WriteContext},
 };
 
 /// Unknown fields named in one message. A body of nonsense should not become a message of it.

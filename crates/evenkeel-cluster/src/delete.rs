@@ -7,30 +7,12 @@ use serde_json::{Value, json};
 
 use crate::{
     error::ApiError,
+    request::{DeleteRequest, Deleted},
     resource::Resource,
-    server::OWN_NAMESPACES,
-    state::State,
+    state::{OWN_NAMESPACES, State},
     value::{list_at, meta_mut, number_at, stamp, text_at},
     write::{CRD, is_finished},
 };
-
-/// A request to delete.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct DeleteRequest {
-    pub(crate) uid: Option<String>,
-    pub(crate) revision: Option<String>,
-    pub(crate) grace_seconds: Option<i64>,
-    pub(crate) propagation: Option<Propagation>,
-    pub(crate) dry_run: bool,
-}
-
-/// How a deletion ended for now.
-pub(crate) enum Deleted {
-    /// The object is no more.
-    Gone(Arc<Obj>),
-    /// It is marked and waits for its finalizers or its grace period.
-    Marked(Arc<Obj>),
-}
 
 /// How long an Event is kept after it was last told, as the API server does by default.
 const EVENT_AGE: SignedDuration = SignedDuration::from_hours(1);

@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use serde_json::{Map, Value};
 
-use crate::{crd::Custom, describe::describe};
+use crate::{custom::Custom, describe::describe};
 
 /// What the server does with objects of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

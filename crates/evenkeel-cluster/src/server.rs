@@ -11,17 +11,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    delete::{DeleteRequest, Deleted},
     error::ApiError,
+    request::{DeleteRequest, Deleted, Fields, Write, WriteContext, Written},
     resource::{Resource, Service},
-    state::{Shared, State},
-    watch::Feed,
-    write::{Fields, Write, WriteContext, Written},
+    state::{OWN_NAMESPACES, Shared, State},
+    watch::{Cursor, Feed, Opened},
 };
-
-/// Namespaces that exist from the start and cannot be deleted.
-pub(crate) const OWN_NAMESPACES: [&str; 4] =
-    ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// A Kubernetes API server in memory.
 ///
@@ -30,7 +25,7 @@ pub(crate) const OWN_NAMESPACES: [&str; 4] =
 /// under one short lock, and watches are woken by writes, so it runs on any executor and under
 /// virtual time. Equal calls in equal order give equal objects, names and uids included.
 pub struct ApiServer {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
 }
 
@@ -63,6 +58,21 @@ impl ApiServer {
     /// Revision of the whole store.
     pub fn revision(&self) -> Revision {
         self.shared.with(|state| state.revision).into()
+    }
+
+    /// Every kind with all that is known of it, ordered by group and kind.
+    pub(crate) fn resources(&self) -> Vec<Arc<Resource>> {
+        self.shared.with(|state| state.registry.iter().cloned().collect())
+    }
+
+    /// The kind behind a URL.
+    pub(crate) fn resource_at(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+    ) -> Option<Arc<Resource>> {
+        self.shared.with(|state| state.registry.by_url(group, version, plural).cloned())
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -100,17 +110,63 @@ impl ApiServer {
         }))
     }
 
-    pub(crate) fn create_now(
+    /// Opens a watch behind a revision; without one, behind the present objects.
+    pub(crate) fn watch_since(
         &self,
-        obj: &Obj,
+        query: &ListQuery,
+        since: Option<u64>,
+    ) -> Result<Opened, ApiError> {
+        let kind = &query.kind;
+        self.shared.with(|state| {
+            let revision = state.revision;
+            let Some(since) = since else {
+                let namespace = query.namespace.as_deref();
+                let found = state.objects(kind, namespace).filter(|obj| query.matches(obj));
+                let initial: Vec<Arc<Obj>> = found.cloned().collect();
+                return Ok(Opened {
+                    cursor: Cursor::now(&self.shared, state, kind),
+                    initial,
+                    revision,
+                });
+            };
+            // A client that knows more than this server: it was restarted since.
+            let known = since <= revision;
+            let cursor = known.then(|| Cursor::after(&self.shared, state, kind, since)).flatten();
+            let cursor = cursor.ok_or_else(|| ApiError::expired(since))?;
+            Ok(Opened { cursor, initial: Vec::new(), revision })
+        })
+    }
+
+    fn create_now(&self, obj: &Obj, context: &WriteContext) -> Result<Written, ApiError> {
+        let resource = self.resource(obj.key())?;
+        self.create_body(&resource, obj.namespace(), obj.json().clone(), context)
+    }
+
+    /// Creates an object of a kind; its name may still be left to the server.
+    pub(crate) fn create_body(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        body: Value,
         context: &WriteContext,
     ) -> Result<Written, ApiError> {
-        let resource = self.resource(obj.key())?;
-        let now = self.now();
-        let body = obj.json().clone();
-        let namespace = obj.namespace();
+        let write = Write { now: self.now(), resource, context };
+        self.shared.with(|state| state.create(write, namespace, body))
+    }
+
+    /// Server-side apply; also says whether the object is new.
+    pub(crate) fn apply_now(
+        &self,
+        key: &Key,
+        body: Value,
+        force: bool,
+        context: &WriteContext,
+    ) -> Result<(Written, bool), ApiError> {
+        let resource = self.resource(key)?;
+        let write = Write { now: self.now(), resource: &resource, context };
         self.shared.with(|state| {
-            state.create(Write { now, resource: &resource, context }, namespace, body)
+            let is_new = state.find(key).is_none();
+            Ok((state.apply(write, key, body, force)?, is_new))
         })
     }
 

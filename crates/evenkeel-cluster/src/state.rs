@@ -16,10 +16,14 @@ const HISTORY_MAX: usize = 1_000;
 /// Age beyond which a change is forgotten at the next write, as the API server does by default.
 const HISTORY_AGE: SignedDuration = SignedDuration::from_mins(5);
 
-/// Name of an object inside its kind; sorts by namespace, then name.
-pub(crate) type Slot = (Arc<str>, Arc<str>);
+/// Namespaces that exist from the start and cannot be deleted.
+pub(crate) const OWN_NAMESPACES: [&str; 4] =
+    ["default", "kube-system", "kube-public", "kube-node-lease"];
 
-pub(crate) fn slot(key: &Key) -> Slot {
+/// Namespace and name of an object inside its kind; sorts in this order.
+pub(crate) type Name = (Arc<str>, Arc<str>);
+
+pub(crate) fn name_of(key: &Key) -> Name {
     (key.namespace.clone(), key.name.clone())
 }
 
@@ -38,7 +42,7 @@ pub(crate) struct Change {
 /// All objects of a kind, what happened to them lately, and who is waiting for more.
 #[derive(Default)]
 pub(crate) struct Table {
-    pub(crate) objects: BTreeMap<Slot, Arc<Obj>>,
+    pub(crate) objects: BTreeMap<Name, Arc<Obj>>,
     log: VecDeque<Change>,
     /// Number of changes that have left the log.
     dropped: u64,
@@ -129,7 +133,7 @@ impl State {
     }
 
     pub(crate) fn find(&self, key: &Key) -> Option<&Arc<Obj>> {
-        self.tables.get(&key.kind)?.objects.get(&slot(key))
+        self.tables.get(&key.kind)?.objects.get(&name_of(key))
     }
 
     pub(crate) fn table_mut(&mut self, kind: &GroupKind) -> &mut Table {
@@ -147,7 +151,7 @@ impl State {
         kind: &GroupKind,
         namespace: Option<&'a str>,
     ) -> impl Iterator<Item = &'a Arc<Obj>> + use<'a> {
-        let from: Slot = (namespace.unwrap_or_default().into(), "".into());
+        let from: Name = (namespace.unwrap_or_default().into(), "".into());
         self.tables
             .get(kind)
             .into_iter()
@@ -171,7 +175,7 @@ impl State {
     pub(crate) fn put(&mut self, obj: Arc<Obj>, now: Timestamp) {
         let revision = self.revision;
         let table = table_of(&mut self.tables, &obj.key().kind);
-        let before = table.objects.insert(slot(obj.key()), obj.clone());
+        let before = table.objects.insert(name_of(obj.key()), obj.clone());
         table.push(Change { revision, at: now, before, obj, removed: false });
         self.woken.extend(table.take_waiting());
     }
@@ -180,7 +184,7 @@ impl State {
     pub(crate) fn remove(&mut self, last: Arc<Obj>, now: Timestamp) {
         let revision = self.revision;
         let table = table_of(&mut self.tables, &last.key().kind);
-        let before = table.objects.remove(&slot(last.key()));
+        let before = table.objects.remove(&name_of(last.key()));
         table.push(Change { revision, at: now, before, obj: last, removed: true });
         self.woken.extend(table.take_waiting());
     }

@@ -9,13 +9,12 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use crate::{
-    delete::DeleteRequest,
     error::{ApiError, Cause},
     patch,
+    request::{DeleteRequest, Write, WriteContext, Written},
     resource::Resource,
     state::State,
     value::{list_at, number_at, object_in, stamp, text, text_at},
-    write::{Write, WriteContext, Written},
 };
 
 /// The `autoscaling/v1` Scale of an object.

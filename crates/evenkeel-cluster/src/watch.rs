@@ -9,7 +9,7 @@ use evenkeel_api::{GroupKind, Obj};
 use evenkeel_control::{ListQuery, StoreError, WatchEvent};
 use futures::Stream;
 
-use crate::state::{Change, Forgotten, Shared, Slot, State, slot};
+use crate::state::{Change, Forgotten, Name, Shared, State, name_of};
 
 /// A reader of one kind's changes. Holds a number, not a queue: a slow reader costs nothing.
 pub(crate) struct Cursor {
@@ -17,6 +17,15 @@ pub(crate) struct Cursor {
     kind: GroupKind,
     watcher: u64,
     position: u64,
+}
+
+/// A watch that begins.
+pub(crate) struct Opened {
+    pub(crate) cursor: Cursor,
+    /// What is there already, for a watcher that has seen nothing.
+    pub(crate) initial: Vec<Arc<Obj>>,
+    /// The store's revision at that moment.
+    pub(crate) revision: u64,
 }
 
 impl Cursor {
@@ -87,7 +96,7 @@ pub(crate) struct Feed {
     query: ListQuery,
     cursor: Option<Cursor>,
     /// What the reader has been told, to tell it about what vanished in a gap.
-    known: BTreeMap<Slot, Arc<Obj>>,
+    known: BTreeMap<Name, Arc<Obj>>,
     pending: VecDeque<WatchEvent>,
     synced: bool,
 }
@@ -109,18 +118,18 @@ impl Feed {
         let (query, shared) = (&self.query, &self.shared);
         let (found, cursor) = shared.with(|state| {
             let namespace = query.namespace.as_deref();
-            let found: BTreeMap<Slot, Arc<Obj>> = state
+            let found: BTreeMap<Name, Arc<Obj>> = state
                 .objects(&query.kind, namespace)
                 .filter(|obj| query.matches(obj))
-                .map(|obj| (slot(obj.key()), obj.clone()))
+                .map(|obj| (name_of(obj.key()), obj.clone()))
                 .collect();
             (found, Cursor::now(shared, state, &query.kind))
         });
-        let gone = |(key, last): (&Slot, &Arc<Obj>)| {
+        let gone = |(key, last): (&Name, &Arc<Obj>)| {
             (!found.contains_key(key)).then(|| WatchEvent::Deleted(last.clone()))
         };
         self.pending.extend(self.known.iter().filter_map(gone));
-        let fresh = |(key, obj): (&Slot, &Arc<Obj>)| {
+        let fresh = |(key, obj): (&Name, &Arc<Obj>)| {
             let same = self.known.get(key).is_some_and(|old| old.revision() == obj.revision());
             (!same).then(|| WatchEvent::Applied(obj.clone()))
         };
@@ -134,7 +143,7 @@ impl Feed {
     }
 
     fn tell(&mut self, change: &Change) -> Option<WatchEvent> {
-        let key = slot(change.obj.key());
+        let key = name_of(change.obj.key());
         if !change.removed && self.query.matches(&change.obj) {
             self.known.insert(key, change.obj.clone());
             return Some(WatchEvent::Applied(change.obj.clone()));

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use evenkeel_api::{Key, Obj, Revision};
+use evenkeel_api::{Key, Obj};
 use evenkeel_base::{name_suffix, uid};
 use evenkeel_control::{Patch, Subresource};
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use crate::{
     apply, conform, crd, defaults,
     error::{ApiError, Cause},
     patch,
+    request::{Write, Written},
     resource::{Resource, Service},
     state::State,
     validate,
@@ -18,48 +19,6 @@ use crate::{
 
 /// Attempts to find a free generated name. 27^5 names: a second one is rare, an eighth a bug.
 const NAME_ATTEMPTS: usize = 8;
-
-/// What to do about fields that the kind does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Fields {
-    /// Drop them.
-    Ignore,
-    /// Drop them and warn.
-    #[default]
-    Warn,
-    /// Refuse.
-    Strict,
-}
-
-/// How something is written.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct WriteContext {
-    pub(crate) subresource: Option<Subresource>,
-    pub(crate) expect: Option<Revision>,
-    pub(crate) manager: String,
-    pub(crate) dry_run: bool,
-    pub(crate) fields: Fields,
-    /// The writer is in this process: a status it writes is well formed.
-    pub(crate) is_trusted: bool,
-    /// The write is a server-side apply and keeps its own record of owners.
-    pub(crate) is_apply: bool,
-    /// `managedFields` of a new object.
-    pub(crate) managed: Option<Value>,
-}
-
-/// Who writes what kind of object, when and how.
-#[derive(Clone, Copy)]
-pub(crate) struct Write<'a> {
-    pub(crate) now: Timestamp,
-    pub(crate) resource: &'a Resource,
-    pub(crate) context: &'a WriteContext,
-}
-
-/// A finished write.
-pub(crate) struct Written {
-    pub(crate) obj: Arc<Obj>,
-    pub(crate) warnings: Vec<String>,
-}
 
 impl State {
     /// Gives the body the next revision, stores it and tells the watchers.

@@ -50,8 +50,7 @@ fn rank(version: &str) -> (u8, u64, u64) {
 }
 
 fn all(server: &ApiServer) -> Groups {
-    let known: Vec<Arc<Resource>> =
-        server.shared.with(|state| state.registry.iter().cloned().collect());
+    let known = server.resources();
     let mut groups: BTreeMap<(bool, String), ByVersion> = BTreeMap::new();
     for resource in known {
         let custom = resource.custom().is_some();

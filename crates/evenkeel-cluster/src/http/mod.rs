@@ -90,7 +90,7 @@ pub async fn serve(server: Arc<ApiServer>, options: HttpOptions) -> Result<Servi
     let listener = tokio::net::TcpListener::bind(options.addr).await.map_err(listen)?;
     let addr = listener.local_addr().map_err(listen)?;
     let (acceptor, ca_pem) = tls::acceptor(options.tls_dir.as_deref(), addr.ip())?;
-    let gate = Arc::new(route::Gate {
+    let router = Arc::new(route::Router {
         server,
         tokens: options.tokens.into_iter().collect(),
         logs: options.logs,
@@ -104,7 +104,7 @@ pub async fn serve(server: Arc<ApiServer>, options: HttpOptions) -> Result<Servi
                 accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
                     match accepted {
                         Ok((stream, _)) => {
-                            connections.spawn(connection(stream, acceptor.clone(), gate.clone()));
+                            connections.spawn(connection(stream, acceptor.clone(), router.clone()));
                         }
                         Err(error) => {
                             tracing::warn!(%error, "connection not accepted");
@@ -119,7 +119,7 @@ pub async fn serve(server: Arc<ApiServer>, options: HttpOptions) -> Result<Servi
     Ok(Serving { addr, ca_pem, task })
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, gate: Arc<route::Gate>) {
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Arc<route::Router>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY not set");
     }
@@ -129,8 +129,8 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, gate: Arc<route::G
         Err(_) => return tracing::debug!("TLS handshake took too long"),
     };
     let service = hyper::service::service_fn(move |request| {
-        let gate = gate.clone();
-        async move { Ok::<_, std::convert::Infallible>(gate.handle(request).await) }
+        let router = router.clone();
+        async move { Ok::<_, std::convert::Infallible>(router.handle(request).await) }
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));

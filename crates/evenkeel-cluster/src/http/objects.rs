@@ -7,19 +7,18 @@ use serde_json::{Value, json};
 use super::{
     reply::{self, Reply},
     request::{Form, Request, unsupported},
-    route::{Gate, Place},
+    route::{Router, Target},
 };
 use crate::{
     LogError, LogOptions, LogRequest, base64,
-    delete::{DeleteRequest, Deleted},
     error::ApiError,
+    request::{DeleteRequest, Deleted, WriteContext},
     subresource::scale_of,
     table,
     value::{list_at, text, text_at},
-    write::{Write, WriteContext},
 };
 
-impl Place {
+impl Target {
     pub(super) fn key(&self) -> Key {
         Key::new(self.resource.kind.id.clone(), &self.namespace, &self.name)
     }
@@ -90,8 +89,8 @@ const SELECTABLE: [(&str, &[&str]); 7] = [
     ("Job", &["status.successful"]),
 ];
 
-fn check_fields(place: &Place, fields: &evenkeel_api::FieldSelector) -> Result<(), ApiError> {
-    let kind = &*place.resource.kind.id.kind;
+fn check_fields(target: &Target, fields: &evenkeel_api::FieldSelector) -> Result<(), ApiError> {
+    let kind = &*target.resource.kind.id.kind;
     let own = SELECTABLE.iter().find(|(known, _)| *known == kind).map_or(&[][..], |row| row.1);
     for (path, _, _) in &fields.requirements {
         let fine = matches!(path.as_str(), "metadata.name" | "metadata.namespace")
@@ -103,8 +102,8 @@ fn check_fields(place: &Place, fields: &evenkeel_api::FieldSelector) -> Result<(
     Ok(())
 }
 
-impl Gate {
-    fn context(request: &Request, place: &Place) -> Result<WriteContext, ApiError> {
+impl Router {
+    fn context(request: &Request, target: &Target) -> Result<WriteContext, ApiError> {
         let manager = match request.param("fieldManager") {
             "" => request
                 .headers
@@ -116,7 +115,7 @@ impl Gate {
             manager => manager.to_owned(),
         };
         Ok(WriteContext {
-            subresource: match place.subresource.as_str() {
+            subresource: match target.subresource.as_str() {
                 "status" => Some(Subresource::Status),
                 "scale" => Some(Subresource::Scale),
                 _ => None,
@@ -134,18 +133,18 @@ impl Gate {
     fn show(
         &self,
         request: &Request,
-        place: &Place,
+        target: &Target,
         code: u16,
         obj: &Obj,
     ) -> Result<Reply, ApiError> {
-        if place.subresource == "scale" {
-            return Ok(reply::json(code, &scale_of(&place.resource, obj)));
+        if target.subresource == "scale" {
+            return Ok(reply::json(code, &scale_of(&target.resource, obj)));
         }
         let body = match request.form()? {
-            Form::Plain => return Ok(reply::json(code, &place.versioned(obj))),
+            Form::Plain => return Ok(reply::json(code, &target.versioned(obj))),
             Form::Partial => table::partial(obj.json()),
             Form::Table(include) => {
-                let (resource, version) = (&place.resource, &*place.version);
+                let (resource, version) = (&target.resource, &*target.version);
                 let row = table::row(resource, version, obj, include, self.server.now());
                 json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1",
                     "metadata": {"resourceVersion": obj.revision().to_string()},
@@ -155,18 +154,18 @@ impl Gate {
         Ok(reply::json(code, &body))
     }
 
-    pub(super) fn get(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
-        let obj = self.server.get_now(&place.key())?;
-        self.show(request, place, 200, &obj)
+    pub(super) fn get(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+        let obj = self.server.get_now(&target.key())?;
+        self.show(request, target, 200, &obj)
     }
 
-    pub(super) fn get_scale(&self, place: &Place) -> Result<Reply, ApiError> {
-        let obj = self.server.get_now(&place.key())?;
-        Ok(reply::json(200, &scale_of(&place.resource, &obj)))
+    pub(super) fn get_scale(&self, target: &Target) -> Result<Reply, ApiError> {
+        let obj = self.server.get_now(&target.key())?;
+        Ok(reply::json(200, &scale_of(&target.resource, &obj)))
     }
 
-    pub(super) fn list(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
-        let query = place.query(request)?;
+    pub(super) fn list(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+        let query = target.query(request)?;
         let wanted: Option<u64> = request.number("resourceVersion")?;
         let listed = self.server.list_now(&query)?;
         let present: u64 = listed.revision.0.parse().unwrap_or(u64::MAX);
@@ -181,12 +180,12 @@ impl Gate {
             meta["remainingItemCount"] = json!(remaining(&listed.items, items));
         }
         let now = self.server.now();
-        let (resource, version) = (&place.resource, &*place.version);
+        let (resource, version) = (&target.resource, &*target.version);
         let body = match request.form()? {
             Form::Plain => {
-                let items: Vec<Value> = items.iter().map(|obj| place.versioned(obj)).collect();
+                let items: Vec<Value> = items.iter().map(|obj| target.versioned(obj)).collect();
                 json!({"kind": format!("{}List", resource.kind.id.kind),
-                    "apiVersion": place.api_version(), "metadata": meta, "items": items})
+                    "apiVersion": target.api_version(), "metadata": meta, "items": items})
             }
             Form::Partial => {
                 let items: Vec<Value> =
@@ -206,64 +205,57 @@ impl Gate {
         Ok(reply::json(200, &body))
     }
 
-    pub(super) fn watch(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
-        super::watch::open(&self.server, request, place, place.query(request)?)
+    pub(super) fn watch(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+        super::watch::open(&self.server, request, target, target.query(request)?)
     }
 
-    pub(super) fn create(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
-        let context = Self::context(request, place)?;
+    pub(super) fn create(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+        let context = Self::context(request, target)?;
         let mut body = request.value()?;
-        fill_in(place, &mut body);
-        let namespace = match place.namespace.as_str() {
-            "" if place.resource.is_namespaced() => {
+        fill_in(target, &mut body);
+        let namespace = match target.namespace.as_str() {
+            "" if target.resource.is_namespaced() => {
                 return Err(ApiError::method_not_allowed(
                     "an object of this kind is created in a namespace",
                 ));
             }
             namespace => namespace,
         };
-        let now = self.server.now();
-        let written = self.server.shared.with(|state| {
-            state.create(
-                Write { now, resource: &place.resource, context: &context },
-                namespace,
-                body,
-            )
-        })?;
-        let reply = self.show(request, place, 201, &written.obj)?;
+        let written = self.server.create_body(&target.resource, namespace, body, &context)?;
+        let reply = self.show(request, target, 201, &written.obj)?;
         Ok(reply::with_warnings(reply, &written.warnings))
     }
 
-    pub(super) fn update(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
-        let context = Self::context(request, place)?;
+    pub(super) fn update(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+        let context = Self::context(request, target)?;
         let mut body = request.value()?;
-        if place.subresource != "scale" {
-            fill_in(place, &mut body);
+        if target.subresource != "scale" {
+            fill_in(target, &mut body);
         }
-        let written = self.server.patch_now(&place.key(), &Patch::Replace(body), &context)?;
-        let reply = self.show(request, place, 200, &written.obj)?;
+        let written = self.server.patch_now(&target.key(), &Patch::Replace(body), &context)?;
+        let reply = self.show(request, target, 200, &written.obj)?;
         Ok(reply::with_warnings(reply, &written.warnings))
     }
 
-    pub(super) fn patch(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
-        let context = Self::context(request, place)?;
+    pub(super) fn patch(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+        let context = Self::context(request, target)?;
         let body = request.value()?;
         let patch = match request.media() {
             "application/merge-patch+json" => Patch::Merge(body),
             "application/strategic-merge-patch+json" => Patch::Strategic(body),
             "application/json-patch+json" => Patch::Json(body),
-            "application/apply-patch+yaml" => return self.apply(request, place, body, &context),
+            "application/apply-patch+yaml" => return self.apply(request, target, body, &context),
             other => return Err(unsupported(other)),
         };
-        let written = self.server.patch_now(&place.key(), &patch, &context)?;
-        let reply = self.show(request, place, 200, &written.obj)?;
+        let written = self.server.patch_now(&target.key(), &patch, &context)?;
+        let reply = self.show(request, target, 200, &written.obj)?;
         Ok(reply::with_warnings(reply, &written.warnings))
     }
 
     fn apply(
         &self,
         request: &Request,
-        place: &Place,
+        target: &Target,
         body: Value,
         context: &WriteContext,
     ) -> Result<Reply, ApiError> {
@@ -271,29 +263,20 @@ impl Gate {
             let message = "fieldManager is required for apply patch";
             return Err(ApiError::bad_request(message));
         }
-        let now = self.server.now();
-        let (key, force) = (place.key(), request.flag("force"));
-        let (written, code) = self.server.shared.with(|state| {
-            let is_new = state.find(&key).is_none();
-            let written = state.apply(
-                Write { now, resource: &place.resource, context },
-                &key,
-                body,
-                force,
-            )?;
-            Ok::<_, ApiError>((written, if is_new { 201 } else { 200 }))
-        })?;
-        let reply = self.show(request, place, code, &written.obj)?;
+        let force = request.flag("force");
+        let (written, is_new) = self.server.apply_now(&target.key(), body, force, context)?;
+        let code = if is_new { 201 } else { 200 };
+        let reply = self.show(request, target, code, &written.obj)?;
         Ok(reply::with_warnings(reply, &written.warnings))
     }
 
-    pub(super) fn delete(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
+    pub(super) fn delete(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
         let wanted = delete_request(request)?;
-        match self.server.delete_now(&place.key(), &wanted)? {
-            Deleted::Marked(obj) => self.show(request, place, 200, &obj),
+        match self.server.delete_now(&target.key(), &wanted)? {
+            Deleted::Marked(obj) => self.show(request, target, 200, &obj),
             Deleted::Gone(obj) => {
-                let details = json!({"name": obj.name(), "group": place.resource.group(),
-                    "kind": place.resource.plural(), "uid": obj.uid()});
+                let details = json!({"name": obj.name(), "group": target.resource.group(),
+                    "kind": target.resource.plural(), "uid": obj.uid()});
                 Ok(reply::json(
                     200,
                     &json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
@@ -306,35 +289,35 @@ impl Gate {
     pub(super) fn delete_collection(
         &self,
         request: &Request,
-        place: &Place,
+        target: &Target,
     ) -> Result<Reply, ApiError> {
         let wanted = delete_request(request)?;
-        let listed = self.server.list_now(&place.query(request)?)?;
+        let listed = self.server.list_now(&target.query(request)?)?;
         let mut items = Vec::new();
         for obj in &listed.items {
             match self.server.delete_now(obj.key(), &wanted) {
-                Ok(Deleted::Gone(obj) | Deleted::Marked(obj)) => items.push(place.versioned(&obj)),
+                Ok(Deleted::Gone(obj) | Deleted::Marked(obj)) => items.push(target.versioned(&obj)),
                 Err(error) if error.code == 404 => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(reply::json(
             200,
-            &json!({"kind": format!("{}List", place.resource.kind.id.kind),
-            "apiVersion": place.api_version(),
+            &json!({"kind": format!("{}List", target.resource.kind.id.kind),
+            "apiVersion": target.api_version(),
             "metadata": {"resourceVersion": self.server.revision().to_string()},
             "items": items}),
         ))
     }
 
-    pub(super) fn post(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
+    pub(super) fn post(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
         let body = request.value()?;
-        let context = Self::context(request, place)?;
-        let subresource = match place.subresource.as_str() {
+        let context = Self::context(request, target)?;
+        let subresource = match target.subresource.as_str() {
             "binding" => Subresource::Binding,
             _ => Subresource::Eviction,
         };
-        self.server.post_now(&place.key(), subresource, &body, &context)?;
+        self.server.post_now(&target.key(), subresource, &body, &context)?;
         Ok(reply::json(
             201,
             &json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
@@ -342,8 +325,8 @@ impl Gate {
         ))
     }
 
-    pub(super) async fn log(&self, request: &Request, place: &Place) -> Result<Reply, ApiError> {
-        let pod = self.server.get_now(&place.key())?;
+    pub(super) async fn log(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+        let pod = self.server.get_now(&target.key())?;
         let container = log_container(&pod, request.param("container"))?;
         let node = text_at(pod.json(), "/spec/nodeName");
         if node.is_empty() {
@@ -380,13 +363,13 @@ impl Gate {
 }
 
 /// Clients may leave out what the URL says already.
-fn fill_in(place: &Place, body: &mut Value) {
+fn fill_in(target: &Target, body: &mut Value) {
     if let Some(fields) = body.as_object_mut() {
         if fields.get("apiVersion").is_none_or(|text| text == "") {
-            fields.insert("apiVersion".to_owned(), json!(place.api_version()));
+            fields.insert("apiVersion".to_owned(), json!(target.api_version()));
         }
         if fields.get("kind").is_none_or(|text| text == "") {
-            fields.insert("kind".to_owned(), json!(&*place.resource.kind.id.kind));
+            fields.insert("kind".to_owned(), json!(&*target.resource.kind.id.kind));
         }
     }
 }

@@ -5,7 +5,7 @@ use evenkeel_api::{FieldSelector, LabelSelector};
 use http::{HeaderMap, Method, header};
 use serde_json::Value;
 
-use crate::{error::ApiError, table::Include, write::Fields};
+use crate::{error::ApiError, request::Fields, table::Include};
 
 /// A request with its body read.
 pub(super) struct Request {

@@ -22,14 +22,14 @@ use crate::{
 const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 /// What every connection shares.
-pub(super) struct Gate {
+pub(super) struct Router {
     pub(super) server: Arc<ApiServer>,
     pub(super) tokens: Vec<(String, String)>,
     pub(super) logs: Arc<dyn LogSource>,
 }
 
 /// A URL below a group version, taken apart.
-pub(super) struct Place {
+pub(super) struct Target {
     pub(super) resource: Arc<Resource>,
     pub(super) version: String,
     /// Empty for all namespaces and for kinds without one.
@@ -40,7 +40,7 @@ pub(super) struct Place {
     pub(super) subresource: String,
 }
 
-impl Gate {
+impl Router {
     pub(super) async fn handle(&self, request: http::Request<Incoming>) -> Reply {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let reply = match self.answer(request).await {
@@ -116,28 +116,28 @@ impl Gate {
         if let Some(review) = review::answer(request, group, version, rest)? {
             return Ok(review);
         }
-        let place = self.place(group, version, rest)?;
-        if let Service::Refused(why) = place.resource.service {
+        let target = self.target(group, version, rest)?;
+        if let Service::Refused(why) = target.resource.service {
             return Err(ApiError::method_not_allowed(format!(
                 "{} is not served: {why}",
-                place.resource.kind.id
+                target.resource.kind.id
             )));
         }
-        let is_collection = place.name.is_empty();
-        match (&request.method, is_collection, place.subresource.as_str()) {
-            (&Method::GET, _, "") if request.flag("watch") => self.watch(request, &place),
-            (&Method::GET, true, _) => self.list(request, &place),
-            (&Method::POST, true, _) => self.create(request, &place),
-            (&Method::DELETE, true, _) => self.delete_collection(request, &place),
-            (&Method::GET, false, "" | "status") => self.get(request, &place),
-            (&Method::GET, false, "scale") => self.get_scale(&place),
-            (&Method::GET, false, "log") => self.log(request, &place).await,
-            (&Method::PUT, false, "" | "status" | "scale") => self.update(request, &place),
-            (&Method::PATCH, false, "" | "status" | "scale") => self.patch(request, &place),
-            (&Method::DELETE, false, "") => self.delete(request, &place),
-            (&Method::POST, false, "binding" | "eviction") => self.post(request, &place),
+        let is_collection = target.name.is_empty();
+        match (&request.method, is_collection, target.subresource.as_str()) {
+            (&Method::GET, _, "") if request.flag("watch") => self.watch(request, &target),
+            (&Method::GET, true, _) => self.list(request, &target),
+            (&Method::POST, true, _) => self.create(request, &target),
+            (&Method::DELETE, true, _) => self.delete_collection(request, &target),
+            (&Method::GET, false, "" | "status") => self.get(request, &target),
+            (&Method::GET, false, "scale") => self.get_scale(&target),
+            (&Method::GET, false, "log") => self.log(request, &target).await,
+            (&Method::PUT, false, "" | "status" | "scale") => self.update(request, &target),
+            (&Method::PATCH, false, "" | "status" | "scale") => self.patch(request, &target),
+            (&Method::DELETE, false, "") => self.delete(request, &target),
+            (&Method::POST, false, "binding" | "eviction") => self.post(request, &target),
             (_, false, "exec" | "attach" | "portforward" | "proxy" | "token") => {
-                let instead = match &*place.subresource {
+                let instead = match &*target.subresource {
                     "exec" | "attach" => {
                         "its containers are processes of this machine: see kubectl logs, or ps"
                     }
@@ -146,17 +146,17 @@ impl Gate {
                 };
                 Err(ApiError::method_not_allowed(format!(
                     "{} is not implemented in this cluster: {instead}",
-                    place.subresource
+                    target.subresource
                 )))
             }
             (method, _, subresource) => Err(ApiError::method_not_allowed(format!(
                 "the server does not allow {method} on {} {subresource}",
-                place.resource.plural()
+                target.resource.plural()
             ))),
         }
     }
 
-    fn place(&self, group: &str, version: &str, rest: &[&str]) -> Result<Place, ApiError> {
+    fn target(&self, group: &str, version: &str, rest: &[&str]) -> Result<Target, ApiError> {
         let (namespace, rest) = match rest {
             // A namespace itself, with or without its own subresources.
             ["namespaces", _] | ["namespaces", _, "status" | "finalize"] => ("", rest),
@@ -169,11 +169,8 @@ impl Gate {
             [plural, name, subresource] => (*plural, *name, *subresource),
             _ => return Err(ApiError::no_resource()),
         };
-        let resource = self
-            .server
-            .shared
-            .with(|state| state.registry.by_url(group, version, plural).cloned())
-            .ok_or_else(ApiError::no_resource)?;
+        let found = self.server.resource_at(group, version, plural);
+        let resource = found.ok_or_else(ApiError::no_resource)?;
         let unplaced = resource.is_namespaced() && !name.is_empty() && namespace.is_empty();
         let misplaced = !resource.is_namespaced() && !namespace.is_empty();
         if unplaced || misplaced {
@@ -182,7 +179,7 @@ impl Gate {
         if !has_subresource(&resource.kind, subresource) {
             return Err(ApiError::no_resource());
         }
-        Ok(Place {
+        Ok(Target {
             resource,
             version: version.to_owned(),
             namespace: namespace.to_owned(),

@@ -16,9 +16,15 @@ use tokio::time::{Interval, MissedTickBehavior, Sleep, interval_at, sleep};
 use super::{
     reply::{self, Reply},
     request::{Form, Request},
-    route::Place,
+    route::Target,
 };
-use crate::{ApiServer, error::ApiError, state::Change, table, watch::Cursor};
+use crate::{
+    ApiServer,
+    error::ApiError,
+    state::Change,
+    table,
+    watch::{Cursor, Opened},
+};
 
 /// A watch without a wish of its own ends after this long, and the client opens it again.
 const WATCH_SECONDS_MAX: u64 = 1_800;
@@ -31,43 +37,25 @@ const INITIAL_END: &str = "k8s.io/initial-events-end";
 pub(super) fn open(
     server: &Arc<ApiServer>,
     request: &Request,
-    place: &Place,
+    target: &Target,
     query: ListQuery,
 ) -> Result<Reply, ApiError> {
     let form = request.form()?;
     let from = request.param("resourceVersion");
     let is_streaming_list = request.flag("sendInitialEvents");
     let starts_now = is_streaming_list || matches!(from, "" | "0");
-    let since: u64 = if starts_now {
-        0
-    } else {
-        from.parse()
-            .map_err(|_| ApiError::bad_request(format!("invalid resource version {from:?}")))?
-    };
-    let kind = &query.kind;
-    let (cursor, initial, revision) = server.shared.with(|state| {
-        if starts_now {
-            let namespace = query.namespace.as_deref();
-            let found = state.objects(kind, namespace).filter(|obj| query.matches(obj));
-            let found: Vec<Arc<Obj>> = found.cloned().collect();
-            return Ok((Cursor::now(&server.shared, state, kind), found, state.revision));
-        }
-        if since > state.revision {
-            // The client knows more than this server: it was restarted since.
-            return Err(ApiError::expired(since));
-        }
-        let cursor = Cursor::after(&server.shared, state, kind, since);
-        let cursor = cursor.ok_or_else(|| ApiError::expired(since))?;
-        Ok((cursor, Vec::new(), state.revision))
-    })?;
+    let since = (!starts_now).then(|| from.parse::<u64>()).transpose();
+    let since =
+        since.map_err(|_| ApiError::bad_request(format!("invalid resource version {from:?}")))?;
+    let Opened { cursor, initial, revision } = server.watch_since(&query, since)?;
     let bookmarks = request.flag("allowWatchBookmarks");
     let seconds: u64 = request.number("timeoutSeconds")?.unwrap_or(WATCH_SECONDS_MAX);
     let start = tokio::time::Instant::now() + BOOKMARK_EVERY;
     let mut follower = Follower {
         server: server.clone(),
-        place: Place {
-            resource: place.resource.clone(),
-            version: place.version.clone(),
+        target: Target {
+            resource: target.resource.clone(),
+            version: target.version.clone(),
             namespace: String::new(),
             name: String::new(),
             subresource: String::new(),
@@ -98,7 +86,7 @@ pub(super) fn open(
 /// The lines of one watch.
 struct Follower {
     server: Arc<ApiServer>,
-    place: Place,
+    target: Target,
     query: ListQuery,
     form: Form,
     cursor: Cursor,
@@ -110,12 +98,12 @@ struct Follower {
 
 impl Follower {
     fn line(&self, kind: &str, obj: &Obj) -> Bytes {
-        let (resource, version) = (&self.place.resource, &*self.place.version);
+        let (resource, version) = (&self.target.resource, &*self.target.version);
         match self.form {
             Form::Plain if version == &*resource.kind.version => {
                 event_line(kind, &obj.json().to_string())
             }
-            Form::Plain => event_line(kind, &self.place.versioned(obj).to_string()),
+            Form::Plain => event_line(kind, &self.target.versioned(obj).to_string()),
             Form::Partial => event_line(kind, &table::partial(obj.json()).to_string()),
             Form::Table(include) => {
                 let row = table::row(resource, version, obj, include, self.server.now());
@@ -133,7 +121,7 @@ impl Follower {
         if is_initial {
             meta["annotations"] = json!({INITIAL_END: "true"});
         }
-        let kind = &self.place.resource.kind;
+        let kind = &self.target.resource.kind;
         let body = match self.form {
             Form::Table(_) => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1",
                 "metadata": meta, "columnDefinitions": [], "rows": []}),

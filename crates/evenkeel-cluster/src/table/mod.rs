@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    crd::PrinterColumn,
+    custom::PrinterColumn,
     resource::Resource,
     value::{list_at, text, text_at},
 };
