@@ -19,6 +19,7 @@ mod selector;
 
 pub mod canary;
 pub mod clusterconfig;
+pub mod disruption;
 pub mod gate;
 pub mod httproute;
 pub mod json;

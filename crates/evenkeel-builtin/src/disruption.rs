@@ -5,22 +5,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_api::{
-    ConditionUpdate, GroupKind, Key, LabelSelector, Rounding, scaled_int_or_percent, set_condition,
+    ConditionUpdate, GroupKind, Key, LabelSelector, Obj,
+    disruption::{self, Disruption},
+    set_condition,
 };
 use evenkeel_control::{Controller, Interest, ListQuery, ObserveError, Plan, Ports, Wakes};
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::{
-        apps::v1::{Deployment, ReplicaSet, StatefulSet},
-        core::v1::Pod,
-        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
-    },
-    apimachinery::pkg::util::intstr::IntOrString,
+use k8s_openapi::api::{
+    core::v1::Pod,
+    policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    pods, reasons,
+    reasons,
     seen::{Seen, difference, get_as, json, list_as, whole_second},
 };
 
@@ -35,7 +33,7 @@ pub(crate) struct View {
     /// The pods it selects.
     pub(crate) pods: Vec<Seen<Pod>>,
     /// How many pods their owners want together; pods without an owner count for themselves.
-    pub(crate) scale: i32,
+    pub(crate) wanted: i64,
 }
 
 impl Controller for Disruptions {
@@ -63,8 +61,8 @@ impl Controller for Disruptions {
             Some(selector) => list_as::<Pod>(ports, &query.with_labels(selector)).await?,
             None => Vec::new(),
         };
-        let scale = scale(ports, &pods).await?;
-        Ok(Some(View { now: ports.clock.now(), budget, pods, scale }))
+        let wanted = wanted(ports, &pods).await?;
+        Ok(Some(View { now: ports.clock.now(), budget, pods, wanted }))
     }
 
     fn decide(&self, view: &View) -> Plan {
@@ -77,56 +75,29 @@ fn selector(budget: &PodDisruptionBudget) -> Option<LabelSelector> {
     LabelSelector::from_object(budget.spec.as_ref()?.selector.as_ref()?).ok()
 }
 
-/// Sum of what the owners want: the Deployment's number where there is one, for a `ReplicaSet` on
-/// its way down says nothing about how many pods there ought to be.
-async fn scale(ports: &Ports, pods: &[Seen<Pod>]) -> Result<i32, ObserveError> {
-    let mut owners = BTreeSet::new();
-    let mut scales = BTreeMap::new();
-    let mut unowned = 0;
-    for pod in pods {
-        match pod.obj.controller() {
-            None => unowned += 1,
-            Some(owner) if owner.kind == "ReplicaSet" => {
-                owners.insert(Key::of::<ReplicaSet>(pod.obj.namespace(), &owner.name));
-            }
-            Some(owner) if owner.kind == "StatefulSet" => {
-                owners.insert(Key::of::<StatefulSet>(pod.obj.namespace(), &owner.name));
-            }
-            Some(_) => {}
+/// How many pods their owners want together.
+async fn wanted(ports: &Ports, pods: &[Seen<Pod>]) -> Result<i64, ObserveError> {
+    let mut owners = BTreeMap::new();
+    let keys: BTreeSet<Key> = pods.iter().filter_map(|pod| disruption::owner(&pod.obj)).collect();
+    for key in keys {
+        let Some(owner) = ports.read.get(&key).await? else { continue };
+        if let Some(above) = disruption::deployment_above(&owner)
+            && let Some(deployment) = ports.read.get(&above).await?
+        {
+            owners.insert(above, deployment);
         }
+        owners.insert(key, owner);
     }
-    for key in owners {
-        let Some(mut owner) = ports.read.get(&key).await? else { continue };
-        let deployment = owner.controller().filter(|above| above.kind == "Deployment");
-        if let Some(above) = deployment {
-            let key = Key::of::<Deployment>(&key.namespace, &above.name);
-            if let Some(deployment) = ports.read.get(&key).await? {
-                owner = deployment;
-            }
-        }
-        let replicas = owner.json().pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
-        scales.insert(owner.uid().to_owned(), i32::try_from(replicas).unwrap_or(i32::MAX));
-    }
-    Ok(scales.values().sum::<i32>() + unowned)
+    let pods = pods.iter().map(|pod| &*pod.obj);
+    Ok(disruption::wanted_pods(pods, |key| owners.get(key).cloned()))
 }
 
 /// Counts what is healthy and what has to be.
 pub(crate) fn decide(view: &View) -> Plan {
     let Some(spec) = view.budget.spec.as_ref() else { return Plan::idle(reasons::NOT_MANAGED) };
-    let healthy =
-        view.pods.iter().filter(|pod| pods::is_active(pod) && pods::is_ready(pod)).count();
-    let healthy = i32::try_from(healthy).unwrap_or(i32::MAX);
-    let selected = i32::try_from(view.pods.len()).unwrap_or(i32::MAX);
-    let share = |value| scaled_int_or_percent(value, view.scale, Rounding::Up).unwrap_or_default();
-    let (expected, needed) = match (&spec.max_unavailable, &spec.min_available) {
-        (Some(most), _) => (view.scale, (view.scale - share(most)).max(0)),
-        (None, Some(value)) => match value {
-            IntOrString::Int(least) => (selected, *least),
-            percent @ IntOrString::String(_) => (view.scale, share(percent)),
-        },
-        (None, None) => (selected, 0),
-    };
-    let allowed = if expected > 0 { (healthy - needed).max(0) } else { 0 };
+    let pods: Vec<&Obj> = view.pods.iter().map(|pod| &*pod.obj).collect();
+    let counted = Disruption::of(spec, &pods, view.wanted);
+    let allowed = counted.allowed();
     let old = view.budget.status.clone().unwrap_or_default();
     let mut conditions = old.conditions.clone().unwrap_or_default();
     let update = ConditionUpdate {
@@ -139,10 +110,10 @@ pub(crate) fn decide(view: &View) -> Plan {
     set_condition(&mut conditions, &update, whole_second(view.now).0);
     let status = PodDisruptionBudgetStatus {
         conditions: Some(conditions),
-        current_healthy: healthy,
-        desired_healthy: needed,
-        disruptions_allowed: allowed,
-        expected_pods: expected,
+        current_healthy: narrow(counted.healthy),
+        desired_healthy: narrow(counted.needed),
+        disruptions_allowed: narrow(allowed),
+        expected_pods: narrow(counted.expected),
         observed_generation: Some(view.budget.obj.generation()),
         ..old
     };
@@ -155,9 +126,14 @@ pub(crate) fn decide(view: &View) -> Plan {
     }
 }
 
+/// A count as the API has it.
+fn narrow(count: i64) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::Value;
 
     use super::*;
     use crate::testing::{Cluster, deployment, node};

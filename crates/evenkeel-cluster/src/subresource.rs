@@ -1,9 +1,12 @@
 use std::sync::Arc;
 
-use evenkeel_api::{GroupKind, Key, LabelSelector, Obj, Rounding, scaled_int_or_percent};
+use evenkeel_api::{
+    GroupKind, Key, LabelSelector, Obj,
+    disruption::{Disruption, is_healthy, wanted_pods},
+};
 use evenkeel_control::{Patch, Subresource};
 use k8s_openapi::{
-    apimachinery::pkg::{apis::meta::v1 as meta, util::intstr::IntOrString},
+    api::policy::v1::PodDisruptionBudget, apimachinery::pkg::apis::meta::v1 as meta,
     serde::Deserialize as _,
 };
 use serde_json::{Value, json};
@@ -211,27 +214,18 @@ impl State {
                 return Err(ApiError::new(500, "InternalError", message));
             }
         };
-        let pods: Vec<&Arc<Obj>> = self
-            .objects(&GroupKind::new("", "Pod"), Some(pod.namespace()))
-            .filter(|pod| selects(budget, pod) && !is_over(pod))
-            .collect();
-        let expected = self.expected_pods(&pods);
-        let healthy = i64::try_from(pods.iter().filter(|pod| is_healthy(pod)).count()).unwrap_or(0);
-        let field = |name: &str| {
-            let value = budget.json().pointer(&format!("/spec/{name}"))?;
-            let value = IntOrString::deserialize(value).ok()?;
-            let total = i32::try_from(expected).unwrap_or(i32::MAX);
-            scaled_int_or_percent(&value, total, Rounding::Up).map(i64::from)
+        let Some(spec) = budget.get::<PodDisruptionBudget>().ok().and_then(|b| b.spec.clone())
+        else {
+            return Ok(());
         };
-        let needed = match (field("minAvailable"), field("maxUnavailable")) {
-            (Some(needed), _) => needed,
-            (None, Some(spare)) => (expected - spare).max(0),
-            (None, None) => 0,
-        };
+        let pods = self.objects(&GroupKind::new("", "Pod"), Some(pod.namespace()));
+        let pods: Vec<&Obj> = pods.filter(|pod| selects(budget, pod)).map(|pod| &**pod).collect();
+        let wanted = wanted_pods(pods.iter().copied(), |key| self.find(key).cloned());
+        let Disruption { healthy, needed, .. } = Disruption::of(&spec, &pods, wanted);
         // A pod that is not healthy already does not count: taking it loses nothing, as long as
         // the healthy ones suffice.
         let left = if is_healthy(pod) { healthy - 1 } else { healthy };
-        let always = text_at(budget.json(), "/spec/unhealthyPodEvictionPolicy") == "AlwaysAllow";
+        let always = spec.unhealthy_pod_eviction_policy.as_deref() == Some("AlwaysAllow");
         if left >= needed || (always && !is_healthy(pod)) {
             return Ok(());
         }
@@ -248,29 +242,6 @@ impl State {
         // Without a time to try again: clients would wait it out silently instead of telling.
         Err(error)
     }
-
-    /// How many pods there should be: the sum of the replicas of their controllers.
-    fn expected_pods(&self, pods: &[&Arc<Obj>]) -> i64 {
-        let mut owners: Vec<(Key, i64)> = Vec::new();
-        let mut loose = 0;
-        for pod in pods {
-            let owner = pod.controller().map(|owner| {
-                let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-                Key::new(GroupKind::new(group, &owner.kind), pod.namespace(), &owner.name)
-            });
-            let wanted =
-                owner.as_ref().and_then(|key| number_at(self.find(key)?.json(), "/spec/replicas"));
-            match (owner, wanted) {
-                (Some(key), Some(wanted)) => {
-                    if owners.iter().all(|(known, _)| *known != key) {
-                        owners.push((key, wanted));
-                    }
-                }
-                _ => loose += 1,
-            }
-        }
-        owners.iter().map(|(_, wanted)| wanted).sum::<i64>() + loose
-    }
 }
 
 fn selects(budget: &Obj, pod: &Obj) -> bool {
@@ -279,17 +250,6 @@ fn selects(budget: &Obj, pod: &Obj) -> bool {
     selector
         .and_then(|selector| LabelSelector::from_object(&selector).ok())
         .is_some_and(|selector| selector.matches(pod.labels()))
-}
-
-fn is_over(pod: &Obj) -> bool {
-    matches!(text_at(pod.json(), "/status/phase"), "Succeeded" | "Failed")
-}
-
-fn is_healthy(pod: &Obj) -> bool {
-    let ready = list_at(pod.json(), "/status/conditions")
-        .iter()
-        .any(|condition| text(condition, "type") == "Ready" && text(condition, "status") == "True");
-    ready && !pod.is_deleting()
 }
 
 fn set_at(body: &mut Value, pointer: &str, value: Value) {

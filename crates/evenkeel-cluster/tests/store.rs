@@ -436,6 +436,47 @@ fn an_eviction_asks_the_disruption_budget() {
     assert!(matches!(refused, Err(StoreError::Busy { .. })), "{refused:?}");
 }
 
+/// A pod of a `ReplicaSet`, with all that makes it count.
+fn ready_pod_of(store: &ApiServer, set: &str, name: &str) {
+    let mut body = pod(name);
+    body["metadata"]["labels"] = json!({"app": "web"});
+    body["metadata"]["ownerReferences"] = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet",
+        "name": set, "uid": set, "controller": true}]);
+    create(store, body).unwrap();
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    status(store, &key("", "Pod", name), ready).unwrap();
+}
+
+#[test]
+fn an_eviction_counts_what_the_deployment_wants() {
+    let store = cluster();
+    // The middle of a rollout: two ReplicaSets of 2, a Deployment of 3.
+    let mut web = deployment();
+    web["spec"]["replicas"] = json!(3);
+    create(&store, web).unwrap();
+    for set in ["old", "new"] {
+        let mut body = deployment();
+        body["kind"] = json!("ReplicaSet");
+        body["metadata"] = json!({"name": set, "namespace": "default", "ownerReferences": [{
+            "apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "web",
+            "controller": true}]});
+        body["spec"]["replicas"] = json!(2);
+        create(&store, body).unwrap();
+    }
+    for (set, name) in [("old", "a"), ("old", "b"), ("new", "c")] {
+        ready_pod_of(&store, set, name);
+    }
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+    create(&store, budget).unwrap();
+    let evict =
+        |name: &str| block_on(store.post(&key("", "Pod", name), Subresource::Eviction, &json!({})));
+    evict("a").unwrap();
+    let refused = evict("b");
+    assert!(matches!(refused, Err(StoreError::Busy { .. })), "{refused:?}");
+}
+
 #[test]
 fn old_events_are_forgotten() {
     let store = cluster();
