@@ -9,6 +9,7 @@
 //! **Source**: `pkg/controller/deployment`, step by step, so that `kubectl rollout` and everybody
 //! who reads conditions finds what it expects.
 
+mod conditions;
 mod draft;
 mod resize;
 mod rollout;

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     View,
+    conditions::{condition, set_condition},
     sets::{DESIRED, Limits, MAX, REVISION, REVISION_HISTORY, Set, Sets},
-    status::{condition, set_condition},
     template,
 };
 use crate::{reasons, seen::whole_second};
@@ -101,7 +101,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Sizes a `ReplicaSet`, and notes on it what it was sized for.
-    pub(crate) fn scale(&mut self, set: &mut Set<'_>, replicas: i32) {
+    pub(crate) fn scale(&mut self, set: &mut Set<'_>, replicas: i64) {
+        let replicas = replicas.clamp(0, i64::from(i32::MAX));
         let Limits { replicas: desired, .. } = self.limits;
         let most = self.limits.total_max();
         if set.desired() != Some(desired) || set.max() != Some(most) {
@@ -207,7 +208,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn new_set(&self, name: &str, hash: &str, (replicas, revision): (i32, &str)) -> Option<Obj> {
+    fn new_set(&self, name: &str, hash: &str, (replicas, revision): (i64, &str)) -> Option<Obj> {
         let deployment = &self.view.deployment;
         let body = deployment.obj.json();
         let mut template = body.pointer("/spec/template")?.clone();

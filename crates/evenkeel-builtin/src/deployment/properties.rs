@@ -26,8 +26,8 @@ fn check(objects: &BTreeMap<Key, Arc<Obj>>, limits: Limits) {
     let pods: Vec<Arc<Pod>> = objects.values().filter_map(|obj| obj.get::<Pod>().ok()).collect();
     let active = pods.iter().filter(|pod| pods::is_active(pod));
     let available = active.clone().filter(|pod| pods::is_ready(pod)).count();
-    let total = i32::try_from(active.count()).unwrap();
-    let available = i32::try_from(available).unwrap();
+    let total = i64::try_from(active.count()).unwrap();
+    let available = i64::try_from(available).unwrap();
     assert!(total <= limits.total_max(), "{total} pods of at most {}", limits.total_max());
     let least = limits.available_min();
     assert!(available >= least, "{available} pods available of at least {least}");

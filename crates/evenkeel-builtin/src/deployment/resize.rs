@@ -45,7 +45,8 @@ fn is_saturated(sets: &Sets<'_>, limits: Limits) -> bool {
 
 fn share_out(draft: &mut Draft<'_>, sets: &mut Sets<'_>) {
     let limits = draft.limits;
-    let before = draft.view.deployment.status.as_ref().and_then(|s| s.replicas).unwrap_or_default();
+    let before =
+        draft.view.deployment.status.as_ref().and_then(|s| s.replicas).map_or(0, i64::from);
     let allowed = if limits.replicas > 0 { limits.total_max() } else { 0 };
     let to_add = allowed - sets.wanted();
     let mut active = sets.active();
@@ -78,7 +79,7 @@ fn share_out(draft: &mut Draft<'_>, sets: &mut Sets<'_>) {
 }
 
 /// How many pods a `ReplicaSet` gains or loses if all keep their share.
-fn proportion(set: &Set<'_>, limits: Limits, status_replicas: i32) -> i32 {
+fn proportion(set: &Set<'_>, limits: Limits, status_replicas: i64) -> i64 {
     if limits.replicas == 0 {
         return -set.replicas;
     }
@@ -86,8 +87,10 @@ fn proportion(set: &Set<'_>, limits: Limits, status_replicas: i32) -> i32 {
     if before == 0 {
         return 0;
     }
-    // Rounded half up, as upstream's RoundToInt32 does for positive numbers; i64 cannot overflow.
-    let product = i64::from(set.replicas) * i64::from(limits.total_max());
-    let goal = (2 * product + i64::from(before)).div_euclid(2 * i64::from(before));
-    i32::try_from(goal).unwrap_or(i32::MAX).saturating_sub(set.replicas)
+    // Rounded half up, as upstream's RoundToInt32 does for positive numbers. Wider still, because
+    // the annotation is whatever was written into it.
+    let product = i128::from(set.replicas) * i128::from(limits.total_max());
+    let before = i128::from(before);
+    let goal = (2 * product + before).div_euclid(2 * before);
+    i64::try_from(goal).unwrap_or(limits.total_max()) - set.replicas
 }

@@ -48,14 +48,14 @@ fn old_down(draft: &mut Draft<'_>, sets: &mut Sets<'_>) -> bool {
         return false;
     }
     let before = sets.wanted();
-    let mut goals: Vec<i32> = sets.old.iter().map(|set| set.replicas).collect();
+    let mut goals: Vec<i64> = sets.old.iter().map(|set| set.replicas).collect();
     let mut left = budget;
     for (goal, set) in goals.iter_mut().zip(&sets.old) {
         let unhealthy = (*goal - set.serving()).clamp(0, left);
         *goal -= unhealthy;
         left -= unhealthy;
     }
-    let available: i32 = sets.all().map(Set::serving).sum();
+    let available: i64 = sets.all().map(Set::serving).sum();
     let mut left = (available - limits.available_min()).max(0);
     for goal in &mut goals {
         let healthy = (*goal).clamp(0, left);

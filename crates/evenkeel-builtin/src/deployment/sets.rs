@@ -23,11 +23,13 @@ pub(crate) const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 pub(crate) const MAX: &str = "deployment.kubernetes.io/max-replicas";
 
 /// What the Deployment's spec allows, resolved to numbers.
+///
+/// Counts of pods are 64 bits wide here: sums and surges of 32-bit fields fit without a thought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    pub(crate) replicas: i32,
-    pub(crate) surge_max: i32,
-    pub(crate) unavailable_max: i32,
+    pub(crate) replicas: i64,
+    pub(crate) surge_max: i64,
+    pub(crate) unavailable_max: i64,
     pub(crate) recreate: bool,
     pub(crate) paused: bool,
     pub(crate) ready_s_min: i32,
@@ -56,6 +58,7 @@ impl Limits {
         // Upstream reads the greatest number as "none"; the server's defaults are 600 and 10.
         let set =
             |value: Option<i32>, default| Some(value.unwrap_or(default)).filter(|v| *v < i32::MAX);
+        let replicas = i64::from(replicas);
         Self {
             replicas,
             surge_max,
@@ -71,13 +74,13 @@ impl Limits {
     }
 
     /// Most pods at any time.
-    pub(crate) fn total_max(self) -> i32 {
-        self.replicas.saturating_add(self.surge_max)
+    pub(crate) fn total_max(self) -> i64 {
+        self.replicas + self.surge_max
     }
 
     /// Fewest available pods while rolling.
-    pub(crate) fn available_min(self) -> i32 {
-        self.replicas.saturating_sub(self.unavailable_max)
+    pub(crate) fn available_min(self) -> i64 {
+        self.replicas - self.unavailable_max
     }
 }
 
@@ -87,11 +90,11 @@ fn fence_posts(
     surge: Option<&IntOrString>,
     unavailable: Option<&IntOrString>,
     replicas: i32,
-) -> (i32, i32) {
+) -> (i64, i64) {
     let quarter = IntOrString::String("25%".to_owned());
     let resolve = |value: Option<&IntOrString>, rounding| {
         let value = value.unwrap_or(&quarter);
-        scaled_int_or_percent(value, replicas, rounding).unwrap_or_default().max(0)
+        i64::from(scaled_int_or_percent(value, replicas, rounding).unwrap_or_default().max(0))
     };
     match (resolve(surge, Rounding::Up), resolve(unavailable, Rounding::Down)) {
         (0, 0) => (0, 1),
@@ -103,27 +106,28 @@ fn fence_posts(
 #[derive(Debug, Clone)]
 pub(crate) struct Set<'a> {
     pub(crate) seen: &'a Seen<ReplicaSet>,
-    pub(crate) replicas: i32,
-    pub(crate) actual: i32,
-    pub(crate) ready: i32,
-    pub(crate) available: i32,
+    pub(crate) replicas: i64,
+    pub(crate) actual: i64,
+    pub(crate) ready: i64,
+    pub(crate) available: i64,
 }
 
 impl<'a> Set<'a> {
     fn of(seen: &'a Seen<ReplicaSet>) -> Self {
         let status = seen.status.as_ref();
+        let count = |number: Option<i32>| number.map_or(0, i64::from);
         Self {
             seen,
-            replicas: seen.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
-            actual: status.map_or(0, |status| status.replicas),
-            ready: status.and_then(|status| status.ready_replicas).unwrap_or_default(),
-            available: status.and_then(|status| status.available_replicas).unwrap_or_default(),
+            replicas: seen.spec.as_ref().and_then(|spec| spec.replicas).map_or(1, i64::from),
+            actual: status.map_or(0, |status| i64::from(status.replicas)),
+            ready: count(status.and_then(|status| status.ready_replicas)),
+            available: count(status.and_then(|status| status.available_replicas)),
         }
     }
 
     /// Available pods that stay: what the status still counts beyond the size is on its way out.
     /// Upstream counts those too and can take one pod too many when statuses lag.
-    pub(crate) fn serving(&self) -> i32 {
+    pub(crate) fn serving(&self) -> i64 {
         self.available.min(self.replicas)
     }
 
@@ -135,11 +139,11 @@ impl<'a> Set<'a> {
     pub(crate) fn revision(&self) -> i64 {
         self.number(REVISION).unwrap_or_default()
     }
-    pub(crate) fn desired(&self) -> Option<i32> {
-        self.number(DESIRED).and_then(|number| i32::try_from(number).ok())
+    pub(crate) fn desired(&self) -> Option<i64> {
+        self.number(DESIRED)
     }
-    pub(crate) fn max(&self) -> Option<i32> {
-        self.number(MAX).and_then(|number| i32::try_from(number).ok())
+    pub(crate) fn max(&self) -> Option<i64> {
+        self.number(MAX)
     }
     /// Order of age: creation, then name.
     pub(crate) fn age(&self) -> (Timestamp, &'a str) {
@@ -180,13 +184,13 @@ impl<'a> Sets<'a> {
     }
 
     /// Pods wanted of all together.
-    pub(crate) fn wanted(&self) -> i32 {
+    pub(crate) fn wanted(&self) -> i64 {
         self.all().map(|set| set.replicas).sum()
     }
 
     /// Pods wanted, and those not yet taken away: what counts against the surge. Upstream counts
     /// the wanted ones alone and exceeds the surge while a `ReplicaSet` is still deleting.
-    pub(crate) fn held(&self) -> i32 {
+    pub(crate) fn held(&self) -> i64 {
         self.all().map(|set| set.replicas.max(set.actual)).sum()
     }
 

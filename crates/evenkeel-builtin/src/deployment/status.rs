@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::{
 use serde_json::json;
 
 use super::{
+    conditions::{condition, set_condition},
     draft::Draft,
     sets::{Limits, Set, Sets},
 };
@@ -29,14 +30,15 @@ pub(crate) enum Progress {
 /// Finishes the plan with the status of what was seen.
 pub(crate) fn tell(mut draft: Draft<'_>, sets: &Sets<'_>, progress: Progress) -> Plan {
     let mut status = numbers(&draft, sets);
-    let (reason, words) =
-        if status.available_replicas.unwrap_or_default() >= draft.limits.available_min() {
-            let words = "Deployment has minimum availability.";
-            ("True", (reasons::MINIMUM_REPLICAS_AVAILABLE, words.to_owned()))
-        } else {
-            let words = "Deployment does not have minimum availability.";
-            ("False", (reasons::MINIMUM_REPLICAS_UNAVAILABLE, words.to_owned()))
-        };
+    let (reason, words) = if i64::from(status.available_replicas.unwrap_or_default())
+        >= draft.limits.available_min()
+    {
+        let words = "Deployment has minimum availability.";
+        ("True", (reasons::MINIMUM_REPLICAS_AVAILABLE, words.to_owned()))
+    } else {
+        let words = "Deployment does not have minimum availability.";
+        ("False", (reasons::MINIMUM_REPLICAS_UNAVAILABLE, words.to_owned()))
+    };
     let available = draft.condition("Available", reason, words);
     set_condition(&mut draft.conditions, available);
     if progress == Progress::Judged {
@@ -64,12 +66,12 @@ pub(crate) fn tell(mut draft: Draft<'_>, sets: &Sets<'_>, progress: Progress) ->
 }
 
 /// As upstream writes numbers: zero is left out.
-fn count(number: i32) -> Option<i32> {
-    Some(number).filter(|number| *number > 0)
+fn count(number: i64) -> Option<i32> {
+    (number > 0).then(|| i32::try_from(number).unwrap_or(i32::MAX))
 }
 
 fn numbers(draft: &Draft<'_>, sets: &Sets<'_>) -> DeploymentStatus {
-    let sum = |part: fn(&Set<'_>) -> i32| sets.all().map(part).sum::<i32>();
+    let sum = |part: fn(&Set<'_>) -> i64| sets.all().map(part).sum::<i64>();
     let (total, available) = (sum(|set| set.actual), sum(|set| set.available));
     DeploymentStatus {
         observed_generation: Some(draft.view.deployment.obj.generation()),
@@ -131,14 +133,14 @@ pub(crate) fn was_complete(draft: &Draft<'_>) -> bool {
 fn is_complete(limits: Limits, generation: i64, status: &DeploymentStatus) -> bool {
     [status.updated_replicas, status.replicas, status.available_replicas]
         .iter()
-        .all(|number| number.unwrap_or_default() == limits.replicas)
+        .all(|number| i64::from(number.unwrap_or_default()) == limits.replicas)
         && status.observed_generation.unwrap_or_default() >= generation
 }
 
 fn has_moved(deployment: &Deployment, new: &DeploymentStatus) -> bool {
     let none = DeploymentStatus::default();
     let old = deployment.status.as_ref().unwrap_or(&none);
-    let value = |number: Option<i32>| number.unwrap_or_default();
+    let value = |number: Option<i32>| number.map_or(0, i64::from);
     let outdated =
         |status: &DeploymentStatus| value(status.replicas) - value(status.updated_replicas);
     value(new.updated_replicas) > value(old.updated_replicas)
@@ -185,26 +187,4 @@ fn replica_failure(sets: &Sets<'_>) -> Option<DeploymentCondition> {
         last_transition_time: failure.last_transition_time.clone(),
         last_update_time: failure.last_transition_time,
     })
-}
-
-pub(crate) fn condition<'a>(
-    all: &'a [DeploymentCondition],
-    kind: &str,
-) -> Option<&'a DeploymentCondition> {
-    all.iter().find(|condition| condition.type_ == kind)
-}
-
-/// Writes a condition unless its status and reason stand already. The new one goes last, as
-/// upstream orders them.
-pub(crate) fn set_condition(all: &mut Vec<DeploymentCondition>, mut new: DeploymentCondition) {
-    if let Some(old) = condition(all, &new.type_) {
-        if old.status == new.status && old.reason == new.reason {
-            return;
-        }
-        if old.status == new.status {
-            new.last_transition_time = old.last_transition_time.clone();
-        }
-    }
-    all.retain(|condition| condition.type_ != new.type_);
-    all.push(new);
 }

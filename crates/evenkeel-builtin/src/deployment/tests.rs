@@ -320,3 +320,50 @@ fn an_orphaned_replica_set_is_adopted_and_a_relabelled_one_let_go() {
     // The pods of the one that was let go stay its own; a new one takes its place.
     assert_eq!(cluster.world.all("ReplicaSet").len(), 2);
 }
+
+/// A `ReplicaSet` with the greatest numbers that the API takes, at this revision.
+fn greatest_set(name: &str, desired: i32) -> Value {
+    let (most, image) = (i32::MAX, format!("web:{name}"));
+    json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {
+            "name": format!("web-{name}"), "namespace": "shop", "uid": name,
+            "labels": {"app": "web"}, "annotations": {
+                "deployment.kubernetes.io/desired-replicas": desired.to_string(),
+                "deployment.kubernetes.io/max-replicas": i64::MAX.to_string()},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web",
+                "uid": "d", "controller": true}]},
+        "spec": {"replicas": most, "selector": {"matchLabels": {"app": "web"}}, "template": {
+            "metadata": {"labels": {"app": "web", "pod-template-hash": name}},
+            "spec": {"containers": [{"name": "main", "image": image}]}}},
+        "status": {"replicas": most, "readyReplicas": most, "availableReplicas": most}})
+}
+
+#[test]
+fn the_greatest_numbers_are_counted_and_not_wrapped() {
+    let strategies = [
+        json!({"type": "Recreate"}),
+        json!({"rollingUpdate": {"maxSurge": "100%", "maxUnavailable": "100%"}}),
+        json!({"rollingUpdate": {"maxSurge": i32::MAX, "maxUnavailable": 0}}),
+    ];
+    let cases = strategies.iter().flat_map(|strategy| {
+        [(i32::MAX, false), (i32::MAX, true), (1, false), (0, true)]
+            .map(|(desired, paused)| (strategy, desired, paused))
+    });
+    for (strategy, desired, paused) in cases {
+        let mut body = deployment("web", "web:2", &json!({"replicas": i32::MAX}));
+        body["metadata"]["uid"] = json!("d");
+        body["spec"]["strategy"] = strategy.clone();
+        body["spec"]["paused"] = json!(paused);
+        let obj = |body: Value| std::sync::Arc::new(Obj::from_json(body).unwrap());
+        let sets = ["1", "2", "3"].map(|name| greatest_set(name, desired));
+        let view = View {
+            now: crate::testing::at(100),
+            deployment: Seen::of(obj(body)).unwrap(),
+            sets: sets.map(|set| Seen::of(obj(set)).unwrap()).into(),
+            names: BTreeSet::new(),
+            pod_owners: Vec::new(),
+        };
+        let plan = decide(&view);
+        let status = plan.status.first().map(|write| write.status["replicas"].clone());
+        assert_eq!(status, Some(json!(i32::MAX)), "{strategy} {desired} {paused}: {plan:?}");
+    }
+}
