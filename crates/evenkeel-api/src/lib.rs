@@ -16,6 +16,7 @@ mod kind;
 mod obj;
 mod quantity;
 mod selector;
+mod typed;
 
 pub mod canary;
 pub mod clusterconfig;
@@ -29,9 +30,10 @@ pub use conditions::{ConditionUpdate, set_condition};
 pub use crds::{crds, crds_yaml};
 pub use key::{GroupKind, Key, Revision};
 pub use kind::{Kind, KindTable, Scope};
-pub use obj::{ApiObject, Obj, ObjError};
+pub use obj::{Obj, ObjError};
 pub use quantity::{Quantity, QuantityError, Rounding, scaled_int_or_percent};
 pub use selector::{FieldSelector, LabelSelector, Requirement, SelectorError};
+pub use typed::ApiObject;
 
 /// Declares that a struct with `metadata: ObjectMeta` is the API kind of the given coordinates,
 /// so that it can be used wherever a `k8s_openapi` kind can.

@@ -6,33 +6,9 @@ use std::{
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{GroupKind, Key, Revision};
-
-/// A Rust type that is an API kind. Every `k8s_openapi` kind is one; see also [`crate::api_kind!`].
-pub trait ApiObject:
-    k8s_openapi::Resource
-    + k8s_openapi::Metadata<Ty = ObjectMeta>
-    + Serialize
-    + DeserializeOwned
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<T> ApiObject for T where
-    T: k8s_openapi::Resource
-        + k8s_openapi::Metadata<Ty = ObjectMeta>
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static
-{
-}
+use crate::{ApiObject, GroupKind, Key, Revision};
 
 /// Why JSON is not an object of the wanted kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

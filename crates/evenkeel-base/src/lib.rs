@@ -6,10 +6,12 @@
 
 mod clock;
 mod duration;
+mod hash;
 mod ids;
 mod rng;
 
 pub use clock::{Clock, FixedClock};
 pub use duration::{DurationError, format_duration, parse_duration};
-pub use ids::{name_suffix, stable_hash, uid};
+pub use hash::stable_hash;
+pub use ids::{name_suffix, uid};
 pub use rng::Rng;

@@ -5,10 +5,11 @@
 //! ```
 
 use super::{
+    happened::Happened,
     ledger::{LedgerRecord, change_of},
     record::{ClientRecord, Failure},
     report::PhaseResult,
-    script::{Event, POST_MS, POSTS_PER_S, Pace, Phase, REPLICAS, Verdict},
+    script::{Event, POST_MS, POSTS_PER_S, Pace, REPLICAS},
     timeline::Moment,
 };
 
@@ -32,23 +33,6 @@ const SHARE_MIN: f64 = 0.5;
 const SLACK_MS: i64 = 300;
 /// How long after a kill a request on the killed process can still fail.
 const KILL_WINDOW_MS: i64 = 2_000;
-
-/// What happened in one phase, as its host has it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Happened {
-    /// The phase.
-    pub phase: Phase,
-    /// The Canary's moments in it, the one before first.
-    pub moments: Vec<Moment>,
-    /// When a pod was killed.
-    pub killed_at: Option<i64>,
-    /// What became of it.
-    pub verdict: Verdict,
-    /// When it began and ended, in milliseconds of the host's time.
-    pub span_ms: (i64, i64),
-    /// Longest time that the machine let a thread wait; `None` under virtual time.
-    pub host_stall_ms: Option<f64>,
-}
 
 /// The row of one phase.
 ///
@@ -212,7 +196,10 @@ fn rollback_seconds(moments: &[Moment]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{record::Second, script::PHASES},
+        super::{
+            record::Second,
+            script::{PHASES, Verdict},
+        },
         *,
     };
 

@@ -12,7 +12,7 @@ use evenkeel_control::{ListQuery, Store, WatchEvent};
 use evenkeel_slo::controller::{SloStatusObject, UNEXPLAINED, change_id};
 use futures::StreamExt as _;
 
-use super::judge::Happened;
+use super::happened::Happened;
 
 /// The ledger has not settled in time.
 pub const SILENT: &str = "the SLO's ledger does not say what the releases cost";

@@ -4,7 +4,7 @@
 //! script, manifests, pods     what happens to whom
 //! timeline, record            what the Canary said; what clients saw
 //! ledger                      what the SLO's ledger says that the releases cost
-//! judge, report               from these to a row; the table and the JSON. Both worlds share all eight
+//! happened, judge, report     from these to a row; the table and the JSON. Both worlds share all nine
 //! stage     the cluster: API server, controllers, node agents, gateway, metrics, all in one task set
 //! fleet     processes of paper under the node agents
 //! load      clients' requests through the gateway's engines, one by one
@@ -13,6 +13,7 @@
 
 mod clients;
 mod fleet;
+pub mod happened;
 pub mod judge;
 pub mod ledger;
 mod load;

@@ -8,7 +8,8 @@ use futures::StreamExt as _;
 
 use super::{
     Outcome, Safeguards,
-    judge::{self, Happened},
+    happened::Happened,
+    judge,
     ledger::{self, LedgerRecord},
     pods::{self, is_ready, restarts_of},
     report::Report,

@@ -6,7 +6,8 @@ use anyhow::{Context as _, bail};
 use evenkeel_api::LabelSelector;
 use evenkeel_control::{ListQuery, WriteOptions};
 use evenkeel_sim::demo::{
-    judge::{self, Happened},
+    happened::Happened,
+    judge,
     ledger::{self, LedgerRecord},
     pods::{self, is_ready, restarts_of},
     report::Report,
