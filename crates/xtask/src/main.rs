@@ -2,7 +2,9 @@
 //! NAME -o json` runs a benchmark against its peers, `cargo test -p xtask` holds the fence.
 
 mod bench;
+mod circles;
 mod fence;
+mod paths;
 mod tidy;
 
 use std::process::ExitCode;

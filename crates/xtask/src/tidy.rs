@@ -1,10 +1,13 @@
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, bail};
+
+use crate::circles::{self, Source};
 
 /// Lines at which a file must be split.
 const LINES_MAX: usize = 900;
@@ -17,6 +20,7 @@ const UNFINISHED: [&str; 3] = ["todo!(", "unimplemented!(", "dbg!("];
 pub(crate) fn check() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut findings = Vec::new();
+    let mut crates: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     for file in tracked(&root)? {
         let path = root.join(&file);
         let Ok(text) = fs::read_to_string(&path) else { continue };
@@ -24,6 +28,9 @@ pub(crate) fn check() -> anyhow::Result<()> {
         let extension = path.extension().and_then(|extension| extension.to_str());
         if extension == Some("rs") {
             rust_file(&name, &text, &mut findings);
+            if let Some((krate, below)) = in_crate(&name) {
+                crates.entry(krate).or_default().push((below, text.clone()));
+            }
         }
         let manifest = name.starts_with("crates/") && name.ends_with("Cargo.toml");
         if manifest && !text.contains("[lints]\nworkspace = true") {
@@ -33,6 +40,10 @@ pub(crate) fn check() -> anyhow::Result<()> {
         if by_hand && text.lines().any(|line| line.ends_with(' ')) {
             findings.push(format!("{name}: a line ends in a space"));
         }
+    }
+    for (krate, files) in &crates {
+        let sources: Vec<_> = files.iter().map(|(file, text)| Source { file, text }).collect();
+        findings.extend(circles::check(krate, &sources, circles::KNOWN));
     }
     if !findings.is_empty() {
         bail!("{} findings\n{}", findings.len(), findings.join("\n"));
@@ -63,6 +74,12 @@ fn rust_file(name: &str, text: &str, findings: &mut Vec<String>) {
     if name.ends_with("src/lib.rs") && !text.starts_with("//!") {
         findings.push(format!("{name}: starts with a crate doc"));
     }
+}
+
+/// The crate of a source file, and its path below `src`.
+fn in_crate(name: &str) -> Option<(String, String)> {
+    let (krate, below) = name.strip_prefix("crates/")?.split_once("/src/")?;
+    Some((krate.to_owned(), below.to_owned()))
 }
 
 fn tracked(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
