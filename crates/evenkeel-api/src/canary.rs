@@ -438,6 +438,10 @@ pub struct RunStatus {
     /// How the last run ended, for the condition `Promoted`; only set when it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
+    /// Checksums of the configs that the primary runs with, named as in
+    /// [`CanaryStatus::tracked_configs`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub promoted_configs: BTreeMap<String, String>,
     /// What of the objects around the target was set lately, so that what does not last is not
     /// set without end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

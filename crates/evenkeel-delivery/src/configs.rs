@@ -30,9 +30,53 @@ pub(crate) fn named_by(template: &Value, namespace: &str) -> Vec<Key> {
     keys
 }
 
-/// The copy of a config.
+/// What a config is called in statuses: `configmap/NAME` or `secret/NAME`.
+pub(crate) fn label(key: &Key) -> String {
+    format!("{}/{}", key.kind.kind.to_lowercase(), key.name)
+}
+
+/// Whether a name may be that of a copy.
+pub(crate) fn may_be_copy(key: &Key) -> bool {
+    key.name.ends_with(SUFFIX)
+}
+
+/// The copy of a config under Flagger's name.
 pub(crate) fn copy_of(key: &Key) -> Key {
     Key::new(key.kind.clone(), &key.namespace, &format!("{}{SUFFIX}", key.name))
+}
+
+/// The copy of a config that another Canary copies, too.
+pub(crate) fn own_copy_of(key: &Key, target: &str) -> Key {
+    Key::new(key.kind.clone(), &key.namespace, &format!("{}-{target}{SUFFIX}", key.name))
+}
+
+/// Whether a copy is one Canary's alone, so that its content follows that Canary's releases only.
+pub(crate) fn is_own(copy: &Obj, uid: &str) -> bool {
+    let mut owners = canaries(copy).peekable();
+    owners.peek().is_some() && owners.all(|owner| owner == uid)
+}
+
+/// The uids of the Canaries that a copy belongs to.
+pub(crate) fn canaries(copy: &Obj) -> impl Iterator<Item = &str> {
+    let owners = copy.meta().owner_references.iter().flatten();
+    owners.filter(|owner| owner.kind == "Canary").map(|owner| owner.uid.as_str())
+}
+
+/// What the copy of each config is called, by [`label`]. A config that several targets use has a
+/// copy per Canary: one Canary's promotion must not change what another one's pods read.
+pub(crate) fn copy_names(
+    configs: &BTreeMap<Key, Arc<Obj>>,
+    copies: &BTreeMap<Key, Arc<Obj>>,
+    uid: &str,
+    target: &str,
+) -> BTreeMap<String, String> {
+    let name = |key: &Key| {
+        let (plain, own) = (copy_of(key), own_copy_of(key, target));
+        let taken = copies.get(&plain).is_some_and(|copy| !is_own(copy, uid));
+        if taken || copies.contains_key(&own) { own } else { plain }
+    };
+    let tracked = configs.iter().filter(|(_, config)| is_tracked(config));
+    tracked.map(|(key, _)| (label(key), name(key).name.to_string())).collect()
 }
 
 /// Whether a config is copied.
@@ -48,19 +92,15 @@ pub(crate) fn hashes(configs: &BTreeMap<Key, Arc<Obj>>) -> BTreeMap<String, Stri
     configs
         .iter()
         .filter(|(_, config)| is_tracked(config))
-        .map(|(key, config)| {
-            let name = format!("{}/{}", key.kind.kind.to_lowercase(), key.name);
-            (name, diff::hash(&content(config)))
-        })
+        .map(|(key, config)| (label(key), diff::hash(&content(config))))
         .collect()
 }
 
 /// The copy as it should be.
-pub(crate) fn copy(config: &Obj, owner: &Value) -> Value {
-    let key = copy_of(config.key());
+pub(crate) fn copy(config: &Obj, name: &str, owner: &Value) -> Value {
+    let key = config.key();
     let mut copy = json!({"apiVersion": "v1", "kind": &*key.kind.kind,
-        "metadata": {"name": &*key.name, "namespace": &*key.namespace,
-            "ownerReferences": [owner]}});
+        "metadata": {"name": name, "namespace": &*key.namespace, "ownerReferences": [owner]}});
     for field in ["type", "data", "binaryData"] {
         if let Some(value) = config.json().get(field) {
             copy[field] = value.clone();
@@ -69,12 +109,28 @@ pub(crate) fn copy(config: &Obj, owner: &Value) -> Value {
     copy
 }
 
-/// Points a template's references to the copies, where there are copies.
-pub(crate) fn rename(template: &mut Value, hashes: &BTreeMap<String, String>) {
+/// Points a template's references to the copies, where there are copies; by [`label`].
+pub(crate) fn rename(template: &mut Value, copies: &BTreeMap<String, String>) {
     visit(template, &mut |kind, name| {
-        let copied = hashes.contains_key(&format!("{}/{name}", kind.to_lowercase()));
-        copied.then(|| format!("{name}{SUFFIX}"))
+        copies.get(&format!("{}/{name}", kind.to_lowercase())).cloned()
     });
+}
+
+/// Points a template's references to the copies of these configs back to the configs, whatever
+/// the copies are called.
+pub(crate) fn unname<'a>(
+    template: &mut Value,
+    configs: impl Iterator<Item = &'a String>,
+    target: &str,
+) {
+    let mut sources = BTreeMap::new();
+    for config in configs {
+        let Some((kind, name)) = config.split_once('/') else { continue };
+        for copy in [format!("{name}{SUFFIX}"), format!("{name}-{target}{SUFFIX}")] {
+            sources.insert(format!("{kind}/{copy}"), name.to_owned());
+        }
+    }
+    rename(template, &sources);
 }
 
 /// Calls `each` with kind and name of every reference; what it returns becomes the name.

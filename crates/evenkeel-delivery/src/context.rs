@@ -202,7 +202,9 @@ impl<'a> Context<'a> {
             primary: &self.view.names.target_primary,
             label: self.label,
             value: self.value,
+            target: &self.view.names.target,
             configs: self.config_hashes,
+            copies: &self.view.copy_names,
         }
     }
 }

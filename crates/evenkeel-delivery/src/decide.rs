@@ -81,7 +81,7 @@ fn next(ctx: &Context<'_>) -> Result<Plan, Need> {
     } else if ctx.revision == ctx.status.last_promoted_spec {
         // It is made again only from a version that was promoted.
         let mut draft = ctx.draft();
-        draft.act(objects::primary(ctx).action).wake(Duration::ZERO);
+        draft.act_all(objects::primary(ctx).action).wake(Duration::ZERO);
         Turn::Now(draft.done(reasons::MAKING_OBJECTS))
     } else {
         safety::without_primary(ctx)
@@ -106,6 +106,9 @@ fn adopt_revisions(ctx: &Context<'_>) -> Option<Plan> {
     let mut draft = ctx.draft();
     draft.status.last_applied_spec = if same { ctx.revision.to_owned() } else { String::new() };
     draft.status.last_promoted_spec.clone_from(&draft.status.last_applied_spec);
+    if same {
+        draft.run.promoted_configs.clone_from(ctx.config_hashes);
+    }
     draft.status.tracked_configs =
         (!ctx.config_hashes.is_empty()).then(|| ctx.config_hashes.clone());
     Some(draft.done(reasons::REVISION_ADOPTED))

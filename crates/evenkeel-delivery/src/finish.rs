@@ -111,6 +111,7 @@ pub(crate) fn finalising(ctx: &Context<'_>) -> Turn {
     }
     draft.status.last_promoted_spec.clone_from(&ctx.status.last_applied_spec);
     draft.status.iterations = 0;
+    draft.run.promoted_configs = ctx.status.tracked_configs.clone().unwrap_or_default();
     draft.phase(Phase::Succeeded).tick().weight(0).quiet();
     draft.run.after_hooks_due = ctx.view.has_after_hooks();
     let full = ctx.view.names.full();

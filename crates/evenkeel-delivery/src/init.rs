@@ -108,6 +108,9 @@ fn initialized(ctx: &Context<'_>, mut draft: Draft<'_>, primary: &Workload) -> P
     } else {
         copied.unwrap_or_default().to_owned()
     };
+    if runs == ctx.revision {
+        draft.run.promoted_configs.clone_from(ctx.config_hashes);
+    }
     draft.status.last_applied_spec.clone_from(&runs);
     draft.status.last_promoted_spec = runs;
     draft.status.tracked_configs =

@@ -1,6 +1,8 @@
 //! The objects that stand around a target, and what is missing of them.
 
-use evenkeel_api::{Key, Obj, json};
+use std::sync::Arc;
+
+use evenkeel_api::{Key, Obj, canary::Phase, json};
 use evenkeel_control::Action;
 use serde_json::{Value, json};
 
@@ -23,18 +25,23 @@ pub(crate) struct Drift {
     pub(crate) fields: Vec<String>,
     /// Whether traffic depends on it.
     pub(crate) essential: bool,
-    /// What brings it back.
-    pub(crate) action: Action,
+    /// What brings it back, as long as the object is as it was seen; `None` when nothing can.
+    pub(crate) action: Option<Action>,
+    /// The object, where the action was made for just this state of it.
+    pub(crate) seen: Option<Arc<Obj>>,
+    /// Why nothing brings it back.
+    pub(crate) why: Option<String>,
 }
 
 impl Drift {
     fn missing(object: Key, action: Action) -> Self {
-        Self { object, fields: Vec::new(), essential: true, action }
+        let (action, seen, why) = (Some(action), None, None);
+        Self { object, fields: Vec::new(), essential: true, action, seen, why }
     }
 
     fn differing(object: Key, fields: Vec<String>, action: Action) -> Self {
         let essential = is_essential(fields.iter().map(String::as_str));
-        Self { object, fields, essential, action }
+        Self { object, fields, essential, action: Some(action), seen: None, why: None }
     }
 
     /// An object compared with what it should be; `None` when that is the same.
@@ -64,6 +71,7 @@ pub(crate) fn is_essential<'a>(fields: impl IntoIterator<Item = &'a str>) -> boo
 pub(crate) fn drifts(ctx: &Context<'_>) -> Vec<Drift> {
     let mut drifts = services(ctx, &[Role::Canary, Role::Primary, Role::Apex]);
     drifts.extend(route(ctx));
+    drifts.extend(used_copies(ctx));
     drifts
 }
 
@@ -74,29 +82,99 @@ pub(crate) fn primary(ctx: &Context<'_>) -> Drift {
     Drift::missing(primary.key().clone(), Action::Create(Box::new(primary)))
 }
 
-/// Copies of configs that are not there or not as they should be.
+/// Copies of the target's configs that are not there or do not have their content.
 pub(crate) fn copies(ctx: &Context<'_>) -> Vec<Drift> {
-    let tracked = ctx.view.configs.values().filter(|config| configs::is_tracked(config));
-    tracked
-        .filter_map(|config| {
-            let want = configs::copy(config, ctx.owner);
-            let key = configs::copy_of(config.key());
-            let Some(have) = ctx.view.config_copies.get(&key) else {
-                return Drift::between(None, want);
-            };
-            let mut patch = json!({});
-            for field in ["data", "binaryData"] {
-                let none = &Value::Null;
-                let (have, want) = (have.json().get(field), want.get(field));
-                if let Some(change) = json::difference(have.unwrap_or(none), want.unwrap_or(none)) {
-                    patch[field] = change;
-                }
+    let copy = |(key, config): (&Key, &Arc<Obj>)| {
+        let name = ctx.view.copy_names.get(&configs::label(key))?;
+        let key = Key::new(key.kind.clone(), &key.namespace, name);
+        let Some(have) = ctx.view.config_copies.get(&key) else {
+            return Some(new_copy(ctx, config, key));
+        };
+        let mut patch = json!({});
+        for field in ["data", "binaryData"] {
+            let none = &Value::Null;
+            let (have, want) = (have.json().get(field), config.json().get(field));
+            let change = json::difference(have.unwrap_or(none), want.unwrap_or(none));
+            if let Some(change) = change {
+                patch[field] = change;
             }
-            let fields: Vec<String> = patch.as_object()?.keys().cloned().collect();
-            let action = Action::Patch { key: key.clone(), patch };
-            (!fields.is_empty()).then(|| Drift::differing(key, fields, action))
-        })
-        .collect()
+        }
+        let fields: Vec<String> = patch.as_object()?.keys().cloned().collect();
+        let action = Action::Patch { key: key.clone(), patch };
+        (!fields.is_empty()).then(|| Drift::differing(key, fields, action))
+    };
+    ctx.view.configs.iter().filter_map(copy).collect()
+}
+
+fn new_copy(ctx: &Context<'_>, config: &Obj, key: Key) -> Drift {
+    let copy = object(configs::copy(config, &key.name, ctx.owner));
+    // Not applied: another Canary may make one of that name at the same time.
+    Drift::missing(key, Action::Create(Box::new(copy)))
+}
+
+/// Copies that the primary's pods use: one that is gone is made again from what was promoted, and
+/// one that other Canaries made belongs to this one, too, so that it does not go with theirs.
+fn used_copies(ctx: &Context<'_>) -> Vec<Drift> {
+    let target = &ctx.view.names.target;
+    let drift = |key: &Key| {
+        let source = ctx.view.configs.iter().find(|(source, _)| {
+            configs::copy_of(source) == *key || configs::own_copy_of(source, target) == *key
+        });
+        match (ctx.view.config_copies.get(key), source) {
+            (Some(copy), _) => shared_copy(ctx, copy),
+            (None, Some((source, config))) if is_as_promoted(ctx, source) => {
+                Some(new_copy(ctx, config, key.clone()))
+            }
+            (None, source) => {
+                let source = source
+                    .map_or("its source is not used by the target".to_owned(), |s| {
+                        format!("{} has changed since it was promoted", s.0)
+                    });
+                let why = format!("{source}; put it back to what it was, or release a version");
+                Some(Drift {
+                    object: key.clone(),
+                    fields: Vec::new(),
+                    // A release brings new copies, and must not wait for this one.
+                    essential: false,
+                    action: None,
+                    seen: None,
+                    why: Some(why),
+                })
+            }
+        }
+    };
+    ctx.view.used_copies.iter().filter_map(drift).collect()
+}
+
+fn is_as_promoted(ctx: &Context<'_>, source: &Key) -> bool {
+    let label = configs::label(source);
+    // Statuses of before know only what was taken up last, which at rest is what was promoted.
+    let settled = matches!(ctx.status.phase, Phase::Initialized | Phase::Succeeded);
+    let known = if ctx.run.promoted_configs.is_empty() && settled {
+        ctx.status.tracked_configs.as_ref()
+    } else {
+        Some(&ctx.run.promoted_configs)
+    };
+    let promoted = known.and_then(|known| known.get(&label));
+    promoted.is_some_and(|promoted| ctx.config_hashes.get(&label) == Some(promoted))
+}
+
+fn shared_copy(ctx: &Context<'_>, copy: &Arc<Obj>) -> Option<Drift> {
+    let uid = ctx.view.obj.uid();
+    let made_by_canary = configs::canaries(copy).next().is_some();
+    if !made_by_canary || configs::canaries(copy).any(|owner| owner == uid) {
+        return None;
+    }
+    let mut owners = copy.json().pointer("/metadata/ownerReferences")?.as_array()?.clone();
+    let mut owner = ctx.owner.clone();
+    // An object has one controller at most.
+    owner["controller"] = false.into();
+    owners.push(owner);
+    let key = copy.key().clone();
+    let patch = json!({"metadata": {"ownerReferences": owners}});
+    let action = Action::Patch { key: key.clone(), patch };
+    let fields = vec!["metadata.ownerReferences".to_owned()];
+    Some(Drift { seen: Some(copy.clone()), ..Drift::differing(key, fields, action) })
 }
 
 /// The Services of these roles that are not there or not as they should be.

@@ -184,18 +184,31 @@ async fn gateways(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError
     Ok(())
 }
 
+/// The configs that the target uses, and the copies of them that there are.
 async fn tracked(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError> {
-    let Some(target) = view.target.clone() else { return Ok(()) };
-    for key in configs::named_by(target.template(), &view.names.namespace) {
+    let namespace = view.names.namespace.clone();
+    let used = view.primary.as_ref().map(|p| configs::named_by(p.template(), &namespace));
+    let named = view.target.as_ref().map(|t| configs::named_by(t.template(), &namespace));
+    let named = named.unwrap_or_default();
+    let used = used.unwrap_or_default().into_iter();
+    view.used_copies =
+        used.filter(|key| configs::may_be_copy(key) && !named.contains(key)).collect();
+    let mut copies = view.used_copies.clone();
+    for key in named {
         // What is missing is the pod's business to complain about.
         let Some(config) = read(view, &key, ports).await? else { continue };
-        let copy = configs::copy_of(&key);
-        if let Some(found) = read(view, &copy, ports).await? {
-            view.config_copies.insert(copy, found);
-        }
+        copies.insert(configs::copy_of(&key));
+        copies.insert(configs::own_copy_of(&key, &view.names.target));
         view.configs.insert(key, config);
     }
+    for key in copies {
+        if let Some(found) = read(view, &key, ports).await? {
+            view.config_copies.insert(key, found);
+        }
+    }
     view.config_hashes = configs::hashes(&view.configs);
+    let (uid, target) = (view.obj.uid(), &view.names.target);
+    view.copy_names = configs::copy_names(&view.configs, &view.config_copies, uid, target);
     Ok(())
 }
 

@@ -118,7 +118,7 @@ fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need
 pub(crate) fn promote(ctx: &Context<'_>, primary: &Workload) -> Plan {
     let names = &ctx.view.names;
     let mut draft = ctx.draft();
-    draft.act_all(objects::copies(ctx).into_iter().map(|copy| copy.action));
+    draft.act_all(objects::copies(ctx).into_iter().filter_map(|copy| copy.action));
     if let Some(patch) = ctx.rewrite().promotion(ctx.target, primary) {
         let key = primary.obj.key().clone();
         draft.act_if_unchanged(Action::Patch { key, patch }, &primary.obj);

@@ -99,7 +99,11 @@ fn next_attempt(ctx: &Context<'_>, drifts: &[Drift]) -> Option<Duration> {
 
 fn carry_out(ctx: &Context<'_>, draft: &mut Draft<'_>, due: &[&Drift]) {
     for drift in due {
-        draft.act(drift.action.clone());
+        let Some(action) = drift.action.clone() else { continue };
+        match &drift.seen {
+            Some(seen) => draft.act_if_unchanged(action, seen),
+            None => draft.act(action),
+        };
         let attempts = past(ctx.run, drift).map_or(0, |repair| repair.attempts);
         let repairs = &mut draft.run.repairs;
         repairs.retain(|repair| !is_about(repair, drift));
@@ -130,7 +134,8 @@ fn due_at(repair: &RepairStatus) -> Timestamp {
 }
 
 fn is_due(ctx: &Context<'_>, drift: &Drift) -> bool {
-    past(ctx.run, drift).is_none_or(|repair| due_at(repair) <= ctx.view.now)
+    drift.action.is_some()
+        && past(ctx.run, drift).is_none_or(|repair| due_at(repair) <= ctx.view.now)
 }
 
 /// Whether it did not last after attempts enough: it is still so, or was changed back each time
@@ -162,11 +167,17 @@ fn message(ctx: &Context<'_>, drifts: &[Drift]) -> Option<String> {
         format!("{} ({fields}; set {} times)", repair.object, repair.attempts)
     });
     let said: Vec<_> = said.collect();
-    (!said.is_empty()).then(|| {
+    let lasting = (!said.is_empty()).then(|| {
         format!(
             "{} did not stay as it should be: the API server or another controller does not keep \
              it",
             said.join(", ")
         )
-    })
+    });
+    let lost = drifts.iter().filter_map(|drift| {
+        let why = drift.why.as_ref()?;
+        Some(format!("{} is missing and cannot be made again: {why}", drift.object))
+    });
+    let all: Vec<_> = lasting.into_iter().chain(lost).collect();
+    (!all.is_empty()).then(|| all.join(". "))
 }

@@ -61,7 +61,11 @@ pub struct CanaryView {
     pub(crate) configs: BTreeMap<Key, Arc<Obj>>,
     /// Hash of each one's content, by `configmap/NAME` and `secret/NAME`.
     pub(crate) config_hashes: BTreeMap<String, String>,
-    /// Copies of them.
+    /// What their copies are called, by the same names.
+    pub(crate) copy_names: BTreeMap<String, String>,
+    /// Copies that the primary's pods use.
+    pub(crate) used_copies: BTreeSet<Key>,
+    /// Copies of them that exist.
     pub(crate) config_copies: BTreeMap<Key, Arc<Obj>>,
     pub(crate) templates: BTreeMap<TemplateRef, Arc<MetricTemplate>>,
     /// Answers to the queries that deciding asked for.
@@ -125,6 +129,8 @@ impl CanaryView {
             gateways_missing: Vec::new(),
             configs: BTreeMap::new(),
             config_hashes: BTreeMap::new(),
+            copy_names: BTreeMap::new(),
+            used_copies: BTreeSet::new(),
             config_copies: BTreeMap::new(),
             templates: BTreeMap::new(),
             answers: BTreeMap::new(),

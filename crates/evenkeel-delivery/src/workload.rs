@@ -163,8 +163,12 @@ pub(crate) struct Rewrite<'a> {
     pub(crate) label: &'a str,
     /// Its value on the target.
     pub(crate) value: &'a str,
+    /// Name of the target.
+    pub(crate) target: &'a str,
     /// Its configs that have copies, with hashes of their content.
     pub(crate) configs: &'a BTreeMap<String, String>,
+    /// What the copies are called.
+    pub(crate) copies: &'a BTreeMap<String, String>,
 }
 
 impl Rewrite<'_> {
@@ -176,7 +180,7 @@ impl Rewrite<'_> {
     /// The primary's pod template: as the target's, but for what tells them apart.
     pub(crate) fn template(&self, target: &Workload) -> Value {
         let mut template = target.template().clone();
-        configs::rename(&mut template, self.configs);
+        configs::rename(&mut template, self.copies);
         let primary = self.primary_value();
         set(&mut template, &["metadata", "labels", self.label], primary.clone().into());
         let revision = target.revision.as_str().into();
@@ -294,6 +298,7 @@ impl Rewrite<'_> {
     /// Whether the primary runs what the target says, whoever copied it.
     pub(crate) fn same_version(&self, target: &Workload, primary: &Workload) -> bool {
         let plain = |mut template: Value| {
+            configs::unname(&mut template, self.configs.keys(), self.target);
             for name in [REVISION_ANNOTATION, CONFIGS_ANNOTATION, FLAGGER_ID] {
                 if let Some(all) = template.pointer_mut("/metadata/annotations") {
                     all.as_object_mut().map(|all| all.shift_remove(name));

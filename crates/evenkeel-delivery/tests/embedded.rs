@@ -25,7 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{Event, Namespace, Node, Pod, Service},
+        core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::Time,
@@ -360,4 +360,38 @@ fn what_the_api_server_refuses_stands_on_the_canary() {
     cluster.run_until("initialized", |c| c.phase() == "Initialized");
     let conditions = cluster.text::<Canary>("api-service", "/status/conditions");
     assert!(!conditions.contains("Stalled"), "{conditions}");
+}
+
+#[test]
+fn a_shared_config_outlives_the_canary_that_is_deleted() {
+    let mut cluster = Cluster::new();
+    cluster.create::<ConfigMap>(
+        json!({"metadata": {"name": "shared", "namespace": NS}, "data": {"mode": "a"}}),
+    );
+    let names = ["api-service", "other"];
+    for name in names {
+        let text = api_service().to_string().replace("api-service", name);
+        let mut deployment: Value = serde_json::from_str(&text).unwrap();
+        deployment["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
+            json!([{"configMapRef": {"name": "shared"}}]);
+        cluster.create::<Deployment>(deployment);
+        let text = include_str!("world/canary.yaml").replace("api-service", name);
+        let mut canary: Value = serde_saphyr::from_str(&text).unwrap();
+        canary["metadata"]["namespace"] = NS.into();
+        cluster.create::<Canary>(canary);
+    }
+    let phase = |c: &Cluster, name: &str| c.text::<Canary>(name, "/status/phase");
+    cluster.run_until("initialized", |c| names.iter().all(|name| phase(c, name) == "Initialized"));
+    let used = |c: &Cluster, name: &str| {
+        let path = "/spec/template/spec/containers/0/envFrom/0/configMapRef/name";
+        c.text::<Deployment>(&format!("{name}-primary"), path)
+    };
+    let (first, second) = (used(&cluster, "api-service"), used(&cluster, "other"));
+    assert_ne!(first, second);
+    let key = Key::of::<Canary>(NS, "api-service");
+    block_on(cluster.store.delete(&key, &DeleteOptions::default())).unwrap();
+    cluster.run_until("deleted", |c| c.find::<Canary>("api-service").is_none());
+    cluster.run_until("collected", |c| c.find::<ConfigMap>(&first).is_none());
+    (0..30).for_each(|_| cluster.second());
+    assert!(cluster.find::<ConfigMap>(&second).is_some());
 }

@@ -7,6 +7,8 @@ mod broken;
 mod budget;
 #[path = "cases/conditions.rs"]
 mod conditions;
+#[path = "cases/configs.rs"]
+mod configs;
 #[path = "cases/faults.rs"]
 mod faults;
 #[path = "cases/hooks.rs"]
@@ -24,10 +26,7 @@ use std::{fmt::Write as _, time::Duration};
 use evenkeel_api::{Key, canary::Canary, httproute::HttpRoute};
 use evenkeel_delivery::Settings;
 use insta::assert_snapshot;
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ConfigMap, Service},
-};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::{Value, json};
 use world::{NS, Traffic, World, deployment_key, merge};
 
@@ -465,40 +464,6 @@ fn a_suspended_canary_does_nothing() {
     assert_eq!(world.phase(), "Initialized");
     world.store.change(&key, |body| body["spec"]["suspend"] = false.into());
     world.run_until(&["Succeeded"]);
-}
-
-#[test]
-fn a_config_that_changes_is_judged_like_a_new_version() {
-    let mut world = World::new(article(), Settings::default());
-    world.answers.lock().unwrap().insert("load-test", 202);
-    world.store.create_now(json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "settings", "namespace": NS}, "data": {"mode": "a", "old": "x"}}));
-    world.store.change(&deployment_key("api-service"), |body| {
-        body["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
-            json!([{"configMapRef": {"name": "settings"}}]);
-    });
-    world.run_until(&["Initialized"]);
-    let store = world.store.clone();
-    let copy = || {
-        let key = Key::of::<ConfigMap>(NS, "settings-primary");
-        store.find(&key).unwrap().json()["data"].to_string()
-    };
-    assert_eq!(copy(), r#"{"mode":"a","old":"x"}"#);
-    let primary = world.store.find(&deployment_key("api-service-primary")).unwrap();
-    let from =
-        primary.json().pointer("/spec/template/spec/containers/0/envFrom/0/configMapRef/name");
-    assert_eq!(from.unwrap(), "settings-primary");
-    world.store.change(&Key::of::<ConfigMap>(NS, "settings"), |body| {
-        body["data"] = json!({"mode": "b"});
-    });
-    world.run_for(minutes(2));
-    assert_eq!(
-        (world.phase().as_str(), copy().as_str()),
-        ("Progressing", r#"{"mode":"a","old":"x"}"#)
-    );
-    world.run_until(&["Succeeded"]);
-    let copy = world.store.find(&Key::of::<ConfigMap>(NS, "settings-primary")).unwrap();
-    assert_eq!(copy.json()["data"].to_string(), r#"{"mode":"b"}"#);
 }
 
 #[test]
