@@ -1,4 +1,5 @@
 use std::{
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -56,7 +57,10 @@ pub(crate) struct ApiClient {
 
 impl ApiClient {
     pub(crate) fn new(mut config: Config, settings: LiveSettings) -> Result<Self, kube::Error> {
-        if let Some(proxy) = config.proxy_url.take() {
+        // HTTPS_PROXY is not about this machine, where `up` and its agents are.
+        if let Some(proxy) = config.proxy_url.take()
+            && !is_loopback(&config.cluster_url)
+        {
             return Err(kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy) });
         }
         config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
@@ -133,6 +137,11 @@ impl ApiClient {
         self.counts.tally(Tally::Silent);
         self.pool.reset(generation);
     }
+}
+
+fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// TCP connections that notice a dead peer.

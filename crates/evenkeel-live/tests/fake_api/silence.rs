@@ -328,3 +328,19 @@ async fn requests_say_who_we_are() {
     let agent = &server.requests(|_| true)[0].headers["user-agent"];
     assert_eq!(agent, concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
 }
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_not_asked_for_this_machine() {
+    let server = Server::start(|request| match request.path() {
+        "/readyz" => Reply::Text(200, "ok"),
+        _ => UNKNOWN,
+    })
+    .await;
+    let mut config = server.config();
+    config.proxy_url = Some("http://proxy.test:3128".parse().unwrap());
+    let store = evenkeel_live::KubeStore::new(config.clone(), quick()).unwrap();
+    assert!(store.is_ready().await);
+    config.cluster_url = "https://cluster.test".parse().unwrap();
+    let refused = evenkeel_live::KubeStore::new(config, quick()).err().unwrap().to_string();
+    assert!(refused.contains("http://proxy.test:3128"), "{refused}");
+}
