@@ -97,7 +97,6 @@ impl Simulated {
                 metrics: Arc::clone(&metrics),
                 switches: setup.switches,
                 seed,
-                ..Surroundings::default()
             }),
             running: 0,
             due: VecDeque::new(),

@@ -163,14 +163,10 @@ async fn try_once(
             }
         },
     };
-    // How long a large body takes is up to its size, not to the endpoint.
-    let rule = lease.request.rule();
-    let limited = rule.is_some_and(|one| one.timeout.or(one.attempt_timeout).is_some());
-    let renew = !body.kept() && !limited;
     let mut exchange = prepare(client, lease, parts, body, (upstream, attempt.number));
     worker.deadlines.arm(&client.deadline, attempt.deadline);
     let head = loop {
-        let head = poll_fn(|cx| poll_head(client, &mut exchange, &parts.method, renew, cx)).await;
+        let head = poll_fn(|cx| poll_head(client, &mut exchange, &parts.method, cx)).await;
         match head {
             Heard::Head(Ok(head)) if is_interim(head.status) => {
                 pass_interim(client, parts.version, &head).await;
@@ -208,20 +204,15 @@ fn poll_head(
     client: &Client,
     exchange: &mut Exchange,
     method: &Method,
-    renew: bool,
     cx: &mut Context<'_>,
 ) -> Poll<Heard> {
     if let Poll::Ready(head) = exchange.poll_head(cx, method) {
         client.wait_for(Waits::Busy);
         return Poll::Ready(Heard::Head(head));
     }
-    let (starved, fed) = (exchange.starved(), exchange.take_fed());
+    let (starved, fed) = exchange.waits_for_client();
     if !starved || fed {
         client.wait_for(Waits::Busy);
-    }
-    if renew && fed {
-        let worker = &client.worker;
-        worker.deadlines.arm(&client.deadline, worker.now() + worker.limits().response);
     }
     if starved {
         client.wait_for(Waits::Body);

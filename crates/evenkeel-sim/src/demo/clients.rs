@@ -2,10 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    record::{ClientRecord, Failure, PhaseSeen, Second},
-    time::millis,
-};
+use super::record::{ClientRecord, Failure, PhaseSeen, Second};
+use crate::world::time::millis;
 
 /// What is counted of one phase.
 #[derive(Debug, Default)]

@@ -19,7 +19,7 @@ use evenkeel_node::{
 use evenkeel_workload::{Request, Settings, respond};
 use tokio::sync::watch;
 
-use super::time::{Trace, VirtualTime, locked};
+use crate::world::time::{Trace, VirtualTime, locked};
 
 /// Port of the demo workload.
 const PORT: u16 = 8080;

@@ -20,8 +20,8 @@ use super::{
     clients::{Clients, Seen},
     fleet::Fleet,
     script::{GETS_PER_S, POSTS_PER_S},
-    time::{Trace, VirtualTime, locked},
 };
+use crate::world::time::{Trace, VirtualTime, locked};
 
 /// Requests are looked after this often; their own times are exact.
 const SLICE: Duration = Duration::from_millis(5);

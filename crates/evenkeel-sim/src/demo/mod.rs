@@ -24,7 +24,6 @@ pub mod record;
 pub mod report;
 pub mod script;
 mod stage;
-mod time;
 pub mod timeline;
 
 /// Which safeguards are on.

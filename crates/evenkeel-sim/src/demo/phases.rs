@@ -15,9 +15,9 @@ use super::{
     report::Report,
     script::{BACK_PATIENCE, DEAD, Event, KILL_AT_WEIGHT, PHASES, Phase, Release, Verdict},
     stage::{Broken, PACE, Stage},
-    time::{Trace, VirtualTime, locked, millis},
     timeline::Moment,
 };
+use crate::world::time::{Trace, VirtualTime, locked, millis};
 
 /// A kill comes up to this much later than it could.
 const ODD_MS: u64 = 4_000;

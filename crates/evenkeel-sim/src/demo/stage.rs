@@ -42,9 +42,9 @@ use super::{
     load::{Load, Scene},
     manifests,
     script::{Pace, Release},
-    time::{Trace, VirtualTime, locked, millis},
     timeline::{Moment, Timeline},
 };
+use crate::world::time::{Trace, VirtualTime, locked, millis};
 
 /// The article's Canary as written.
 pub(super) const PACE: Pace = Pace::ARTICLE;

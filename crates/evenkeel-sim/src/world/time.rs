@@ -14,25 +14,25 @@ use jiff::Timestamp;
 const START_S: i64 = 1_735_689_600;
 
 /// Time that jumps to the next thing to happen, as tokio's paused clock does.
-pub(super) struct VirtualTime {
+pub struct VirtualTime {
     began: tokio::time::Instant,
     start: Timestamp,
 }
 
 impl VirtualTime {
     /// Begins now. Needs a tokio runtime whose clock is paused.
-    pub(super) fn begin() -> Self {
+    pub fn begin() -> Self {
         let start = Timestamp::from_second(START_S).unwrap_or(Timestamp::UNIX_EPOCH);
         Self { began: tokio::time::Instant::now(), start }
     }
 
     /// Time since the beginning.
-    pub(super) fn elapsed(&self) -> Duration {
+    pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
     /// Waits until this long after the beginning.
-    pub(super) async fn until(&self, elapsed: Duration) {
+    pub async fn until(&self, elapsed: Duration) {
         tokio::time::sleep_until(self.began + elapsed).await;
     }
 }
@@ -50,25 +50,25 @@ impl Timer for VirtualTime {
 }
 
 /// Whole milliseconds.
-pub(super) fn millis(time: Duration) -> i64 {
+pub(crate) fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// What happened, line by line. Cheap to clone; clones write the same lines.
 #[derive(Clone)]
-pub(super) struct Trace {
+pub(crate) struct Trace {
     time: Arc<VirtualTime>,
     lines: Arc<Mutex<String>>,
 }
 
 impl Trace {
     /// An empty one.
-    pub(super) fn new(time: Arc<VirtualTime>) -> Self {
+    pub(crate) fn new(time: Arc<VirtualTime>) -> Self {
         Self { time, lines: Arc::default() }
     }
 
     /// Something happened now.
-    pub(super) fn say(&self, what: &str) {
+    pub(crate) fn say(&self, what: &str) {
         let ms = self.time.elapsed().as_millis();
         let (minutes, seconds, rest) = (ms / 60_000, ms / 1_000 % 60, ms % 1_000);
         let mut lines = locked(&self.lines);
@@ -77,12 +77,12 @@ impl Trace {
     }
 
     /// All lines so far.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         locked(&self.lines).clone()
     }
 }
 
 /// A lock that outlives panics of other holders.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
