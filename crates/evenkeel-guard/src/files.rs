@@ -1,17 +1,32 @@
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
+
+use jiff::Timestamp;
 
 use crate::{
-    Sink,
+    Dropped, Keep, SigningKey, Tampering,
+    book::Sink,
+    end::{self, End},
+    head::Head,
+    key::make_private,
     record::Tip,
-    verify::{self, Tail},
+    segment,
 };
 
-/// A segment is closed once it is larger: small enough to copy and to read at the start.
-const SEGMENT_BYTES_MAX: u64 = 16 << 20;
+/// A file is closed once it is larger: small enough to copy, and to be dropped whole.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+/// A file is closed once it spans this share of the age that is kept, so that dropping whole files
+/// keeps lines at most that much longer.
+const AGE_SHARE: u32 = 8;
 
 /// Why a record could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -21,11 +36,11 @@ pub enum OpenError {
     Io {
         /// Which file or folder.
         path: PathBuf,
-        /// Its words.
+        /// Cause.
         #[source]
         source: io::Error,
     },
-    /// Somebody else writes it.
+    /// Another process writes it.
     #[error(
         "audit record {path} is open in another evenkeel process; stop that one or give this one its own --data-dir"
     )]
@@ -35,30 +50,77 @@ pub enum OpenError {
     },
 }
 
+/// What the record cost so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) batches: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+}
+
+/// A change that is about to be made on disk. Tests let the process die between any two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A file is made.
+    Create,
+    /// Lines are written behind the others.
+    Write,
+    /// Lines are made durable.
+    Sync,
+    /// The folder is made durable.
+    SyncDir,
+    /// HEAD is written.
+    Head,
+    /// What a failed write left is cut off.
+    Truncate,
+    /// An old file is removed.
+    Remove,
+}
+
+/// Asked before every [`Step`]; an error stops it.
+pub(crate) type Probe = Box<dyn FnMut(Step) -> io::Result<()> + Send>;
+
 /// Appends lines to numbered files in a folder and keeps HEAD.
 ///
-/// **Order on disk**: line, sync, HEAD, sync. So HEAD is at most one line behind, never ahead.
-/// HEAD is overwritten in place; its 87 bytes lie in one sector.
-#[derive(Debug)]
+/// **Order on disk**: lines, one sync, HEAD. HEAD is not synced: the lines are signed themselves,
+/// so a HEAD that is behind after a crash is no harm. It is never ahead of what is durable.
 pub struct FileSink {
     dir: PathBuf,
+    key: Arc<SigningKey>,
+    keep: Keep,
+    file_bytes_max: u64,
     number: u32,
-    segment: File,
+    file: Option<File>,
+    /// Up to here the file holds our lines.
     len: u64,
-    head: File,
-    broken: Option<String>,
+    /// The last of these bytes, which are not durable yet. They are kept because after a failed
+    /// sync the system may forget them.
+    unsynced: Vec<u8>,
+    unsynced_tip: Option<Tip>,
+    /// Time of the first line of the file.
+    started: Option<Timestamp>,
+    old_format: bool,
+    head: Option<File>,
+    head_turn: u64,
+    /// What a failed write left behind could not be cut off yet.
+    unclean: bool,
+    counters: Arc<Counters>,
+    probe: Option<Probe>,
     _lock: File,
 }
 
 impl FileSink {
-    /// Opens the folder, mends what a crash left (a torn last line, HEAD one line behind) and
-    /// returns the end of the record; the third value is what is wrong with it, if anything.
-    pub(crate) fn open(dir: &Path) -> Result<(Self, Tip, Option<String>), OpenError> {
+    /// Opens the folder and finds the end of the record; the third value is what is wrong with it,
+    /// if anything. An existing record opens also when the disk is full.
+    pub(crate) fn open(
+        dir: &Path,
+        key: Arc<SigningKey>,
+        keep: Keep,
+    ) -> Result<(Self, Tip, Option<String>), OpenError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Io { path, source }
         };
-        fs::create_dir_all(dir).map_err(failed(dir))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
         let lock_path = dir.join("LOCK");
         let lock = writable(&lock_path).map_err(failed(&lock_path))?;
         match lock.try_lock() {
@@ -66,76 +128,250 @@ impl FileSink {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: dir.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(failed(&lock_path)(source)),
         }
-        let (tail, damage) = match verify::tail(dir) {
-            Ok(tail) => (tail, None),
-            Err(tampering) => (Tail::default(), Some(damage_text(dir, &tampering.to_string()))),
+        make_all_private(dir).map_err(failed(dir))?;
+        let (end, damage) = match end::find(dir, &key.public()) {
+            Ok(end) => (end, None),
+            Err(tampering) => (End::default(), Some(damage_text(dir, &tampering))),
         };
-        let number = tail.number.max(1);
-        let segment_path = dir.join(segment_name(number));
-        let mut segment = writable(&segment_path).map_err(failed(&segment_path))?;
-        if damage.is_none() {
+        let mut sink = Self {
+            dir: dir.to_owned(),
+            key,
+            keep,
+            file_bytes_max: FILE_BYTES_MAX,
+            number: end.number,
+            file: None,
+            len: end.len,
+            unsynced: Vec::new(),
+            unsynced_tip: None,
+            started: end.started,
+            old_format: end.old_format,
+            head: None,
+            head_turn: 0,
+            unclean: false,
+            counters: Arc::default(),
+            probe: None,
+            _lock: lock,
+        };
+        // An empty file is begun anew, so that its name is durable too.
+        if damage.is_none() && end.len > 0 {
+            let path = dir.join(segment::name(end.number));
+            let file = writable(&path).map_err(failed(&path))?;
             // A line that a crash tore was never allowed to take effect.
-            segment.set_len(tail.len).map_err(failed(&segment_path))?;
+            file.set_len(end.len).map_err(failed(&path))?;
+            sink.file = Some(file);
         }
-        let len = segment.seek(SeekFrom::End(0)).map_err(failed(&segment_path))?;
-        let head_path = dir.join("HEAD");
-        let head = writable(&head_path).map_err(failed(&head_path))?;
-        let mut sink =
-            Self { dir: dir.to_owned(), number, segment, len, head, broken: None, _lock: lock };
-        if damage.is_none() {
-            sink.write_head(tail.tip.seq, &tail.tip.hash).map_err(failed(&head_path))?;
-            sync_dir(dir).map_err(failed(dir))?;
+        Ok((sink, end.tip, damage))
+    }
+
+    pub(crate) fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    fn step(&mut self, step: Step) -> io::Result<()> {
+        if matches!(step, Step::Sync | Step::SyncDir) {
+            self.counters.syncs.fetch_add(1, Relaxed);
         }
-        Ok((sink, tail.tip, damage))
+        self.probe.as_mut().map_or(Ok(()), |probe| probe(step))
     }
 
-    fn write_line(&mut self, line: &str) -> io::Result<()> {
-        self.segment.write_all(line.as_bytes())?;
-        self.segment.sync_data()
+    fn is_full(&self, now: Timestamp) -> bool {
+        let age_max = self.keep.age.map(|age| age / AGE_SHARE);
+        let age = self
+            .started
+            .map(|started| Duration::try_from(now.duration_since(started)).unwrap_or_default());
+        self.file.is_none()
+            || self.old_format
+            || self.len > self.file_bytes_max
+            || age.zip(age_max).is_some_and(|(age, max)| age > max)
     }
 
-    fn write_head(&mut self, seq: u64, hash: &str) -> io::Result<()> {
-        self.head.seek(SeekFrom::Start(0))?;
-        self.head.write_all(head_text(seq, hash).as_bytes())?;
-        self.head.sync_data()
+    fn write(&mut self, text: &str, durable: bool) -> io::Result<()> {
+        self.step(Step::Write)?;
+        let file = self.file.as_ref().ok_or_else(no_file)?;
+        file.write_all_at(text.as_bytes(), self.len)?;
+        if durable { self.sync_file() } else { Ok(()) }
     }
 
-    fn next_segment(&mut self) -> io::Result<()> {
-        let mut segment = writable(&self.dir.join(segment_name(self.number + 1)))?;
-        sync_dir(&self.dir)?;
-        self.len = segment.seek(SeekFrom::End(0))?;
-        self.number += 1;
-        self.segment = segment;
+    fn sync_file(&mut self) -> io::Result<()> {
+        self.step(Step::Sync)?;
+        self.file.as_ref().ok_or_else(no_file)?.sync_data()
+    }
+
+    fn sync_dir(&mut self) -> io::Result<()> {
+        self.step(Step::SyncDir)?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// Makes the file end with our lines again. Those that are not durable are written anew: after
+    /// a failed sync the system takes them for clean although they may never have reached the disk.
+    fn clean(&mut self) -> io::Result<()> {
+        self.step(Step::Truncate)?;
+        let file = self.file.as_ref().ok_or_else(no_file)?;
+        let unsynced = u64::try_from(self.unsynced.len()).unwrap_or_default();
+        let durable = self.len - unsynced;
+        file.set_len(durable)?;
+        file.write_all_at(&self.unsynced, durable)?;
+        self.unclean = false;
+        Ok(())
+    }
+
+    fn write_head(&mut self, tip: &Tip) -> io::Result<()> {
+        self.step(Step::Head)?;
+        let path = self.dir.join("HEAD");
+        let file = match self.head.take() {
+            Some(file) => file,
+            None => writable(&path)?,
+        };
+        let written = Head::sign(tip.clone(), &self.key).write(&file, self.head_turn);
+        self.head_turn += 1;
+        self.head = Some(file);
+        written
+    }
+
+    /// HEAD comes after the lines that it names are durable; without it they are good all the same.
+    fn note_head(&mut self, tip: &Tip) {
+        if let Err(error) = self.write_head(tip) {
+            tracing::warn!(%error, "audit HEAD not written; it stays behind until the next batch");
+        }
+    }
+
+    fn begin(&mut self, tip: &Tip) -> io::Result<()> {
+        if tip.seq == 0 && self.head.is_none() {
+            // Before the first line: from now on a record without HEAD is not whole.
+            self.step(Step::Create)?;
+            self.write_head(tip)?;
+            self.step(Step::Sync)?;
+            self.head.as_ref().ok_or_else(no_file)?.sync_data()?;
+        }
+        // An empty last file is one that a crash left before its first line.
+        let number = if self.len == 0 { self.number.max(1) } else { self.number + 1 };
+        self.step(Step::Create)?;
+        let file = writable(&self.dir.join(segment::name(number)))?;
+        file.set_len(0)?;
+        self.sync_dir()?;
+        self.file = Some(file);
+        self.number = number;
+        self.len = 0;
+        self.started = None;
+        self.old_format = false;
         Ok(())
     }
 }
 
 impl Sink for FileSink {
-    fn append(&mut self, line: &str, seq: u64, hash: &str) -> io::Result<()> {
-        if let Some(broken) = &self.broken {
-            return Err(io::Error::other(broken.clone()));
+    fn key(&self) -> Option<&SigningKey> {
+        Some(&self.key)
+    }
+
+    fn begin_file(&mut self, tip: &Tip, now: Timestamp) -> io::Result<Option<u32>> {
+        if self.is_full(now) {
+            self.sync()?;
+            self.begin(tip)?;
         }
-        if self.len > SEGMENT_BYTES_MAX {
-            self.next_segment()?;
+        Ok((self.len == 0).then_some(self.number))
+    }
+
+    fn append(&mut self, text: &str, tip: &Tip, now: Timestamp, durable: bool) -> io::Result<()> {
+        if self.unclean {
+            self.clean()?;
         }
-        let written = self.write_line(line).and_then(|()| self.write_head(seq, hash));
-        if let Err(error) = written {
-            // Nothing of the line may stay, or the next one would not follow.
-            let undone = self
-                .segment
-                .set_len(self.len)
-                .and_then(|()| self.segment.seek(SeekFrom::Start(self.len)).map(drop));
-            if let Err(undo) = undone {
-                self.broken = Some(format!("{error}; then it could not be undone: {undo}"));
+        if let Err(error) = self.write(text, durable) {
+            // Nothing of these lines may stay, or the next ones would not follow.
+            self.unclean = true;
+            if let Err(undo) = self.clean() {
+                tracing::warn!(error = %undo, "audit record: a failed write is not undone yet");
             }
             return Err(error);
         }
-        self.len += u64::try_from(line.len()).unwrap_or_default();
+        self.len += u64::try_from(text.len()).unwrap_or_default();
+        self.started.get_or_insert(now);
+        self.counters.batches.fetch_add(1, Relaxed);
+        if durable {
+            self.unsynced.clear();
+            self.unsynced_tip = None;
+            self.note_head(tip);
+        } else {
+            self.unsynced.extend_from_slice(text.as_bytes());
+            self.unsynced_tip = Some(tip.clone());
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if self.unclean {
+            self.clean()?;
+        }
+        let Some(tip) = self.unsynced_tip.clone() else { return Ok(()) };
+        if let Err(error) = self.sync_file() {
+            self.unclean = true;
+            return Err(error);
+        }
+        self.unsynced.clear();
+        self.unsynced_tip = None;
+        self.note_head(&tip);
+        Ok(())
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.unsynced_tip.is_some()
+    }
+
+    fn overdue(&self, now: Timestamp) -> io::Result<Option<(Dropped, Vec<u32>)>> {
+        overdue(&self.dir, self.number, self.keep, now)
+    }
+
+    fn remove(&mut self, files: &[u32]) -> io::Result<()> {
+        // Oldest first: what a crash leaves is one piece.
+        for number in files {
+            self.step(Step::Remove)?;
+            fs::remove_file(self.dir.join(segment::name(*number)))?;
+        }
         Ok(())
     }
 }
 
-fn damage_text(dir: &Path, tampering: &str) -> String {
+/// Files that the rule drops now, and the line that says so.
+fn overdue(
+    dir: &Path,
+    current: u32,
+    keep: Keep,
+    now: Timestamp,
+) -> io::Result<Option<(Dropped, Vec<u32>)>> {
+    let mut files = Vec::new();
+    for number in segment::numbers(dir)? {
+        let path = dir.join(segment::name(number));
+        let first = segment::first_line(&path)?.ok_or_else(|| {
+            io::Error::other(format!("{} does not begin with a line", path.display()))
+        })?;
+        files.push((number, fs::metadata(&path)?.len(), first));
+    }
+    let mut total: u64 = files.iter().map(|(_, len, _)| len).sum();
+    let mut gone = Vec::new();
+    let mut last = None;
+    for ((number, len, _), (_, _, next)) in files.iter().zip(files.iter().skip(1)) {
+        // All lines of a file are at most as old as the first one of the next.
+        let age = Duration::try_from(now.duration_since(next.time)).unwrap_or_default();
+        if *number >= current || (total <= keep.bytes && keep.age.is_none_or(|max| age <= max)) {
+            break;
+        }
+        total -= len;
+        gone.push(*number);
+        last = Some(next);
+    }
+    let Some((first, next)) = files.first().map(|(_, _, line)| line).zip(last) else {
+        return Ok(None);
+    };
+    let dropped = Dropped {
+        first: first.seq,
+        last: next.seq - 1,
+        lines: next.seq - first.seq,
+        files: u32::try_from(gone.len()).unwrap_or(u32::MAX),
+        last_hash: next.prev.clone(),
+    };
+    Ok(Some((dropped, gone)))
+}
+
+fn damage_text(dir: &Path, tampering: &Tampering) -> String {
     format!(
         "the audit record is damaged ({tampering}): run `evenkeel audit verify`, then move {} \
          away to start a new one",
@@ -143,38 +379,26 @@ fn damage_text(dir: &Path, tampering: &str) -> String {
     )
 }
 
+/// Files that an older version left readable for everybody.
+fn make_all_private(dir: &Path) -> io::Result<()> {
+    make_private(dir, 0o700)?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            make_private(&entry.path(), 0o600)?;
+        }
+    }
+    Ok(())
+}
+
 fn writable(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+fn no_file() -> io::Error {
+    io::Error::other("no file of the record is open")
 }
 
-pub(crate) fn segment_name(number: u32) -> String {
-    format!("{number:06}.jsonl")
-}
-
-/// HEAD's one line: always of the same length, so that it can be overwritten in place.
-fn head_text(seq: u64, hash: &str) -> String {
-    format!("1 {seq:020} {hash}\n")
-}
-
-/// Reads HEAD; `Ok(None)` when there is none (or none yet).
-pub(crate) fn read_head(dir: &Path) -> io::Result<Option<Tip>> {
-    let mut file = match File::open(dir.join("HEAD")) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut text = String::new();
-    file.read_to_string(&mut text)?;
-    let mut words = text.split_whitespace();
-    let (version, seq, hash) = (words.next(), words.next(), words.next());
-    let tip = match (version, seq.and_then(|seq| seq.parse().ok()), hash) {
-        (Some("1"), Some(seq), Some(hash)) => Tip { seq, hash: hash.to_owned() },
-        _ if text.is_empty() => return Ok(None),
-        _ => return Err(io::Error::other("it is not readable")),
-    };
-    Ok(Some(tip))
-}
+#[cfg(test)]
+mod tests;

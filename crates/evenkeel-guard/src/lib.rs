@@ -1,31 +1,45 @@
-//! The door's keeper: the append-only audit record, its verification, and policies.
+//! The door's keeper: the append-only, signed audit record, its verification, and policies.
 //!
 //! ```text
-//! Petition --policy--> verdict --record--> Sink (files or memory) --> the run loop acts --> outcome
+//! Petition --policies--> verdict --record--> Sink (files or memory) --> the run loop acts --> outcome
 //! ```
 //! [`FileDoor`] writes DATA-DIR/audit/: one line before an effect, one with its outcome. Every
-//! line carries the SHA-256 of the line before it, and a HEAD file names the last one, so that
-//! [`verify`] finds an edited, deleted, inserted, moved or cut line. **What it cannot find**: a
-//! rewrite of the whole record together with HEAD by somebody who can write the folder; copy HEAD
-//! elsewhere to rule that out. **Durability**: a line and HEAD are synced to disk (`fdatasync`)
-//! before the effect happens. [`MemoryDoor`] keeps the same lines in memory, for virtual time.
+//! line carries the SHA-256 of the line before it and an Ed25519 signature; the private key lies
+//! outside the folder. [`verify`] with the public key finds an edited, deleted, inserted, moved or
+//! cut line and a record that was rewritten as a whole. **What it cannot find**: that somebody put
+//! the whole folder back to an older state; keep copies of HEAD elsewhere to rule that out.
+//!
+//! **Durability**: a line is synced to disk before its effect happens, by a thread of its own that
+//! takes all lines of a moment together. Outcomes and refusals are synced with the next batch, or
+//! within a second.
 //!
 //! Laws: an action that makes things safer is never blocked. When it cannot be recorded it happens
 //! all the same, and its lines follow later, marked `late`. Everything else fails closed.
 
-mod budget;
+mod book;
 mod describe;
+mod end;
 mod files;
+mod follow;
+mod head;
 mod keeper;
+mod key;
 mod memory;
 mod policy;
 mod record;
+mod redact;
+mod retention;
+mod segment;
 mod verify;
+mod writer;
 
-pub use budget::BudgetGate;
 pub use files::{FileSink, OpenError};
-pub use keeper::{FileDoor, Keeper, MemoryDoor, Sink};
+pub use follow::Follow;
+pub use keeper::{FileDoor, Keeper, MemoryDoor, Settings, Stats};
+pub use key::{KeyError, PublicKey, SigningKey};
 pub use memory::MemorySink;
-pub use policy::{AllowAll, Opinion, Policy};
-pub use record::{Entry, Line, State};
-pub use verify::{Summary, Tampering, read, verify};
+pub use policy::{BudgetGate, Opinion, Policy, RateLimit, Switch, TargetSanity};
+pub use record::{Asked, Dropped, Entry, Line, Objected, State};
+pub use retention::{Keep, KeepError};
+pub use verify::{Check, Summary, Tampering, read, verify};
+pub use writer::{Inline, Record, Writer};

@@ -1,6 +1,8 @@
 use std::{collections::VecDeque, io};
 
-use crate::Sink;
+use jiff::Timestamp;
+
+use crate::{book::Sink, record::Tip};
 
 /// Lines kept at most; a simulated year makes more, its digest covers them all.
 const LINES_MAX: usize = 100_000;
@@ -19,11 +21,13 @@ impl MemorySink {
 }
 
 impl Sink for MemorySink {
-    fn append(&mut self, line: &str, _seq: u64, _hash: &str) -> io::Result<()> {
-        if self.lines.len() == LINES_MAX {
-            self.lines.pop_front();
+    fn append(&mut self, text: &str, _: &Tip, _: Timestamp, _: bool) -> io::Result<()> {
+        for line in text.lines() {
+            if self.lines.len() == LINES_MAX {
+                self.lines.pop_front();
+            }
+            self.lines.push_back(line.to_owned());
         }
-        self.lines.push_back(line.to_owned());
         Ok(())
     }
 }

@@ -1,23 +1,48 @@
-use std::{fs, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, BufRead as _, BufReader, Read as _},
+    path::Path,
+};
 
 use crate::{
-    Line,
-    files::{read_head, segment_name},
-    record::Tip,
+    Dropped, Entry, Line, PublicKey,
+    head::{self, Head},
+    record::{self, Tip},
+    segment::{self, LINE_BYTES_MAX},
 };
+
+/// What a record is held against, besides itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Check<'a> {
+    /// The key that must have signed it. Without it the record is checked with the key that it
+    /// names itself, which finds damage and partial edits but no rewrite under another key.
+    pub key: Option<&'a PublicKey>,
+    /// Bytes of a HEAD file that was copied elsewhere before: the record must still contain the
+    /// line that it names. It finds that the record was put back to an older state.
+    pub copy_of_head: Option<&'a [u8]>,
+}
 
 /// What a sound record holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Number of lines.
-    pub lines: u64,
+    /// Number of its first line; more than 1 when older ones were dropped.
+    pub first: u64,
+    /// Number of its last line.
+    pub last: u64,
     /// Number of files.
-    pub files: u32,
-    /// Hash of the last line: keep a copy elsewhere to prove later that nothing was rewritten.
+    pub files: usize,
+    /// Hash of the last line.
     pub hash: String,
     /// Whether a last line is there only in part: the process died while it wrote it, before the
     /// action was allowed.
     pub torn: bool,
+    /// Lines of format 1, which carry no signature of their own; later signed lines vouch for them.
+    pub unsigned: u64,
+    /// The latest drop of old files.
+    pub dropped: Option<Dropped>,
+    /// The key that signed it; `None` when all of it is of format 1.
+    pub key: Option<PublicKey>,
 }
 
 /// Where and how a record is not what was written.
@@ -32,120 +57,286 @@ pub struct Tampering {
     pub problem: String,
 }
 
-/// The end of a record as found.
-#[derive(Debug, Default)]
-pub(crate) struct Tail {
-    pub(crate) tip: Tip,
-    /// Number of the last segment; 0 when there is none.
-    pub(crate) number: u32,
-    /// Its length up to the last whole line.
-    pub(crate) len: u64,
-    torn: bool,
-}
-
 /// Checks every line of the record in `dir` (DATA-DIR/audit).
 ///
 /// **Errors**: the first thing that is not as it was written. A folder without any record is one,
 /// too: what was deleted whole looks just like that.
-pub fn verify(dir: &Path) -> Result<Summary, Tampering> {
-    let tail = walk(dir, |_| {})?;
-    if tail.number == 0 {
-        return Err(of_file(&segment_name(1), "there is no audit record here"));
-    }
-    Ok(Summary { lines: tail.tip.seq, files: tail.number, hash: tail.tip.hash, torn: tail.torn })
+pub fn verify(dir: &Path, check: &Check<'_>) -> Result<Summary, Tampering> {
+    let walk = walk(dir, check, |_| {})?;
+    let Some(start) = walk.start else {
+        return Err(of_file(&segment::name(1), "there is no audit record here"));
+    };
+    Ok(Summary {
+        first: start.seq + 1,
+        last: walk.tip.seq,
+        files: walk.files,
+        hash: walk.tip.hash,
+        torn: walk.torn,
+        unsigned: walk.unsigned,
+        dropped: walk.dropped,
+        key: walk.key,
+    })
 }
 
 /// Reads the whole record in order, checking it on the way.
-pub fn read(dir: &Path) -> Result<Vec<Line>, Tampering> {
-    let mut lines = Vec::new();
-    walk(dir, |line| lines.push(line))?;
-    Ok(lines)
+///
+/// **Errors**: as [`verify`]; `each` has seen the lines before.
+pub fn read(dir: &Path, each: impl FnMut(Line)) -> Result<(), Tampering> {
+    walk(dir, &Check::default(), each).map(drop)
 }
 
-/// Finds the end of the record, for going on writing it.
-pub(crate) fn tail(dir: &Path) -> Result<Tail, Tampering> {
-    walk(dir, |_| {})
+/// A record as far as it was read.
+#[derive(Debug, Default)]
+pub(crate) struct Walk {
+    pub(crate) tip: Tip,
+    /// Where the last file ends after its last whole line.
+    pub(crate) len: u64,
+    torn: bool,
+    /// What the first line follows on; `None` before it.
+    start: Option<Tip>,
+    files: usize,
+    unsigned: u64,
+    /// Number of the last line of format 1.
+    unsigned_last: u64,
+    dropped: Option<Dropped>,
+    key: Option<PublicKey>,
+    /// Numbers of the lines that heads name.
+    named: BTreeSet<u64>,
+    /// Hashes of those, and of the last lines of files, which a drop may refer to.
+    hashes: BTreeMap<u64, String>,
 }
 
-fn walk(dir: &Path, mut each: impl FnMut(Line)) -> Result<Tail, Tampering> {
-    let head = read_head(dir).map_err(|error| of_file("HEAD", &error.to_string()))?;
-    let last = last_segment(dir)?;
-    let mut tail = Tail { number: last, ..Tail::default() };
-    // Hash of the line that HEAD names, and of those behind it.
-    let mut at_head = head.as_ref().map(|head| head.seq == 0);
-    for number in 1..=last {
-        let name = segment_name(number);
-        let text = fs::read(dir.join(&name)).map_err(|error| of_file(&name, &absent(&error)))?;
-        let text = String::from_utf8(text)
-            .map_err(|_| of_file(&name, "it holds bytes that are no text"))?;
-        tail.len = 0;
-        for (index, line) in (1..).zip(text.split_inclusive('\n')) {
-            let wrong = |problem| Tampering { file: name.clone(), line: index, problem };
-            let Some(whole) = line.strip_suffix('\n') else {
-                if number < last {
-                    return Err(wrong("it is cut".to_owned()));
-                }
-                tail.torn = true;
-                break;
-            };
-            let (line_read, tip) = tail.tip.follow(whole).map_err(wrong)?;
-            if let Some(head) = head.as_ref().filter(|head| head.seq == tip.seq) {
-                if head.hash != tip.hash {
-                    let problem = "HEAD names another hash for it: the record was rewritten";
-                    return Err(wrong(problem.to_owned()));
-                }
-                at_head = Some(true);
-            }
-            tail.len += u64::try_from(line.len()).unwrap_or_default();
-            tail.tip = tip;
-            each(line_read);
+/// Reads the record in order, checks it, and hands every line over.
+pub(crate) fn walk(
+    dir: &Path,
+    check: &Check<'_>,
+    mut each: impl FnMut(Line),
+) -> Result<Walk, Tampering> {
+    // HEAD first: a running process goes on appending lines, and HEAD must not be newer than they.
+    let heads = head::read(dir).map_err(|error| of_file("HEAD", &error.to_string()))?;
+    let copied = check.copy_of_head.map(head::all).unwrap_or_default();
+    let numbers = segment::numbers(dir).map_err(|error| of_file("", &error.to_string()))?;
+    let named = heads.iter().flatten().chain(&copied).map(|head| head.tip.seq).collect();
+    let mut walk = Walk { key: check.key.copied(), files: numbers.len(), named, ..Walk::default() };
+    let mut before = None;
+    for number in &numbers {
+        if let Some(missing) = before.map(|before| before + 1).filter(|next| next < number) {
+            return Err(of_file(&segment::name(missing), "the file is missing"));
         }
+        before = Some(*number);
+        walk.file(dir, *number, numbers.last() == Some(number), &mut each)?;
     }
-    check_head(head.as_ref(), at_head, &tail)?;
-    Ok(tail)
+    let last = segment::name(before.unwrap_or(1));
+    walk.check_start(numbers.first().copied().unwrap_or(1))?;
+    walk.check_head(heads.as_deref(), &last)?;
+    if check.key.is_some() && walk.tip.seq > 0 && walk.tip.seq == walk.unsigned_last {
+        return Err(of_file(&last, "all of it is of format 1, which was not signed yet"));
+    }
+    if check.copy_of_head.is_some() {
+        walk.check_copy(&copied, &last)?;
+    }
+    Ok(walk)
 }
 
-fn check_head(head: Option<&Tip>, found: Option<bool>, tail: &Tail) -> Result<(), Tampering> {
-    let Some(head) = head else {
-        // HEAD is made before the first line is written.
-        if tail.tip.seq == 0 {
+impl Walk {
+    fn file(
+        &mut self,
+        dir: &Path,
+        number: u32,
+        is_last: bool,
+        each: &mut impl FnMut(Line),
+    ) -> Result<(), Tampering> {
+        let name = segment::name(number);
+        let file = File::open(dir.join(&name)).map_err(|error| of_file(&name, &absent(&error)))?;
+        let mut reader = BufReader::new(file);
+        self.len = 0;
+        let mut last = None;
+        for index in 1.. {
+            let wrong = |problem: String| Tampering { file: name.clone(), line: index, problem };
+            let mut bytes = Vec::new();
+            let mut limited = (&mut reader).take(LINE_BYTES_MAX);
+            let read = limited.read_until(b'\n', &mut bytes);
+            read.map_err(|error| wrong(error.to_string()))?;
+            if bytes.is_empty() {
+                break;
+            }
+            match self.line(&bytes) {
+                Ok(line) => {
+                    if index == 1 && line.v > 1 && !begins(number, &line) {
+                        return Err(wrong("it is not the first line of this file".to_owned()));
+                    }
+                    last = Some((line.clone(), bytes, index));
+                    each(line);
+                }
+                Err(_) if is_last && segment::is_torn(&bytes) => {
+                    self.torn = true;
+                    break;
+                }
+                Err(_) if !bytes.ends_with(b"\n") => return Err(wrong("it is cut".to_owned())),
+                Err(problem) => return Err(wrong(problem)),
+            }
+        }
+        let Some((line, bytes, index)) = last else { return Ok(()) };
+        self.hashes.insert(line.seq, line.hash.clone());
+        self.check_signature(&line, &bytes).map_err(|problem| Tampering {
+            file: name,
+            line: index,
+            problem,
+        })
+    }
+
+    /// Takes the next line.
+    fn line(&mut self, bytes: &[u8]) -> Result<Line, String> {
+        let whole = bytes.strip_suffix(b"\n").ok_or("it has no end")?;
+        let text = str::from_utf8(whole).map_err(|_| "it holds bytes that are not text")?;
+        if self.start.is_none() {
+            let first = record::parse(text)?;
+            let before = first.seq.saturating_sub(1);
+            // What lies before the first line is for `check_start` to judge.
+            let hash = if before == 0 { Tip::default().hash } else { first.prev };
+            self.tip = Tip { seq: before, hash };
+        }
+        let (line, tip) = self.tip.follow(text)?;
+        if line.v == 1 {
+            if self.unsigned_last < self.tip.seq && self.start.is_some() {
+                return Err("it is of format 1, behind signed lines".to_owned());
+            }
+            self.unsigned += 1;
+            self.unsigned_last = line.seq;
+        }
+        self.start.get_or_insert_with(|| self.tip.clone());
+        match &line.entry {
+            Entry::Checkpoint { key, .. } => {
+                let known = *self.key.get_or_insert(*key);
+                if known != *key {
+                    return Err(format!(
+                        "from here it is signed with the key {key}, not with {known}: it was \
+                         rewritten, or it is another record"
+                    ));
+                }
+            }
+            Entry::Dropped(dropped) => self.dropped = Some(dropped.clone()),
+            _ => {}
+        }
+        if self.named.contains(&line.seq) {
+            self.hashes.insert(line.seq, line.hash.clone());
+        }
+        self.len += u64::try_from(bytes.len()).unwrap_or_default();
+        self.tip = tip;
+        Ok(line)
+    }
+
+    /// The last line of a file vouches for all others in it.
+    fn check_signature(&self, line: &Line, bytes: &[u8]) -> Result<(), String> {
+        let text = str::from_utf8(bytes).unwrap_or_default();
+        if line.v == 1 || self.key.is_some_and(|key| line.is_signed_by(&key, text)) {
             return Ok(());
         }
-        return Err(of_file("HEAD", "it is missing"));
-    };
-    if found != Some(true) {
-        let problem = format!(
-            "the record ends with number {}, HEAD names number {}: the end was cut",
-            tail.tip.seq, head.seq
-        );
-        return Err(of_file(&segment_name(tail.number.max(1)), &problem));
+        Err(match self.key {
+            Some(key) => format!(
+                "it does not carry the signature of the key {key}: it, or a line before, was \
+                 rewritten"
+            ),
+            None => "no line before names the key that signed it".to_owned(),
+        })
     }
-    if tail.tip.seq > head.seq + 1 {
+
+    /// What is missing at the start must have been dropped by our own rule.
+    fn check_start(&self, first_file: u32) -> Result<(), Tampering> {
+        let Some(start) = self.start.as_ref().filter(|start| start.seq > 0) else {
+            return if first_file > 1 {
+                Err(of_file(&segment::name(1), "the file is missing"))
+            } else {
+                Ok(())
+            };
+        };
+        let dropped = self.dropped.as_ref().filter(|dropped| dropped.last >= start.seq);
+        let continues = dropped.is_some_and(|dropped| {
+            let found = if dropped.last == start.seq {
+                Some(&start.hash)
+            } else {
+                self.hashes.get(&dropped.last)
+            };
+            found == Some(&dropped.last_hash)
+        });
+        if continues {
+            return Ok(());
+        }
         let problem = format!(
-            "it names number {}, the record goes on to number {}: lines were added by hand or an \
-             old HEAD was put back",
-            head.seq, tail.tip.seq
+            "the record begins with number {}, and no line says that those before it were dropped",
+            start.seq + 1
         );
-        return Err(of_file("HEAD", &problem));
+        Err(of_file(&segment::name(first_file), &problem))
     }
-    Ok(())
+
+    fn check_head(&self, heads: Option<&[Head]>, last_file: &str) -> Result<(), Tampering> {
+        let Some(heads) = heads else {
+            // HEAD is made before the first line is written.
+            return match self.tip.seq {
+                0 => Ok(()),
+                _ => Err(of_file("HEAD", "it is missing")),
+            };
+        };
+        let head = match head::newest(heads, self.key.as_ref()) {
+            Some(head) => head,
+            None if self.tip.seq == 0 && heads.iter().all(|head| head.tip.seq == 0) => {
+                return Ok(());
+            }
+            None => return Err(of_file("HEAD", "it holds no head with a valid signature")),
+        };
+        let named = head.tip.seq;
+        if named > self.tip.seq {
+            return Err(of_file(
+                last_file,
+                &format!(
+                    "the record ends with number {}, HEAD names number {named}: the end was cut",
+                    self.tip.seq
+                ),
+            ));
+        }
+        if self.hashes.get(&named).is_some_and(|hash| *hash != head.tip.hash) {
+            let problem =
+                format!("it names another hash for number {named}: the record was rewritten");
+            return Err(of_file("HEAD", &problem));
+        }
+        // Format 1 synced HEAD after every line, and had nothing else against added lines.
+        if head.is_unsigned() && (named > self.unsigned_last || self.unsigned_last > named + 1) {
+            return Err(of_file(
+                "HEAD",
+                &format!(
+                    "it names number {named} without a signature, the record goes on to number {}: \
+                 lines were added by hand or an old HEAD was put back",
+                    self.tip.seq
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The record must contain what a copy of HEAD names.
+    fn check_copy(&self, copied: &[Head], last_file: &str) -> Result<(), Tampering> {
+        let head = head::newest(copied, self.key.as_ref());
+        let head = head.ok_or_else(|| of_file("copy of HEAD", "it is not one of this record"))?;
+        let Tip { seq, hash } = &head.tip;
+        let problem = match self.hashes.get(seq) {
+            _ if *seq > self.tip.seq => format!(
+                "the record ends with number {}, the copy of HEAD names number {seq}: it was put \
+                 back to an older state",
+                self.tip.seq
+            ),
+            Some(found) if found != hash => {
+                format!("the copy of HEAD names another hash for number {seq}: it was rewritten")
+            }
+            _ => return Ok(()),
+        };
+        Err(of_file(last_file, &problem))
+    }
 }
 
-/// Highest number of a segment; gaps below it are found when they are read.
-fn last_segment(dir: &Path) -> Result<u32, Tampering> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(of_file("", &error.to_string())),
-    };
-    let mut last = 0;
-    for entry in entries {
-        let entry = entry.map_err(|error| of_file("", &error.to_string()))?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".jsonl")?.parse().ok());
-        last = last.max(number.unwrap_or_default());
-    }
-    Ok(last)
+/// Whether this is the first line of the file with this number.
+fn begins(number: u32, line: &Line) -> bool {
+    matches!(line.entry, Entry::Checkpoint { file, lines, .. }
+        if file == number && lines + 1 == line.seq)
 }
 
 fn absent(error: &io::Error) -> String {
@@ -156,6 +347,6 @@ fn absent(error: &io::Error) -> String {
     }
 }
 
-fn of_file(file: &str, problem: &str) -> Tampering {
+pub(crate) fn of_file(file: &str, problem: &str) -> Tampering {
     Tampering { file: file.to_owned(), line: 0, problem: problem.to_owned() }
 }

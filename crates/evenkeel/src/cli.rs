@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::tools::audit_args::{AuditCommand, RecordArgs};
+
 /// Keeps services on Kubernetes and PostgreSQL up.
 #[derive(Debug, Parser)]
 #[command(name = "evenkeel", version, about, max_term_width = 100)]
@@ -101,6 +103,8 @@ pub(crate) struct UpArgs {
     /// Seconds between two scrapes of a target
     #[arg(long, default_value = "15s", value_name = "DURATION")]
     pub(crate) scrape_interval: String,
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
     /// Switch one safeguard off
     #[arg(long, value_name = "SAFEGUARD")]
     pub(crate) without: Option<Safeguard>,
@@ -136,6 +140,8 @@ pub(crate) struct RunArgs {
     /// Where /metrics, /why and /healthz are served; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     pub(crate) listen: std::net::SocketAddr,
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
     /// Switch one safeguard off
     #[arg(long, value_name = "SAFEGUARD")]
     pub(crate) without: Option<Safeguard>,
@@ -301,26 +307,6 @@ pub(crate) struct SloStatusArgs {
     pub(crate) output: Output,
     /// SLO manifests to look at instead of a cluster's
     pub(crate) files: Vec<PathBuf>,
-}
-
-/// `evenkeel audit`
-#[derive(Debug, Subcommand)]
-pub(crate) enum AuditCommand {
-    /// Check that the record is whole; exit 1 when it is not
-    Verify {
-        /// Where it lies
-        #[arg(long, value_name = "DIR")]
-        data_dir: Option<PathBuf>,
-    },
-    /// List what was done, and why
-    List {
-        /// Where it lies
-        #[arg(long, value_name = "DIR")]
-        data_dir: Option<PathBuf>,
-        /// How to print it
-        #[arg(short, long, value_enum, default_value_t = Output::Table)]
-        output: Output,
-    },
 }
 
 /// `evenkeel agent`

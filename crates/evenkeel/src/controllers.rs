@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use evenkeel_assembly::{Assembly, Leases, Settings};
-use evenkeel_control::{Activity, Host};
-use evenkeel_guard::{BudgetGate, FileDoor};
+use evenkeel_control::{Activity, Host, Timer};
 
-use crate::up::secrets;
+use crate::{door, tools::audit_args::RecordArgs, up::secrets};
 
 /// Annotation of our Leases: where the leader answers `evenkeel why` and `/metrics`.
 pub(crate) const DIAGNOSTICS: &str = "evenkeel.dev/diagnostics";
@@ -16,6 +14,10 @@ pub(crate) const DIAGNOSTICS: &str = "evenkeel.dev/diagnostics";
 pub(crate) struct Options<'a> {
     /// Where the record of actions is kept: its folder `audit`.
     pub(crate) data_dir: &'a Path,
+    /// How it is signed, and how long it is kept.
+    pub(crate) record: &'a RecordArgs,
+    /// Waits for the record's disk.
+    pub(crate) timer: Arc<dyn Timer>,
     /// Whether weights count as set only when the gateway has confirmed them.
     pub(crate) confirm: bool,
     /// Time between two looks at the counters of SLOs.
@@ -34,11 +36,8 @@ pub(crate) struct Options<'a> {
 
 /// The domains behind the door that keeps the record and minds the error budget.
 pub(crate) fn assemble(host: Host, options: &Options<'_>) -> anyhow::Result<Assembly> {
-    let dir = options.data_dir.join("audit");
-    let clock = host.ports().clock.clone();
-    let door = FileDoor::open(&dir, clock).with_context(|| format!("record {}", dir.display()))?;
-    let gate = BudgetGate::default();
-    let door = door.with_policy(gate.clone());
+    let (clock, timer) = (host.ports().clock.clone(), options.timer.clone());
+    let (door, watching) = door::open(options.data_dir, options.record, clock, timer)?;
     let read = host.ports().read.clone();
     let host = host.with_door(Arc::new(door)).with_observer(options.activity.clone());
     let settings = Settings { confirm: options.confirm, look_every: options.look_every };
@@ -52,7 +51,7 @@ pub(crate) fn assemble(host: Host, options: &Options<'_>) -> anyhow::Result<Asse
         )]),
     };
     let assembly = Assembly::new(host, settings).only(options.only).with_leases(leases);
-    Ok(assembly.beside(gate.follow(read)))
+    Ok(assembly.beside(watching.run(read)))
 }
 
 /// Who this process is: as client-go names it, the host and something random.

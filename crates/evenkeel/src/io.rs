@@ -9,6 +9,12 @@ pub(crate) fn print(text: &str) {
     write!(out, "{text}{end}").and_then(|()| out.flush()).unwrap_or_default();
 }
 
+/// Writes a piece of a result that has no end; false when the reader has gone away.
+pub(crate) fn try_print(text: &str) -> bool {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+}
+
 /// Writes a remark or an error, apart from results.
 pub(crate) fn complain(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").unwrap_or_default();

@@ -5,6 +5,7 @@ mod cli;
 mod controllers;
 mod demo;
 mod diagnostics;
+mod door;
 mod input;
 mod io;
 mod paths;

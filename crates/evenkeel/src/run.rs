@@ -58,6 +58,8 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let address = diagnostics.address()?;
     let options = controllers::Options {
         data_dir: &data_dir,
+        record: &args.record,
+        timer: time,
         confirm: args.without != Some(Safeguard::Confirmation),
         look_every,
         only: &args.only,

@@ -1,47 +1,171 @@
+//! `evenkeel audit`: looks at the record of what was done.
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::bail;
-use evenkeel_guard::{Entry, read, verify};
+use anyhow::{Context as _, bail};
+use evenkeel_guard::{Check, Dropped, Entry, Line, PublicKey, SigningKey, Summary, read, verify};
+use serde_json::{Value, json};
 
 use crate::{
-    cli::{AuditCommand, Output},
-    io, paths,
+    cli::Output,
+    door, io, paths,
+    tools::{
+        audit_args::{AuditCommand, KeyArgs, ShowArgs, VerifyArgs},
+        audit_list,
+    },
 };
 
 /// Runs `evenkeel audit ...`.
 pub(crate) fn run(command: &AuditCommand) -> anyhow::Result<ExitCode> {
     match command {
-        AuditCommand::Verify { data_dir } => {
-            let dir = folder(data_dir.as_deref())?;
-            match verify(&dir) {
-                Ok(summary) => {
-                    let (lines, files) = (summary.lines, summary.files);
-                    io::print(&format!(
-                        "{lines} lines in {files} files, whole: {}\n",
-                        summary.hash
-                    ));
-                    Ok(ExitCode::SUCCESS)
-                }
-                Err(tampering) => {
-                    io::complain(&format!("{}: {tampering}", dir.display()));
-                    Ok(ExitCode::FAILURE)
-                }
-            }
+        AuditCommand::Verify(args) => check(args),
+        AuditCommand::List(args) => {
+            let dir = folder(args.data_dir.as_deref())?;
+            audit_list::run(&dir, args)
         }
-        AuditCommand::List { data_dir, output } => {
-            let dir = folder(data_dir.as_deref())?;
-            let lines = read(&dir).map_err(|t| anyhow::anyhow!("{}: {t}", dir.display()))?;
-            io::print(&match output {
-                Output::Table => table(&lines)?,
-                Output::Json => serde_json::to_string(&lines)?,
-                Output::Yaml => serde_saphyr::to_string(&lines)?,
-            });
+        AuditCommand::Show(args) => show(args),
+        AuditCommand::Key(args) => key(args),
+    }
+}
+
+fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let dir = folder(args.data_dir.as_deref())?;
+    let key = args.key.as_deref().map(PublicKey::given).transpose()?;
+    let copy = match &args.head {
+        Some(file) => {
+            Some(std::fs::read(file).with_context(|| format!("--head {}", file.display()))?)
+        }
+        None => None,
+    };
+    let check = Check { key: key.as_ref(), copy_of_head: copy.as_deref() };
+    match verify(&dir, &check) {
+        Ok(summary) => {
+            io::print(&sound(&summary, key.is_some()));
             Ok(ExitCode::SUCCESS)
         }
+        Err(tampering) => {
+            io::complain(&format!("{}: {tampering}", dir.display()));
+            Ok(ExitCode::FAILURE)
+        }
     }
+}
+
+/// What is said about a sound record.
+fn sound(summary: &Summary, with_key: bool) -> String {
+    let Summary { first, last, files, hash, .. } = summary;
+    let mut text = format!("lines {first} to {last} in {files} files, whole: {hash}\n");
+    let mut say = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    if let Some(Dropped { last, last_hash, .. }) = &summary.dropped {
+        say(format!(
+            "lines 1 to {last} were dropped as --audit-keep says, the last one {last_hash}"
+        ));
+    }
+    if summary.torn {
+        say("a torn line at the end: the process died while it wrote it, before it acted"
+            .to_owned());
+    }
+    if summary.unsigned > 0 {
+        say(format!(
+            "{} lines are of format 1, without signatures of their own{}",
+            summary.unsigned,
+            if summary.key.is_some() { "; the signed lines after them vouch for them" } else { "" }
+        ));
+    }
+    match &summary.key {
+        Some(key) if with_key => say(format!("signed with {key}, the given key")),
+        Some(key) => say(format!(
+            "signed with {key}, the key that the record names itself: this finds only accidental \
+             damage and\npartial edits. A record that was rewritten as a whole is found with --key \
+             (see `evenkeel audit key`)."
+        )),
+        None => say("not signed: only accidental damage and partial edits are found".to_owned()),
+    }
+    text
+}
+
+fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+    let dir = folder(args.data_dir.as_deref())?;
+    let (mut asked, mut outcome) = (None, None);
+    let sound = read(&dir, |line| match &line.entry {
+        Entry::Outcome { of, .. } if *of == Some(args.seq) => outcome = Some(line),
+        _ if line.seq == args.seq => asked = Some(line),
+        _ => {}
+    });
+    let Some(asked) = asked else {
+        sound.map_err(|tampering| anyhow::anyhow!("{}: {tampering}", dir.display()))?;
+        bail!("the record has no line {}: see `evenkeel audit list`", args.seq);
+    };
+    let all = json!({ "line": asked, "outcome": outcome });
+    io::print(&match args.output {
+        Output::Table => told(&asked, outcome.as_ref())?,
+        Output::Json => serde_json::to_string(&all)?,
+        Output::Yaml => serde_saphyr::to_string(&all)?,
+    });
+    Ok(match sound {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(tampering) => {
+            io::complain(&format!("{}: {tampering}", dir.display()));
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// One line per field, what is written in full below.
+fn told(asked: &Line, outcome: Option<&Line>) -> anyhow::Result<String> {
+    let mut rows = Vec::new();
+    let mut body = None;
+    for (part, line) in [("", Some(asked)), ("outcome.", outcome)] {
+        let Some(line) = line else { continue };
+        let Value::Object(fields) = serde_json::to_value(line)? else { continue };
+        for (name, value) in fields {
+            let text = match (&*name, value) {
+                // Of no use to a person; in the JSON they are.
+                ("v" | "kind" | "prev" | "sig" | "hash", _) => continue,
+                ("body", Value::String(text)) => {
+                    body = Some(text);
+                    continue;
+                }
+                (_, Value::String(text)) => text,
+                (_, other) => other.to_string(),
+            };
+            rows.push(format!("{:<18} {text}\n", format!("{part}{name}:")));
+        }
+    }
+    if let Some(body) = body {
+        // A body that was cut is no JSON any more.
+        let pretty = serde_json::from_str::<Value>(&body)
+            .and_then(|body| serde_json::to_string_pretty(&body))
+            .unwrap_or(body);
+        rows.push(format!("body:\n{pretty}\n"));
+    }
+    Ok(rows.concat())
+}
+
+fn key(args: &KeyArgs) -> anyhow::Result<ExitCode> {
+    let key = match (&args.create, &args.audit_key) {
+        (Some(file), _) => SigningKey::create(file)?,
+        (None, Some(file)) => SigningKey::read(file)?,
+        (None, None) => {
+            let file = door::key_file(&paths::existing_data_dir(args.data_dir.as_deref())?);
+            if !file.exists() {
+                bail!(
+                    "{} is not there: `evenkeel up` and `evenkeel run` make it at their first \
+                     start, or name another key with --audit-key",
+                    file.display()
+                );
+            }
+            SigningKey::read(&file)?
+        }
+    };
+    let public = key.public();
+    io::print(&if args.pem { public.to_pem() } else { public.to_string() });
+    Ok(ExitCode::SUCCESS)
 }
 
 fn folder(data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
@@ -57,74 +181,40 @@ fn folder(data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(dir)
 }
 
-fn table(lines: &[evenkeel_guard::Line]) -> anyhow::Result<String> {
-    let mut rows = Vec::new();
-    for line in lines {
-        let value = serde_json::to_value(line)?;
-        let cell = |name: &str| match value.get(name) {
-            None | Some(serde_json::Value::Null) => String::new(),
-            Some(serde_json::Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-        };
-        let names = ["seq", "time", "controller", "object", "action", "reason", "direction"];
-        let mut row: Vec<String> = names.iter().map(|name| cell(name)).collect();
-        if let Entry::Outcome { of, error, .. } = &line.entry {
-            row[4] = of.map_or_else(String::new, |of| format!("outcome of {of}"));
-            row[5] = error.clone().unwrap_or_default();
-        }
-        let verdict = cell("verdict");
-        row.push(if verdict.is_empty() { cell("outcome") } else { verdict });
-        rows.push(row);
-    }
-    let head = ["SEQ", "TIME", "CONTROLLER", "OBJECT", "ACTION", "REASON", "DIRECTION", "VERDICT"];
-    Ok(io::table(&head, &rows))
-}
-
 #[cfg(test)]
 mod tests {
-    use evenkeel_guard::Line;
-
     use super::*;
 
-    fn line(seq: u64, entry: Entry) -> Line {
-        let time = "2026-01-02T03:04:05Z".parse().unwrap();
-        Line { v: 1, seq, time, late: false, entry, prev: String::new(), hash: String::new() }
-    }
-
-    fn ask(action: &str, verdict: &str) -> Entry {
-        Entry::Ask {
-            controller: "delivery".to_owned(),
-            object: "Canary/default/api".to_owned(),
-            verb: "patch".to_owned(),
-            action: action.to_owned(),
-            reason: "StepDue".to_owned(),
-            direction: "riskier".to_owned(),
-            verdict: verdict.to_owned(),
-            why: None,
-            before: None,
-            after: None,
-        }
-    }
-
     #[test]
-    fn the_list_says_what_was_done_and_what_became_of_it() {
-        let failed = Some("no answer".to_owned());
-        let lines = [
-            line(1, ask("set weights of HTTPRoute/default/api to 90/10", "allow")),
-            line(2, Entry::Outcome { of: Some(1), outcome: "failed".to_owned(), error: failed }),
-            line(3, ask("scale Deployment/default/api to 3", "deny")),
-        ];
-        let table = table(&lines).unwrap();
-        let rows: Vec<Vec<&str>> = table
-            .lines()
-            .map(|row| row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
-            .collect();
-        let [head, asked, ended, denied] = &rows[..] else { panic!("{table}") };
-        assert_eq!(head[4], "ACTION");
-        assert_eq!(asked[4], "set weights of HTTPRoute/default/api to 90/10");
-        assert_eq!(asked[5..], ["StepDue", "riskier", "allow"]);
-        assert_eq!(ended[2..], ["outcome of 1", "no answer", "failed"]);
-        assert_eq!((denied[4], denied[7]), ("scale Deployment/default/api to 3", "deny"));
+    fn a_sound_record_says_what_was_proven_and_what_was_not() {
+        let key: PublicKey = "GbkECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=".parse().unwrap();
+        let mut summary = Summary {
+            first: 1,
+            last: 7,
+            files: 1,
+            hash: "abc".to_owned(),
+            torn: false,
+            unsigned: 0,
+            dropped: None,
+            key: Some(key),
+        };
+        insta::assert_snapshot!(sound(&summary, true), @r"
+        lines 1 to 7 in 1 files, whole: abc
+        signed with GbkECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=, the given key
+        ");
+        summary.first = 5;
+        summary.torn = true;
+        summary.unsigned = 2;
+        let last_hash = "def".to_owned();
+        summary.dropped = Some(Dropped { first: 1, last: 4, lines: 4, files: 1, last_hash });
+        insta::assert_snapshot!(sound(&summary, false), @r"
+        lines 5 to 7 in 1 files, whole: abc
+        lines 1 to 4 were dropped as --audit-keep says, the last one def
+        a torn line at the end: the process died while it wrote it, before it acted
+        2 lines are of format 1, without signatures of their own; the signed lines after them vouch for them
+        signed with GbkECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=, the key that the record names itself: this finds only accidental damage and
+        partial edits. A record that was rewritten as a whole is found with --key (see `evenkeel audit key`).
+        ");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The tools: each reads files, calls one crate, prints.
 
 pub(crate) mod audit;
+pub(crate) mod audit_args;
+mod audit_list;
 pub(crate) mod promql;
 mod rule_files;
 pub(crate) mod slo;

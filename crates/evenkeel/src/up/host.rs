@@ -102,6 +102,8 @@ impl Host<'_> {
         let diagnostics = Diagnostics::bind(addr, self.activity.clone(), String::new).await?;
         let options = controllers::Options {
             data_dir: &self.data_dir,
+            record: &self.args.record,
+            timer: self.time.clone(),
             confirm: self.args.without != Some(Safeguard::Confirmation),
             look_every: self.scrape,
             only: &[],

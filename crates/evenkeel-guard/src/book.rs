@@ -1,0 +1,370 @@
+//! From requests to lines: numbers, chains and signs them, and keeps those that cannot be written.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use evenkeel_base::Clock;
+use futures::channel::oneshot;
+use jiff::Timestamp;
+
+use crate::{
+    Dropped, SigningKey,
+    record::{Entry, Tip},
+};
+
+/// Lines that wait for the record to become writable again. Beyond it they are counted only:
+/// a disk that is full for hours must not fill the memory too.
+pub(crate) const LATE_MAX: usize = 4096;
+
+/// Waiting lines written together at first, to see whether the record is writable again.
+const LATE_FIRST: usize = 8;
+/// And then.
+const LATE_PIECE: usize = 256;
+
+/// Where lines go.
+pub(crate) trait Sink: Send {
+    /// Signs every line; records in memory need no signature.
+    fn key(&self) -> Option<&SigningKey> {
+        None
+    }
+
+    /// Begins a new file when it is time; its number when the next line is its first one.
+    fn begin_file(&mut self, _tip: &Tip, _now: Timestamp) -> io::Result<Option<u32>> {
+        Ok(None)
+    }
+
+    /// Appends lines (newlines included); `tip` is the new end of the record. When it fails,
+    /// nothing of them may stay. Durable lines are on disk when it returns, and so are all before.
+    fn append(&mut self, text: &str, tip: &Tip, now: Timestamp, durable: bool) -> io::Result<()>;
+
+    /// Makes durable what is not yet.
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Whether there is something that [`Self::sync`] would make durable.
+    fn is_dirty(&self) -> bool {
+        false
+    }
+
+    /// Old files that are to be dropped, and what the record says about it.
+    fn overdue(&self, _now: Timestamp) -> io::Result<Option<(Dropped, Vec<u32>)>> {
+        Ok(None)
+    }
+
+    /// Removes old files, oldest first.
+    fn remove(&mut self, _files: &[u32]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One line that should be written.
+pub struct Request {
+    pub(crate) time: Timestamp,
+    pub(crate) what: What,
+}
+
+pub(crate) enum What {
+    /// An action that is allowed as soon as its line is durable.
+    Ask(Ask),
+    /// A refusal: nothing waits for it.
+    Note(Entry),
+    /// What became of an action.
+    Outcome { id: String, outcome: &'static str, error: Option<String> },
+}
+
+pub(crate) struct Ask {
+    pub(crate) entry: Entry,
+    /// Happens whether it can be recorded or not.
+    pub(crate) safer: bool,
+    /// Identity until it has a number.
+    pub(crate) ticket: String,
+    /// Set when it happens before its line is durable.
+    pub(crate) late: Arc<AtomicBool>,
+    /// Identity of the line, or why it cannot be written.
+    pub(crate) reply: oneshot::Sender<Result<String, String>>,
+}
+
+/// A line that waits.
+struct Late {
+    time: Timestamp,
+    what: LateWhat,
+}
+
+enum LateWhat {
+    Ask { entry: Entry, ticket: String },
+    Note(Entry),
+    Outcome { id: String, outcome: &'static str, error: Option<String> },
+}
+
+/// A line being made.
+struct Draft {
+    time: Timestamp,
+    late: bool,
+    entry: Entry,
+}
+
+pub(crate) struct Book<S> {
+    pub(crate) sink: S,
+    pub(crate) tip: Tip,
+    clock: Arc<dyn Clock>,
+    /// What is wrong with the record that was found: it is left as it is.
+    damage: Option<String>,
+    late: VecDeque<Late>,
+    lost: u64,
+    /// Numbers of lines whose action knows them by their ticket only, until its outcome comes.
+    tickets: BTreeMap<String, u64>,
+    /// Lines allowed too late: their action was given up meanwhile.
+    withdrawn: Vec<u64>,
+    /// Old files were looked for since the last file was begun.
+    retained: bool,
+}
+
+impl<S: Sink> Book<S> {
+    pub(crate) fn new(sink: S, tip: Tip, clock: Arc<dyn Clock>, damage: Option<String>) -> Self {
+        Self {
+            sink,
+            tip,
+            clock,
+            damage,
+            late: VecDeque::new(),
+            lost: 0,
+            tickets: BTreeMap::new(),
+            withdrawn: Vec::new(),
+            retained: false,
+        }
+    }
+
+    /// Whether something waits to be written.
+    pub(crate) fn is_late(&self) -> bool {
+        self.damage.is_none() && (!self.late.is_empty() || self.lost > 0)
+    }
+
+    /// Whether [`Self::commit`] has something to do without any request.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.withdrawn.is_empty()
+    }
+
+    /// Lines that wait.
+    #[cfg(test)]
+    pub(crate) fn late_len(&self) -> usize {
+        self.late.len()
+    }
+
+    /// These could not even be handed over.
+    pub(crate) fn lose(&mut self, lines: u64) {
+        self.lost = self.lost.saturating_add(lines);
+    }
+
+    /// Writes these lines behind all that waits, together, and answers those who asked.
+    pub(crate) fn commit(&mut self, requests: Vec<Request>) {
+        let given_up = |request: &Request| match &request.what {
+            What::Ask(ask) => !ask.safer && ask.reply.is_canceled(),
+            What::Note(_) | What::Outcome { .. } => false,
+        };
+        let requests: Vec<_> = requests.into_iter().filter(|request| !given_up(request)).collect();
+        let now = self.clock.now();
+        match self.write(&requests, now) {
+            Ok(seqs) => self.written(requests, &seqs),
+            Err(error) => self.not_written(requests, &error),
+        }
+        if !self.retained && self.damage.is_none() {
+            self.retained = true;
+            if let Err(error) = self.retain(now) {
+                tracing::warn!(%error, "old files of the audit record are not dropped");
+            }
+        }
+    }
+
+    /// Makes durable what is not yet.
+    pub(crate) fn sync(&mut self) {
+        if let Err(error) = self.sink.sync() {
+            tracing::warn!(%error, "audit record: the latest outcomes are not durable yet");
+        }
+    }
+
+    /// All lines of one batch, in one write; the numbers of those for `requests`.
+    pub(crate) fn write(&mut self, requests: &[Request], now: Timestamp) -> io::Result<Vec<u64>> {
+        if let Some(damage) = &self.damage {
+            return Err(io::Error::other(damage.clone()));
+        }
+        self.write_late(now)?;
+        let begins = self.sink.begin_file(&self.tip, now)?;
+        let mut drafts = Vec::from_iter(self.checkpoint(begins, now));
+        if self.lost > 0 {
+            let entry = Entry::Lost { lines: self.lost };
+            drafts.push(Draft { time: now, late: true, entry });
+        }
+        for seq in &self.withdrawn {
+            let outcome = "withdrawn".to_owned();
+            let entry = Entry::Outcome { of: Some(*seq), outcome, error: None };
+            drafts.push(Draft { time: now, late: false, entry });
+        }
+        let first = self.seq_after(&drafts);
+        let mut durable = begins.is_some() || self.lost > 0;
+        let mut tickets = BTreeMap::new();
+        for (request, seq) in requests.iter().zip(first..) {
+            let (late, entry) = match &request.what {
+                What::Ask(ask) => {
+                    durable = true;
+                    tickets.insert(&*ask.ticket, seq);
+                    (ask.late.load(Relaxed), ask.entry.clone())
+                }
+                What::Note(entry) => (false, entry.clone()),
+                What::Outcome { id, outcome, error } => {
+                    (false, self.outcome(id, outcome, error.clone(), &tickets))
+                }
+            };
+            drafts.push(Draft { time: request.time, late, entry });
+        }
+        self.append(drafts, begins, now, durable)?;
+        self.lost = 0;
+        self.withdrawn.clear();
+        Ok((first..=self.tip.seq).collect())
+    }
+
+    /// Writes what waits, in pieces: the first one is small, since it shows whether it works.
+    fn write_late(&mut self, now: Timestamp) -> io::Result<()> {
+        let mut piece = LATE_FIRST;
+        while !self.late.is_empty() {
+            let begins = self.sink.begin_file(&self.tip, now)?;
+            let mut drafts = Vec::from_iter(self.checkpoint(begins, now));
+            let first = self.seq_after(&drafts);
+            let mut tickets = BTreeMap::new();
+            for (late, seq) in self.late.iter().take(piece).zip(first..) {
+                let entry = match &late.what {
+                    LateWhat::Ask { entry, ticket } => {
+                        tickets.insert(&**ticket, seq);
+                        entry.clone()
+                    }
+                    LateWhat::Note(entry) => entry.clone(),
+                    LateWhat::Outcome { id, outcome, error } => {
+                        self.outcome(id, outcome, error.clone(), &tickets)
+                    }
+                };
+                drafts.push(Draft { time: late.time, late: true, entry });
+            }
+            self.append(drafts, begins, now, true)?;
+            for seq in first..=self.tip.seq {
+                match self.late.pop_front().map(|late| late.what) {
+                    // Its outcome waits behind it, or is yet to come.
+                    Some(LateWhat::Ask { ticket, .. }) => self.remember(ticket, seq),
+                    Some(LateWhat::Outcome { id, .. }) => drop(self.tickets.remove(&id)),
+                    Some(LateWhat::Note(_)) | None => {}
+                }
+            }
+            piece = LATE_PIECE;
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self, begins: Option<u32>, now: Timestamp) -> Option<Draft> {
+        let (file, key) = begins.zip(self.sink.key())?;
+        let entry = Entry::Checkpoint { file, lines: self.tip.seq, key: key.public() };
+        Some(Draft { time: now, late: false, entry })
+    }
+
+    fn seq_after(&self, drafts: &[Draft]) -> u64 {
+        self.tip.seq + u64::try_from(drafts.len()).unwrap_or_default() + 1
+    }
+
+    fn outcome(
+        &self,
+        id: &str,
+        outcome: &str,
+        error: Option<String>,
+        tickets: &BTreeMap<&str, u64>,
+    ) -> Entry {
+        let of = id.parse().ok().or_else(|| tickets.get(id).or(self.tickets.get(id)).copied());
+        Entry::Outcome { of, outcome: outcome.to_owned(), error }
+    }
+
+    fn remember(&mut self, ticket: String, seq: u64) {
+        if self.tickets.len() == LATE_MAX {
+            self.tickets.pop_first();
+        }
+        self.tickets.insert(ticket, seq);
+    }
+
+    fn append(
+        &mut self,
+        drafts: Vec<Draft>,
+        begins: Option<u32>,
+        now: Timestamp,
+        durable: bool,
+    ) -> io::Result<()> {
+        if drafts.is_empty() {
+            return Ok(());
+        }
+        let (mut text, mut tip) = (String::new(), self.tip.clone());
+        for draft in drafts {
+            let (line, next) = tip.next(draft.time, draft.late, draft.entry, self.sink.key());
+            text.push_str(&line);
+            tip = next;
+        }
+        self.sink.append(&text, &tip, now, durable)?;
+        self.tip = tip;
+        if begins.is_some() {
+            self.retained = false;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn written(&mut self, requests: Vec<Request>, seqs: &[u64]) {
+        for (request, seq) in requests.into_iter().zip(seqs) {
+            match request.what {
+                What::Ask(ask) => match ask.reply.send(Ok(seq.to_string())) {
+                    Ok(()) => {}
+                    // It happened meanwhile, and its outcome will name the ticket.
+                    Err(_) if ask.safer => self.remember(ask.ticket, *seq),
+                    Err(_) => self.withdrawn.push(*seq),
+                },
+                What::Outcome { id, .. } => drop(self.tickets.remove(&id)),
+                What::Note(_) => {}
+            }
+        }
+    }
+
+    fn not_written(&mut self, requests: Vec<Request>, error: &io::Error) {
+        if !requests.is_empty() {
+            tracing::warn!(%error, lines = requests.len(), "audit record not writable");
+        }
+        for request in requests {
+            let what = match request.what {
+                What::Ask(ask) if ask.safer => {
+                    // Whoever asked has given up waiting, or goes ahead with the ticket now.
+                    ask.reply.send(Ok(ask.ticket.clone())).unwrap_or_default();
+                    LateWhat::Ask { entry: ask.entry, ticket: ask.ticket }
+                }
+                What::Ask(ask) => {
+                    ask.reply.send(Err(error.to_string())).unwrap_or_default();
+                    continue;
+                }
+                What::Note(entry) => LateWhat::Note(entry),
+                What::Outcome { id, outcome, error } => LateWhat::Outcome { id, outcome, error },
+            };
+            if self.late.len() == LATE_MAX {
+                self.lose(1);
+            } else {
+                self.late.push_back(Late { time: request.time, what });
+            }
+        }
+    }
+
+    /// Drops old files: first a durable line that names them, then the files.
+    fn retain(&mut self, now: Timestamp) -> io::Result<()> {
+        let Some((dropped, files)) = self.sink.overdue(now)? else { return Ok(()) };
+        let (first, last) = (dropped.first, dropped.last);
+        let draft = Draft { time: now, late: false, entry: Entry::Dropped(dropped) };
+        self.append(vec![draft], None, now, true)?;
+        self.sink.remove(&files)?;
+        tracing::info!(first, last, files = files.len(), "old lines dropped from the audit record");
+        Ok(())
+    }
+}

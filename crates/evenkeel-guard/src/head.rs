@@ -1,0 +1,91 @@
+//! HEAD: where the record ends. A hint for opening it quickly, and proof that its end was not cut.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+use crate::{PublicKey, SigningKey, record::Tip};
+
+/// Two places in the file are written in turn, so that a torn write leaves the other one whole.
+/// Each lies in a sector of its own.
+const SLOT_BYTES: usize = 512;
+
+/// The end of a record, as HEAD names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) tip: Tip,
+    /// Signature; empty in format 1.
+    signature: String,
+}
+
+impl Head {
+    pub(crate) fn sign(tip: Tip, key: &SigningKey) -> Self {
+        let signature = key.sign(&signed_text(&tip));
+        Self { tip, signature }
+    }
+
+    /// Whether it is of format 1, which knew no signatures.
+    pub(crate) fn is_unsigned(&self) -> bool {
+        self.signature.is_empty()
+    }
+
+    pub(crate) fn is_signed_by(&self, key: &PublicKey) -> bool {
+        key.signed(&signed_text(&self.tip), &self.signature)
+    }
+
+    /// Writes it into its place; the head before it stays in the other one.
+    pub(crate) fn write(&self, file: &File, turn: u64) -> io::Result<()> {
+        let offset = if turn.is_multiple_of(2) { 0 } else { SLOT_BYTES as u64 };
+        file.write_all_at(self.to_slot().as_bytes(), offset)
+    }
+
+    /// One line of always the same length.
+    fn to_slot(&self) -> String {
+        let text = format!("2 {:020} {} {}", self.tip.seq, self.tip.hash, self.signature);
+        format!("{text:<width$}\n", width = SLOT_BYTES - 1)
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let version = words.next()?;
+        let tip = Tip { seq: words.next()?.parse().ok()?, hash: words.next()?.to_owned() };
+        let signature = match version {
+            "1" => String::new(),
+            "2" => words.next()?.to_owned(),
+            _ => return None,
+        };
+        (tip.hash.len() == 64 && words.next().is_none()).then_some(Self { tip, signature })
+    }
+}
+
+/// The heads in the HEAD file of `dir`; `None` when there is no such file.
+pub(crate) fn read(dir: &Path) -> io::Result<Option<Vec<Head>>> {
+    match fs::read(dir.join("HEAD")) {
+        Ok(bytes) => Ok(Some(all(&bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The heads in the bytes of a HEAD file or of a copy of one, oldest first. A torn one may be
+/// among them: its signature is wrong.
+pub(crate) fn all(bytes: &[u8]) -> Vec<Head> {
+    let slots = bytes.split(|byte| matches!(byte, b'\n' | 0));
+    let mut heads: Vec<_> =
+        slots.filter_map(|line| Head::parse(str::from_utf8(line).ok()?)).collect();
+    heads.sort_by_key(|head| head.tip.seq);
+    heads
+}
+
+/// The newest of `heads` that counts: one without a signature, or with that of `key`.
+pub(crate) fn newest<'a>(heads: &'a [Head], key: Option<&PublicKey>) -> Option<&'a Head> {
+    let counts = |head: &&Head| head.is_unsigned() || key.is_some_and(|key| head.is_signed_by(key));
+    heads.iter().rev().find(counts)
+}
+
+fn signed_text(tip: &Tip) -> String {
+    format!("evenkeel audit head {} {}", tip.seq, tip.hash)
+}

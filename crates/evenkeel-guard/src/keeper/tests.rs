@@ -1,0 +1,290 @@
+use std::io;
+
+use evenkeel_api::{Key, canary::Canary};
+use evenkeel_base::FixedClock;
+use evenkeel_control::Action;
+use futures::executor::block_on;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use serde_json::json;
+
+use super::*;
+use crate::book::{LATE_MAX, Sink};
+
+/// Refuses as long as it is told to.
+struct Disk {
+    full: Arc<AtomicBool>,
+    lines: MemorySink,
+}
+
+impl Sink for Disk {
+    fn append(&mut self, text: &str, tip: &Tip, now: Timestamp, durable: bool) -> io::Result<()> {
+        if self.full.load(Relaxed) {
+            return Err(io::Error::other("no space left"));
+        }
+        self.lines.append(text, tip, now, durable)
+    }
+}
+
+type DiskDoor = Keeper<Inline<Disk>>;
+
+fn clock() -> Arc<FixedClock> {
+    Arc::new(FixedClock(Timestamp::from_second(100).unwrap()))
+}
+
+fn door() -> (DiskDoor, Arc<AtomicBool>) {
+    let full = Arc::new(AtomicBool::new(false));
+    let disk = Disk { full: full.clone(), lines: MemorySink::default() };
+    let book = Book::new(disk, Tip::default(), clock(), None);
+    (Keeper::over(Inline::new(book), clock(), None), full)
+}
+
+fn ask_for<R: Record>(door: &Keeper<R>, action: &Action, direction: Direction) -> Verdict {
+    let petition = Petition {
+        controller: "delivery",
+        object: &Key::of::<Canary>("shop", "a"),
+        action,
+        text: &action.to_string(),
+        after: None,
+        reason: "Test",
+        before: None,
+        direction,
+        now: Timestamp::from_second(7).unwrap(),
+    };
+    block_on(door.ask(&petition))
+}
+
+fn ask<R: Record>(door: &Keeper<R>, direction: Direction) -> Verdict {
+    let action = Action::Scale { key: Key::of::<Pod>("shop", "a"), replicas: 1 };
+    ask_for(door, &action, direction)
+}
+
+fn settle<R: Record>(door: &Keeper<R>, verdict: &Verdict) {
+    let Verdict::Allow(id) = verdict else { panic!("{verdict:?}") };
+    block_on(door.settle(id, Outcome::Done));
+}
+
+/// The record in short: number, late, what.
+fn record(door: &DiskDoor) -> String {
+    let line = |text: &str| {
+        let line: Line = serde_json::from_str(text).unwrap();
+        let late = if line.late { " late" } else { "" };
+        match line.entry {
+            Entry::Ask(asked) => {
+                let said = asked.objections.iter().map(|o| format!(" {}:{}", o.policy, o.verdict));
+                let said = said.collect::<Vec<_>>().concat();
+                format!("{}{late} {} {}{said}", line.seq, asked.direction, asked.verdict)
+            }
+            Entry::Outcome { of, outcome, .. } => {
+                format!("{}{late} {outcome} {}", line.seq, of.unwrap_or_default())
+            }
+            Entry::Lost { lines } => format!("{}{late} lost {lines}", line.seq),
+            other => format!("{}{late} {other:?}", line.seq),
+        }
+    };
+    door.record.book().sink.lines.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn catch_up(door: &DiskDoor) -> usize {
+    let mut book = door.record.book();
+    book.commit(Vec::new());
+    book.late_len()
+}
+
+#[test]
+fn a_line_before_and_a_line_after_every_action() {
+    let (door, _) = door();
+    settle(&door, &ask(&door, Direction::Riskier));
+    settle(&door, &ask(&door, Direction::Safer));
+    insta::assert_snapshot!(record(&door), @r"
+    1 riskier allow
+    2 done 1
+    3 safer allow
+    4 done 3
+    ");
+}
+
+#[test]
+fn a_full_disk_stops_everything_but_what_makes_things_safer() {
+    let (door, full) = door();
+    full.store(true, Relaxed);
+    let Verdict::Hold { objections, .. } = ask(&door, Direction::Riskier) else { panic!() };
+    assert_eq!(
+        objections[0].reason,
+        "the audit record cannot be written (no space left): free disk space or repair \
+         DATA-DIR/audit; evenkeel resumes by itself"
+    );
+    assert!(matches!(ask(&door, Direction::Neutral), Verdict::Hold { .. }));
+    // One outcome comes while the disk is full, the other after it was repaired.
+    let (first, second) = (ask(&door, Direction::Safer), ask(&door, Direction::Safer));
+    settle(&door, &first);
+    assert_eq!(catch_up(&door), 3);
+    full.store(false, Relaxed);
+    settle(&door, &second);
+    settle(&door, &ask(&door, Direction::Riskier));
+    insta::assert_snapshot!(record(&door), @r"
+    1 late safer allow
+    2 late safer allow
+    3 late done 1
+    4 done 2
+    5 riskier allow
+    6 done 5
+    ");
+}
+
+#[test]
+fn what_cannot_be_kept_is_counted() {
+    let (door, full) = door();
+    full.store(true, Relaxed);
+    for _ in 0..LATE_MAX + 5 {
+        assert!(matches!(ask(&door, Direction::Safer), Verdict::Allow(_)));
+    }
+    full.store(false, Relaxed);
+    assert_eq!(catch_up(&door), 0);
+    assert!(record(&door).ends_with("4097 late lost 5"), "{}", record(&door));
+}
+
+/// Holds whatever it sees.
+struct Hold(&'static str);
+
+impl Policy for Hold {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+    fn judge(&self, _: &Petition<'_>) -> Opinion {
+        Opinion::Hold { until: None, reason: format!("{} says no", self.0) }
+    }
+}
+
+#[test]
+fn the_first_objection_decides_and_all_are_recorded() {
+    let (door, _) = door();
+    let door = door.with_policy(Hold("one")).with_policy(Hold("two"));
+    let Verdict::Hold { objections, .. } = ask(&door, Direction::Neutral) else { panic!() };
+    let reasons: Vec<_> = objections.iter().map(ToString::to_string).collect();
+    assert_eq!(reasons, ["one: one says no", "two: two says no"]);
+    for _ in 0..3 {
+        assert!(matches!(ask(&door, Direction::Riskier), Verdict::Hold { .. }));
+    }
+    assert!(matches!(ask(&door, Direction::Safer), Verdict::Allow(_)));
+    assert!(matches!(ask(&door, Direction::Riskier), Verdict::Hold { .. }));
+    insta::assert_snapshot!(record(&door), @r"
+    1 neutral hold one:hold two:hold
+    2 safer allow one:hold two:hold
+    3 riskier hold one:hold two:hold
+    ");
+}
+
+#[test]
+fn an_empty_target_is_refused_whatever_the_direction() {
+    let (door, _) = door();
+    let action = Action::Scale { key: Key::of::<Pod>("shop", ""), replicas: 1 };
+    let Verdict::Deny { objections } = ask_for(&door, &action, Direction::Safer) else { panic!() };
+    assert!(objections[0].reason.contains("it must never mean everything"), "{objections:?}");
+    assert_eq!(record(&door), "1 safer deny target-sanity:deny");
+}
+
+#[test]
+fn a_damaged_record_lets_only_safer_actions_through() {
+    let damage = Some("line 3 was edited".to_owned());
+    let book = Book::new(MemorySink::default(), Tip::default(), clock(), damage.clone());
+    let door = Keeper::over(Inline::new(book), clock(), damage);
+    assert!(matches!(ask(&door, Direction::Riskier), Verdict::Deny { .. }));
+    assert!(matches!(ask(&door, Direction::Neutral), Verdict::Deny { .. }));
+    assert!(matches!(ask(&door, Direction::Safer), Verdict::Allow(_)));
+    assert_eq!(door.lines(), []);
+}
+
+#[test]
+fn nothing_secret_reaches_the_record() {
+    let door = MemoryDoor::new(clock());
+    let key = Key::of::<Secret>("shop", "db");
+    let patch = json!({"data": {"password": "aHVudGVyMg=="}});
+    let action = Action::Patch { key, patch: patch.clone() };
+    let Verdict::Allow(id) = ask_for(&door, &action, Direction::Riskier) else { panic!() };
+    let error = format!("{patch}: Secret is invalid: \"aHVudGVyMg==\"");
+    block_on(door.settle(&id, Outcome::Failed(&error)));
+    let url = "http://user:pass@hook.test/x?key=abcdef";
+    let other = Action::Patch { key: Key::of::<Pod>("shop", "a"), patch: json!({"x": url}) };
+    let Verdict::Allow(id) = ask_for(&door, &other, Direction::Riskier) else { panic!() };
+    block_on(door.settle(&id, Outcome::Failed(&format!("no answer from {url}"))));
+    let all = serde_json::to_string(&door.lines()).unwrap();
+    for secret in ["aHVudGVyMg", "user", "pass@", "abcdef"] {
+        assert!(!all.contains(secret), "{secret}: {all}");
+    }
+    let Entry::Ask(secret) = &door.lines()[0].entry else { panic!() };
+    assert_eq!(secret.action, "patch Secret/shop/db data.password");
+    assert_eq!((&secret.after, &secret.body), (&None, &None));
+    let Entry::Ask(pod) = &door.lines()[2].entry else { panic!() };
+    assert_eq!(pod.action, "patch Pod/shop/a x");
+    assert_eq!(pod.body.as_deref(), Some(r#"{"x":"http://***@hook.test/x?key=***"}"#));
+    let Entry::Outcome { error, .. } = &door.lines()[3].entry else { panic!() };
+    assert_eq!(error.as_deref(), Some("no answer from http://***@hook.test/x?key=***"));
+}
+
+/// Never answers, and keeps what it was asked.
+#[derive(Default)]
+struct Hanging(Mutex<Vec<Request>>);
+
+impl Record for Hanging {
+    fn submit(&self, request: Request) {
+        self.0.lock().unwrap().push(request);
+    }
+}
+
+/// Time is up at once.
+struct Impatient;
+
+impl Timer for Impatient {
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(future::ready(()))
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_answer_blocks_no_safer_action() {
+    let mut door = Keeper::over(Hanging::default(), clock(), None);
+    door.timer = Some(Arc::new(Impatient));
+    let Verdict::Hold { objections, .. } = ask(&door, Direction::Riskier) else { panic!() };
+    assert!(objections[0].reason.contains("(the disk did not answer within 10 s)"));
+    let safer = ask(&door, Direction::Safer);
+    settle(&door, &safer);
+    // The disk comes back: what was given up is not written, what happened is, as late.
+    let requests = std::mem::take(&mut *door.record.0.lock().unwrap());
+    let (written, _) = self::door();
+    written.record.book().commit(requests);
+    insta::assert_snapshot!(record(&written), @r"
+    1 late safer allow
+    2 done 1
+    ");
+}
+
+#[test]
+fn an_action_given_up_while_its_line_was_written_is_withdrawn() {
+    struct GivenUp(DiskDoor);
+    impl Record for GivenUp {
+        fn submit(&self, request: Request) {
+            let What::Ask(ask) = request.what else { return };
+            let (reply, waiting) = oneshot::channel();
+            let request = Request { time: request.time, what: What::Ask(Ask { reply, ..ask }) };
+            // Between the check for it and the answer, nobody waits any more.
+            let drafts = [request];
+            let seqs = self.0.record.book().write(&drafts, request_time()).unwrap();
+            drop(waiting);
+            self.0.record.book().written(drafts.into(), &seqs);
+        }
+    }
+    let door = Keeper::over(GivenUp(self::door().0), clock(), None);
+    assert!(matches!(ask(&door, Direction::Riskier), Verdict::Hold { .. }));
+    let inner = &door.record.0;
+    assert!(inner.record.book().has_more());
+    inner.record.book().commit(Vec::new());
+    insta::assert_snapshot!(record(inner), @r"
+    1 riskier allow
+    2 withdrawn 1
+    ");
+}
+
+fn request_time() -> Timestamp {
+    Timestamp::from_second(7).unwrap()
+}

@@ -1,0 +1,196 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use evenkeel_guard::Entry;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Something done to the lines of a record.
+type Tamper = fn(&mut Vec<String>);
+
+#[test]
+fn a_sound_record_is_sound_and_continues_after_a_restart() {
+    let dir = recorded("sound");
+    assert_eq!(finding(&dir), "lines 1 to 7");
+    act(&open(&dir), 9);
+    assert_eq!(finding(&dir), "lines 1 to 9");
+    let entries = all(&dir);
+    assert!(matches!(&entries[0].entry, Entry::Checkpoint { file: 1, lines: 0, .. }));
+    assert!(matches!(&entries[8].entry, Entry::Outcome { of: Some(8), .. }));
+    assert_eq!((entries[7].time, entries[8].time), (at(40), at(50)));
+}
+
+#[test]
+fn nobody_else_can_read_it() {
+    let dir = recorded("private");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let folder = dir.join("audit");
+    assert_eq!(mode(&folder), 0o700);
+    for file in ["000001.jsonl", "HEAD", "LOCK"] {
+        assert_eq!(mode(&folder.join(file)), 0o600, "{file}");
+    }
+    // What an older version left open is closed.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(path(&dir, 1), fs::Permissions::from_mode(0o644)).unwrap();
+    drop(open(&dir));
+    assert_eq!((mode(&folder), mode(&path(&dir, 1))), (0o700, 0o600));
+}
+
+#[test]
+fn every_kind_of_tampering_is_found_with_its_line() {
+    let table: [(&str, Tamper, &str); 8] = [
+        ("edit", |l| l[3] = l[3].replace(" to 2", " to 9"), "line 4: its content does not match"),
+        ("space", |l| l[3].insert(1, ' '), "line 4: its content does not match"),
+        ("delete", |l| drop(l.remove(3)), "line 4: it is number 5 and does not follow on number 3"),
+        ("insert", |l| l.insert(3, l[2].clone()), "line 4: it is number 3 and does not follow"),
+        ("swap", |l| l.swap(3, 4), "line 4: it is number 5 and does not follow on number 3"),
+        ("cut", |l| l.truncate(6), "ends with number 6, HEAD names number 7: the end was cut"),
+        ("rubbish", |l| l[4] = "{}".to_owned(), "line 5: it is not a line of the record"),
+        ("first", |l| drop(l.remove(0)), "line 1: it is not the first line of this file"),
+    ];
+    for (name, tamper, problem) in table {
+        let dir = recorded(name);
+        let mut all = lines(&dir);
+        tamper(&mut all);
+        put(&dir, &all);
+        let found = finding(&dir);
+        assert!(found.contains(problem), "{name}: {found}");
+    }
+}
+
+#[test]
+fn a_door_that_finds_its_end_damaged_lets_only_safer_actions_through() {
+    let table: [(&str, Tamper, &str); 4] = [
+        ("end-edit", |l| l[6] = l[6].replace("done", "lost"), "is not as it was written"),
+        ("end-cut", |l| l.truncate(6), "the end was cut"),
+        ("end-rubbish", |l| l[6] = "{}".to_owned(), "is not as it was written"),
+        ("end-gone", Vec::clear, "the end was cut"),
+    ];
+    for (name, tamper, problem) in table {
+        let dir = recorded(name);
+        let mut all = lines(&dir);
+        tamper(&mut all);
+        put(&dir, &all);
+        let before = fs::read(path(&dir, 1)).unwrap();
+        let door = open(&dir);
+        let reason = denied(&door);
+        assert!(reason.contains("evenkeel audit verify"), "{reason}");
+        assert!(reason.contains(problem), "{name}: {reason}");
+        assert!(matches!(ask(&door, 0, Direction::Safer), Verdict::Allow(_)), "{name}");
+        drop(door);
+        let after = fs::read(path(&dir, 1)).unwrap();
+        assert_eq!(after, before, "{name}: a damaged record is left as it is");
+    }
+}
+
+#[test]
+fn missing_files_are_found() {
+    let dir = recorded("no-head");
+    fs::remove_file(dir.join("audit/HEAD")).unwrap();
+    assert_eq!(finding(&dir), "HEAD line 0: it is missing");
+    let reason = denied(&open(&dir));
+    assert!(reason.contains("HEAD is missing"), "{reason}");
+
+    let dir = recorded("no-record");
+    fs::remove_file(path(&dir, 1)).unwrap();
+    assert!(finding(&dir).contains("holds no head with a valid signature | "), "{}", finding(&dir));
+    assert!(finding(&dir).contains("the end was cut"), "{}", finding(&dir));
+
+    let dir = recorded("no-first");
+    fs::rename(path(&dir, 1), path(&dir, 2)).unwrap();
+    let found = finding(&dir);
+    assert_eq!(found, "000002.jsonl line 1: it is not the first line of this file");
+
+    let found = finding(&folder("nothing"));
+    assert_eq!(found, "000001.jsonl line 0: there is no audit record here");
+}
+
+#[test]
+fn a_head_that_is_behind_is_no_tampering_and_a_damaged_one_is() {
+    let dir = recorded("old-head");
+    let old = fs::read(dir.join("audit/HEAD")).unwrap();
+    act(&open(&dir), 4);
+    fs::write(dir.join("audit/HEAD"), old).unwrap();
+    assert_eq!(finding(&dir), "lines 1 to 9");
+    act(&open(&dir), 5);
+    assert_eq!(finding(&dir), "lines 1 to 11");
+
+    // One of its two places torn: the other one counts.
+    let mut torn = fs::read(dir.join("audit/HEAD")).unwrap();
+    torn[100..150].fill(b'x');
+    fs::write(dir.join("audit/HEAD"), &torn).unwrap();
+    assert_eq!(finding(&dir), "lines 1 to 11");
+    torn[612..662].fill(b'x');
+    fs::write(dir.join("audit/HEAD"), &torn).unwrap();
+    assert_eq!(finding(&dir), "HEAD line 0: it holds no head with a valid signature");
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_line_is_mended_and_is_no_tampering() {
+    for rest in ["{\"v\":2,\"se", "{\"v\":2,\"action\":\"\u{fc}", "\0\0\0\0\0\0", "{\"v\"\0\0\n\0"]
+    {
+        let dir = recorded("torn");
+        let whole = fs::read(path(&dir, 1)).unwrap();
+        // Also in the middle of a character.
+        let rest = rest
+            .strip_suffix('\u{fc}')
+            .map_or(rest.as_bytes().to_vec(), |rest| [rest.as_bytes(), &[0xc3]].concat());
+        fs::write(path(&dir, 1), [whole, rest].concat()).unwrap();
+        let torn = |dir: &Path| verify(&dir.join("audit"), &Check::default()).unwrap().torn;
+        assert_eq!(finding(&dir), "lines 1 to 7");
+        assert!(torn(&dir));
+        act(&open(&dir), 4);
+        assert_eq!(finding(&dir), "lines 1 to 9");
+        assert!(!torn(&dir));
+    }
+}
+
+#[test]
+fn two_processes_cannot_write_one_record() {
+    let dir = recorded("twice");
+    let _first = open(&dir);
+    let second = try_open(&dir, Keep::default(), 0);
+    assert!(matches!(second, Err(OpenError::InUse { .. })));
+}
+
+#[test]
+fn a_record_put_back_to_an_older_state_is_found_by_a_copy_of_head() {
+    let dir = recorded("put-back");
+    let (old_head, old) = (fs::read(dir.join("audit/HEAD")).unwrap(), lines(&dir));
+    act(&open(&dir), 4);
+    let copy = fs::read(dir.join("audit/HEAD")).unwrap();
+    let key = key(&dir);
+    let compared = |copy: &[u8]| {
+        let check = Check { key: Some(&key), copy_of_head: Some(copy) };
+        verify(&dir.join("audit"), &check).map_or_else(|t| t.problem, |ok| ok.last.to_string())
+    };
+    assert_eq!(compared(&copy), "9");
+    assert_eq!(compared(&old_head), "9", "an older copy is as good");
+    fs::write(dir.join("audit/HEAD"), old_head).unwrap();
+    put(&dir, &old);
+    assert_eq!(finding(&dir), "lines 1 to 7", "nothing in the folder shows it");
+    assert_eq!(
+        compared(&copy),
+        "the record ends with number 7, the copy of HEAD names number 9: it was put back to an \
+         older state"
+    );
+    assert_eq!(compared(b"rubbish"), "it is not one of this record");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn no_single_changed_byte_goes_unseen(at in 0_usize..8000, bit in 0_u8..7) {
+        static RECORD: std::sync::OnceLock<(PathBuf, Vec<u8>)> = std::sync::OnceLock::new();
+        let (dir, sound) = RECORD.get_or_init(|| {
+            let dir = recorded("bytes");
+            let sound = fs::read(path(&dir, 1)).unwrap();
+            (dir, sound)
+        });
+        let mut bytes = sound.clone();
+        let at = at % bytes.len();
+        bytes[at] ^= 1 << bit;
+        fs::write(path(dir, 1), bytes).unwrap();
+        prop_assert!(verify(&dir.join("audit"), &Check::default()).is_err(), "byte {}", at);
+    }
+}

@@ -1,0 +1,104 @@
+//! The flags of the record.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use evenkeel_guard::Keep;
+
+use crate::cli::Output;
+
+/// How the record of actions is kept.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RecordArgs {
+    /// Private key that signs the record, in PEM; default: keys/audit.key in the data folder, made
+    /// at the first start
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_key: Option<PathBuf>,
+    /// How long the record is kept: an age (90d), a size (2Gi), or both with a comma; what is
+    /// beyond either is dropped [default: 1Gi]
+    #[arg(long, value_name = "AGE|SIZE")]
+    pub(crate) audit_keep: Option<Keep>,
+}
+
+/// `evenkeel audit`
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Check that the record is whole and unaltered; exit 1 when it is not
+    Verify(VerifyArgs),
+    /// List what was done, why, and what became of it
+    List(ListArgs),
+    /// Show one action with all that is known of it
+    Show(ShowArgs),
+    /// Print the public key that `verify` needs
+    Key(KeyArgs),
+}
+
+/// `evenkeel audit verify`
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Where it lies
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The public key that must have signed it: a file, or its text as `audit key` prints it.
+    /// Without it, only accidental damage and partial edits are found
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// A copy of DATA-DIR/audit/HEAD that was kept elsewhere: the record must still contain what
+    /// it names
+    #[arg(long, value_name = "FILE")]
+    pub(crate) head: Option<PathBuf>,
+}
+
+/// `evenkeel audit list`
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Where it lies
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Only actions for this object, or on it
+    #[arg(long, value_name = "KIND/NS/NAME")]
+    pub(crate) object: Option<String>,
+    /// Only actions of the latest time, such as 1h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) since: Option<Duration>,
+    /// Keep printing what comes
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+/// `evenkeel audit show`
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Number of the action, as `audit list` prints it
+    pub(crate) seq: u64,
+    /// Where the record lies
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+/// `evenkeel audit key`
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// Where the record lies
+    #[arg(long, value_name = "DIR", conflicts_with = "audit_key")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The private key, when it is not in the data folder
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_key: Option<PathBuf>,
+    /// Make a new private key in this file first
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data_dir", "audit_key"])]
+    pub(crate) create: Option<PathBuf>,
+    /// Print it in PEM, for other tools
+    #[arg(long)]
+    pub(crate) pem: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    evenkeel_base::parse_duration(text).map_err(|error| error.to_string())
+}
