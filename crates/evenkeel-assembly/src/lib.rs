@@ -9,7 +9,7 @@
 //! Not here: what a host brings (store, time, transports, the door).
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_control::{BoxFuture, Host, LeaseSettings, RunLoop};
 use evenkeel_delivery as delivery;
@@ -37,7 +37,8 @@ pub fn domains() -> Vec<Domain> {
             name: "delivery",
             about: "Canary releases",
             install: |run, settings| {
-                delivery::install(run, delivery::Settings { confirm: settings.confirm })
+                let (confirm, metric_servers) = (settings.confirm, settings.metric_servers.clone());
+                delivery::install(run, delivery::Settings { confirm, metric_servers })
             },
         },
         Domain {
@@ -51,10 +52,12 @@ pub fn domains() -> Vec<Domain> {
 }
 
 /// What a user may set.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Whether weights count as set only when the gateway has confirmed them.
     pub confirm: bool,
+    /// Metrics servers that Canaries name themselves; without, such names are refused.
+    pub metric_servers: Option<Arc<dyn delivery::MetricServers>>,
     /// Time between two looks at the counters of SLOs.
     pub look_every: Duration,
 }

@@ -11,12 +11,21 @@ use crate::{
     services::Names,
 };
 
+/// A query and whom it is put to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Query {
+    /// Address of the metrics server; `None` is the host's own.
+    pub(crate) server: Option<String>,
+    /// `PromQL`.
+    pub(crate) expr: String,
+}
+
 /// The answer to one query.
 pub(crate) type Answer = Result<Vec<Sample>, MetricsError>;
 
 /// A query that must be answered before the check can be judged.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Unanswered(pub(crate) String);
+pub(crate) struct Unanswered(pub(crate) Query);
 
 /// How one check ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +49,8 @@ pub(crate) struct Asked<'a> {
     /// Name of the Canary.
     pub(crate) canary: &'a str,
     pub(crate) source: MetricSource,
+    /// `spec.metricsServer`.
+    pub(crate) server: Option<&'a str>,
     /// The template, when the rule names one and it exists.
     pub(crate) template: Option<&'a MetricTemplate>,
 }
@@ -51,9 +62,13 @@ impl Asked<'_> {
     pub(crate) fn judge(
         &self,
         rule: &MetricRule,
-        answer: impl Fn(&str) -> Option<Answer>,
+        answer: impl Fn(&Query) -> Option<Answer>,
     ) -> Result<Checked, Unanswered> {
-        let answer = |query: String| answer(&query).ok_or(Unanswered(query));
+        let server = self.template.and_then(address).or(self.server).map(str::to_owned);
+        let answer = |expr: String| {
+            let query = Query { server: server.clone(), expr };
+            answer(&query).ok_or(Unanswered(query))
+        };
         let value = match &rule.kind {
             MetricKind::SuccessRate => self.success_pct(rule, answer)?,
             MetricKind::Duration => self.duration_ms(rule, answer)?,
@@ -63,10 +78,6 @@ impl Asked<'_> {
             },
             MetricKind::Template(reference, variables) => match self.template {
                 None => Err(format!("MetricTemplate {} is not there", reference.name)),
-                Some(template) if template.spec.provider.kind != "prometheus" => Err(format!(
-                    "MetricTemplate {}: provider {:?} is not supported; use prometheus",
-                    reference.name, template.spec.provider.kind
-                )),
                 Some(template) => match self.fill(&template.spec.query, rule, variables) {
                     Ok(query) => value(answer(query)?),
                     Err(problem) => Err(problem),
@@ -222,6 +233,30 @@ impl Asked<'_> {
     }
 }
 
+/// The server that a template names.
+pub(crate) fn address(template: &MetricTemplate) -> Option<&str> {
+    let address = template.spec.provider.other.get("address")?.as_str()?;
+    Some(address).filter(|address| !address.is_empty())
+}
+
+/// What a template asks of its provider that is not done.
+pub(crate) fn unsupported(template: &MetricTemplate) -> Option<String> {
+    let provider = &template.spec.provider;
+    if provider.kind != "prometheus" {
+        return Some(format!(
+            "spec.provider.type: {:?} is not supported; use prometheus",
+            provider.kind
+        ));
+    }
+    let refused = ["secretRef", "headers", "insecureSkipVerify", "region"];
+    let says = |field: &&&str| {
+        let value = provider.other.get(**field);
+        value.is_some_and(|value| !value.is_null() && *value != serde_json::Value::Bool(false))
+    };
+    let field = refused.iter().find(says)?;
+    Some(format!("spec.provider.{field}: is not supported; remove it"))
+}
+
 /// The last element's value, as Flagger takes it; NaN is no value.
 fn value(answer: Answer) -> Result<f64, String> {
     match answer {
@@ -264,13 +299,14 @@ mod tests {
             names: &names,
             canary: "api",
             source: MetricSource::MeshOrPods,
+            server: None,
             template: Some(&template),
         };
         let bounds = ThresholdRange { min, max };
         let window = Duration::from_mins(1);
         let rule = MetricRule { name: "m".to_owned(), window, bounds, kind };
         let checked = asked.judge(&rule, |query| {
-            let hit = table.iter().find(|(part, _)| query.contains(part));
+            let hit = table.iter().find(|(part, _)| query.expr.contains(part));
             let sample =
                 |(_, value): &(&str, f64)| Sample { labels: BTreeMap::new(), value: *value };
             Some(Ok(hit.map(sample).into_iter().collect()))
@@ -314,12 +350,18 @@ mod tests {
     #[test]
     fn a_missing_answer_is_asked_for() {
         let names = names();
-        let asked =
-            Asked { names: &names, canary: "api", source: MetricSource::Mesh, template: None };
+        let asked = Asked {
+            names: &names,
+            canary: "api",
+            source: MetricSource::Mesh,
+            server: Some("http://other/"),
+            template: None,
+        };
         let bounds = ThresholdRange { min: None, max: Some(1.0) };
         let window = Duration::from_mins(1);
         let kind = MetricKind::Query("up".to_owned());
         let rule = MetricRule { name: "m".to_owned(), window, bounds, kind };
-        assert_eq!(asked.judge(&rule, |_| None), Err(Unanswered("up".to_owned())));
+        let query = Query { server: Some("http://other/".to_owned()), expr: "up".to_owned() };
+        assert_eq!(asked.judge(&rule, |_| None), Err(Unanswered(query)));
     }
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     CanaryView,
+    checks::Query,
     draft::Draft,
     reasons,
     rules::Rules,
@@ -23,7 +24,7 @@ const NO_REPLICAS: &str = "replicas: it has none; scale it up";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
     /// The answer to this query.
-    Answer(String),
+    Answer(Query),
     /// The reply to the webhook call of this identity.
     Reply(String),
 }

@@ -57,9 +57,11 @@ mod observe;
 pub mod loadtester;
 pub mod reasons;
 
+use std::{fmt, sync::Arc};
+
 use evenkeel_api::{GroupKind, Key, canary::Canary, httproute::HttpRoute};
 use evenkeel_control::{
-    Controller, Interest, Judged, ListQuery, ObserveError, Plan, Ports, RunLoop, Wakes,
+    Controller, Interest, Judged, ListQuery, Metrics, ObserveError, Plan, Ports, RunLoop, Wakes,
     bookkeeping, workload as workload_changes,
 };
 use k8s_openapi::api::{
@@ -74,21 +76,46 @@ pub use view::CanaryView;
 const CONCURRENCY: usize = 32;
 
 /// What a host may switch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Waits for the gateway's confirmation before a check window starts and before anything is
     /// scaled down. Off only to show what it is good for.
     pub confirm: bool,
+    /// Servers that `spec.metricsServer` and a `MetricTemplate`'s `provider.address` name. Without,
+    /// only the host's own server is asked, and those fields are refused.
+    pub metric_servers: Option<Arc<dyn MetricServers>>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { confirm: true }
+        Self { confirm: true, metric_servers: None }
     }
 }
 
+impl Settings {
+    /// The metrics server at this URL.
+    fn server(&self, address: &str) -> Result<Arc<dyn Metrics>, String> {
+        let Some(servers) = &self.metric_servers else {
+            return Err(
+                "is not supported here: only the metrics server of this process is asked; \
+                        remove it"
+                    .to_owned(),
+            );
+        };
+        servers.at(address).map_err(|problem| format!("{address:?} cannot be asked: {problem}"))
+    }
+}
+
+/// Metrics servers by their address.
+pub trait MetricServers: fmt::Debug + Send + Sync {
+    /// The server at this URL.
+    ///
+    /// **Errors**: why no such server can be asked, in words.
+    fn at(&self, address: &str) -> Result<Arc<dyn Metrics>, String>;
+}
+
 /// The controller of [`Canary`] objects.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct CanaryController {
     /// What the host switched.
     pub settings: Settings,
@@ -132,7 +159,7 @@ impl Controller for CanaryController {
     }
 
     async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<CanaryView>, ObserveError> {
-        observe::observe(key, ports, self.settings).await
+        observe::observe(key, ports, &self.settings).await
     }
 
     fn decide(&self, view: &CanaryView) -> Plan {

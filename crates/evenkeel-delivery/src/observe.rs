@@ -8,13 +8,13 @@ use evenkeel_api::{
     canary::{Canary, MetricTemplate, TemplateRef},
     httproute::{Gateway, HttpRoute, ParentRef},
 };
-use evenkeel_control::{ListQuery, ObserveError, Ports, StoreError};
+use evenkeel_control::{ListQuery, MetricsError, ObserveError, Ports, StoreError};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::Value;
 
 use crate::{
-    CanaryView, Settings, configs, context::Need, decide::advance, endpoints, services::Names,
-    view::StrayRoute, workload::Workload,
+    CanaryView, Settings, checks, configs, context::Need, decide::advance, endpoints,
+    rules::SpecError, services::Names, view::StrayRoute, workload::Workload,
 };
 
 /// Things that deciding may ask for in one observation: more than any spec has checks.
@@ -27,7 +27,7 @@ const NEEDS_MAX: usize = 256;
 pub(crate) async fn observe(
     key: &Key,
     ports: &Ports,
-    settings: Settings,
+    settings: &Settings,
 ) -> Result<Option<CanaryView>, ObserveError> {
     let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
     let mut view = CanaryView::new(obj, settings, ports.clock.now());
@@ -219,10 +219,23 @@ async fn templates(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreErro
     for reference in named.collect::<BTreeSet<TemplateRef>>() {
         let namespace = reference.namespace.as_deref().unwrap_or(view.obj.namespace());
         let key = Key::of::<MetricTemplate>(namespace, &reference.name);
-        let found: Option<Arc<Obj>> = ports.read.get(&key).await?;
-        if let Some(template) = found.and_then(|found| found.get::<MetricTemplate>().ok()) {
-            view.templates.insert(reference, template);
+        let Some(found) = read(view, &key, ports).await? else { continue };
+        let template = match found.get::<MetricTemplate>() {
+            Ok(template) => template,
+            Err(error) => {
+                view.unreadable.push(error.to_string());
+                continue;
+            }
+        };
+        let address = checks::address(&template);
+        let refused = checks::unsupported(&template).or_else(|| {
+            let problem = view.settings.server(address?).err()?;
+            Some(format!("spec.provider.address: {problem}"))
+        });
+        if let Some(problem) = refused {
+            view.spec_error.get_or_insert(SpecError::new(&key.to_string(), problem));
         }
+        view.templates.insert(reference, template);
     }
     Ok(())
 }
@@ -238,7 +251,14 @@ async fn answers(view: &mut CanaryView, ports: &Ports) {
                 view.replies.insert(id, reply);
             }
             Err(Need::Answer(query)) => {
-                let answer = ports.metrics.query(&query, view.now).await;
+                let server = match &query.server {
+                    None => Ok(ports.metrics.clone()),
+                    Some(address) => view.settings.server(address),
+                };
+                let answer = match server {
+                    Ok(server) => server.query(&query.expr, view.now).await,
+                    Err(problem) => Err(MetricsError::Unreachable { problem }),
+                };
                 view.answers.insert(query, answer);
             }
         }

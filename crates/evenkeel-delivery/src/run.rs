@@ -245,6 +245,7 @@ fn judge(ctx: &Context<'_>) -> Result<Judged, Need> {
             names: &ctx.view.names,
             canary: ctx.view.obj.name(),
             source: ctx.rules.source,
+            server: ctx.view.canary.spec.metrics_server.as_deref().filter(|url| !url.is_empty()),
             template: template(ctx, rule),
         };
         let checked = asked

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Settings,
-    checks::Answer,
+    checks::{Answer, Query},
     route,
     rules::{Rules, SpecError},
     services::Names,
@@ -69,7 +69,7 @@ pub struct CanaryView {
     pub(crate) config_copies: BTreeMap<Key, Arc<Obj>>,
     pub(crate) templates: BTreeMap<TemplateRef, Arc<MetricTemplate>>,
     /// Answers to the queries that deciding asked for.
-    pub(crate) answers: BTreeMap<String, Answer>,
+    pub(crate) answers: BTreeMap<Query, Answer>,
     /// Replies of the webhooks that deciding asked about, by the call's identity; `None` when the
     /// call was not made.
     pub(crate) replies: BTreeMap<String, Option<Result<HookReply, HookError>>>,
@@ -86,7 +86,7 @@ pub(crate) struct StrayRoute {
 impl CanaryView {
     /// A view of a Canary about which nothing else is known yet. One whose spec cannot be read has
     /// at least its names, so that its traffic can be sent back.
-    pub(crate) fn new(obj: Arc<Obj>, settings: Settings, now: Timestamp) -> Self {
+    pub(crate) fn new(obj: Arc<Obj>, settings: &Settings, now: Timestamp) -> Self {
         let (canary, unfit) = match obj.get::<Canary>() {
             Ok(canary) => (canary, None),
             Err(error) => (Arc::new(skeleton(&obj)), Some(error)),
@@ -97,6 +97,13 @@ impl CanaryView {
         run.pending_events.splice(0..0, untold);
         let unfit = unfit.map(|error| SpecError::new("spec", error.to_string()));
         let checked = unfit.map_or_else(|| Rules::of(&canary), Err);
+        let checked = checked.and_then(|rules| {
+            let server = canary.spec.metrics_server.as_deref().filter(|url| !url.is_empty());
+            match server.map(|url| settings.server(url)) {
+                Some(Err(problem)) => Err(SpecError::new("spec.metricsServer", problem)),
+                _ => Ok(rules),
+            }
+        });
         let (mut rules, spec_error) = match checked {
             Ok(rules) => (rules, None),
             Err(error) => (Rules::default(), Some(error)),
@@ -108,7 +115,7 @@ impl CanaryView {
         let owner = json!(obj.owner_reference());
         Self {
             now,
-            settings,
+            settings: settings.clone(),
             obj,
             canary,
             status,

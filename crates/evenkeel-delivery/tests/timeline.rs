@@ -311,7 +311,7 @@ fn a_gateway_that_never_confirms_fails_the_checks_and_keeps_the_canary_running()
 
 #[test]
 fn without_confirmation_nothing_waits_for_the_gateway() {
-    let mut world = World::new(article(), Settings { confirm: false });
+    let mut world = World::new(article(), Settings { confirm: false, ..Settings::default() });
     world.answers.lock().unwrap().insert("load-test", 202);
     world.confirming = false;
     world.run_until(&["Initialized"]);

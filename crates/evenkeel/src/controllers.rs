@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 
 use evenkeel_assembly::{Assembly, Leases, Settings};
 use evenkeel_control::{Activity, Host, Timer};
+use evenkeel_delivery::MetricServers;
 
 use crate::{door, tools::audit_args::RecordArgs, up::secrets};
 
@@ -20,6 +21,8 @@ pub(crate) struct Options<'a> {
     pub(crate) timer: Arc<dyn Timer>,
     /// Whether weights count as set only when the gateway has confirmed them.
     pub(crate) confirm: bool,
+    /// Metrics servers that Canaries may name themselves.
+    pub(crate) metric_servers: Option<Arc<dyn MetricServers>>,
     /// Time between two looks at the counters of SLOs.
     pub(crate) look_every: Duration,
     /// Which domains run; none named means all.
@@ -40,7 +43,11 @@ pub(crate) fn assemble(host: Host, options: &Options<'_>) -> anyhow::Result<Asse
     let (door, watching) = door::open(options.data_dir, options.record, clock, timer)?;
     let read = host.ports().read.clone();
     let host = host.with_door(Arc::new(door)).with_observer(options.activity.clone());
-    let settings = Settings { confirm: options.confirm, look_every: options.look_every };
+    let settings = Settings {
+        confirm: options.confirm,
+        metric_servers: options.metric_servers.clone(),
+        look_every: options.look_every,
+    };
     let leases = Leases {
         namespace: options.namespace.to_owned(),
         identity: identity()?,

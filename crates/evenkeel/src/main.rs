@@ -8,6 +8,7 @@ mod diagnostics;
 mod door;
 mod input;
 mod io;
+mod metric_servers;
 mod paths;
 mod run;
 mod tools;

@@ -12,7 +12,9 @@ use crate::{
     cli::{RunArgs, Safeguard},
     controllers,
     diagnostics::Diagnostics,
-    io, paths,
+    io,
+    metric_servers::PrometheusServers,
+    paths,
 };
 
 /// Shorter Leases change hands whenever a machine is slow.
@@ -61,6 +63,7 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         record: &args.record,
         timer: time,
         confirm: args.without != Some(Safeguard::Confirmation),
+        metric_servers: Some(Arc::<PrometheusServers>::default()),
         look_every,
         only: &args.only,
         namespace: &args.lease_namespace,

@@ -107,7 +107,8 @@ fn a_new_domain_is_one_entry() {
     let host = Host::new(&store, time.clone(), time.clone())
         .with_door(door.clone())
         .with_observer(activity.clone());
-    let settings = Settings { confirm: true, look_every: Duration::from_secs(15) };
+    let settings =
+        Settings { confirm: true, metric_servers: None, look_every: Duration::from_secs(15) };
     let leases = Leases {
         namespace: "default".to_owned(),
         identity: "me".to_owned(),

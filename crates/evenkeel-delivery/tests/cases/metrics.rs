@@ -1,5 +1,11 @@
 //! What is measured, over which time, and what missing data mean.
 
+use std::sync::{Arc, Mutex};
+
+use evenkeel_control::Metrics;
+use evenkeel_delivery::MetricServers;
+use world::Asked;
+
 use super::*;
 
 /// Steps of ten seconds, metrics over a minute.
@@ -104,4 +110,84 @@ fn a_version_that_follows_another_in_the_middle_of_its_run_is_judged_alone() {
     world.run_for(seconds(50));
     assert_eq!((world.weight(), world.queries.lock().unwrap().len()), (Some(10), 0));
     world.run_until(&["Succeeded"]);
+}
+
+fn template(provider: &Value) -> Value {
+    json!({"apiVersion": "flagger.app/v1beta1", "kind": "MetricTemplate",
+        "metadata": {"name": "errors", "namespace": NS},
+        "spec": {"provider": provider, "query": "sum(rate(errors[{{ interval }}]))"}})
+}
+
+fn with_template() -> Value {
+    let metric = json!({"name": "errors", "templateRef": {"name": "errors"},
+        "thresholdRange": {"max": 0.1}});
+    with(&json!({"analysis": {"threshold": 1, "metrics": [metric]}}))
+}
+
+#[test]
+fn a_server_that_is_not_asked_is_refused_by_name() {
+    let mut told = Vec::new();
+    let mut world =
+        World::new(with(&json!({"metricsServer": "http://other:9090"})), Settings::default());
+    world.run_for(minutes(1));
+    told.push(world.condition("Accepted"));
+    for provider in [
+        json!({"type": "prometheus", "address": "http://other:9090"}),
+        json!({"type": "prometheus", "secretRef": {"name": "x"}}),
+        json!({"type": "datadog"}),
+    ] {
+        let mut world = World::new(with_template(), Settings::default());
+        world.store.create_now(template(&provider));
+        world.run_for(minutes(1));
+        told.push(world.condition("Accepted"));
+    }
+    assert_snapshot!(told.join("\n"), @r#"
+    False InvalidSpec: spec.metricsServer: is not supported here: only the metrics server of this process is asked; remove it
+    False InvalidSpec: MetricTemplate/shop/errors: spec.provider.address: is not supported here: only the metrics server of this process is asked; remove it
+    False InvalidSpec: MetricTemplate/shop/errors: spec.provider.secretRef: is not supported; remove it
+    False InvalidSpec: MetricTemplate/shop/errors: spec.provider.type: "datadog" is not supported; use prometheus
+    "#);
+}
+
+/// Knows one other server.
+#[derive(Debug)]
+struct Others(Asked);
+
+impl MetricServers for Others {
+    fn at(&self, address: &str) -> Result<Arc<dyn Metrics>, String> {
+        match address {
+            "http://other:9090" => Ok(Arc::new(self.0.clone())),
+            _ => Err("it is on the moon".to_owned()),
+        }
+    }
+}
+
+#[test]
+fn a_canary_that_names_another_server_is_judged_by_that_one() {
+    let traffic = Traffic { error_ratio: Some(0.5), p99_ms: 20.0 };
+    let other = Asked { traffic: Arc::new(Mutex::new(traffic)), queries: Arc::default() };
+    let servers: Arc<dyn MetricServers> = Arc::new(Others(other.clone()));
+    let settings = Settings { metric_servers: Some(servers), ..Settings::default() };
+    for by_template in [false, true] {
+        other.queries.lock().unwrap().clear();
+        let canary = if by_template {
+            with_template()
+        } else {
+            with(&json!({"metricsServer": "http://other:9090", "analysis": {"threshold": 1}}))
+        };
+        let mut world = World::new(canary, settings.clone());
+        let named = json!({"type": "prometheus", "address": "http://other:9090"});
+        world.store.create_now(template(&named));
+        world.answers.lock().unwrap().insert("load-test", 202);
+        world.run_until(&["Initialized"]);
+        world.release("2");
+        // Our own server sees no error at all.
+        world.run_until(&["Failed"]);
+        assert!(!other.queries.lock().unwrap().is_empty());
+        assert!(world.queries.lock().unwrap().is_empty());
+    }
+    let moon = with(&json!({"metricsServer": "http://moon:9090"}));
+    let mut world = World::new(moon, settings);
+    world.run_for(minutes(1));
+    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.metricsServer: "http://moon:9090" cannot be asked: it is on the moon"#);
 }

@@ -60,9 +60,10 @@ pub(crate) struct Traffic {
     pub(crate) p99_ms: f64,
 }
 
-struct Asked {
-    traffic: Arc<Mutex<Traffic>>,
-    queries: Arc<Mutex<Vec<String>>>,
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) traffic: Arc<Mutex<Traffic>>,
+    pub(crate) queries: Arc<Mutex<Vec<String>>>,
 }
 
 impl Metrics for Asked {
@@ -200,7 +201,7 @@ impl World {
                 replies: Mutex::default(),
                 time: self.time.clone(),
             }));
-        let run = install(RunLoop::new(host), self.settings);
+        let run = install(RunLoop::new(host), self.settings.clone());
         self.pool.spawner().spawn_local(run.run()).unwrap();
     }
 

@@ -224,7 +224,11 @@ fn spawn_controllers(host: &Host, safeguards: Safeguards) -> JoinHandle<()> {
     let gate = BudgetGate::default();
     let door = MemoryDoor::new(host.ports().clock.clone()).with_policy(gate.clone());
     let read = host.ports().read.clone();
-    let settings = Settings { confirm: safeguards.confirmation, look_every: PACE.scrape };
+    let settings = Settings {
+        confirm: safeguards.confirmation,
+        metric_servers: None,
+        look_every: PACE.scrape,
+    };
     let assembly = Assembly::new(host.clone().with_door(Arc::new(door)), settings);
     tokio::spawn(assembly.beside(gate.follow(read)).run())
 }

@@ -113,7 +113,8 @@ impl World {
             .with_metrics(self.metrics.clone())
             .with_door(Arc::new(MemoryDoor::new(self.time.clone())))
             .with_observer(activity.clone());
-        let settings = Settings { confirm: true, look_every: Duration::from_secs(15) };
+        let look_every = Duration::from_secs(15);
+        let settings = Settings { confirm: true, metric_servers: None, look_every };
         let leases = Leases {
             namespace: "default".to_owned(),
             identity,

@@ -105,6 +105,7 @@ impl Host<'_> {
             record: &self.args.record,
             timer: self.time.clone(),
             confirm: self.args.without != Some(Safeguard::Confirmation),
+            metric_servers: None,
             look_every: self.scrape,
             only: &[],
             namespace: "default",
