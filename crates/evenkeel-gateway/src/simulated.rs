@@ -97,6 +97,7 @@ impl Simulated {
                 metrics: Arc::clone(&metrics),
                 switches: setup.switches,
                 seed,
+                ..Surroundings::default()
             }),
             running: 0,
             due: VecDeque::new(),

@@ -71,6 +71,7 @@ impl Default for Switches {
 pub struct Engine {
     switches: Switches,
     seed: usize,
+    timeout: Duration,
     snapshot: Arc<Snapshot>,
     slots: Slots,
     listeners: BTreeMap<SocketAddr, ListenerState>,
@@ -98,7 +99,7 @@ struct PoolState {
 }
 
 /// Shared surroundings of an engine.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Surroundings {
     /// Requests in flight, over all engines.
     pub board: Arc<Board>,
@@ -108,15 +109,30 @@ pub struct Surroundings {
     pub switches: Switches,
     /// Where round-robin starts, so that engines do not move in step.
     pub seed: usize,
+    /// How long a client waits for the head of an answer when the route does not say.
+    pub timeout: Duration,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self {
+            board: Arc::default(),
+            metrics: Arc::default(),
+            switches: Switches::default(),
+            seed: 0,
+            timeout: TIMEOUT_DEFAULT,
+        }
+    }
 }
 
 impl Engine {
     /// An engine with an empty configuration.
     pub fn new(surroundings: Surroundings) -> Self {
-        let Surroundings { board, metrics, switches, seed } = surroundings;
+        let Surroundings { board, metrics, switches, seed, timeout } = surroundings;
         Self {
             switches,
             seed,
+            timeout,
             snapshot: Arc::default(),
             slots: Slots::new(board),
             listeners: BTreeMap::new(),
@@ -340,7 +356,7 @@ impl Engine {
 
     fn retry(&mut self, now: Duration, request: &mut Request, wish: Wish) -> Option<Next> {
         let Wish { result, unprocessed, order } = wish;
-        let in_time = now < Self::deadline(request);
+        let in_time = now < self.deadline(request);
         let allowed = self.switches.retries && result.replayable && (request.safe || unprocessed);
         if !allowed || !in_time || request.attempts() > request.retries_max() {
             return None;
@@ -408,13 +424,13 @@ impl Engine {
         let first_and_safe = number == 1 && request.safe;
         let connection = if first_and_safe { Connection::Any } else { Connection::Validated };
         let own = request.rule().and_then(|rule| rule.attempt_timeout);
-        let deadline = Self::deadline(request);
+        let deadline = self.deadline(request);
         let deadline = own.map_or(deadline, |timeout| deadline.min(now + timeout));
         Attempt { endpoint, number, connection, deadline }
     }
 
-    fn deadline(request: &Request) -> Duration {
-        let timeout = request.rule().and_then(|rule| rule.timeout).unwrap_or(TIMEOUT_DEFAULT);
+    fn deadline(&self, request: &Request) -> Duration {
+        let timeout = request.rule().and_then(|rule| rule.timeout).unwrap_or(self.timeout);
         request.started + timeout
     }
 

@@ -16,6 +16,7 @@ use super::answer::Lease;
 use super::timers::Deadline;
 use super::upstream::Upstream;
 use super::worker::Worker;
+use crate::engine::TIMEOUT_DEFAULT;
 
 /// How long a connection waits for what. Nobody waits for ever: a connection that does nothing holds
 /// memory, and an endpoint that is to be emptied.
@@ -27,6 +28,9 @@ pub struct Limits {
     pub head: Duration,
     /// For the next bytes of a request's body.
     pub body: Duration,
+    /// For the head of an answer, when the route does not say. Counts anew with every piece of a body
+    /// that is too large to be kept.
+    pub response: Duration,
     /// For the next bytes of an answer's body, from the endpoint.
     pub answer: Duration,
     /// For the client to take bytes of its answer.
@@ -41,6 +45,7 @@ impl Default for Limits {
             idle: Duration::from_mins(5),
             head: Duration::from_secs(30),
             body: Duration::from_mins(1),
+            response: TIMEOUT_DEFAULT,
             answer: Duration::from_mins(5),
             stall: Duration::from_mins(1),
             draining: Duration::from_secs(10),

@@ -132,7 +132,7 @@ pub(super) struct Exchange {
     upgrade: Option<HeaderValue>,
     /// Sending waits for the client's body.
     starved: bool,
-    /// Some of it came since the last question.
+    /// Some of it came since `take_fed`.
     fed: bool,
 }
 
@@ -196,10 +196,14 @@ impl Exchange {
         self.sending == Sending::Done && self.upstream.read.is_empty()
     }
 
-    /// Whether sending waits for the client's body; and whether some of it came since the last
-    /// question.
-    pub(super) fn waits_for_client(&mut self) -> (bool, bool) {
-        (self.starved, std::mem::take(&mut self.fed))
+    /// Whether sending waits for the client's body.
+    pub(super) fn starved(&self) -> bool {
+        self.starved
+    }
+
+    /// Whether some of the body was passed on since this was last asked.
+    pub(super) fn take_fed(&mut self) -> bool {
+        std::mem::take(&mut self.fed)
     }
 
     /// Whether the client's body broke off or makes no sense.

@@ -18,7 +18,7 @@ use super::exchange::{Exchange, NoAnswer, NoHead, RequestBody};
 use super::upstream::Upstream;
 use super::wire::{self, Head, Malformed, Outgoing};
 use crate::engine::{
-    Answer, Attempt, Attempted, Connection, End, HeaderChange, Meta, Outcome, Step,
+    Answer, Attempt, Attempted, Connection, End, HeaderChange, Meta, Outcome, Rule, Step,
 };
 
 /// What an attempt gave.
@@ -163,10 +163,13 @@ async fn try_once(
             }
         },
     };
+    // How long a large body takes is up to its size, not to the endpoint.
+    let limited = |one: &Rule| one.timeout.or(one.attempt_timeout).is_some();
+    let renew = !body.kept() && !lease.request.rule().is_some_and(limited);
     let mut exchange = prepare(client, lease, parts, body, (upstream, attempt.number));
     worker.deadlines.arm(&client.deadline, attempt.deadline);
     let head = loop {
-        let head = poll_fn(|cx| poll_head(client, &mut exchange, &parts.method, cx)).await;
+        let head = poll_fn(|cx| poll_head(client, &mut exchange, &parts.method, renew, cx)).await;
         match head {
             Heard::Head(Ok(head)) if is_interim(head.status) => {
                 pass_interim(client, parts.version, &head).await;
@@ -204,15 +207,20 @@ fn poll_head(
     client: &Client,
     exchange: &mut Exchange,
     method: &Method,
+    renew: bool,
     cx: &mut Context<'_>,
 ) -> Poll<Heard> {
     if let Poll::Ready(head) = exchange.poll_head(cx, method) {
         client.wait_for(Waits::Busy);
         return Poll::Ready(Heard::Head(head));
     }
-    let (starved, fed) = exchange.waits_for_client();
+    let (starved, fed) = (exchange.starved(), exchange.take_fed());
     if !starved || fed {
         client.wait_for(Waits::Busy);
+    }
+    if renew && fed {
+        let worker = &client.worker;
+        worker.deadlines.arm(&client.deadline, worker.now() + worker.limits().response);
     }
     if starved {
         client.wait_for(Waits::Body);
@@ -262,8 +270,10 @@ fn prepare(
         headers
     });
     let headers = changed.as_ref().unwrap_or(&parts.headers);
-    let new_host = lease.request.rewritten_host();
-    let rewritten = lease.request.rewritten_path(parts.uri.path());
+    let rewrites = changes.into_iter().flatten().any(|filters| filters.rewrite.is_some());
+    let request = Some(&lease.request).filter(|_| rewrites);
+    let new_host = request.and_then(|request| request.rewritten_host());
+    let rewritten = request.and_then(|request| request.rewritten_path(parts.uri.path()));
     let rewritten = rewritten.map(|path| match parts.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path,

@@ -23,6 +23,8 @@ const FIELDS_MAX: usize = 100;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Tells the endpoint which attempt this is; never passed on from clients.
+const ATTEMPT: HeaderName = HeaderName::from_static("evenkeel-attempt");
 /// Carries the client's address to the endpoint.
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -76,7 +78,7 @@ pub(super) fn write_head(out: &mut Vec<u8>, request: &Outgoing<'_>) {
         field(out, b"upgrade", protocol.as_bytes());
     }
     if request.attempt > 1 {
-        text(out, format_args!("evenkeel-attempt: {}\r\n", request.attempt));
+        text(out, format_args!("{ATTEMPT}: {}\r\n", request.attempt));
     }
     match request.body {
         Framing::Empty | Framing::UntilClose => {}
@@ -110,7 +112,7 @@ fn per_hop(name: &HeaderName) -> bool {
 
 /// Headers of a request that are written anew.
 fn left_out(name: &HeaderName) -> bool {
-    *name == HOST || *name == CONTENT_LENGTH || *name == EXPECT
+    *name == HOST || *name == CONTENT_LENGTH || *name == EXPECT || *name == ATTEMPT
 }
 
 /// Further per-hop headers that `Connection` names.

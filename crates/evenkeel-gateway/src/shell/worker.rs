@@ -115,6 +115,7 @@ pub(super) async fn run(
         metrics: Arc::clone(&shared.metrics),
         switches: shared.switches,
         seed: index,
+        timeout: shared.limits.response,
     });
     let worker = Rc::new(Worker {
         index,

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use evenkeel_gateway::shell::Limits;
 
@@ -15,7 +15,15 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// All limits are far away.
 fn patient() -> Limits {
-    Limits { idle: LONG, head: LONG, body: LONG, answer: LONG, stall: LONG, draining: LONG }
+    Limits {
+        idle: LONG,
+        head: LONG,
+        body: LONG,
+        response: LONG,
+        answer: LONG,
+        stall: LONG,
+        draining: LONG,
+    }
 }
 
 fn bench(limits: Limits) -> Bench {
@@ -138,4 +146,23 @@ fn a_client_that_takes_nothing_does_not_hold_up_a_drain() {
     assert_eq!(bench.gateway.in_flight(bench.endpoint), 1);
     bench.drain();
     wait(&bench.gateway, |gateway| gateway.in_flight(bench.endpoint) == 0);
+}
+
+#[test]
+fn an_upload_may_take_longer_than_an_answer() {
+    let bench = bench(Limits { response: SHORT * 5, ..patient() });
+    let pieces = 40;
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", pieces * 4_000);
+    let mut stream = bench.connect();
+    stream.write_all(head.as_bytes()).unwrap();
+    let begin = Instant::now();
+    for piece in 0..pieces {
+        stream.write_all(&[b'x'; 4_000]).unwrap();
+        // The pace is what is tested: each piece in time, all of them not.
+        while begin.elapsed() < SHORT * piece / 5 {
+            std::thread::yield_now();
+        }
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(statuses(&read_all(stream)), "200");
 }

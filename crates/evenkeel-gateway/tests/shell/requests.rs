@@ -88,6 +88,11 @@ fn a_body_ends_in_one_way_only() {
     let refused = "400 close | ";
     assert_eq!(post("Content-Length: 3~~abc"), "200 | POST / a \"abc\"");
     assert_eq!(post("Transfer-Encoding: Chunked~~3~abc~0~~"), "200 | POST / a \"abc\"");
+    assert_eq!(
+        post("Content-Length: 3~Content-Length: 3~~abc"),
+        "200 | POST / a \"abc\"",
+        "said twice, and the same"
+    );
     // Both: the chunks hold, and the connection ends (RFC 9112, 6.3).
     assert_eq!(
         post("Content-Length: 4~Transfer-Encoding: chunked~~3~abc~0~~"),
@@ -254,7 +259,7 @@ fn what_concerns_one_hop_stays_on_it() {
     let came = bench.raw(
         b"GET /head HTTP/1.1\r\nHost: a\r\nConnection: X-Mine, TE\r\nX-Mine: 1\r\nTE: trailers\r\nKeep-Alive: 5\r\n\
           Proxy-Connection: x\r\nTrailer: x\r\nUpgrade: h2c\r\nExpect: 100-continue\r\nX-Forwarded-For: 10.0.0.9\r\n\
-          X-Forwarded-For: 10.0.0.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop\r\nX-Own: 3\r\n\r\n",
+          X-Forwarded-For: 10.0.0.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop\r\nEvenkeel-Attempt: 9\r\nX-Own: 3\r\n\r\n",
     );
     assert_eq!(
         bench.seen(),
