@@ -65,17 +65,7 @@ impl HttpHooks {
     ///
     /// **Errors**: the platform's certificates cannot be read.
     pub fn new(read: Arc<dyn Read>) -> std::io::Result<Self> {
-        let settings = LiveSettings::default();
-        let tls = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_native_roots()?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp(&settings));
-        let connector = Bounded { connector: tls, limit: settings.connect };
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .build(connector);
+        let client = http_client()?;
         let load = LoadTester::new(client.clone(), read.clone());
         Ok(Self { client, read, load, replies: Mutex::default() })
     }
@@ -162,6 +152,23 @@ impl Replies for HttpHooks {
         let replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
         replies.by_id.get(id).cloned()
     }
+}
+
+/// A client for receivers outside of the API: connects within a limit, trusts what the platform
+/// trusts.
+pub(crate) fn http_client() -> std::io::Result<HttpClient> {
+    let settings = LiveSettings::default();
+    let tls = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_native_roots()?
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp(&settings));
+    let connector = Bounded { connector: tls, limit: settings.connect };
+    let client = Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .build(connector);
+    Ok(client)
 }
 
 /// The limits of one call: those of the manifest, as far as they are not beyond ours.

@@ -10,6 +10,7 @@
 //!   shelf      what is known of one query: the newer of the watch and of our own writes
 //! HttpHooks  webhooks, with in-cluster Service names resolved through the Store, and the built-in
 //!            load tester behind http://flagger-loadtester/
+//! ProviderNotifier  notifications to Slack, Discord and the like, in order, tried again
 //! RealTime   Clock and Timer
 //! ```
 //! Not here: any decision. Nothing is generic over kinds: requests and answers are JSON values, so
@@ -26,6 +27,7 @@ mod kinds;
 mod lines;
 mod load;
 mod metrics;
+mod notify;
 mod settings;
 mod shelf;
 mod store;
@@ -36,6 +38,7 @@ pub use cache::{CachedStore, Kept};
 pub use config::{ConnectError, connect, connect_with};
 pub use counts::ApiCounts;
 pub use hooks::HttpHooks;
+pub use notify::ProviderNotifier;
 pub use settings::LiveSettings;
 pub use store::KubeStore;
 pub use time::RealTime;

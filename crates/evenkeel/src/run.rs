@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use evenkeel_base::parse_duration;
 use evenkeel_control::{Activity, Host, Store};
-use evenkeel_live::{CachedStore, HttpHooks, RealTime, connect};
+use evenkeel_live::{CachedStore, HttpHooks, ProviderNotifier, RealTime, connect};
 use evenkeel_telemetry::shell::PrometheusClient;
 
 use crate::{
@@ -46,8 +46,10 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let time = Arc::new(RealTime::start());
     let metrics = PrometheusClient::new(&args.prometheus)
         .with_context(|| format!("--prometheus {}", args.prometheus))?;
+    let notifier = ProviderNotifier::new(store.clone()).context("set up notifications")?;
     let host = Host::new(&store, time.clone(), time.clone())
         .with_metrics(Arc::new(metrics))
+        .with_notifier(Arc::new(notifier))
         .with_hooks(Arc::new(HttpHooks::new(store).context("set up webhooks")?));
     let look_every = parse_duration(&args.slo_interval).context("--slo-interval")?;
     let lease_duration = parse_duration(&args.lease_duration).context("--lease-duration")?;

@@ -3,5 +3,6 @@
 
 mod cache;
 mod hooks;
+mod notify;
 mod silence;
 mod support;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use evenkeel_control::{self as control, Activity, HostPorts, RunLoop, Store};
 use evenkeel_gateway::{controller, shell::Gateway};
-use evenkeel_live::{HttpHooks, RealTime};
+use evenkeel_live::{HttpHooks, ProviderNotifier, RealTime};
 use evenkeel_telemetry::{
     RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
     shell::{HttpFetch, Server},
@@ -96,8 +96,12 @@ impl Host<'_> {
     /// evenkeel's own controllers, and where they answer questions.
     pub(super) async fn start_controllers(&self) -> anyhow::Result<[Part; 2]> {
         let hooks = HttpHooks::new(self.store.clone()).context("set up webhooks")?;
-        let host =
-            self.base().with_metrics(Arc::new(self.telemetry.clone())).with_hooks(Arc::new(hooks));
+        let notifier = ProviderNotifier::new(self.store.clone()).context("set up notifications")?;
+        let host = self
+            .base()
+            .with_metrics(Arc::new(self.telemetry.clone()))
+            .with_hooks(Arc::new(hooks))
+            .with_notifier(Arc::new(notifier));
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
         let diagnostics = Diagnostics::bind(addr, self.activity.clone(), String::new).await?;
         let options = controllers::Options {

@@ -1,0 +1,163 @@
+//! Notifications to receivers that are slow, refuse, or are not there.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use evenkeel_api::{Key, Obj};
+use evenkeel_control::{
+    BoxFuture, ListQuery, Listed, Notification, Notifier as _, Read, StoreError, Watch,
+};
+use evenkeel_live::ProviderNotifier;
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+/// A cluster of these objects.
+struct Objects(BTreeMap<String, Arc<Obj>>);
+
+impl Objects {
+    fn of(bodies: Vec<Value>) -> Arc<Self> {
+        let objects = bodies.into_iter().map(|body| {
+            let obj = Obj::from_json(body).unwrap();
+            (obj.key().to_string(), Arc::new(obj))
+        });
+        Arc::new(Self(objects.collect()))
+    }
+}
+
+impl Read for Objects {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
+        Box::pin(async { Ok(self.0.get(&key.to_string()).cloned()) })
+    }
+    fn list<'a>(&'a self, _: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>> {
+        Box::pin(async { Ok(Listed::default()) })
+    }
+    fn watch(&self, _: ListQuery) -> Watch {
+        futures::stream::pending().boxed()
+    }
+}
+
+/// What the receiver got: head and body of each request.
+type Got = Arc<Mutex<Vec<(String, Value)>>>;
+
+/// A receiver that answers with these, then 200 for ever.
+async fn receiver(answers: &[&'static str]) -> (SocketAddr, Got) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let got = Got::default();
+    let (seen, mut answers) = (got.clone(), answers.to_vec().into_iter());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut bytes = Vec::new();
+            let (head, body) = loop {
+                if stream.read_buf(&mut bytes).await.unwrap() == 0 {
+                    return;
+                }
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                let length = head.to_ascii_lowercase();
+                let length = length.split("content-length: ").nth(1).unwrap();
+                let length: usize = length.lines().next().unwrap().parse().unwrap();
+                if body.len() >= length {
+                    break (head.to_owned(), serde_json::from_str(body).unwrap());
+                }
+            };
+            seen.lock().unwrap().push((head, body));
+            let answer = answers.next().unwrap_or("200 OK");
+            let answer =
+                format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (address, got)
+}
+
+fn provider(kind: &str, address: &str) -> Value {
+    json!({"apiVersion": "flagger.app/v1beta1", "kind": "AlertProvider",
+        "metadata": {"name": "chat", "namespace": "shop"},
+        "spec": {"type": kind, "channel": "ops", "address": address}})
+}
+
+fn notification(id: &str, message: &str) -> Notification {
+    Notification {
+        id: id.to_owned(),
+        owner: "Canary/shop/api".to_owned(),
+        namespace: "shop".to_owned(),
+        provider: "chat".to_owned(),
+        severity: "error".to_owned(),
+        message: message.to_owned(),
+        fields: vec![("Weight".to_owned(), "10 %".to_owned())],
+    }
+}
+
+fn notifier(objects: Vec<Value>) -> ProviderNotifier {
+    let notifier = ProviderNotifier::new(Objects::of(objects)).unwrap();
+    notifier.pausing(Duration::from_millis(1))
+}
+
+#[tokio::test]
+async fn a_receiver_that_fails_for_a_while_gets_every_message_once_and_in_order() {
+    let (address, got) = receiver(&["503 Unavailable", "429 Too Many Requests", "200 OK"]).await;
+    let notifier = notifier(vec![provider("slack", &format!("http://{address}/services/s3cret"))]);
+    let (first, second) = (notification("1", "rolling back"), notification("2", "rolled back"));
+    let all = [&first, &second, &first].map(|one| notifier.deliver(one.clone()));
+    for outcome in futures::future::join_all(all).await {
+        assert_eq!(outcome, Ok(()));
+    }
+    let got = got.lock().unwrap();
+    let texts: Vec<_> =
+        got.iter().map(|(_, body)| body["attachments"][0]["text"].clone()).collect();
+    assert_eq!(texts, ["rolling back", "rolling back", "rolling back", "rolled back"]);
+    assert_eq!(got[0].1["channel"], "ops");
+    assert_eq!(got[0].1["attachments"][0]["fields"][0]["title"], "Weight");
+}
+
+#[tokio::test]
+async fn each_kind_of_provider_gets_its_own_form() {
+    for (kind, path, field, value) in [
+        ("discord", "/hook/slack ", "/attachments/0/color", "danger"),
+        ("msteams", "/hook ", "/sections/0/activityTitle", "m"),
+        ("gchat", "/hook ", "/text", "*Canary/shop/api* m\nWeight: 10 %"),
+        ("webhook", "/hook ", "/object", "Canary/shop/api"),
+    ] {
+        let (address, got) = receiver(&[]).await;
+        let notifier = notifier(vec![provider(kind, &format!("http://{address}/hook"))]);
+        assert_eq!(notifier.deliver(notification("1", "m")).await, Ok(()));
+        let got = got.lock().unwrap();
+        assert!(got[0].0.starts_with(&format!("POST {path}HTTP/1.1")), "{kind}: {}", got[0].0);
+        assert_eq!(got[0].1.pointer(field).unwrap(), value, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_delivered_says_why_and_nothing_secret() {
+    let (address, got) = receiver(&["404 Not Found"]).await;
+    let secret = |data: Value| {
+        json!({"apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "hook", "namespace": "shop"}, "data": data})
+    };
+    let mut by_secret = provider("slack", "");
+    by_secret["spec"]["secretRef"] = json!({"name": "hook"});
+    // http://127.0.0.1:PORT/services/s3cret
+    let hidden = format!("http://{address}/services/s3cret");
+    let encoded = k8s_openapi::ByteString(hidden.into_bytes());
+    let cases = [
+        (vec![by_secret.clone(), secret(json!({"address": encoded}))], "answered 404"),
+        (vec![by_secret, secret(json!({}))], "has no address"),
+        (vec![provider("pager", "http://127.0.0.1:1/s3cret")], "is none of slack"),
+        (vec![provider("slack", "http://127.0.0.1:1/s3cret")], "7 attempts"),
+        (Vec::new(), "does not exist"),
+    ];
+    for (objects, expected) in cases {
+        let problem = notifier(objects).deliver(notification("1", "m")).await.unwrap_err();
+        assert!(problem.contains(expected) && !problem.contains("s3cret"), "{problem}");
+    }
+    assert_eq!(got.lock().unwrap().len(), 1);
+}
