@@ -24,6 +24,8 @@ const COLUMNS: [(&str, usize); 7] = [
     ("RESULT", 9),
     ("REASON", usize::MAX),
 ];
+/// Widths of the columns when nobody knows what will come: 120 in all.
+const FOLLOWED: [usize; 7] = [6, 14, 10, 20, 28, 9, 21];
 /// The reason keeps this much; action and object give way.
 const REASON_WIDTH_MIN: usize = 24;
 
@@ -89,8 +91,7 @@ fn follow(dir: &Path, args: &ListArgs, filter: &Filter<'_>) -> anyhow::Result<Ex
     let mut record = Follow::new(dir);
     let mut actions = Actions::default();
     let mut waiting: BTreeMap<u64, u32> = BTreeMap::new();
-    let widths = COLUMNS.map(|(title, max)| max.min(WIDTH).max(title.len()));
-    let widths = fit(widths);
+    let widths = FOLLOWED;
     if args.output == Output::Table && !io::try_print(&row(&COLUMNS.map(|(t, _)| t), &widths)) {
         return Ok(ExitCode::SUCCESS);
     }
@@ -393,5 +394,6 @@ mod tests {
         rows[0].controller = "postgres-failover".to_owned();
         let table = table(&rows);
         assert!(table.lines().all(|line| line.chars().count() <= WIDTH), "{table}");
+        assert_eq!(FOLLOWED.iter().sum::<usize>() + 2 * (FOLLOWED.len() - 1), WIDTH);
     }
 }
