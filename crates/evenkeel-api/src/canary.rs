@@ -442,6 +442,9 @@ pub struct RunStatus {
     /// [`CanaryStatus::tracked_configs`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub promoted_configs: BTreeMap<String, String>,
+    /// When people were alerted last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerted_at: Option<Timestamp>,
     /// What of the objects around the target was set lately, so that what does not last is not
     /// set without end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -146,9 +146,12 @@ impl<'a> Context<'a> {
     }
 
     /// A plan that says nothing yet but that the spec can be acted on, and which of the Gateways it
-    /// names do not exist.
+    /// names do not exist, and whether people can be alerted.
     pub(crate) fn draft(&self) -> Draft<'a> {
-        Draft::new(self.view).accepted().without_gateways(&self.view.gateways_missing)
+        Draft::new(self.view)
+            .accepted()
+            .without_gateways(&self.view.gateways_missing)
+            .alerting(self.view.alert_problem.as_ref())
     }
 
     /// Nothing to do but to let time pass; what was waited for until now has come.

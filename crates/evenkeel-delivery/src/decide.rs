@@ -4,13 +4,17 @@ use evenkeel_api::canary::Phase;
 use evenkeel_control::Plan;
 
 use crate::{
-    CanaryView,
+    CanaryView, alerts,
     context::{Context, Need, Obstacle, Turn},
     draft::Draft,
     finish, hooks, init, objects, reasons, repair, revert, rollback, run, safety,
     start::{self, LOOK_AGAIN},
+    time::elapsed,
     workload::is_ours,
 };
+
+/// Pause before the outcome of an alert is looked for.
+const ALERT_CHECK: Duration = Duration::from_mins(1);
 
 /// Decides what is next for one Canary. Pure: same view, same plan.
 pub(crate) fn decide(view: &CanaryView) -> Plan {
@@ -37,7 +41,11 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
         }
         Err(obstacle) => return Ok(safety::fall_back(view, obstacle)),
     };
-    let plan = next(&ctx)?;
+    let mut plan = next(&ctx)?;
+    if ctx.run.alerted_at.is_some_and(|at| elapsed(at, view.now) <= alerts::MEMORY) {
+        // No watch tells whether a notification was accepted.
+        plan = plan.waking(ALERT_CHECK);
+    }
     let quiet = plan.actions.is_empty() && plan.status.is_empty();
     if !quiet {
         return Ok(plan);

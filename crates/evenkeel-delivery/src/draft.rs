@@ -10,9 +10,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 use crate::{
-    CanaryView, diff,
+    CanaryView,
+    alerts::AlertProblem,
+    diff,
     reasons::{
-        ACCEPTED, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, PROMOTED, REPAIR_NOT_KEPT, SYNCED,
+        ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, PROMOTED, REPAIR_NOT_KEPT,
+        SYNCED,
     },
 };
 
@@ -68,6 +71,7 @@ pub(crate) struct Draft<'a> {
     budget: Trouble,
     objects: Trouble,
     gateways: Trouble,
+    alerts: Trouble,
     /// Sent after everything else: telling people must not delay what they are told about.
     notices: Vec<Notification>,
 }
@@ -85,6 +89,7 @@ impl<'a> Draft<'a> {
             budget: Trouble::Unknown,
             objects: Trouble::Unknown,
             gateways: Trouble::Unknown,
+            alerts: Trouble::Unknown,
             notices: Vec::new(),
         }
     }
@@ -106,6 +111,17 @@ impl<'a> Draft<'a> {
                 missing.join(", ")
             );
             Trouble::Some { reason: GATEWAY_MISSING.to_owned(), message }
+        };
+        self
+    }
+
+    /// Whether people can be alerted.
+    pub(crate) fn alerting(mut self, problem: Option<&AlertProblem>) -> Self {
+        self.alerts = match problem {
+            Some(AlertProblem { reason, message }) => {
+                Trouble::Some { reason: (*reason).to_owned(), message: message.clone() }
+            }
+            None => Trouble::None,
         };
         self
     }
@@ -216,6 +232,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn alert(&mut self, severity: Severity, message: &str) -> &mut Self {
         for alert in &self.view.canary.spec.analysis.alerts {
             if Severity::parse(alert.severity.as_deref()) <= severity {
+                self.run.alerted_at = Some(self.view.now);
                 let provider = &alert.provider_ref;
                 let mark = diff::hash(&Value::from(message));
                 let obj = &self.view.obj;
@@ -312,6 +329,7 @@ impl<'a> Draft<'a> {
             (BUDGET, &self.budget),
             (IN_SYNC, &self.objects),
             (GATEWAYS, &self.gateways),
+            (ALERTS, &self.alerts),
         ] {
             let conditions = &mut self.status.conditions;
             match trouble {

@@ -24,7 +24,8 @@ impl Judge for RouteJudge {
         Box::pin(async move {
             let Some(after) = change.after else {
                 // Without its route a Service routes by its own selector.
-                return Direction::Riskier;
+                let given_back = is_given_back(change, read).await;
+                return if given_back { Direction::Safer } else { Direction::Riskier };
             };
             let Some(before) = change.before else { return Direction::Neutral };
             let (now, then) = (canary_share(before.json()), canary_share(after));

@@ -43,6 +43,7 @@ mod run;
 mod safety;
 mod start;
 
+mod alerts;
 mod checks;
 mod configs;
 mod diff;

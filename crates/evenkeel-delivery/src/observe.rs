@@ -13,7 +13,7 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::Value;
 
 use crate::{
-    CanaryView, Settings, checks, configs, context::Need, decide::advance, endpoints,
+    CanaryView, Settings, alerts, checks, configs, context::Need, decide::advance, endpoints,
     rules::SpecError, services::Names, view::StrayRoute, workload::Workload,
 };
 
@@ -53,6 +53,7 @@ pub(crate) async fn observe(
     gateways(&mut view, ports).await?;
     tracked(&mut view, ports).await?;
     templates(&mut view, ports).await?;
+    view.alert_problem = alerts::problem(&view, ports).await?;
     answers(&mut view, ports).await;
     Ok(Some(view))
 }

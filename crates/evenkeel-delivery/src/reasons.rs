@@ -20,6 +20,13 @@ pub const GATEWAYS: &str = "GatewaysFound";
 
 /// A Gateway that the spec names does not exist.
 pub const GATEWAY_MISSING: &str = "GatewayMissing";
+/// Condition that says whether alerts reach the people they are for; only there while they do not.
+pub const ALERTS: &str = "AlertsDelivered";
+
+/// An `AlertProvider` that the spec names does not exist.
+pub const PROVIDER_MISSING: &str = "ProviderMissing";
+/// A provider did not accept a notification.
+pub const NOT_DELIVERED: &str = "NotificationFailed";
 /// What was set does not last.
 pub const REPAIR_NOT_KEPT: &str = "RepairNotKept";
 /// Another Canary has this target.

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Settings,
+    alerts::AlertProblem,
     checks::{Answer, Query},
     route,
     rules::{Rules, SpecError},
@@ -68,6 +69,8 @@ pub struct CanaryView {
     /// Copies of them that exist.
     pub(crate) config_copies: BTreeMap<Key, Arc<Obj>>,
     pub(crate) templates: BTreeMap<TemplateRef, Arc<MetricTemplate>>,
+    /// Why people cannot be alerted.
+    pub(crate) alert_problem: Option<AlertProblem>,
     /// Answers to the queries that deciding asked for.
     pub(crate) answers: BTreeMap<Query, Answer>,
     /// Replies of the webhooks that deciding asked about, by the call's identity; `None` when the
@@ -140,6 +143,7 @@ impl CanaryView {
             used_copies: BTreeSet::new(),
             config_copies: BTreeMap::new(),
             templates: BTreeMap::new(),
+            alert_problem: None,
             answers: BTreeMap::new(),
             replies: BTreeMap::new(),
         }

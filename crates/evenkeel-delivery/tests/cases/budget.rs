@@ -71,3 +71,40 @@ fn a_version_that_is_taken_back_while_it_waits_is_forgotten() {
     assert_eq!(world.phase(), "Initialized");
     assert_eq!(condition(&world), "none");
 }
+
+#[test]
+fn a_canary_is_deleted_while_its_budget_burns() {
+    let mut world = initialized(article());
+    world.burn();
+    let key = Key::of::<Canary>(NS, "api-service");
+    world.store.change(&key, |body| {
+        body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
+    });
+    world.run_for(minutes(5));
+    assert!(world.store.find(&key).is_none(), "{}", world.events());
+    assert_eq!(world.replicas("api-service"), Some(3));
+}
+
+#[test]
+fn a_canary_takes_over_from_a_primary_that_is_gone_while_the_budget_burns() {
+    let mut world = initialized(article());
+    world.release("2");
+    world.run_for(Duration::from_secs(90));
+    assert_eq!(world.weight(), Some(10));
+    world.burn();
+    world.unchecked = true;
+    world.store.remove(&deployment_key("api-service-primary"));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.weight(), Some(100));
+}
+
+#[test]
+fn a_step_up_is_held_while_the_budget_burns() {
+    let mut world = initialized(article());
+    world.release("2");
+    world.run_for(Duration::from_secs(90));
+    world.burn();
+    world.run_for(minutes(10));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(10)));
+    assert!(world.condition("Held").starts_with("True ActionHeld"), "{}", world.condition("Held"));
+}

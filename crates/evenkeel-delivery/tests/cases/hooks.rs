@@ -168,3 +168,48 @@ fn events_noted_under_the_former_name_are_told_all_the_same() {
     let status = world.canary().json()["status"]["evenkeel"].clone();
     assert_eq!((&status["untold"], &status["pendingEvents"]), (&Value::Null, &Value::Null));
 }
+
+fn with_alerts() -> Value {
+    let alert = json!({"name": "chat", "severity": "info", "providerRef": {"name": "chat"}});
+    with(&json!({"analysis": {"threshold": 1, "alerts": [alert]}}))
+}
+
+fn provider(world: &World) {
+    world.store.create_now(json!({"apiVersion": "flagger.app/v1beta1", "kind": "AlertProvider",
+        "metadata": {"name": "chat", "namespace": NS},
+        "spec": {"type": "slack", "address": "http://chat/"}}));
+}
+
+#[test]
+fn an_alert_that_is_not_delivered_stands_on_the_canary_and_holds_nothing_up() {
+    let mut world = World::new(with_alerts(), Settings::default());
+    world.kill();
+    provider(&world);
+    answer(&world, &[("load-test", 202)]);
+    *world.mail_problem.lock().unwrap() = Some("HTTP 404: no_such_channel".to_owned());
+    world.boot();
+    world.run_until(&["Initialized"]);
+    world.traffic.lock().unwrap().error_ratio = Some(0.5);
+    world.release("2");
+    world.run_until(&["Failed"]);
+    world.run_for(minutes(2));
+    let said = world.condition("AlertsDelivered");
+    assert!(said.starts_with("False NotificationFailed"), "{said}");
+    assert!(said.contains("AlertProvider/shop/chat") && said.contains("no_such_channel"), "{said}");
+    *world.mail_problem.lock().unwrap() = None;
+    world.traffic.lock().unwrap().error_ratio = Some(0.0);
+    world.release("3");
+    world.run_until(&["Succeeded"]);
+    world.run_for(minutes(2));
+    assert_eq!(world.condition("AlertsDelivered"), "none");
+}
+
+#[test]
+fn an_alert_provider_that_does_not_exist_is_named() {
+    let mut world = World::new(with_alerts(), Settings::default());
+    world.run_until(&["Initialized"]);
+    assert_snapshot!(world.condition("AlertsDelivered"), @"False ProviderMissing: AlertProvider/shop/chat is not there: create it, or correct spec.analysis.alerts");
+    provider(&world);
+    world.run_for(minutes(2));
+    assert_eq!(world.condition("AlertsDelivered"), "none");
+}

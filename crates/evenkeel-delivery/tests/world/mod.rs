@@ -12,8 +12,9 @@ use std::{
 use evenkeel_api::{GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute};
 use evenkeel_base::Clock;
 use evenkeel_control::{
-    BoxFuture, HookCall, HookError, HookReply, Hooks, Host, Metrics, MetricsError, Replies,
-    RunLoop, Sample, Store, Timer,
+    Action, AuditId, BoxFuture, Direction, Door, HookCall, HookError, HookReply, Hooks, Host,
+    Metrics, MetricsError, Notification, Notifier, Outcome, Petition, Replies, RunLoop, Sample,
+    Store, Timer, Verdict,
 };
 use evenkeel_delivery::{Settings, install};
 use futures::{FutureExt as _, channel::oneshot, executor::LocalPool, task::LocalSpawnExt as _};
@@ -123,12 +124,44 @@ impl Replies for Called {
     }
 }
 
+/// Holds what brings more traffic to a canary while the budget is burning.
+struct Budget(Arc<Mutex<bool>>);
+
+impl Door for Budget {
+    fn ask<'a>(&'a self, petition: &'a Petition<'a>) -> BoxFuture<'a, Verdict> {
+        let more = matches!(petition.action, Action::SetWeights { .. })
+            && petition.direction == Direction::Riskier;
+        let verdict = if *self.0.lock().unwrap() && more {
+            Verdict::Hold { until: None, objections: Vec::new() }
+        } else {
+            Verdict::Allow(AuditId(String::new()))
+        };
+        async { verdict }.boxed()
+    }
+    fn settle<'a>(&'a self, _: &'a AuditId, _: Outcome<'a>) -> BoxFuture<'a, ()> {
+        async {}.boxed()
+    }
+}
+
+/// Accepts notifications, unless there is a problem.
+struct Mailbox(Arc<Mutex<Option<String>>>);
+
+impl Notifier for Mailbox {
+    fn deliver(&self, _: Notification) -> BoxFuture<'static, Result<(), String>> {
+        let problem = self.0.lock().unwrap().clone();
+        async { problem.map_or(Ok(()), Err) }.boxed()
+    }
+}
+
 pub(crate) struct World {
     pub(crate) store: MemStore,
     pub(crate) traffic: Arc<Mutex<Traffic>>,
     pub(crate) queries: Arc<Mutex<Vec<String>>>,
     pub(crate) answers: Arc<Mutex<Answers>>,
     pub(crate) calls: Arc<Mutex<Vec<HookCall>>>,
+    /// Why notifications are not accepted.
+    pub(crate) mail_problem: Arc<Mutex<Option<String>>>,
+    burning: Arc<Mutex<bool>>,
     /// Deployments whose pods do not become ready.
     pub(crate) broken: BTreeSet<String>,
     /// Deployments of which one pod does not become ready.
@@ -164,6 +197,8 @@ impl World {
             queries: Arc::default(),
             answers: Arc::default(),
             calls: Arc::default(),
+            mail_problem: Arc::default(),
+            burning: Arc::default(),
             broken: BTreeSet::new(),
             limping: BTreeSet::new(),
             confirming: true,
@@ -185,6 +220,11 @@ impl World {
         world
     }
 
+    /// Lets nothing through that brings more traffic to a canary, as a budget that is burning.
+    pub(crate) fn burn(&mut self) {
+        *self.burning.lock().unwrap() = true;
+    }
+
     /// Starts the controller, as a new process.
     pub(crate) fn boot(&mut self) {
         self.pool = LocalPool::new();
@@ -201,6 +241,9 @@ impl World {
                 replies: Mutex::default(),
                 time: self.time.clone(),
             }));
+        let host = host
+            .with_notifier(Arc::new(Mailbox(self.mail_problem.clone())))
+            .with_door(Arc::new(Budget(self.burning.clone())));
         let run = install(RunLoop::new(host), self.settings.clone());
         self.pool.spawner().spawn_local(run.run()).unwrap();
     }
