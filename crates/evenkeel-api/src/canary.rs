@@ -200,7 +200,7 @@ pub struct CanaryAnalysis {
     /// Who is asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub webhooks: Vec<CanaryWebhook>,
-    /// Who is told.
+    /// Who is alerted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<CanaryAlert>,
     /// Everything else (mirrorWeight, sessionAffinity ...).
@@ -255,7 +255,7 @@ pub struct TemplateRef {
     pub namespace: Option<String>,
 }
 
-/// A question to somebody else.
+/// A webhook.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CanaryWebhook {
@@ -280,14 +280,14 @@ pub struct CanaryWebhook {
     pub other: Map<String, Value>,
 }
 
-/// Somebody to tell.
+/// An alert.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CanaryAlert {
     /// Its name.
     #[serde(default)]
     pub name: String,
-    /// `info` (default), `warn` or `error`: the least that is told.
+    /// `info` (default), `warn` or `error`: the lowest severity that is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub severity: Option<String>,
     /// The `AlertProvider`.
@@ -348,11 +348,11 @@ pub enum Phase {
     Initializing,
     /// The primary serves; no new version yet.
     Initialized,
-    /// A new version waits for leave to start.
+    /// A new version waits for approval to start.
     Waiting,
     /// A new version is judged.
     Progressing,
-    /// The new version is good; it waits for leave to be promoted.
+    /// The new version is good; it waits for approval to be promoted.
     WaitingPromotion,
     /// The primary takes the new version over.
     Promoting,
@@ -410,19 +410,19 @@ pub struct RunStatus {
     /// Failed checks since the present weight was set.
     #[serde(default)]
     pub step_failed_checks: i32,
-    /// Since when somebody's leave is awaited.
+    /// Since when an approval is pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_since: Option<Timestamp>,
     /// The rollback under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackStatus>,
-    /// Webhooks still to be told that the run has ended.
+    /// Whether webhooks of type `post-rollout` are still to be called.
     #[serde(default)]
     pub after_hooks_due: bool,
     /// Seconds the last rollback took, from the decision to the gateway's confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_seconds: Option<f64>,
-    /// What it waits for or what is wrong with it, as last told.
+    /// What it waits for or what is wrong with it, as last reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Since when every request of the canary has been answered by the version that is judged (or
@@ -449,10 +449,10 @@ pub struct RunStatus {
     /// set without end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repairs: Vec<RepairStatus>,
-    /// Events that event webhooks have not been told yet.
+    /// Events that have not been sent to event webhooks yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending_events: Vec<PendingEvent>,
-    /// The former name of `pendingEvents`. Read once, and written never.
+    /// The former name of `pendingEvents`. Still read, never written.
     #[serde(default, skip_serializing)]
     pub untold: Vec<PendingEvent>,
 }

@@ -10,19 +10,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use serde_json::Value;
 
-use crate::{CanaryView, reasons, time::elapsed};
+use crate::{CanaryView, reasons, time::elapsed, view::AlertProblem};
 
 /// How long a failed alert is shown: as long as Kubernetes keeps Events.
 pub(crate) const MEMORY: Duration = Duration::from_hours(1);
 /// Reason of the Events about effects that failed.
 const EFFECT_FAILED: &str = "EffectFailed";
-
-/// Why people cannot be alerted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AlertProblem {
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
-}
 
 /// Looks for a provider that does not exist, or a notification that was not delivered.
 pub(crate) async fn problem(

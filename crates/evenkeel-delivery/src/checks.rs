@@ -11,7 +11,7 @@ use crate::{
     services::Names,
 };
 
-/// A query and whom it is put to.
+/// A query and the server that answers it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Query {
     /// Address of the metrics server; `None` is the host's own.
@@ -257,7 +257,7 @@ pub(crate) fn unsupported(template: &MetricTemplate) -> Option<String> {
     Some(format!("spec.provider.{field}: is not supported; remove it"))
 }
 
-/// The last element's value, as Flagger takes it; NaN is no value.
+/// The last element's value, as Flagger takes it; NaN counts as missing.
 fn value(answer: Answer) -> Result<f64, String> {
     match answer {
         Ok(samples) => match samples.last() {

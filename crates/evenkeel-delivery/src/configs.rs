@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::diff;
 
-/// Secret types that are copied; others belong to somebody else (tokens, registries).
+/// Secret types that are copied; others belong to other controllers (tokens, registries).
 const SECRET_TYPES: [&str; 5] =
     ["", "Opaque", "kubernetes.io/basic-auth", "kubernetes.io/ssh-auth", "kubernetes.io/tls"];
 /// Set to `disabled` on a `ConfigMap` or Secret, it is shared instead of copied.

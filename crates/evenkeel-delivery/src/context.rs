@@ -65,7 +65,7 @@ pub(crate) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// **Errors**: what must be mended first.
+    /// **Errors**: what must be fixed first.
     pub(crate) fn of(view: &'a CanaryView) -> Result<Self, Obstacle> {
         let names = &view.names;
         let obstacle = |reason, message| Err(Obstacle { reason, message });

@@ -43,7 +43,7 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
     };
     let mut plan = next(&ctx)?;
     if ctx.run.alerted_at.is_some_and(|at| elapsed(at, view.now) <= alerts::MEMORY) {
-        // No watch tells whether a notification was accepted.
+        // No watch reports whether a notification was accepted.
         plan = plan.waking(ALERT_CHECK);
     }
     let quiet = plan.actions.is_empty() && plan.status.is_empty();
@@ -51,7 +51,7 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
         return Ok(plan);
     }
     // Only when nothing else is to be done: event webhooks must not hold a release up.
-    tell_event(&ctx, plan)
+    send_event(&ctx, plan)
 }
 
 /// A person wants nothing done. What stays as it is meanwhile is said once.
@@ -122,7 +122,7 @@ fn adopt_revisions(ctx: &Context<'_>) -> Option<Plan> {
     Some(draft.done(reasons::REVISION_ADOPTED))
 }
 
-fn tell_event(ctx: &Context<'_>, plan: Plan) -> Result<Plan, Need> {
+fn send_event(ctx: &Context<'_>, plan: Plan) -> Result<Plan, Need> {
     let Some(event) = ctx.run.pending_events.first() else { return Ok(plan) };
     if let Some(call) = hooks::event_call(ctx, event)? {
         return Ok(hooks::ask(ctx, call));

@@ -10,13 +10,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 use crate::{
-    CanaryView,
-    alerts::AlertProblem,
-    diff,
+    CanaryView, diff,
     reasons::{
         ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, PROMOTED, REPAIR_NOT_KEPT,
         SYNCED,
     },
+    view::AlertProblem,
 };
 
 /// Events kept for event webhooks that do not keep up.
@@ -72,7 +71,7 @@ pub(crate) struct Draft<'a> {
     objects: Trouble,
     gateways: Trouble,
     alerts: Trouble,
-    /// Sent after everything else: telling people must not delay what they are told about.
+    /// Sent after everything else: an alert must not delay what it is about.
     notices: Vec<Notification>,
 }
 
@@ -100,8 +99,8 @@ impl<'a> Draft<'a> {
         self
     }
 
-    /// Gateways that the spec names and that do not exist: nobody outside reaches the service by
-    /// them. Normal where a manifest is tried out on another cluster, so it is no warning.
+    /// Gateways that the spec names and that do not exist: no outside client reaches the service by
+    /// them. Normal where a manifest is tried out on another cluster, so it is not a warning.
     pub(crate) fn without_gateways(mut self, missing: &[String]) -> Self {
         self.gateways = if missing.is_empty() {
             Trouble::None
@@ -182,16 +181,16 @@ impl<'a> Draft<'a> {
 
     /// Something happened as it should.
     pub(crate) fn event(&mut self, message: String) -> &mut Self {
-        self.tell(EventType::Normal, message)
+        self.publish(EventType::Normal, message)
     }
 
     /// Something happened that a person should know of.
     pub(crate) fn warning(&mut self, message: String) -> &mut Self {
-        self.tell(EventType::Warning, message)
+        self.publish(EventType::Warning, message)
     }
 
     /// An event, for event webhooks too.
-    fn tell(&mut self, kind: EventType, message: String) -> &mut Self {
+    fn publish(&mut self, kind: EventType, message: String) -> &mut Self {
         let spec = &self.view.canary.spec;
         if spec.analysis.webhooks.iter().any(|hook| hook.kind.as_deref() == Some("event")) {
             if self.run.pending_events.len() == PENDING_EVENTS_MAX {
@@ -209,8 +208,8 @@ impl<'a> Draft<'a> {
         self
     }
 
-    /// An ordinary wait, said once for as long as it stays the same. Nobody needs to act on it, so
-    /// it is no warning and event webhooks do not hear of it.
+    /// An ordinary wait, reported once for as long as it stays the same. It needs no action, so it
+    /// is a Normal event and is not sent to event webhooks.
     pub(crate) fn waiting(&mut self, message: String) -> &mut Self {
         if self.run.note.as_ref() != Some(&message) {
             self.record(EventType::Normal, message.clone());
@@ -219,7 +218,7 @@ impl<'a> Draft<'a> {
         self
     }
 
-    /// A wait that a person should look into, said once for as long as it stays the same.
+    /// A wait that a person should look into, reported once for as long as it stays the same.
     pub(crate) fn stalled(&mut self, message: String) -> &mut Self {
         if self.run.note.as_ref() != Some(&message) {
             self.warning(message.clone());
@@ -228,7 +227,7 @@ impl<'a> Draft<'a> {
         self
     }
 
-    /// Tells whoever the Canary's alerts name.
+    /// Alerts the people that the Canary's alerts name.
     pub(crate) fn alert(&mut self, severity: Severity, message: &str) -> &mut Self {
         for alert in &self.view.canary.spec.analysis.alerts {
             if Severity::parse(alert.severity.as_deref()) <= severity {
@@ -252,7 +251,7 @@ impl<'a> Draft<'a> {
         self
     }
 
-    /// The spec or its surroundings forbid to act; shown as a condition until it is mended.
+    /// The spec or its surroundings forbid to act; shown as a condition until it is fixed.
     pub(crate) fn problem(&mut self, reason: &'static str, message: String) -> &mut Self {
         self.stalled(message.clone());
         self.spec = Trouble::Some { reason: reason.to_owned(), message };
@@ -261,10 +260,10 @@ impl<'a> Draft<'a> {
 
     /// What of the objects around the target does not stay as it should be; `None` when all is well.
     pub(crate) fn in_sync(&mut self, problem: Option<String>) -> &mut Self {
-        let told = self.status.conditions.iter().any(|c| c.type_ == IN_SYNC);
+        let reported = self.status.conditions.iter().any(|c| c.type_ == IN_SYNC);
         self.objects = match problem {
             Some(message) => {
-                if !told {
+                if !reported {
                     self.warning(message.clone());
                 }
                 Trouble::Some { reason: REPAIR_NOT_KEPT.to_owned(), message }
@@ -277,8 +276,9 @@ impl<'a> Draft<'a> {
     /// The error budget does not let a new version go ahead; shown as a condition until it does.
     pub(crate) fn held(&mut self, reason: &str, message: String) -> &mut Self {
         // The numbers in the message move all the time; the reason is what is news.
-        let told = self.status.conditions.iter().any(|c| c.type_ == BUDGET && c.reason == reason);
-        if !told {
+        let reported =
+            self.status.conditions.iter().any(|c| c.type_ == BUDGET && c.reason == reason);
+        if !reported {
             self.alert(Severity::Warn, &message).warning(message.clone());
         }
         self.budget = Trouble::Some { reason: reason.to_owned(), message };

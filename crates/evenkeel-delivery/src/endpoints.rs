@@ -1,5 +1,5 @@
-//! Endpoint slices, read leniently: one that somebody has spoilt has no endpoints, and the others
-//! count all the same.
+//! Endpoint slices, read leniently: a malformed slice has no endpoints, and the others still
+//! count.
 
 use evenkeel_api::{LabelSelector, Obj, Requirement};
 use evenkeel_control::ListQuery;

@@ -53,7 +53,7 @@ pub(crate) fn promoting(ctx: &Context<'_>, primary: &Workload) -> Turn {
         names.target_primary, names.namespace
     ));
     let plan = draft.done(reasons::ROUTING_TO_PRIMARY);
-    // Away from a version that nobody has judged: at once.
+    // Away from a version that has not been judged: at once.
     if moved_on { Turn::Now(plan) } else { Turn::Calm(plan) }
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn finalising(ctx: &Context<'_>) -> Turn {
         if !ctx.view.primary_serves() {
             return Turn::Now(rollback::hold_until_primary_serves(ctx.view, draft));
         }
-        // Somebody else has written the route.
+        // Another writer changed the route.
         draft.act(ctx.view.set_weight(0)).weight(0).wake(ctx.rules.interval);
         return Turn::Now(draft.done(reasons::ROUTING_TO_PRIMARY));
     }
@@ -124,8 +124,8 @@ pub(crate) fn finalising(ctx: &Context<'_>) -> Turn {
     Turn::Calm(draft.done(reasons::PROMOTED_FULLY))
 }
 
-/// Tells webhooks of type `post-rollout` how it ended; the first that fails ends it.
-pub(crate) fn tell_end(ctx: &Context<'_>) -> Result<Plan, Need> {
+/// Calls the webhooks of type `post-rollout`; the first that fails ends it.
+pub(crate) fn run_post_hooks(ctx: &Context<'_>) -> Result<Plan, Need> {
     let mut draft = ctx.draft();
     match hooks::approval(ctx, HookKind::PostRollout, ctx.status.phase)? {
         Approval::Ask(call) => return Ok(hooks::ask(ctx, call)),

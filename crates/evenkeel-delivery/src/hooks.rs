@@ -110,7 +110,7 @@ fn call_at(
     }
 }
 
-/// The next event webhook that has not been told this event; `None` when all have.
+/// The next event webhook that has not received this event; `None` when all have.
 pub(crate) fn event_call(
     ctx: &Context<'_>,
     event: &PendingEvent,
@@ -123,7 +123,7 @@ pub(crate) fn event_call(
         let hash = diff::hash(&json!([event.kind, event.message]));
         let place = format!("event/{}-{hash}", event.at.as_millisecond());
         let call = call_at(ctx, hook, ctx.status.phase, &place, metadata);
-        // Whatever it answered, it has been told.
+        // Whatever it answered, it has received the event.
         if replied(ctx, &call.id)?.is_none() {
             return Ok(Some(call));
         }

@@ -26,7 +26,7 @@ use crate::{
 pub(crate) fn initialize(ctx: &Context<'_>) -> Plan {
     let names = &ctx.view.names;
     let mut draft = ctx.draft();
-    // Watches tell when to look again; the interval is for what they might miss.
+    // Watches trigger the next look; the interval is for what they might miss.
     draft.phase(Phase::Initializing).wake(ctx.rules.interval);
     if ctx.status.phase == Phase::New {
         // Seen, whatever comes of the rest.

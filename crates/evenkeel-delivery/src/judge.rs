@@ -54,7 +54,7 @@ pub(crate) fn service(change: Change<'_>) -> Direction {
     }
 }
 
-/// Judges changes of configs: a new one is read by nobody yet.
+/// Judges changes of configs: a new one is not read by any pod yet.
 pub(crate) fn config(change: Change<'_>) -> Direction {
     let Some(before) = change.before.map(Obj::json) else { return Direction::Neutral };
     let Some(after) = change.after else { return Direction::Riskier };

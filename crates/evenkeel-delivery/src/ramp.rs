@@ -32,7 +32,7 @@ pub(crate) fn step(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Tu
             let mut draft = ctx.draft();
             let since = ctx.run.waiting_since.unwrap_or(ctx.view.now);
             if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
-                draft.roll_back("nobody approved more traffic for it in time".to_owned());
+                draft.roll_back("more traffic was not approved in time".to_owned());
                 return Ok(Turn::Now(draft.done(reasons::ROLLING_BACK)));
             }
             draft.tick().run.note.clone_from(&ctx.run.note);
@@ -84,7 +84,7 @@ fn shift(ctx: &Context<'_>, draft: &mut Draft<'_>, pct: i32) {
     draft.run.waiting_since = None;
 }
 
-/// The ramp has ended: leave is asked for, then the primary takes the version over.
+/// The ramp has ended: approval is requested, then the primary takes the version over.
 fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
     let waiting = ctx.status.phase == Phase::WaitingPromotion;
     match hooks::approval(ctx, HookKind::ConfirmPromotion, ctx.status.phase)? {
@@ -94,7 +94,7 @@ fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need
             let mut draft = ctx.draft();
             let since = ctx.run.waiting_since.filter(|_| waiting).unwrap_or(ctx.view.now);
             if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
-                draft.roll_back("nobody approved its promotion in time".to_owned());
+                draft.roll_back("its promotion was not approved in time".to_owned());
                 return Ok(Turn::Now(draft.done(reasons::ROLLING_BACK)));
             }
             if !waiting {

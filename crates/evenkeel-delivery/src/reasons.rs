@@ -68,7 +68,7 @@ pub const NOTHING_NEW: &str = "NothingNew";
 pub const NEW_REVISION: &str = "NewRevision";
 /// The version changed while it was judged.
 pub const REVISION_CHANGED: &str = "RevisionChanged";
-/// What kept the Canary from being acted on is mended, and its run goes on.
+/// What kept the Canary from being acted on is fixed, and its run goes on.
 pub const RESUMED: &str = "Resumed";
 /// The route had another weight than the status.
 pub const WEIGHT_ADOPTED: &str = "WeightAdopted";
@@ -78,11 +78,11 @@ pub const WEIGHT_CONFIRMED: &str = "WeightConfirmed";
 pub const INTERVAL_RUNNING: &str = "IntervalRunning";
 /// A webhook is asked.
 pub const ASKING_HOOK: &str = "AskingHook";
-/// Somebody's leave is awaited.
+/// An approval is pending.
 pub const APPROVAL_PENDING: &str = "ApprovalPending";
 /// The error budget does not allow a new version now.
 pub const BUDGET_PENDING: &str = "BudgetPending";
-/// Nobody has looked at the error budget for too long.
+/// The error budget was last computed too long ago.
 pub const BUDGET_NOT_LOOKED_AT: &str = "BudgetNotLookedAt";
 /// Data for a check has not come in yet.
 pub const DATA_PENDING: &str = "DataPending";
@@ -102,7 +102,7 @@ pub const PROMOTION_FAILED: &str = "PromotionFailed";
 pub const ROLLING_BACK: &str = "RollingBack";
 /// The version is out of traffic and stopped.
 pub const ROLLED_BACK: &str = "RolledBack";
-/// Webhooks are told how it ended.
+/// Webhooks of type `post-rollout` are called.
 pub const TELLING_END: &str = "TellingEnd";
 /// The Canary is being deleted; the target takes over again.
 pub const REVERTING: &str = "Reverting";

@@ -1,6 +1,6 @@
 //! Objects that are not as they should be are brought back, at first at once and then ever more
-//! rarely: a server that does not keep a field, or somebody who changes it back, must not make us
-//! write without end. What does not last becomes a condition.
+//! rarely: a server that does not keep a field, or another controller that changes it back, must not
+//! make us write without end. What does not last becomes a condition.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::{
 
 /// Pause after the first attempt; doubles with each further one. Longer than a cache lags.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
-/// Longest pause: a person who mends the cause does not want to wait longer.
+/// Longest pause: a person who fixes the cause does not want to wait longer.
 const PAUSE_MAX: Duration = Duration::from_mins(5);
-/// So many attempts must have failed before a person is told: one may be a cache that lags.
+/// So many attempts must have failed before a condition is set: one may be a cache that lags.
 const ATTEMPTS_MIN: u32 = 2;
-/// An attempt is remembered for so long after the object was as it should be, so that somebody who
-/// changes it back every few seconds does not start us anew each time.
+/// An attempt is remembered for so long after the object was as it should be, so that a controller
+/// that changes it back every few seconds does not start us anew each time.
 const MEMORY: Duration = Duration::from_mins(10);
 /// Attempts that are remembered at most: more than a Canary has objects.
 const REPAIRS_MAX: usize = 32;
@@ -40,10 +40,10 @@ pub(crate) fn before(ctx: &Context<'_>, adds_risk: bool) -> Option<Plan> {
         carry_out(ctx, &mut draft, &due);
         return Some(draft.done(reasons::MAKING_OBJECTS));
     }
-    let told = ctx.status.conditions.iter().find(|c| c.type_ == reasons::IN_SYNC);
+    let shown = ctx.status.conditions.iter().find(|c| c.type_ == reasons::IN_SYNC);
     let message = message(ctx, &drifts);
     let old = ctx.run.repairs.iter().any(|repair| is_over(ctx, repair, &drifts));
-    if told.map(|condition| condition.message.as_str()) != message.as_deref() || old {
+    if shown.map(|condition| condition.message.as_str()) != message.as_deref() || old {
         let mut draft = ctx.draft();
         draft.run.repairs.retain(|repair| !is_over(ctx, repair, &drifts));
         draft.in_sync(message).wake(Duration::ZERO);

@@ -14,7 +14,7 @@ use crate::{
     time::elapsed,
 };
 
-/// After this long without the gateway's confirmation a person is told.
+/// After this long without the gateway's confirmation a person is warned.
 pub(crate) const CONFIRMATION_SLOW: Duration = Duration::from_secs(30);
 
 /// The version goes: out of traffic, confirmed by the gateway, then down to zero.
@@ -62,7 +62,7 @@ pub(crate) fn roll_back(view: &CanaryView, mut draft: Draft<'_>) -> Turn {
     Turn::Now(draft.done(reasons::ROLLED_BACK))
 }
 
-/// Nobody is there to take the canary's traffic back.
+/// No replica of the primary is available to take the canary's traffic back.
 pub(crate) fn hold_until_primary_serves(view: &CanaryView, mut draft: Draft<'_>) -> Plan {
     draft.stalled(format!(
         "{} cannot be taken out of traffic: no replica of {} is available; the weights stay as \

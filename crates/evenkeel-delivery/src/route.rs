@@ -1,5 +1,5 @@
-//! The HTTPRoute that splits traffic, as it stands: read leniently, because a route that somebody
-//! has spoilt must still tell where traffic goes and be set back.
+//! The HTTPRoute that splits traffic, as it stands: read leniently, because a
+//! malformed route must still show where traffic goes and must still be reset.
 
 use evenkeel_api::{Key, Obj};
 use evenkeel_control::{Action, RouteWeight};

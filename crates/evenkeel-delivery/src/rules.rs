@@ -123,7 +123,7 @@ pub(crate) struct HookRule {
     pub(crate) timeout: Duration,
     pub(crate) retries: u32,
     pub(crate) metadata: std::collections::BTreeMap<String, String>,
-    /// Nobody is alerted while it withholds its approval.
+    /// No alert is sent while it withholds its approval.
     pub(crate) muted: bool,
 }
 
@@ -360,7 +360,7 @@ fn source(provider: Option<&str>) -> Result<MetricSource, SpecError> {
         other => Err(SpecError {
             field: "spec.provider".to_owned(),
             problem: format!(
-                "{other:?} is not served by evenkeel; write gatewayapi:v1 or istio, or leave it out"
+                "{other:?} is not served by evenkeel; write gatewayapi:v1 or istio, or remove it"
             ),
         }),
     }
@@ -371,7 +371,7 @@ fn duration(field: &str, text: Option<&str>) -> Result<Option<Duration>, SpecErr
     match parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err(SpecError {
             field: field.to_owned(),
-            problem: format!("{text:?} is no time at all; write it like 1m"),
+            problem: format!("{text:?} must be longer than 0, for example 1m"),
         }),
         Ok(duration) => Ok(Some(duration)),
         Err(error) => Err(SpecError { field: field.to_owned(), problem: error.to_string() }),
@@ -427,7 +427,7 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named_with_what_to_write() {
         assert_snapshot!(problem(|s| s["analysis"]["interval"] = "soon".into()), @r#"spec.analysis.interval: "soon" is not a duration: a number is missing (write it like 30s, 5m or 1h30m)"#);
-        assert_snapshot!(problem(|s| s["provider"] = "linkerd".into()), @r#"spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or leave it out"#);
+        assert_snapshot!(problem(|s| s["provider"] = "linkerd".into()), @r#"spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or remove it"#);
         assert_snapshot!(problem(|s| s["targetRef"]["kind"] = "DaemonSet".into()), @"spec.targetRef.kind: only Deployment is supported so far");
         assert_snapshot!(problem(|s| s["service"]["port"] = 0.into()), @"spec.service.port: is not a port: write the Services' port, such as 80");
         assert_snapshot!(problem(|s| s["analysis"]["metrics"][0]["name"] = "latency".into()), @r#"spec.analysis.metrics[0].name: "latency" is not built in: write request-success-rate or request-duration, or add a query or a templateRef"#);

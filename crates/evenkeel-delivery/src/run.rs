@@ -62,13 +62,13 @@ pub(crate) fn progress(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Ne
     }
     let pct = ctx.view.pct();
     if pct == 0 && ctx.was_obstructed() {
-        // Its deadline counts from here: until now nobody could act on it.
+        // Its deadline counts from here: until now it could not be acted on.
         draft.tick().run.started_at = Some(ctx.view.now);
         draft.event(format!("Resuming the release of {}", names.full()));
         return Ok(Turn::Now(draft.done(reasons::RESUMED)));
     }
     if pct != ctx.status.canary_weight {
-        // Written but not noted before a crash, or set by somebody else: the route is the truth.
+        // Written but not noted before a crash, or set by another writer: the route is the truth.
         draft.tick().weight(pct).event(format!(
             "Found canary weight {pct} of {} in the route, going on from there",
             names.full()

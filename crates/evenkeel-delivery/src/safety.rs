@@ -16,7 +16,7 @@ use crate::{
 
 /// A Canary that cannot be acted on. A rollback that is due is done all the same, and a version in
 /// the middle of its run is taken out of traffic: its weight never stays where it happens to be
-/// while nobody judges it.
+/// while it is not judged.
 pub(crate) fn fall_back(view: &CanaryView, obstacle: Obstacle) -> Plan {
     let Obstacle { reason, message } = obstacle;
     let mut draft = Draft::new(view);
@@ -59,7 +59,7 @@ pub(crate) fn fall_back(view: &CanaryView, obstacle: Obstacle) -> Plan {
 }
 
 /// A route of a name that the spec does not have any more still sends requests to the canary, and
-/// nobody would judge them: they go back to the primary.
+/// those are not judged: they go back to the primary.
 pub(crate) fn quiet_stray_route(view: &CanaryView) -> Option<Plan> {
     let stray = view.stray_route.as_ref()?;
     let names = Names::around(stray.obj.name(), &view.names);
@@ -71,14 +71,14 @@ pub(crate) fn quiet_stray_route(view: &CanaryView) -> Option<Plan> {
     let mut draft = Draft::new(view);
     draft.warning(format!(
         "{key} is not this Canary's any more and had {pct} % of its traffic at the canary: all of \
-         it goes to {}; delete the route when nobody uses it",
+         it goes to {}; delete the route when it is no longer used",
         names.primary
     ));
     draft.act(route::set_weight(key, &names.primary, &names.canary, 0)).wake(Duration::ZERO);
     Some(draft.done(reasons::ROUTING_TO_PRIMARY))
 }
 
-/// The primary is gone in the middle of a run: nobody answers its share of the requests. The
+/// The primary is gone in the middle of a run: its share of the requests is not answered. The
 /// canary does, if it can.
 pub(crate) fn without_primary(ctx: &Context<'_>) -> Turn {
     let view = ctx.view;
@@ -88,9 +88,9 @@ pub(crate) fn without_primary(ctx: &Context<'_>) -> Turn {
          to it, or delete and create the Canary",
         view.names.namespace, view.names.target_primary
     );
-    let nobody = view.ready_behind(&view.names.primary) == 0;
+    let dead = view.ready_behind(&view.names.primary) == 0;
     let able = ctx.target.available() > 0 && view.ready_behind(&view.names.canary) > 0;
-    if nobody && able && view.route.is_some() && view.pct() < 100 {
+    if dead && able && view.route.is_some() && view.pct() < 100 {
         draft.act(view.set_weight(100)).weight(100);
         let text = format!("Routing all traffic to canary {}: {message}", view.names.full());
         draft.alert(Severity::Error, &text).warning(text);

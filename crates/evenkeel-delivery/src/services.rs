@@ -119,7 +119,7 @@ pub(crate) fn service(
     service
 }
 
-/// An apex Service that somebody else made, as it should be: it keeps all it has, selects the
+/// An apex Service that existed before, as it should be: it keeps all it has, selects the
 /// primary's pods, and has the port that the Canary names.
 pub(crate) fn adopted_apex(spec: &CanarySpec, target: &Workload, have: &Obj) -> Value {
     let mut service = json!({"apiVersion": "v1", "kind": "Service",

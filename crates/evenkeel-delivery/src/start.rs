@@ -28,7 +28,7 @@ pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> 
         return Ok(Turn::Now(plan));
     }
     if ctx.run.after_hooks_due {
-        return finish::tell_end(ctx).map(Turn::Calm);
+        return finish::run_post_hooks(ctx).map(Turn::Calm);
     }
     let reverted = ctx.revision == ctx.status.last_promoted_spec
         && ctx.revision != ctx.status.last_applied_spec
@@ -44,7 +44,7 @@ pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> 
     }
     let mut draft = ctx.draft();
     if ctx.status.phase == Phase::Waiting {
-        // The version that waited for leave was taken back.
+        // The version that waited for approval was reverted.
         draft.phase(Phase::Initialized);
         draft.run.waiting_since = None;
     }
@@ -75,7 +75,7 @@ fn rescue(ctx: &Context<'_>, primary: &Workload) -> Option<Plan> {
     Some(draft.done(reasons::ROUTING_TO_PRIMARY))
 }
 
-/// A new version was seen: leave is asked for, then the canary is started.
+/// A new version was seen: approval is requested, then the canary is started.
 fn start(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
     let waiting = ctx.status.phase == Phase::Waiting;
     if let Some(wait) = ctx.time_left().filter(|_| waiting) {
@@ -99,7 +99,7 @@ fn start(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
         Approval::Withheld(name, _) => {
             let since = ctx.run.waiting_since.filter(|_| waiting).unwrap_or(ctx.view.now);
             if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
-                return Ok(Turn::Now(give_up(ctx, "nobody approved it in time")));
+                return Ok(Turn::Now(give_up(ctx, "it was not approved in time")));
             }
             if !waiting {
                 let text = format!("Halt {full} advancement waiting for approval {name}");
@@ -133,7 +133,7 @@ fn start(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
     Ok(Turn::Ramp(draft.done(reasons::NEW_REVISION)))
 }
 
-/// The error budget does not allow a new version now, or nobody knows whether it does.
+/// The error budget does not allow a new version now, or its state is not known.
 fn held_by_budget(ctx: &Context<'_>) -> Option<Plan> {
     let budget = ctx.status.error_budget.as_ref()?;
     let now_s = ctx.view.now.as_second();
@@ -156,7 +156,7 @@ fn held_by_budget(ctx: &Context<'_>) -> Option<Plan> {
     Some(draft.done(reasons::BUDGET_PENDING))
 }
 
-/// The version that waits for leave will not get it.
+/// The version that waits for approval is given up.
 fn give_up(ctx: &Context<'_>, cause: &str) -> Plan {
     let mut draft = ctx.draft();
     let message = format!("Rolling back {} {cause}", ctx.view.names.full());

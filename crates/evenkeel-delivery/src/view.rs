@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 
 use crate::{
     Settings,
-    alerts::AlertProblem,
     checks::{Answer, Query},
     route,
     rules::{Rules, SpecError},
@@ -76,6 +75,13 @@ pub struct CanaryView {
     /// Replies of the webhooks that deciding asked about, by the call's identity; `None` when the
     /// call was not made.
     pub(crate) replies: BTreeMap<String, Option<Result<HookReply, HookError>>>,
+}
+
+/// Why people cannot be alerted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AlertProblem {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
 }
 
 /// A route that nothing in the spec names any more.
@@ -177,7 +183,7 @@ impl CanaryView {
         route::set_weight(self.route_key(), &names.primary, &names.canary, canary_pct)
     }
 
-    /// Whether somebody is there to take the canary's traffic.
+    /// Whether the primary can take the canary's traffic.
     pub(crate) fn primary_serves(&self) -> bool {
         self.primary.as_ref().is_some_and(|primary| primary.available() > 0)
     }
@@ -189,7 +195,7 @@ impl CanaryView {
     }
 }
 
-/// What can be told of a Canary that does not fit its type.
+/// What is known of a Canary that does not fit its type.
 fn skeleton(obj: &Obj) -> Canary {
     let text = |path: &str| obj.json().pointer(path).and_then(Value::as_str).map(str::to_owned);
     let mut canary = Canary { metadata: obj.meta().clone(), ..Canary::default() };

@@ -485,7 +485,7 @@ fn what_is_wrong_is_said_with_object_field_and_fix() {
     assert_snapshot!(told, @r#"
     "Accepted" "TargetMissing" | Warning Deployment/shop/nobody is not there: create it, or correct spec.targetRef.name
     "Accepted" "InvalidSpec" | Warning spec.analysis.interval: "soon" is not a duration: a number is missing (write it like 30s, 5m or 1h30m)
-    "Accepted" "InvalidSpec" | Warning spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or leave it out
+    "Accepted" "InvalidSpec" | Warning spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or remove it
     "#);
 }
 

@@ -39,7 +39,7 @@ fn a_spec_that_is_edited_to_something_refused_sends_traffic_back() {
     world.store.change(&canary_key(), |body| body["spec"]["provider"] = "linkerd".into());
     world.run_for(Duration::from_secs(1));
     assert_eq!((world.weight(), world.replicas("api-service")), (Some(0), Some(3)));
-    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or leave it out. Until then all traffic goes to the primary"#);
+    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or remove it. Until then all traffic goes to the primary"#);
     world.run_for(minutes(10));
     world.store.change(&canary_key(), |body| body["spec"]["provider"] = Value::Null);
     world.run_until(&["Succeeded"]);
@@ -98,7 +98,7 @@ fn without_a_primary_that_serves_the_weight_stays_and_is_told() {
     world.store.change(&canary_key(), |body| body["spec"]["provider"] = "linkerd".into());
     world.run_for(minutes(1));
     assert_eq!(world.weight(), Some(20));
-    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or leave it out. No replica of api-service-primary is available, so the canary keeps its 20 % of the traffic"#);
+    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or remove it. No replica of api-service-primary is available, so the canary keeps its 20 % of the traffic"#);
     world.broken.clear();
     world.run_for(minutes(1));
     assert_eq!(world.weight(), Some(0));
