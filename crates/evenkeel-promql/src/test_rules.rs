@@ -197,6 +197,13 @@ struct Bench<'b> {
     fuzzy: bool,
 }
 
+/// The latest time that anything is asked about.
+fn last_time(test: &Test) -> Result<i64, String> {
+    let alerts = test.alerts.iter().map(|alert| &alert.eval_time);
+    let times = alerts.chain(test.expressions.iter().map(|expr| &expr.eval_time));
+    times.map(|time| duration(time)).try_fold(0, |last, time| Ok(time?.max(last)))
+}
+
 /// A sample of the input, not yet due.
 struct Pending {
     t_ms: i64,
@@ -227,14 +234,7 @@ impl Bench<'_> {
             external_url: &test.external_url,
             resend_ms: 60_000,
         };
-        let mut times = Vec::new();
-        for alert in &test.alerts {
-            times.push(duration(&alert.eval_time)?);
-        }
-        for expr in &test.expressions {
-            times.push(duration(&expr.eval_time)?);
-        }
-        let last = times.iter().copied().max().unwrap_or_default();
+        let last = last_time(test)?;
         if last / self.interval_ms > PASSES_MAX {
             return Err(format!("more than {PASSES_MAX} evaluations"));
         }
