@@ -41,15 +41,42 @@ pub(crate) fn apply(resource: &Resource, body: &mut Value) {
     }
 }
 
-/// What happens to new objects only.
+/// What happens to new objects only; they have their uid and name already.
 pub(crate) fn on_create(resource: &Resource, body: &mut Value) {
     match (resource.group(), &*resource.kind.id.kind) {
         ("", "Pod") => new_pod(body),
+        ("batch", "Job") => new_job(body),
         ("", "Namespace") => body["status"] = json!({"phase": "Active"}),
         ("", "PersistentVolumeClaim" | "PersistentVolume") => {
             body["status"] = json!({"phase": "Pending"});
         }
         _ => {}
+    }
+}
+
+/// Selects a Job's pods by its uid, so that nobody takes others for them: without a selector,
+/// `kubectl logs job/NAME` picks any pod of the namespace.
+///
+/// **Source**: `generateSelector` in `pkg/registry/batch/job/strategy.go`.
+fn new_job(body: &mut Value) {
+    const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
+    if body.pointer("/spec/manualSelector") == Some(&json!(true)) {
+        return;
+    }
+    let uid = text_at(body, "/metadata/uid").to_owned();
+    let name = text_at(body, "/metadata/name").to_owned();
+    let labels = [
+        (CONTROLLER_UID, &uid),
+        ("batch.kubernetes.io/job-name", &name),
+        ("controller-uid", &uid),
+        ("job-name", &name),
+    ];
+    let spec = object_in(body, "spec");
+    spec.insert("selector".to_owned(), json!({"matchLabels": {CONTROLLER_UID: &uid}}));
+    let template = spec.entry("template").or_insert_with(|| json!({}));
+    let own = object_in(template, "metadata").entry("labels").or_insert_with(|| json!({}));
+    for (label, value) in labels {
+        own[label] = json!(value);
     }
 }
 

@@ -61,7 +61,6 @@ impl State {
         let mut warnings = Vec::new();
         body = conform::conform(resource, body, context, false, &mut warnings)?;
         defaults::apply(resource, &mut body);
-        defaults::on_create(resource, &mut body);
         passive_warnings(resource, &body, &mut warnings);
         let id = uid(&mut self.rng);
         let meta = meta_mut(&mut body);
@@ -73,6 +72,7 @@ impl State {
         if resource.has_generation {
             meta.insert("generation".to_owned(), json!(1));
         }
+        defaults::on_create(resource, &mut body);
         if resource.is(CRD.0, CRD.1) {
             crd::default(&mut body);
             crd::establish(&mut body, now);

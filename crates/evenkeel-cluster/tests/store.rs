@@ -478,6 +478,49 @@ fn an_eviction_counts_what_the_deployment_wants() {
 }
 
 #[test]
+fn a_stateful_set_mounts_what_its_claim_templates_name() {
+    let store = cluster();
+    let set = |mount: &str| {
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": "db", "namespace": "default"},
+        "spec": {"serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}],
+            "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [{
+                "name": "db", "image": "postgres:16",
+                "volumeMounts": [{"name": mount, "mountPath": "/data"}]}]}}}})
+    };
+    let refused = create(&store, set("other"));
+    assert!(matches!(refused, Err(StoreError::Invalid { .. })), "{refused:?}");
+    create(&store, set("data")).unwrap();
+}
+
+#[test]
+fn a_job_selects_its_own_pods_and_no_others() {
+    let store = cluster();
+    let job = |name: &str| {
+        json!({"apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"template": {"metadata": {"labels": {"app": "web"}}, "spec": {
+            "restartPolicy": "Never", "containers": [{"name": "c", "image": "web:1"}]}}}})
+    };
+    let made = create(&store, job("once")).unwrap();
+    let uid = made.uid();
+    assert_eq!(
+        made.json()["spec"]["selector"],
+        json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}})
+    );
+    let labels = json!({"app": "web", "controller-uid": uid, "job-name": "once",
+        "batch.kubernetes.io/controller-uid": uid, "batch.kubernetes.io/job-name": "once"});
+    assert_eq!(made.json()["spec"]["template"]["metadata"]["labels"], labels);
+    let mut manual = job("manual");
+    manual["spec"]["manualSelector"] = json!(true);
+    manual["spec"]["selector"] = json!({"matchLabels": {"app": "web"}});
+    let made = create(&store, manual).unwrap();
+    assert_eq!(made.json()["spec"]["selector"], json!({"matchLabels": {"app": "web"}}));
+}
+
+#[test]
 fn old_events_are_forgotten() {
     let store = cluster();
     for (index, at) in ["2025-12-31T22:00:00Z", "2025-12-31T23:30:00Z"].iter().enumerate() {

@@ -64,7 +64,7 @@ pub(crate) fn updated(resource: &Resource, old: &Value, new: &Value) -> Result<(
 
 fn check_body(resource: &Resource, body: &Value, check: &mut Check) {
     match (resource.group(), &*resource.kind.id.kind) {
-        ("", "Pod") => pod::spec(body.get("spec").unwrap_or(&Value::Null), "spec", check),
+        ("", "Pod") => pod::spec(body.get("spec").unwrap_or(&Value::Null), "spec", &[], check),
         ("", "Service") => other::service(body, check),
         ("", "ConfigMap" | "Secret") => other::data(body, check),
         ("apps", "Deployment") => workload::deployment(body, check),

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::{Check, names};
 use crate::value::{list_at, text};
 
-/// A pod's spec, or that of a template.
-pub(super) fn spec(spec: &Value, path: &str, check: &mut Check) {
+/// A pod's spec, or that of a template. `claimed`: volumes that its pods get besides those in it.
+pub(super) fn spec(spec: &Value, path: &str, claimed: &[&str], check: &mut Check) {
     let mut volumes = BTreeSet::new();
     for (index, volume) in list_at(spec, "/volumes").iter().enumerate() {
         let (name, at) = (text(volume, "name"), format!("{path}.volumes[{index}].name"));
@@ -16,6 +16,7 @@ pub(super) fn spec(spec: &Value, path: &str, check: &mut Check) {
             check.duplicate(&at, &json!(name));
         }
     }
+    volumes.extend(claimed);
     if list_at(spec, "/containers").is_empty() {
         check.required(&format!("{path}.containers"), "");
     }

@@ -6,7 +6,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::{Check, pod};
-use crate::value::{text, text_at};
+use crate::value::{list_at, text, text_at};
 
 pub(super) fn deployment(body: &Value, check: &mut Check) {
     replicas(body, check);
@@ -102,7 +102,10 @@ pub(super) fn replicas(body: &Value, check: &mut Check) {
 fn template(spec: &Value, path: &str, restarts: &[&str], check: &mut Check) {
     let below = spec.pointer("/template/spec").unwrap_or(&Value::Null);
     let path = format!("{path}.template.spec");
-    pod::spec(below, &path, check);
+    // A StatefulSet's pods mount what its claim templates name.
+    let claims = list_at(spec, "/volumeClaimTemplates").iter();
+    let claims: Vec<&str> = claims.map(|claim| text_at(claim, "/metadata/name")).collect();
+    pod::spec(below, &path, &claims, check);
     check.one_of(below, "restartPolicy", &path, restarts);
 }
 
