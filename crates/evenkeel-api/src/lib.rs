@@ -24,6 +24,7 @@ pub mod disruption;
 pub mod gate;
 pub mod httproute;
 pub mod json;
+pub mod labels;
 pub mod slo;
 
 pub use conditions::{ConditionUpdate, set_condition};

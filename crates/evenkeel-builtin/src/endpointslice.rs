@@ -7,7 +7,10 @@ mod slices;
 
 use std::collections::BTreeMap;
 
-use evenkeel_api::{GroupKind, Key, LabelSelector};
+use evenkeel_api::{
+    GroupKind, Key, LabelSelector,
+    labels::{SERVICE_NAME, ZONE},
+};
 use evenkeel_control::{Controller, Interest, ListQuery, ObserveError, Plan, Ports, Wakes};
 use k8s_openapi::{
     api::{
@@ -22,11 +25,9 @@ use crate::{
     seen::{Seen, get_as, list_as},
 };
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The controller.
 pub(crate) struct EndpointSlices;

@@ -7,8 +7,10 @@
 //! PodDisruptionBudget <-- Pods, Deployments
 //! ```
 //! Every controller here is a pure `decide(&View) -> Plan` with an `observe` in front, driven by
-//! [`evenkeel_control::RunLoop`]. None keeps state, none wakes up by itself unless a clock has to
-//! be waited for (`minReadySeconds`, `progressDeadlineSeconds`): a settled cluster costs nothing.
+//! [`evenkeel_control::RunLoop`]. None wakes up by itself unless a clock has to be waited for
+//! (`minReadySeconds`, `progressDeadlineSeconds`): a settled cluster costs nothing. What they know
+//! is in the objects, with one exception: the node life cycle remembers when it last heard of each
+//! node by its own clock, as upstream does, so a restart gives every node its grace period again.
 //! Each works on one object at a time and reads afresh before it decides, so none needs the
 //! "expectations" that informer caches force on upstream.
 //!

@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 
 /// The label that ties an `EndpointSlice` to its Service.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+const SERVICE_LABEL: &str = evenkeel_api::labels::SERVICE_NAME;
 
 /// Asks for the slices of these Services.
 pub(crate) fn slices_of(services: Vec<String>, namespace: &str) -> ListQuery {

@@ -69,7 +69,8 @@ impl PodFacts {
 /// template hash. Other owners stand for themselves; a pod without owner too.
 fn workload(obj: &Obj) -> String {
     let Some(owner) = obj.controller() else { return obj.name().to_owned() };
-    let hash = obj.label("pod-template-hash").filter(|_| owner.kind == "ReplicaSet");
+    let hash =
+        obj.label(evenkeel_api::labels::POD_TEMPLATE_HASH).filter(|_| owner.kind == "ReplicaSet");
     let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
     deployment.unwrap_or(&owner.name).to_owned()
 }

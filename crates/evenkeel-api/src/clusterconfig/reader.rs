@@ -278,8 +278,8 @@ impl Group<'_> {
             let (name, zone) =
                 (format!("{}-{position}", self.name), &zones[position % zones.len()]);
             let mut labels = labels.clone();
-            labels.insert("kubernetes.io/hostname".to_owned(), name.clone());
-            labels.insert("topology.kubernetes.io/zone".to_owned(), zone.clone());
+            labels.insert(crate::labels::HOSTNAME.to_owned(), name.clone());
+            labels.insert(crate::labels::ZONE.to_owned(), zone.clone());
             NodeSpec {
                 index: first + position,
                 name,

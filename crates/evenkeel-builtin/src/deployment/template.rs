@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::seen::json;
 
 /// Label that keeps the pods of different templates apart.
-pub(crate) const HASH_LABEL: &str = "pod-template-hash";
+pub(crate) const HASH_LABEL: &str = evenkeel_api::labels::POD_TEMPLATE_HASH;
 
 /// The letters that upstream's `SafeEncodeString` maps digits to.
 const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";

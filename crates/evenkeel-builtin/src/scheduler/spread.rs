@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evenkeel_api::LabelSelector;
+use evenkeel_api::{LabelSelector, labels};
 use k8s_openapi::api::core::v1::{Pod, PodSpec, TopologySpreadConstraint};
 
 use super::{
@@ -12,8 +12,8 @@ use super::{
 use crate::{pods, seen::Seen};
 
 /// Label that tells nodes apart.
-pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
-const ZONE: &str = "topology.kubernetes.io/zone";
+pub(crate) const HOSTNAME: &str = labels::HOSTNAME;
+const ZONE: &str = labels::ZONE;
 
 /// The hard constraints of one pod, with how its kind is spread now.
 pub(crate) struct Spread {

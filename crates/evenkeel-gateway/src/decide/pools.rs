@@ -11,7 +11,7 @@ use crate::engine::{Endpoint, EndpointState, Pool, PoolKey};
 use crate::view::{Name, View};
 
 /// Label that ties a slice to its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const SERVICE_NAME: &str = evenkeel_api::labels::SERVICE_NAME;
 /// Beginnings of port names that mean something else than HTTP (Istio's protocol selection).
 const OTHER_PROTOCOLS: [&str; 10] =
     ["tcp", "tls", "udp", "sctp", "postgres", "mysql", "mongo", "redis", "amqp", "kafka"];

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use evenkeel_api::{Key, Obj};
+use evenkeel_api::{
+    Key, Obj,
+    labels::{HOSTNAME, ZONE},
+};
 use evenkeel_control::{HostPorts, Patch, StoreError, Subresource, WriteOptions};
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Node},
@@ -60,10 +63,10 @@ fn labels(config: &AgentConfig) -> serde_json::Map<String, Value> {
         other => other,
     };
     let own = [
-        ("kubernetes.io/hostname", Some(&config.name)),
+        (HOSTNAME, Some(&config.name)),
         ("kubernetes.io/os", Some(&"linux".to_owned())),
         ("kubernetes.io/arch", Some(&arch.to_owned())),
-        ("topology.kubernetes.io/zone", config.zone.as_ref()),
+        (ZONE, config.zone.as_ref()),
         ("topology.kubernetes.io/region", config.region.as_ref()),
         ("node.kubernetes.io/instance-type", config.instance_type.as_ref()),
     ];
