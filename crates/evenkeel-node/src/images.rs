@@ -73,7 +73,7 @@ pub enum ImageMapError {
 
 /// Where an image map lies, for saying what to write there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place<'a> {
+pub enum MapFile<'a> {
     /// In no file.
     Nowhere,
     /// In this file.
@@ -171,7 +171,7 @@ impl ImageMap {
     }
 
     /// What `image` stands for; `place` is for the message when it stands for nothing.
-    pub fn resolve(&self, image: &str, place: Place<'_>) -> Result<Image, UnknownImage> {
+    pub fn resolve(&self, image: &str, place: MapFile<'_>) -> Result<Image, UnknownImage> {
         let by_pattern = || {
             let fitting = self.entries.iter().filter(|(pattern, _)| glob(pattern, image));
             fitting.max_by_key(|(pattern, _)| pattern.len()).map(|(_, entry)| entry)
@@ -189,9 +189,9 @@ impl ImageMap {
             let image = image.to_owned();
             let listed = |place| UnknownImage::NotListed { image: image.clone(), place };
             return Err(match place {
-                Place::Nowhere => listed(String::new()),
-                Place::File(place) => listed(format!(" {}", place.display())),
-                Place::NotThere(place) => UnknownImage::NoMap { image, place: place.to_owned() },
+                MapFile::Nowhere => listed(String::new()),
+                MapFile::File(place) => listed(format!(" {}", place.display())),
+                MapFile::NotThere(place) => UnknownImage::NoMap { image, place: place.to_owned() },
             });
         };
         let mut env = BTreeMap::new();
@@ -273,7 +273,8 @@ images:
 ";
 
     fn resolved(image: &str) -> String {
-        match ImageMap::parse(MAP).unwrap().resolve(image, Place::File(Path::new("images.yaml"))) {
+        match ImageMap::parse(MAP).unwrap().resolve(image, MapFile::File(Path::new("images.yaml")))
+        {
             Ok(image) => format!("{:?} {:?} {:?}", image.program, image.args, image.env),
             Err(error) => error.to_string(),
         }
@@ -293,7 +294,7 @@ images:
 
     #[test]
     fn without_a_map_it_is_said_which_file_to_write() {
-        let place = Place::NotThere(Path::new("/shop/images.yaml"));
+        let place = MapFile::NotThere(Path::new("/shop/images.yaml"));
         let error = ImageMap::default().resolve("nginx:1.25", place).unwrap_err().to_string();
         assert_snapshot!(error, @r#"image "nginx:1.25" is not built in, and there is no image map: nothing is pulled here, write a file /shop/images.yaml with the line  images: {"nginx:1.25": {program: /path/to/program, args: []}}"#);
         let (_, line) = error.split_once("the line  ").unwrap();
@@ -314,7 +315,7 @@ images:
     #[test]
     fn a_manifest_runs_only_what_the_map_allows() {
         let map = ImageMap::parse(MAP).unwrap();
-        let postgres = map.resolve("postgres:16", Place::Nowhere).unwrap();
+        let postgres = map.resolve("postgres:16", MapFile::Nowhere).unwrap();
         assert!(postgres.check_command("postgres:16", "/usr/bin/psql").is_ok());
         assert!(postgres.check_command("postgres:16", "/usr/bin/postgres").is_ok());
         let error = postgres.check_command("postgres:16", "/bin/sh").unwrap_err();

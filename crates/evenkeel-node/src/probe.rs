@@ -1,6 +1,6 @@
 //! One probe of one container as a state machine over time.
 //!
-//! **Source**: `pkg/kubelet/prober/worker.go`; its oddities are kept where they can be seen from
+//! **Source**: `pkg/kubelet/prober/prober.go`; its oddities are kept where they can be seen from
 //! outside (whole seconds of `initialDelaySeconds`, consecutive equal results, errors ignored,
 //! on hold after a liveness failure).
 
@@ -93,7 +93,7 @@ pub struct Surroundings {
 
 /// A probe's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Worker {
+pub struct Prober {
     /// What it decides about.
     pub kind: ProbeKind,
     /// Its times and thresholds.
@@ -119,10 +119,10 @@ pub enum Change {
     Unhealthy,
 }
 
-impl Worker {
-    /// A worker that has not seen a container yet.
+impl Prober {
+    /// A prober that has not seen a container yet.
     pub fn new(kind: ProbeKind, rules: Rules) -> Self {
-        let mut worker = Self {
+        let mut prober = Self {
             kind,
             rules,
             due: None,
@@ -133,8 +133,8 @@ impl Worker {
             run: 0,
             result: None,
         };
-        worker.result = worker.initial();
-        worker
+        prober.result = prober.initial();
+        prober
     }
 
     /// The result before any run: readiness unhealthy, liveness healthy, startup unknown.
@@ -263,7 +263,7 @@ impl Worker {
         self.last.is_some() && self.last == self.result
     }
 
-    /// Does not run again before [`Worker::unpark`].
+    /// Does not run again before [`Prober::unpark`].
     pub fn park(&mut self) {
         self.parked = true;
     }
@@ -317,15 +317,15 @@ mod tests {
             failure_threshold: field("failure"),
             ..Probe::default()
         };
-        let mut worker = Worker::new(kind, Rules::of(&probe));
-        worker.container_started(at(since));
+        let mut prober = Prober::new(kind, Rules::of(&probe));
+        prober.container_started(at(since));
         let answers: Vec<char> = answers.chars().collect();
         let mut runs = 0;
-        let mut text = format!("{:?}", worker.result());
-        while let Some(due) = worker.due().filter(|due| *due <= at(until)) {
-            let started = kind != ProbeKind::Startup || worker.result() == Some(true);
+        let mut text = format!("{:?}", prober.result());
+        while let Some(due) = prober.due().filter(|due| *due <= at(until)) {
+            let started = kind != ProbeKind::Startup || prober.result() == Some(true);
             let around = Surroundings { running_since: Some(at(since)), started, deleting: false };
-            if !worker.poll(around, due) {
+            if !prober.poll(around, due) {
                 continue;
             }
             let answer = answers[runs.min(answers.len() - 1)];
@@ -337,7 +337,7 @@ mod tests {
             };
             let seconds = seconds_of(due);
             write!(text, " {seconds}{answer}").unwrap();
-            match worker.record(&outcome) {
+            match prober.record(&outcome) {
                 Change::Nothing => {}
                 change => write!(text, "{change:?}").unwrap(),
             }
@@ -375,33 +375,33 @@ mod tests {
     fn while_deleting_only_readiness_goes_on() {
         let around = Surroundings { running_since: Some(at(0.0)), started: true, deleting: true };
         for (kind, runs) in [(ProbeKind::Liveness, false), (ProbeKind::Readiness, true)] {
-            let mut worker = Worker::new(kind, Rules::of(&Probe::default()));
-            worker.container_started(at(0.0));
-            assert_eq!(worker.poll(around, at(0.0)), runs, "{kind:?}");
+            let mut prober = Prober::new(kind, Rules::of(&Probe::default()));
+            prober.container_started(at(0.0));
+            assert_eq!(prober.poll(around, at(0.0)), runs, "{kind:?}");
         }
     }
 
     #[test]
     fn a_parked_probe_waits_to_be_told_and_keeps_its_grid() {
         let around = Surroundings { running_since: Some(at(0.0)), started: true, deleting: false };
-        let mut worker = Worker::new(ProbeKind::Readiness, Rules::of(&Probe::default()));
-        worker.container_started(at(0.0));
-        assert!(worker.poll(around, at(0.0)));
-        worker.record(&Outcome::Success);
-        assert!(worker.is_settled());
-        worker.park();
-        assert_eq!(worker.due(), None);
-        worker.unpark(at(3601.0));
-        assert_eq!(worker.due(), Some(at(3610.0)));
+        let mut prober = Prober::new(ProbeKind::Readiness, Rules::of(&Probe::default()));
+        prober.container_started(at(0.0));
+        assert!(prober.poll(around, at(0.0)));
+        prober.record(&Outcome::Success);
+        assert!(prober.is_settled());
+        prober.park();
+        assert_eq!(prober.due(), None);
+        prober.unpark(at(3601.0));
+        assert_eq!(prober.due(), Some(at(3610.0)));
     }
 
     #[test]
     fn a_missed_time_is_skipped_not_made_up() {
         let around = Surroundings { running_since: Some(at(0.0)), started: true, deleting: false };
-        let mut worker = Worker::new(ProbeKind::Liveness, Rules::of(&Probe::default()));
-        worker.container_started(at(0.0));
-        assert!(worker.poll(around, at(35.0)));
-        worker.record(&Outcome::Success);
-        assert_eq!(worker.due(), Some(at(40.0)));
+        let mut prober = Prober::new(ProbeKind::Liveness, Rules::of(&Probe::default()));
+        prober.container_started(at(0.0));
+        assert!(prober.poll(around, at(35.0)));
+        prober.record(&Outcome::Success);
+        assert_eq!(prober.due(), Some(at(40.0)));
     }
 }

@@ -20,7 +20,7 @@ use super::{
     AgentConfig, RETRY_FIRST, RETRY_MAX,
     addresses::Addresses,
     node,
-    work::{Hands, PodDone, Told, status_patch},
+    work::{PodDone, PodIo, Told, status_patch},
 };
 use crate::{
     pod::{Effect, PodMachine},
@@ -35,7 +35,7 @@ const TICK_MIN: Duration = Duration::from_millis(1);
 /// The agent's memory.
 pub(super) struct Agent {
     config: AgentConfig,
-    hands: Hands,
+    io: PodIo,
     addresses: Addresses,
     /// What an earlier agent left, by pod; emptied when the first list is complete.
     adopted: BTreeMap<String, Vec<Adopted>>,
@@ -79,14 +79,14 @@ impl Agent {
         addresses: Addresses,
         adopted: Vec<Adopted>,
     ) -> Self {
-        let hands = Hands { ports, runtime, host_ip: addresses.node() };
+        let io = PodIo { ports, runtime, host_ip: addresses.node() };
         let mut by_pod: BTreeMap<String, Vec<Adopted>> = BTreeMap::new();
         for one in adopted {
             by_pod.entry(one.container.pod_uid.clone()).or_default().push(one);
         }
         Self {
             config,
-            hands,
+            io,
             addresses,
             adopted: by_pod,
             pods: BTreeMap::new(),
@@ -105,7 +105,7 @@ impl Agent {
         let name = self.config.name.clone();
         let pods = ours(GroupKind::of::<Pod>(), "spec.nodeName", &name);
         let nodes = ours(GroupKind::of::<Node>(), "metadata.name", &name);
-        let store = self.hands.ports.read.clone();
+        let store = self.io.ports.read.clone();
         self.follow(store.watch(pods), Done::Pods);
         self.follow(store.watch(nodes), Done::Node);
         self.post_node();
@@ -163,7 +163,7 @@ impl Agent {
     }
 
     fn later(&self, wait: Duration, done: Done) {
-        let sleeping = self.hands.ports.timer.sleep(wait);
+        let sleeping = self.io.ports.timer.sleep(wait);
         self.work.push(Box::pin(async move {
             sleeping.await;
             done
@@ -174,7 +174,7 @@ impl Agent {
         if self.config.lease_period.is_none() {
             return;
         }
-        let (config, ports) = (self.config.clone(), self.hands.ports.clone());
+        let (config, ports) = (self.config.clone(), self.io.ports.clone());
         self.work
             .push(Box::pin(async move { Done::Lease(node::renew_lease(&config, &ports).await) }));
     }
@@ -183,8 +183,7 @@ impl Agent {
         if std::mem::replace(&mut self.node_writing, true) {
             return;
         }
-        let (config, ports, ip) =
-            (self.config.clone(), self.hands.ports.clone(), self.hands.host_ip);
+        let (config, ports, ip) = (self.config.clone(), self.io.ports.clone(), self.io.host_ip);
         self.work.push(Box::pin(async move {
             Done::NodePosted(node::post_status(&config, &ports, ip).await)
         }));
@@ -205,7 +204,7 @@ impl Agent {
                 // Whoever is left has no object any more.
                 for uid in std::mem::take(&mut self.adopted).into_keys() {
                     tracing::info!(object = uid, "removing what is left of a deleted pod");
-                    let removing = self.hands.remove(uid.clone());
+                    let removing = self.io.remove(uid.clone());
                     self.spawn(&uid, removing);
                 }
             }
@@ -235,20 +234,19 @@ impl Agent {
         let on_host = spec.and_then(|spec| spec.host_network).unwrap_or(false);
         let had = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()?.parse().ok());
         let ip: IpAddr = if on_host {
-            self.hands.host_ip
+            self.io.host_ip
         } else if let Some(ip) = self.addresses.take(had) {
             ip
         } else {
             tracing::error!(object = %object.key(), "no address left for the pod on this node");
             return;
         };
-        let mut machine = PodMachine::new(pod, ip, self.hands.host_ip, now);
+        let mut machine = PodMachine::new(pod, ip, self.io.host_ip, now);
         machine.adopt(&self.adopted.remove(&uid).unwrap_or_default(), now);
         let running: Vec<_> =
             machine.running().map(|(c, attempt)| (c.to_owned(), attempt)).collect();
         for (container, attempt) in running {
-            let waiting =
-                self.hands.wait(ContainerRef { pod_uid: uid.clone(), container, attempt });
+            let waiting = self.io.wait(ContainerRef { pod_uid: uid.clone(), container, attempt });
             self.spawn(&uid, waiting);
         }
         let held = Held {
@@ -275,7 +273,7 @@ impl Agent {
                 held.machine.on_start(&container, result, now);
                 if runs {
                     let pod_uid = uid.to_owned();
-                    let waiting = self.hands.wait(ContainerRef { pod_uid, container, attempt });
+                    let waiting = self.io.wait(ContainerRef { pod_uid, container, attempt });
                     self.spawn(uid, waiting);
                 }
             }
@@ -314,7 +312,7 @@ impl Agent {
                     self.drop_pod(uid);
                     return;
                 }
-                let deleting = self.hands.delete(held.key.clone(), uid.to_owned());
+                let deleting = self.io.delete(held.key.clone(), uid.to_owned());
                 self.spawn(uid, deleting);
             }
             PodDone::Deleted(result) => return self.deleted(uid, result),
@@ -340,7 +338,7 @@ impl Agent {
                 tracing::warn!(object = %held.key, %error, "pod not deleted, will retry");
                 let wait = held.retry;
                 held.retry = (wait * 2).min(RETRY_MAX);
-                let again = self.hands.after(wait, PodDone::Removed);
+                let again = self.io.after(wait, PodDone::Removed);
                 self.spawn(uid, again);
                 self.touch(uid);
             }
@@ -359,7 +357,7 @@ impl Agent {
         held.writing = true;
         let wait = held.retry;
         held.retry = (wait * 2).min(RETRY_MAX);
-        let again = self.hands.after(wait, PodDone::Status(Ok(())));
+        let again = self.io.after(wait, PodDone::Status(Ok(())));
         self.spawn(uid, again);
     }
 
@@ -377,7 +375,7 @@ impl Agent {
             if held.written.as_ref() != Some(&patch) {
                 held.writing = true;
                 held.written = Some(patch.clone());
-                let writing = self.hands.write_status(held.key.clone(), uid.to_owned(), patch);
+                let writing = self.io.write_status(held.key.clone(), uid.to_owned(), patch);
                 self.spawn(uid, writing);
             }
         }
@@ -390,32 +388,32 @@ impl Agent {
             let attempt = held.machine.attempt(&container);
             ContainerRef { pod_uid: uid.to_owned(), container, attempt }
         };
-        let hands = &self.hands;
+        let io = &self.io;
         let future = match effect {
             Effect::Start { container, attempt } => {
                 let run = ContainerRef { pod_uid: uid.to_owned(), container, attempt };
-                hands.start(held.machine.pod().clone(), held.machine.ip(), run)
+                io.start(held.machine.pod().clone(), held.machine.ip(), run)
             }
             Effect::PostStart { container: name, hook } => {
                 let done = |container, result| PodDone::PostStart { container, result };
-                hands.hook(container(name), hook, None, done)
+                io.hook(container(name), hook, None, done)
             }
             Effect::PreStop { container: name, hook, limit } => {
                 let done = |container, result| PodDone::PreStop { container, result };
-                hands.hook(container(name), hook, Some(limit), done)
+                io.hook(container(name), hook, Some(limit), done)
             }
-            Effect::Signal { container: name, signal } => hands.signal(container(name), signal),
+            Effect::Signal { container: name, signal } => io.signal(container(name), signal),
             Effect::Probe { container: name, kind, check, timeout } => {
-                hands.probe(container(name), kind, check, timeout)
+                io.probe(container(name), kind, check, timeout)
             }
-            Effect::Finish => hands.remove(uid.to_owned()),
+            Effect::Finish => io.remove(uid.to_owned()),
             Effect::Tell(note) => {
                 tracing::info!(object = %held.key, reason = note.reason, "{}", note.message);
                 if !self.config.events || held.gone {
                     return;
                 }
                 let told = held.notes.get(&note.identity()).cloned();
-                hands.tell(held.machine.pod(), &self.config.name, note, told)
+                io.tell(held.machine.pod(), &self.config.name, note, told)
             }
         };
         self.spawn(uid, future);
@@ -431,7 +429,7 @@ impl Agent {
         if let Some(wake) = held.wake {
             self.wakes.remove(&(wake, uid.to_owned()));
         }
-        if held.machine.ip() != self.hands.host_ip {
+        if held.machine.ip() != self.io.host_ip {
             self.addresses.give_back(held.machine.ip());
         }
     }
@@ -462,7 +460,7 @@ impl Agent {
             handle.abort();
         }
         let wait = Duration::try_from(first.duration_since(now)).unwrap_or_default();
-        let (sleeping, handle) = abortable(self.hands.ports.timer.sleep(wait));
+        let (sleeping, handle) = abortable(self.io.ports.timer.sleep(wait));
         self.alarm = Some((first, handle));
         self.work.push(Box::pin(async move {
             match sleeping.await {
@@ -495,7 +493,7 @@ impl Agent {
     }
 
     fn now(&self) -> Timestamp {
-        self.hands.ports.clock.now()
+        self.io.ports.clock.now()
     }
 }
 

@@ -72,24 +72,24 @@ const CONDITIONS: [&str; 5] =
 
 /// Everything the futures need, cheap to clone.
 #[derive(Clone)]
-pub(super) struct Hands {
+pub(super) struct PodIo {
     pub(super) ports: HostPorts,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) host_ip: IpAddr,
 }
 
-impl Hands {
+impl PodIo {
     pub(super) fn start(
         &self,
         pod: Arc<Pod>,
         ip: IpAddr,
         container: ContainerRef,
     ) -> BoxFuture<'static, PodDone> {
-        let hands = self.clone();
+        let io = self.clone();
         Box::pin(async move {
             let name = container.container.clone();
-            let result = match hands.order(&pod, ip, container).await {
-                Ok(order) => hands.runtime.start(&order).await,
+            let result = match io.order(&pod, ip, container).await {
+                Ok(order) => io.runtime.start(&order).await,
                 Err(error) => Err(error),
             };
             PodDone::Start { container: name, result }
@@ -212,12 +212,12 @@ impl Hands {
         limit: Option<Duration>,
         done: fn(String, Result<(), String>) -> PodDone,
     ) -> BoxFuture<'static, PodDone> {
-        let hands = self.clone();
+        let io = self.clone();
         Box::pin(async move {
-            let running = Box::pin(hands.run_hook(&container, &hook));
+            let running = Box::pin(io.run_hook(&container, &hook));
             let result = match limit {
                 None => running.await,
-                Some(limit) => match select(running, hands.ports.timer.sleep(limit)).await {
+                Some(limit) => match select(running, io.ports.timer.sleep(limit)).await {
                     Either::Left((result, _)) => result,
                     Either::Right(_) => Err("it took the whole grace period".to_owned()),
                 },

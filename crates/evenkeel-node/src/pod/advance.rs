@@ -26,11 +26,11 @@ impl PodMachine {
                 deleting,
             };
             let (container, attempt) = (slot.name.clone(), slot.attempt);
-            for (worker, check) in &mut slot.workers {
-                if !worker.poll(around, now) {
+            for (prober, check) in &mut slot.probers {
+                if !prober.poll(around, now) {
                     continue;
                 }
-                let (kind, timeout) = (worker.kind, worker.rules.timeout);
+                let (kind, timeout) = (prober.kind, prober.rules.timeout);
                 match check.clone() {
                     Ok(check) => {
                         let container = container.clone();

@@ -195,11 +195,11 @@ impl PodMachine {
                         id: adopted.started.id.clone(),
                         since: adopted.started.at,
                     };
-                    for (worker, _) in &mut slot.workers {
+                    for (prober, _) in &mut slot.probers {
                         let told = told.filter(|_| same);
-                        worker.adopted(
+                        prober.adopted(
                             now,
-                            match worker.kind {
+                            match prober.kind {
                                 ProbeKind::Startup => told.and_then(|t| t.started).filter(|s| *s),
                                 ProbeKind::Readiness => told.map(|t| t.ready),
                                 ProbeKind::Liveness => None,
@@ -282,7 +282,7 @@ impl PodMachine {
             self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         let grace_s = self.pod.metadata.deletion_grace_period_seconds.or(spec_grace);
         let grace = Duration::from_secs(grace_s.unwrap_or(GRACE_S).max(0).unsigned_abs());
-        let deadline = now.checked_add(grace).unwrap_or(now);
+        let deadline = now.checked_add(grace).unwrap_or(Timestamp::MAX);
         if let Some(stop) = &mut self.stop {
             // A second deletion may only shorten the first.
             stop.deadline = stop.deadline.min(deadline);
@@ -384,11 +384,11 @@ impl PodMachine {
         let deleting = self.stop.is_some();
         let slot = self.slots.iter_mut().find(|s| s.name == container && s.attempt == attempt);
         let Some(slot) = slot.filter(|slot| slot.is_running()) else { return false };
-        let Some((worker, _)) = slot.workers.iter_mut().find(|(w, _)| w.kind == kind) else {
+        let Some((prober, _)) = slot.probers.iter_mut().find(|(w, _)| w.kind == kind) else {
             return false;
         };
-        let change = worker.record(outcome);
-        let (settled, grace_s) = (worker.is_settled(), worker.rules.grace_s);
+        let change = prober.record(outcome);
+        let (settled, grace_s) = (prober.is_settled(), prober.rules.grace_s);
         let problem = match outcome {
             Outcome::Success => {
                 slot.told = slot.told.take().filter(|(told, _)| *told != kind);
@@ -408,9 +408,9 @@ impl PodMachine {
         }
         match (kind, change) {
             (ProbeKind::Startup, Change::Healthy) => {
-                for (worker, _) in &mut slot.workers {
-                    if worker.kind == ProbeKind::Readiness {
-                        worker.hurry(now);
+                for (prober, _) in &mut slot.probers {
+                    if prober.kind == ProbeKind::Readiness {
+                        prober.hurry(now);
                     }
                 }
             }
@@ -435,15 +435,15 @@ impl PodMachine {
     /// [`PodMachine::unpark`].
     pub fn park(&mut self, container: &str, kind: ProbeKind) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == container) {
-            slot.workers.iter_mut().filter(|(w, _)| w.kind == kind).for_each(|(w, _)| w.park());
+            slot.probers.iter_mut().filter(|(w, _)| w.kind == kind).for_each(|(w, _)| w.park());
         }
     }
 
     /// What a parked probe looks at may have changed.
     pub fn unpark(&mut self, container: &str, kind: ProbeKind, now: Timestamp) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == container) {
-            let workers = slot.workers.iter_mut().filter(|(worker, _)| worker.kind == kind);
-            workers.for_each(|(worker, _)| worker.unpark(now));
+            let probers = slot.probers.iter_mut().filter(|(prober, _)| prober.kind == kind);
+            probers.for_each(|(prober, _)| prober.unpark(now));
         }
     }
 
@@ -501,7 +501,7 @@ impl PodMachine {
     fn grace_end(&self, grace_s: Option<i64>, now: Timestamp) -> Timestamp {
         let of_pod = self.spec().and_then(|spec| spec.termination_grace_period_seconds);
         let grace_s = grace_s.or(of_pod).unwrap_or(GRACE_S).max(0).unsigned_abs();
-        now.checked_add(Duration::from_secs(grace_s)).unwrap_or(now)
+        now.checked_add(Duration::from_secs(grace_s)).unwrap_or(Timestamp::MAX)
     }
 
     fn tell_killing(&mut self, container: &str) {

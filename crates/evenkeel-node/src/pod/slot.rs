@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Container, Lifecycle, LifecycleHandler};
 
 use super::{Effect, Hook, check};
 use crate::{
-    probe::{ProbeKind, Rules, Worker},
+    probe::{ProbeKind, Prober, Rules},
     reasons,
     runtime::{Check, Exit, Signal},
 };
@@ -86,7 +86,7 @@ pub(super) struct Slot {
     pub(super) previous: Option<Ended>,
     /// Which run this is; also the restart count.
     pub(super) attempt: u32,
-    pub(super) workers: Vec<(Worker, Result<Check, String>)>,
+    pub(super) probers: Vec<(Prober, Result<Check, String>)>,
     pub(super) killing: Option<Killing>,
     /// The postStart hook has not returned.
     pub(super) hooking: bool,
@@ -143,9 +143,9 @@ impl Slot {
             (ProbeKind::Readiness, &container.readiness_probe),
             (ProbeKind::Liveness, &container.liveness_probe),
         ];
-        let worker = |(kind, probe): (ProbeKind, &Option<_>)| {
+        let prober = |(kind, probe): (ProbeKind, &Option<_>)| {
             let probe = probe.as_ref()?;
-            Some((Worker::new(kind, Rules::of(probe)), check::of_probe(probe, container, ip)))
+            Some((Prober::new(kind, Rules::of(probe)), check::of_probe(probe, container, ip)))
         };
         let hook = |pick: fn(&Lifecycle) -> &Option<LifecycleHandler>| {
             let handler =
@@ -164,10 +164,10 @@ impl Slot {
             previous: None,
             attempt: 0,
             // Init containers that run to their end are not probed.
-            workers: if role == Role::Init {
+            probers: if role == Role::Init {
                 Vec::new()
             } else {
-                probes.into_iter().filter_map(worker).collect()
+                probes.into_iter().filter_map(prober).collect()
             },
             killing: None,
             hooking: false,
@@ -204,8 +204,8 @@ impl Slot {
 
     /// Whether a probe of this kind is satisfied; without one it is.
     fn passes(&self, kind: ProbeKind) -> bool {
-        let mut workers = self.workers.iter().map(|(worker, _)| worker);
-        workers.find(|worker| worker.kind == kind).is_none_or(|w| w.result() == Some(true))
+        let mut probers = self.probers.iter().map(|(prober, _)| prober);
+        probers.find(|prober| prober.kind == kind).is_none_or(|w| w.result() == Some(true))
     }
 
     /// It runs and its startup probe, if any, has succeeded.
@@ -252,8 +252,8 @@ impl Slot {
         self.refusals = 0;
         self.told = None;
         self.killing = None;
-        for (worker, _) in &mut self.workers {
-            worker.container_started(now);
+        for (prober, _) in &mut self.probers {
+            prober.container_started(now);
         }
     }
 
@@ -284,8 +284,8 @@ impl Slot {
         self.state = State::Ended { end, restart_at: None };
         self.killing = None;
         self.hooking = false;
-        for (worker, _) in &mut self.workers {
-            worker.container_ended();
+        for (prober, _) in &mut self.probers {
+            prober.container_ended();
         }
     }
 
@@ -353,7 +353,7 @@ impl Slot {
             State::Starting { .. } => None,
             State::Running { .. } => {
                 let kill = self.killing.as_ref().filter(|k| k.stage != Stage::Killed);
-                let probes = self.workers.iter().filter_map(|(worker, _)| worker.due());
+                let probes = self.probers.iter().filter_map(|(prober, _)| prober.due());
                 probes.chain(kill.map(|k| k.deadline)).min()
             }
         }

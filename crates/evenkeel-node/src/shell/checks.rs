@@ -1,16 +1,22 @@
 //! Probes over sockets.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::timeout,
 };
 
 use crate::probe::Outcome;
 
-/// How much of an answer is read. **Source**: `maxRespBodyLength` of the kubelet's prober.
-const ANSWER_BYTES_MAX: usize = 10 * 1024;
+/// Longest head of an answer. **Source**: as long as Go's `http.Transport` takes.
+const HEAD_BYTES_MAX: usize = 1024 * 1024;
+/// How much of a body is read. **Source**: `maxRespBodyLength` of the kubelet's prober.
+const BODY_BYTES_MAX: usize = 10 * 1024;
+/// How long is waited for the body. The head alone decides; the rest is read only because a server
+/// may count an answer that is cut off as an error.
+const BODY_TIMEOUT: Duration = Duration::from_millis(500);
 /// Redirects followed on the same host.
 const REDIRECTS_MAX: usize = 10;
 
@@ -40,7 +46,7 @@ pub(super) async fn http(get: &Get<'_>) -> Outcome {
         if !(200..400).contains(&status) {
             return Outcome::Failure(format!("HTTP probe failed with statuscode: {status}"));
         }
-        match location(&head).filter(|_| status >= 300 && status != 304) {
+        match field(&head, "location").filter(|_| status >= 300 && status != 304) {
             None => return Outcome::Success,
             Some(target) => match same_host(target, get) {
                 Some(next) => next.clone_into(&mut path),
@@ -80,21 +86,83 @@ async fn exchange(get: &Get<'_>, path: &str) -> std::io::Result<String> {
     }
     request.push_str("\r\n");
     stream.write_all(request.as_bytes()).await?;
-    // Read on to the end: a server whose answer is cut off may count it as an error.
     let mut answer = Vec::new();
-    let mut chunk = [0; 2048];
-    while answer.len() < ANSWER_BYTES_MAX {
-        let count = stream.read(&mut chunk).await?;
-        if count == 0 {
-            break;
+    let head = loop {
+        let head = read_head(&mut stream, &mut answer).await?;
+        // Interim answers come before the one that counts.
+        if !status_of(&head).is_some_and(|status| (100..200).contains(&status) && status != 101) {
+            break head;
         }
-        answer.extend_from_slice(chunk.get(..count).unwrap_or_default());
+    };
+    // What becomes of the body does not matter.
+    drop(timeout(BODY_TIMEOUT, read_body(&mut stream, &head, answer)).await);
+    Ok(head)
+}
+
+/// Reads one head; what has come of the body stays in `answer`.
+async fn read_head(stream: &mut TcpStream, answer: &mut Vec<u8>) -> std::io::Result<String> {
+    loop {
+        if let Some(end) = find(answer, b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(answer.get(..end).unwrap_or_default()).into_owned();
+            answer.drain(..end + 4);
+            return Ok(head);
+        }
+        if answer.len() > HEAD_BYTES_MAX {
+            return Err(std::io::Error::other("the head of the answer is too long"));
+        }
+        let count = stream.read_buf(answer).await?;
+        if count == 0 && answer.is_empty() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if count == 0 {
+            // Cut off within the head; whoever reads it sees what is missing.
+            return Ok(String::from_utf8_lossy(&std::mem::take(answer)).into_owned());
+        }
     }
-    if answer.is_empty() {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
+}
+
+/// Where the body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// After so many bytes.
+    After(usize),
+    /// With an empty chunk.
+    Chunked,
+    /// With the connection.
+    AtClose,
+}
+
+impl Ends {
+    /// **Source**: RFC 9112, section 6.3.
+    fn of(head: &str) -> Self {
+        if matches!(status_of(head), Some(204 | 304)) {
+            return Self::After(0);
+        }
+        if field(head, "transfer-encoding").is_some_and(|coding| coding.ends_with("chunked")) {
+            return Self::Chunked;
+        }
+        let length = field(head, "content-length").and_then(|length| length.parse().ok());
+        length.map_or(Self::AtClose, Self::After)
     }
-    let text = String::from_utf8_lossy(&answer);
-    Ok(text.split_once("\r\n\r\n").map_or(&*text, |(head, _)| head).to_owned())
+
+    fn are_reached(self, body: &[u8]) -> bool {
+        body.len() >= BODY_BYTES_MAX
+            || match self {
+                Self::After(length) => body.len() >= length,
+                Self::Chunked => body.starts_with(b"0\r\n") || find(body, b"\r\n0\r\n").is_some(),
+                Self::AtClose => false,
+            }
+    }
+}
+
+async fn read_body(stream: &mut TcpStream, head: &str, mut body: Vec<u8>) -> std::io::Result<()> {
+    let ends = Ends::of(head);
+    while !ends.are_reached(&body) && stream.read_buf(&mut body).await? > 0 {}
+    Ok(())
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
 }
 
 fn status_of(head: &str) -> Option<u16> {
@@ -102,11 +170,12 @@ fn status_of(head: &str) -> Option<u16> {
     rest.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn location(head: &str) -> Option<&str> {
+/// The value of a header.
+fn field<'a>(head: &'a str, wanted: &str) -> Option<&'a str> {
     head.lines()
         .skip(1)
         .filter_map(|line| line.split_once(':'))
-        .find_map(|(name, value)| name.eq_ignore_ascii_case("location").then(|| value.trim()))
+        .find_map(|(name, value)| name.eq_ignore_ascii_case(wanted).then(|| value.trim()))
 }
 
 /// The path of a redirect that stays on the probed host.
@@ -123,4 +192,61 @@ fn same_host<'a>(target: &'a str, get: &Get<'_>) -> Option<&'a str> {
     } else {
         path
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What a probe says of a server that answers with this and then keeps the connection open.
+    async fn probed(answer: &'static str) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            // Until the prober hangs up.
+            let mut request = Vec::new();
+            while stream.read_buf(&mut request).await.is_ok_and(|count| count > 0) {}
+        });
+        let get = Get { host: "127.0.0.1", port, path: "/", headers: &[] };
+        let outcome = http(&get).await;
+        server.await.unwrap();
+        outcome
+    }
+
+    #[tokio::test]
+    async fn the_head_decides_and_the_connection_may_stay_open() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\nsomething without an end",
+            "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nnot all of it",
+            "HTTP/1.1 302 Found\r\nLocation: http://elsewhere.test/\r\nContent-Length: 0\r\n\r\n",
+        ] {
+            assert_eq!(probed(answer).await, Outcome::Success, "{answer:?}");
+        }
+        let failed = probed("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy").await;
+        assert_eq!(failed, Outcome::Failure("HTTP probe failed with statuscode: 503".to_owned()));
+        let odd = probed("SSH-2.0-x\r\n\r\n").await;
+        assert_eq!(odd, Outcome::Failure("the answer is not HTTP".to_owned()));
+    }
+
+    #[test]
+    fn bodies_end_as_their_heads_say() {
+        let ends = |head: &str| Ends::of(&format!("HTTP/1.1 200 OK\r\n{head}"));
+        assert_eq!(ends("Content-Length: 7"), Ends::After(7));
+        assert_eq!(ends("content-length: 7\r\ntransfer-encoding: gzip, chunked"), Ends::Chunked);
+        assert_eq!(ends("Server: x"), Ends::AtClose);
+        assert_eq!(ends("Content-Length: many"), Ends::AtClose);
+        assert!(Ends::After(2).are_reached(b"ok") && !Ends::After(3).are_reached(b"ok"));
+        assert!(Ends::Chunked.are_reached(b"0\r\n\r\n"));
+        assert!(!Ends::Chunked.are_reached(b"2\r\nok\r\n"));
+        assert!(Ends::AtClose.are_reached(&vec![0; BODY_BYTES_MAX]));
+    }
 }

@@ -21,7 +21,7 @@ use super::{
     files::{self, ExitFile, SpecFile, StateFile, read_json},
 };
 use crate::{
-    images::{Image, ImageMap, MAP_BYTES_MAX, Place, Program},
+    images::{Image, ImageMap, MAP_BYTES_MAX, MapFile, Program},
     probe::Outcome,
     runtime::{
         Adopted, Check, ContainerRef, ExecOutput, Exit, ProbeReply, Runtime, RuntimeError, Signal,
@@ -103,7 +103,7 @@ impl ProcessRuntime {
                 let size = match std::fs::metadata(path) {
                     Ok(file) => file.len(),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        let known = ImageMap::default().resolve(image, Place::NotThere(path));
+                        let known = ImageMap::default().resolve(image, MapFile::NotThere(path));
                         return known.map_err(|error| error.to_string());
                     }
                     Err(error) => return Err(fail(error.to_string())),
@@ -116,7 +116,7 @@ impl ProcessRuntime {
                 ImageMap::parse(&text).map_err(|error| fail(error.to_string()))?
             }
         };
-        let place = place.map_or(Place::Nowhere, Place::File);
+        let place = place.map_or(MapFile::Nowhere, MapFile::File);
         map.resolve(image, place).map_err(|error| error.to_string())
     }
 
