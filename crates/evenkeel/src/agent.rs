@@ -12,7 +12,7 @@ use evenkeel_node::{
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
 use tokio::{io::AsyncReadExt as _, net::unix::pipe::Receiver};
 
-use crate::{cli::AgentArgs, run};
+use crate::{cli::AgentArgs, signals};
 
 /// Our own executable, also when its file has been replaced since we were started.
 const OWN: &str = "/proc/self/exe";
@@ -28,7 +28,7 @@ pub(crate) async fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let runtime = Arc::new(ProcessRuntime::new(settings));
     tokio::select! {
         biased;
-        () = run::stopped() => {}
+        () = signals::stopped() => {}
         () = abandoned() => {}
         ended = agent::run(config(node), ports, runtime) => { ended?; }
     }

@@ -1,10 +1,13 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::tools::audit_args::{AuditCommand, RecordArgs};
+use crate::{
+    durations,
+    tools::audit_args::{AuditCommand, RecordArgs},
+};
 
 /// Keeps services on Kubernetes and PostgreSQL up.
 #[derive(Debug, Parser)]
@@ -100,17 +103,17 @@ pub(crate) struct UpArgs {
     /// Port of the console and the Prometheus API on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     pub(crate) console_port: u16,
-    /// Seconds between two scrapes of a target
-    #[arg(long, default_value = "15s", value_name = "DURATION")]
-    pub(crate) scrape_interval: String,
+    /// Time between two scrapes of a target, at least 100ms
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = durations::interval)]
+    pub(crate) scrape_interval: Duration,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
     /// Switch one safeguard off
     #[arg(long, value_name = "SAFEGUARD")]
     pub(crate) without: Option<Safeguard>,
     /// The gateway applies every change this much later (a fault to test against)
-    #[arg(long, hide = true, value_name = "DURATION")]
-    pub(crate) gateway_lag: Option<String>,
+    #[arg(long, hide = true, value_name = "DURATION", value_parser = durations::delay)]
+    pub(crate) gateway_lag: Option<Duration>,
 }
 
 /// `evenkeel run`
@@ -126,8 +129,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_delimiter = ',', value_name = "GROUPS", value_parser = group_names())]
     pub(crate) only: Vec<String>,
     /// Time between two looks at the counters of SLOs; not shorter than Prometheus scrapes
-    #[arg(long, default_value = "15s", value_name = "DURATION")]
-    pub(crate) slo_interval: String,
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = durations::interval)]
+    pub(crate) slo_interval: Duration,
     /// Where the record of actions is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -135,8 +138,8 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "default", value_name = "NAMESPACE")]
     pub(crate) lease_namespace: String,
     /// A leader that has not renewed its Lease for this long is replaced; at least 2s
-    #[arg(long, default_value = "15s", value_name = "DURATION")]
-    pub(crate) lease_duration: String,
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = durations::lease)]
+    pub(crate) lease_duration: Duration,
     /// Where /metrics, /why and /healthz are served; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     pub(crate) listen: std::net::SocketAddr,

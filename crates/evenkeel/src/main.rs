@@ -6,11 +6,14 @@ mod controllers;
 mod demo;
 mod diagnostics;
 mod door;
+mod durations;
 mod input;
 mod io;
 mod metric_servers;
 mod paths;
 mod run;
+mod signals;
+mod thread;
 mod tools;
 mod up;
 

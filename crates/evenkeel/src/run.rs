@@ -1,9 +1,9 @@
 //! `evenkeel run`: the controllers alone, against any Kubernetes.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
-use evenkeel_base::parse_duration;
+use evenkeel_assembly::Assembly;
 use evenkeel_control::{Activity, Host, Store};
 use evenkeel_live::{CachedStore, HttpHooks, ProviderNotifier, RealTime, connect};
 use evenkeel_telemetry::shell::PrometheusClient;
@@ -15,13 +15,28 @@ use crate::{
     io,
     metric_servers::PrometheusServers,
     paths,
+    signals::stop_signal,
 };
-
-/// Shorter Leases change hands whenever a machine is slow.
-const LEASE_MIN: Duration = Duration::from_secs(2);
 
 /// Runs until it is told to stop; then the Leases are given back.
 pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let mut stop = Box::pin(stop_signal().context("listen for signals")?);
+    let (assembly, diagnostics) = tokio::select! {
+        biased;
+        () = &mut stop => return Ok(ExitCode::SUCCESS),
+        ready = prepare(args) => ready?,
+    };
+    io::print(&format!("diagnostics: http://{}/metrics\n", diagnostics.address()?));
+    io::print("controllers: running\n");
+    tokio::select! {
+        biased;
+        () = assembly.run_until(stop) => {}
+        () = diagnostics.run() => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
     if let Some(file) = args.kubeconfig.as_deref().filter(|file| !file.exists()) {
         bail!(
             "kubeconfig {} is not there: name the one that `evenkeel up` printed, or your own \
@@ -51,46 +66,22 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .with_metrics(Arc::new(metrics))
         .with_notifier(Arc::new(notifier))
         .with_hooks(Arc::new(HttpHooks::new(store).context("set up webhooks")?));
-    let look_every = parse_duration(&args.slo_interval).context("--slo-interval")?;
-    let lease_duration = parse_duration(&args.lease_duration).context("--lease-duration")?;
-    if lease_duration < LEASE_MIN {
-        bail!("--lease-duration {} is too short: use {LEASE_MIN:?} or more", args.lease_duration);
-    }
     let activity = Arc::<Activity>::default();
     let metrics = move || cached.metrics();
     let diagnostics = Diagnostics::bind(args.listen, activity.clone(), metrics).await?;
-    let address = diagnostics.address()?;
     let options = controllers::Options {
         data_dir: &data_dir,
         record: &args.record,
         timer: time,
         confirm: args.without != Some(Safeguard::Confirmation),
         metric_servers: Some(Arc::<PrometheusServers>::default()),
-        look_every,
+        look_every: args.slo_interval,
         only: &args.only,
         namespace: &args.lease_namespace,
-        lease_duration,
-        diagnostics: address,
+        lease_duration: args.lease_duration,
+        diagnostics: diagnostics.address()?,
         activity,
     };
     let assembly = controllers::assemble(host, &options)?;
-    io::print(&format!("diagnostics: http://{address}/metrics\n"));
-    io::print("controllers: running\n");
-    tokio::select! {
-        biased;
-        () = assembly.run_until(stopped()) => {}
-        () = diagnostics.run() => {}
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Ready when the process is asked to end, by SIGINT or SIGTERM.
-pub(crate) async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut term) = signal(SignalKind::terminate()) else { return };
-    tokio::select! {
-        biased;
-        _ = term.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
+    Ok((assembly, diagnostics))
 }

@@ -1,11 +1,14 @@
-//! The sockets: scraping over HTTP, serving the API, asking another Prometheus.
+//! The sockets and threads: scraping over HTTP, serving the API, asking another Prometheus, and
+//! asking this one without holding up an executor.
 
 mod client;
 mod fetch;
+mod offloaded;
 mod server;
 
 pub use client::{ClientError, PrometheusClient};
 pub use fetch::HttpFetch;
+pub use offloaded::Offloaded;
 pub use server::{Server, ServerError};
 
 use bytes::Bytes;

@@ -78,21 +78,21 @@ impl Server {
                 }
             };
             while tasks.try_join_next().is_some() {}
-            let desk = Desk {
+            let service = QueryService {
                 telemetry: self.telemetry.clone(),
                 clock: Arc::clone(&self.clock),
                 queries: Arc::clone(&queries),
             };
             tasks.spawn(async move {
-                serve(stream, desk).await;
+                serve(stream, service).await;
                 drop(permit);
             });
         }
     }
 }
 
-async fn serve(stream: TcpStream, desk: Desk) {
-    let service = service_fn(move |request| desk.clone().answer(request));
+async fn serve(stream: TcpStream, queries: QueryService) {
+    let service = service_fn(move |request| queries.clone().answer(request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -105,13 +105,13 @@ async fn serve(stream: TcpStream, desk: Desk) {
 
 /// Answers requests of one connection.
 #[derive(Clone)]
-struct Desk {
+struct QueryService {
     telemetry: Telemetry,
     clock: Arc<dyn Clock>,
     queries: Arc<Semaphore>,
 }
 
-impl Desk {
+impl QueryService {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let (head, body) = request.into_parts();
         if body.size_hint().lower() > api::BODY_BYTES_MAX as u64 {
@@ -139,7 +139,10 @@ impl Desk {
         });
         Ok(match answered.await {
             Ok(response) => response.map(Full::new),
-            Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "the query broke the engine\n"),
+            Err(_) => refusal(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal error while evaluating the query\n",
+            ),
         })
     }
 }

@@ -29,18 +29,19 @@ use self::{
 use crate::{
     cli::{DemoArgs, Output, Safeguard},
     io,
-    run::stopped,
+    signals::stop_signal,
 };
 
 /// The real demo: processes, sockets, seconds. However it ends, nothing is left running.
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let stop = stop_signal().context("listen for signals")?;
     let scratch = Scratch::new(args)?;
     let pace = if args.short { Pace::SHORT } else { Pace::REAL };
     let settings = Settings { pace, without: args.without };
     let mut processes = Processes::default();
     let played = tokio::select! {
         biased;
-        () = stopped() => Err(anyhow::anyhow!("stopped before its end; nothing is left running")),
+        () = stop => Err(anyhow::anyhow!("stopped before its end; nothing is left running")),
         played = play(&scratch.dir, settings, &mut processes) => played,
     };
     let ended = processes.end().await;

@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use evenkeel_control::{self as control, Activity, HostPorts, RunLoop, Store};
 use evenkeel_gateway::{controller, shell::Gateway};
 use evenkeel_live::{HttpHooks, ProviderNotifier, RealTime};
 use evenkeel_telemetry::{
     RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
-    shell::{HttpFetch, Server},
+    shell::{HttpFetch, Offloaded, Server},
 };
 use tokio::task::JoinHandle;
 
@@ -21,6 +21,7 @@ use crate::{
     cli::{Safeguard, UpArgs},
     controllers,
     diagnostics::Diagnostics,
+    thread::Thread,
 };
 
 /// As Kubernetes' own controllers have it. Somebody may run `evenkeel run` beside `up`.
@@ -30,8 +31,6 @@ const LEASE_DURATION: Duration = Duration::from_secs(15);
 pub(super) struct Host<'a> {
     pub(super) args: &'a UpArgs,
     pub(super) data_dir: PathBuf,
-    /// Time between two scrapes.
-    pub(super) scrape: Duration,
     pub(super) store: Arc<dyn Store>,
     pub(super) time: Arc<RealTime>,
     pub(super) telemetry: Telemetry,
@@ -39,12 +38,60 @@ pub(super) struct Host<'a> {
 }
 
 /// A part that runs until its owner goes.
-pub(super) struct Part(JoinHandle<()>);
+pub(super) struct Part {
+    name: &'static str,
+    running: Running,
+}
+
+enum Running {
+    /// Shares the runtime: it never computes for long and never waits for the disk.
+    Task(JoinHandle<()>),
+    /// Has a thread to itself.
+    Thread(Thread),
+}
+
+impl Part {
+    fn task(name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { name, running: Running::Task(tokio::spawn(work)) }
+    }
+
+    fn thread<F: Future<Output = ()>>(
+        name: &'static str,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let thread = Thread::start(name, work).with_context(|| format!("start {name}"))?;
+        Ok(Self { name, running: Running::Thread(thread) })
+    }
+
+    async fn ended(&mut self) -> anyhow::Error {
+        match &mut self.running {
+            Running::Task(task) => {
+                if let Err(error) = task.await {
+                    tracing::error!(part = self.name, %error, "a part broke");
+                }
+            }
+            Running::Thread(thread) => thread.ended().await,
+        }
+        anyhow!("{} ended by itself, so the cluster is stopped: start it again", self.name)
+    }
+}
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.0.abort();
+        match &self.running {
+            Running::Task(task) => task.abort(),
+            Running::Thread(_) => {}
+        }
     }
+}
+
+/// Ready when the first part has ended, which none does by itself; says which.
+pub(super) async fn first_to_end(parts: &mut [Part]) -> anyhow::Error {
+    if parts.is_empty() {
+        return std::future::pending().await;
+    }
+    let ends = parts.iter_mut().map(|part| Box::pin(part.ended()));
+    futures::future::select_all(ends).await.0
 }
 
 impl Host<'_> {
@@ -53,11 +100,10 @@ impl Host<'_> {
             .with_observer(self.activity.clone())
     }
 
-    /// The controllers of Kubernetes itself, and the rules of the metrics.
+    /// The controllers of Kubernetes itself.
     pub(super) fn start_builtin(&self) -> Part {
         let run = evenkeel_builtin::install(RunLoop::new(self.base()));
-        let run = run.with(RuleController::new(self.telemetry.clone()));
-        Part(tokio::spawn(run.run()))
+        Part::task("kubernetes-controllers", run.run())
     }
 
     /// What makes routes and Services the gateway's configuration.
@@ -67,39 +113,56 @@ impl Host<'_> {
             plane: gateway.clone(),
             gateway_address: IpAddr::from([127, 0, 0, 1]),
         };
-        Part(tokio::spawn(controller::Controller::new(setup).run()))
+        Part::task("gateway-controller", controller::Controller::new(setup).run())
     }
 
     /// Scraping, rules, and the Prometheus API; says where that is.
+    ///
+    /// Whoever writes series waits for the queries that read them, so scraping and rules have a
+    /// thread to themselves. The API evaluates its queries on further threads.
     pub(super) async fn start_telemetry(
         &self,
         gateway: &Arc<Gateway>,
-    ) -> anyhow::Result<SocketAddr> {
-        let (telemetry, time) = (&self.telemetry, &self.time);
-        let settings = ScrapeSettings::every(self.scrape);
-        let fetch = Arc::new(HttpFetch::new(&settings));
-        let scraper = Scraper::new(telemetry.clone(), settings, fetch, time.clone(), time.clone())
-            .with_pods(self.store.clone())
-            .with_source("evenkeel-gateway", "gateway", Arc::new(GatewayMetrics(gateway.clone())))
-            .with_source("evenkeel", "up", Arc::new(OwnMetrics(self.activity.clone())));
-        tokio::spawn(scraper.run());
-        tokio::spawn(RuleRunner::new(telemetry.clone(), time.clone(), time.clone()).run());
+    ) -> anyhow::Result<(SocketAddr, [Part; 2])> {
+        let (telemetry, time) = (self.telemetry.clone(), self.time.clone());
         let addr = SocketAddr::from(([127, 0, 0, 1], self.args.console_port));
         let server = Server::bind(addr, telemetry.clone(), time.clone())
             .await
             .context("serve the console (--console-port)")?;
         let addr = server.address()?;
-        tokio::spawn(server.run());
-        Ok(addr)
+        let settings = ScrapeSettings::every(self.args.scrape_interval);
+        let rules = RunLoop::new(self.base()).with(RuleController::new(telemetry.clone()));
+        let gateway = Arc::new(GatewayMetrics(gateway.clone()));
+        let own = Arc::new(OwnMetrics(self.activity.clone()));
+        let store = self.store.clone();
+        let collecting = Part::thread("metrics", move || async move {
+            let fetch = Arc::new(HttpFetch::new(&settings));
+            let scraper =
+                Scraper::new(telemetry.clone(), settings, fetch, time.clone(), time.clone())
+                    .with_pods(store)
+                    .with_source("evenkeel-gateway", "gateway", gateway)
+                    .with_source("evenkeel", "up", own);
+            let runner = RuleRunner::new(telemetry, time.clone(), time);
+            tokio::select! {
+                biased;
+                () = scraper.run() => {}
+                () = runner.run() => {}
+                () = rules.run() => {}
+            }
+        })?;
+        Ok((addr, [collecting, Part::task("metrics-api", server.run())]))
     }
 
     /// evenkeel's own controllers, and where they answer questions.
+    ///
+    /// They wait for the disk, where the record of actions is, so they have a thread to
+    /// themselves.
     pub(super) async fn start_controllers(&self) -> anyhow::Result<[Part; 2]> {
         let hooks = HttpHooks::new(self.store.clone()).context("set up webhooks")?;
         let notifier = ProviderNotifier::new(self.store.clone()).context("set up notifications")?;
         let host = self
             .base()
-            .with_metrics(Arc::new(self.telemetry.clone()))
+            .with_metrics(Arc::new(Offloaded::new(self.telemetry.clone())))
             .with_hooks(Arc::new(hooks))
             .with_notifier(Arc::new(notifier));
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -110,7 +173,7 @@ impl Host<'_> {
             timer: self.time.clone(),
             confirm: self.args.without != Some(Safeguard::Confirmation),
             metric_servers: None,
-            look_every: self.scrape,
+            look_every: self.args.scrape_interval,
             only: &[],
             namespace: "default",
             lease_duration: LEASE_DURATION,
@@ -118,7 +181,8 @@ impl Host<'_> {
             activity: self.activity.clone(),
         };
         let assembly = controllers::assemble(host, &options)?;
-        Ok([Part(tokio::spawn(assembly.run())), Part(tokio::spawn(diagnostics.run()))])
+        let controllers = Part::thread("controllers", || assembly.run())?;
+        Ok([controllers, Part::task("diagnostics", diagnostics.run())])
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::Context as _;
 use evenkeel_api::clusterconfig::{ClusterConfig, NodeSpec};
-use evenkeel_base::{Rng, parse_duration};
+use evenkeel_base::Rng;
 use evenkeel_cluster::{
     ApiServer,
     http::{HttpOptions, Serving, kubeconfig, serve},
@@ -32,7 +32,8 @@ use evenkeel_telemetry::{Limits, Telemetry};
 use crate::{
     cli::{Safeguard, UpArgs},
     input::{self, Input},
-    io, paths, run,
+    io, paths,
+    signals::stop_signal,
 };
 use host::Host;
 
@@ -47,15 +48,13 @@ const NODES_WAIT: Duration = Duration::from_secs(10);
 /// Runs until it is told to stop.
 pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     // From here on being told to stop means to stop well.
-    let stopped = tokio::spawn(run::stopped());
+    let stop = stop_signal().context("listen for signals")?;
     let input = input::read(&args.dir)?;
     let nodes = nodes(&input)?;
     let images = match &input.images {
         Some(file) => file.canonicalize()?,
         None => args.dir.canonicalize()?.join("images.yaml"),
     };
-    let scrape = parse_duration(&args.scrape_interval).context("--scrape-interval")?;
-    let lag = args.gateway_lag.as_deref().map(parse_duration).transpose()?;
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
     let _lock = secrets::lock()?;
     agents::clear(&data_dir).await?;
@@ -72,26 +71,31 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     load::install_crds(store.as_ref()).await?;
     let telemetry = Telemetry::new(Limits::default());
     let activity = Arc::default();
-    let host = Host { args, data_dir, scrape, store, time, telemetry, activity };
-    let gateway = Arc::new(start_gateway(args, lag)?);
-    let _parts = [host.start_builtin(), host.start_routing(&gateway)];
-    let console = host.start_telemetry(&gateway).await?;
+    let host = Host { args, data_dir, store, time, telemetry, activity };
+    let gateway = Arc::new(start_gateway(args)?);
+    let mut parts = vec![host.start_builtin(), host.start_routing(&gateway)];
+    let (console, metrics) = host.start_telemetry(&gateway).await?;
+    parts.extend(metrics);
     let options =
         agents::Options { data_dir: &host.data_dir, kubeconfigs: &served.agents, images: &images };
     let agents = agents::start(&nodes, &options)?;
     let work = async {
         watch::nodes_ready(host.store.clone(), nodes.len(), NODES_WAIT).await;
         load::apply(host.store.as_ref(), &input.objects).await;
-        let _own = if args.no_controllers { None } else { Some(host.start_controllers().await?) };
+        let mut own = Vec::new();
+        if !args.no_controllers {
+            own.extend(host.start_controllers().await?);
+        }
         io::print(&format!("console: http://{console}/\n"));
         watch::ready(host.store.clone(), nodes.len()).await;
         io::print("ready\n");
-        std::future::pending().await
+        Err(host::first_to_end(&mut own).await)
     };
     let ended = tokio::select! {
         biased;
-        stopped = stopped => stopped.context("wait for a signal"),
+        () = stop => Ok(()),
         ended = work => ended,
+        error = host::first_to_end(&mut parts) => Err(error),
     };
     agents.stop().await;
     ended.map(|()| ExitCode::SUCCESS)
@@ -151,13 +155,13 @@ async fn serve_api(
     Ok(Served { _serving: serving, kubeconfig: file, agents: of_agents })
 }
 
-fn start_gateway(args: &UpArgs, lag: Option<Duration>) -> anyhow::Result<Gateway> {
+fn start_gateway(args: &UpArgs) -> anyhow::Result<Gateway> {
     let switches = Switches {
         retries: args.without != Some(Safeguard::Retries),
         drain: args.without != Some(Safeguard::Drain),
         confirmation: args.without != Some(Safeguard::Confirmation),
     };
-    let lag = lag.map(|delay| Lag { worker: 0, delay });
+    let lag = args.gateway_lag.map(|delay| Lag { worker: 0, delay });
     let settings = GatewaySettings { workers: 2, switches, lag, ..GatewaySettings::default() };
     Gateway::start(settings).context("start the gateway's workers")
 }
