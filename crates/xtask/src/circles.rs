@@ -27,6 +27,11 @@ pub(crate) struct Known {
 pub(crate) const KNOWN: &[Known] = &[
     Known {
         krate: "evenkeel",
+        files: &["cli.rs", "tools/audit_args.rs"],
+        reason: "flags that two commands share, beside the tool that is mostly meant",
+    },
+    Known {
+        krate: "evenkeel",
         files: &["tools/slo.rs", "tools/slo_status.rs"],
         reason: "a command with one long subcommand; they share how SLO files are read",
     },
@@ -68,20 +73,14 @@ pub(crate) const KNOWN: &[Known] = &[
         reason: "a message's head says how its body ends",
     },
     Known {
-        krate: "evenkeel-guard",
-        files: &["files.rs", "keeper.rs", "memory.rs", "verify.rs"],
-        reason: "the record, its two stores and its check; the record's trait belongs into a file \
-                 of its own",
-    },
-    Known {
         krate: "evenkeel-live",
         files: &["hooks.rs", "load.rs"],
         reason: "the load tester answers in the words of a webhook",
     },
     Known {
         krate: "evenkeel-live",
-        files: &["informer.rs", "store.rs"],
-        reason: "the store's watch is an informer over the store's own list",
+        files: &["informer.rs", "shelf.rs", "store.rs"],
+        reason: "the store's watch is an informer over the store's own list, kept on its shelf",
     },
     Known {
         krate: "evenkeel-promql",
