@@ -65,6 +65,15 @@ impl Failure {
         matches!(self, Self::Status(status) if matches!(status.code, 401 | 403 | 404 | 405))
     }
 
+    /// Whether something is wrong. That an object is missing, there already or has changed is
+    /// everyday life.
+    pub(crate) fn is_trouble(&self) -> bool {
+        match self {
+            Self::Status(status) => !matches!(status.code, 404 | 409 | 410),
+            Self::Silent(_) | Self::Broken(_) => true,
+        }
+    }
+
     /// How long the server asks us to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -126,7 +126,7 @@ impl ApiClient {
             self.reset(generation);
             Err(Failure::Silent(limit))
         });
-        if done.is_err() {
+        if done.as_ref().is_err_and(Failure::is_trouble) {
             self.counts.tally(Tally::Failed);
         }
         done

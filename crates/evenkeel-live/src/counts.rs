@@ -53,7 +53,7 @@ pub struct ApiCounts {
     /// Requests to the API server by verb: `get`, `list`, `watch`, `create`, `update`, `patch`,
     /// `delete`, and `discovery` for the list of kinds.
     pub requests: Vec<(&'static str, u64)>,
-    /// Requests that got no answer or one from 400 on.
+    /// Requests that got no answer, or one that says that something is wrong.
     pub failed: u64,
     /// Requests and watches given up because the server was silent for too long.
     pub silent: u64,

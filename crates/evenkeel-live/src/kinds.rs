@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -95,16 +95,20 @@ impl Kinds {
             }
         }
         let found = discover(client).await.map_err(|error| error.translate("list of kinds"));
-        let how = found.map(|fresh| self.learn(&mut looks, fresh, &client.settings));
+        let how = found.map(|found| self.learn(&mut looks, found, &client.settings));
         looks.last = Some((Instant::now(), how.clone()));
         how.map(|()| known(self))
     }
 
-    fn learn(&self, looks: &mut Looks, fresh: BTreeMap<GroupKind, Route>, settings: &LiveSettings) {
+    fn learn(&self, looks: &mut Looks, found: Found, settings: &LiveSettings) {
         let mut known = self.known();
+        let Found { mut kinds, stale } = found;
+        for (kind, route) in known.iter().filter(|(kind, _)| stale.contains(&*kind.group)) {
+            kinds.entry(kind.clone()).or_insert_with(|| route.clone());
+        }
         let (min, max) = (settings.discovery_min, settings.discovery_max);
-        looks.pause = if *known == fresh { (looks.pause * 2).clamp(min, max) } else { min };
-        *known = fresh;
+        looks.pause = if *known == kinds { (looks.pause * 2).clamp(min, max) } else { min };
+        *known = kinds;
     }
 
     /// Forgets a route that the server says it does not serve: another version may be.
@@ -116,8 +120,16 @@ impl Kinds {
     }
 }
 
-async fn discover(client: &ApiClient) -> Result<BTreeMap<GroupKind, Route>, Failure> {
-    let mut found = BTreeMap::new();
+/// What a look at the list of kinds gave.
+#[derive(Default)]
+struct Found {
+    kinds: BTreeMap<GroupKind, Route>,
+    /// Groups whose own server is away: what they had before still counts.
+    stale: BTreeSet<String>,
+}
+
+async fn discover(client: &ApiClient) -> Result<Found, Failure> {
+    let mut found = Found::default();
     for path in ["/api", "/apis"] {
         let request = Request::get(path)
             .header(ACCEPT, AGGREGATED)
@@ -138,7 +150,7 @@ async fn discover(client: &ApiClient) -> Result<BTreeMap<GroupKind, Route>, Fail
 
 /// Takes the kinds out of an aggregated list. A kind that several versions have is reached through
 /// the first one, which the server prefers.
-fn read(body: &Value, found: &mut BTreeMap<GroupKind, Route>) {
+fn read(body: &Value, found: &mut Found) {
     fn text<'a>(value: &'a Value, path: &str) -> &'a str {
         value.pointer(path).and_then(Value::as_str).unwrap_or_default()
     }
@@ -149,6 +161,9 @@ fn read(body: &Value, found: &mut BTreeMap<GroupKind, Route>) {
         let name = text(group, "/metadata/name");
         for version in list(group, "versions") {
             let number = text(version, "/version");
+            if text(version, "/freshness") == "Stale" {
+                found.stale.insert(name.to_owned());
+            }
             let api_version =
                 if name.is_empty() { number.to_owned() } else { format!("{name}/{number}") };
             for resource in list(version, "resources") {
@@ -157,7 +172,7 @@ fn read(body: &Value, found: &mut BTreeMap<GroupKind, Route>) {
                 if kind.is_empty() || plural.is_empty() {
                     continue;
                 }
-                found.entry(GroupKind::new(name, kind)).or_insert_with(|| Route {
+                found.kinds.entry(GroupKind::new(name, kind)).or_insert_with(|| Route {
                     api_version: api_version.clone(),
                     plural: plural.to_owned(),
                     namespaced: text(resource, "/scope") == "Namespaced",
@@ -184,11 +199,32 @@ mod tests {
             {"version": "v1", "resources": [resource("horizontalpodautoscalers", "HPA"),
                 resource("olds", "Old"), {"resource": "broken"}]},
         ]}]});
-        let mut found = BTreeMap::new();
+        let mut found = Found::default();
         read(&body, &mut found);
-        let path = |kind| found[&GroupKind::new("autoscaling", kind)].path(Some("x"), Some("a"));
+        let path =
+            |kind| found.kinds[&GroupKind::new("autoscaling", kind)].path(Some("x"), Some("a"));
         assert_eq!(path("HPA"), "/apis/autoscaling/v2/namespaces/x/horizontalpodautoscalers/a");
         assert_eq!(path("Old"), "/apis/autoscaling/v1/namespaces/x/olds/a");
-        assert_eq!(found.len(), 2);
+        assert_eq!(found.kinds.len(), 2);
+    }
+
+    #[test]
+    fn a_group_whose_server_is_away_keeps_its_kinds() {
+        let list = |freshness: &str, resources: Value| {
+            json!({"items": [{"metadata": {"name": "metrics.k8s.io"}, "versions": [
+                {"version": "v1beta1", "freshness": freshness, "resources": resources}]}]})
+        };
+        let pods = json!([{"resource": "pods", "scope": "Namespaced",
+            "responseKind": {"kind": "PodMetrics"}}]);
+        let kinds = Kinds::new();
+        let has = |body: &Value| {
+            let mut found = Found::default();
+            read(body, &mut found);
+            kinds.learn(&mut Looks::default(), found, &LiveSettings::default());
+            kinds.known().len()
+        };
+        assert_eq!(has(&list("Current", pods)), 1);
+        assert_eq!(has(&list("Stale", json!([]))), 1, "away");
+        assert_eq!(has(&list("Current", json!([]))), 0, "uninstalled");
     }
 }

@@ -24,7 +24,7 @@ fn render(counts: &ApiCounts, kept: &[Kept]) -> String {
     };
     let rows = labelled("verb", &counts.requests);
     family("evenkeel_api_requests_total", "counter", "Requests to the API server.", &rows);
-    let help = "Requests without an answer, or with a refusal.";
+    let help = "Requests without an answer, or with one that says that something is wrong.";
     family("evenkeel_api_failures_total", "counter", help, &one(counts.failed));
     let help = "Requests and watches given up because the server was silent.";
     family("evenkeel_api_silences_total", "counter", help, &one(counts.silent));
