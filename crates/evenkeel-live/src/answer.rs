@@ -97,7 +97,11 @@ impl Failure {
 
 impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Self {
-        Self::Broken(chain(&error))
+        Self::Broken(match error {
+            // The envelope says nothing.
+            kube::Error::Service(error) => chain(&*error),
+            other => chain(&other),
+        })
     }
 }
 

@@ -22,6 +22,7 @@ use kube::{
     Client, Config,
     client::{Body, ClientBuilder, ConfigExt as _},
 };
+use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::{
@@ -120,12 +121,19 @@ impl ApiClient {
         exchange: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         self.counts.request(verb);
-        let generation = self.pool.generation();
+        let mut doubt = Doubt {
+            pool: &self.pool,
+            generation: self.pool.generation(),
+            since: Instant::now(),
+            least: self.settings.doubt,
+            answered: false,
+        };
         let limit = self.settings.request;
         let done = tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| {
-            self.reset(generation);
+            self.reset(doubt.generation);
             Err(Failure::Silent(limit))
         });
+        doubt.answered = true;
         if done.as_ref().is_err_and(Failure::is_trouble) {
             self.counts.tally(Tally::Failed);
         }
@@ -136,6 +144,25 @@ impl ApiClient {
     pub(crate) fn reset(&self, generation: Generation) {
         self.counts.tally(Tally::Silent);
         self.pool.reset(generation);
+    }
+}
+
+/// Drops the pool when a caller gives up on an exchange that was silent for a while: whoever
+/// renews a Lease has less patience than we have, and must not meet one dead connection after
+/// the other.
+struct Doubt<'a> {
+    pool: &'a Pool,
+    generation: Generation,
+    since: Instant,
+    least: Duration,
+    answered: bool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if !self.answered && self.since.elapsed() >= self.least {
+            self.pool.reset(self.generation);
+        }
     }
 }
 

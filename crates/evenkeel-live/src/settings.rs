@@ -11,6 +11,9 @@ pub struct LiveSettings {
     /// Longest time from a request to the last byte of its answer; for a watch, to the head of the
     /// answer. 30 s.
     pub request: Duration,
+    /// When a caller gives up on a request after this long or more, all unused connections are
+    /// dropped: they may be as dead as the one it waited for. 1 s.
+    pub doubt: Duration,
     /// A connection without traffic is probed by the kernel after this long, and three times more
     /// at a third of it. 15 s, so that a dead one is closed after 30 s.
     pub keepalive: Duration,
@@ -48,6 +51,7 @@ impl Default for LiveSettings {
         Self {
             connect: Duration::from_secs(10),
             request: Duration::from_secs(30),
+            doubt: Duration::from_secs(1),
             keepalive: Duration::from_secs(15),
             watch: Duration::from_secs(50),
             watch_grace: Duration::from_secs(5),

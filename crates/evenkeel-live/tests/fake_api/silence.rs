@@ -1,7 +1,10 @@
 //! What happens when nobody answers, or answers badly: everything ends by itself, and goes on.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -55,6 +58,30 @@ async fn a_request_without_an_answer_ends_and_the_next_one_takes_a_fresh_connect
     assert_eq!(Some(last.connection), before.map(|before| before + 1));
     let counts = store.counts();
     assert_eq!((counts.silent, counts.pools, counts.of("get")), (1, 1, 5));
+}
+
+#[tokio::test]
+async fn a_caller_who_gives_up_early_does_not_meet_one_dead_connection_after_the_other() {
+    let dead = Arc::new(AtomicUsize::new(0));
+    let up_to = dead.clone();
+    let server = Server::start(move |request| match request.path() {
+        // A firewall has forgotten the old connections; new ones are fine.
+        _ if request.connection <= up_to.load(Ordering::Relaxed) => Reply::Silence,
+        "/api/v1/namespaces/x/configmaps/a" => Reply::Json(200, config_map("a", 5, "v")),
+        _ => UNKNOWN,
+    })
+    .await;
+    let store = server.store(LiveSettings { request: Duration::from_mins(1), ..quick() });
+    let a = key("a");
+    let all = futures::future::join_all((0..4).map(|_| store.get(&a)));
+    assert!(soon(all).await.iter().all(Result::is_ok));
+    let opened = server.requests(|_| true).iter().map(|request| request.connection).max().unwrap();
+    assert!(opened > 1, "several connections are unused now");
+    dead.store(opened, Ordering::Relaxed);
+    let given_up = tokio::time::timeout(Duration::from_millis(100), store.get(&a)).await;
+    assert!(given_up.is_err());
+    assert!(soon(store.get(&a)).await.unwrap().is_some());
+    assert_eq!(store.counts().pools, 1);
 }
 
 #[tokio::test]

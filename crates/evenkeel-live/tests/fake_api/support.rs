@@ -135,6 +135,7 @@ pub(crate) fn quick() -> LiveSettings {
     LiveSettings {
         connect: Duration::from_millis(300),
         request: Duration::from_millis(300),
+        doubt: Duration::from_millis(50),
         watch: Duration::from_millis(300),
         watch_grace: Duration::from_millis(50),
         settled: Duration::from_millis(200),
