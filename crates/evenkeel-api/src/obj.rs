@@ -127,7 +127,11 @@ impl Obj {
         T::deserialize(&self.body).map(Arc::new).map_err(|error| ObjError::Decode {
             object: self.key.to_string(),
             kind: T::KIND,
-            problem: error.to_string(),
+            problem: match T::KIND {
+                // The decoder quotes what it cannot decode.
+                "Secret" => "its content is not of the right type".to_owned(),
+                _ => error.to_string(),
+            },
         })
     }
 
@@ -245,7 +249,7 @@ impl fmt::Debug for Obj {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+    use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
     use serde_json::json;
 
     use super::*;
@@ -263,6 +267,14 @@ mod tests {
             "Pod/shop/a is not a ConfigMap"
         );
         assert_eq!(Obj::of(&*first).unwrap().key(), obj.key());
+    }
+
+    #[test]
+    fn a_malformed_secret_is_not_quoted() {
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"},
+            "data": {"key": "not base64: s3cret"}, "type": 3});
+        let error = Obj::from_json(secret).unwrap().get::<Secret>().unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use evenkeel_api::{Key, Obj, json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{EffectCall, Propagation};
+use crate::{EffectCall, Propagation, StoreError, repeats::Mark};
 
 /// Field paths named in a text about a patch: enough to see what it is about.
 const PATHS_MAX: usize = 6;
@@ -82,6 +82,10 @@ pub struct RouteWeight {
 pub(crate) enum TargetError {
     #[error("the target has no name")]
     Nameless,
+    #[error("{0} is to go, but which one is not said: the uid is empty")]
+    NoUid(Key),
+    #[error("{0} is to be bound to a node without a name")]
+    NoNode(Key),
     #[error("{0} does not exist")]
     Missing(Key),
     #[error("no rule of {0} has these backends: apply the route first")]
@@ -122,10 +126,17 @@ impl Action {
     pub(crate) fn check(&self) -> Result<(), TargetError> {
         let nameless = match self {
             Self::Create(obj) => obj.name().is_empty() && obj.meta().generate_name.is_none(),
-            Self::Effect(call) => call.target.is_empty(),
+            Self::Effect(call) => call.target.trim().is_empty(),
             other => other.target().is_some_and(|key| key.name.is_empty()),
         };
-        if nameless { Err(TargetError::Nameless) } else { Ok(()) }
+        match self {
+            _ if nameless => Err(TargetError::Nameless),
+            Self::Delete { key, uid, .. } | Self::Evict { key, uid } if uid.is_empty() => {
+                Err(TargetError::NoUid(key.clone()))
+            }
+            Self::Bind { pod, node } if node.is_empty() => Err(TargetError::NoNode(pod.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// The merge patch that it makes of the object as it is; `None` when the object is as wanted,
@@ -156,10 +167,55 @@ impl Action {
             (Self::Delete { .. } | Self::Evict { .. } | Self::Effect(_), _) | (_, None) => None,
             (_, Some(before)) => {
                 let mut after = before.clone();
-                patch.into_iter().for_each(|patch| json::merge(&mut after, patch));
+                if let Some(patch) = patch {
+                    json::merge(&mut after, patch);
+                }
                 Some(after)
             }
         }
+    }
+}
+
+impl Action {
+    /// Whether it makes something that need not be there before.
+    pub(crate) fn makes(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Apply(_))
+    }
+
+    /// Whether it is for its target to go.
+    pub(crate) fn removes(&self) -> bool {
+        matches!(self, Self::Delete { .. } | Self::Evict { .. })
+    }
+
+    /// Whether this object is the one that is to go, not a namesake.
+    pub(crate) fn check_uid(&self, found: &Obj) -> Result<(), StoreError> {
+        match self {
+            Self::Delete { uid, .. } | Self::Evict { uid, .. } if uid != found.uid() => {
+                let problem = format!("its uid is {}, not {uid}", found.uid());
+                Err(StoreError::Conflict { object: found.key().to_string(), problem })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What it changes to what, for [`crate::repeats`]: what is changed counts, not what the target
+    /// was or is.
+    pub(crate) fn mark(&self, patch: Option<&Value>) -> Mark {
+        let target = match self {
+            Self::Effect(call) => format!("{} {} {}", call.port, call.verb, call.target),
+            other => other.target().map(ToString::to_string).unwrap_or_default(),
+        };
+        let change = match self {
+            Self::Create(obj) => obj.json().to_string(),
+            Self::Apply(obj) => patch.unwrap_or(obj.json()).to_string(),
+            Self::Patch { .. } | Self::Scale { .. } | Self::SetWeights { .. } => {
+                patch.map(ToString::to_string).unwrap_or_default()
+            }
+            Self::Delete { uid, .. } | Self::Evict { uid, .. } => uid.clone(),
+            Self::Bind { node, .. } => node.clone(),
+            Self::Effect(call) => call.args.to_string(),
+        };
+        Mark::new(&target, &format!("{} {change}", self.verb()))
     }
 }
 
@@ -197,11 +253,8 @@ fn paths(patch: &Value) -> String {
     }
     let more = paths.len().saturating_sub(PATHS_MAX);
     paths.truncate(PATHS_MAX);
-    let mut text = paths.join(" ");
-    if more > 0 {
-        text.push_str(&format!(" and {more} more"));
-    }
-    text
+    let text = paths.join(" ");
+    if more > 0 { format!("{text} and {more} more") } else { text }
 }
 
 impl fmt::Display for Action {

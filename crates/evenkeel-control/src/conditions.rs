@@ -4,29 +4,29 @@
 //! Held     the door holds or denies the plan: reason, policies, what to do
 //! Stalled  no pass ends well: refused, panicked, timed out, the same change again and again
 //! ```
-//! They are written when they change, and taken away by the next pass that ends well.
+//! **Shape** of the message: `CONTROLLER: words`. Several controllers may look after one object;
+//! each takes away only what it has set itself, when one of its passes ends well.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use evenkeel_api::{Key, Obj};
-use jiff::Timestamp;
+use evenkeel_api::{Key, Obj, Revision};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use crate::{Host, Patch, Subresource, WriteOptions};
+use crate::{Host, Patch, Subresource, WriteOptions, controller::is_singleton};
 
 /// The door holds or denies the plan.
 pub(crate) const HELD: &str = "Held";
 /// No pass ends well.
 pub(crate) const STALLED: &str = "Stalled";
-
-/// Whether a condition in a list is one of the loop's.
-pub(crate) fn is_own(condition: &Value) -> bool {
-    condition.get("type").is_some_and(|kind| kind == HELD || kind == STALLED)
-}
+/// Words that differ from the last ones are told again after this long: there may be numbers in
+/// them that change all the time.
+const WORDS_EVERY: Duration = Duration::from_mins(1);
 
 /// One condition that is raised.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,41 +36,77 @@ pub(crate) struct Flag {
     pub(crate) message: String,
 }
 
-/// What is raised on which object, as far as this process knows.
-#[derive(Default)]
-pub(crate) struct Flags(Mutex<Known>);
+/// What one controller has raised on which object, as far as this process knows.
+pub(crate) struct Flags {
+    controller: &'static str,
+    known: Mutex<Known>,
+}
 
 #[derive(Default)]
 struct Known {
-    raised: BTreeMap<Key, Flag>,
+    raised: BTreeMap<Key, Raised>,
     /// Objects that were looked at for conditions of a process before this one.
     checked: BTreeSet<Key>,
+    /// What each object was at when its conditions were last written here.
+    wrote: BTreeMap<Key, Revision>,
+}
+
+struct Raised {
+    flag: Flag,
+    /// When its words were told, in even time.
+    told: Timestamp,
+    /// The condition as it was written; `None` when it could not be.
+    condition: Option<Value>,
 }
 
 impl Flags {
+    pub(crate) fn new(controller: &'static str) -> Self {
+        Self { controller, known: Mutex::default() }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         // What was written is written; at worst a condition is written twice.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Raises a condition on an object; whether it is news.
-    pub(crate) async fn raise(
-        &self,
-        host: &Host,
-        key: &Key,
-        flag: Flag,
-        manager: &'static str,
-    ) -> bool {
-        if self.known().raised.get(key) == Some(&flag) {
-            return false;
+    /// Raises a condition on an object; whether that is news.
+    pub(crate) async fn raise(&self, host: &Host, key: &Key, flag: Flag) -> bool {
+        let now = host.ports.clock.steady();
+        let (flag, is_news) = self.note(key, flag, now);
+        // Also when it is no news: somebody else may have written the list without it.
+        if let Ok(condition) = self.write(host, key, Some(&flag), None).await
+            && let Some(raised) = self.known().raised.get_mut(key)
+        {
+            raised.condition = condition;
         }
-        self.known().raised.insert(key.clone(), flag.clone());
-        self.write(host, key, Some(&flag), manager).await;
-        true
+        is_news
     }
 
-    /// Takes the loop's conditions from an object on which all is well.
-    pub(crate) async fn clear(&self, host: &Host, key: &Key, manager: &'static str) {
+    /// Remembers what is raised; the flag as it is to be shown, and whether it is news.
+    fn note(&self, key: &Key, flag: Flag, now: Timestamp) -> (Flag, bool) {
+        let mut known = self.known();
+        let every = SignedDuration::try_from(WORDS_EVERY).unwrap_or(SignedDuration::MAX);
+        let old = known.raised.get(key).filter(|old| {
+            let same = (old.flag.kind, old.flag.reason) == (flag.kind, flag.reason);
+            let recent = now.duration_since(old.told) < every;
+            same && (old.flag.message == flag.message || recent)
+        });
+        if let Some(old) = old {
+            return (old.flag.clone(), false);
+        }
+        let raised = Raised { flag: flag.clone(), told: now, condition: None };
+        known.raised.insert(key.clone(), raised);
+        (flag, true)
+    }
+
+    /// The condition that is raised on an object, as it was written.
+    pub(crate) fn raised(&self, key: &Key) -> Option<Value> {
+        self.known().raised.get(key)?.condition.clone()
+    }
+
+    /// Takes this controller's condition from an object on which all is well. `fresh` is the
+    /// object as it was just written, when it was.
+    pub(crate) async fn clear(&self, host: &Host, key: &Key, fresh: Option<&Arc<Obj>>) {
         {
             let mut known = self.known();
             let was_raised = known.raised.remove(key).is_some();
@@ -78,7 +114,9 @@ impl Flags {
                 return;
             }
         }
-        self.write(host, key, None, manager).await;
+        if self.write(host, key, None, fresh).await.is_err() {
+            self.known().checked.remove(key);
+        }
     }
 
     /// Forgets an object that is gone.
@@ -86,45 +124,92 @@ impl Flags {
         let mut known = self.known();
         known.raised.remove(key);
         known.checked.remove(key);
+        known.wrote.remove(key);
     }
 
-    async fn write(&self, host: &Host, key: &Key, flag: Option<&Flag>, manager: &'static str) {
-        let Ok(Some(obj)) = host.ports.read.get(key).await else { return };
-        let Some(list) = updated(&obj, flag, host.ports.clock.now()) else { return };
+    /// Whether an object is as the last write of a condition left it: then nothing else has
+    /// happened to it.
+    pub(crate) fn left(&self, obj: &Obj) -> bool {
+        self.known().wrote.get(obj.key()) == Some(&obj.revision())
+    }
+
+    /// Whether a condition in a list was set by this controller's loop.
+    pub(crate) fn owns(&self, condition: &Value) -> bool {
+        let text = |field| condition.get(field).and_then(Value::as_str).unwrap_or_default();
+        let own = text("message").strip_prefix(self.controller);
+        [HELD, STALLED].contains(&text("type")) && own.is_some_and(|rest| rest.starts_with(": "))
+    }
+
+    /// Brings the list of conditions up to date; the condition that it holds now.
+    async fn write(
+        &self,
+        host: &Host,
+        key: &Key,
+        flag: Option<&Flag>,
+        fresh: Option<&Arc<Obj>>,
+    ) -> Result<Option<Value>, ()> {
+        if is_singleton(key) {
+            return Ok(None);
+        }
+        let obj = match fresh {
+            Some(fresh) => fresh.clone(),
+            None => match host.ports.read.get(key).await {
+                Ok(Some(obj)) => obj,
+                Ok(None) => return Ok(None),
+                Err(_) => return Err(()),
+            },
+        };
+        let (list, condition) = self.updated(&obj, flag, host.ports.clock.now());
+        let Some(list) = list else { return Ok(condition) };
         let options = WriteOptions {
             subresource: Some(Subresource::Status),
             expect: Some(obj.revision()),
-            manager,
+            manager: self.controller,
         };
         let patch = Patch::Merge(json!({"status": {"conditions": list}}));
-        if let Err(error) = host.write.patch(key, &patch, &options).await {
-            // The Event and `why` still say it; the next pass tries again.
-            tracing::debug!(object = %key, %error, "condition not written");
-            let mut known = self.known();
-            known.raised.remove(key);
-            known.checked.remove(key);
+        match host.write.patch(key, &patch, &options).await {
+            Ok(stored) => {
+                self.known().wrote.insert(key.clone(), stored.revision());
+                Ok(condition)
+            }
+            Err(error) => {
+                // The Event and `why` still say it; the next pass tries again.
+                tracing::debug!(object = %key, %error, "condition not written");
+                Err(())
+            }
         }
     }
-}
 
-/// The conditions of an object with this one raised and no other of ours; `None` when they are so.
-fn updated(obj: &Obj, flag: Option<&Flag>, now: Timestamp) -> Option<Vec<Value>> {
-    let have = obj.json().pointer("/status/conditions").and_then(Value::as_array);
-    let mut list: Vec<Value> = have.cloned().unwrap_or_default();
-    let old = list.iter().find(|condition| {
-        flag.is_some_and(|flag| condition.get("type").is_some_and(|kind| kind == flag.kind))
-    });
-    let since = old.and_then(|old| old.get("lastTransitionTime")).cloned();
-    list.retain(|condition| !is_own(condition));
-    if let Some(flag) = flag {
-        list.push(json!({
-            "type": flag.kind, "status": "True", "reason": flag.reason, "message": flag.message,
-            "observedGeneration": obj.generation(),
-            "lastTransitionTime": since.unwrap_or_else(|| json!(Time(now))),
-        }));
+    /// The conditions of an object with this one raised and no other of ours, `None` when they are
+    /// so; and the one that is raised.
+    fn updated(
+        &self,
+        obj: &Obj,
+        flag: Option<&Flag>,
+        now: Timestamp,
+    ) -> (Option<Vec<Value>>, Option<Value>) {
+        let have = obj.json().pointer("/status/conditions").and_then(Value::as_array);
+        let mut list: Vec<Value> = have.cloned().unwrap_or_default();
+        list.retain(|condition| !self.owns(condition));
+        let same = |condition: &&Value| {
+            flag.is_some_and(|flag| condition.get("type").is_some_and(|kind| kind == flag.kind))
+        };
+        // A list has one condition per type: another controller's stays until it is taken away.
+        let is_taken = list.iter().any(|condition| same(&condition));
+        let raised = flag.filter(|_| !is_taken).map(|flag| {
+            let old = have.into_iter().flatten().find(same);
+            let since = old.and_then(|old| old.get("lastTransitionTime")).cloned();
+            json!({
+                "type": flag.kind, "status": "True", "reason": flag.reason,
+                "message": format!("{}: {}", self.controller, flag.message),
+                "observedGeneration": obj.generation(),
+                "lastTransitionTime": since.unwrap_or_else(|| json!(Time(now))),
+            })
+        });
+        list.extend(raised.clone());
+        let is_so = have.map_or(&[] as &[Value], Vec::as_slice) == list;
+        ((!is_so).then_some(list), raised)
     }
-    (have.map_or(0, Vec::len) != list.len() || have.is_some_and(|have| *have != list))
-        .then_some(list)
 }
 
 #[cfg(test)]
@@ -138,19 +223,48 @@ mod tests {
         .unwrap()
     }
 
+    fn flag(message: &str) -> Flag {
+        Flag { kind: HELD, reason: "ActionHeld", message: message.to_owned() }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
     #[test]
     fn a_flag_keeps_the_time_since_when_it_is_so_and_others_stay() {
-        let now = Timestamp::from_second(100).unwrap();
-        let flag =
-            |message: &str| Flag { kind: HELD, reason: "ActionHeld", message: message.to_owned() };
+        let flags = Flags::new("delivery");
+        let updated = |conditions: &Value, flag: Option<&Flag>, second| {
+            flags.updated(&object(conditions), flag, at(second)).0
+        };
         let other = json!({"type": "Promoted", "status": "True"});
-        let first = updated(&object(&json!([other])), Some(&flag("a")), now).unwrap();
+        let first = updated(&json!([other]), Some(&flag("a")), 100).unwrap();
         assert_eq!((first.len(), &first[0]), (2, &other));
-        let later = Timestamp::from_second(200).unwrap();
-        let obj = object(&json!(first));
-        assert_eq!(updated(&obj, Some(&flag("a")), later), None);
-        let second = updated(&obj, Some(&flag("b")), later).unwrap();
+        assert_eq!(first[1]["message"], "delivery: a");
+        assert_eq!(updated(&json!(first), Some(&flag("a")), 200), None);
+        let second = updated(&json!(first), Some(&flag("b")), 200).unwrap();
         assert_eq!(second[1]["lastTransitionTime"], first[1]["lastTransitionTime"]);
-        assert_eq!(updated(&obj, None, later), Some(vec![other]));
+        assert_eq!(updated(&json!(first), None, 200), Some(vec![other]));
+    }
+
+    #[test]
+    fn what_another_controller_has_raised_is_left_alone() {
+        let theirs = json!([{"type": HELD, "status": "True", "message": "slo: a"}]);
+        let flags = Flags::new("delivery");
+        for flag in [None, Some(&flag("a"))] {
+            assert_eq!(flags.updated(&object(&theirs), flag, at(1)), (None, None));
+        }
+        assert!(Flags::new("slo").updated(&object(&theirs), None, at(1)).0.is_some());
+    }
+
+    #[test]
+    fn words_that_change_all_the_time_are_told_once_a_minute() {
+        let (flags, key) = (Flags::new("delivery"), object(&json!([])).key().clone());
+        let news = |message: &str, second| flags.note(&key, flag(message), at(second)).1;
+        assert!(news("burn 14.1", 0));
+        assert!(!news("burn 14.2", 1) && !news("burn 14.1", 100));
+        assert!(news("burn 14.3", 101));
+        let stalled = Flag { kind: STALLED, reason: "Refused", message: "burn 14.3".to_owned() };
+        assert!(flags.note(&key, stalled, at(102)).1, "another reason is news at once");
     }
 }

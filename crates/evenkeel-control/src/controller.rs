@@ -4,6 +4,9 @@ use evenkeel_api::{ApiObject, GroupKind, Key, Obj, ObjError};
 
 use crate::{BoxFuture, ListQuery, MetricsError, Plan, Ports, Retry, StoreError};
 
+/// Group and kind of [`singleton`].
+const SINGLETON: (&str, &str) = ("evenkeel.dev", "Singleton");
+
 /// A pure decision with an observation in front.
 ///
 /// One instance serves all objects of its kind; it keeps nothing between calls that a restart may
@@ -151,10 +154,21 @@ impl<C: Controller> DynController for C {
             let view = self.observe(key, ports).await?;
             Ok(view.map(|view| {
                 let plan = self.decide(&view);
+                // The view is not for the log: it may hold Secrets.
                 tracing::trace!(controller = Controller::name(self), object = %key,
-                    reason = plan.reason, ?view, "decided");
+                    reason = plan.reason, actions = ?plan.actions, "decided");
                 plan
             }))
         })
     }
+}
+
+/// What stands for all objects of a controller that looks at them at once.
+pub(crate) fn singleton(controller: &str) -> Key {
+    Key::new(GroupKind::new(SINGLETON.0, SINGLETON.1), "", controller)
+}
+
+/// Whether a key stands for all objects at once: nothing can be read or written under it.
+pub(crate) fn is_singleton(key: &Key) -> bool {
+    (&*key.kind.group, &*key.kind.kind) == SINGLETON
 }

@@ -19,8 +19,7 @@ pub trait Door: Send + Sync {
     fn settle<'a>(&'a self, id: &'a AuditId, outcome: Outcome<'a>) -> BoxFuture<'a, ()>;
 }
 
-/// What the door is asked.
-#[derive(Debug)]
+/// What the door is asked. `Debug` does not show what the target holds.
 pub struct Petition<'a> {
     /// Which controller asks.
     pub controller: &'static str,
@@ -42,6 +41,14 @@ pub struct Petition<'a> {
     pub now: Timestamp,
 }
 
+impl fmt::Debug for Petition<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { controller, object, text, reason, direction, .. } = self;
+        let direction = direction.as_str();
+        write!(f, "{controller} for {object}: {text} ({reason}, {direction})")
+    }
+}
+
 /// The door's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -49,7 +56,8 @@ pub enum Verdict {
     Allow(AuditId),
     /// Not now.
     Hold {
-        /// When to ask again, or never before somebody acts.
+        /// When it is worth asking again; `None` when that is not known. The loop asks again then,
+        /// and from time to time before: what holds may be lifted early.
         until: Option<Timestamp>,
         /// Everything that speaks against it; the first one decided.
         objections: Vec<Objection>,

@@ -24,8 +24,8 @@ pub struct EffectCall {
     pub reverts: Reversal,
 }
 
-/// How an effect is taken back. There is no third way.
-#[derive(Clone, PartialEq, Debug)]
+/// How an effect is taken back. There is no third way. `Debug` does not show the arguments.
+#[derive(Clone, PartialEq)]
 pub enum Reversal {
     /// By this verb of the same port on the same target.
     By {
@@ -47,6 +47,15 @@ impl fmt::Display for EffectCall {
 impl fmt::Debug for EffectCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for Reversal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::By { verb, .. } => write!(f, "by {verb}"),
+            Self::Irreversible => f.write_str("irreversible"),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use evenkeel_api::{GroupKind, Key, Obj};
 use serde_json::Value;
@@ -27,8 +27,8 @@ impl Direction {
     }
 }
 
-/// One object before and after.
-#[derive(Debug, Clone, Copy)]
+/// One object before and after. `Debug` does not show what it holds.
+#[derive(Clone, Copy)]
 pub struct Change<'a> {
     /// Which object.
     pub key: &'a Key,
@@ -38,6 +38,17 @@ pub struct Change<'a> {
     pub after: Option<&'a Value>,
     /// The object on whose behalf it is changed.
     pub owner: &'a Key,
+}
+
+impl fmt::Debug for Change<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let change = match (self.before, self.after) {
+            (None, _) => "made",
+            (Some(_), Some(_)) => "changed",
+            (Some(_), None) => "removed",
+        };
+        write!(f, "{} {change} for {}", self.key, self.owner)
+    }
 }
 
 /// Judges changes of one kind. The direction is computed from the object before and after, never

@@ -3,13 +3,14 @@
 //! ```text
 //! Lease as read --decide--> Step: create, renew, take over, wait
 //! ```
-//! Clocks of different machines are never compared: a follower counts from the moment at which it
-//! saw the Lease change, and a leader stops counting as one `renew_within` after its own last
-//! renewal, well before anybody else may take over.
+//! Clocks of different machines are never compared, and nobody's wall clock matters: a follower
+//! counts evenly from the moment at which it saw the Lease change, and a leader stops counting as
+//! one `renew_within` after it began its last renewal. Between that moment and the one at which
+//! anybody else may take over lies the time that a write under way has to land.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -23,6 +24,10 @@ use crate::{Host, Patch, StoreError, WriteOptions};
 
 /// Field manager of leases.
 const MANAGER: &str = "evenkeel-leader-election";
+/// How often giving a Lease back is tried.
+const RELEASE_TRIES: usize = 3;
+/// What is said when that does not succeed.
+pub(crate) const NOT_RELEASED: &str = "lease not released, it will expire";
 
 /// Which Lease makes a leader, and how fast it changes hands.
 ///
@@ -34,11 +39,11 @@ pub struct LeaseSettings {
     /// Who we are; unique per process.
     pub identity: String,
     /// A leader that has not renewed for this long may be replaced.
-    pub duration: Duration,
+    duration: Duration,
     /// A leader that could not renew for this long stops acting. Shorter than `duration`.
-    pub renew_within: Duration,
+    renew_within: Duration,
     /// Between two attempts.
-    pub retry: Duration,
+    retry: Duration,
     /// Written on the Lease by whoever takes it: where to ask this process.
     pub annotations: BTreeMap<String, String>,
 }
@@ -71,44 +76,55 @@ impl LeaseSettings {
 
 /// Whether this process may act for its group. Cheap to clone; shared with every worker.
 #[derive(Clone)]
-pub(crate) struct Leadership {
-    until: Arc<Mutex<Timestamp>>,
+pub(crate) struct Leadership(Arc<Mutex<Term>>);
+
+/// Until when, in even time.
+struct Term {
+    until: Timestamp,
+    resigned: bool,
 }
 
 impl Leadership {
     /// Without election.
     pub(crate) fn always() -> Self {
-        Self { until: Arc::new(Mutex::new(Timestamp::MAX)) }
+        Self::until(Timestamp::MAX)
     }
 
     /// Follows an election; not leading yet.
     pub(crate) fn elected() -> Self {
-        Self { until: Arc::new(Mutex::new(Timestamp::MIN)) }
+        Self::until(Timestamp::MIN)
     }
 
-    /// Whether this process may act at `now`.
+    fn until(until: Timestamp) -> Self {
+        Self(Arc::new(Mutex::new(Term { until, resigned: false })))
+    }
+
+    /// Whether this process may act at `now`, in even time.
     pub(crate) fn holds(&self, now: Timestamp) -> bool {
-        now < *lock(&self.until)
+        let term = self.term();
+        !term.resigned && now < term.until
     }
 
-    /// Acts no more, for good.
+    /// Acts no more, for good: a renewal that is under way changes nothing about it.
     pub(crate) fn resign(&self) {
-        *lock(&self.until) = Timestamp::MIN;
+        self.term().resigned = true;
     }
 
-    fn set(&self, at: Timestamp) {
-        *lock(&self.until) = at;
+    fn set(&self, until: Timestamp) {
+        self.term().until = until;
     }
-}
 
-fn lock(until: &Mutex<Timestamp>) -> std::sync::MutexGuard<'_, Timestamp> {
-    // It is a plain value; no panic can leave it half written.
-    until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn term(&self) -> MutexGuard<'_, Term> {
+        // Plain values; no panic can leave them half written.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What is known of the Lease: its content, and when that was first seen here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
+    /// Somebody has deleted it since. Its holder may not know yet, so its time counts on.
+    gone: bool,
     holder: String,
     renewed: String,
     duration: Duration,
@@ -132,15 +148,16 @@ enum Step {
 /// Pure: the same Lease at the same time gives the same step.
 fn decide(seen: Option<&Seen>, settings: &LeaseSettings, now: Timestamp) -> Step {
     let Some(seen) = seen else { return Step::Create };
+    let take = if seen.gone { Step::Create } else { Step::TakeOver };
     if seen.holder == settings.identity {
-        return Step::Renew;
+        return if seen.gone { Step::Create } else { Step::Renew };
     }
     if seen.holder.is_empty() {
-        return Step::TakeOver;
+        return take;
     }
     let expires = later(seen.at, seen.duration);
     let left = Duration::try_from(expires.duration_since(now)).unwrap_or_default();
-    if left.is_zero() { Step::TakeOver } else { Step::Wait(left.min(settings.retry)) }
+    if left.is_zero() { take } else { Step::Wait(left.min(settings.retry)) }
 }
 
 /// Keeps one Lease and tells the workers when leadership comes and goes.
@@ -181,19 +198,23 @@ impl Elector {
 
     /// One look and one write; how long to wait until the next.
     async fn attempt(&mut self) -> Result<Duration, StoreError> {
-        // Counted from before the request: the answer may be slow, the Lease is not longer for it.
-        let started = self.host.ports.clock.now();
         let found = self.within(self.host.ports.read.get(&self.settings.key)).await?;
+        // Noted as of now: the Lease may have been renewed while the answer was on its way.
+        let started = self.steady();
         self.note(found.as_deref(), started);
         let step = decide(self.seen.as_ref(), &self.settings, started);
         if let Step::Wait(wait) = step {
             self.leadership.set(Timestamp::MIN);
             return Ok(wait);
         }
-        let written = self.write(&step, started).await;
-        match written {
+        match self.write(&step).await {
             Ok(lease) => {
-                self.note(Some(&lease), started);
+                self.note(Some(&lease), self.steady());
+                // A term that has run out meanwhile must be told before the next one begins: a
+                // worker that saw the end waits to hear of a beginning.
+                self.announce();
+                // Counted from before the request: its answer may be slow, the Lease is not longer
+                // for it.
                 self.leadership.set(later(started, self.settings.renew_within));
             }
             // Somebody was faster, or our own write of before went through after all: the next
@@ -206,8 +227,12 @@ impl Elector {
         Ok(self.settings.retry)
     }
 
-    async fn write(&self, step: &Step, now: Timestamp) -> Result<Arc<Obj>, StoreError> {
-        let settings = &self.settings;
+    fn steady(&self) -> Timestamp {
+        self.host.ports.clock.steady()
+    }
+
+    async fn write(&self, step: &Step) -> Result<Arc<Obj>, StoreError> {
+        let (settings, now) = (&self.settings, self.host.ports.clock.now());
         let seconds = settings.duration.as_secs().max(1);
         let mut spec = json!({"holderIdentity": settings.identity,
             "leaseDurationSeconds": seconds, "renewTime": MicroTime(now)});
@@ -250,7 +275,7 @@ impl Elector {
 
     fn note(&mut self, lease: Option<&Obj>, now: Timestamp) {
         let Some(lease) = lease else {
-            self.seen = None;
+            self.seen = self.seen.take().map(|seen| Seen { gone: true, ..seen });
             return;
         };
         let spec = lease.json().get("spec");
@@ -258,6 +283,7 @@ impl Elector {
         let text = |name: &str| field(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let number = |name: &str| field(name).and_then(Value::as_i64).unwrap_or_default();
         let fresh = Seen {
+            gone: false,
             holder: text("holderIdentity"),
             renewed: text("renewTime"),
             duration: Duration::from_secs(
@@ -276,8 +302,7 @@ impl Elector {
     }
 
     fn announce(&mut self) {
-        let now = self.host.ports.clock.now();
-        let leads = self.leadership.holds(now);
+        let leads = self.leadership.holds(self.steady());
         if leads != self.leading {
             self.leading = leads;
             tracing::info!(lease = %self.settings.key, identity = self.settings.identity, leads,
@@ -290,19 +315,31 @@ impl Elector {
 
     /// Gives the Lease back, so that another process need not wait for it to expire.
     pub(crate) async fn release(host: &Host, settings: &LeaseSettings) {
-        let found = host.ports.read.get(&settings.key).await;
-        let Ok(Some(lease)) = found else { return };
+        for _ in 0..RELEASE_TRIES {
+            match Self::give_back(host, settings).await {
+                Ok(()) => return,
+                // A renewal of ours was still under way.
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(lease = %settings.key, %error, "{NOT_RELEASED}");
+                    return;
+                }
+            }
+        }
+        tracing::warn!(lease = %settings.key, "{NOT_RELEASED}");
+    }
+
+    async fn give_back(host: &Host, settings: &LeaseSettings) -> Result<(), StoreError> {
+        let Some(lease) = host.ports.read.get(&settings.key).await? else { return Ok(()) };
         let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str);
         if holder != Some(settings.identity.as_str()) {
-            return;
+            return Ok(());
         }
         let options =
             WriteOptions { subresource: None, expect: Some(lease.revision()), manager: MANAGER };
         let patch =
             Patch::Merge(json!({"spec": {"holderIdentity": "", "leaseDurationSeconds": 1}}));
-        if let Err(error) = host.write.patch(&settings.key, &patch, &options).await {
-            tracing::warn!(lease = %settings.key, %error, "lease not released, it will expire");
-        }
+        host.write.patch(&settings.key, &patch, &options).await.map(drop)
     }
 }
 
@@ -320,8 +357,13 @@ mod tests {
     }
 
     fn step(holder: &str, seen_at: i64, now: i64) -> Step {
+        step_of(false, holder, seen_at, now)
+    }
+
+    fn step_of(gone: bool, holder: &str, seen_at: i64, now: i64) -> Step {
         let settings = LeaseSettings::new("evenkeel", "delivery", "me");
         let seen = Seen {
+            gone,
             holder: holder.to_owned(),
             renewed: String::new(),
             duration: Duration::from_secs(15),
@@ -343,6 +385,10 @@ mod tests {
         assert_eq!(step("other", 100, 115), Step::TakeOver);
         // A clock that stepped back never shortens it.
         assert_eq!(step("other", 100, 50), Step::Wait(Duration::from_secs(2)));
+        // Nor does it when somebody deletes it: whoever held it may not know yet.
+        assert_eq!(step_of(true, "other", 100, 101), Step::Wait(Duration::from_secs(2)));
+        assert_eq!(step_of(true, "other", 100, 115), Step::Create);
+        assert_eq!(step_of(true, "me", 100, 101), Step::Create);
     }
 
     #[test]
@@ -353,6 +399,9 @@ mod tests {
         assert!(!leadership.holds(at(0)));
         leadership.set(at(10));
         assert!(leadership.holds(at(9)) && !leadership.holds(at(10)));
+        leadership.resign();
+        leadership.set(at(20));
+        assert!(!leadership.holds(at(9)));
         assert!(Leadership::always().holds(at(0)));
     }
 }

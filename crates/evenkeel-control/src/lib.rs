@@ -14,6 +14,7 @@
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
 
 mod action;
+mod busy;
 mod conditions;
 mod controller;
 mod door;
@@ -30,8 +31,10 @@ mod ports;
 mod queue;
 mod recorder;
 pub mod redact;
+mod repeats;
 mod retry;
 mod run;
+mod step;
 mod store;
 
 pub use action::{Action, RouteWeight};

@@ -1,6 +1,6 @@
 //! The first two effectors: webhooks and notifications.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,8 +17,8 @@ pub(crate) const NOTIFY: &str = "notify";
 /// On top of what the attempts of a call may take together: names are resolved, pauses kept.
 const SLACK: Duration = Duration::from_secs(30);
 
-/// A webhook call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A webhook call. `Debug` shows neither the body nor what is secret in the URL.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookCall {
     /// Whom it is made for.
     pub owner: String,
@@ -36,6 +36,18 @@ pub struct HookCall {
     pub retries: u32,
 }
 
+impl fmt::Debug for HookCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HookCall({} {})", self.id, redact::url(&self.url))
+    }
+}
+
+impl fmt::Debug for Notification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Notification({} to {}/{})", self.id, self.namespace, self.provider)
+    }
+}
+
 impl From<HookCall> for Action {
     /// Calls it; the reply is there for the next observation.
     fn from(call: HookCall) -> Self {
@@ -49,8 +61,8 @@ impl From<HookCall> for Action {
     }
 }
 
-/// Something that people should know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Something that people should know. `Debug` shows neither message nor fields.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notification {
     /// Identity: what has been delivered under it is not delivered again.
     pub id: String,
@@ -91,8 +103,12 @@ impl Webhooks {
 }
 
 fn arguments<T: serde::de::DeserializeOwned>(call: &EffectCall) -> Result<T, EffectError> {
-    T::deserialize(&call.args)
-        .map_err(|error| EffectError::new(&format!("arguments: {error}"), Retry::Slowly))
+    // The decoder's words would quote them.
+    let unfit = |_| {
+        let problem = format!("the arguments are not those of {} {}", call.port, call.verb);
+        EffectError::new(&problem, Retry::Slowly)
+    };
+    T::deserialize(&call.args).map_err(unfit)
 }
 
 impl Effector for Webhooks {

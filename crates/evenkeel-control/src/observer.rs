@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Objection;
 
-/// Objects whose last pass is remembered: beyond it the oldest passes are forgotten.
+/// Passes that are remembered, one per object and controller: beyond it the oldest is forgotten.
 const PASSES_MAX: usize = 20_000;
 
 /// Sees what a run loop does: for metrics, `evenkeel why` and the console. Must not block.
@@ -79,13 +79,39 @@ pub struct Activity(Mutex<Books>);
 #[derive(Default)]
 struct Books {
     passes: BTreeMap<(&'static str, String), u64>,
-    took_ms: BTreeMap<String, (u64, u64)>,
+    took_ms: BTreeMap<String, u64>,
     actions: BTreeMap<(&'static str, &'static str, &'static str), u64>,
     verdicts: BTreeMap<(&'static str, &'static str), u64>,
     restarts: BTreeMap<&'static str, u64>,
     depth: BTreeMap<&'static str, usize>,
     leads: BTreeMap<String, bool>,
-    last: BTreeMap<(String, String), Pass>,
+    /// By object and controller.
+    last: BTreeMap<Whose, (u64, Pass)>,
+    /// The same, oldest first.
+    order: BTreeMap<u64, Whose>,
+    /// Counts passes.
+    clock: u64,
+}
+
+type Whose = (String, String);
+
+impl Books {
+    fn forget(&mut self, whose: &Whose) -> Option<Pass> {
+        let (number, pass) = self.last.remove(whose)?;
+        self.order.remove(&number);
+        Some(pass)
+    }
+
+    fn remember(&mut self, whose: Whose, pass: Pass) {
+        while self.last.len() >= PASSES_MAX
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.last.remove(&oldest);
+        }
+        self.clock += 1;
+        self.order.insert(self.clock, whose.clone());
+        self.last.insert(whose, (self.clock, pass));
+    }
 }
 
 impl Activity {
@@ -100,67 +126,82 @@ impl Activity {
     pub fn why(&self, object: &str) -> Vec<Pass> {
         let books = self.books();
         let same = |pass: &&Pass| pass.object.eq_ignore_ascii_case(object);
-        books.last.values().filter(same).cloned().collect()
+        books.last.values().map(|(_, pass)| pass).filter(same).cloned().collect()
     }
 
     /// Every remembered pass that did not end well.
     pub fn troubles(&self) -> Vec<Pass> {
         let books = self.books();
         let bad = |pass: &&Pass| !["done", "gone"].contains(&pass.result.as_str());
-        books.last.values().filter(bad).cloned().collect()
+        books.last.values().map(|(_, pass)| pass).filter(bad).cloned().collect()
     }
 
     /// Everything counted, in Prometheus' text format.
     pub fn metrics(&self) -> String {
         let books = self.books();
         let mut out = String::new();
-        let mut family = |name: &str, kind: &str, help: &str, rows: Vec<(String, String)>| {
-            // Writing into a string cannot fail.
-            writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
-            for (labels, value) in rows {
-                writeln!(out, "{name}{labels} {value}").unwrap_or_default();
-            }
-        };
-        let rows = books.passes.iter().map(|((result, controller), n)| {
-            (format!("{{controller=\"{controller}\",result=\"{result}\"}}"), n.to_string())
+        let passes = books.passes.iter().map(|((result, controller), n)| {
+            (labels(&[("controller", controller), ("result", result)]), n.to_string())
         });
-        family("evenkeel_passes_total", "counter", "Passes over objects.", rows.collect());
-        let sums = books.took_ms.iter().map(|(controller, (sum, _))| {
-            (
-                format!("{{controller=\"{controller}\"}}"),
-                format!("{}.{:03}", sum / 1000, sum % 1000),
-            )
+        let (name, help) = ("evenkeel_passes_total", "Passes over objects.");
+        family(&mut out, name, "counter", help, passes);
+        let took = books.took_ms.iter().map(|(controller, ms)| {
+            let seconds = format!("{}.{:03}", ms / 1000, ms % 1000);
+            (labels(&[("controller", controller)]), seconds)
         });
-        let name = "evenkeel_pass_seconds_total";
-        family(name, "counter", "Time spent in passes.", sums.collect());
-        let rows = books.actions.iter().map(|((controller, verb, outcome), n)| {
-            let labels =
-                format!("{{controller=\"{controller}\",verb=\"{verb}\",outcome=\"{outcome}\"}}");
-            (labels, n.to_string())
+        let (name, help) = ("evenkeel_pass_seconds_total", "Time spent in passes.");
+        family(&mut out, name, "counter", help, took);
+        let actions = books.actions.iter().map(|((controller, verb, outcome), n)| {
+            let all = [("controller", *controller), ("verb", *verb), ("outcome", *outcome)];
+            (labels(&all), n.to_string())
         });
-        family("evenkeel_actions_total", "counter", "Actions carried out.", rows.collect());
-        let rows = books.verdicts.iter().map(|((policy, verdict), n)| {
-            (format!("{{policy=\"{policy}\",verdict=\"{verdict}\"}}"), n.to_string())
+        let (name, help) = ("evenkeel_actions_total", "Actions carried out.");
+        family(&mut out, name, "counter", help, actions);
+        let verdicts = books.verdicts.iter().map(|((policy, verdict), n)| {
+            (labels(&[("policy", policy), ("verdict", verdict)]), n.to_string())
         });
-        family("evenkeel_verdicts_total", "counter", "Answers of the door.", rows.collect());
-        let rows = books
+        let (name, help) = ("evenkeel_verdicts_total", "Answers of the door.");
+        family(&mut out, name, "counter", help, verdicts);
+        let restarts = books
             .restarts
             .iter()
-            .map(|(controller, n)| (format!("{{controller=\"{controller}\"}}"), n.to_string()));
+            .map(|(controller, n)| (labels(&[("controller", controller)]), n.to_string()));
         let help = "Watches that broke off and were resumed.";
-        family("evenkeel_watch_restarts_total", "counter", help, rows.collect());
-        let rows = books
+        family(&mut out, "evenkeel_watch_restarts_total", "counter", help, restarts);
+        let depth = books
             .depth
             .iter()
-            .map(|(controller, n)| (format!("{{controller=\"{controller}\"}}"), n.to_string()));
-        family("evenkeel_queue_depth", "gauge", "Objects that wait for a pass.", rows.collect());
-        let rows = books
+            .map(|(controller, n)| (labels(&[("controller", controller)]), n.to_string()));
+        let (name, help) = ("evenkeel_queue_depth", "Objects that wait for a pass.");
+        family(&mut out, name, "gauge", help, depth);
+        let leads = books
             .leads
             .iter()
-            .map(|(lease, leads)| (format!("{{lease=\"{lease}\"}}"), u8::from(*leads).to_string()));
-        family("evenkeel_leader", "gauge", "Whether this process leads.", rows.collect());
+            .map(|(lease, leads)| (labels(&[("lease", lease)]), u8::from(*leads).to_string()));
+        let (name, help) = ("evenkeel_leader", "Whether this process leads.");
+        family(&mut out, name, "gauge", help, leads);
         out
     }
+}
+
+/// One family of metrics: its head, then labels and value of each row.
+fn family(
+    out: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    rows: impl Iterator<Item = (String, String)>,
+) {
+    // Writing into a string cannot fail.
+    writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}").unwrap_or_default();
+    for (labels, value) in rows {
+        writeln!(out, "{name}{labels} {value}").unwrap_or_default();
+    }
+}
+
+fn labels(pairs: &[(&str, &str)]) -> String {
+    let pairs: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+    format!("{{{}}}", pairs.join(","))
 }
 
 impl Observer for Activity {
@@ -169,22 +210,15 @@ impl Observer for Activity {
         let result = result_name(&pass.result);
         *books.passes.entry((result, pass.controller.clone())).or_default() += 1;
         let took = books.took_ms.entry(pass.controller.clone()).or_default();
-        *took = (took.0.saturating_add(pass.took_ms), took.1 + 1);
-        let id = (pass.object.clone(), pass.controller.clone());
+        *took = took.saturating_add(pass.took_ms);
+        let whose = (pass.object.clone(), pass.controller.clone());
+        let old = books.forget(&whose);
         if pass.result == "gone" {
-            books.last.remove(&id);
             return;
         }
-        let mut pass = pass.clone();
-        if let Some(old) = books.last.get(&id)
-            && (&old.result, &old.reason) == (&pass.result, &pass.reason)
-        {
-            pass.since = old.since;
-        }
-        if books.last.len() >= PASSES_MAX && !books.last.contains_key(&id) {
-            books.last.pop_first();
-        }
-        books.last.insert(id, pass);
+        let same = |old: &Pass| (&old.result, &old.reason) == (&pass.result, &pass.reason);
+        let since = old.filter(same).map_or(pass.since, |old| old.since);
+        books.remember(whose, Pass { since, ..pass.clone() });
     }
 
     fn acted(&self, controller: &'static str, verb: &'static str, outcome: &'static str) {
@@ -255,5 +289,17 @@ mod tests {
         assert!(text.contains("evenkeel_pass_seconds_total{controller=\"delivery\"} 4.500"));
         activity.passed(&pass("gone", 9));
         assert_eq!(activity.why("Canary/shop/api"), []);
+    }
+
+    #[test]
+    fn the_oldest_passes_are_forgotten_first() {
+        let activity = Activity::default();
+        let named = |n: usize| Pass { object: format!("Canary/shop/{n}"), ..pass("done", 1) };
+        (0..PASSES_MAX).for_each(|n| activity.passed(&named(n)));
+        // The first one is looked at again, so the second one is the oldest now.
+        activity.passed(&named(0));
+        activity.passed(&named(PASSES_MAX));
+        let known = |n: usize| activity.why(&named(n).object).len();
+        assert_eq!((known(0), known(1), known(2), known(PASSES_MAX)), (1, 0, 1, 1));
     }
 }

@@ -1,9 +1,9 @@
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use evenkeel_api::{Key, Revision};
 use serde_json::Value;
 
-use crate::Action;
+use crate::{Action, redact};
 
 /// What a controller wants done, and why. Data only: nothing has happened yet.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -77,8 +77,9 @@ pub struct StatusWrite {
     pub status: Value,
 }
 
-/// A Kubernetes Event in the making.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A Kubernetes Event in the making. What is secret in its message is masked when it is written,
+/// and in `Debug`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct EventNote {
     /// The object it is about.
     pub about: Key,
@@ -88,6 +89,13 @@ pub struct EventNote {
     pub reason: &'static str,
     /// For people: what happened, to which object, what to do next.
     pub message: String,
+}
+
+impl fmt::Debug for EventNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, message) = (self.kind.as_str(), redact::text(&self.message));
+        write!(f, "{kind} {} on {}: {message}", self.reason, self.about)
+    }
 }
 
 /// Severity of an event.

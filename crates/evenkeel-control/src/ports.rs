@@ -1,9 +1,9 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use evenkeel_base::Clock;
 use jiff::Timestamp;
 
-use crate::{BoxFuture, HookCall, HostWrites, Notification, Read, Store, Write};
+use crate::{BoxFuture, HookCall, HostWrites, Notification, Read, Store, Write, redact};
 
 /// Everything a controller may look through; there is no way to write in it. Cheap to clone.
 #[derive(Clone)]
@@ -114,8 +114,8 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// Why a query gave no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a query gave no answer. Neither `Debug` nor `Display` shows what gives access to a server.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetricsError {
     /// The expression is wrong.
     #[error("query {expr:?}: {problem}")]
@@ -126,7 +126,7 @@ pub enum MetricsError {
         problem: String,
     },
     /// Nobody answered.
-    #[error("metrics server: {problem}")]
+    #[error("metrics server: {}", redact::text(problem))]
     Unreachable {
         /// The transport's words.
         problem: String,
@@ -154,8 +154,8 @@ pub trait Notifier: Send + Sync {
     fn deliver(&self, notification: Notification) -> BoxFuture<'static, Result<(), String>>;
 }
 
-/// What a webhook answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a webhook answered. `Debug` does not show the body.
+#[derive(Clone, PartialEq, Eq)]
 pub struct HookReply {
     /// HTTP status.
     pub status: u16,
@@ -163,14 +163,32 @@ pub struct HookReply {
     pub body: String,
 }
 
-/// Why a webhook gave no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("webhook {url}: {problem}")]
+/// Why a webhook gave no answer. Neither `Debug` nor `Display` shows what is secret in the URL.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("webhook {}: {}", redact::url(url), redact::text(problem))]
 pub struct HookError {
-    /// Where to.
+    /// Where to, with all that stands in it.
     pub url: String,
     /// Timeout, unknown host, refused ...
     pub problem: String,
+}
+
+impl fmt::Debug for MetricsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MetricsError({self})")
+    }
+}
+
+impl fmt::Debug for HookReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HookReply({} with {} bytes)", self.status, self.body.len())
+    }
+}
+
+impl fmt::Debug for HookError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HookError({self})")
+    }
 }
 
 /// A [`Metrics`] without data source: every query says so.

@@ -27,8 +27,8 @@ impl BackOff {
     fn bounds(self) -> (Duration, Duration) {
         match self {
             Self::Quick => (Duration::from_millis(20), Duration::from_secs(30)),
-            Self::Slow => (Duration::from_secs(2), Duration::from_secs(60)),
-            Self::Panic => (Duration::from_secs(30), Duration::from_secs(600)),
+            Self::Slow => (Duration::from_secs(2), Duration::from_mins(1)),
+            Self::Panic => (Duration::from_secs(30), Duration::from_mins(10)),
         }
     }
 
@@ -38,9 +38,13 @@ impl BackOff {
     }
 }
 
+/// No look at a held object sooner than this, whatever happens meanwhile: each look asks the door.
+const HOLD_LEAST: Duration = Duration::from_secs(1);
+
 /// When to look at which object. Pure and ordered: due time first, then arrival, then nothing.
 ///
-/// An object is never worked on twice at once; what happens to it meanwhile is remembered.
+/// All times are even ones ([`evenkeel_base::Clock::steady`]): nobody who sets a clock delays a
+/// look. An object is never worked on twice at once; what happens to it meanwhile is remembered.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     due: BTreeSet<(Timestamp, u64, Key)>,
@@ -94,15 +98,15 @@ impl Queue {
         self.finish(key, wake_after.map(|wait| later(now, wait)));
     }
 
-    /// Work on `key` failed; look again after a growing pause, which is returned, or after
-    /// `wake_after` if that is sooner but not sooner than the first pause.
+    /// Work on `key` failed; look again after a growing pause, or after `wake_after` if that is
+    /// sooner but not sooner than the first pause.
     pub(crate) fn failed(
         &mut self,
         key: &Key,
         now: Timestamp,
         back_off: BackOff,
         wake_after: Option<Duration>,
-    ) -> Duration {
+    ) {
         let failures = self.failures.entry(key.clone()).or_default();
         let pause = back_off.pause(*failures);
         *failures = failures.saturating_add(1);
@@ -115,7 +119,19 @@ impl Queue {
         // What happened meanwhile does not shorten the pause, or a busy object would spin.
         self.running.remove(key);
         self.add(key, later(now, pause));
-        pause
+    }
+
+    /// Work on `key` was held; look again after `wait`.
+    pub(crate) fn held(&mut self, key: &Key, now: Timestamp, wait: Duration) {
+        self.not_before.insert(key.clone(), later(now, HOLD_LEAST));
+        // As with failures: the condition that tells of it must not shorten the wait.
+        self.running.remove(key);
+        self.add(key, later(now, wait.max(HOLD_LEAST)));
+    }
+
+    /// When `key` is looked at again, as things stand.
+    pub(crate) fn due(&self, key: &Key) -> Option<Timestamp> {
+        self.waiting.get(key).map(|(at, _)| *at)
     }
 
     /// How many objects wait to be looked at.
@@ -179,15 +195,19 @@ mod tests {
         assert_eq!(queue.take(at(2)), Some(key("a")));
     }
 
+    /// Fails once more at second 0; the pause until the next look.
+    fn pause(queue: &mut Queue, back_off: BackOff, wake_after: Option<Duration>) -> Duration {
+        queue.add(&key("a"), at(0));
+        queue.take(at(1_000_000)).unwrap();
+        queue.failed(&key("a"), at(0), back_off, wake_after);
+        Duration::try_from(queue.due(&key("a")).unwrap().duration_since(at(0))).unwrap()
+    }
+
     #[test]
     fn pauses_grow_to_a_limit_and_success_resets_them() {
         let mut queue = Queue::default();
-        let mut pauses = Vec::new();
-        for _ in 0..14 {
-            queue.add(&key("a"), at(0));
-            queue.take(at(1_000_000)).unwrap();
-            pauses.push(queue.failed(&key("a"), at(0), BackOff::Quick, None).as_millis());
-        }
+        let pauses: Vec<_> =
+            (0..14).map(|_| pause(&mut queue, BackOff::Quick, None).as_millis()).collect();
         assert_eq!((pauses[0], pauses[1], pauses[13]), (20, 40, 30_000));
         queue.take(at(1_000_000)).unwrap();
         queue.done(&key("a"), at(0), Some(Duration::from_secs(7)));
@@ -197,19 +217,31 @@ mod tests {
     #[test]
     fn what_was_refused_is_tried_again_for_ever_but_slowly() {
         let mut queue = Queue::default();
-        let mut pauses = Vec::new();
-        for _ in 0..8 {
-            queue.add(&key("a"), at(0));
-            queue.take(at(1_000_000)).unwrap();
-            pauses.push(queue.failed(&key("a"), at(0), BackOff::Slow, None).as_secs());
-        }
+        let pauses: Vec<_> =
+            (0..8).map(|_| pause(&mut queue, BackOff::Slow, None).as_secs()).collect();
         assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60]);
         // An event ends the pause, but never sooner than the first one.
         queue.add(&key("a"), at(1));
         assert_eq!(queue.next_at(), Some(at(2)));
         // A plan's own wake-up does, too.
-        queue.take(at(2)).unwrap();
-        let pause = queue.failed(&key("a"), at(2), BackOff::Slow, Some(Duration::from_secs(5)));
-        assert_eq!(pause, Duration::from_secs(5));
+        let five = Duration::from_secs(5);
+        assert_eq!(pause(&mut queue, BackOff::Slow, Some(five)), five);
+        let least = Duration::from_secs(2);
+        assert_eq!(pause(&mut queue, BackOff::Slow, Some(Duration::ZERO)), least);
+    }
+
+    #[test]
+    fn what_is_held_waits_and_events_do_not_make_it_spin() {
+        let mut queue = Queue::default();
+        queue.add(&key("a"), at(0));
+        queue.take(at(0)).unwrap();
+        queue.add(&key("a"), at(0));
+        queue.held(&key("a"), at(0), Duration::from_secs(30));
+        assert_eq!(queue.due(&key("a")), Some(at(30)));
+        queue.add(&key("a"), at(0));
+        assert_eq!(queue.due(&key("a")), Some(at(1)));
+        queue.take(at(1)).unwrap();
+        queue.held(&key("a"), at(1), Duration::ZERO);
+        assert_eq!(queue.due(&key("a")), Some(at(2)));
     }
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Event, apimachinery::pkg::apis::meta::v1::Time};
 use serde_json::json;
 
-use crate::{EventNote, Host, Patch, StoreError, Write, WriteOptions};
+use crate::{EventNote, Host, Patch, StoreError, Write, WriteOptions, redact};
 
 /// Events remembered for counting; beyond it counting starts afresh. **Source**: `maxLruCacheEntries`
 /// of client-go's correlator.
@@ -72,7 +72,8 @@ impl Recorder {
     ) -> Result<(), StoreError> {
         let Some(about) = host.ports.read.get(&note.about).await? else { return Ok(()) };
         let kind = note.kind.as_str();
-        let identity = format!("{}{kind}{}{}", about.uid(), note.reason, note.message);
+        let message = redact::text(&note.message);
+        let identity = format!("{} {kind} {} {message}", about.uid(), note.reason);
         let identity = evenkeel_base::stable_hash(identity.as_bytes());
         let namespace =
             if about.namespace().is_empty() { "default" } else { about.namespace() }.to_owned();
@@ -90,7 +91,7 @@ impl Recorder {
                 "apiVersion": about.json().get("apiVersion"), "kind": &*about.key().kind.kind,
                 "name": about.name(), "namespace": about.namespace(), "uid": about.uid(),
                 "resourceVersion": about.revision().to_string()},
-            "reason": note.reason, "message": note.message, "type": kind,
+            "reason": note.reason, "message": message, "type": kind,
             "source": {"component": controller}, "reportingComponent": controller,
             "reportingInstance": "", "count": 1, "firstTimestamp": stamp, "lastTimestamp": stamp,
         });

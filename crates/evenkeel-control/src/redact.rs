@@ -3,12 +3,19 @@
 //! Bodies of objects are never printed at all; what is left are URLs and other people's error
 //! texts, which may quote what we sent.
 
+use std::fmt;
+
 use evenkeel_api::Key;
 
 /// What stands in place of something secret.
 pub const MASK: &str = "***";
-/// Longest text of somebody else that is passed on: enough for a person, whatever a server says.
-const TEXT_MAX: usize = 1_024;
+/// Longest text of somebody else that is passed on: enough for a person, whatever a server says,
+/// and the longest message that an Event may have.
+pub const TEXT_MAX: usize = 1_024;
+/// What stands where a text was cut.
+const CUT: &str = " ...";
+/// Longest word after `basic` or `bearer` that may be prose.
+const PROSE_MAX: usize = 16;
 
 /// A URL without user name, password, query values and fragment.
 ///
@@ -48,44 +55,90 @@ pub fn url_host(text: &str) -> String {
     format!("{scheme}://{host}/{MASK}")
 }
 
-/// Somebody else's words, with the URLs in them masked, tokens removed, and cut to a bound.
+/// Somebody else's words, with the URLs in them masked, passwords and tokens removed, and cut to
+/// [`TEXT_MAX`] bytes.
 pub fn text(words: &str) -> String {
     let mut out = String::with_capacity(words.len().min(TEXT_MAX));
-    let mut secret_next = false;
-    for (index, word) in words.split(' ').enumerate() {
-        if index > 0 {
-            out.push(' ');
-        }
-        if std::mem::take(&mut secret_next) {
-            out.push_str(MASK);
-            continue;
-        }
-        secret_next = ["bearer", "basic"].contains(&word.to_ascii_lowercase().as_str());
-        if word.contains("://") {
-            out.push_str(&quoted_url(word));
+    let mut before = "";
+    for (index, word) in words.split_inclusive(char::is_whitespace).enumerate() {
+        let bare = word.trim_end();
+        let space = word.get(bare.len()..).unwrap_or_default();
+        let masked = if index > 0 && is_credential(before, bare) {
+            MASK.to_owned()
+        } else if bare.contains("://") {
+            quoted_url(bare)
         } else {
-            out.push_str(&assignment(word));
+            assignments(bare)
+        };
+        out.push_str(&masked);
+        out.push_str(space);
+        if !bare.is_empty() {
+            before = bare;
         }
         if out.len() > TEXT_MAX {
-            out.truncate(out.floor_char_boundary(TEXT_MAX));
-            out.push_str(" ...");
             break;
         }
+    }
+    if out.len() > TEXT_MAX {
+        out.truncate(out.floor_char_boundary(TEXT_MAX - CUT.len()));
+        out.push_str(CUT);
     }
     out
 }
 
-/// The words of a server about an object whose content is secret: they may quote it.
+/// Words about an object, as [`text`]; withheld when its content is secret, for they may quote it.
 pub fn about(key: &Key, words: &str) -> String {
-    if is_secret(key) {
-        return format!("the reason is withheld, it may quote the content of {key}");
-    }
-    text(words)
+    if is_secret(key) { withheld(key) } else { text(words) }
+}
+
+/// As [`about`], by the printed name of the object.
+pub(crate) fn about_named(object: &str, words: &str) -> String {
+    if object.starts_with("Secret/") { withheld(object) } else { text(words) }
+}
+
+fn withheld(object: impl fmt::Display) -> String {
+    format!("the reason is withheld, it may quote the content of {object}")
 }
 
 /// Whether an object's content must never be printed, whatever it says.
 pub fn is_secret(key: &Key) -> bool {
     &*key.kind.kind == "Secret" && key.kind.group.is_empty()
+}
+
+/// Whether a word is what an `Authorization` header, a flag or a field before it announces.
+fn is_credential(before: &str, word: &str) -> bool {
+    let plain = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
+    let scheme = ["bearer", "basic"].contains(&plain(before).as_str());
+    // `basic checks` is prose, `Basic dXNlcjpwYXNz` is not.
+    let prose = word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_punctuation());
+    let field = before.ends_with(':') || before.ends_with('=') || before.starts_with("--");
+    let prose = prose && word.len() < PROSE_MAX;
+    let name = plain(before);
+    // `Secret: its content is ...` is prose, too.
+    (scheme && !prose) || (field && names_secret(&name) && (name != "secret" || !prose))
+}
+
+/// Whether a field of this name holds something secret.
+fn names_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let names = [
+        "password",
+        "passwd",
+        "passphrase",
+        "token",
+        "secret",
+        "apikey",
+        "api_key",
+        "api-key",
+        "accesskey",
+        "access_key",
+        "privatekey",
+        "private_key",
+        "credential",
+        "credentials",
+        "authorization",
+    ];
+    names.iter().any(|secret| name.ends_with(secret))
 }
 
 /// Masks a URL that may stand in quotes or brackets.
@@ -100,16 +153,30 @@ fn quoted_url(word: &str) -> String {
     format!("{before}{}{after}", url(inside))
 }
 
-/// Masks `password=...` and the like.
-fn assignment(word: &str) -> String {
-    let Some((name, _)) = word.split_once('=') else { return word.to_owned() };
-    let lower = name.to_ascii_lowercase();
-    let secret = ["password", "passwd", "token", "secret", "apikey", "api_key", "authorization"];
-    if secret.iter().any(|word| lower.ends_with(word)) {
-        format!("{name}={MASK}")
-    } else {
-        word.to_owned()
+/// Masks the values in `password=...`, `"token":"..."` and the like, which may be several.
+fn assignments(word: &str) -> String {
+    let Some(at) = word.find(['=', ':']) else { return word.to_owned() };
+    let (name, value) = word.split_at(at);
+    let mut value = value.chars();
+    let sign = value.next().map(String::from).unwrap_or_default();
+    let value = value.as_str();
+    let bare = name.trim_end_matches(['"', '\'', '\\']);
+    let bare = bare.rsplit(['{', ',', '&', '(', '[', '"', '\'', ';']).next().unwrap_or_default();
+    if value.is_empty() || !names_secret(bare) {
+        return format!("{name}{sign}{}", assignments(value));
     }
+    // The value ends where its quotes do, or where the next one begins.
+    let quote = value.trim_start_matches('\\').chars().next().filter(|c| "\"'".contains(*c));
+    let open = value.find(|c| Some(c) == quote).map_or(0, |at| at + 1);
+    let inside = value.get(open..).unwrap_or_default();
+    let end = match quote {
+        Some(quote) => inside.find(quote),
+        None => inside.find(['&', ',', ';', '}', ')', ']']),
+    };
+    let end = end.and_then(|end| inside.get(..end)).map(|text| text.trim_end_matches('\\').len());
+    let rest = end.and_then(|end| inside.get(end..)).unwrap_or_default();
+    let before = value.get(..open).unwrap_or_default();
+    format!("{name}{sign}{before}{MASK}{}", assignments(rest))
 }
 
 #[cfg(test)]
@@ -136,14 +203,29 @@ mod tests {
 
     #[test]
     fn words_of_others_lose_urls_and_tokens() {
-        let given = "cannot reach \"https://me:s3cret@shop.test/x?k=s3cret\": password=s3cret, \
-                     sent Bearer s3cret again";
-        assert_eq!(
-            text(given),
-            "cannot reach \"https://***@shop.test/x?k=***\": password=*** sent Bearer *** again"
-        );
-        assert!(text(&"long ".repeat(1_000)).len() < 1_100);
-        assert_eq!(text("über://ä:s3cret@ü/ö"), "über://***@ü/ö");
+        let cases = [
+            (
+                "cannot reach \"https://me:s3cret@shop.test/x?k=s3cret\": refused",
+                "cannot reach \"https://***@shop.test/x?k=***\": refused",
+            ),
+            ("password=s3cret, user=me", "password=***, user=me"),
+            ("sent Authorization: Bearer s3cret again", "sent Authorization: *** *** again"),
+            ("basic checks pass, the bearer waits", "basic checks pass, the bearer waits"),
+            ("token: s3cret\nand more", "token: ***\nand more"),
+            (r#"{"user":"me","token":"s3cret","n":1}"#, r#"{"user":"me","token":"***","n":1}"#),
+            (r#"body {\"password\":\"s3cret\"}"#, r#"body {\"password\":\"***\"}"#),
+            ("a=1&access_token=s3cret&b=2", "a=1&access_token=***&b=2"),
+            ("run --password s3cret now", "run --password *** now"),
+            ("Secret: its content", "Secret: its content"),
+            ("secret: s3cret", "secret: ***"),
+            ("über://ä:s3cret@ü/ö", "über://***@ü/ö"),
+            ("at 10:00:01: spec.token is missing", "at 10:00:01: spec.token is missing"),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(text(given), expected);
+        }
+        assert_eq!(text(&"long ".repeat(1_000)).len(), TEXT_MAX);
+        assert!(text(&"ü".repeat(1_000)).len() <= TEXT_MAX);
     }
 
     #[test]

@@ -1,14 +1,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     time::Duration,
 };
 
-use evenkeel_api::{GroupKind, Key, Obj};
+use evenkeel_api::{Key, Obj};
 use futures::{
     FutureExt as _, Stream, StreamExt as _,
     channel::mpsc,
@@ -18,11 +15,14 @@ use futures::{
 use jiff::Timestamp;
 
 use crate::{
-    BoxFuture, DynController, Host, LeaseSettings, ListQuery, Read, StoreError, Timer, Trigger,
-    Wakes, WatchEvent,
-    lease::{Elector, Leadership},
-    pass::{Ended, Next, Pending, Worker},
+    BoxFuture, DynController, Host, Interest, LeaseSettings, ListQuery, Read, StoreError, Timer,
+    Trigger, Wakes, WatchEvent,
+    busy::Busy,
+    controller::singleton,
+    lease::{Elector, Leadership, NOT_RELEASED},
+    pass::{Ended, Next, Pending, Worker, panic_words},
     queue::Queue,
+    within,
 };
 
 /// Pause before a watch that ended is opened again, and before a worker that panicked starts anew.
@@ -32,8 +32,8 @@ const REOPEN_AFTER: Duration = Duration::from_secs(1);
 const PENDING_MAX: usize = 256;
 /// How long passes that are under way may go on after a request to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
-/// Between two looks at whether they have ended.
-const STOP_CHECK: Duration = Duration::from_millis(20);
+/// Objects on which a trigger has panicked that are remembered, to say it once for each.
+const POISONS_MAX: usize = 100;
 
 /// Drives controllers: watches, queues, plans, asks the door, performs. Ends when dropped.
 ///
@@ -87,14 +87,15 @@ impl RunLoop {
         self.run_until(futures::future::pending()).await;
     }
 
-    /// Runs all controllers until `stop` is ready. Then no new action begins, passes under way
-    /// may end, and the Lease is given back.
+    /// Runs all controllers until `stop` is ready. Then no new action begins, and what is under
+    /// way may end. The Lease is given back when it has; otherwise it expires, so that nothing
+    /// lands while somebody else leads.
     pub async fn run_until(self, stop: impl Future<Output = ()>) {
         let leadership = match &self.lease {
             Some(_) => Leadership::elected(),
             None => Leadership::always(),
         };
-        let busy = Arc::new(AtomicUsize::new(0));
+        let busy = Busy::default();
         let mut parts: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
         let mut workers = Vec::new();
         for controller in self.controllers {
@@ -109,39 +110,29 @@ impl RunLoop {
         }
         let all = async { while parts.next().await.is_some() {} };
         let (all, stop) = (std::pin::pin!(all), std::pin::pin!(stop));
-        if let Either::Right(((), all)) = select(all, stop).await {
-            leadership.resign();
-            let timer = self.host.timer.clone();
-            let idle = async {
-                let mut waited = Duration::ZERO;
-                while busy.load(Ordering::Relaxed) > 0 && waited < STOP_WITHIN {
-                    timer.sleep(STOP_CHECK).await;
-                    waited += STOP_CHECK;
-                }
-            };
-            let idle = std::pin::pin!(idle);
-            select(all, idle).await;
-            if let Some(lease) = &self.lease {
-                let releasing = Elector::release(&self.host, lease);
-                if crate::within(&*self.host.timer, STOP_WITHIN, releasing).await.is_none() {
-                    tracing::warn!(lease = %lease.key, "lease not released, it will expire");
-                }
-            }
+        let Either::Right(((), all)) = select(all, stop).await else { return };
+        leadership.resign();
+        let timer = &*self.host.timer;
+        let ended = within(timer, STOP_WITHIN, select(all, busy.idle())).await;
+        let Some(lease) = &self.lease else { return };
+        if ended.is_none() {
+            tracing::warn!(lease = %lease.key, "work is still under way: {NOT_RELEASED}");
+            return;
+        }
+        let releasing = Elector::release(&self.host, lease);
+        if within(timer, STOP_WITHIN, releasing).await.is_none() {
+            tracing::warn!(lease = %lease.key, "{NOT_RELEASED}");
         }
     }
 }
 
 /// Runs a worker; a panic outside of a pass starts it anew.
-async fn supervise(worker: Worker, mut told: mpsc::UnboundedReceiver<()>, busy: Arc<AtomicUsize>) {
+async fn supervise(worker: Worker, mut told: mpsc::UnboundedReceiver<()>, busy: Busy) {
     loop {
-        let counted = busy.load(Ordering::Relaxed);
         let work = work(&worker, &mut told, &busy);
-        if AssertUnwindSafe(work).catch_unwind().await.is_ok() {
-            return;
-        }
-        // Its passes died with it.
-        busy.store(counted, Ordering::Relaxed);
-        tracing::error!(controller = worker.name(), "controller panicked, starting it anew");
+        let Err(panic) = AssertUnwindSafe(work).catch_unwind().await else { return };
+        let error = crate::redact::text(&panic_words(&*panic));
+        tracing::error!(controller = worker.name(), error, "controller panicked, starting it anew");
         worker.host.timer.sleep(REOPEN_AFTER).await;
     }
 }
@@ -149,31 +140,37 @@ async fn supervise(worker: Worker, mut told: mpsc::UnboundedReceiver<()>, busy: 
 /// What one worker keeps while it runs.
 struct State {
     queue: Queue,
+    interests: Vec<Interest>,
+    /// Objects of the controller's own kind.
     known: BTreeSet<Key>,
+    /// Those that were told again since the watch of that kind was opened anew.
+    again: Option<BTreeSet<Key>>,
+    /// Other watches that were opened anew and have not told everything yet.
+    gaps: BTreeSet<usize>,
     /// The last error of each watch, told once for as long as it stays the same.
     told: BTreeMap<usize, String>,
+    /// Objects on which a trigger has panicked.
+    poisons: BTreeSet<Key>,
 }
 
-async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &AtomicUsize) {
-    let interests = worker.controller.interests();
+async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &Busy) {
     let concurrency = worker.controller.concurrency();
+    let mut state = State::new(worker.controller.interests());
     let mut events = SelectAll::new();
-    for (index, interest) in interests.iter().enumerate() {
+    for (index, interest) in state.interests.iter().enumerate() {
         let (read, timer) = (worker.host.ports.read.clone(), worker.host.timer.clone());
         let watch = follow(read, timer, interest.query.clone());
-        events.push(watch.map(move |event| (index, event)).boxed());
+        events.push(watch.map(move |heard| (index, heard)).boxed());
     }
-    let mut state =
-        State { queue: Queue::default(), known: BTreeSet::new(), told: BTreeMap::new() };
     let mut working: FuturesUnordered<BoxFuture<'_, (Key, Ended)>> = FuturesUnordered::new();
     let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
     loop {
-        let now = worker.now();
-        let may_act = worker.leadership.holds(now);
+        let now = worker.steady();
+        let may_act = worker.leads();
         while may_act && working.len() < concurrency && pending.len() < PENDING_MAX {
             let Some(key) = state.queue.take(now) else { break };
-            busy.fetch_add(1, Ordering::Relaxed);
-            working.push(worker.pass(key).boxed());
+            let (pass, busy) = (worker.pass(key), busy.enter());
+            working.push(pass.inspect(move |_| drop(busy)).boxed());
         }
         worker.host.observer.queued(worker.name(), state.queue.len());
         let room = may_act && working.len() < concurrency && pending.len() < PENDING_MAX;
@@ -186,33 +183,119 @@ async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &A
         };
         futures::select_biased! {
             (key, ended) = working.select_next_some() => {
-                busy.fetch_sub(1, Ordering::Relaxed);
-                pending.extend(worker.take_pending());
-                state.ended(&key, &ended.next, worker.now());
+                pending.extend(worker.take_pending().into_iter().map(|outcome| {
+                    let busy = busy.enter();
+                    outcome.inspect(move |()| drop(busy)).boxed()
+                }));
+                state.ended(&key, &ended.next, worker.steady());
+                worker.report(&key, &ended, state.queue.due(&key));
             }
             () = pending.select_next_some() => {}
-            (index, event) = events.select_next_some() => match event {
-                Ok(event) => {
-                    state.told.remove(&index);
-                    if index == 0 {
-                        state.remember(&event);
-                    }
-                    state.wake(worker, &interests[index].trigger, &event);
-                }
-                Err(error) => state.interrupted(worker, index, &error),
-            },
+            (index, heard) = events.select_next_some() => state.hear(worker, index, heard),
             _ = leads.next() => {}
             () = alarm => {}
         }
     }
 }
 
+/// What a watch tells.
+enum Heard {
+    Event(WatchEvent),
+    /// It does not get on, and resumes by itself.
+    Interrupted(StoreError),
+    /// It ended and was opened anew: deletions in between were missed.
+    Reopened,
+}
+
+/// A watch that is opened again should it end, which it should not.
+fn follow(
+    read: Arc<dyn Read>,
+    timer: Arc<dyn Timer>,
+    query: ListQuery,
+) -> impl Stream<Item = Heard> + Send {
+    let first = read.watch(query.clone());
+    stream::unfold((first, read, timer, query), |(mut watch, read, timer, query)| async move {
+        let heard = match watch.next().await {
+            Some(Ok(event)) => Heard::Event(event),
+            Some(Err(error)) => Heard::Interrupted(error),
+            None => {
+                timer.sleep(REOPEN_AFTER).await;
+                watch = read.watch(query.clone());
+                Heard::Reopened
+            }
+        };
+        Some((heard, (watch, read, timer, query)))
+    })
+}
+
 impl State {
+    fn new(interests: Vec<Interest>) -> Self {
+        Self {
+            queue: Queue::default(),
+            interests,
+            known: BTreeSet::new(),
+            again: None,
+            gaps: BTreeSet::new(),
+            told: BTreeMap::new(),
+            poisons: BTreeSet::new(),
+        }
+    }
+
+    fn hear(&mut self, worker: &Worker, watch: usize, heard: Heard) {
+        match heard {
+            Heard::Event(WatchEvent::Synced) => {
+                self.told.remove(&watch);
+                self.close_gap(watch, worker.steady());
+            }
+            Heard::Event(WatchEvent::Applied(obj)) => {
+                self.told.remove(&watch);
+                if watch == 0 {
+                    self.known.insert(obj.key().clone());
+                    self.again.as_mut().map(|again| again.insert(obj.key().clone()));
+                }
+                self.wake(worker, watch, &obj);
+            }
+            Heard::Event(WatchEvent::Deleted(obj)) => {
+                self.told.remove(&watch);
+                if watch == 0 {
+                    self.known.remove(obj.key());
+                }
+                self.wake(worker, watch, &obj);
+            }
+            Heard::Interrupted(error) => self.interrupted(worker, watch, error.to_string()),
+            Heard::Reopened => {
+                if watch == 0 {
+                    self.again = Some(BTreeSet::new());
+                } else {
+                    self.gaps.insert(watch);
+                }
+                self.interrupted(worker, watch, "the watch ended".to_owned());
+            }
+        }
+    }
+
+    /// Wakes what may have missed a deletion while a watch was closed.
+    fn close_gap(&mut self, watch: usize, now: Timestamp) {
+        let mut missed = BTreeSet::new();
+        if let Some(again) = self.again.take_if(|_| watch == 0) {
+            missed.extend(self.known.difference(&again).cloned());
+            self.known = again;
+        }
+        if self.gaps.remove(&watch) {
+            // Whose it was that is gone, nobody can tell any more.
+            missed.extend(self.known.iter().cloned());
+        }
+        if matches!(self.interests.first().map(|own| &own.trigger), Some(Trigger::Itself)) {
+            for key in &missed {
+                self.queue.add(key, now);
+            }
+        }
+    }
+
     /// Says why a watch does not get on, once for as long as it stays the same: a kind that a
     /// cluster does not have is asked for again and again.
-    fn interrupted(&mut self, worker: &Worker, watch: usize, error: &StoreError) {
+    fn interrupted(&mut self, worker: &Worker, watch: usize, error: String) {
         worker.host.observer.watch_interrupted(worker.name());
-        let error = crate::redact::text(&error.to_string());
         if self.told.get(&watch) != Some(&error) {
             tracing::warn!(controller = worker.name(), error, "watch interrupted, resuming");
             self.told.insert(watch, error);
@@ -222,6 +305,7 @@ impl State {
     fn ended(&mut self, key: &Key, next: &Next, now: Timestamp) {
         match next {
             Next::Done(wake_after) => self.queue.done(key, now, *wake_after),
+            Next::Held(wait) => self.queue.held(key, now, *wait),
             Next::Back(back_off, wake_after) => {
                 self.queue.failed(key, now, *back_off, *wake_after);
             }
@@ -232,27 +316,24 @@ impl State {
         }
     }
 
-    /// Keeps the list of objects of the controller's own kind.
-    fn remember(&mut self, event: &WatchEvent) {
-        match event {
-            WatchEvent::Applied(obj) => {
-                self.known.insert(obj.key().clone());
-            }
-            WatchEvent::Deleted(obj) => {
-                self.known.remove(obj.key());
-            }
-            WatchEvent::Synced => {}
+    fn wake(&mut self, worker: &Worker, watch: usize, obj: &Obj) {
+        let Some(interest) = self.interests.get(watch) else { return };
+        if watch == 0 && worker.has_only_flagged(obj) {
+            return;
         }
-    }
-
-    fn wake(&mut self, worker: &Worker, trigger: &Trigger, event: &WatchEvent) {
-        let now = worker.now();
+        // A trigger that panics on one object must not hide the others.
+        let concerned = AssertUnwindSafe(|| concerned(&interest.trigger, obj));
+        let wakes = catch_unwind(concerned).unwrap_or_else(|panic| {
+            if self.poisons.len() < POISONS_MAX && self.poisons.insert(obj.key().clone()) {
+                let error = crate::redact::about(obj.key(), &panic_words(&*panic));
+                tracing::error!(controller = worker.name(), object = %obj.key(), error,
+                    "trigger panicked, the object wakes nobody");
+            }
+            Wakes::These(Vec::new())
+        });
+        let now = worker.steady();
         let Self { queue, known, .. } = self;
-        let obj = match event {
-            WatchEvent::Synced => return,
-            WatchEvent::Applied(obj) | WatchEvent::Deleted(obj) => obj,
-        };
-        match concerned(trigger, obj) {
+        match wakes {
             Wakes::These(keys) => keys.iter().for_each(|key| queue.add(key, now)),
             Wakes::Namespace(ns) => {
                 let inside = known.iter().filter(|key| *key.namespace == *ns);
@@ -262,32 +343,6 @@ impl State {
             Wakes::Singleton => queue.add(&singleton(worker.name()), now),
         }
     }
-}
-
-/// A watch that is opened again should it end, which it should not.
-fn follow(
-    read: Arc<dyn Read>,
-    timer: Arc<dyn Timer>,
-    query: ListQuery,
-) -> impl Stream<Item = Result<WatchEvent, StoreError>> + Send {
-    let first = read.watch(query.clone());
-    stream::unfold((first, read, timer, query), |(mut watch, read, timer, query)| async move {
-        if let Some(event) = watch.next().await {
-            return Some((event, (watch, read, timer, query)));
-        }
-        timer.sleep(REOPEN_AFTER).await;
-        let ended = StoreError::Unreachable {
-            object: query.kind.to_string(),
-            problem: "the watch ended".to_owned(),
-        };
-        watch = read.watch(query.clone());
-        Some((Err(ended), (watch, read, timer, query)))
-    })
-}
-
-/// What stands for all objects of a controller that looks at them at once.
-fn singleton(controller: &str) -> Key {
-    Key::new(GroupKind::new("evenkeel.dev", "Singleton"), "", controller)
 }
 
 fn concerned(trigger: &Trigger, obj: &Obj) -> Wakes {

@@ -1,11 +1,11 @@
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use evenkeel_api::{
     ApiObject, FieldSelector, GroupKind, Key, LabelSelector, Obj, ObjError, Revision,
 };
 use serde_json::Value;
 
-use crate::{BoxFuture, BoxStream, Retry};
+use crate::{BoxFuture, BoxStream, Retry, redact};
 
 /// The reading half of the Kubernetes API: all that an observation gets.
 ///
@@ -205,8 +205,8 @@ impl Subresource {
     }
 }
 
-/// A change to an object.
-#[derive(Debug, Clone, PartialEq)]
+/// A change to an object. `Debug` shows no value.
+#[derive(Clone, PartialEq)]
 pub enum Patch {
     /// RFC 7386: objects are merged, everything else is replaced, `null` deletes.
     Merge(Value),
@@ -216,6 +216,17 @@ pub enum Patch {
     Strategic(Value),
     /// Puts the whole object in place of the old one.
     Replace(Value),
+}
+
+impl fmt::Debug for Patch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Merge(_) => "merge patch",
+            Self::Json(_) => "JSON patch",
+            Self::Strategic(_) => "strategic merge patch",
+            Self::Replace(_) => "replacement",
+        })
+    }
 }
 
 /// How a deletion is done.
@@ -244,7 +255,10 @@ pub enum Propagation {
 }
 
 /// Failures of [`Read`] and [`Write`].
-#[derive(Debug, Clone, thiserror::Error)]
+///
+/// A server may quote what was sent: neither `Debug` nor `Display` shows its words about a Secret,
+/// nor what gives access in its words about anything else.
+#[derive(Clone, thiserror::Error)]
 pub enum StoreError {
     /// There is no such object.
     #[error("{object} is not there")]
@@ -259,7 +273,7 @@ pub enum StoreError {
         object: String,
     },
     /// It is at another revision, or another object of the same name.
-    #[error("{object} has changed: {problem}")]
+    #[error("{object} has changed: {}", redact::about_named(object, problem))]
     Conflict {
         /// `Kind/namespace/name`.
         object: String,
@@ -267,7 +281,7 @@ pub enum StoreError {
         problem: String,
     },
     /// The server refuses the content.
-    #[error("{object} is invalid: {problem}")]
+    #[error("{object} is invalid: {}", redact::about_named(object, problem))]
     Invalid {
         /// `Kind/namespace/name`.
         object: String,
@@ -275,7 +289,7 @@ pub enum StoreError {
         problem: String,
     },
     /// The server refuses for now (a budget, a quota).
-    #[error("{object}: {problem}")]
+    #[error("{object}: {}", redact::about_named(object, problem))]
     Busy {
         /// `Kind/namespace/name`.
         object: String,
@@ -283,7 +297,7 @@ pub enum StoreError {
         problem: String,
     },
     /// The server does not know the kind, or does not let us.
-    #[error("{object}: {problem}")]
+    #[error("{object}: {}", redact::about_named(object, problem))]
     Refused {
         /// `Kind/namespace/name`.
         object: String,
@@ -294,13 +308,19 @@ pub enum StoreError {
     #[error(transparent)]
     Malformed(#[from] ObjError),
     /// The server could not be reached or gave no clear answer: the write may have happened.
-    #[error("{object}: no answer from the API server: {problem}")]
+    #[error("{object}: no answer from the API server: {}", redact::about_named(object, problem))]
     Unreachable {
         /// `Kind/namespace/name`.
         object: String,
         /// The transport's words.
         problem: String,
     },
+}
+
+impl fmt::Debug for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreError({self})")
+    }
 }
 
 impl StoreError {

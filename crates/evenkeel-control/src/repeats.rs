@@ -1,0 +1,166 @@
+//! Changes that do not last: the same one again and again on behalf of one object.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use evenkeel_api::{Key, Revision};
+use jiff::{SignedDuration, Timestamp};
+
+/// How often the same change is made before it counts as repeated: a few times is what a lagging
+/// cache or a second writer costs.
+pub(crate) const REPEATS_MAX: u32 = 3;
+/// Changes further apart than this have nothing to do with each other. Longer than the longest
+/// pause after a repeated one, or it would be forgotten by then.
+const WITHIN: Duration = Duration::from_mins(2);
+
+/// One change of one target, by hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// What was changed.
+    pub(crate) target: u64,
+    /// To what.
+    pub(crate) change: u64,
+}
+
+impl Mark {
+    pub(crate) fn new(target: &str, change: &str) -> Self {
+        let hash = |text: &str| evenkeel_base::stable_hash(text.as_bytes());
+        Self { target: hash(target), change: hash(change) }
+    }
+}
+
+/// What was changed last on behalf of each object.
+#[derive(Default)]
+pub(crate) struct Repeats(Mutex<BTreeMap<Key, Last>>);
+
+#[derive(Default)]
+struct Last {
+    /// By target. Only what is recent: no more than an object's plans of two minutes.
+    changes: BTreeMap<u64, Times>,
+    /// What each status was at when it was last written.
+    statuses: BTreeMap<Key, Revision>,
+}
+
+/// How often a target was changed to the same, with nothing else in between.
+struct Times {
+    change: u64,
+    count: u32,
+    at: Timestamp,
+}
+
+/// What a pass that carried its plan out makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Calm {
+    /// Nothing is repeated.
+    Yes,
+    /// Nothing was repeated now, but a repeated change is too recent to be forgotten: so long.
+    NotYet(Duration),
+    /// The same was done once more, too often.
+    No,
+}
+
+impl Repeats {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Key, Last>> {
+        // Counters only: a panic elsewhere leaves at worst one of them behind.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what a pass over `key` changed; `now` is even time.
+    pub(crate) fn note(&self, key: &Key, marks: &[Mark], now: Timestamp) -> Calm {
+        let mut known = self.known();
+        if marks.is_empty() && !known.contains_key(key) {
+            return Calm::Yes;
+        }
+        let changes = &mut known.entry(key.clone()).or_default().changes;
+        changes.retain(|_, last| since(last.at, now) < WITHIN);
+        let mut repeated = false;
+        for mark in marks {
+            let again = changes.get(&mark.target).filter(|last| last.change == mark.change);
+            let count = again.map_or(1, |last| last.count.saturating_add(1));
+            repeated |= count > REPEATS_MAX;
+            changes.insert(mark.target, Times { change: mark.change, count, at: now });
+        }
+        if repeated {
+            return Calm::No;
+        }
+        let recent = changes.values().filter(|last| last.count > REPEATS_MAX);
+        let left = recent.map(|last| WITHIN.saturating_sub(since(last.at, now))).max();
+        left.map_or(Calm::Yes, Calm::NotYet)
+    }
+
+    /// Notes that the status of `of` was written in a pass over `key`, and is at `revision` now;
+    /// whether that changed anything.
+    pub(crate) fn is_change(&self, key: &Key, of: &Key, revision: &Revision) -> bool {
+        let mut known = self.known();
+        let last = known.entry(key.clone()).or_default();
+        last.statuses.insert(of.clone(), revision.clone()).as_ref() != Some(revision)
+    }
+
+    /// Forgets an object that is gone.
+    pub(crate) fn forget(&self, key: &Key) {
+        self.known().remove(key);
+    }
+}
+
+fn since(at: Timestamp, now: Timestamp) -> Duration {
+    let passed: SignedDuration = now.duration_since(at);
+    Duration::try_from(passed).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_api::GroupKind;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_same_change_again_and_again_is_noticed_and_in_time_forgotten() {
+        let (repeats, key) = (Repeats::default(), Key::new(GroupKind::new("", "Pod"), "a", "b"));
+        let note = |changes: &[&str], second| {
+            let marks: Vec<_> = changes.iter().map(|change| Mark::new("target", change)).collect();
+            repeats.note(&key, &marks, at(second))
+        };
+        for second in [10, 20, 30] {
+            assert_eq!(note(&["a"], second), Calm::Yes);
+            // A quiet look in between is no sign that it lasts.
+            assert_eq!(note(&[], second + 1), Calm::Yes);
+        }
+        assert_eq!(note(&["a"], 40), Calm::No);
+        assert_eq!(note(&[], 100), Calm::NotYet(Duration::from_mins(1)));
+        assert_eq!(note(&["a"], 150), Calm::No);
+        assert_eq!(note(&[], 270), Calm::Yes);
+        assert_eq!(note(&["a"], 280), Calm::Yes, "long ago");
+        repeats.forget(&key);
+        assert_eq!(note(&["a"], 282), Calm::Yes);
+    }
+
+    #[test]
+    fn what_we_change_to_and_fro_ourselves_is_not_undone_by_others() {
+        let (repeats, key) = (Repeats::default(), Key::new(GroupKind::new("", "Pod"), "a", "b"));
+        for second in 0..20 {
+            let change = if second % 2 == 0 { "ready" } else { "unready" };
+            let marks = [Mark::new("slice", change), Mark::new("status", &second.to_string())];
+            assert_eq!(repeats.note(&key, &marks, at(second)), Calm::Yes);
+        }
+        // Another target that is the same every time counts for itself.
+        for second in 20..30 {
+            let marks = [Mark::new("route", "a"), Mark::new("status", &second.to_string())];
+            let calm = repeats.note(&key, &marks, at(second));
+            assert_eq!(calm == Calm::No, second >= 23, "{second}");
+        }
+    }
+
+    #[test]
+    fn a_status_that_stands_already_is_no_change() {
+        let (repeats, key) = (Repeats::default(), Key::new(GroupKind::new("", "Pod"), "a", "b"));
+        let change = |revision: u64| repeats.is_change(&key, &key, &revision.into());
+        assert!(change(1) && !change(1) && change(2));
+    }
+}
