@@ -22,6 +22,17 @@ impl GroupKind {
         Self::new(T::GROUP, T::KIND)
     }
 
+    /// Stands for every kind that there is or will be, where objects are watched. Only the
+    /// embedded API server answers to it.
+    pub fn every() -> Self {
+        Self::new("*", "*")
+    }
+
+    /// Whether this is [`GroupKind::every`].
+    pub fn is_every(&self) -> bool {
+        &*self.kind == "*"
+    }
+
     /// Whether this is the kind of `T`.
     pub fn is<T: ApiObject>(&self) -> bool {
         &*self.group == T::GROUP && &*self.kind == T::KIND

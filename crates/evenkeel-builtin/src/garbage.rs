@@ -4,20 +4,18 @@
 //! or going is looked up as an owner. Both directions are needed: owners may go first, and
 //! dependents may come late. **Source**: `pkg/controller/garbagecollector`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_control::{
-    Action, Controller, Interest, ListQuery, ObserveError, Plan, Ports, Propagation, StoreError,
-    Trigger, Wakes,
+    Action, Controller, ListQuery, ObserveError, Plan, Ports, Propagation, StoreError, Trigger,
+    Wakes,
 };
-use k8s_openapi::{
-    api::{
-        apps::v1 as apps, batch::v1 as batch, core::v1 as core, discovery::v1::EndpointSlice,
-        policy::v1::PodDisruptionBudget,
-    },
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::json;
 
 use crate::reasons;
@@ -27,32 +25,11 @@ const FOREGROUND: &str = "foregroundDeletion";
 /// Finalizer of an owner whose dependents shall stay.
 const ORPHAN: &str = "orphan";
 
-/// Kinds whose objects own others or are owned.
-fn collected_kinds() -> Vec<GroupKind> {
-    vec![
-        GroupKind::of::<batch::CronJob>(),
-        GroupKind::of::<batch::Job>(),
-        GroupKind::of::<apps::Deployment>(),
-        GroupKind::of::<apps::StatefulSet>(),
-        GroupKind::of::<apps::DaemonSet>(),
-        GroupKind::of::<apps::ReplicaSet>(),
-        GroupKind::of::<core::Pod>(),
-        GroupKind::of::<core::Service>(),
-        GroupKind::of::<EndpointSlice>(),
-        GroupKind::of::<PodDisruptionBudget>(),
-        GroupKind::of::<core::ConfigMap>(),
-        GroupKind::of::<core::Secret>(),
-        GroupKind::of::<core::ServiceAccount>(),
-        GroupKind::of::<core::PersistentVolumeClaim>(),
-        // Foreign kinds that own others. A server that does not know them yet shows none.
-        GroupKind::new("flagger.app", "Canary"),
-        GroupKind::new("gateway.networking.k8s.io", "HTTPRoute"),
-    ]
-}
-
-/// The controller.
+/// The controller. It watches every kind that the server has or will have: what owns others, and
+/// what is owned, is not for a list to say.
 pub(crate) struct GarbageCollector {
-    kinds: Vec<GroupKind>,
+    /// Kinds of which some object has, or had, an owner.
+    owned: Arc<Mutex<BTreeSet<GroupKind>>>,
 }
 
 /// What one object's decision looks at.
@@ -96,12 +73,14 @@ impl Owner {
 }
 
 impl GarbageCollector {
-    /// Watches the built-in kinds and these.
-    pub(crate) fn watching(custom_kinds: &[GroupKind]) -> Self {
-        let mut kinds = collected_kinds();
-        kinds.extend(custom_kinds.iter().filter(|kind| !collected_kinds().contains(kind)).cloned());
-        Self { kinds }
+    pub(crate) fn new() -> Self {
+        Self { owned: Arc::default() }
     }
+}
+
+/// Events are many, own nothing and are not owned. **Source**: upstream ignores them too.
+fn is_event(kind: &GroupKind) -> bool {
+    &*kind.kind == "Event" && matches!(&*kind.group, "" | "events.k8s.io")
 }
 
 /// An owner in foreground deletion waits for exactly this.
@@ -120,19 +99,23 @@ impl Controller for GarbageCollector {
     }
 
     fn owns(&self) -> ListQuery {
-        // Every kind may own others: the first stands for all of them.
-        ListQuery::all(self.kinds[0].clone())
+        ListQuery::all(GroupKind::every())
     }
 
     fn trigger(&self) -> Trigger {
-        Trigger::Mapped(Arc::new(itself_and_owners))
-    }
-
-    fn also(&self) -> Vec<Interest> {
-        let kinds = self.kinds.iter().skip(1);
-        kinds
-            .map(|kind| Interest { query: ListQuery::all(kind.clone()), trigger: self.trigger() })
-            .collect()
+        let owned = self.owned.clone();
+        Trigger::Mapped(Arc::new(move |obj| {
+            if is_event(&obj.key().kind) {
+                return Wakes::These(Vec::new());
+            }
+            if obj.meta().owner_references.iter().flatten().next().is_some() {
+                let mut owned = owned.lock().unwrap_or_else(PoisonError::into_inner);
+                if !owned.contains(&obj.key().kind) {
+                    owned.insert(obj.key().kind.clone());
+                }
+            }
+            itself_and_owners(obj)
+        }))
     }
 
     async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<View>, ObserveError> {
@@ -145,7 +128,8 @@ impl Controller for GarbageCollector {
         let looks_down = object.as_ref().is_none_or(|object| waits_for(object).is_some());
         let mut dependents = Vec::new();
         if looks_down {
-            for found in dependents_of(ports, &self.kinds, key).await? {
+            let kinds = self.owned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for found in dependents_of(ports, &kinds, key).await? {
                 let owners = owners_of(ports, &found, &mut known).await?;
                 dependents.push(Dependent { object: found, owners });
             }
@@ -213,7 +197,7 @@ async fn lookup(
 
 async fn dependents_of(
     ports: &Ports,
-    kinds: &[GroupKind],
+    kinds: &BTreeSet<GroupKind>,
     owner: &Key,
 ) -> Result<Vec<Arc<Obj>>, ObserveError> {
     let mut all = Vec::new();

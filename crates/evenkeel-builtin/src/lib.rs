@@ -32,24 +32,16 @@ mod seen;
 #[cfg(test)]
 mod testing;
 
-use evenkeel_api::GroupKind;
 use evenkeel_control::RunLoop;
 
 /// Adds every built-in controller and the scheduler to the loop.
 #[must_use]
 pub fn install(run: RunLoop) -> RunLoop {
-    install_collecting(run, &[])
-}
-
-/// As [`install`]; owners of these further kinds (custom resources) have their dependents
-/// collected promptly.
-#[must_use]
-pub fn install_collecting(run: RunLoop, custom_kinds: &[GroupKind]) -> RunLoop {
     run.with(deployment::Deployments)
         .with(replicaset::ReplicaSets)
         .with(endpointslice::EndpointSlices)
         .with(disruption::Disruptions)
         .with(lifecycle::Lifecycle::default())
         .with(scheduler::Scheduler::default())
-        .with(garbage::GarbageCollector::watching(custom_kinds))
+        .with(garbage::GarbageCollector::new())
 }

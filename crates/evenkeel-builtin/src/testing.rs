@@ -153,7 +153,7 @@ impl Inner {
     fn tell(&mut self, obj: &Obj, event: &WatchEvent) {
         self.writes += 1;
         for (query, watcher) in &self.watchers {
-            if query.matches(obj) {
+            if query.kind.is_every() || query.matches(obj) {
                 watcher.unbounded_send(event.clone()).ok();
             }
         }
@@ -302,7 +302,8 @@ impl Read for World {
     fn watch(&self, query: ListQuery) -> Watch {
         let mut inner = self.lock();
         let (sender, receiver) = mpsc::unbounded();
-        for obj in inner.objects.values().filter(|obj| query.matches(obj)) {
+        let wanted = |obj: &&Arc<Obj>| query.kind.is_every() || query.matches(obj);
+        for obj in inner.objects.values().filter(wanted) {
             sender.unbounded_send(WatchEvent::Applied(obj.clone())).unwrap();
         }
         inner.watchers.push((query, sender));

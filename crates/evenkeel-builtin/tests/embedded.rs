@@ -277,3 +277,52 @@ fn a_rollout_that_cannot_start_says_so_within_its_deadline() {
     let why = conditions.iter().find(|c| c.type_ == "PodScheduled").unwrap();
     assert_eq!(why.message.as_deref(), Some("0/3 nodes are available: 3 Insufficient cpu."));
 }
+
+/// Objects of a kind that is defined while everything runs.
+fn custom(cluster: &Cluster, body: Value) -> Arc<Obj> {
+    let obj = Obj::from_json(body).unwrap();
+    block_on(cluster.store.create(&obj, &TEST)).unwrap()
+}
+
+#[test]
+fn owners_of_every_kind_are_collected_for_also_kinds_defined_later() {
+    let mut cluster = Cluster::new();
+    cluster.tick();
+    for (group, kind, plural) in
+        [("shop.test", "Order", "orders"), ("shop.test", "Parcel", "parcels")]
+    {
+        let names = json!({"kind": kind, "plural": plural, "singular": kind.to_lowercase(),
+            "listKind": format!("{kind}List")});
+        custom(
+            &cluster,
+            json!({"apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition", "metadata": {"name": format!("{plural}.{group}")},
+            "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [{
+                "name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+                    "type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}}),
+        );
+    }
+    cluster.tick();
+    let order = custom(
+        &cluster,
+        json!({"apiVersion": "shop.test/v1", "kind": "Order",
+        "metadata": {"name": "o", "namespace": "shop"}}),
+    );
+    let owned = |body: Value| {
+        let mut body = body;
+        body["metadata"] = json!({"name": "p", "namespace": "shop", "ownerReferences": [{
+            "apiVersion": "shop.test/v1", "kind": "Order", "name": "o", "uid": order.uid()}]});
+        custom(&cluster, body)
+    };
+    let parcel = owned(json!({"apiVersion": "shop.test/v1", "kind": "Parcel"}));
+    let map = owned(json!({"apiVersion": "v1", "kind": "ConfigMap"}));
+    cluster.tick();
+    let left = |cluster: &Cluster| {
+        let there = |key: &Key| block_on(cluster.store.get(key)).unwrap().is_some();
+        [parcel.key(), map.key()].into_iter().filter(|key| there(key)).count()
+    };
+    assert_eq!(left(&cluster), 2);
+    block_on(cluster.store.delete(order.key(), &DeleteOptions::default())).unwrap();
+    cluster.tick();
+    assert_eq!(left(&cluster), 0);
+}

@@ -15,7 +15,7 @@ use crate::{
     request::{DeleteRequest, Deleted, Fields, Write, WriteContext, Written},
     resource::{Resource, Service},
     state::{OWN_NAMESPACES, Shared, State},
-    watch::{Cursor, Feed, Opened},
+    watch::{Cursor, EveryFeed, Feed, Opened},
 };
 
 /// A Kubernetes API server in memory.
@@ -248,6 +248,9 @@ impl evenkeel_control::Read for ApiServer {
     }
 
     fn watch(&self, query: ListQuery) -> Watch {
+        if query.kind.is_every() {
+            return EveryFeed::new(self.shared.clone(), query).boxed();
+        }
         Feed::new(self.shared.clone(), query).boxed()
     }
 }

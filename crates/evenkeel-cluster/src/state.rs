@@ -72,6 +72,11 @@ impl Table {
         Ok(usize::try_from(index).ok().and_then(|index| self.log.get(index)))
     }
 
+    /// Whether there never was an object.
+    fn is_new(&self) -> bool {
+        self.objects.is_empty() && self.log.is_empty() && self.dropped == 0
+    }
+
     pub(crate) fn wait(&mut self, watcher: u64, waker: &Waker) {
         match self.waiting.get_mut(&watcher) {
             Some(old) => old.clone_from(waker),
@@ -115,6 +120,8 @@ pub(crate) struct State {
     pub(crate) events_told: u64,
     tables: BTreeMap<GroupKind, Table>,
     watchers: u64,
+    /// Watchers of every kind that wait for a kind that had no objects before.
+    waiting_for_kinds: BTreeMap<u64, Waker>,
     woken: Vec<Waker>,
 }
 
@@ -128,6 +135,7 @@ impl State {
             events_told: 0,
             tables: BTreeMap::new(),
             watchers: 0,
+            waiting_for_kinds: BTreeMap::new(),
             woken: Vec::new(),
         }
     }
@@ -167,7 +175,18 @@ impl State {
 
     /// Every kind that has or had objects.
     pub(crate) fn kinds_in_use(&self) -> Vec<GroupKind> {
-        self.tables.keys().cloned().collect()
+        let used = self.tables.iter().filter(|(_, table)| !table.is_new());
+        used.map(|(kind, _)| kind.clone()).collect()
+    }
+
+    /// Wakes a watcher when a kind gets its first object.
+    pub(crate) fn wait_for_kinds(&mut self, watcher: u64, waker: &Waker) {
+        self.waiting_for_kinds.insert(watcher, waker.clone());
+    }
+
+    /// Forgets a watcher of every kind.
+    pub(crate) fn leave_kinds(&mut self, watcher: u64) {
+        self.waiting_for_kinds.remove(&watcher);
     }
 
     /// The one place where something is changed: stores the object (its revision is set already)
@@ -175,6 +194,9 @@ impl State {
     pub(crate) fn put(&mut self, obj: Arc<Obj>, now: Timestamp) {
         let revision = self.revision;
         let table = table_of(&mut self.tables, &obj.key().kind);
+        if table.is_new() {
+            self.woken.extend(std::mem::take(&mut self.waiting_for_kinds).into_values());
+        }
         let before = table.objects.insert(name_of(obj.key()), obj.clone());
         table.push(Change { revision, at: now, before, obj, removed: false });
         self.woken.extend(table.take_waiting());

@@ -178,3 +178,62 @@ impl Stream for Feed {
         }
     }
 }
+
+/// Follows the objects of every kind, also of kinds that are defined later.
+pub(crate) struct EveryFeed {
+    shared: Arc<Shared>,
+    query: ListQuery,
+    watcher: u64,
+    feeds: BTreeMap<GroupKind, Feed>,
+    synced: bool,
+}
+
+impl EveryFeed {
+    pub(crate) fn new(shared: Arc<Shared>, query: ListQuery) -> Self {
+        let watcher = shared.with(State::new_watcher);
+        Self { shared, query, watcher, feeds: BTreeMap::new(), synced: false }
+    }
+
+    /// Follows the kinds that have come into use.
+    fn follow_new(&mut self) {
+        for kind in self.shared.with(|state| state.kinds_in_use()) {
+            self.feeds.entry(kind).or_insert_with_key(|kind| {
+                let query = ListQuery { kind: kind.clone(), ..self.query.clone() };
+                Feed::new(self.shared.clone(), query)
+            });
+        }
+    }
+}
+
+impl Stream for EveryFeed {
+    type Item = Result<WatchEvent, StoreError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let watcher = self.watcher;
+        // First, so that a kind that comes into use meanwhile wakes again.
+        self.shared.with(|state| state.wait_for_kinds(watcher, cx.waker()));
+        self.follow_new();
+        for feed in self.feeds.values_mut() {
+            loop {
+                match Pin::new(&mut *feed).poll_next(cx) {
+                    // Told once, for all kinds together.
+                    Poll::Ready(Some(Ok(WatchEvent::Synced))) => {}
+                    Poll::Ready(event) => return Poll::Ready(event),
+                    Poll::Pending => break,
+                }
+            }
+        }
+        if !self.synced {
+            self.synced = true;
+            return Poll::Ready(Some(Ok(WatchEvent::Synced)));
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for EveryFeed {
+    fn drop(&mut self) {
+        let watcher = self.watcher;
+        self.shared.with(|state| state.leave_kinds(watcher));
+    }
+}

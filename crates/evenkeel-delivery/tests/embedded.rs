@@ -118,8 +118,7 @@ impl Cluster {
             .with_metrics(Arc::new(Share(failed.clone())))
             .with_hooks(Arc::new(Accepting(Mutex::default())));
         let run = RunLoop::new(host);
-        let kinds = [GroupKind::of::<Canary>()];
-        let run = evenkeel_builtin::install_collecting(run, &kinds);
+        let run = evenkeel_builtin::install(run);
         let run = install(run, Settings::default());
         let pool = LocalPool::new();
         pool.spawner().spawn_local(run.run()).unwrap();
