@@ -2,7 +2,13 @@
 //! states, the ledger, and what a Canary may do.
 #![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use evenkeel_api::{
     Key, Obj,
@@ -12,7 +18,8 @@ use evenkeel_api::{
 use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, Host, Patch, RunLoop, Store, Subresource, Timer, WriteOptions,
+    BoxFuture, DeleteOptions, Host, ListQuery, Listed, Patch, Read, RunLoop, Store, StoreError,
+    Subresource, Timer, Watch, Write, WriteOptions,
 };
 use evenkeel_promql::labels::Labels;
 use evenkeel_slo::controller::{Settings, install};
@@ -42,7 +49,70 @@ impl Timer for Paused {
     }
 }
 
+/// Counts the requests that controllers make.
+struct Counting {
+    store: Arc<dyn Store>,
+    reads: AtomicU64,
+    writes: AtomicU64,
+}
+
+impl Read for Counting {
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.store.get(key)
+    }
+
+    fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.store.list(query)
+    }
+
+    fn watch(&self, query: ListQuery) -> Watch {
+        self.store.watch(query)
+    }
+}
+
+impl Write for Counting {
+    fn create<'a>(
+        &'a self,
+        obj: &'a Obj,
+        options: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.store.create(obj, options)
+    }
+
+    fn patch<'a>(
+        &'a self,
+        key: &'a Key,
+        patch: &'a Patch,
+        options: &'a WriteOptions,
+    ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.store.patch(key, patch, options)
+    }
+
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        options: &'a DeleteOptions,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.store.delete(key, options)
+    }
+
+    fn post<'a>(
+        &'a self,
+        key: &'a Key,
+        subresource: Subresource,
+        body: &'a Value,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.post(key, subresource, body)
+    }
+}
+
 struct World {
+    asked: Arc<Counting>,
     store: Arc<dyn Store>,
     telemetry: Telemetry,
     time: Arc<Paused>,
@@ -61,14 +131,22 @@ impl World {
         for object in crds.iter().chain([&namespace]).chain(objects) {
             store.create(&Obj::from_json(object.clone()).unwrap(), &WRITE).await.unwrap();
         }
-        let controllers = start(&store, &telemetry, &time);
-        Self { store, telemetry, time, controllers, good: 0.0, bad: 0.0 }
+        let (reads, writes) = (AtomicU64::new(0), AtomicU64::new(0));
+        let asked = Arc::new(Counting { store: store.clone(), reads, writes });
+        let controllers = start(asked.clone(), &telemetry, &time);
+        Self { asked, store, telemetry, time, controllers, good: 0.0, bad: 0.0 }
+    }
+
+    /// Reads and writes of the controllers since the last time.
+    fn requests(&self) -> (u64, u64) {
+        let of = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
+        (of(&self.asked.reads), of(&self.asked.writes))
     }
 
     /// The controllers die and come back; what they only had in memory is gone.
     fn restart(&mut self) {
         self.controllers.abort();
-        self.controllers = start(&self.store, &self.telemetry, &self.time);
+        self.controllers = start(self.asked.clone(), &self.telemetry, &self.time);
     }
 
     /// Traffic at 100 requests per second, of which so many fail, scraped every 5 s.
@@ -128,12 +206,13 @@ impl World {
 }
 
 fn start(
-    store: &Arc<dyn Store>,
+    store: Arc<Counting>,
     telemetry: &Telemetry,
     time: &Arc<Paused>,
 ) -> tokio::task::JoinHandle<()> {
+    let store: Arc<dyn Store> = store;
     let host =
-        Host::new(store, time.clone(), time.clone()).with_metrics(Arc::new(telemetry.clone()));
+        Host::new(&store, time.clone(), time.clone()).with_metrics(Arc::new(telemetry.clone()));
     tokio::spawn(install(RunLoop::new(host), Settings { every: EVERY }).run())
 }
 
@@ -264,4 +343,150 @@ async fn what_is_wrong_is_a_condition_and_hurts_nobody_else() {
     world.store.delete(&key, &DeleteOptions::default()).await.unwrap();
     tokio::time::sleep(EVERY * 2).await;
     assert_eq!(world.permission().await, "allow NoPolicy");
+}
+
+/// The reason of a condition of the SLO, with its status.
+fn condition(status: &Value, kind: &str) -> String {
+    let all = status["conditions"].as_array().unwrap().iter();
+    let found = all.clone().find(|c| c["type"] == kind).unwrap();
+    format!("{} {}: {}", found["status"], found["reason"], found["message"]).replace('"', "")
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_series_is_said_and_a_service_without_traffic_may_begin() {
+    let mut world = World::new(&[slo(), canary(), policy()]).await;
+    tokio::time::sleep(EVERY * 2).await;
+    let said = condition(&world.slo().await, "MetricsAvailable");
+    let query = "app_request_duration_seconds_count{service=\\api\\}";
+    assert!(
+        said.starts_with(&format!("False NoSeries: spec.slos[0]: no series matches {query}")),
+        "{said}"
+    );
+    assert_eq!(world.permission().await, "approve BudgetUnknown");
+
+    // Its pods are scraped: there is nothing to count yet, and that is known.
+    let up = |world: &World, value: f64| {
+        let labels = Labels::from_pairs([("__name__", "up"), ("namespace", NS), ("pod", "api-0")]);
+        world.telemetry.append(&labels, world.time.now(), value).unwrap();
+    };
+    up(&world, 1.0);
+    tokio::time::sleep(EVERY * 2).await;
+    let said = condition(&world.slo().await, "MetricsAvailable");
+    assert!(said.starts_with("False NoSeries"), "the query is still named: {said}");
+    assert_eq!(world.state().await, "healthy quiet");
+    assert_eq!(world.permission().await, "allow NoTrafficYet");
+    // They are down, so nobody would see.
+    for _ in 0..80 {
+        up(&world, 0.0);
+        tokio::time::sleep(EVERY).await;
+    }
+    assert_eq!(world.state().await, "unknown stale");
+    assert_eq!(world.permission().await, "approve BudgetUnknown");
+
+    // It has traffic, and then its counters vanish: that is not "no traffic yet".
+    world.run(60, 0.0).await;
+    assert_eq!(world.permission().await, "allow BudgetHealthy");
+    for _ in 0..160 {
+        up(&world, 1.0);
+        tokio::time::sleep(EVERY).await;
+    }
+    assert_eq!(world.permission().await, "approve BudgetUnknown");
+    world.restart();
+    for _ in 0..4 {
+        up(&world, 1.0);
+        tokio::time::sleep(EVERY).await;
+    }
+    assert_eq!(world.permission().await, "approve BudgetUnknown");
+}
+
+/// The article's SLO under another name; its queries find the same counters.
+fn named(name: &str, objective: f64) -> Value {
+    let mut other = slo();
+    other["metadata"]["name"] = name.into();
+    other["spec"]["slos"][0]["name"] = name.into();
+    other["spec"]["slos"][0]["objective"] = objective.into();
+    other
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_slos_the_strictest_answers_and_nobody_writes_in_turn() {
+    let mut world = World::new(&[slo(), named("strict", 99.99), canary(), policy()]).await;
+    world.run(300, 0.02).await;
+    let budget = world.json::<Canary>("api-service").await["status"]["errorBudget"].clone();
+    // The worst case fits into one of the two budgets only.
+    assert_eq!(budget["slo"], "production/strict/api-strict");
+    let listed = |budget: &Value| {
+        let all = budget["slos"].as_array().unwrap().iter();
+        let one = |s: &Value| format!("{} {} {}", s["slo"], s["permission"], s["reason"]);
+        all.map(one).collect::<Vec<_>>().join("\n").replace('"', "")
+    };
+    insta::assert_snapshot!(listed(&budget), @"
+    production/strict/api-strict deny CostExceedsBudget
+    production/api-service-slo/api-requests-availability allow BudgetHealthy
+    ");
+    world.requests();
+    world.run(600, 0.02).await;
+    let (reads, writes) = world.requests();
+    // Every two minutes each object once.
+    assert!(writes <= 18, "{writes} writes in ten minutes");
+    assert!(reads <= 2 * 120 * 6 + 100, "{reads} reads in ten minutes");
+    // 15 in a thousand fail: too much for the stricter objective.
+    world.run(400, 1.5).await;
+    let budget = world.json::<Canary>("api-service").await["status"]["errorBudget"].clone();
+    insta::assert_snapshot!(listed(&budget), @"
+    production/strict/api-strict deny BudgetBurning
+    production/api-service-slo/api-requests-availability allow BudgetHealthy
+    ");
+    let message = budget["message"].as_str().unwrap();
+    assert!(
+        message.contains("times as fast as it may over 1h") && message.contains("14.4"),
+        "{message}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_slo_that_is_gone_takes_its_rules_and_its_word_with_it() {
+    let mut pinned = canary();
+    pinned["metadata"]["name"] = "pinned".into();
+    pinned["metadata"]["annotations"] = json!({"evenkeel.dev/slos": "api-service-slo"});
+    let mut world = World::new(&[slo(), canary(), pinned, policy()]).await;
+    world.run(60, 0.0).await;
+    let rules = Key::of::<PrometheusRule>(NS, "api-service-slo");
+    assert!(world.store.get(&rules).await.unwrap().is_some());
+    let key = Key::of::<PrometheusServiceLevel>(NS, "api-service-slo");
+    world.store.delete(&key, &DeleteOptions::default()).await.unwrap();
+    tokio::time::sleep(EVERY).await;
+    assert!(world.store.get(&rules).await.unwrap().is_none(), "its rules go on firing");
+    let budget = world.json::<Canary>("api-service").await["status"]["errorBudget"].clone();
+    assert_eq!(budget, Value::Null, "nobody keeps it up to date");
+    let budget = world.json::<Canary>("pinned").await["status"]["errorBudget"].clone();
+    assert_eq!(budget["reason"], "SloMissing");
+    assert!(budget["message"].as_str().unwrap().contains("names api-service-slo"), "{budget}");
+    // Without any policy nothing is held.
+    let key = Key::of::<ErrorBudgetPolicy>(NS, "api");
+    world.store.delete(&key, &DeleteOptions::default()).await.unwrap();
+    tokio::time::sleep(EVERY).await;
+    let budget = world.json::<Canary>("pinned").await["status"]["errorBudget"].clone();
+    assert_eq!((&budget["permission"], &budget["reason"]), (&"allow".into(), &"NoPolicy".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_canaries_and_slos_of_one_namespace_at_rest_cost_little() {
+    const EACH: u64 = 12;
+    let mut objects = vec![policy()];
+    for n in 0..EACH {
+        objects.push(named(&format!("slo-{n}"), 99.9));
+        let mut canary = canary();
+        canary["metadata"]["name"] = format!("canary-{n}").into();
+        objects.push(canary);
+    }
+    let mut world = World::new(&objects).await;
+    world.run(240, 0.0).await;
+    world.requests();
+    world.run(240, 0.0).await;
+    let (reads, writes) = world.requests();
+    // An SLO is read for every five seconds here, a Canary every minute; each is written every two
+    // minutes. Neither knows how many there are of the other.
+    assert!(writes <= 2 * EACH * 3, "{writes} writes in four minutes");
+    assert!(reads <= EACH * 48 * 5 + EACH * 12 * 5, "{reads} reads in four minutes");
 }

@@ -51,3 +51,43 @@ pub const BUDGET_STATE: &str = "BudgetState";
 pub const CHANGE_SETTLED: &str = "ChangeSettled";
 /// A policy was read.
 pub const POLICY_CHECKED: &str = "PolicyChecked";
+/// An SLO is gone, and its rules with it.
+pub const SLO_GONE: &str = "SloGone";
+/// Nothing to write for a Canary.
+pub const ANSWERED: &str = "Answered";
+/// What a Canary may do has changed, or is said again.
+pub const ANSWER_CHANGED: &str = "AnswerChanged";
+
+/// The budget is untouched, or nearly.
+pub const BUDGET_HEALTHY: &str = "BudgetHealthy";
+/// Some of the budget is gone.
+pub const BUDGET_CAUTION: &str = "BudgetCaution";
+/// Little is left, or it burns steadily.
+pub const BUDGET_LOW: &str = "BudgetLow";
+/// The budget is gone.
+pub const BUDGET_FROZEN: &str = "BudgetFrozen";
+/// The budget burns fast.
+pub const BUDGET_BURNING: &str = "BudgetBurning";
+/// There is no data about the budget.
+pub const BUDGET_UNKNOWN: &str = "BudgetUnknown";
+/// The window is still being counted.
+pub const BUDGET_COUNTING: &str = "BudgetCounting";
+/// The service never had an event.
+pub const NO_TRAFFIC_YET: &str = "NoTrafficYet";
+/// A policy that is not valid may have been for this one.
+pub const POLICY_INVALID: &str = "PolicyInvalid";
+/// A Canary names an SLO that is not there.
+pub const SLO_MISSING: &str = "SloMissing";
+/// A Canary names an SLO whose budget cannot be read.
+pub const SLO_UNREADABLE: &str = "SloUnreadable";
+
+/// The counters are counted.
+pub const COUNTED: &str = "Counted";
+/// The window is being counted.
+pub const COUNTING: &str = "Counting";
+/// The metrics did not answer.
+pub const NOT_COUNTED: &str = "NotCounted";
+/// The queries find no series.
+pub const NO_SERIES: &str = "NoSeries";
+/// There is no readable SLO.
+pub const NOTHING_TO_COUNT: &str = "NothingToCount";

@@ -1,9 +1,13 @@
 //! `evenkeel slo status`: how every SLO stands, as rows for a table and as data.
+//!
+//! One definition for every figure: see [`Standing`]. BAD of TOTAL events failed in what was seen
+//! of the window; the whole window allows ALLOWED; LEFT is what that leaves. SLOTH is the figure
+//! that Sloth's rules record, which is computed in another way.
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::budget::{Coverage, Exclusions, Forecast, History, SloKey, Standing};
+use crate::budget::{Coverage, Events, Exclusions, Forecast, History, Slice, SloKey, Standing};
 use crate::duration::PromDuration;
 use crate::model::{Labels, Slo};
 use crate::policy::State;
@@ -21,6 +25,9 @@ pub struct StatusInput<'a> {
     pub exclusions: &'a Exclusions,
     /// Its state, when a policy watches it.
     pub state: Option<State>,
+    /// What Sloth's rule `slo:period_error_budget_remaining:ratio` says of it, where that is
+    /// recorded.
+    pub sloth_left: Option<f64>,
 }
 
 /// Settings of the view.
@@ -66,23 +73,28 @@ pub struct SloStatus {
     pub state: Option<State>,
     /// How well the window is known.
     pub coverage: Coverage,
-    /// Share of the window's budget that is left; `None`: not known.
-    pub budget_left: Option<f64>,
-    /// The same of the traffic seen so far, as the recorded series has it.
-    pub budget_left_of_seen: Option<f64>,
-    /// Events that failed.
+    /// Failures seen in the window, maintenance taken out.
     pub bad: f64,
-    /// All events.
+    /// Events seen in the window, maintenance taken out.
     pub total: f64,
-    /// Failures that are still allowed at the traffic seen so far.
-    pub failures_allowed: u64,
-    /// Events that maintenance took out.
+    /// Share of the window that has data. Unit: percent.
+    pub covered_percent: f64,
+    /// Failures that the whole window allows, its unseen part taken to be like the seen one.
+    pub allowed: f64,
+    /// `allowed - bad`: failures that are left, below 0 when overspent. `None`: not known.
+    pub left: Option<f64>,
+    /// `left / allowed`; 0 when nothing is allowed and something failed. `None`: not known.
+    pub budget_left: Option<f64>,
+    /// Sloth's own figure, from its recorded rule: the error ratio averaged over the time that
+    /// has data, not over requests. `None` where the rule is not recorded.
+    pub sloth_left: Option<f64>,
+    /// Events taken out by maintenance.
     pub excluded: f64,
-    /// Burn rate per window; `None` without events.
+    /// Burn rate per window.
     pub burn: Vec<BurnStatus>,
     /// When the budget will be gone.
     pub forecast: Forecast,
-    /// The budget over the window, from its start to now.
+    /// The budget from the first data in the window to now.
     pub spark: String,
 }
 
@@ -91,7 +103,7 @@ pub struct SloStatus {
 pub struct BurnStatus {
     /// The window.
     pub window: PromDuration,
-    /// 1 uses up the budget exactly in one SLO window.
+    /// 1 uses up the budget exactly in one SLO window; at most a million. `None`: no events.
     pub rate: Option<f64>,
 }
 
@@ -124,6 +136,7 @@ pub fn status(inputs: &[StatusInput<'_>], options: &StatusOptions) -> StatusRepo
 fn one(input: &StatusInput<'_>, options: &StatusOptions) -> SloStatus {
     let history = input.history;
     let standing = history.standing(options.now, input.exclusions, options.stale_after);
+    let (bad, allowed) = (standing.counted.bad().as_f64(), standing.allowed().as_f64());
     let burn = |window: &PromDuration| BurnStatus {
         window: *window,
         rate: history.burn_rate(options.now, *window),
@@ -136,11 +149,16 @@ fn one(input: &StatusInput<'_>, options: &StatusOptions) -> SloStatus {
         window: standing.window,
         state: input.state,
         coverage: standing.coverage,
-        budget_left: standing.remaining(),
-        budget_left_of_seen: standing.remaining_of_seen(),
-        bad: standing.counted.bad().as_f64(),
+        bad,
         total: standing.counted.total().as_f64(),
-        failures_allowed: standing.allowed_failures(),
+        covered_percent: percent(standing.covered()),
+        allowed,
+        left: standing.remaining().map(|_| allowed - bad),
+        // Nothing of nothing is nothing, not minus infinity.
+        budget_left: standing
+            .remaining()
+            .map(|left| if allowed > 0.0 { left } else { left.max(0.0) }),
+        sloth_left: input.sloth_left,
         excluded: standing.excluded.total().as_f64(),
         burn: options.burn_windows.iter().map(burn).collect(),
         forecast: history.forecast(&standing, options.forecast_window),
@@ -152,8 +170,13 @@ const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█
 /// Widest spark line; no terminal is wider.
 const SPARK_MAX: usize = 500;
 
-/// The budget left after each part of the window: `█` untouched, `▁` nearly gone, `!` gone,
-/// `·` no data.
+/// A share as a percentage with two decimals.
+fn percent(share: f64) -> f64 {
+    (share * 1e4).round() / 1e2
+}
+
+/// The budget left over time, from the first data in the window to now: `█` untouched, `▁` nearly
+/// gone, `!` gone, `·` no data. A budget that nothing was taken from is full all along.
 fn spark_line(
     history: &History,
     standing: &Standing,
@@ -161,28 +184,33 @@ fn spark_line(
     width: usize,
 ) -> String {
     let width = width.clamp(1, SPARK_MAX);
-    let parts = u64::try_from(width).unwrap_or(1);
-    let window = standing.window.as_ms();
-    let start = standing.now.as_millisecond() - i64::try_from(window).unwrap_or(0);
+    let with_data = |s: &&Slice| s.tally.is_some();
+    let Some(first) = history.in_window(standing.now).find(with_data) else {
+        return "·".repeat(width);
+    };
+    let now = standing.now.as_millisecond();
+    let window = i64::try_from(standing.window.as_ms()).unwrap_or(i64::MAX);
+    let start = first.from.as_millisecond().max(now.saturating_sub(window));
+    let parts = i64::try_from(width).unwrap_or(1);
+    let edge = |part: i64| start + (now - start) * part / parts;
     let mut slices = history.in_window(standing.now).peekable();
-    let mut bad = crate::budget::Events::ZERO;
+    let mut bad = Events::ZERO;
+    // End of the newest data so far: a long slice shows in every part that it covers.
+    let mut known_to = start;
     let mut out = String::new();
     for part in 1..=parts {
-        let edge = start + i64::try_from(window / parts * part).unwrap_or(i64::MAX);
-        let edge = if part == parts { standing.now.as_millisecond() } else { edge };
-        let mut seen = false;
-        while let Some(slice) = slices.next_if(|s| s.from.as_millisecond() < edge) {
+        while let Some(slice) = slices.next_if(|s| s.from.as_millisecond() < edge(part)) {
             let counts = exclusions.covering(slice.from, slice.to).is_none();
-            seen |= slice.tally.is_some();
-            if let Some(tally) = slice.tally.filter(|_| counts) {
-                bad = bad.plus(tally.bad());
+            if let Some(tally) = slice.tally {
+                known_to = slice.to.as_millisecond();
+                bad = if counts { bad.plus(tally.bad()) } else { bad };
             }
         }
         let left = 1.0 - standing.share_of_budget(bad);
-        out.push(match (seen, left) {
-            (false, _) => '·',
-            (true, left) if left <= 0.0 => '!',
-            (true, left) => {
+        out.push(match left {
+            _ if known_to <= edge(part - 1) => '·',
+            left if left <= 0.0 => '!',
+            left => {
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
@@ -201,7 +229,10 @@ impl StatusReport {
     pub fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let windows = self.slos.first().map_or(&[][..], |s| &s.burn);
         let mut titles: Vec<String> =
-            ["SERVICE", "SLO", "OBJECTIVE", "WINDOW", "STATE", "LEFT"].map(str::to_owned).into();
+            ["SERVICE", "SLO", "OBJECTIVE", "WINDOW", "STATE", "BAD", "TOTAL", "ALLOWED", "LEFT"]
+                .map(str::to_owned)
+                .into();
+        titles.push("SLOTH".to_owned());
         titles.extend(windows.iter().map(|b| format!("BURN {}", b.window)));
         titles.extend(["GONE", "BUDGET"].map(str::to_owned));
         (titles, self.slos.iter().map(|s| s.row(self.at)).collect())
@@ -231,7 +262,11 @@ impl SloStatus {
             format!("{}%", crate::number::go_f(self.objective)),
             self.window.to_string(),
             state,
-            self.budget_left.map_or("no data".to_owned(), |l| format!("{:.1}%", l * 100.0)),
+            count(self.bad),
+            count(self.total),
+            count(self.allowed),
+            self.budget_left.map_or("unknown".to_owned(), share),
+            self.sloth_left.map_or("-".to_owned(), share),
         ];
         let rate = |b: &BurnStatus| match b.rate {
             None => "-".to_owned(),
@@ -248,6 +283,22 @@ impl SloStatus {
         row.push(self.spark.clone());
         row
     }
+}
+
+/// A share as a percentage that is 100 and 0 only when it is exactly that.
+fn share(share: f64) -> String {
+    let shown = format!("{:.2}", share * 100.0);
+    match shown.as_str() {
+        "100.00" if share < 1.0 => "99.99%".to_owned(),
+        "0.00" | "-0.00" if share > 0.0 => "0.01%".to_owned(),
+        "-0.00" if share < 0.0 => "-0.01%".to_owned(),
+        _ => format!("{shown}%"),
+    }
+}
+
+/// Events, whole.
+fn count(events: f64) -> String {
+    format!("{events:.0}")
 }
 
 /// A time span to its two largest units.

@@ -43,15 +43,14 @@ fn standing(history: &History, now: i64) -> Standing {
 
 fn shown(history: &History, now: i64) -> String {
     let s = standing(history, now);
-    let share = |r: Option<f64>| r.map_or("unknown".to_owned(), |r| format!("{r:.4}"));
-    let left = format!("{} ({} of seen)", share(s.remaining()), share(s.remaining_of_seen()));
+    let left = s.remaining().map_or("unknown".to_owned(), |left| format!("{left:.4}"));
     let counted = format!("{}/{}", s.counted.bad().as_f64(), s.counted.total().as_f64());
     let forecast = match history.forecast(&s, PromDuration::from_ms(3_600_000)) {
         Forecast::At(t) => format!("gone at {}s", t.as_second()),
         other => format!("{other:?}"),
     };
-    let allowed = s.allowed_failures();
-    format!("{:?} {counted} left {left}, {allowed} more allowed, {forecast}", s.coverage)
+    let allowed = s.allowed().as_f64();
+    format!("{:?} {counted} of {allowed:.0} allowed, left {left}, {forecast}", s.coverage)
 }
 
 #[test]
@@ -59,47 +58,29 @@ fn the_budget_is_weighted_by_requests_not_by_time() {
     // A busy hour without errors and a quiet one that failed whole: Sloth's average would say
     // half of everything failed.
     let h = history(99.0, 30, &[slice(0, HOUR, 0, 990_000), slice(HOUR, 2 * HOUR, 1000, 10_000)]);
-    insta::assert_snapshot!(shown(&h, 2 * HOUR), @"
-    Measured 1000/1000000 left 0.9997 (0.9000 of seen), 9000 more allowed, gone at 266327s
-    ");
+    insta::assert_snapshot!(shown(&h, 2 * HOUR), @"Measured 1000/1000000 of 3600000 allowed, left 0.9997, gone at 266327s");
 }
 
 #[test]
 fn no_data_quiet_and_exhausted_are_three_different_things() {
     let empty = history(99.9, 30, &[]);
-    insta::assert_snapshot!(shown(&empty, HOUR), @"
-    Missing 0/0 left unknown (unknown of seen), 0 more allowed, Unknown
-    ");
+    insta::assert_snapshot!(shown(&empty, HOUR), @"Missing 0/0 of 0 allowed, left unknown, Unknown");
     let never = history(99.9, 30, &[gap(0, HOUR)]);
-    insta::assert_snapshot!(shown(&never, HOUR), @"
-    Missing 0/0 left unknown (unknown of seen), 0 more allowed, Unknown
-    ");
+    insta::assert_snapshot!(shown(&never, HOUR), @"Missing 0/0 of 0 allowed, left unknown, Unknown");
     let quiet = history(99.9, 30, &[slice(0, HOUR, 0, 0)]);
-    insta::assert_snapshot!(shown(&quiet, HOUR), @"
-    Quiet 0/0 left 1.0000 (1.0000 of seen), 0 more allowed, NotBurning
-    ");
+    insta::assert_snapshot!(shown(&quiet, HOUR), @"Quiet 0/0 of 0 allowed, left 1.0000, NotBurning");
     let stale = history(99.9, 30, &[slice(0, HOUR, 0, 1000)]);
-    insta::assert_snapshot!(shown(&stale, 2 * HOUR), @"
-    Stale 0/1000 left unknown (unknown of seen), 1 more allowed, Unknown
-    ");
+    insta::assert_snapshot!(shown(&stale, 2 * HOUR), @"Stale 0/1000 of 720 allowed, left unknown, Unknown");
     let gone = history(99.9, 30, &[slice(0, HOUR, 1, 1000)]);
-    insta::assert_snapshot!(shown(&gone, HOUR), @"
-    Measured 1/1000 left 0.9986 (0.0000 of seen), 0 more allowed, NotBurning
-    ");
+    insta::assert_snapshot!(shown(&gone, HOUR), @"Measured 1/1000 of 720 allowed, left 0.9986, NotBurning");
     let nearly = history(99.9, 30, &[slice(0, HOUR, 999, 1_000_000)]);
-    insta::assert_snapshot!(shown(&nearly, HOUR), @"
-    Measured 999/1000000 left 0.9986 (0.0010 of seen), 1 more allowed, NotBurning
-    ");
+    insta::assert_snapshot!(shown(&nearly, HOUR), @"Measured 999/1000000 of 720000 allowed, left 0.9986, NotBurning");
 }
 
 #[test]
 fn an_objective_of_100_has_no_budget_and_divides_by_nothing() {
-    insta::assert_snapshot!(shown(&history(100.0, 30, &[slice(0, HOUR, 0, 10)]), HOUR), @"
-    Measured 0/10 left 1.0000 (1.0000 of seen), 0 more allowed, NotBurning
-    ");
-    insta::assert_snapshot!(shown(&history(100.0, 30, &[slice(0, HOUR, 1, 10)]), HOUR), @"
-    Measured 1/10 left -999999.0000 (-999999.0000 of seen), 0 more allowed, Exhausted
-    ");
+    insta::assert_snapshot!(shown(&history(100.0, 30, &[slice(0, HOUR, 0, 10)]), HOUR), @"Measured 0/10 of 0 allowed, left 1.0000, NotBurning");
+    insta::assert_snapshot!(shown(&history(100.0, 30, &[slice(0, HOUR, 1, 10)]), HOUR), @"Measured 1/10 of 0 allowed, left -999999.0000, Exhausted");
 }
 
 #[test]
@@ -109,12 +90,8 @@ fn old_errors_leave_the_window_and_a_gap_costs_nothing() {
         7,
         &[slice(0, DAY, 50, 10_000), gap(DAY, 2 * DAY), slice(2 * DAY, 8 * DAY, 10, 60_000)],
     );
-    insta::assert_snapshot!(shown(&h, 7 * DAY + 12 * HOUR), @"
-    Measured 60/70000 left 0.9143 (0.9143 of seen), 640 more allowed, NotBurning
-    ");
-    insta::assert_snapshot!(shown(&h, 8 * DAY), @"
-    Measured 10/60000 left 0.9857 (0.9833 of seen), 590 more allowed, NotBurning
-    ");
+    insta::assert_snapshot!(shown(&h, 7 * DAY + 12 * HOUR), @"Measured 60/70000 of 700 allowed, left 0.9143, NotBurning");
+    insta::assert_snapshot!(shown(&h, 8 * DAY), @"Measured 10/60000 of 700 allowed, left 0.9857, NotBurning");
 }
 
 #[test]
@@ -265,7 +242,7 @@ proptest! {
         prop_assert_eq!(s.counted.plus(s.excluded), naive);
         prop_assert_eq!(h.sum(now, PromDuration::from_days(1)), naive);
         if s.coverage == Coverage::Measured {
-            prop_assert_eq!(s.exhausted(), s.remaining_of_seen().unwrap() <= 1e-12, "{:?}", s);
+            prop_assert_eq!(s.exhausted(), s.remaining().unwrap() <= 0.0, "{:?}", s);
         }
     }
 }

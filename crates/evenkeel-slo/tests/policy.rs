@@ -9,7 +9,7 @@ use evenkeel_slo::PromDuration;
 use evenkeel_slo::budget::{Events, Exclusions, Forecast, History, Objective, Slice, Tally};
 use evenkeel_slo::policy::{
     Account, ActionClass, Ask, BreakGlass, CanaryPlan, Decision, ErrorBudgetPolicy, Memory,
-    Permission, PolicySpec, Signal, Situation, State, combine, decide, step,
+    Permission, PolicySpec, Signal, Situation, State, Traffic, combine, decide, step,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -133,12 +133,14 @@ struct Case {
     class: ActionClass,
     cost: Option<f64>,
     forecast: Forecast,
+    burn: f64,
+    traffic: Traffic,
 }
 
 impl Case {
     fn new(state: State, remaining: f64, class: ActionClass) -> Self {
-        let remaining = Some(remaining);
-        Self { state, remaining, class, cost: None, forecast: Forecast::NotBurning }
+        let (remaining, cost, forecast) = (Some(remaining), None, Forecast::NotBurning);
+        Self { state, remaining, class, cost, forecast, burn: 0.0, traffic: Traffic::Seen }
     }
 
     fn decide(&self, account: &Account, glass: &[BreakGlass]) -> Decision {
@@ -146,6 +148,9 @@ impl Case {
             now: at(100),
             memory: Memory { state: self.state, since: at(90) },
             remaining: self.remaining,
+            burns: &signal(None, self.burn).burns,
+            traffic: self.traffic,
+            unknown: None,
             forecast: self.forecast,
             account,
             chaos_spent: 0.03,
@@ -190,18 +195,29 @@ fn decisions_name_the_strictest_rule_and_all_the_others() {
     add("chaos account", Case { cost: Some(0.03), ..chaos() }, &account);
     let unknown = Case { remaining: None, ..Case::new(State::Unknown, 0.0, Deploy) };
     add("no data", unknown, &account);
+    let never = || Case { traffic: Traffic::NeverYet, ..Case::new(State::Healthy, 1.0, Deploy) };
+    add("no traffic", never(), &account);
+    add("no traffic, but held", Case { state: State::Slow, ..never() }, &account);
+    add("burning", Case { burn: 20.1, ..Case::new(State::Burning, 0.62, Deploy) }, &account);
+    add("burned", Case { burn: 1.0, ..Case::new(State::Burning, 0.62, Deploy) }, &account);
+    add("slow", Case::new(State::Slow, 0.12, Deploy), &account);
     insta::assert_snapshot!(out, @"
     healthy: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
-    frozen: Deny BudgetFrozen: Frozen since 1970-01-01T01:30:00Z: -20.0 % of the budget is left
+    frozen: Deny BudgetFrozen: Frozen since 1970-01-01T01:30:00Z: -20.0 % of the budget is left, at or below 0 %
     rollback: Allow RiskGoesDown: it lowers the risk, which no budget holds up
-    cheap: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 5.00 % may be needed of 80.0 % that is free (0.0 % is reserved)
-    dear: Approve CostIsHigh: 30.00 % may be needed of 80.0 % that is free (0.0 % is reserved); Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
-    too dear: Deny CostExceedsBudget: 40.00 % may be needed of 30.0 % that is free (50.0 % is reserved); Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
-    nonsense: Deny CostExceedsBudget: inf % may be needed of 80.0 % that is free (0.0 % is reserved); Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
-    ends first: Deny BudgetEndsFirst: at this burn the budget is gone at 1970-01-01T01:45:00Z, before it would be done; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
-    chaos: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 1.00 % may be needed of 80.0 % that is free (0.0 % is reserved); with it, faults on purpose use 4.0 % of the budget, 5.0 % is theirs
-    chaos account: Deny ChaosAccountSpent: with it, faults on purpose use 6.0 % of the budget, 5.0 % is theirs; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 3.00 % may be needed of 80.0 % that is free (0.0 % is reserved)
+    cheap: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 5.00 % may be needed of 80.0 % that is free (0.0 % is reserved); above 20.0 %, 25 % of what is free, somebody must approve
+    dear: Approve CostIsHigh: 30.00 % may be needed of 80.0 % that is free (0.0 % is reserved); above 20.0 %, 25 % of what is free, somebody must approve; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
+    too dear: Deny CostExceedsBudget: 40.00 % may be needed of 30.0 % that is free (50.0 % is reserved); above 7.5 %, 25 % of what is free, somebody must approve; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
+    nonsense: Deny CostExceedsBudget: more than the whole budget may be needed of 80.0 % that is free (0.0 % is reserved); above 20.0 %, 25 % of what is free, somebody must approve; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
+    ends first: Deny BudgetEndsFirst: at this burn the budget is gone at 1970-01-01T01:45:00Z, before it would be done at 1970-01-01T01:50:00Z; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left
+    chaos: Allow BudgetHealthy: Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 1.00 % may be needed of 80.0 % that is free (0.0 % is reserved); above 20.0 %, 25 % of what is free, somebody must approve; with it, faults on purpose use 4.0 % of the budget, 5.0 % is theirs
+    chaos account: Deny ChaosAccountSpent: with it, faults on purpose use 6.0 % of the budget, 5.0 % is theirs; Healthy since 1970-01-01T01:30:00Z: 80.0 % of the budget is left; 3.00 % may be needed of 80.0 % that is free (0.0 % is reserved); above 20.0 %, 25 % of what is free, somebody must approve
     no data: Approve BudgetUnknown: Unknown since 1970-01-01T01:30:00Z: there is no data about the budget; a BreakGlass lets it go ahead
+    no traffic: Allow NoTrafficYet: Healthy since 1970-01-01T01:30:00Z: 100.0 % of the budget is left, the service has had no events yet
+    no traffic, but held: Slower BudgetLow: Slow since 1970-01-01T01:30:00Z: 100.0 % of the budget is left; Slow lasts 30m at least, and until more than 30 % is left and it burns below 5.70 (it burns 0.0 times as fast as it may over 6h and 0.0 over 30m now)
+    burning: Deny BudgetBurning: Burning since 1970-01-01T01:30:00Z: it burns 20.1 times as fast as it may over 1h and 20.1 over 5m, at or above 14.4; 62.0 % of the budget is left
+    burned: Deny BudgetBurning: Burning since 1970-01-01T01:30:00Z: 62.0 % of the budget is left; Burning lasts 30m at least, and until it burns below 13.68 (it burns 1.0 times as fast as it may over 1h and 1.0 over 5m now)
+    slow: Slower BudgetLow: Slow since 1970-01-01T01:30:00Z: 12.0 % of the budget is left, below 25 %
     ");
 }
 
@@ -217,9 +233,7 @@ fn break_glass_opens_for_its_classes_until_it_expires() {
     let frozen = Case::new(State::Frozen, -0.2, ActionClass::Deploy);
     let open = frozen.decide(&account, std::slice::from_ref(&glass));
     assert_eq!(open.break_glass, Some(("payment fix".to_owned(), "kim".to_owned())));
-    insta::assert_snapshot!(shown(&open), @"
-    Allow BreakGlass: break-glass by kim until 1970-01-01T02:00:00Z: payment fix (the policy says Deny); Frozen since 1970-01-01T01:30:00Z: -20.0 % of the budget is left
-    ");
+    insta::assert_snapshot!(shown(&open), @"Allow BreakGlass: break-glass by kim until 1970-01-01T02:00:00Z: payment fix (the policy says Deny); Frozen since 1970-01-01T01:30:00Z: -20.0 % of the budget is left, at or below 0 %");
     let config = Case::new(State::Frozen, -0.2, ActionClass::Config);
     assert_eq!(config.decide(&account, std::slice::from_ref(&glass)).permission, Permission::Deny);
     let late = BreakGlass { expires: at(100), ..glass };
@@ -400,6 +414,7 @@ proptest! {
             let situation = Situation {
                 now, memory, remaining: Some(remaining), forecast: Forecast::NotBurning,
                 account: &account, chaos_spent: 0.0, break_glass: &[],
+                burns: &BTreeMap::new(), traffic: Traffic::Seen, unknown: None,
             };
             let ask = Ask { id: "x".to_owned(), class, cost, duration: minutes(5) };
             decide(&policy, &situation, &ask).permission

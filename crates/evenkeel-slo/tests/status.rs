@@ -62,6 +62,7 @@ fn the_table_is_worst_first_and_says_what_is_not_known() {
             history,
             exclusions: &exclusions,
             state: *state,
+            sloth_left: None,
         })
         .collect();
     let mut out = String::new();
@@ -76,13 +77,13 @@ fn the_table_is_worst_first_and_says_what_is_not_known() {
         }
     }
     insta::assert_snapshot!(out, @"
-    SERVICE | SLO | OBJECTIVE | WINDOW | STATE | LEFT | BURN 5m | BURN 1h | BURN 6h | GONE | BUDGET
-    api | requests-availability[tenant=t2] | 99.9% | 30d | Stale | no data | - | - | - | ? | ████████▇▇▇▇▇▇▇▇▇···
-    api | requests-availability[tenant=t3] | 99.9% | 30d | Frozen | -11.0% | 40.0 | 40.0 | 40.0 | now | ███████████████████!
-    api | requests-availability[tenant=t0] | 99.9% | 30d | Caution | 40.4% | 0.2 | 0.2 | 0.2 | - | ████████▅▅▅▅▄▄▄▄▄▄▄▄
-    api | requests-availability[tenant=t1] | 99.9% | 30d | Measured | 100.0% | 0.0 | 0.0 | 0.0 | - | ████████████████████
-    SERVICE | SLO | OBJECTIVE | WINDOW | STATE | LEFT | BURN 5m | BURN 1h | BURN 6h | GONE | BUDGET
-    api | requests-availability[tenant=t4] | 99.9% | 30d | Measured | 86.7% | 2.0 | 2.0 | 2.0 | in 13d0h | ··················█▇
+    SERVICE | SLO | OBJECTIVE | WINDOW | STATE | BAD | TOTAL | ALLOWED | LEFT | SLOTH | BURN 5m | BURN 1h | BURN 6h | GONE | BUDGET
+    api | requests-availability[tenant=t2] | 99.9% | 30d | Stale | 6000 | 21600000 | 25920 | unknown | - | - | - | - | ? | ████████▇▇▇▇▇▇▇▇▇···
+    api | requests-availability[tenant=t3] | 99.9% | 30d | Frozen | 28762 | 25920000 | 25920 | -10.96% | - | 40.0 | 40.0 | 40.0 | now | ███████████████████!
+    api | requests-availability[tenant=t0] | 99.9% | 30d | Caution | 15453 | 25920000 | 25920 | 40.38% | - | 0.2 | 0.2 | 0.2 | - | ████████▅▅▅▅▄▄▄▄▄▄▄▄
+    api | requests-availability[tenant=t1] | 99.9% | 30d | Measured | 0 | 25920000 | 25920 | 100.00% | - | 0.0 | 0.0 | 0.0 | - | ████████████████████
+    SERVICE | SLO | OBJECTIVE | WINDOW | STATE | BAD | TOTAL | ALLOWED | LEFT | SLOTH | BURN 5m | BURN 1h | BURN 6h | GONE | BUDGET
+    api | requests-availability[tenant=t4] | 99.9% | 30d | Measured | 3456 | 1728000 | 25920 | 86.67% | - | 2.0 | 2.0 | 2.0 | in 13d0h | ██████████████████▇▇
     ");
 }
 
@@ -103,6 +104,7 @@ fn the_data_has_every_number() {
         history: &history,
         exclusions: &exclusions,
         state: None,
+        sloth_left: Some(-9.0),
     };
     let options = StatusOptions { now: at(3 * HOUR), ..StatusOptions::default() };
     let report = status(&[input], &options);
@@ -117,11 +119,13 @@ fn the_data_has_every_number() {
           "window": "30d",
           "state": null,
           "coverage": "measured",
-          "budgetLeft": 0.9986111111111111,
-          "budgetLeftOfSeen": 0.5,
           "bad": 36.0,
           "total": 72000.0,
-          "failuresAllowed": 36,
+          "coveredPercent": 0.28,
+          "allowed": 25920.0,
+          "left": 25884.0,
+          "budgetLeft": 0.9986111111111111,
+          "slothLeft": -9.0,
           "excluded": 36000.0,
           "burn": [
             {
@@ -140,9 +144,45 @@ fn the_data_has_every_number() {
           "forecast": {
             "forecast": "notBurning"
           },
-          "spark": "···················█"
+          "spark": "████████████████████"
         }
       ]
     }
     "#);
+}
+
+/// The row of one service: `seconds` of traffic at 100 requests a second, `failing` of them.
+fn row(objective: f64, seconds: i64, failing: u64) -> String {
+    let slo = Slo { objective, ..article() };
+    let mut history = History::new(Objective::new(objective).unwrap(), slo.window);
+    for n in 0..seconds / 15 {
+        let tally = Tally::new(Events::whole(failing * 15), Events::whole(1500));
+        let (from, to) = (at(n * 15), at((n + 1) * 15));
+        history.push(Slice { from, to, tally: Some(tally) }).unwrap();
+    }
+    let key = SloKey { id: slo.id.clone(), ..SloKey::default() };
+    let exclusions = Exclusions::default();
+    let input = StatusInput {
+        slo: &slo,
+        key: &key,
+        history: &history,
+        exclusions: &exclusions,
+        state: None,
+        sloth_left: None,
+    };
+    let options = StatusOptions { now: at(seconds), ..StatusOptions::default() };
+    let (titles, rows) = status(&[input], &options).table();
+    let cells = titles.iter().zip(&rows[0]).skip(4);
+    cells.map(|(title, cell)| format!("{title}={cell}")).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_figures_agree_and_a_full_budget_looks_full() {
+    // A minute of a new service: the whole window allows 43,200 times as much as the minute.
+    insta::assert_snapshot!(row(99.0, 60, 10), @"STATE=Measured BAD=600 TOTAL=6000 ALLOWED=2592000 LEFT=99.98% SLOTH=- BURN 5m=10.0 BURN 1h=10.0 BURN 6h=10.0 GONE=in 2d23h BUDGET=████████████████████");
+    insta::assert_snapshot!(row(99.9, 60, 0), @"STATE=Measured BAD=0 TOTAL=6000 ALLOWED=259200 LEFT=100.00% SLOTH=- BURN 5m=0.0 BURN 1h=0.0 BURN 6h=0.0 GONE=- BUDGET=████████████████████");
+    // No failure is allowed: nothing is left, and no number runs away.
+    insta::assert_snapshot!(row(100.0, 60, 1), @"STATE=Measured BAD=60 TOTAL=6000 ALLOWED=0 LEFT=0.00% SLOTH=- BURN 5m=>999 BURN 1h=>999 BURN 6h=>999 GONE=now BUDGET=!!!!!!!!!!!!!!!!!!!!");
+    insta::assert_snapshot!(row(100.0, 60, 0), @"STATE=Measured BAD=0 TOTAL=6000 ALLOWED=0 LEFT=100.00% SLOTH=- BURN 5m=0.0 BURN 1h=0.0 BURN 6h=0.0 GONE=- BUDGET=████████████████████");
+    insta::assert_snapshot!(row(99.0, 0, 0), @"STATE=Missing BAD=0 TOTAL=0 ALLOWED=0 LEFT=unknown SLOTH=- BURN 5m=- BURN 1h=- BURN 6h=- GONE=? BUDGET=····················");
 }

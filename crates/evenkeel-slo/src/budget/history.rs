@@ -74,7 +74,7 @@ pub struct Standing {
 }
 
 /// When the budget will be gone at the present burn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "forecast", content = "at")]
 pub enum Forecast {
     /// There is no data to tell.
@@ -115,7 +115,7 @@ struct Summed {
     covered_ms: u64,
 }
 
-/// Largest share that is reported: a budget overspent a million times.
+/// Largest share and burn rate that are reported: a budget overspent a million times.
 const SHARE_MAX: f64 = 1e6;
 /// Less data than this says nothing about the traffic of a window.
 const COVERED_MS_MIN: u64 = 60_000;
@@ -257,7 +257,8 @@ impl History {
 
     /// Burn rate over the last `span`: 1 uses up the budget exactly in one window.
     ///
-    /// `None` without events. With an objective of 100 any error burns at [`f64::MAX`].
+    /// `None` without events. At most a million, which is also how fast any error burns when the
+    /// objective is 100.
     pub fn burn_rate(&self, now: Timestamp, span: PromDuration) -> Option<f64> {
         let tally = self.sum(now, span);
         let total = tally.total().as_f64();
@@ -270,7 +271,7 @@ impl History {
         }
         #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
         let allowed = self.objective.allowed_parts() as f64 / PARTS as f64;
-        Some(if allowed > 0.0 { bad / total / allowed } else { f64::MAX })
+        Some(if allowed > 0.0 { (bad / total / allowed).min(SHARE_MAX) } else { SHARE_MAX })
     }
 
     /// When the budget is gone if the burn of the last `span` goes on.
@@ -294,61 +295,60 @@ impl History {
     }
 }
 
+/// What was seen, what the window allows, and what is left. Every figure that is shown comes from
+/// here:
+///
+/// - *seen*: `counted`, the failures and all events of the window, maintenance taken out;
+/// - *allowed*: the objective's share of all events that the whole window will have. Where part of
+///   the window has no data, as for a service that is new, its traffic is taken to be like the
+///   traffic seen;
+/// - *left*: 1 - seen failures / allowed failures.
+///
+/// Sloth's own figure (`slo:period_error_budget_remaining:ratio`) is another one: it averages the
+/// error ratio over the time that has data, not over requests, and knows no rest of the window.
 impl Standing {
     /// Share of the window's budget that is left: 1 untouched, 0 gone, below 0 overspent.
     ///
-    /// The budget is for a whole window: where data is missing, as for a service that is new,
-    /// its traffic is taken to be like the traffic seen. `None` when the window is not known:
-    /// no data is never a budget.
+    /// `None` when the window is not known: no data is never a budget.
     pub fn remaining(&self) -> Option<f64> {
         self.decidable().map(|()| 1.0 - self.share_of_budget(self.counted.bad()))
-    }
-
-    /// As [`Standing::remaining`], of the budget for the traffic seen so far: what the series
-    /// `slo_error_budget_remaining_ratio` shows. Both are equal once the window is covered.
-    pub fn remaining_of_seen(&self) -> Option<f64> {
-        self.decidable()?;
-        let total = self.counted.total().micros();
-        Some(1.0 - self.share(self.counted.bad().micros(), total))
     }
 
     fn decidable(&self) -> Option<()> {
         matches!(self.coverage, Coverage::Quiet | Coverage::Measured).then_some(())
     }
 
-    /// Which share of the window's budget so many failures are.
+    /// Which share of the window's budget so many failures are; at most a million.
     pub fn share_of_budget(&self, bad: Events) -> f64 {
+        if bad == Events::ZERO {
+            return 0.0;
+        }
+        let allowed = self.allowed().micros();
+        #[expect(clippy::cast_precision_loss, reason = "a ratio for people and thresholds")]
+        let (bad, allowed) = (bad.micros() as f64, allowed as f64);
+        if allowed > 0.0 { (bad / allowed).min(SHARE_MAX) } else { SHARE_MAX }
+    }
+
+    /// Failures that the whole window allows at the traffic seen, rounded down to a millionth.
+    pub fn allowed(&self) -> Events {
         let total = self.counted.total().micros();
         let covered = u128::from(self.covered_ms.max(COVERED_MS_MIN));
         let window = u128::from(self.window.as_ms());
         let whole = if covered < window { total.saturating_mul(window) / covered } else { total };
-        self.share(bad.micros(), whole)
+        let allowed = u128::from(self.objective.allowed_parts());
+        Events::from_micros(whole.saturating_mul(allowed) / PARTS)
     }
 
-    fn share(&self, bad: u128, total: u128) -> f64 {
-        if bad == 0 {
-            return 0.0;
-        }
-        let allowed = u128::from(self.objective.allowed_parts());
-        #[expect(clippy::cast_precision_loss, reason = "a ratio for people and thresholds")]
-        let (spent, whole) = (bad as f64 * PARTS as f64, total as f64 * allowed as f64);
-        if whole > 0.0 { (spent / whole).min(SHARE_MAX) } else { SHARE_MAX }
+    /// Share of the window that has data, from 0 to 1.
+    pub fn covered(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+        let (covered, window) = (self.covered_ms as f64, self.window.as_ms().max(1) as f64);
+        (covered / window).min(1.0)
     }
 
     /// True when no more failures are allowed, decided in whole numbers.
     pub fn exhausted(&self) -> bool {
-        let allowed = u128::from(self.objective.allowed_parts());
-        let spent = self.counted.bad().micros().saturating_mul(PARTS);
-        let whole = self.counted.total().micros().saturating_mul(allowed);
-        self.counted.bad().micros() > 0 && spent >= whole
-    }
-
-    /// Failures that are still allowed at the traffic seen so far, rounded down.
-    pub fn allowed_failures(&self) -> u64 {
-        let allowed = u128::from(self.objective.allowed_parts());
-        let whole = self.counted.total().micros().saturating_mul(allowed) / PARTS;
-        let left = whole.saturating_sub(self.counted.bad().micros()) / 1_000_000;
-        u64::try_from(left).unwrap_or(u64::MAX)
+        self.counted.bad() > Events::ZERO && self.counted.bad() >= self.allowed()
     }
 }
 

@@ -4,13 +4,15 @@
 //! counted once and summed, so what the ledger attributes is exactly what the budget lost.
 
 mod count;
+mod counters;
 mod exclusion;
 mod history;
 mod ledger;
 mod objective;
 mod sources;
 
-pub use count::{CountError, Counters, Events, Slice, Tally};
+pub use count::{Events, Slice, Tally};
+pub use counters::{CountError, Counters, Reading, SeriesId};
 pub use exclusion::{Exclusion, ExclusionError, Exclusions};
 pub use history::{Book, Coverage, Forecast, History, HistoryError, SloKey, Standing};
 pub use ledger::{Cause, CauseKind, Ledger, LedgerEntry, LedgerLine};

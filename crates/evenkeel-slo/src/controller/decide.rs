@@ -1,20 +1,22 @@
+use std::{collections::BTreeMap, time::Duration};
+
 use evenkeel_api::{
-    ConditionUpdate, Key, Obj,
-    canary::Canary,
-    set_condition,
+    ConditionUpdate, Key, Obj, set_condition,
     slo::{ErrorBudget, PrometheusRule},
 };
-use evenkeel_control::{Action, EventNote, EventType, Plan};
+use evenkeel_control::{Action, EventNote, EventType, Plan, Propagation};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::{
-    changes::{self, Question, REPEAT_SECONDS, change_of, percent},
-    status::{Change, Decision, LedgerShare, SloState, SloStatusObject, still},
-    view::{RulesSeen, SloSeen, SloView},
+    changes::{self, change_of},
+    status::{Change, LedgerShare, SloState, SloStatusObject},
+    tracker::Sight,
+    view::{RulesSeen, SloSeen, SloSight, SloView},
 };
 use crate::{
-    budget::{Cause, Events, History, Ledger, SloKey, Standing},
+    budget::{Cause, Coverage, Events, History, Ledger, LedgerLine, SloKey, Standing},
     duration::PromDuration,
     finding,
     policy::{Account, ActionClass, ErrorBudgetPolicy, Memory, Signal, State, step},
@@ -25,7 +27,7 @@ use crate::{
 const STALE_AFTER: PromDuration = PromDuration::from_ms(5 * 60_000);
 /// The burn that a forecast continues.
 const FORECAST_SPAN: PromDuration = PromDuration::from_ms(3_600_000);
-/// Burn rates in the status.
+/// Burn rates in the status, beside those that the policy asks for.
 const BURNS: [PromDuration; 3] = [
     PromDuration::from_ms(5 * 60_000),
     PromDuration::from_ms(3_600_000),
@@ -37,36 +39,47 @@ const RESERVED_MAX: PromDuration = PromDuration::from_ms(24 * 3_600_000);
 const LEDGER_MAX: usize = 20;
 /// Budgets of one object that are written down, the worst first.
 const BUDGETS_MAX: usize = 100;
-
-/// One budget with everything about it.
-struct Budget<'a> {
-    seen: &'a SloSeen,
-    history: &'a History,
-    standing: Standing,
-    state: SloState,
-}
+/// Numbers that nobody decides by are written this often, so that readers know that somebody
+/// still looks. A fifth of `ErrorBudget::FRESH_SECONDS`.
+const REFRESH_SECONDS: i64 = 120;
+/// And this often while people watch what a release costs.
+const COSTS_SECONDS: i64 = 20;
+/// How long they watch after its end.
+const WATCHED_SECONDS: i64 = 600;
+/// Pause before the next chunk of a window that is being counted.
+const COUNTING_PAUSE: Duration = Duration::from_secs(1);
+/// Problems that are named in a condition.
+const PROBLEMS_MAX: usize = 3;
 
 /// Decides what to write and what to say. Pure: same view, same plan.
-pub(super) fn decide(view: &SloView) -> Plan {
-    let mut plan = Plan::wait(reasons::LOOKING, view.every);
+pub(super) fn decide(sight: &SloSight) -> Plan {
+    match sight {
+        SloSight::There(view) => look(view),
+        SloSight::RulesLeft(rules) => {
+            let (key, uid) = (rules.key().clone(), rules.uid().to_owned());
+            let propagation = Propagation::Background;
+            Plan::act(reasons::SLO_GONE, vec![Action::Delete { key, uid, propagation }])
+        }
+    }
+}
+
+fn look(view: &SloView) -> Plan {
+    let wait = if view.is_counting() { COUNTING_PAUSE.min(view.every) } else { view.every };
+    let mut plan = Plan::wait(reasons::LOOKING, wait);
     let mut status = view.status.clone();
     status.observed_generation = view.obj.generation();
     rules(view, &mut plan, &mut status);
+    metrics(view, &mut status);
     status.changes = changes::changes(view);
     let causes = changes::causes(view, &status.changes);
     let pass = Pass { view, changes: &status.changes, causes: &causes };
-    let mut budgets: Vec<_> = view
-        .slos
-        .iter()
-        .flat_map(|seen| seen.histories.iter().map(move |(key, history)| (seen, key, history)))
-        .map(|(seen, key, history)| pass.budget(seen, key, history, &mut plan.events))
-        .collect();
+    let mut budgets: Vec<_> =
+        view.slos.iter().flat_map(|seen| pass.budgets(seen, &mut plan.events)).collect();
     // Unknown is worse than any number: it may hide an outage.
-    let rank = |b: &Budget<'_>| b.state.remaining_percent.unwrap_or(f64::NEG_INFINITY);
-    budgets.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then_with(|| a.state.id.cmp(&b.state.id)));
-    status.decisions = decisions(view, &budgets);
-    status.slos = budgets.into_iter().map(|budget| budget.state).take(BUDGETS_MAX).collect();
-    tell_canaries(view, &status.decisions, &mut plan);
+    let rank = |state: &SloState| state.remaining_percent.unwrap_or(f64::NEG_INFINITY);
+    budgets.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then_with(|| a.id.cmp(&b.id)));
+    budgets.truncate(BUDGETS_MAX);
+    status.slos = budgets;
     write(view, status, plan)
 }
 
@@ -74,8 +87,8 @@ pub(super) fn decide(view: &SloView) -> Plan {
 fn rules(view: &SloView, plan: &mut Plan, status: &mut SloStatusObject) {
     status.processed_slos = view.slos.len();
     let mut install = ("True", "Installed", "PrometheusRule is as generated".to_owned());
-    let generated = view.rules.as_ref().map_or(0, |set| set.slos);
-    if let Some(set) = &view.rules {
+    let generated = view.manifest.rules.as_ref().map_or(0, |set| set.slos);
+    if let Some(set) = &view.manifest.rules {
         let key = view.obj.key().sibling::<PrometheusRule>(view.obj.name());
         match want_rules(view, set) {
             Ok(None) => {}
@@ -87,31 +100,69 @@ fn rules(view: &SloView, plan: &mut Plan, status: &mut SloStatusObject) {
             Err((reason, message)) => install = ("False", reason, format!("{key}: {message}")),
         }
     }
-    status.prom_op_rules_generated = view.rules.is_some() && generated == view.slos.len();
+    status.prom_op_rules_generated = view.manifest.rules.is_some() && generated == view.slos.len();
     status.prom_op_rules_generated_slos = generated;
-    let found = finding::conditions(&view.findings);
+    let found = finding::conditions(&view.manifest.findings);
     status.conditions.retain(|c| {
         let ours = c.type_ == METRICS || c.type_ == RULES;
         ours || found.iter().any(|f| f.kind == c.type_)
     });
-    let mut set = |kind: &str, status_now: &str, reason: &str, message: &str| {
-        let update = ConditionUpdate {
-            kind,
-            status: status_now,
-            reason,
-            message,
-            observed_generation: view.obj.generation(),
-        };
-        set_condition(&mut status.conditions, &update, view.now);
-    };
     for condition in &found {
-        set(condition.kind, condition.status, condition.reason, &condition.message);
+        let words = (condition.status, condition.reason, condition.message.as_str());
+        set(view, status, condition.kind, words);
     }
-    set(RULES, install.0, install.1, &install.2);
-    match &view.metrics_problem {
-        None => set(METRICS, "True", "Counted", "the counters are counted"),
-        Some(problem) => set(METRICS, "False", "NotCounted", problem),
-    }
+    set(view, status, RULES, (install.0, install.1, &install.2));
+}
+
+/// Whether the counters are counted, and if not, which and why.
+fn metrics(view: &SloView, status: &mut SloStatusObject) {
+    let all = |pick: &dyn Fn(&SloSeen) -> Option<String>| {
+        let named = |seen: &SloSeen| Some(format!("{}: {}", seen.slo.path, pick(seen)?));
+        let found: Vec<String> = view.slos.iter().filter_map(named).take(PROBLEMS_MAX).collect();
+        (!found.is_empty()).then(|| found.join("; "))
+    };
+    let words = if view.slos.is_empty() {
+        let message = "no SLO of this object can be read".to_owned();
+        ("Unknown", reasons::NOTHING_TO_COUNT, message)
+    } else if let Some(message) = all(&|seen| seen.problem.clone()) {
+        ("False", reasons::NOT_COUNTED, message)
+    } else if let Some(message) = all(&no_series) {
+        ("False", reasons::NO_SERIES, message)
+    } else if let Some(message) = all(&|seen| match seen.sight {
+        Sight::Counting(percent) => Some(format!("{percent} % of the window is counted")),
+        _ => None,
+    }) {
+        ("Unknown", reasons::COUNTING, message)
+    } else {
+        ("True", reasons::COUNTED, "the counters are counted".to_owned())
+    };
+    set(view, status, METRICS, (words.0, words.1, &words.2));
+}
+
+/// What is said about an SLO whose queries find nothing.
+fn no_series(seen: &SloSeen) -> Option<String> {
+    let Sight::NoSeries { query, evidence } = &seen.sight else { return None };
+    Some(match evidence {
+        Some(evidence) => format!(
+            "no series matches {query}; {evidence}, so the service has had no events yet, or the \
+             query is wrong"
+        ),
+        None => format!(
+            "no series matches {query}: correct the query, or see that the service is scraped"
+        ),
+    })
+}
+
+/// Sets a condition: status, reason, message.
+fn set(view: &SloView, status: &mut SloStatusObject, kind: &str, words: (&str, &str, &str)) {
+    let update = ConditionUpdate {
+        kind,
+        status: words.0,
+        reason: words.1,
+        message: words.2,
+        observed_generation: view.obj.generation(),
+    };
+    set_condition(&mut status.conditions, &update, view.now);
 }
 
 /// Condition: whether the counters could be looked at.
@@ -164,18 +215,43 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// How the budgets of one SLO stand.
+    fn budgets(&self, seen: &SloSeen, events: &mut Vec<EventNote>) -> Vec<SloState> {
+        let Sight::Counting(percent) = seen.sight else {
+            let histories = seen.histories.iter();
+            return histories
+                .map(|(key, history)| self.budget(seen, key, history, events))
+                .collect();
+        };
+        // After a restart, what was known before stands until it is too old to be believed.
+        let now = self.view.now.as_second();
+        let fresh = |old: &&SloState| now - old.observed_at <= ErrorBudget::FRESH_SECONDS;
+        let before = self.view.status.slos.iter().filter(|old| old.id == seen.slo.id);
+        let mut states: Vec<SloState> = before.filter(fresh).cloned().collect();
+        if states.is_empty() {
+            let histories = seen.histories.iter().take(1);
+            states =
+                histories.map(|(key, history)| self.budget(seen, key, history, events)).collect();
+        }
+        for state in &mut states {
+            state.counted_percent = seen.problem.is_none().then_some(percent);
+        }
+        states
+    }
+
     /// How one budget stands.
-    fn budget<'b>(
+    fn budget(
         &self,
-        seen: &'b SloSeen,
+        seen: &SloSeen,
         key: &SloKey,
-        history: &'b History,
+        history: &History,
         events: &mut Vec<EventNote>,
-    ) -> Budget<'b> {
+    ) -> SloState {
+        let now = self.view.now;
         let rarely = u64::try_from(self.view.every.as_millis() * 4).unwrap_or(u64::MAX);
         let stale_after = STALE_AFTER.max(PromDuration::from_ms(rarely));
-        let standing = history.standing(self.view.now, &seen.exclusions, stale_after);
-        let ledger = Ledger::build(history, self.view.now, self.causes, &seen.exclusions, 0);
+        let standing = history.standing(now, &seen.exclusions, stale_after);
+        let ledger = Ledger::build(history, now, self.causes, &seen.exclusions, 0);
         let lines = ledger.lines(&standing);
         let before =
             self.view.status.slos.iter().find(|old| old.id == key.id && old.group == key.group);
@@ -183,45 +259,45 @@ impl Pass<'_> {
         let policy = own.cloned().unwrap_or_else(ErrorBudgetPolicy::built_in);
         let signal = Signal::observe(&policy, history, &standing);
         let memory = before.map(|old| Memory { state: old.state, since: old.since });
-        let now = step(&policy, memory, &signal, self.view.now);
-        if let Some(old) = before.filter(|old| old.state != now.state) {
-            events.push(state_event(self.view.obj.key(), &key.id, old.state, now.state, &standing));
+        let stands = step(&policy, memory, &signal, now);
+        if let Some(old) = before.filter(|old| old.state != stands.state) {
+            let about = self.view.obj.key();
+            events.push(state_event(about, &key.id, old.state, stands.state, &standing));
         }
-        let share = |cause: &Option<(crate::budget::CauseKind, String)>, bad: Events, part: f64| {
-            LedgerShare {
-                cause: cause.as_ref().map_or_else(|| UNEXPLAINED.to_owned(), |(_, id)| id.clone()),
-                failures: bad.as_f64(),
-                budget_percent: percent(part),
-            }
-        };
-        let mut state = SloState {
-            id: key.id.clone(),
-            group: key.group.clone(),
-            objective: seen.slo.objective,
-            policy: own.map(|policy| policy.name().to_owned()),
-            state: now.state,
-            since: now.since,
-            coverage: standing.coverage,
-            remaining_percent: standing.remaining().map(percent),
-            bad: standing.counted.bad().as_f64(),
-            total: standing.counted.total().as_f64(),
-            burn: BURNS
-                .iter()
-                .filter_map(|span| {
-                    Some((span.to_string(), history.burn_rate(self.view.now, *span)?))
-                })
-                .collect(),
-            ledger: lines.iter().map(|l| share(&l.cause, l.bad, l.budget_share)).collect(),
-            account: before.map(|old| old.account.clone()).unwrap_or_default(),
-        };
-        state.ledger.truncate(LEDGER_MAX);
+        let mut account = before.map(|old| old.account.clone()).unwrap_or_default();
         let spent = |id: &str| {
             let mine =
                 lines.iter().filter(|l| l.cause.as_ref().is_some_and(|(_, cause)| cause == id));
             mine.map(|line| line.budget_share).sum::<f64>()
         };
-        self.book((history, &standing), &mut state.account, spent, events);
-        Budget { seen, history, standing, state }
+        self.book((history, &standing), &mut account, spent, events);
+        let same = self.view.status.observed_generation == self.view.obj.generation();
+        let last_traffic = before.filter(|_| same).and_then(|old| old.last_traffic);
+        let known = standing.remaining().is_some();
+        let mut burn = burns(history, now);
+        burn.extend(signal.burns.iter().map(|(window, rate)| (window.to_string(), *rate)));
+        SloState {
+            id: key.id.clone(),
+            group: key.group.clone(),
+            objective: seen.slo.objective,
+            policy: own.map(|policy| policy.name().to_owned()),
+            state: stands.state,
+            since: stands.since,
+            coverage: standing.coverage,
+            unknown: (!known).then(|| why_unknown(seen, &standing)),
+            counted_percent: None,
+            remaining_percent: standing.remaining().map(|left| left_percent(left, &standing)),
+            bad: standing.counted.bad().as_f64(),
+            total: standing.counted.total().as_f64(),
+            allowed: known.then(|| standing.allowed().as_f64()),
+            requests_per_second: changes::requests_per_second(history, now),
+            last_traffic: standing.last_traffic.max(last_traffic),
+            burn,
+            forecast: Some(history.forecast(&standing, FORECAST_SPAN)),
+            ledger: lines.iter().take(LEDGER_MAX).map(share).collect(),
+            account,
+            observed_at: now.as_second(),
+        }
     }
 
     /// Reserves for what has begun, notes what it costs, and settles what is over.
@@ -237,10 +313,11 @@ impl Pass<'_> {
             let id = change.id.as_str();
             let reserved = account.reservations().contains_key(id);
             if change.to.is_none() && !reserved {
-                let of = self.view.canaries.iter().find(|seen| change_of(seen) == id);
-                let cost = of.and_then(|seen| {
-                    changes::plan(seen, history, self.view)?.budget_share(standing)
-                });
+                let mut running = self.view.running.iter();
+                let of = running.find(|seen| change_of(&seen.obj, &seen.canary) == id);
+                let traffic = changes::requests_per_second(history, self.view.now);
+                let cost = of
+                    .and_then(|seen| changes::plan(&seen.canary, traffic)?.budget_share(standing));
                 let ask = (ActionClass::Deploy, cost.unwrap_or(0.0));
                 if let Err(error) = account.reserve(id, ask, self.view.now, RESERVED_MAX) {
                     tracing::warn!(object = %self.view.obj.key(), %error, "nothing reserved");
@@ -291,78 +368,73 @@ fn state_event(about: &Key, id: &str, from: State, to: State, standing: &Standin
     }
 }
 
-/// For every Canary the strictest answer of all budgets.
-fn decisions(view: &SloView, budgets: &[Budget<'_>]) -> Vec<Decision> {
-    let strictest = |seen| {
-        let answers = budgets.iter().map(|budget| {
-            let question = Question {
-                view,
-                state: &budget.state,
-                policy: view.policy(&budget.seen.slo),
-                history: budget.history,
-                standing: &budget.standing,
-                forecast: budget.history.forecast(&budget.standing, FORECAST_SPAN),
-            };
-            question.answer(seen)
-        });
-        stricter(answers)
-    };
-    let canaries = view.canaries.iter();
-    canaries
-        .filter_map(|seen| {
-            Some(Decision { canary: seen.obj.name().to_owned(), budget: strictest(seen)? })
-        })
-        .collect()
+fn burns(history: &History, now: Timestamp) -> BTreeMap<String, f64> {
+    let rate = |span: &PromDuration| Some((span.to_string(), history.burn_rate(now, *span)?));
+    BURNS.iter().filter_map(rate).collect()
 }
 
-/// The strictest of some answers; of equal ones the one with the least budget left.
-fn stricter(answers: impl Iterator<Item = ErrorBudget>) -> Option<ErrorBudget> {
-    let left = |answer: &ErrorBudget| answer.remaining_percent.unwrap_or(f64::NEG_INFINITY);
-    answers.min_by(|a, b| a.permission.cmp(&b.permission).then_with(|| left(a).total_cmp(&left(b))))
-}
-
-/// Writes the strictest answer of all objects of the namespace into each Canary.
-fn tell_canaries(view: &SloView, decisions: &[Decision], plan: &mut Plan) {
-    for seen in &view.canaries {
-        let name = seen.obj.name();
-        let of_peers = view.peers.iter().filter_map(|peer| {
-            let status = peer.json().get("status")?.clone();
-            serde_json::from_value::<SloStatusObject>(status).ok()
-        });
-        let theirs: Vec<Decision> = of_peers.flat_map(|status| status.decisions).collect();
-        let all = decisions.iter().chain(&theirs).filter(|d| d.canary == name);
-        let Some(new) = stricter(all.map(|d| d.budget.clone())) else { continue };
-        let old = seen.canary.status.as_ref().and_then(|status| status.error_budget.clone());
-        let repeat = old.as_ref().is_none_or(|old| {
-            let quiet = |budget: &ErrorBudget| {
-                let mut budget = budget.clone();
-                still(&mut budget);
-                budget
-            };
-            quiet(old) != quiet(&new) || new.observed_at - old.observed_at >= REPEAT_SECONDS
-        });
-        if repeat {
-            let key = view.obj.key().sibling::<Canary>(name);
-            plan.status
-                .push(evenkeel_control::StatusWrite { key, status: json!({ "errorBudget": new }) });
-        }
+fn share(line: &LedgerLine) -> LedgerShare {
+    let cause = line.cause.as_ref();
+    LedgerShare {
+        cause: cause.map_or_else(|| UNEXPLAINED.to_owned(), |(_, id)| id.clone()),
+        failures: line.bad.as_f64(),
+        budget_percent: percent(line.budget_share),
     }
 }
 
-/// Adds the status if it is worth a write.
+fn why_unknown(seen: &SloSeen, standing: &Standing) -> String {
+    if let Some(problem) = &seen.problem {
+        return problem.clone();
+    }
+    if let Some(why) = no_series(seen) {
+        return why;
+    }
+    match (standing.coverage, standing.last_data) {
+        (Coverage::Stale, Some(at)) => format!("the newest data is of {at:.0}"),
+        _ => "nothing has been counted".to_owned(),
+    }
+}
+
+/// A share as a percentage with four decimals: what people and thresholds can tell apart.
+pub(super) fn percent(share: f64) -> f64 {
+    (share * 1e6).round() / 1e4
+}
+
+/// What is left, in percent. Nothing of nothing is nothing, not minus infinity.
+fn left_percent(left: f64, standing: &Standing) -> f64 {
+    if standing.allowed() == Events::ZERO { percent(left.max(0.0)) } else { percent(left) }
+}
+
+/// Adds the status if it is worth a write: at once when something changed that a reader decides
+/// by, soon when a release costs something, and otherwise now and then.
 fn write(view: &SloView, mut status: SloStatusObject, plan: Plan) -> Plan {
-    let age = view.now.as_second() - view.status.numbers_at;
-    let news = status.without_noise() != view.status.without_noise();
-    if !news && age < REPEAT_SECONDS {
+    let now = view.now.as_second();
+    let age = now - view.status.numbers_at;
+    let moved = |new: &SloState| {
+        let same = |old: &&SloState| old.id == new.id && old.group == new.group;
+        view.status.slos.iter().find(same).is_some_and(|old| new.has_moved(old))
+    };
+    let news =
+        status.without_noise() != view.status.without_noise() || status.slos.iter().any(moved);
+    let ended = |change: &Change| change.to.is_none_or(|to| now - to.as_second() < WATCHED_SECONDS);
+    let watched = status.changes.iter().any(ended);
+    let costs = watched && age >= COSTS_SECONDS && !status.costs().eq(view.status.costs());
+    // While it is counted again, nothing that is known gets older than it is.
+    let refresh = age >= REFRESH_SECONDS && !view.is_counting();
+    if !(news || costs || refresh) {
         return plan;
     }
-    status.numbers_at = view.now.as_second();
+    status.numbers_at = now;
     // A status is plain data; that it serialises is checked by a test.
     let mut body = serde_json::to_value(&status).unwrap_or(Value::Null);
-    if status.last_prom_op_rules_successful_generated.is_none()
-        && let Some(fields) = body.as_object_mut()
-    {
-        fields.insert("lastPromOpRulesSuccessfulGenerated".to_owned(), Value::Null);
+    if let Some(fields) = body.as_object_mut() {
+        if status.last_prom_op_rules_successful_generated.is_none() {
+            fields.insert("lastPromOpRulesSuccessfulGenerated".to_owned(), Value::Null);
+        }
+        if view.obj.json().pointer("/status/decisions").is_some() {
+            // Written by earlier versions; the answers now stand in the Canaries alone.
+            fields.insert("decisions".to_owned(), Value::Null);
+        }
     }
     plan.with_status(view.obj.key().clone(), body)
 }

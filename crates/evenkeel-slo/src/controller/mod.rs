@@ -1,47 +1,53 @@
-//! The controller of `PrometheusServiceLevel`s: rules, budget, state, and what releases may do.
+//! The controllers of SLOs: rules, budget, state, and what releases may do.
 //!
 //! ```text
 //! metrics --Tracker--> History --+
-//! PrometheusServiceLevel, ErrorBudgetPolicy, SloMaintenance, BreakGlass, Canary
-//!                                +--> SloView --decide--> PrometheusRule,
-//!                                     status of the SLO, status.errorBudget of each Canary
+//! PrometheusServiceLevel, ErrorBudgetPolicy, SloMaintenance, Canary
+//!                                +--> SloView --decide--> PrometheusRule, status of the SLO
+//!                                                                              |
+//! ErrorBudgetPolicy, BreakGlass, Canary --> AnswerView --decide--> status.errorBudget
 //! ```
 //!
 //! The histories are memory only: after a restart they are counted again from the metrics. What
 //! a restart must not lose (since when a state lasts, changes under way, reservations) lies in
 //! the status.
+//!
+//! At rest an SLO costs one look per `every` and a write every two minutes, a Canary a look every
+//! minute and a write every two. Neither grows with the number of the other.
 
+mod answers;
 mod changes;
+mod chunk;
 mod decide;
+mod news;
 mod observe;
 mod policies;
+mod probe;
 mod status;
 mod tracker;
 mod view;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use evenkeel_api::{
     GroupKind, Key, Obj,
     canary::Canary,
-    slo::{BreakGlass, ErrorBudgetPolicy, PrometheusRule, PrometheusServiceLevel, SloMaintenance},
+    slo::{ErrorBudgetPolicy, PrometheusRule, PrometheusServiceLevel, SloMaintenance},
 };
 use evenkeel_control::{
     Controller, Interest, Judged, ListQuery, ObserveError, Plan, Ports, RunLoop, Wakes, bookkeeping,
 };
 
+pub use answers::{AnswerController, AnswerView};
 pub use changes::change_id;
 pub use decide::UNEXPLAINED;
 pub use policies::PolicyController;
-pub use status::{Change, Decision, LedgerShare, SloState, SloStatusObject};
-pub use tracker::{LookError, Tracker};
-pub use view::SloView;
+pub use status::{Change, LedgerShare, SloState, SloStatusObject};
+pub use tracker::{LookError, Sight, Tracker};
+pub use view::{SloSight, SloView};
 
-use observe::Known;
+use news::news;
+use observe::Memory;
 
 /// Annotation of a Canary: comma-separated names of the `PrometheusServiceLevel`s (of its
 /// namespace) that a release of it can hurt. Without it, all of the namespace.
@@ -64,7 +70,7 @@ impl Default for Settings {
 #[derive(Default)]
 pub struct SloController {
     settings: Settings,
-    known: Arc<Mutex<BTreeMap<Key, Known>>>,
+    known: Arc<Memory>,
 }
 
 impl SloController {
@@ -78,12 +84,13 @@ impl SloController {
 #[must_use]
 pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
     run.with(SloController::new(settings))
+        .with(AnswerController::default())
         .with(PolicyController)
         .map_host(|host| host.with_judge(GroupKind::of::<PrometheusRule>(), Judged(bookkeeping)))
 }
 
 impl Controller for SloController {
-    type View = SloView;
+    type View = SloSight;
 
     fn name(&self) -> &'static str {
         "slo"
@@ -99,16 +106,16 @@ impl Controller for SloController {
             Interest::owned_by::<PrometheusRule, PrometheusServiceLevel>(),
             Interest::mapped::<ErrorBudgetPolicy>(neighbours),
             Interest::mapped::<SloMaintenance>(neighbours),
-            Interest::mapped::<BreakGlass>(neighbours),
-            Interest::mapped::<Canary>(neighbours),
+            // A release that begins or ends; how far it is, the next look finds.
+            Interest::mapped::<Canary>(news(changes::stage)),
         ]
     }
 
-    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<SloView>, ObserveError> {
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<SloSight>, ObserveError> {
         observe::observe(key, ports, self.settings, &self.known).await
     }
 
-    fn decide(&self, view: &SloView) -> Plan {
+    fn decide(&self, view: &SloSight) -> Plan {
         decide::decide(view)
     }
 }

@@ -4,33 +4,76 @@ use std::{
 };
 
 use evenkeel_api::{
-    ApiObject, GroupKind, Key, Obj,
+    ApiObject, Key, Obj,
     canary::Canary,
-    slo::{BreakGlass, ErrorBudgetPolicy, PrometheusRule, PrometheusServiceLevel, SloMaintenance},
+    slo::{ErrorBudgetPolicy, PrometheusRule, SloMaintenance},
 };
 use evenkeel_control::{ListQuery, ObserveError, Ports, StoreError};
 use serde_json::Value;
 
 use super::{
     SLOS_ANNOTATION, Settings,
-    tracker::Tracker,
-    view::{CanarySeen, RulesSeen, SloSeen, SloView},
+    changes::is_running,
+    status::SloStatusObject,
+    tracker::{Sight, Tracker},
+    view::{CanarySeen, RulesSeen, SloSeen, SloSight, SloView},
 };
 use crate::{
     budget::{Exclusion, Exclusions, History, SloKey},
     finding::{Finding, has_errors},
     generate::{Mode, Options, generate, load},
-    model::{Slo, SloGroup},
+    model::Slo,
     policy,
+    render::RuleSet,
     spec::Input,
 };
 
 /// What one instance of the controller remembers of one object: everything in it can be counted
 /// again.
 pub(super) struct Known {
-    generation: i64,
     uid: String,
+    manifest: Arc<Manifest>,
     trackers: Vec<Tracker>,
+}
+
+/// What is written in an object, read once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Manifest {
+    generation: i64,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+    /// Its rules; `None` after an error.
+    pub(crate) rules: Option<RuleSet>,
+    /// What reading it had to say.
+    pub(crate) findings: Vec<Finding>,
+    slos: Vec<Slo>,
+}
+
+/// Everything remembered, by object.
+pub(super) type Memory = Mutex<BTreeMap<Key, Known>>;
+
+/// One object's memory while it is worked on. It goes back when this is dropped, so that an
+/// observation that is cut short keeps what was counted.
+struct Taken<'a> {
+    memory: &'a Memory,
+    key: &'a Key,
+    known: Option<Known>,
+}
+
+impl<'a> Taken<'a> {
+    fn of(memory: &'a Memory, key: &'a Key) -> Self {
+        let known = memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        Self { memory, key, known }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(known) = self.known.take() {
+            let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.insert(self.key.clone(), known);
+        }
+    }
 }
 
 /// Looks at one `PrometheusServiceLevel` and everything that its budgets depend on.
@@ -38,67 +81,87 @@ pub(super) async fn observe(
     key: &Key,
     ports: &Ports,
     settings: Settings,
-    known: &Mutex<BTreeMap<Key, Known>>,
-) -> Result<Option<SloView>, ObserveError> {
-    let take = || known.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-    let Some(obj) = ports.read.get(key).await?.filter(|obj| !obj.is_deleting()) else {
-        take();
-        return Ok(None);
+    memory: &Memory,
+) -> Result<Option<SloSight>, ObserveError> {
+    let mut taken = Taken::of(memory, key);
+    let Some(obj) = ports.read.get(key).await? else {
+        taken.known = None;
+        return Ok(rules_left(key, ports).await?.map(SloSight::RulesLeft));
     };
-    let (group, rules, findings) = read(&obj);
-    let slos = group.map_or_else(Vec::new, |group| group.slos);
-    // Taken out while it is worked on: an observation that is dropped half-way forgets it.
-    let mut known_now = take()
-        .filter(|known| known.uid == obj.uid() && known.generation == obj.generation())
-        .unwrap_or_else(|| Known {
-            generation: obj.generation(),
-            uid: obj.uid().to_owned(),
-            trackers: slos.iter().filter_map(Tracker::new).collect(),
-        });
-    let recounted = known_now.trackers.iter().any(Tracker::is_new);
-    let mut metrics_problem = None;
-    for tracker in &mut known_now.trackers {
-        let looked = tracker.advance(&*ports.metrics, ports.clock.now(), settings.every).await;
-        if let Err(error) = looked {
-            metrics_problem = Some(format!("{}: {error}", tracker.slo().path));
-        }
+    if obj.is_deleting() {
+        taken.known = None;
+        return Ok(None);
     }
+    let status = obj.json().get("status").cloned().unwrap_or(Value::Null);
+    // A status of another shape says nothing: it is written anew.
+    let status: SloStatusObject = serde_json::from_value(status).unwrap_or_default();
+    let known = match taken.known.take().filter(|known| known.uid == obj.uid()) {
+        Some(known) if known.manifest.generation == obj.generation() => {
+            if known.manifest.is_of(&obj) { known } else { Known { manifest: read(&obj), ..known } }
+        }
+        _ => begin(&obj, &status),
+    };
+    let known = taken.known.insert(known);
+    let manifest = known.manifest.clone();
+    let counting = |known: &Known| {
+        known.trackers.iter().any(|tracker| matches!(tracker.sight(), Sight::Counting(_)))
+    };
+    let was_counting = counting(known);
     let namespace = key.namespace.to_string();
     let maintenances = list::<SloMaintenance>(ports, &namespace).await?;
-    let seen = known_now.trackers.iter().map(|tracker| SloSeen {
-        slo: tracker.slo().clone(),
-        histories: histories(tracker),
-        exclusions: exclusions(&maintenances, tracker.slo()),
-    });
-    let slos = seen.collect();
-    known.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), known_now);
-
-    let (policies, invalid_policies) =
-        policies(&list::<ErrorBudgetPolicy>(ports, &namespace).await?);
-    let status = obj.json().get("status").cloned().unwrap_or(Value::Null);
-    let peers = list::<PrometheusServiceLevel>(ports, &namespace).await?;
-    Ok(Some(SloView {
+    let mut slos = Vec::new();
+    for tracker in &mut known.trackers {
+        let looked = tracker.advance(&*ports.metrics, &*ports.clock, settings.every).await;
+        slos.push(SloSeen {
+            slo: tracker.slo().clone(),
+            sight: tracker.sight().clone(),
+            problem: looked.err().map(|error| error.to_string()),
+            histories: histories(tracker),
+            exclusions: exclusions(&maintenances, tracker.slo()),
+        });
+    }
+    let recounted = was_counting && !counting(known);
+    let (policies, _) = policies(&list::<ErrorBudgetPolicy>(ports, &namespace).await?);
+    let canaries = list::<Canary>(ports, &namespace).await?;
+    Ok(Some(SloSight::There(Box::new(SloView {
         now: ports.clock.now(),
         every: settings.every,
-        findings,
-        rules,
+        manifest,
         rules_have: rules_seen(key, ports).await?,
         slos,
-        metrics_problem,
         recounted,
         policies,
-        invalid_policies,
-        glasses: list::<BreakGlass>(ports, &namespace)
-            .await?
-            .iter()
-            .map(|glass| (glass.name().to_owned(), spec(glass)))
-            .collect(),
-        canaries: canaries(&list::<Canary>(ports, &namespace).await?, obj.name()),
-        peers: peers.into_iter().filter(|peer| peer.name() != obj.name()).collect(),
-        // A status of another shape says nothing: it is written anew.
-        status: serde_json::from_value(status).unwrap_or_default(),
+        running: running(&canaries, obj.name()),
+        status,
         obj,
-    }))
+    }))))
+}
+
+/// Trackers that have counted nothing yet.
+fn begin(obj: &Obj, status: &SloStatusObject) -> Known {
+    let manifest = read(obj);
+    let same = status.observed_generation == obj.generation();
+    let had_events = |slo: &Slo| {
+        same && status.slos.iter().any(|old| old.id == slo.id && old.last_traffic.is_some())
+    };
+    let tracker = |slo: &Slo| {
+        let mut tracker = Tracker::new(slo)?.within(obj.namespace());
+        if had_events(slo) {
+            tracker.had_events();
+        }
+        Some(tracker)
+    };
+    let trackers = manifest.slos.iter().filter_map(tracker).collect();
+    Known { uid: obj.uid().to_owned(), manifest, trackers }
+}
+
+/// The rules of an object that is gone, if they are still there and were its own alone.
+async fn rules_left(key: &Key, ports: &Ports) -> Result<Option<Arc<Obj>>, StoreError> {
+    let RulesSeen::There(rules) = rules_seen(key, ports).await? else { return Ok(None) };
+    let owners = rules.meta().owner_references.as_deref().unwrap_or_default();
+    let orphaned = !owners.is_empty()
+        && owners.iter().all(|owner| *owner.kind == *key.kind.kind && *owner.name == *key.name);
+    Ok((orphaned && !rules.is_deleting()).then_some(rules))
 }
 
 /// What a tracker has counted. An SLO without any data has a budget too: one that is not known,
@@ -119,8 +182,19 @@ async fn rules_seen(key: &Key, ports: &Ports) -> Result<RulesSeen, StoreError> {
     }
 }
 
+impl Manifest {
+    /// Whether it is still what stands in the object.
+    fn is_of(&self, obj: &Obj) -> bool {
+        let none = BTreeMap::new();
+        let meta = obj.meta();
+        self.generation == obj.generation()
+            && self.labels == *meta.labels.as_ref().unwrap_or(&none)
+            && self.annotations == *meta.annotations.as_ref().unwrap_or(&none)
+    }
+}
+
 /// The SLOs and rules of an object, and everything there is to say about it.
-fn read(obj: &Obj) -> (Option<SloGroup>, Option<crate::RuleSet>, Vec<Finding>) {
+fn read(obj: &Obj) -> Arc<Manifest> {
     let input = Input { name: obj.key().to_string(), text: obj.json().to_string() };
     let options = Options {
         mode: Mode::Controller,
@@ -128,7 +202,7 @@ fn read(obj: &Obj) -> (Option<SloGroup>, Option<crate::RuleSet>, Vec<Finding>) {
         ..Options::default()
     };
     let inputs = [input];
-    match generate(&inputs, &options) {
+    let (group, rules, findings) = match generate(&inputs, &options) {
         Ok(mut output) => (output.groups.pop(), output.sets.pop(), output.findings),
         Err(findings) => {
             // The budget of what can be read is counted all the same.
@@ -136,12 +210,23 @@ fn read(obj: &Obj) -> (Option<SloGroup>, Option<crate::RuleSet>, Vec<Finding>) {
             let group = load(&inputs, &options, &mut read).groups.pop();
             (group.filter(|_| !has_errors(&read)), None, findings)
         }
-    }
+    };
+    Arc::new(Manifest {
+        generation: obj.generation(),
+        labels: obj.meta().labels.clone().unwrap_or_default(),
+        annotations: obj.meta().annotations.clone().unwrap_or_default(),
+        rules,
+        findings,
+        slos: group.map_or_else(Vec::new, |group| group.slos),
+    })
 }
 
 /// The objects of a kind; none where the cluster does not know it.
-async fn list<T: ApiObject>(ports: &Ports, namespace: &str) -> Result<Vec<Arc<Obj>>, StoreError> {
-    let query = ListQuery::all(GroupKind::of::<T>()).within(namespace);
+pub(super) async fn list<T: ApiObject>(
+    ports: &Ports,
+    namespace: &str,
+) -> Result<Vec<Arc<Obj>>, StoreError> {
+    let query = ListQuery::of::<T>().within(namespace);
     match ports.read.list(&query).await {
         Ok(listed) => Ok(listed.items),
         Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => Ok(Vec::new()),
@@ -149,12 +234,14 @@ async fn list<T: ApiObject>(ports: &Ports, namespace: &str) -> Result<Vec<Arc<Ob
     }
 }
 
-fn spec(obj: &Obj) -> Value {
+pub(super) fn spec(obj: &Obj) -> Value {
     obj.json().get("spec").cloned().unwrap_or(Value::Null)
 }
 
 /// The policies by name, and the names of those that are not valid.
-fn policies(objects: &[Arc<Obj>]) -> (BTreeMap<String, policy::ErrorBudgetPolicy>, Vec<String>) {
+pub(super) fn policies(
+    objects: &[Arc<Obj>],
+) -> (BTreeMap<String, policy::ErrorBudgetPolicy>, Vec<String>) {
     let (mut valid, mut invalid) = (BTreeMap::new(), Vec::new());
     for obj in objects {
         match policy::ErrorBudgetPolicy::from_value(obj.json()) {
@@ -176,15 +263,20 @@ fn exclusions(maintenances: &[Arc<Obj>], slo: &Slo) -> Exclusions {
     )
 }
 
-/// The Canaries that name this object, or none in particular.
-fn canaries(objects: &[Arc<Obj>], name: &str) -> Vec<CanarySeen> {
-    let concerned = |obj: &&Arc<Obj>| match obj.annotation(SLOS_ANNOTATION) {
-        Some(names) => names.split(',').any(|one| one.trim() == name),
-        None => true,
-    };
+/// The names of the SLO objects that a Canary asks for; `None`: all of its namespace.
+pub(super) fn named(canary: &Obj) -> Option<impl Iterator<Item = &str>> {
+    let names = canary.annotation(SLOS_ANNOTATION)?;
+    Some(names.split(',').map(str::trim).filter(|name| !name.is_empty()))
+}
+
+/// The Canaries with a run under way that name this object, or none in particular.
+fn running(objects: &[Arc<Obj>], name: &str) -> Vec<CanarySeen> {
+    let concerned =
+        |obj: &&Arc<Obj>| named(obj).is_none_or(|mut names| names.any(|one| one == name));
     objects
         .iter()
         .filter(concerned)
         .filter_map(|obj| Some(CanarySeen { obj: obj.clone(), canary: obj.get().ok()? }))
+        .filter(|seen| is_running(&seen.canary))
         .collect()
 }

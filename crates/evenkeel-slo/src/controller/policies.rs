@@ -3,18 +3,15 @@
 use std::sync::Arc;
 
 use evenkeel_api::{
-    ConditionUpdate, GroupKind, Key, Obj,
-    canary::Canary,
-    set_condition,
+    ConditionUpdate, GroupKind, Key, Obj, set_condition,
     slo::{ErrorBudgetPolicy as Kind, PrometheusServiceLevel},
 };
-use evenkeel_control::{
-    Controller, Interest, ListQuery, ObserveError, Plan, Ports, StatusWrite, Wakes,
-};
+use evenkeel_control::{Controller, Interest, ListQuery, ObserveError, Plan, Ports};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
+use super::{news::news, observe::spec};
 use crate::{
     generate::{Options, load},
     policy::ErrorBudgetPolicy,
@@ -32,7 +29,6 @@ pub struct PolicyView {
     now: Timestamp,
     obj: Arc<Obj>,
     slos: Vec<Arc<Obj>>,
-    canaries: Vec<Arc<Obj>>,
 }
 
 impl Controller for PolicyController {
@@ -47,20 +43,18 @@ impl Controller for PolicyController {
     }
 
     fn also(&self) -> Vec<Interest> {
-        let neighbours = |obj: &Obj| Wakes::Namespace(obj.namespace().to_owned());
-        vec![Interest::mapped::<PrometheusServiceLevel>(neighbours)]
+        // What an SLO is, not how it stands.
+        vec![Interest::mapped::<PrometheusServiceLevel>(news(|obj| spec(obj).to_string()))]
     }
 
     async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<PolicyView>, ObserveError> {
         let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
         let within = |kind| ListQuery::all(kind).within(&key.namespace);
         let slos = within(GroupKind::of::<PrometheusServiceLevel>());
-        let canaries = within(GroupKind::of::<Canary>());
         Ok(Some(PolicyView {
             now: ports.clock.now(),
             obj,
             slos: ports.read.list(&slos).await?.items,
-            canaries: ports.read.list(&canaries).await?.items,
         }))
     }
 
@@ -96,16 +90,6 @@ fn decide(view: &PolicyView) -> Plan {
     if changed || before != u64::try_from(selected).ok() {
         plan =
             plan.with_status(view.obj.key().clone(), json!({"conditions": list, "slos": selected}));
-    }
-    if view.slos.is_empty() {
-        // Nobody is left who would keep these answers up to date.
-        let stale = view.canaries.iter().filter(|canary| {
-            canary.json().pointer("/status/errorBudget").is_some_and(|budget| !budget.is_null())
-        });
-        plan.status.extend(stale.map(|canary| StatusWrite {
-            key: canary.key().clone(),
-            status: json!({"errorBudget": null}),
-        }));
     }
     plan
 }

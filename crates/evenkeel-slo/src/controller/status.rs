@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel_api::slo::ErrorBudget;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    budget::Coverage,
+    budget::{Coverage, Forecast},
     model::Labels,
     policy::{Account, State},
 };
@@ -36,13 +35,11 @@ pub struct SloStatusObject {
     pub slos: Vec<SloState>,
     /// Changes that could have cost something, oldest first.
     pub changes: Vec<Change>,
-    /// What each Canary may do.
-    pub decisions: Vec<Decision>,
     /// Seconds of the Unix epoch when the numbers were last written.
     pub numbers_at: i64,
 }
 
-/// How one budget stands.
+/// How one budget stands: everything that an answer to a Canary needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SloState {
@@ -62,6 +59,12 @@ pub struct SloState {
     pub since: Timestamp,
     /// How well the window is known.
     pub coverage: Coverage,
+    /// Why the budget is not known; none when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+    /// How much of the window is counted so far; none when all of it is. Unit: percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_percent: Option<u32>,
     /// Budget left. Unit: percent of the window's; none when not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_percent: Option<f64>,
@@ -69,12 +72,27 @@ pub struct SloState {
     pub bad: f64,
     /// All events in the window.
     pub total: f64,
+    /// Failures that the whole window allows, at the traffic seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<f64>,
+    /// Traffic of the last hour; none when not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<f64>,
+    /// The newest event that was ever seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_traffic: Option<Timestamp>,
     /// Burn rate per window.
     pub burn: BTreeMap<String, f64>,
+    /// When the budget will be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
     /// Where the failures went; sums to `bad`.
     pub ledger: Vec<LedgerShare>,
     /// Budget set aside for what is under way.
     pub account: Account,
+    /// Seconds of the Unix epoch when the counters were last looked at.
+    #[serde(default)]
+    pub observed_at: i64,
 }
 
 /// The part of the failures that has one cause.
@@ -102,41 +120,70 @@ pub struct Change {
     pub to: Option<Timestamp>,
 }
 
-/// What one Canary may do, as far as this object has a say.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Decision {
-    /// Name of the Canary.
-    pub canary: String,
-    /// The answer.
-    pub budget: ErrorBudget,
-}
-
 impl SloStatusObject {
     /// The same with the numbers that change all the time taken out: what is left is worth
-    /// writing at once.
+    /// writing at once, and is what an answer to a Canary depends on.
     pub(crate) fn without_noise(&self) -> Self {
         let mut quiet = self.clone();
         quiet.numbers_at = 0;
         for slo in &mut quiet.slos {
-            (slo.total, slo.remaining_percent) = (0.0, None);
+            (slo.bad, slo.total, slo.observed_at) = (0.0, 0.0, 0);
+            (slo.remaining_percent, slo.forecast) = (None, None);
+            // Known or not known matters; how much moves with the traffic.
+            slo.allowed = slo.allowed.map(|_| 0.0);
+            slo.requests_per_second = slo.requests_per_second.map(|_| 0.0);
+            slo.last_traffic = slo.last_traffic.map(|_| Timestamp::UNIX_EPOCH);
             slo.burn.clear();
-            for share in &mut slo.ledger {
-                share.budget_percent = 0.0;
-            }
-        }
-        for decision in &mut quiet.decisions {
-            still(&mut decision.budget);
+            slo.ledger.clear();
+            slo.account.forget_numbers();
         }
         quiet
     }
+
+    /// What an answer to a Canary depends on, as a text.
+    pub(crate) fn digest(&self) -> String {
+        let mut quiet = self.without_noise().slos;
+        for (quiet, slo) in quiet.iter_mut().zip(&self.slos) {
+            quiet.allowed = step(slo.allowed);
+            quiet.requests_per_second = step(slo.requests_per_second);
+            quiet.remaining_percent = slo.remaining_percent.map(f64::round);
+        }
+        serde_json::to_string(&quiet).unwrap_or_default()
+    }
+
+    /// Failures and whom they are charged to.
+    pub(crate) fn costs(&self) -> impl Iterator<Item = (&str, &Labels, &str, f64)> {
+        self.slos.iter().flat_map(|slo| {
+            let (id, group) = (slo.id.as_str(), &slo.group);
+            slo.ledger.iter().map(move |share| (id, group, share.cause.as_str(), share.failures))
+        })
+    }
 }
 
-/// Takes out of an answer what changes all the time.
-pub(crate) fn still(budget: &mut ErrorBudget) {
-    budget.message.clear();
-    budget.observed_at = 0;
-    (budget.remaining_percent, budget.worst_case_percent) = (None, None);
-    // Known or not known matters; how much moves with the traffic.
-    budget.worst_case_requests = budget.worst_case_requests.map(|_| 0);
+/// A change of a number by less than this share changes no decision that the next one would not.
+const MOVE_MIN: f64 = 0.02;
+
+/// Whether a number has moved by so much that somebody may decide otherwise.
+pub(crate) fn moved(old: Option<f64>, new: Option<f64>) -> bool {
+    let (old, new) = (old.unwrap_or(0.0), new.unwrap_or(0.0));
+    (new - old).abs() > MOVE_MIN * old.abs().max(new.abs())
+}
+
+/// The same for a percentage: by a point.
+pub(crate) fn moved_points(old: Option<f64>, new: Option<f64>) -> bool {
+    (new.unwrap_or(0.0) - old.unwrap_or(0.0)).abs() >= 1.0
+}
+
+/// A number so coarsely that only a move changes it, give or take.
+fn step(number: Option<f64>) -> Option<f64> {
+    number.map(|number| (number.max(f64::MIN_POSITIVE).ln() / MOVE_MIN).round())
+}
+
+impl SloState {
+    /// Whether the numbers that costs are compared with have moved.
+    pub(crate) fn has_moved(&self, old: &Self) -> bool {
+        moved(old.allowed, self.allowed)
+            || moved(old.requests_per_second, self.requests_per_second)
+            || moved_points(old.remaining_percent, self.remaining_percent)
+    }
 }

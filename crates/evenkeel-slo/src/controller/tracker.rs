@@ -1,33 +1,44 @@
 //! From the metrics port to histories: counters are counted, cleverer queries are evaluated.
+//!
+//! A look asks in chunks, oldest first, and keeps what it has counted: a look that fails or is cut
+//! short is taken up by the next one where it ended. Memory: one chunk of an answer, the counters
+//! (see `budget::Counters`), and one history for each of at most [`GROUPS_MAX`] groups.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
 
+use evenkeel_base::Clock;
 use evenkeel_control::{Metrics, MetricsError, Series, Span};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+use super::{
+    chunk::{Chunk, counted_percent},
+    probe::Probe,
+};
 use crate::{
     budget::{
-        CounterSources, Counters, Events, History, Objective, Slice, SloKey, Tally, counter_sources,
+        CounterSources, Counters, Events, History, Objective, Reading, SeriesId, Slice, SloKey,
+        Tally, counter_sources,
     },
     duration::PromDuration,
     model::{Labels, Slo},
     template::Template,
 };
 
-/// How far back a first look counts as finely as later ones.
-const FINE: Duration = Duration::from_hours(1);
-/// Distance of the looks at older times.
-const COARSE: Duration = Duration::from_mins(5);
-/// Moments one range query may have; Prometheus refuses more than 11,000.
-const MOMENTS_MAX: u32 = 10_000;
 /// Shortest range a rate is taken over, when events are not counted but estimated.
 const RATE_MIN: Duration = Duration::from_mins(1);
-/// Budgets of one grouped SLO.
+/// The range in a query that is shown.
+const RATE_TEXT: &str = "1m";
+/// Budgets of one grouped SLO. Of more, those without data for longest are forgotten.
 const GROUPS_MAX: usize = 1_000;
+/// Chunks of one look; the next look goes on. A month of a few series takes seven.
+const CHUNKS_MAX: usize = 12;
+/// And no further chunk after this long: other SLOs wait.
+const LOOK_TIME_MAX: SignedDuration = SignedDuration::from_secs(3);
 
 /// Why a look at the metrics gave nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,15 +57,43 @@ pub enum LookError {
     Uncountable(String),
 }
 
+/// What the newest look found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Not all of the window is counted yet: so much of it, in percent.
+    Counting(u32),
+    /// Everything up to the newest look.
+    Counted,
+    /// No series of the query: which, and what shows that its events would be seen.
+    NoSeries {
+        /// The selectors or the query.
+        query: String,
+        /// `None`: nothing shows it, so nothing is known.
+        evidence: Option<String>,
+    },
+}
+
 /// Counts the events of one SLO as time goes by.
 #[derive(Clone, Debug)]
 pub struct Tracker {
     slo: Slo,
     objective: Objective,
     counted: Counted,
+    probe: Probe,
+    namespace: String,
     counters: BTreeMap<Labels, Counters>,
     histories: BTreeMap<SloKey, Arc<History>>,
     looked_at: Option<Timestamp>,
+    chunk: Chunk,
+    sight: Sight,
+    /// When each group last had data.
+    last_data: BTreeMap<Labels, Timestamp>,
+    /// Whether any series of it was ever seen.
+    known: bool,
+    /// Whether the newest moment had any.
+    present: bool,
+    /// The newest chunk, until its end was judged.
+    newest: Option<Span>,
 }
 
 /// What a look asks for.
@@ -68,33 +107,88 @@ enum Counted {
     Ratio(Template),
 }
 
-/// Counters of bad and all events at one moment: each with its identity and value.
+/// Counters of bad and all events at one moment.
 #[derive(Default)]
 struct Moment {
-    bad: Vec<(Arc<str>, f64)>,
-    total: Vec<(Arc<str>, f64)>,
+    bad: Vec<Reading>,
+    total: Vec<Reading>,
+}
+
+/// The counters of one chunk, in the order of their names.
+#[derive(Default)]
+struct Columns {
+    counters: Vec<Column>,
+    /// Number of each group.
+    groups: BTreeMap<Labels, usize>,
+    /// Points of the largest answer.
+    points: usize,
+}
+
+/// One counter over a chunk.
+struct Column {
+    id: Arc<SeriesId>,
+    group: usize,
+    is_bad: bool,
+    points: std::iter::Peekable<std::vec::IntoIter<(Timestamp, f64)>>,
+}
+
+/// Bad and all events of the steps of one chunk.
+struct Answers {
+    moments: BTreeMap<Timestamp, BTreeMap<Labels, (f64, f64)>>,
+    /// Points of the largest answer.
+    points: usize,
+}
+
+impl Answers {
+    fn new() -> Self {
+        Self { moments: BTreeMap::new(), points: 0 }
+    }
+
+    fn take(&mut self, answer: &[Series]) {
+        self.points = self.points.max(points(answer));
+    }
+
+    fn groups(&self) -> BTreeSet<Labels> {
+        self.moments.values().flat_map(BTreeMap::keys).cloned().collect()
+    }
 }
 
 impl Tracker {
     /// A tracker that has not looked yet. `None` for an SLO without budget or readable query.
     pub fn new(slo: &Slo) -> Option<Self> {
-        let counted = match (counter_sources(slo), &slo.sli.events, &slo.sli.raw) {
-            (Some(sources), _, _) => Counted::Counters(sources),
-            (None, Some(events), _) => Counted::Rates(
-                Template::parse(&events.error_query).ok()?,
-                Template::parse(&events.total_query).ok()?,
-            ),
-            (None, None, Some(raw)) => Counted::Ratio(Template::parse(raw).ok()?),
-            (None, None, None) => return None,
+        let (counted, query) = match (counter_sources(slo), &slo.sli.events, &slo.sli.raw) {
+            (Some(sources), Some(events), _) => (Counted::Counters(sources), &events.total_query),
+            (_, Some(events), _) => {
+                let error = Template::parse(&events.error_query).ok()?;
+                let total = Template::parse(&events.total_query).ok()?;
+                (Counted::Rates(error, total), &events.total_query)
+            }
+            (_, None, Some(raw)) => (Counted::Ratio(Template::parse(raw).ok()?), raw),
+            (_, None, None) => return None,
         };
         Some(Self {
             slo: slo.clone(),
             objective: Objective::new(slo.objective)?,
             counted,
+            probe: Probe::new(query),
+            namespace: String::new(),
             counters: BTreeMap::new(),
             histories: BTreeMap::new(),
             looked_at: None,
+            chunk: Chunk::new(),
+            sight: Sight::Counting(0),
+            last_data: BTreeMap::new(),
+            known: false,
+            present: false,
+            newest: None,
         })
+    }
+
+    /// Targets of this namespace that are up show that the service is looked at.
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
     }
 
     /// The SLO it is for.
@@ -113,207 +207,344 @@ impl Tracker {
         &self.histories
     }
 
-    /// True until it has looked once.
-    pub fn is_new(&self) -> bool {
-        self.looked_at.is_none()
+    /// What the newest look found.
+    pub fn sight(&self) -> &Sight {
+        &self.sight
     }
 
-    /// Counts everything since the last look, at most once per `every`; at the first look (and
-    /// after a long gap) the SLO's whole window, as far as the metrics go back.
+    /// The service had events before this tracker began: that there are none now is then not
+    /// taken for a service without traffic.
+    pub fn had_events(&mut self) {
+        self.known = true;
+    }
+
+    /// Counts what has happened since the last look, at most once per `every`; at the first look
+    /// (and after a long gap) the SLO's whole window, as far as the metrics go back. It may stop
+    /// before that: [`Sight::Counting`] says so, and the next call goes on.
     ///
-    /// **Errors**: nothing is counted then, and the next look counts it all.
+    /// **Errors**: what was counted before stays counted, and the next call goes on from there,
+    /// asking for less at once. Dropping the future loses one chunk at most.
     pub async fn advance(
         &mut self,
         metrics: &dyn Metrics,
-        now: Timestamp,
+        clock: &dyn Clock,
         every: Duration,
     ) -> Result<(), LookError> {
-        for span in spans(self.looked_at, now, every, self.slo.window) {
-            let moments = match &self.counted {
-                Counted::Counters(sources) => count(metrics, sources, span).await?,
-                Counted::Rates(..) | Counted::Ratio(_) => {
-                    self.estimate(metrics, span).await?;
-                    continue;
-                }
+        let began = clock.now();
+        for _ in 0..CHUNKS_MAX {
+            let now = clock.now();
+            let Some(span) = self.chunk.next(self.looked_at, now, every, self.slo.window) else {
+                return self.caught_up(metrics, now).await;
             };
-            let groups: BTreeSet<&Labels> =
-                moments.values().flat_map(BTreeMap::keys).chain(self.counters.keys()).collect();
-            self.check_groups(groups.len())?;
-            let groups: Vec<Labels> = groups.into_iter().cloned().collect();
-            for at in span.moments() {
-                for group in &groups {
-                    let seen = moments.get(&at).and_then(|groups| groups.get(group));
-                    self.look(group, at, seen)?;
+            if now.duration_since(began) > LOOK_TIME_MAX {
+                break;
+            }
+            match self.count(metrics, span).await {
+                Ok(points) => self.chunk.answered(span.moments().count(), points),
+                Err(error) => {
+                    self.chunk.failed(span.moments().count());
+                    return Err(error);
                 }
-                self.looked_at = Some(at);
+            }
+            self.newest = Some(span);
+            if let Sight::Counting(percent) = &mut self.sight {
+                *percent = counted_percent(self.looked_at, now, self.slo.window);
             }
         }
         Ok(())
     }
 
-    fn check_groups(&self, found: usize) -> Result<(), LookError> {
-        if found.max(self.histories.len()) > GROUPS_MAX {
-            return Err(LookError::TooManyGroups { found });
+    /// Counts one chunk and says how many points its largest answer had.
+    async fn count(&mut self, metrics: &dyn Metrics, span: Span) -> Result<usize, LookError> {
+        match &self.counted {
+            Counted::Counters(sources) => {
+                let answer = columns(metrics, sources, span).await?;
+                self.make_room(span, answer.groups.keys().cloned().collect())?;
+                let points = answer.points;
+                self.count_counters(span, answer)?;
+                Ok(points)
+            }
+            Counted::Rates(error, total) => {
+                let answers = rates(metrics, (error, total), span).await?;
+                self.make_room(span, answers.groups())?;
+                self.count_steps(span, &answers);
+                Ok(answers.points)
+            }
+            Counted::Ratio(ratio) => {
+                let answers = ratios(metrics, ratio, span).await?;
+                self.make_room(span, answers.groups())?;
+                self.count_steps(span, &answers);
+                Ok(answers.points)
+            }
+        }
+    }
+
+    /// Everything is counted: what is there to see?
+    async fn caught_up(&mut self, metrics: &dyn Metrics, now: Timestamp) -> Result<(), LookError> {
+        let Some(span) = self.newest else { return Ok(()) };
+        if self.present {
+            self.sight = Sight::Counted;
+        } else {
+            let mut evidence = None;
+            if !self.known {
+                evidence = self.probe.ask(metrics, &self.namespace, now).await?;
+            }
+            if let Some(to) = self.looked_at.filter(|_| evidence.is_some()) {
+                let from = to.checked_sub(span.step).unwrap_or(to);
+                self.push(&Labels::new(), Slice { from, to, tally: Some(Tally::default()) });
+            }
+            self.sight = Sight::NoSeries { query: self.counted.to_string(), evidence };
+        }
+        // Asked once per look.
+        self.newest = None;
+        let length = Duration::from_millis(self.slo.window.as_ms());
+        let edge = now.checked_sub(length).unwrap_or(Timestamp::MIN);
+        let old = |(group, last): (&Labels, &Timestamp)| {
+            (!group.is_empty() && *last < edge).then(|| group.clone())
+        };
+        let old: Vec<Labels> = self.last_data.iter().filter_map(old).collect();
+        for group in &old {
+            self.forget(group);
         }
         Ok(())
     }
 
-    fn look(
-        &mut self,
-        group: &Labels,
-        at: Timestamp,
-        seen: Option<&Moment>,
-    ) -> Result<(), LookError> {
-        let (bad, total) = seen.map_or((&[][..], &[][..]), |m| (&m.bad, &m.total));
-        let counters = self.counters.entry(group.clone()).or_default();
-        let slice = counters
-            .look(at, named(bad), named(total))
-            .map_err(|error| LookError::Uncountable(error.to_string()))?;
-        if let Some(slice) = slice {
-            self.push(group, slice);
+    fn forget(&mut self, group: &Labels) {
+        self.counters.remove(group);
+        self.last_data.remove(group);
+        self.histories.remove(&self.key(group));
+    }
+
+    fn key(&self, group: &Labels) -> SloKey {
+        SloKey { id: self.slo.id.clone(), group: group.clone() }
+    }
+
+    /// Makes room for the groups of an answer: of too many, those without data for longest go.
+    fn make_room(&mut self, span: Span, present: BTreeSet<Labels>) -> Result<(), LookError> {
+        let found = present.len();
+        if found > GROUPS_MAX {
+            if span.moments().nth(1).is_none() {
+                // No smaller question is left: this moment is without data.
+                self.looked_at = Some(span.first);
+            }
+            return Err(LookError::TooManyGroups { found });
+        }
+        if !present.is_empty() && !self.known {
+            self.known = true;
+            if !present.contains(&Labels::new()) {
+                // What stood for an SLO without any series.
+                self.forget(&Labels::new());
+            }
+        }
+        let mut absent: Vec<(Timestamp, Labels)> = self
+            .last_data
+            .iter()
+            .filter(|(group, _)| !present.contains(*group))
+            .map(|(group, last)| (*last, group.clone()))
+            .collect();
+        absent.sort_unstable();
+        let surplus = (found + absent.len()).saturating_sub(GROUPS_MAX);
+        absent.iter().take(surplus).for_each(|(_, group)| self.forget(group));
+        for group in present {
+            self.last_data.entry(group).or_insert(span.first);
         }
         Ok(())
+    }
+
+    fn count_counters(&mut self, span: Span, mut answer: Columns) -> Result<(), LookError> {
+        let groups: Vec<Labels> = answer.groups.keys().cloned().collect();
+        for column in &mut answer.counters {
+            let counters = groups.get(column.group).and_then(|group| self.counters.get(group));
+            if let Some(known) = counters.and_then(|counters| counters.known(&column.id)) {
+                column.id = known.clone();
+            }
+        }
+        let groups: Vec<(Labels, Option<usize>)> = self
+            .last_data
+            .keys()
+            .map(|group| (group.clone(), answer.groups.get(group).copied()))
+            .collect();
+        let mut moments: Vec<Moment> = answer.groups.keys().map(|_| Moment::default()).collect();
+        let none = Moment::default();
+        let mut problem = None;
+        for at in span.moments() {
+            moments.iter_mut().for_each(Moment::clear);
+            for column in &mut answer.counters {
+                while column.points.next_if(|(past, _)| *past < at).is_some() {}
+                let point = column.points.next_if(|(now, _)| *now == at);
+                if let (Some((_, value)), Some(moment)) = (point, moments.get_mut(column.group)) {
+                    let list = if column.is_bad { &mut moment.bad } else { &mut moment.total };
+                    list.push((column.id.clone(), value));
+                }
+            }
+            for (group, number) in &groups {
+                let moment = number.and_then(|number| moments.get(number)).unwrap_or(&none);
+                let counters = self.counters.entry(group.clone()).or_default();
+                let slice = counters.look(at, &moment.bad, &moment.total).unwrap_or_else(|error| {
+                    problem = Some(LookError::Uncountable(error.to_string()));
+                    None
+                });
+                if let Some(slice) = slice {
+                    self.push(group, slice);
+                }
+            }
+            self.present = moments.iter().any(|moment| !moment.total.is_empty());
+            self.looked_at = Some(at);
+        }
+        problem.map_or(Ok(()), Err)
+    }
+
+    /// Counts each step as what rates or ratios say of it.
+    fn count_steps(&mut self, span: Span, answers: &Answers) {
+        let groups = self.last_data.keys().filter(|_| self.known);
+        let groups: Vec<Labels> = groups.cloned().collect();
+        for at in span.moments() {
+            let seen = answers.moments.get(&at);
+            self.present = seen.is_some_and(|seen| !seen.is_empty());
+            let Some(from) = self.looked_at.replace(at) else { continue };
+            for group in &groups {
+                let step = seen.and_then(|seen| seen.get(group));
+                let tally = step.and_then(|(bad, total)| {
+                    Some(Tally::new(Events::from_f64(*bad)?, Events::from_f64(*total)?))
+                });
+                self.push(group, Slice { from, to: at, tally });
+            }
+        }
     }
 
     fn push(&mut self, group: &Labels, slice: Slice) {
-        let key = SloKey { id: self.slo.id.clone(), group: group.clone() };
         let (objective, window) = (self.objective, self.slo.window);
-        let history =
-            self.histories.entry(key).or_insert_with(|| Arc::new(History::new(objective, window)));
+        let history = self
+            .histories
+            .entry(self.key(group))
+            .or_insert_with(|| Arc::new(History::new(objective, window)));
         let history = Arc::make_mut(history);
         // After a gap the events since its start count, in the time that is not told yet.
         let told = history.slices().next_back().map_or(slice.from, |last| last.to);
         let slice = Slice { from: slice.from.max(told), ..slice };
+        if slice.tally.is_some() {
+            self.last_data.insert(group.clone(), slice.to);
+        }
         if let Err(error) = history.push(slice) {
             tracing::debug!(slo = self.slo.id, %error, "slice left out");
         }
     }
+}
 
-    /// Asks for rates or ratios, and counts each step as what they say of it.
-    async fn estimate(&mut self, metrics: &dyn Metrics, span: Span) -> Result<(), LookError> {
-        let range = PromDuration::from_ms(
-            u64::try_from(span.step.max(RATE_MIN).as_millis()).unwrap_or(u64::MAX),
-        );
-        let range = range.to_string();
-        let seconds = span.step.as_secs_f64();
-        let mut steps: BTreeMap<Timestamp, BTreeMap<Labels, (f64, f64)>> = BTreeMap::new();
-        match &self.counted {
-            Counted::Counters(_) => {}
-            Counted::Rates(error, total) => {
-                let total = metrics.query_range(&total.render(&range), span).await?;
-                for series in &total {
-                    for (at, value) in series.points.iter().filter(|p| p.1.is_finite()) {
-                        let group = steps.entry(*at).or_default();
-                        group.entry(group_of(series)).or_default().1 += value * seconds;
-                    }
-                }
-                let error = metrics.query_range(&error.render(&range), span).await?;
-                for series in &error {
-                    for (at, value) in series.points.iter().filter(|p| p.1.is_finite()) {
-                        let known = steps.get_mut(at).and_then(|g| g.get_mut(&group_of(series)));
-                        if let Some(step) = known {
-                            step.0 += value * seconds;
-                        }
-                    }
-                }
-            }
-            Counted::Ratio(ratio) => {
-                let ratio = metrics.query_range(&ratio.render(&range), span).await?;
-                for series in &ratio {
-                    for (at, value) in series.points.iter().filter(|p| p.1.is_finite()) {
-                        let group = steps.entry(*at).or_default();
-                        let bad = value.clamp(0.0, 1.0) * seconds;
-                        group.insert(group_of(series), (bad, seconds));
-                    }
-                }
-            }
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Counters(sources) => f.write_str(&sources.total.join(" or ")),
+            Self::Rates(_, total) => f.write_str(total.render(RATE_TEXT).trim()),
+            Self::Ratio(ratio) => f.write_str(ratio.render(RATE_TEXT).trim()),
         }
-        let groups: BTreeSet<Labels> = steps.values().flat_map(|g| g.keys().cloned()).collect();
-        self.check_groups(groups.len())?;
-        for at in span.moments() {
-            let from = self.looked_at.replace(at);
-            let Some(from) = from else { continue };
-            let known: BTreeSet<Labels> =
-                self.histories.keys().map(|key| key.group.clone()).chain(groups.clone()).collect();
-            for group in known {
-                let step = steps.get(&at).and_then(|groups| groups.get(&group));
-                let tally = step.and_then(|(bad, total)| {
-                    Some(Tally::new(Events::from_f64(*bad)?, Events::from_f64(*total)?))
-                });
-                self.push(&group, Slice { from, to: at, tally });
-            }
-        }
-        Ok(())
     }
 }
 
-fn named(list: &[(Arc<str>, f64)]) -> impl Iterator<Item = (&str, f64)> {
-    list.iter().map(|(name, value)| (&**name, *value))
+impl Moment {
+    fn clear(&mut self) {
+        self.bad.clear();
+        self.total.clear();
+    }
 }
 
-/// The spans that bring a tracker up to date, oldest first.
-fn spans(
-    looked_at: Option<Timestamp>,
-    now: Timestamp,
-    every: Duration,
-    window: PromDuration,
-) -> Vec<Span> {
-    let ago = |span: Duration| now.checked_sub(span).unwrap_or(Timestamp::UNIX_EPOCH);
-    let window = Duration::from_millis(window.as_ms());
-    let start = looked_at.unwrap_or(ago(window)).max(ago(window));
-    if start >= now {
-        // A clock that stepped back: wait until it is there again.
-        return Vec::new();
-    }
-    let fine_from = ago(FINE.max(every)).max(start);
-    let mut spans = Vec::new();
-    if fine_from > start {
-        let length = Duration::try_from(fine_from.duration_since(start)).unwrap_or_default();
-        let step = COARSE.max(every).max(length / MOMENTS_MAX);
-        let first = if looked_at.is_some() { start + step } else { start };
-        spans.push(Span { first, last: fine_from, step });
-    }
-    let last = spans.last().and_then(|span: &Span| span.moments().last());
-    let from = last.or(looked_at);
-    let step = every.max(FINE / MOMENTS_MAX).max(Duration::from_millis(1));
-    let first = from.map_or(start, |from| from + step);
-    if first <= now {
-        spans.push(Span { first, last: now, step });
-    }
-    spans
-}
-
-/// The counters at every moment of a span, by group.
-async fn count(
+/// The counters over a span.
+async fn columns(
     metrics: &dyn Metrics,
     sources: &CounterSources,
     span: Span,
-) -> Result<BTreeMap<Timestamp, BTreeMap<Labels, Moment>>, LookError> {
-    let mut moments: BTreeMap<Timestamp, BTreeMap<Labels, Moment>> = BTreeMap::new();
-    for (bad, selectors) in [(true, &sources.error), (false, &sources.total)] {
-        for (number, selector) in selectors.iter().enumerate() {
-            for series in metrics.query_range(selector, span).await? {
+) -> Result<Columns, LookError> {
+    let mut all = Columns::default();
+    for (is_bad, selectors) in [(true, &sources.error), (false, &sources.total)] {
+        for (selector, query) in selectors.iter().enumerate() {
+            let mut answer = metrics.query_range(query, span).await?;
+            all.points = all.points.max(points(&answer));
+            answer.sort_by(|a, b| a.labels.cmp(&b.labels));
+            for series in answer {
                 let labels = series.labels.iter();
                 let group: Labels = labels
                     .filter(|(name, _)| sources.group_by.contains(name))
                     .map(|(name, value)| (name.clone(), value.clone()))
                     .collect();
-                let name: Arc<str> = identity(number, &series).into();
-                for (at, value) in series.points {
-                    let moment = moments.entry(at).or_default().entry(group.clone()).or_default();
-                    let list = if bad { &mut moment.bad } else { &mut moment.total };
-                    list.push((name.clone(), value));
-                }
+                let next = all.groups.len();
+                let group = *all.groups.entry(group).or_insert(next);
+                let id = Arc::new(SeriesId { selector, labels: series.labels });
+                let points = series.points.into_iter().peekable();
+                all.counters.push(Column { id, group, is_bad, points });
             }
         }
     }
-    Ok(moments)
+    // Numbered in the order of their labels.
+    let order: Vec<usize> = all.groups.values().copied().collect();
+    let mut number = vec![0; order.len()];
+    for (new, old) in order.into_iter().enumerate() {
+        if let Some(slot) = number.get_mut(old) {
+            *slot = new;
+        }
+    }
+    for group in all.groups.values_mut().chain(all.counters.iter_mut().map(|c| &mut c.group)) {
+        *group = number.get(*group).copied().unwrap_or_default();
+    }
+    Ok(all)
 }
 
-/// A text that no other series of the same query has.
-fn identity(selector: usize, series: &Series) -> String {
-    let labels: Vec<_> = series.labels.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
-    format!("{selector} {}", labels.join(","))
+fn points(answer: &[Series]) -> usize {
+    answer.iter().map(|series| series.points.len()).sum()
+}
+
+/// Bad and all events of every step of a span by their rates, by group.
+async fn rates(
+    metrics: &dyn Metrics,
+    (error, total): (&Template, &Template),
+    span: Span,
+) -> Result<Answers, LookError> {
+    let (range, seconds) = (range(span), span.step.as_secs_f64());
+    let total = metrics.query_range(&total.render(&range), span).await?;
+    let error = metrics.query_range(&error.render(&range), span).await?;
+    let mut answers = Answers::new();
+    answers.take(&total);
+    answers.take(&error);
+    for series in &total {
+        for (at, value) in series.points.iter().filter(|p| p.1.is_finite()) {
+            let step: &mut (f64, f64) =
+                answers.moments.entry(*at).or_default().entry(group_of(series)).or_default();
+            step.1 += value * seconds;
+        }
+    }
+    for series in &error {
+        for (at, value) in series.points.iter().filter(|p| p.1.is_finite()) {
+            let known = answers.moments.get_mut(at).and_then(|g| g.get_mut(&group_of(series)));
+            if let Some(step) = known {
+                step.0 += value * seconds;
+            }
+        }
+    }
+    Ok(answers)
+}
+
+/// Every second of a step as one event, by group. A ratio that is no number is 0 / 0: no events.
+async fn ratios(metrics: &dyn Metrics, ratio: &Template, span: Span) -> Result<Answers, LookError> {
+    let seconds = span.step.as_secs_f64();
+    let answer = metrics.query_range(&ratio.render(&range(span)), span).await?;
+    let mut answers = Answers::new();
+    answers.take(&answer);
+    for series in &answer {
+        for (at, value) in series.points.iter().filter(|p| !p.1.is_infinite()) {
+            let step = if value.is_nan() {
+                (0.0, 0.0)
+            } else {
+                (value.clamp(0.0, 1.0) * seconds, seconds)
+            };
+            answers.moments.entry(*at).or_default().insert(group_of(series), step);
+        }
+    }
+    Ok(answers)
+}
+
+/// The range that a rate is taken over.
+fn range(span: Span) -> String {
+    let ms = u64::try_from(span.step.max(RATE_MIN).as_millis()).unwrap_or(u64::MAX);
+    PromDuration::from_ms(ms).to_string()
 }
 
 fn group_of(series: &Series) -> Labels {

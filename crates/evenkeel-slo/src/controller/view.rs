@@ -2,16 +2,22 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_api::{Obj, canary::Canary};
 use jiff::Timestamp;
-use serde_json::Value;
 
-use super::status::SloStatusObject;
+use super::{observe::Manifest, status::SloStatusObject, tracker::Sight};
 use crate::{
     budget::{Exclusions, History, SloKey},
-    finding::Finding,
     model::Slo,
-    policy::{BreakGlass, ErrorBudgetPolicy},
-    render::RuleSet,
+    policy::ErrorBudgetPolicy,
 };
+
+/// What a look at one `PrometheusServiceLevel` found.
+#[derive(Debug, Clone)]
+pub enum SloSight {
+    /// The object is there.
+    There(Box<SloView>),
+    /// It is gone, and its rules are still there.
+    RulesLeft(Arc<Obj>),
+}
 
 /// Everything that deciding about one `PrometheusServiceLevel` may look at.
 #[derive(Debug, Clone)]
@@ -20,28 +26,18 @@ pub struct SloView {
     /// Time between two looks at the counters.
     pub(crate) every: Duration,
     pub(crate) obj: Arc<Obj>,
-    /// What reading it had to say.
-    pub(crate) findings: Vec<Finding>,
-    /// Its rules; `None` after an error.
-    pub(crate) rules: Option<RuleSet>,
+    /// What is written in it.
+    pub(crate) manifest: Arc<Manifest>,
     /// The rules as they stand.
     pub(crate) rules_have: RulesSeen,
     /// Its SLOs with one history per group.
     pub(crate) slos: Vec<SloSeen>,
-    /// Why the newest counters are missing.
-    pub(crate) metrics_problem: Option<String>,
     /// Whether the histories were only now counted from the metrics.
     pub(crate) recounted: bool,
     /// Policies of the namespace, by name; those that are not valid are left out.
     pub(crate) policies: BTreeMap<String, ErrorBudgetPolicy>,
-    /// Names of the policies that are not valid: whom they were for is not known.
-    pub(crate) invalid_policies: Vec<String>,
-    /// Exceptions, by name, as written.
-    pub(crate) glasses: BTreeMap<String, Value>,
-    /// Canaries of the namespace that this object has a say about.
-    pub(crate) canaries: Vec<CanarySeen>,
-    /// The other objects of the kind in the namespace.
-    pub(crate) peers: Vec<Arc<Obj>>,
+    /// Canaries with a run under way that this object has a say about.
+    pub(crate) running: Vec<CanarySeen>,
     /// The status so far.
     pub(crate) status: SloStatusObject,
 }
@@ -61,6 +57,10 @@ pub(crate) enum RulesSeen {
 #[derive(Debug, Clone)]
 pub(crate) struct SloSeen {
     pub(crate) slo: Slo,
+    /// What the newest look found.
+    pub(crate) sight: Sight,
+    /// Why the newest counters are missing.
+    pub(crate) problem: Option<String>,
     pub(crate) histories: BTreeMap<SloKey, Arc<History>>,
     pub(crate) exclusions: Exclusions,
 }
@@ -78,15 +78,8 @@ impl SloView {
         self.policies.values().find(|policy| policy.selects(slo))
     }
 
-    /// The exceptions that the policy accepts, and what is wrong with the others.
-    pub(crate) fn glasses(&self, policy: &ErrorBudgetPolicy) -> (Vec<BreakGlass>, Vec<String>) {
-        let (mut good, mut bad) = (Vec::new(), Vec::new());
-        for (name, spec) in &self.glasses {
-            match BreakGlass::from_spec(spec, policy) {
-                Ok(glass) => good.push(glass),
-                Err(error) => bad.push(format!("BreakGlass/{name} has no effect: {error}")),
-            }
-        }
-        (good, bad)
+    /// Whether some of the window is still to be counted.
+    pub(crate) fn is_counting(&self) -> bool {
+        self.slos.iter().any(|seen| matches!(seen.sight, Sight::Counting(_)))
     }
 }

@@ -157,6 +157,16 @@ impl Account {
         others.fold(0.0, |sum, (_, r)| sum + (r.expected - r.spent).max(0.0))
     }
 
+    /// Leaves only who has reserved and who was settled.
+    pub(crate) fn forget_numbers(&mut self) {
+        for reservation in self.reservations.values_mut() {
+            (reservation.expected, reservation.spent) = (0.0, 0.0);
+        }
+        for (_, settled) in &mut self.settled {
+            (settled.expected, settled.measured) = (0.0, 0.0);
+        }
+    }
+
     /// The reservations under way.
     pub fn reservations(&self) -> &BTreeMap<String, Reservation> {
         &self.reservations

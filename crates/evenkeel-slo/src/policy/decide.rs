@@ -1,14 +1,17 @@
 //! One question, one answer, with every reason.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::Account;
-use super::spec::{ActionClass, ErrorBudgetPolicy, Permission, State};
+use super::spec::{ActionClass, BurnCondition, ErrorBudgetPolicy, Permission, State};
 use super::state::Memory;
 use crate::budget::Forecast;
 use crate::duration::PromDuration;
+use crate::reasons;
 
 /// An action that asks to go ahead.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +35,12 @@ pub struct Situation<'a> {
     pub memory: Memory,
     /// Share of the budget that is left; `None`: not known.
     pub remaining: Option<f64>,
+    /// Burn rates by window, to be named beside their thresholds.
+    pub burns: &'a BTreeMap<PromDuration, f64>,
+    /// What is known about the traffic.
+    pub traffic: Traffic,
+    /// Why the budget is not known, where it is not.
+    pub unknown: Option<&'a str>,
     /// When the budget will be gone.
     pub forecast: Forecast,
     /// What is reserved already.
@@ -40,6 +49,25 @@ pub struct Situation<'a> {
     pub chaos_spent: f64,
     /// Exceptions somebody made.
     pub break_glass: &'a [BreakGlass],
+}
+
+/// What is known about the traffic of a service.
+///
+/// The law of the first release: a service that never had an event has spent nothing and can lose
+/// nothing that was promised, so its releases go ahead, with the reason `NoTrafficYet`. That is
+/// said only when it is known: the metrics were read for the whole window and are fresh, and
+/// either the counters are there and none of them rose, or there are none and the metrics server
+/// shows that it would see them. Metrics that do not answer, are old, or have lost a service that
+/// had events leave the budget unknown, and what is not known is never a go-ahead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Traffic {
+    /// There were events in the window, or it is not known.
+    #[default]
+    Seen,
+    /// None in the window, some before.
+    NotLately,
+    /// None at all, as far as anybody has looked.
+    NeverYet,
 }
 
 /// The answer.
@@ -122,10 +150,14 @@ impl BreakGlass {
         }
     }
 
-    fn covers(&self, class: ActionClass, now: Timestamp) -> bool {
+    /// Whether it opens for this class now.
+    pub fn covers(&self, class: ActionClass, now: Timestamp) -> bool {
         self.granted <= now && now < self.expires && self.classes.contains(&class)
     }
 }
+
+/// Reason of an answer that a break-glass decided.
+pub const BREAK_GLASS: &str = "BreakGlass";
 
 /// One rule's word.
 struct Word {
@@ -190,7 +222,7 @@ fn broken(decision: Decision, glass: &BreakGlass) -> Decision {
     messages.extend(decision.messages);
     Decision {
         permission: Permission::Allow,
-        reason: "BreakGlass",
+        reason: BREAK_GLASS,
         messages,
         break_glass: Some((glass.reason.clone(), glass.author.clone())),
         ..decision
@@ -199,23 +231,86 @@ fn broken(decision: Decision, glass: &BreakGlass) -> Decision {
 
 fn by_state(policy: &ErrorBudgetPolicy, situation: &Situation<'_>, ask: &Ask) -> Word {
     let state = situation.memory.state;
-    let left = match situation.remaining {
-        Some(left) => format!("{:.1} % of the budget is left", left * 100.0),
-        None => "there is no data about the budget; a BreakGlass lets it go ahead".to_owned(),
+    let reason = match (state, situation.traffic) {
+        (State::Healthy, Traffic::NeverYet) => reasons::NO_TRAFFIC_YET,
+        (State::Healthy, _) => reasons::BUDGET_HEALTHY,
+        (State::Caution, _) => reasons::BUDGET_CAUTION,
+        (State::Slow, _) => reasons::BUDGET_LOW,
+        (State::Frozen, _) => reasons::BUDGET_FROZEN,
+        (State::Burning, _) => reasons::BUDGET_BURNING,
+        (State::Unknown, _) => reasons::BUDGET_UNKNOWN,
     };
-    let reason = match state {
-        State::Healthy => "BudgetHealthy",
-        State::Caution => "BudgetCaution",
-        State::Slow => "BudgetLow",
-        State::Frozen => "BudgetFrozen",
-        State::Burning => "BudgetBurning",
-        State::Unknown => "BudgetUnknown",
-    };
+    let why = explain(policy, situation);
     Word {
         permission: policy.permission(ask.class, state),
         reason,
-        message: format!("{state} since {:.0}: {left}", situation.memory.since),
+        message: format!("{state} since {:.0}: {why}", situation.memory.since),
     }
+}
+
+/// The value and the threshold that a state comes from, or that it waits for.
+fn explain(policy: &ErrorBudgetPolicy, situation: &Situation<'_>) -> String {
+    let Some(remaining) = situation.remaining else {
+        let why = situation.unknown.map_or(String::new(), |why| format!(" ({why})"));
+        return format!("there is no data about the budget{why}; a BreakGlass lets it go ahead");
+    };
+    let percent = remaining * 100.0;
+    let left = format!("{percent:.1} % of the budget is left");
+    let (state, t) = (situation.memory.state, policy.spec().remaining_percent);
+    let burn = &policy.spec().burn;
+    let threshold = |name: &str, at: f64| format!("{left}, {name} {at} %");
+    let burning = |conditions: &[BurnCondition]| {
+        let of = conditions.iter().find(|condition| rate(situation, condition, true).is_some())?;
+        let rates = rate(situation, of, true)?;
+        Some(format!("{rates}, at or above {}; {left}", of.rate))
+    };
+    let by_numbers = match (state, situation.traffic) {
+        (State::Healthy | State::Unknown, Traffic::Seen) => Some(left.clone()),
+        (State::Healthy | State::Unknown, Traffic::NotLately) => {
+            Some(format!("{left}, no events in the window"))
+        }
+        (State::Healthy | State::Unknown, Traffic::NeverYet) => {
+            Some(format!("{left}, the service has had no events yet"))
+        }
+        (State::Caution, _) => (percent < t.caution).then(|| threshold("below", t.caution)),
+        (State::Slow, _) if percent < t.slow => Some(threshold("below", t.slow)),
+        (State::Slow, _) => burning(&burn.slow),
+        (State::Frozen, _) => (percent <= t.frozen).then(|| threshold("at or below", t.frozen)),
+        (State::Burning, _) => burning(&burn.burning),
+    };
+    by_numbers.unwrap_or_else(|| format!("{left}; {}", waits(policy, situation)))
+}
+
+/// How fast it burns in both windows of a condition; with `over`, only if it is met.
+fn rate(situation: &Situation<'_>, condition: &BurnCondition, over: bool) -> Option<String> {
+    let rate = |window| situation.burns.get(&window).filter(|r| !over || **r >= condition.rate);
+    let (long, short) = (rate(condition.long)?, rate(condition.short)?);
+    Some(format!(
+        "it burns {long:.1} times as fast as it may over {} and {short:.1} over {}",
+        condition.long, condition.short
+    ))
+}
+
+/// What a state that the numbers have left behind still waits for.
+fn waits(policy: &ErrorBudgetPolicy, situation: &Situation<'_>) -> String {
+    let (spec, state) = (policy.spec(), situation.memory.state);
+    let (t, h) = (spec.remaining_percent, spec.hysteresis);
+    let left = |threshold: f64| format!("more than {} % is left", threshold + h.recover_percent);
+    let calm = |conditions: &[BurnCondition]| {
+        let condition = conditions.first()?;
+        let below = condition.rate * (1.0 - h.recover_percent / 100.0);
+        let now = rate(situation, condition, false);
+        let now = now.map_or(String::new(), |now| format!(" ({now} now)"));
+        Some(format!("it burns below {below:.2}{now}"))
+    };
+    let until: Vec<String> = match state {
+        State::Caution => vec![left(t.caution)],
+        State::Slow => [left(t.slow)].into_iter().chain(calm(&spec.burn.slow)).collect(),
+        State::Frozen => vec![left(t.frozen)],
+        State::Burning => calm(&spec.burn.burning).into_iter().collect(),
+        State::Healthy | State::Unknown => Vec::new(),
+    };
+    format!("{state} lasts {} at least, and until {}", h.dwell, until.join(" and "))
 }
 
 fn by_cost(
@@ -232,22 +327,32 @@ fn by_cost(
     if cost <= 0.0 {
         return None;
     }
-    let text = format!(
-        "{:.2} % may be needed of {:.1} % that is free ({:.1} % is reserved)",
-        cost * 100.0,
-        free * 100.0,
-        reserved * 100.0
-    );
-    let approve_above = policy.spec().costs.approve_above_percent / 100.0;
+    let percent = policy.spec().costs.approve_above_percent;
+    let limit = free * percent / 100.0;
     let (permission, reason) = if cost > free {
         (Permission::Deny, "CostExceedsBudget")
-    } else if cost > free * approve_above {
+    } else if cost > limit {
         (Permission::Approve, "CostIsHigh")
     } else {
         (Permission::Allow, "CostIsCovered")
     };
+    let needed = if cost < UNBOUNDED {
+        format!("{:.2} % may be needed", cost * 100.0)
+    } else {
+        "more than the whole budget may be needed".to_owned()
+    };
+    let text = format!(
+        "{needed} of {:.1} % that is free ({:.1} % is reserved); above {:.1} %, {percent} % of what \
+         is free, somebody must approve",
+        free * 100.0,
+        reserved * 100.0,
+        limit.max(0.0) * 100.0
+    );
     Some(Word { permission, reason, message: text })
 }
+
+/// A share of the budget from which on its number says nothing more.
+const UNBOUNDED: f64 = 1e4;
 
 fn by_chaos_account(
     policy: &ErrorBudgetPolicy,
@@ -275,9 +380,12 @@ fn by_forecast(situation: &Situation<'_>, ask: &Ask) -> Option<Word> {
     let Forecast::At(at) = situation.forecast else { return None };
     let length = i64::try_from(ask.duration.as_ms()).unwrap_or(i64::MAX);
     let end = situation.now.as_millisecond().saturating_add(length);
-    (at.as_millisecond() <= end).then(|| Word {
+    let done = Timestamp::from_millisecond(end).unwrap_or(Timestamp::MAX);
+    (at <= done).then(|| Word {
         permission: Permission::Deny,
         reason: "BudgetEndsFirst",
-        message: format!("at this burn the budget is gone at {at:.0}, before it would be done"),
+        message: format!(
+            "at this burn the budget is gone at {at:.0}, before it would be done at {done:.0}"
+        ),
     })
 }

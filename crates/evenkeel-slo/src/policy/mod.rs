@@ -18,7 +18,9 @@ mod state;
 
 pub use account::{Account, AccountError, Reservation, Settlement};
 pub use canary::{CanaryPlan, WorstCase};
-pub use decide::{Ask, BreakGlass, BreakGlassError, Decision, Situation, combine, decide};
+pub use decide::{
+    Ask, BREAK_GLASS, BreakGlass, BreakGlassError, Decision, Situation, Traffic, combine, decide,
+};
 pub use spec::{
     ActionClass, ActionTable, BreakGlassLimits, BurnCondition, BurnConditions, Costs,
     ErrorBudgetPolicy, Hysteresis, Permission, PolicyError, PolicySpec, SloSelector, State,

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use evenkeel_api::{
@@ -6,12 +6,12 @@ use evenkeel_api::{
     slo::{PrometheusServiceLevel, SloMaintenance},
 };
 use evenkeel_base::Clock as _;
-use evenkeel_control::{ListQuery, Read as _};
+use evenkeel_control::{ListQuery, Metrics as _, Read as _, Sample};
 use evenkeel_live::{RealTime, connect};
 use evenkeel_slo::{
     Input, Options, Severity, Slo,
-    budget::{Exclusion, Exclusions},
-    controller::{SloStatusObject, Tracker},
+    budget::{Exclusion, Exclusions, History, SloKey},
+    controller::{Sight, SloStatusObject, Tracker},
     has_errors, load,
     policy::{ErrorBudgetPolicy, Signal, State, step},
     status::{StatusInput, StatusOptions, status},
@@ -26,6 +26,8 @@ use crate::{
 
 /// Distance of the looks at the last hour.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Failures in a row after which the metrics server is taken to be out of order.
+const FAILURES_MAX: u32 = 4;
 /// Longest wait for one answer: thirty days of many series.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -61,40 +63,34 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     let metrics = PrometheusClient::new(&args.prometheus)
         .with_context(|| format!("--prometheus {}", args.prometheus))?
         .with_timeout(PATIENCE);
-    let now = RealTime::start().now();
-    let mut trackers = Vec::new();
-    for slo in loaded.groups.iter().flat_map(|group| &group.slos) {
-        let Some(mut tracker) = Tracker::new(slo) else {
-            io::complain(&format!("warning: {}: its budget cannot be counted", slo.id));
-            continue;
-        };
-        tracker.advance(&metrics, now, LOOK_EVERY).await.with_context(|| {
-            format!("{}: the counters at {} (--prometheus)", slo.id, args.prometheus)
-        })?;
-        trackers.push((tracker, exclusions(&subject.maintenances, slo)));
+    let time = RealTime::start();
+    let mut shown = Vec::new();
+    for group in &loaded.groups {
+        for slo in &group.slos {
+            shown.extend(
+                count(args, &subject, (&group.metadata.namespace, slo), &metrics, &time).await?,
+            );
+        }
     }
     let policy = ErrorBudgetPolicy::built_in();
+    let now = time.now();
     let options = StatusOptions { now, ..StatusOptions::default() };
     let mut inputs = Vec::new();
-    for (tracker, exclusions) in &trackers {
-        if tracker.histories().is_empty() {
-            let id = &tracker.slo().id;
-            io::complain(&format!(
-                "warning: {id}: no series of its queries at {}",
-                args.prometheus
-            ));
-        }
-        for (key, history) in tracker.histories() {
-            let standing = history.standing(now, exclusions, options.stale_after);
+    for one in &shown {
+        for (key, history) in &one.histories {
+            let standing = history.standing(now, &one.exclusions, options.stale_after);
             let signal = Signal::observe(&policy, history, &standing);
             let alone = || step(&policy, None, &signal, now).state;
-            let state = subject.states.get(&key.id).copied().unwrap_or_else(alone);
+            // What the cluster's policy has decided stands; that nothing is known is seen here.
+            let known = subject.states.get(&key.id).copied();
+            let known = known.filter(|_| standing.remaining().is_some());
             inputs.push(StatusInput {
-                slo: tracker.slo(),
+                slo: &one.slo,
                 key,
                 history,
-                exclusions,
-                state: Some(state),
+                exclusions: &one.exclusions,
+                state: Some(known.unwrap_or_else(alone)),
+                sloth_left: one.sloth_left(key),
             });
         }
     }
@@ -108,9 +104,88 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
             io::print(&io::table(&titles, &rows));
         }
     }
-    let all_known = inputs.len() >= trackers.len() && !trackers.is_empty();
-    let fine = all_known && !report.failed();
+    let fine = !inputs.is_empty() && !report.failed();
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One SLO with everything about it.
+struct Shown {
+    slo: Slo,
+    histories: BTreeMap<SloKey, Arc<History>>,
+    exclusions: Exclusions,
+    /// What Sloth's rule says, by its labels.
+    sloth: Vec<Sample>,
+}
+
+impl Shown {
+    /// Sloth's figure for one budget, where its rule is recorded.
+    fn sloth_left(&self, key: &SloKey) -> Option<f64> {
+        let of_group = |sample: &&Sample| {
+            key.group.iter().all(|(name, value)| sample.labels.get(name) == Some(value))
+        };
+        let found = self.sloth.iter().find(of_group)?;
+        found.value.is_finite().then_some(found.value)
+    }
+}
+
+/// Counts the whole window of one SLO; nothing for one that has no budget.
+async fn count(
+    args: &SloStatusArgs,
+    subject: &Subject,
+    (namespace, slo): (&str, &Slo),
+    metrics: &PrometheusClient,
+    time: &RealTime,
+) -> anyhow::Result<Option<Shown>> {
+    let Some(tracker) = Tracker::new(slo) else {
+        io::complain(&format!("warning: {}: its budget cannot be counted", slo.id));
+        return Ok(None);
+    };
+    let mut tracker = tracker.within(namespace);
+    let (mut told, mut failures) = (0, 0);
+    loop {
+        match tracker.advance(metrics, time, LOOK_EVERY).await {
+            Ok(()) => failures = 0,
+            // It asks for less after a failure, and goes on where it was.
+            Err(_) if failures < FAILURES_MAX => {
+                failures += 1;
+                continue;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("{}: the counters at {} (--prometheus)", slo.id, args.prometheus)
+                });
+            }
+        }
+        match tracker.sight() {
+            Sight::Counting(percent) if *percent > told => {
+                told = *percent;
+                io::complain(&format!("{}: {percent} % of {} is counted", slo.id, slo.window));
+            }
+            Sight::Counting(_) => {}
+            Sight::Counted => break,
+            Sight::NoSeries { query, evidence } => {
+                let why = evidence.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+                io::complain(&format!(
+                    "warning: {}: no series matches {query} at {}{why}",
+                    slo.id, args.prometheus
+                ));
+                break;
+            }
+        }
+    }
+    let mut histories = tracker.histories().clone();
+    if histories.is_empty() {
+        histories.extend([tracker.unknown()]);
+    }
+    let query = budget_left_query(slo);
+    let sloth = metrics.query(&query, time.now()).await.with_context(|| query.clone())?;
+    let exclusions = exclusions(&subject.maintenances, slo);
+    Ok(Some(Shown { slo: slo.clone(), histories, exclusions, sloth }))
+}
+
+/// The series that Sloth's rules record about what is left.
+fn budget_left_query(slo: &Slo) -> String {
+    format!("slo:period_error_budget_remaining:ratio{}", slo.filter())
 }
 
 /// The SLOs of a cluster, with what their status and maintenances say.

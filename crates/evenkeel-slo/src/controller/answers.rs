@@ -1,0 +1,456 @@
+//! What each Canary may do: the one writer of `status.errorBudget`.
+//!
+//! ```text
+//! PrometheusServiceLevel.status (state, budget, traffic of each SLO) --+
+//! ErrorBudgetPolicy, BreakGlass, Canary --------------------------------+--> status.errorBudget
+//! ```
+//!
+//! The law: a Canary answers to the `PrometheusServiceLevel`s that its annotation
+//! [`SLOS_ANNOTATION`] names, or to all of its namespace. Each of their SLOs gives an answer, and
+//! the strictest one counts; between equal permissions one with a policy before one without, then
+//! the worse state, then the name. The numbers have no part in that order, so that the answer does
+//! not go back and forth with the traffic. All answers are listed.
+//!
+//! It is written when something changes that a reader decides by, and otherwise every
+//! [`REFRESH_SECONDS`]. A Canary that answers to no SLO has no `errorBudget`.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use evenkeel_api::{
+    Key, Obj, Revision,
+    canary::Canary,
+    slo::{
+        BreakGlass, ErrorBudget, ErrorBudgetPolicy, NO_POLICY, Permission, PrometheusRule,
+        PrometheusServiceLevel, SloAnswer,
+    },
+};
+use evenkeel_control::{
+    Controller, Interest, ListQuery, ObserveError, Plan, Ports, StatusWrite, Wakes,
+};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{
+    SLOS_ANNOTATION,
+    changes::{change_of, plan},
+    decide::percent,
+    news::news,
+    observe::{list, named, policies, spec},
+    status::{SloState, SloStatusObject, moved, moved_points},
+};
+use crate::{
+    budget::{Coverage, Events, Forecast},
+    duration::PromDuration,
+    policy::{self, ActionClass, Ask, CanaryPlan, Memory, Situation, State, Traffic, WorstCase},
+    reasons,
+};
+
+/// An answer that stays the same is written this often: a fifth of its life.
+const REFRESH_SECONDS: i64 = 120;
+/// And looked at again this often, should a change not have woken it.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
+/// Answers that are listed, the strictest first.
+const ANSWERS_MAX: usize = 20;
+
+/// The controller of `status.errorBudget` of [`Canary`] objects.
+#[derive(Default)]
+pub struct AnswerController {
+    read: Mutex<BTreeMap<Key, (Revision, Arc<SloStatusObject>)>>,
+}
+
+/// What deciding about one Canary may look at.
+#[derive(Debug, Clone)]
+pub struct AnswerView {
+    now: Timestamp,
+    obj: Arc<Obj>,
+    canary: Arc<Canary>,
+    /// The objects it answers to, by name; `None`: named, and not there.
+    asked: BTreeMap<String, Option<Arc<SloStatusObject>>>,
+    /// Whether it names them.
+    named: bool,
+    policies: BTreeMap<String, policy::ErrorBudgetPolicy>,
+    invalid_policies: Vec<String>,
+    glasses: BTreeMap<String, Value>,
+}
+
+impl Controller for AnswerController {
+    type View = AnswerView;
+
+    fn name(&self) -> &'static str {
+        "slo-answer"
+    }
+
+    fn owns(&self) -> ListQuery {
+        ListQuery::of::<Canary>()
+    }
+
+    fn also(&self) -> Vec<Interest> {
+        let neighbours = |obj: &Obj| Wakes::Namespace(obj.namespace().to_owned());
+        vec![
+            Interest::mapped::<PrometheusServiceLevel>(news(|obj| status_of(obj).digest())),
+            // They go with their SLO, which does not say that it is gone.
+            Interest::mapped::<PrometheusRule>(neighbours),
+            Interest::mapped::<ErrorBudgetPolicy>(neighbours),
+            Interest::mapped::<BreakGlass>(neighbours),
+        ]
+    }
+
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<AnswerView>, ObserveError> {
+        let Some(obj) = ports.read.get(key).await?.filter(|obj| !obj.is_deleting()) else {
+            return Ok(None);
+        };
+        let namespace = &key.namespace;
+        let slos = list::<PrometheusServiceLevel>(ports, namespace).await?;
+        let names = named(&obj).map(|names| names.map(str::to_owned).collect::<Vec<_>>());
+        let there = slos.iter().filter(|slo| {
+            let wanted = names.as_ref().is_none_or(|all| all.iter().any(|one| one == slo.name()));
+            wanted && !slo.is_deleting()
+        });
+        let mut asked: BTreeMap<_, _> =
+            there.map(|slo| (slo.name().to_owned(), Some(self.status(slo)))).collect();
+        for name in names.iter().flatten() {
+            asked.entry(name.clone()).or_insert(None);
+        }
+        self.forget(&slos, namespace);
+        let (policies, invalid_policies) =
+            policies(&list::<ErrorBudgetPolicy>(ports, namespace).await?);
+        let glasses = list::<BreakGlass>(ports, namespace).await?;
+        Ok(Some(AnswerView {
+            now: ports.clock.now(),
+            canary: obj.get()?,
+            asked,
+            named: names.is_some(),
+            policies,
+            invalid_policies,
+            glasses: glasses.iter().map(|g| (g.name().to_owned(), spec(g))).collect(),
+            obj,
+        }))
+    }
+
+    fn decide(&self, view: &AnswerView) -> Plan {
+        decide(view)
+    }
+}
+
+impl AnswerController {
+    /// The status of an SLO object, read once per revision for all Canaries.
+    fn status(&self, slo: &Obj) -> Arc<SloStatusObject> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((revision, status)) = read.get(slo.key())
+            && *revision == slo.revision()
+        {
+            return status.clone();
+        }
+        let status = Arc::new(status_of(slo));
+        read.insert(slo.key().clone(), (slo.revision(), status.clone()));
+        status
+    }
+
+    fn forget(&self, there: &[Arc<Obj>], namespace: &str) {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.retain(|key, _| {
+            *key.namespace != *namespace || there.iter().any(|slo| slo.key() == key)
+        });
+    }
+}
+
+fn status_of(slo: &Obj) -> SloStatusObject {
+    let status = slo.json().get("status").cloned().unwrap_or(Value::Null);
+    serde_json::from_value(status).unwrap_or_default()
+}
+
+fn decide(view: &AnswerView) -> Plan {
+    let old = view.canary.status.as_ref().and_then(|status| status.error_budget.as_ref());
+    let written = view.obj.json().pointer("/status/errorBudget").is_some_and(|b| !b.is_null());
+    let write = |budget: Value| StatusWrite {
+        key: view.obj.key().clone(),
+        status: json!({ "errorBudget": budget }),
+    };
+    let Some(new) = answer(view) else {
+        let mut plan = Plan::idle(reasons::ANSWERED);
+        if written {
+            // Nobody keeps this answer up to date any more.
+            plan.status.push(write(Value::Null));
+        }
+        return plan;
+    };
+    let mut plan = Plan::wait(reasons::ANSWERED, LOOK_EVERY);
+    let news = old.is_none_or(|old| {
+        without_noise(old.clone()) != without_noise(new.clone()) || has_moved(old, &new)
+    });
+    let age = old.map_or(0, |old| view.now.as_second() - old.observed_at);
+    // Said again only if the counters were looked at again.
+    let again = age >= REFRESH_SECONDS && old.is_some_and(|old| new.observed_at > old.observed_at);
+    if news || again {
+        plan.reason = reasons::ANSWER_CHANGED;
+        plan.status.push(write(body(&new)));
+    }
+    plan
+}
+
+/// Whether a number has moved by so much that a person would want to see it.
+fn has_moved(old: &ErrorBudget, new: &ErrorBudget) -> bool {
+    moved(old.worst_case_percent, new.worst_case_percent)
+        || moved_points(old.remaining_percent, new.remaining_percent)
+}
+
+/// As a merge patch: what is not known any more has to be taken out by name.
+fn body(budget: &ErrorBudget) -> Value {
+    let mut body = json!({"remainingPercent": null, "worstCasePercent": null,
+        "worstCaseRequests": null, "slos": null});
+    let values = serde_json::to_value(budget).unwrap_or(Value::Null);
+    if let (Some(all), Value::Object(values)) = (body.as_object_mut(), values) {
+        all.extend(values);
+    }
+    body
+}
+
+/// Takes out of an answer what changes all the time.
+fn without_noise(mut budget: ErrorBudget) -> ErrorBudget {
+    budget.message.clear();
+    budget.observed_at = 0;
+    // Known or not known matters; how much moves with the traffic.
+    budget.remaining_percent = budget.remaining_percent.map(|_| 0.0);
+    budget.worst_case_percent = budget.worst_case_percent.map(|_| 0.0);
+    budget.worst_case_requests = budget.worst_case_requests.map(|_| 0);
+    for slo in &mut budget.slos {
+        slo.remaining_percent = slo.remaining_percent.map(|_| 0.0);
+    }
+    budget
+}
+
+/// One SLO's answer, with what its rank is decided by.
+struct Answer {
+    said: SloAnswer,
+    state: State,
+    message: String,
+    cost: Option<f64>,
+    worst: Option<WorstCase>,
+    observed_at: i64,
+}
+
+/// The strictest answer, with all of them; `None` when there is no SLO to ask.
+fn answer(view: &AnswerView) -> Option<ErrorBudget> {
+    let mut all = Vec::new();
+    for (name, status) in &view.asked {
+        match status {
+            Some(status) if !status.slos.is_empty() => {
+                all.extend(status.slos.iter().map(|state| Question { view, name, state }.answer()));
+            }
+            Some(_) if view.named => all.push(without_budget(view, name, true)),
+            // An object that cannot be read, or was not looked at yet, holds nobody who does not
+            // name it.
+            Some(_) => {}
+            None => all.push(without_budget(view, name, false)),
+        }
+    }
+    all.sort_by(|a, b| {
+        let rank = |answer: &Answer| {
+            let said = &answer.said;
+            (said.permission, said.reason == NO_POLICY, Reverse(answer.state))
+        };
+        rank(a).cmp(&rank(b)).then_with(|| a.said.slo.cmp(&b.said.slo))
+    });
+    let observed_at = all.iter().map(|answer| answer.observed_at).min()?;
+    let listed = all.iter().take(ANSWERS_MAX).map(|answer| answer.said.clone()).collect();
+    let first = all.into_iter().next()?;
+    Some(ErrorBudget {
+        slo: first.said.slo,
+        state: first.said.state,
+        permission: first.said.permission,
+        reason: first.said.reason,
+        message: first.message,
+        remaining_percent: first.said.remaining_percent,
+        worst_case_percent: first.cost.map(percent),
+        worst_case_requests: first.worst.map(|worst| whole(worst.bound)),
+        slos: listed,
+        observed_at,
+    })
+}
+
+/// What may happen where no policy selects an SLO.
+fn no_policy(view: &AnswerView) -> (Permission, &'static str, Vec<String>) {
+    let invalid = &view.invalid_policies;
+    if invalid.is_empty() {
+        return (Permission::Allow, NO_POLICY, Vec::new());
+    }
+    // A policy that cannot be read may have been for this one: it must not open the gate.
+    let correct = |name: &String| format!("ErrorBudgetPolicy/{name} is not valid: correct it");
+    (Permission::Approve, reasons::POLICY_INVALID, invalid.iter().map(correct).collect())
+}
+
+/// The answer of an object that a Canary names and that has no budget. What is not known is no
+/// go-ahead, where anybody has written a policy at all.
+fn without_budget(view: &AnswerView, name: &str, there: bool) -> Answer {
+    let namespace = view.obj.namespace();
+    let (reason, message) = if there {
+        let message = format!(
+            "PrometheusServiceLevel/{name} has no budget that can be read: see its conditions"
+        );
+        (reasons::SLO_UNREADABLE, message)
+    } else {
+        let message = format!(
+            "annotation {SLOS_ANNOTATION} names {name}, which is not in namespace {namespace}: \
+             create it, or correct the annotation"
+        );
+        (reasons::SLO_MISSING, message)
+    };
+    let (mut permission, mut said, mut messages) = no_policy(view);
+    if !view.policies.is_empty() {
+        (permission, said) = (Permission::Approve, reason);
+    }
+    messages.insert(0, message);
+    let mut glasses = view.policies.values().flat_map(|policy| accepted(view, policy).0);
+    let open = |glass: &policy::BreakGlass| glass.covers(ActionClass::Deploy, view.now);
+    if permission < Permission::Allow
+        && let Some(glass) = glasses.find(open)
+    {
+        (permission, said) = (Permission::Allow, policy::BREAK_GLASS);
+        messages.insert(0, format!("break-glass by {}: {}", glass.author, glass.reason));
+    }
+    Answer {
+        said: SloAnswer {
+            slo: format!("{namespace}/{name}"),
+            state: "unknown".to_owned(),
+            permission,
+            reason: said.to_owned(),
+            remaining_percent: None,
+        },
+        state: State::Unknown,
+        message: messages.join("; "),
+        cost: None,
+        worst: None,
+        observed_at: view.now.as_second(),
+    }
+}
+
+/// The exceptions that a policy accepts, and what is wrong with the others.
+fn accepted(
+    view: &AnswerView,
+    policy: &policy::ErrorBudgetPolicy,
+) -> (Vec<policy::BreakGlass>, Vec<String>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for (name, spec) in &view.glasses {
+        match policy::BreakGlass::from_spec(spec, policy) {
+            Ok(glass) => good.push(glass),
+            Err(error) => bad.push(format!("BreakGlass/{name} has no effect: {error}")),
+        }
+    }
+    (good, bad)
+}
+
+/// One budget, looked at from one release.
+struct Question<'a> {
+    view: &'a AnswerView,
+    name: &'a str,
+    state: &'a SloState,
+}
+
+impl Question<'_> {
+    /// What a release of this Canary may do, and what it costs at worst.
+    fn answer(&self) -> Answer {
+        let (view, state) = (self.view, self.state);
+        let plan = plan(&view.canary, state.requests_per_second);
+        let worst = plan.as_ref().and_then(CanaryPlan::worst_case);
+        let cost = worst.and_then(|worst| self.share(worst.bound));
+        let policy = state.policy.as_ref().and_then(|name| view.policies.get(name));
+        let (permission, reason, mut messages) = match policy {
+            Some(policy) => self.ask(policy, plan.as_ref(), cost),
+            None => no_policy(view),
+        };
+        messages.push(worst.map_or("its worst case is not known".to_owned(), |worst| {
+            let share = cost.map_or(String::new(), |c| format!(", {:.2} % of the budget", c * 1e2));
+            format!("a release costs at worst {} requests{share}", whole(worst.bound))
+        }));
+        Answer {
+            said: SloAnswer {
+                slo: self.slo(),
+                state: state.state.to_string().to_lowercase(),
+                permission,
+                reason: reason.to_owned(),
+                remaining_percent: state.remaining_percent,
+            },
+            state: state.state,
+            message: messages.join("; "),
+            cost,
+            worst,
+            observed_at: state.observed_at,
+        }
+    }
+
+    /// `NAMESPACE/NAME/SLO`, with the group of a grouped SLO.
+    fn slo(&self) -> String {
+        let group: Vec<_> = self.state.group.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let group = if group.is_empty() { String::new() } else { format!("[{}]", group.join(",")) };
+        format!("{}/{}/{}{group}", self.view.obj.namespace(), self.name, self.state.id)
+    }
+
+    /// Which share of the budget so many failures are.
+    fn share(&self, bad: Events) -> Option<f64> {
+        let allowed = self.state.allowed?;
+        if bad == Events::ZERO {
+            return Some(0.0);
+        }
+        Some(if allowed > 0.0 { (bad.as_f64() / allowed).min(SHARE_MAX) } else { SHARE_MAX })
+    }
+
+    fn ask(
+        &self,
+        policy: &policy::ErrorBudgetPolicy,
+        plan: Option<&CanaryPlan>,
+        cost: Option<f64>,
+    ) -> (Permission, &'static str, Vec<String>) {
+        let (view, state) = (self.view, self.state);
+        let (glasses, problems) = accepted(view, policy);
+        let burns = state.burn.iter();
+        let burns =
+            burns.filter_map(|(window, rate)| Some((PromDuration::parse(window).ok()?, *rate)));
+        let counting = state.counted_percent.filter(|_| state.state == State::Unknown);
+        let unknown = match counting {
+            Some(percent) => Some(format!("{percent} % of the window is counted so far")),
+            None => state.unknown.clone(),
+        };
+        let situation = Situation {
+            now: view.now,
+            memory: Memory { state: state.state, since: state.since },
+            remaining: state.remaining_percent.map(|percent| percent / 100.0),
+            burns: &burns.collect(),
+            traffic: match (state.coverage, state.last_traffic) {
+                (Coverage::Quiet, None) => Traffic::NeverYet,
+                (Coverage::Quiet, Some(_)) => Traffic::NotLately,
+                _ => Traffic::Seen,
+            },
+            unknown: unknown.as_deref(),
+            forecast: state.forecast.unwrap_or(Forecast::Unknown),
+            account: &state.account,
+            chaos_spent: 0.0,
+            break_glass: &glasses,
+        };
+        let ask = Ask {
+            id: change_of(&view.obj, &view.canary),
+            class: ActionClass::Deploy,
+            cost,
+            duration: plan.map_or(PromDuration::from_ms(0), CanaryPlan::duration),
+        };
+        let decision = policy::decide(policy, &situation, &ask);
+        let mut messages = decision.messages;
+        if decision.permission < Permission::Allow {
+            messages.extend(problems);
+        }
+        let counting = counting.is_some() && decision.reason == reasons::BUDGET_UNKNOWN;
+        let reason = if counting { reasons::BUDGET_COUNTING } else { decision.reason };
+        (decision.permission, reason, messages)
+    }
+}
+
+/// Largest share that is reported.
+const SHARE_MAX: f64 = 1e6;
+
+fn whole(events: Events) -> u64 {
+    u64::try_from(events.micros().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
