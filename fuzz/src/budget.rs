@@ -3,15 +3,18 @@
 //!
 //! Input: raw bytes; see `Bytes`.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use crate::bytes::Bytes;
+use evenkeel_promql::labels::Labels;
 use evenkeel_slo::PromDuration;
 use evenkeel_slo::budget::{
     Cause, CauseKind, Counters, Events, Exclusion, Exclusions, Forecast, History, Ledger,
-    Objective, Slice, Standing, Tally,
+    Objective, Reading, SeriesId, Slice, Standing, Tally,
 };
 use evenkeel_slo::policy::{
     Account, ActionClass, Ask, CanaryPlan, ErrorBudgetPolicy, Memory, PolicySpec, Signal,
-    Situation, decide, step,
+    Situation, Traffic, decide, step,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -115,11 +118,16 @@ impl World {
 
     fn look(&mut self, bytes: &mut Bytes<'_>) {
         const NAMES: [&str; 3] = ["a", "b", "c"];
-        let series = |bytes: &mut Bytes<'_>| -> Vec<(&str, f64)> {
-            NAMES.iter().take(usize::from(bytes.below(4))).map(|n| (*n, bytes.float())).collect()
+        let series = |bytes: &mut Bytes<'_>| -> Vec<Reading> {
+            let count = usize::from(bytes.below(4));
+            let mut named = |name: &&str| {
+                let labels = Labels::named(name);
+                (Arc::new(SeriesId { selector: 0, labels }), bytes.float())
+            };
+            NAMES.iter().take(count).map(&mut named).collect()
         };
         let (bad, total) = (series(bytes), series(bytes));
-        if let Ok(Some(slice)) = self.counters.look(self.now, bad, total) {
+        if let Ok(Some(slice)) = self.counters.look(self.now, &bad, &total) {
             let _refused = self.history.push(slice).is_err();
         }
     }
@@ -187,6 +195,9 @@ impl World {
                 now: self.now,
                 memory,
                 remaining: Some(remaining),
+                burns: &BTreeMap::new(),
+                traffic: Traffic::Seen,
+                unknown: None,
                 forecast,
                 account: &self.account,
                 chaos_spent,

@@ -89,10 +89,11 @@ impl FileDoor {
     pub fn open(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let Settings { dir, key, keep } = settings;
         let (sink, tip, damage) = FileSink::open(&dir, Arc::new(key), keep)?;
-        match &damage {
-            Some(error) => tracing::error!(error, "only actions that make things safer will pass"),
+        if let Some(error) = &damage {
+            tracing::error!(error, "only actions that make things safer will pass");
+        } else {
             // Logs are kept elsewhere: there it proves later that the record was not put back.
-            None => tracing::info!(seq = tip.seq, hash = tip.hash, "audit record open"),
+            tracing::info!(seq = tip.seq, hash = tip.hash, "audit record open");
         }
         let book = Book::new(sink, tip, clock.clone(), damage.clone());
         let writer = Writer::start(book).map_err(|source| OpenError::Io { path: dir, source })?;

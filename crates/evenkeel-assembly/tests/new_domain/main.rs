@@ -53,7 +53,10 @@ const GREETER: Domain =
 
 /// Virtual time that moves when everybody waits.
 #[derive(Default)]
-struct Time(Mutex<(Timestamp, Vec<(Timestamp, oneshot::Sender<()>)>)>);
+struct Time(Mutex<(Timestamp, Alarms)>);
+
+/// When somebody is to be woken.
+type Alarms = Vec<(Timestamp, oneshot::Sender<()>)>;
 
 impl Clock for Time {
     fn now(&self) -> Timestamp {

@@ -376,12 +376,13 @@ fn no_debug_of_what_is_sent_tells_what_is_secret() {
     ];
     let reply = HookReply { status: 200, body: MARKER.to_owned() };
     let error = StoreError::Invalid { object: "Secret/shop/db".into(), problem: quoting() };
+    let made: Vec<_> = actions().iter().map(|(_, make)| make(&boxed(secret(MARKER)))).collect();
     let texts = [
         format!("{patches:?} {reply:?} {:?} {:?}", hook(), notification()),
         format!("{error} {error:?} {:?}", ObserveError::from(error.clone())),
         format!("{:?} {:?}", effect("x"), effect("x").reverts),
         format!("{:?}", HookError { url: url(), problem: mentioning() }),
-        actions().iter().map(|(_, make)| format!("{:?}", make(&boxed(secret(MARKER))))).collect(),
+        format!("{made:?}"),
     ];
     for text in texts {
         assert_clean(&text, "debug");

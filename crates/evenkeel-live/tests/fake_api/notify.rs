@@ -48,11 +48,11 @@ impl Read for Objects {
 type Got = Arc<Mutex<Vec<(String, Value)>>>;
 
 /// A receiver that answers with these, then 200 for ever.
-async fn receiver(answers: &[&'static str]) -> (SocketAddr, Got) {
+async fn receiver(answers: &'static [&'static str]) -> (SocketAddr, Got) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let got = Got::default();
-    let (seen, mut answers) = (got.clone(), answers.to_vec().into_iter());
+    let (seen, mut answers) = (got.clone(), answers.iter());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut bytes = Vec::new();
@@ -70,7 +70,7 @@ async fn receiver(answers: &[&'static str]) -> (SocketAddr, Got) {
                 }
             };
             seen.lock().unwrap().push((head, body));
-            let answer = answers.next().unwrap_or("200 OK");
+            let answer = answers.next().unwrap_or(&"200 OK");
             let answer =
                 format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             stream.write_all(answer.as_bytes()).await.unwrap();

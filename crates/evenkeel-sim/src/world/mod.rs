@@ -155,7 +155,9 @@ impl World {
         let dead = |process: &Process| process.store.is_dead();
         let gone: Vec<usize> =
             self.processes.iter().filter(|(_, p)| dead(p)).map(|(n, _)| *n).collect();
-        gone.iter().for_each(|number| self.kill(*number));
+        for number in &gone {
+            self.kill(*number);
+        }
         gone.len()
     }
 

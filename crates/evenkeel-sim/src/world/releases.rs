@@ -119,7 +119,9 @@ fn revive(world: &mut World, rng: &mut Rng) -> usize {
     let mut deaths = world.bury();
     if deaths == 0 && rng.below(240) == 0 {
         let number = world.processes.keys().next().copied();
-        number.into_iter().for_each(|number| world.kill(number));
+        if let Some(number) = number {
+            world.kill(number);
+        }
         deaths = 1;
     }
     for _ in 0..deaths {
