@@ -54,14 +54,23 @@ impl Detail {
 
     /// Reads an object; of one that came whole although only metadata was asked for, no more than
     /// that is kept.
-    pub(crate) fn read(
-        self,
-        mut body: Value,
-        kind: &GroupKind,
-        route: &Route,
-    ) -> Result<Obj, ObjError> {
+    fn read(self, mut body: Value, kind: &GroupKind, route: &Route) -> Result<Obj, ObjError> {
         self.strip(&mut body);
         object(body, kind, route)
+    }
+
+    /// Reads one object of many. One that cannot be read must not hold up all others; it is said in
+    /// the log.
+    pub(crate) fn read_or_pass_over(
+        self,
+        body: Value,
+        kind: &GroupKind,
+        route: &Route,
+    ) -> Option<Arc<Obj>> {
+        let read = self.read(body, kind, route);
+        read.map(Arc::new)
+            .inspect_err(|error| tracing::error!(%error, "an object is passed over"))
+            .ok()
     }
 
     /// So much of an object that is known whole.
@@ -212,15 +221,19 @@ fn read(
 ) -> Result<Change, Refused> {
     let body = event.get_mut("object").map(Value::take).unwrap_or_default();
     let odd = |problem: String| Refused::of(Failure::Broken(problem), &kind.to_string());
+    let revision = body.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+    let revision = revision.map(|revision| Revision(revision.into()));
+    let at = || {
+        let revision = revision.ok_or_else(|| odd("an event has no resourceVersion".to_owned()));
+        revision.map(Change::At)
+    };
     match event.get("type").and_then(Value::as_str).unwrap_or_default() {
-        "ADDED" | "MODIFIED" => Ok(Change::Applied(Arc::new(detail.read(body, kind, route)?))),
-        "DELETED" => Ok(Change::Deleted(Arc::new(detail.read(body, kind, route)?))),
-        "BOOKMARK" => {
-            let revision = body.pointer("/metadata/resourceVersion").and_then(Value::as_str);
-            revision
-                .map(|revision| Change::At(Revision(revision.into())))
-                .ok_or_else(|| odd("a bookmark has no resourceVersion".to_owned()))
+        kind_of_event @ ("ADDED" | "MODIFIED" | "DELETED") => {
+            let Some(obj) = detail.read_or_pass_over(body, kind, route) else { return at() };
+            let is_gone = kind_of_event == "DELETED";
+            Ok(if is_gone { Change::Deleted(obj) } else { Change::Applied(obj) })
         }
+        "BOOKMARK" => at(),
         "ERROR" => Err(Refused::of(Failure::event(&body), &kind.to_string())),
         other => Err(odd(format!("an event is of the unknown type {other:?}"))),
     }

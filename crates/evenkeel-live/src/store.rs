@@ -98,7 +98,7 @@ impl KubeStore {
         let call =
             Call { accept: detail.accept(true), ..Call::list(Verb::List, query, parameters) };
         let answer = self.send(&call).await?;
-        Ok(Page::read(answer.json()?, detail, &query.kind, &answer.route)?)
+        Ok(Page::read(answer.json()?, detail, &query.kind, &answer.route))
     }
 
     /// Opens a watch from a revision on.
@@ -205,12 +205,6 @@ impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         let is_refusal = matches!(error, StoreError::Refused { .. });
         Self { error, is_gone: false, is_refusal, retry_after: None }
-    }
-}
-
-impl From<ObjError> for Refused {
-    fn from(error: ObjError) -> Self {
-        StoreError::from(error).into()
     }
 }
 
@@ -332,12 +326,7 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    fn read(
-        mut page: Value,
-        detail: Detail,
-        kind: &GroupKind,
-        route: &Route,
-    ) -> Result<Self, StoreError> {
+    fn read(mut page: Value, detail: Detail, kind: &GroupKind, route: &Route) -> Self {
         let text = |page: &Value, path: &str| {
             page.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
         };
@@ -347,9 +336,9 @@ impl Page {
             Some(Value::Array(items)) => items,
             _ => Vec::new(),
         };
-        let items: Result<Vec<_>, _> =
-            items.into_iter().map(|item| detail.read(item, kind, route).map(Arc::new)).collect();
-        Ok(Self { items: items?, revision, next })
+        let items = items.into_iter();
+        let items = items.filter_map(|item| detail.read_or_pass_over(item, kind, route)).collect();
+        Self { items, revision, next }
     }
 }
 

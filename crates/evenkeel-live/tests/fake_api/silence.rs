@@ -371,3 +371,29 @@ async fn a_proxy_of_the_environment_is_not_asked_for_this_machine() {
     let refused = evenkeel_live::KubeStore::new(config, quick()).err().unwrap().to_string();
     assert!(refused.contains("http://proxy.test:3128"), "{refused}");
 }
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_does_not_hold_up_the_others() {
+    let server = Server::start(|request| {
+        let mut broken = config_map("broken", 6, "");
+        broken["metadata"]["labels"] = 3.into();
+        match request.path() {
+            "/api/v1/configmaps" if request.is_watch() => {
+                let fine = event("ADDED", &config_map("b", 7, ""));
+                Reply::Watch(vec![event("ADDED", &broken), fine], End::Silent)
+            }
+            "/api/v1/configmaps" => Reply::Json(200, list(5, &[broken, config_map("a", 5, "")])),
+            _ => UNKNOWN,
+        }
+    })
+    .await;
+    let mut watch = server.store(quick()).watch(all());
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        seen.push(match soon(watch.next()).await.unwrap().unwrap() {
+            WatchEvent::Applied(obj) => obj.name().to_owned(),
+            other => format!("{other:?}"),
+        });
+    }
+    assert_eq!(seen, ["a", "Synced", "b"]);
+}
