@@ -6,7 +6,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::bytes::Bytes;
-use evenkeel_promql::labels::Labels;
 use evenkeel_slo::PromDuration;
 use evenkeel_slo::budget::{
     Cause, CauseKind, Counters, Events, Exclusion, Exclusions, Forecast, History, Ledger,
@@ -119,12 +118,12 @@ impl World {
     fn look(&mut self, bytes: &mut Bytes<'_>) {
         const NAMES: [&str; 3] = ["a", "b", "c"];
         let series = |bytes: &mut Bytes<'_>| -> Vec<Reading> {
-            let count = usize::from(bytes.below(4));
-            let mut named = |name: &&str| {
-                let labels = Labels::named(name);
-                (Arc::new(SeriesId { selector: 0, labels }), bytes.float())
+            let names = NAMES.iter().take(usize::from(bytes.below(4)));
+            let id = |name: &str| {
+                let labels = BTreeMap::from([("__name__".to_owned(), name.to_owned())]);
+                Arc::new(SeriesId { selector: 0, labels })
             };
-            NAMES.iter().take(count).map(&mut named).collect()
+            names.map(|name| (id(name), bytes.float())).collect()
         };
         let (bad, total) = (series(bytes), series(bytes));
         if let Ok(Some(slice)) = self.counters.look(self.now, &bad, &total) {

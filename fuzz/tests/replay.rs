@@ -1,4 +1,5 @@
 //! Seeds, past findings and simple mutations of them, on any toolchain.
+#![expect(clippy::disallowed_methods, reason = "the number of mutations comes from outside")]
 
 use evenkeel_base::Rng;
 use evenkeel_fuzz::{TARGETS, seeds};

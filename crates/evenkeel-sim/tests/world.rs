@@ -56,7 +56,9 @@ async fn flag(world: &World, service: &str) -> String {
         .unwrap()
         .iter()
         .filter(|condition| ["Held", "Stalled"].contains(&text(condition, "type").as_str()));
-    flags.map(|c| format!("{} {}", text(c, "type"), text(c, "reason"))).collect()
+    let flags: Vec<_> =
+        flags.map(|c| format!("{} {}", text(c, "type"), text(c, "reason"))).collect();
+    flags.join(", ")
 }
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -187,7 +189,7 @@ fn when_the_leader_is_killed_in_a_release_the_other_goes_on_within_the_lease() {
         while world.leader("delivery").await.unwrap() != "process-2" {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let took = world.time.elapsed() - killed;
+        let took = world.time.elapsed().saturating_sub(killed);
         assert!(took <= LEASE + Duration::from_secs(3), "taken over after {took:?}");
         reach(&world, "shop", "Succeeded", 15 * MINUTE).await;
         // No step twice, none lost.
