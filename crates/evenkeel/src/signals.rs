@@ -1,6 +1,6 @@
 //! Being told to stop, by SIGINT or SIGTERM.
 
-use std::{io, process, thread};
+use std::{io, process, sync::mpsc, thread, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -9,41 +9,51 @@ use tokio::{
 
 use crate::io::complain;
 
-/// Ready at the first signal. The second one of its kind ends the process at once: Ctrl-C reaches
-/// everybody in the terminal, so a process may get one of each for a single wish.
+/// Longest orderly end: the grace period of the slowest pods, and then some.
+const STOP_MAX: Duration = Duration::from_mins(3);
+
+/// Ready at the first signal. SIGINT afterwards ends the process at once, and so does an orderly
+/// end that takes too long.
 ///
 /// Signals are waited for on a thread of their own, so that they are heard however busy the rest
 /// is.
 pub(crate) fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let (sender, told) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Handlers are in place before this returns.
-    let (mut interrupt, mut terminate) = runtime.block_on(async {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
-        let [interrupt, terminate] = kinds.map(signal);
-        Ok::<_, io::Error>((interrupt?, terminate?))
-    })?;
+    let (ready, listening) = mpsc::channel();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            let mut sender = Some(sender);
-            let (mut interrupts, mut terminates) = (0, 0);
-            while interrupts < 2 && terminates < 2 {
-                tokio::select! {
-                    biased;
-                    _ = interrupt.recv() => interrupts += 1,
-                    _ = terminate.recv() => terminates += 1,
-                }
-                if let Some(sender) = sender.take() {
-                    // Without a listener the process is ending already.
-                    sender.send(()).unwrap_or_default();
-                }
-            }
-            complain("stopped at once; what it started may still run");
-            give_up()
-        })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let listened = runtime.and_then(|runtime| runtime.block_on(listen(&ready, sender)));
+        if let Err(error) = listened {
+            // Whoever asked waits for this, or is gone.
+            ready.send(Err(error)).unwrap_or_default();
+        }
     })?;
+    // Handlers are in place before this returns.
+    listening.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
     // The thread keeps its end until it has sent.
     Ok(async move { told.await.unwrap_or_default() })
+}
+
+async fn listen(
+    ready: &mpsc::Sender<io::Result<()>>,
+    sender: oneshot::Sender<()>,
+) -> io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    ready.send(Ok(())).unwrap_or_default();
+    let told = tokio::select! {
+        biased;
+        told = interrupt.recv() => told,
+        told = terminate.recv() => told,
+    };
+    if told.is_some() {
+        // Without a listener the process is ending already.
+        sender.send(()).unwrap_or_default();
+    }
+    // SIGTERM may come twice for a single wish: to everybody in a group, and from a parent.
+    drop(tokio::time::timeout(STOP_MAX, interrupt.recv()).await);
+    complain("stopped at once; what it started may still run");
+    give_up()
 }
 
 /// Ready when asked to end, however often.
@@ -67,10 +77,10 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_first_signal_is_told() {
+    #[tokio::test]
+    async fn the_first_signal_is_told() {
         let stop = stop_signal().unwrap();
         raise(Signal::SIGTERM).unwrap();
-        futures::executor::block_on(stop);
+        stop.await;
     }
 }
