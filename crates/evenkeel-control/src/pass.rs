@@ -204,8 +204,8 @@ impl Worker {
             Calm::No => {
                 let which = plan.actions.first().map(|action| format!(" ({action})"));
                 let message = format!(
-                    "the same change was made more than {REPEATS_MAX} times in a row and did not \
-                     last: another controller or the API server undoes it{}",
+                    "the same change was made more than {REPEATS_MAX} times within a minute and \
+                     does not last: another controller or the API server undoes it{}",
                     which.unwrap_or_default()
                 );
                 self.stall(key, "RepeatedPlan", &message).await;

@@ -9,11 +9,13 @@ use std::{
 use evenkeel_api::{Key, Revision};
 use jiff::{SignedDuration, Timestamp};
 
-/// How often the same change is made before it counts as repeated: a few times is what a lagging
-/// cache or a second writer costs.
-pub(crate) const REPEATS_MAX: u32 = 3;
-/// Changes further apart than this have nothing to do with each other. Longer than the longest
-/// pause after a repeated one, or it would be forgotten by then.
+/// How often the same change may be made within [`BURST`]: a few times is what a lagging cache or
+/// a second writer costs, and what a controller does that paces its repairs itself.
+pub(crate) const REPEATS_MAX: u32 = 5;
+/// Changes are counted over so long.
+const BURST: Duration = Duration::from_mins(1);
+/// A repeated change is over when it was not made for so long. Longer than the longest pause after
+/// a repeated one, or it would be forgotten by then.
 const WITHIN: Duration = Duration::from_mins(2);
 
 /// One change of one target, by hashes.
@@ -48,7 +50,24 @@ struct Last {
 struct Times {
     change: u64,
     count: u32,
-    at: Timestamp,
+    /// When it was changed first and last.
+    first: Timestamp,
+    last: Timestamp,
+}
+
+impl Times {
+    fn is_repeated(&self) -> bool {
+        self.count > REPEATS_MAX
+    }
+
+    /// Once more. What was not repeated within a burst is counted anew.
+    fn again(&mut self, now: Timestamp) {
+        if !self.is_repeated() && since(self.first, now) >= BURST {
+            (self.count, self.first) = (0, now);
+        }
+        self.count = self.count.saturating_add(1);
+        self.last = now;
+    }
 }
 
 /// What a pass that carried its plan out makes of it.
@@ -75,19 +94,22 @@ impl Repeats {
             return Calm::Yes;
         }
         let changes = &mut known.entry(key.clone()).or_default().changes;
-        changes.retain(|_, last| since(last.at, now) < WITHIN);
+        changes.retain(|_, times| since(times.last, now) < WITHIN);
         let mut repeated = false;
         for mark in marks {
-            let again = changes.get(&mark.target).filter(|last| last.change == mark.change);
-            let count = again.map_or(1, |last| last.count.saturating_add(1));
-            repeated |= count > REPEATS_MAX;
-            changes.insert(mark.target, Times { change: mark.change, count, at: now });
+            let fresh = Times { change: mark.change, count: 0, first: now, last: now };
+            let times = changes.entry(mark.target).or_insert(fresh);
+            if times.change != mark.change {
+                *times = Times { change: mark.change, count: 0, first: now, last: now };
+            }
+            times.again(now);
+            repeated |= times.is_repeated();
         }
         if repeated {
             return Calm::No;
         }
-        let recent = changes.values().filter(|last| last.count > REPEATS_MAX);
-        let left = recent.map(|last| WITHIN.saturating_sub(since(last.at, now))).max();
+        let recent = changes.values().filter(|times| times.is_repeated());
+        let left = recent.map(|times| WITHIN.saturating_sub(since(times.last, now))).max();
         left.map_or(Calm::Yes, Calm::NotYet)
     }
 
@@ -127,7 +149,7 @@ mod tests {
             let marks: Vec<_> = changes.iter().map(|change| Mark::new("target", change)).collect();
             repeats.note(&key, &marks, at(second))
         };
-        for second in [10, 20, 30] {
+        for second in [10, 15, 20, 25, 30] {
             assert_eq!(note(&["a"], second), Calm::Yes);
             // A quiet look in between is no sign that it lasts.
             assert_eq!(note(&[], second + 1), Calm::Yes);
@@ -142,6 +164,15 @@ mod tests {
     }
 
     #[test]
+    fn a_controller_that_paces_its_repairs_itself_is_left_alone() {
+        let (repeats, key) = (Repeats::default(), Key::new(GroupKind::new("", "Pod"), "a", "b"));
+        let marks = [Mark::new("route", "a")];
+        for second in [0, 5, 15, 35, 75, 155, 315, 335, 340, 350] {
+            assert_eq!(repeats.note(&key, &marks, at(second)), Calm::Yes, "{second}");
+        }
+    }
+
+    #[test]
     fn what_we_change_to_and_fro_ourselves_is_not_undone_by_others() {
         let (repeats, key) = (Repeats::default(), Key::new(GroupKind::new("", "Pod"), "a", "b"));
         for second in 0..20 {
@@ -153,7 +184,7 @@ mod tests {
         for second in 20..30 {
             let marks = [Mark::new("route", "a"), Mark::new("status", &second.to_string())];
             let calm = repeats.note(&key, &marks, at(second));
-            assert_eq!(calm == Calm::No, second >= 23, "{second}");
+            assert_eq!(calm == Calm::No, second >= 25, "{second}");
         }
     }
 

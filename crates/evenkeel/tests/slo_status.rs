@@ -47,8 +47,8 @@ async fn every_budget_is_shown_and_the_exit_code_says_whether_all_is_well() {
     let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slo.yaml"));
     let (table, code) = status(served(0.02), file, "table").await;
     insta::assert_snapshot!(table, @r"
-    SERVICE  SLO                    OBJECTIVE  WINDOW  STATE    LEFT    BURN 5m  BURN 1h  BURN 6h  GONE  BUDGET
-    api      requests-availability  99.9%      30d     Healthy  100.0%  0.2      0.2      0.2      -     ···················█
+    SERVICE  SLO                    OBJECTIVE  WINDOW  STATE    BAD  TOTAL   ALLOWED  LEFT    SLOTH  BURN 5m  BURN 1h  BURN 6h  GONE  BUDGET
+    api      requests-availability  99.9%      30d     Healthy  24   120000  235636   99.99%  -      0.2      0.2      0.2      -     ████████████████████
     ");
     assert_eq!(code, Some(0));
     let (json, code) = status(served(20.0), file, "json").await;

@@ -32,6 +32,12 @@ fn the_same_change_again_and_again_is_slowed_down_and_shown() {
     0.000 ask apply ConfigMap/shop/w: allow
     0.000 patch ConfigMap/shop/w by fixture
     0.000 settle done
+    0.000 ask apply ConfigMap/shop/w: allow
+    0.000 patch ConfigMap/shop/w by fixture
+    0.000 settle done
+    0.000 ask apply ConfigMap/shop/w: allow
+    0.000 patch ConfigMap/shop/w by fixture
+    0.000 settle done
     0.000 status Widget/shop/w by fixture
     0.000 event Warning RepeatedPlan w x1
     2.000 ask apply ConfigMap/shop/w: allow
@@ -53,8 +59,8 @@ fn the_same_change_again_and_again_is_slowed_down_and_shown() {
     122.000 patch ConfigMap/shop/w by fixture
     122.000 settle done
     ");
-    assert_snapshot!(world.condition("w", "Stalled"), @"RepeatedPlan: fixture: the same change was made more than 3 times in a row and did not last: another controller or the API server undoes it (apply ConfigMap/shop/w)");
-    assert_snapshot!(world.why("w"), @"repeated Copying (next in 52s) the same change was made more than 3 times in a row and did not last: another controller or the API server undoes it (apply ConfigMap/shop/w)");
+    assert_snapshot!(world.condition("w", "Stalled"), @"RepeatedPlan: fixture: the same change was made more than 5 times within a minute and does not last: another controller or the API server undoes it (apply ConfigMap/shop/w)");
+    assert_snapshot!(world.why("w"), @"repeated Copying (next in 52s) the same change was made more than 5 times within a minute and does not last: another controller or the API server undoes it (apply ConfigMap/shop/w)");
     assert!(world.busiest_minute() <= 120, "{}", world.busiest_minute());
     world.server.heal();
     world.run_for(300);

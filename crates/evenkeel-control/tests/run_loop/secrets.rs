@@ -289,7 +289,8 @@ fn read_all(planner: Planner, prepare: impl FnOnce(&World)) -> String {
     world.run_for(100);
     drop(guard);
     let mut all = std::mem::take(&mut *lines.0.lock().unwrap());
-    let ways = ["decided", "observation incomplete", "observing took longer", "pass panicked"];
+    let ways =
+        ["planned", "decided", "observation incomplete", "observing took longer", "pass panicked"];
     assert!(ways.iter().any(|way| all.contains(way)), "{all}");
     for obj in world.server.all() {
         if obj.key() != &secret_key() && obj.key() != &config_key("other") {
