@@ -46,9 +46,11 @@ async fn status(telemetry: Telemetry, file: &Path, output: &str) -> (String, Opt
 async fn every_budget_is_shown_and_the_exit_code_says_whether_all_is_well() {
     let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slo.yaml"));
     let (table, code) = status(served(0.02), file, "table").await;
-    insta::assert_snapshot!(table, @r"
+    // How much the window allows depends on how long this test takes.
+    let allowed = table.split_whitespace().rev().nth(7).unwrap().to_owned();
+    insta::assert_snapshot!(table.replace(&allowed, "NNNNNN"), @"
     SERVICE  SLO                    OBJECTIVE  WINDOW  STATE    BAD  TOTAL   ALLOWED  LEFT    SLOTH  BURN 5m  BURN 1h  BURN 6h  GONE  BUDGET
-    api      requests-availability  99.9%      30d     Healthy  24   120000  235636   99.99%  -      0.2      0.2      0.2      -     ████████████████████
+    api      requests-availability  99.9%      30d     Healthy  24   120000  NNNNNN   99.99%  -      0.2      0.2      0.2      -     ████████████████████
     ");
     assert_eq!(code, Some(0));
     let (json, code) = status(served(20.0), file, "json").await;
@@ -56,13 +58,18 @@ async fn every_budget_is_shown_and_the_exit_code_says_whether_all_is_well() {
     let slo = &json["slos"][0];
     assert_eq!((&slo["state"], &slo["bad"]), (&"burning".into(), &24_000.0.into()));
     assert_eq!((&slo["forecast"]["forecast"], code), (&"at".into(), Some(0)));
-    // 43,200 minutes at 6,000 requests each, of which one in a thousand may fail.
-    assert_eq!((&slo["total"], &slo["allowed"]), (&120_000.0.into(), &259_200.0.into()));
+    // 22 minutes of 43,200 have data: so many times as much may come, and one in a thousand fail.
+    let allowed = slo["allowed"].as_f64().unwrap();
+    assert!((allowed / 120_000.0 / (43_200.0 / 22.0) * 1000.0 - 1.0).abs() < 0.1, "{allowed}");
+    assert_eq!(slo["total"], 120_000.0);
     assert_eq!(slo["slothLeft"], serde_json::Value::Null, "its rules are not evaluated here");
     let left = slo["budgetLeft"].as_f64().unwrap();
     // A fifth failing for 20 minutes of 30 days: 200 times the allowed rate.
     assert!((left - (1.0 - 200.0 * 20.0 / 43_200.0)).abs() < 0.01, "{left}");
     let (empty, code) = status(Telemetry::new(Limits::default()), file, "table").await;
-    insta::assert_snapshot!(empty, @"");
+    insta::assert_snapshot!(empty, @"
+    SERVICE  SLO                    OBJECTIVE  WINDOW  STATE    BAD  TOTAL  ALLOWED  LEFT     SLOTH  BURN 5m  BURN 1h  BURN 6h  GONE  BUDGET
+    api      requests-availability  99.9%      30d     Unknown  0    0      0        unknown  -      -        -        -        ?     ····················
+    ");
     assert_eq!(code, Some(1));
 }
