@@ -60,7 +60,14 @@ impl Case {
     }
 
     fn open(&self) -> Book<FileSink> {
-        let (mut sink, tip, damage) = FileSink::open(&self.dir, self.key.clone(), KEEP).unwrap();
+        let (mut sink, tip, damage) = loop {
+            match FileSink::open(&self.dir, self.key.clone(), KEEP) {
+                // Another test's thread is starting a program: until that is running it has all
+                // our files, and with them the lock that was just given up.
+                Err(OpenError::InUse { .. }) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
         assert_eq!(damage, None);
         sink.file_bytes_max = FILE_BYTES;
         Book::new(sink, tip, Arc::new(FixedClock(Timestamp::UNIX_EPOCH)), None)
