@@ -1,5 +1,6 @@
 //! Repository chores. `cargo xtask tidy` checks the shape of the workspace, `cargo xtask bench
-//! NAME -o json` runs a benchmark against its peers, `cargo test -p xtask` holds the fence.
+//! NAME -o json` runs a benchmark against its peers, `cargo xtask sim --seeds N` plays simulated faults,
+//! `cargo test -p xtask` holds the fence.
 
 mod bench;
 mod circles;
@@ -16,8 +17,12 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::check(),
         ["bench", name] => bench::run(name, &bench::Form::Table),
         ["bench", name, "-o", "json"] => bench::run(name, &bench::Form::Json),
+        ["sim", "--seeds", seeds] => sim(seeds),
         _ => {
-            say("usage: cargo xtask tidy | cargo xtask bench gateway|rules|up [-o json]");
+            say(
+                "usage: cargo xtask tidy | cargo xtask bench gateway|rules|up [-o json] | cargo xtask sim \
+                 --seeds N",
+            );
             return ExitCode::from(2);
         }
     };
@@ -28,6 +33,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Plays seeds of the simulated world of releases, optimised.
+fn sim(seeds: &str) -> anyhow::Result<()> {
+    let words = ["run", "--release", "-p", "evenkeel-sim", "--example", "world", "--", "--seeds"];
+    let status = std::process::Command::new(env!("CARGO")).args(words).arg(seeds).status()?;
+    anyhow::ensure!(status.success(), "a seed showed what must not be");
+    Ok(())
 }
 
 #[expect(clippy::print_stderr, reason = "a command line tool talks to people")]

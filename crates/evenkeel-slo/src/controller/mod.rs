@@ -19,6 +19,7 @@ mod answers;
 mod changes;
 mod chunk;
 mod decide;
+mod manifest;
 mod news;
 mod observe;
 mod policies;

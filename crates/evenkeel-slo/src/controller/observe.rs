@@ -14,18 +14,15 @@ use serde_json::Value;
 use super::{
     SLOS_ANNOTATION, Settings,
     changes::is_running,
+    manifest::{Manifest, read},
     status::SloStatusObject,
     tracker::{Sight, Tracker},
     view::{CanarySeen, RulesSeen, SloSeen, SloSight, SloView},
 };
 use crate::{
     budget::{Exclusion, Exclusions, History, SloKey},
-    finding::{Finding, has_errors},
-    generate::{Mode, Options, generate, load},
     model::Slo,
     policy,
-    render::RuleSet,
-    spec::Input,
 };
 
 /// What one instance of the controller remembers of one object: everything in it can be counted
@@ -34,19 +31,6 @@ pub(super) struct Known {
     uid: String,
     manifest: Arc<Manifest>,
     trackers: Vec<Tracker>,
-}
-
-/// What is written in an object, read once.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Manifest {
-    generation: i64,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
-    /// Its rules; `None` after an error.
-    pub(crate) rules: Option<RuleSet>,
-    /// What reading it had to say.
-    pub(crate) findings: Vec<Finding>,
-    slos: Vec<Slo>,
 }
 
 /// Everything remembered, by object.
@@ -180,45 +164,6 @@ async fn rules_seen(key: &Key, ports: &Ports) -> Result<RulesSeen, StoreError> {
         Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => Ok(RulesSeen::KindMissing),
         Err(error) => Err(error),
     }
-}
-
-impl Manifest {
-    /// Whether it is still what stands in the object.
-    fn is_of(&self, obj: &Obj) -> bool {
-        let none = BTreeMap::new();
-        let meta = obj.meta();
-        self.generation == obj.generation()
-            && self.labels == *meta.labels.as_ref().unwrap_or(&none)
-            && self.annotations == *meta.annotations.as_ref().unwrap_or(&none)
-    }
-}
-
-/// The SLOs and rules of an object, and everything there is to say about it.
-fn read(obj: &Obj) -> Arc<Manifest> {
-    let input = Input { name: obj.key().to_string(), text: obj.json().to_string() };
-    let options = Options {
-        mode: Mode::Controller,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..Options::default()
-    };
-    let inputs = [input];
-    let (group, rules, findings) = match generate(&inputs, &options) {
-        Ok(mut output) => (output.groups.pop(), output.sets.pop(), output.findings),
-        Err(findings) => {
-            // The budget of what can be read is counted all the same.
-            let mut read = Vec::new();
-            let group = load(&inputs, &options, &mut read).groups.pop();
-            (group.filter(|_| !has_errors(&read)), None, findings)
-        }
-    };
-    Arc::new(Manifest {
-        generation: obj.generation(),
-        labels: obj.meta().labels.clone().unwrap_or_default(),
-        annotations: obj.meta().annotations.clone().unwrap_or_default(),
-        rules,
-        findings,
-        slos: group.map_or_else(Vec::new, |group| group.slos),
-    })
 }
 
 /// The objects of a kind; none where the cluster does not know it.

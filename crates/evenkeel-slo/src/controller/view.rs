@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use evenkeel_api::{Obj, canary::Canary};
 use jiff::Timestamp;
 
-use super::{observe::Manifest, status::SloStatusObject, tracker::Sight};
+use super::{manifest::Manifest, status::SloStatusObject, tracker::Sight};
 use crate::{
     budget::{Exclusions, History, SloKey},
     model::Slo,
