@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use evenkeel_api::{
     ConditionUpdate, GroupKind, Key, LabelSelector, Obj,
     disruption::{self, Disruption},
+    json::difference,
     set_condition,
 };
 use evenkeel_control::{Controller, Interest, ListQuery, ObserveError, Plan, Ports, Wakes};
@@ -19,7 +20,7 @@ use serde_json::json;
 
 use crate::{
     reasons,
-    seen::{Seen, difference, get_as, json, list_as, whole_second},
+    seen::{Seen, get_as, json, list_as, whole_second},
 };
 
 /// The controller.

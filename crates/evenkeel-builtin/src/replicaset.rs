@@ -4,7 +4,7 @@ mod rank;
 
 use std::{cmp::Ordering, collections::BTreeSet, time::Duration};
 
-use evenkeel_api::{GroupKind, Key, LabelSelector, Obj, SelectorError};
+use evenkeel_api::{GroupKind, Key, LabelSelector, Obj, SelectorError, json::difference};
 use evenkeel_base::{Rng, name_suffix, stable_hash};
 use evenkeel_control::{
     Action, Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan, Ports,
@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::{
     claim::claim,
     pods, reasons,
-    seen::{Seen, difference, get_as, json, list_as},
+    seen::{Seen, get_as, json, list_as},
 };
 
 /// Most pods created or deleted in one pass: a wrong number must not flood the cluster.

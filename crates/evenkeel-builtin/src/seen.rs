@@ -5,7 +5,7 @@ use evenkeel_control::{ListQuery, ObserveError, Ports};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// An object as it was read, with its typed view.
 pub(crate) struct Seen<T> {
@@ -99,42 +99,4 @@ pub(crate) async fn list_as<T: ApiObject>(
 /// JSON of an API type.
 pub(crate) fn json<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).expect("API types serialise")
-}
-
-/// The merge patch that turns `old` into `new`, fields that went included; `None` when they are
-/// equal.
-pub(crate) fn difference(old: &Value, new: &Value) -> Option<Value> {
-    let (Value::Object(before), Value::Object(after)) = (old, new) else {
-        return (old != new).then(|| new.clone());
-    };
-    let mut patch = Map::new();
-    for (name, after) in after {
-        let part = match before.get(name) {
-            Some(before) => difference(before, after),
-            None => Some(after.clone()),
-        };
-        if let Some(part) = part {
-            patch.insert(name.clone(), part);
-        }
-    }
-    for name in before.keys().filter(|name| !after.contains_key(*name)) {
-        patch.insert(name.clone(), Value::Null);
-    }
-    (!patch.is_empty()).then_some(Value::Object(patch))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_difference_removes_what_went() {
-        let old = json!({"replicas": 3, "readyReplicas": 2, "list": [1]});
-        let new = json!({"replicas": 3, "list": [1, 2]});
-        let patch = json!({"list": [1, 2], "readyReplicas": null});
-        assert_eq!(difference(&old, &new), Some(patch));
-        assert_eq!(difference(&old, &old), None);
-    }
 }

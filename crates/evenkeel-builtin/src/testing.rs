@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{Key, Obj, Revision};
+use evenkeel_api::{Key, Obj, Revision, json::merge};
 use evenkeel_base::{Clock, Rng, name_suffix};
 use evenkeel_control::{
     Action, BoxFuture, DeleteOptions, Host, ListQuery, Listed, Patch, Plan, Read, RunLoop, Store,
@@ -243,23 +243,6 @@ impl Inner {
         if let Some(last) = self.objects.remove(key) {
             self.revision += 1;
             self.tell(&last.clone(), &WatchEvent::Deleted(last));
-        }
-    }
-}
-
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (name, value) in patch {
-        if value.is_null() {
-            target.as_object_mut().unwrap().shift_remove(name);
-        } else {
-            merge(&mut target[name], value);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use evenkeel_api::canary::{PendingEvent, Phase};
-use evenkeel_control::{HookCall, HookError, HookReply, Plan};
+use evenkeel_control::{HookCall, HookError, HookReply, Plan, redact};
 use serde_json::{Value, json};
 
 use crate::{
@@ -64,7 +64,7 @@ fn reply(ctx: &Context<'_>, hook: &HookRule, phase: Phase) -> Result<Said, Need>
         None => Said::Nothing(call),
         Some(Ok(reply)) if (200..=202).contains(&reply.status) => Said::Yes,
         Some(Ok(HookReply { status, body })) => {
-            let body = body.trim();
+            let body = redact::text(body.trim());
             let words = if body.is_empty() { String::new() } else { format!(": {body}") };
             Said::No(format!("HTTP {status}{words}"))
         }

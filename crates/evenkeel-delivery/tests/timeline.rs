@@ -23,12 +23,12 @@ mod world;
 
 use std::{fmt::Write as _, time::Duration};
 
-use evenkeel_api::{Key, canary::Canary, httproute::HttpRoute};
+use evenkeel_api::{Key, canary::Canary, httproute::HttpRoute, json::merge};
 use evenkeel_delivery::Settings;
 use insta::assert_snapshot;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::{Value, json};
-use world::{NS, Traffic, World, deployment_key, merge};
+use world::{NS, Traffic, World, deployment_key};
 
 /// The article's Canary as written, in a namespace.
 fn article() -> Value {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use evenkeel_control::{HookCall, HookReply, Read};
+use evenkeel_control::{HookCall, HookReply, Read, redact};
 use evenkeel_delivery::loadtester::{LoadPlan, plan};
 use http::{Request, Uri, header::USER_AGENT};
 use http_body_util::{BodyExt as _, Full};
@@ -133,6 +133,7 @@ impl Drop for Slot {
 }
 
 async fn run(client: &HttpClient, read: &dyn Read, plan: &LoadPlan, namespace: &str) {
+    let url = redact::url(&plan.url);
     let target = match plan.url.parse::<Uri>() {
         Ok(uri) => resolve(read, &uri, namespace).await,
         Err(error) => Err(error.to_string()),
@@ -140,11 +141,11 @@ async fn run(client: &HttpClient, read: &dyn Read, plan: &LoadPlan, namespace: &
     let target = match target {
         Ok(Some(target)) => target,
         Ok(None) => {
-            tracing::warn!(url = plan.url, "load test: no such Service, nothing was sent");
+            tracing::warn!(url, "load test: no such Service, nothing was sent");
             return;
         }
         Err(error) => {
-            tracing::warn!(url = plan.url, error, "load test: nothing was sent");
+            tracing::warn!(url, error, "load test: nothing was sent");
             return;
         }
     };
@@ -195,7 +196,7 @@ fn request(plan: &LoadPlan, target: &Uri) -> Option<Request<Full<Bytes>>> {
     match request.body(Full::new(Bytes::from(plan.body.clone()))) {
         Ok(request) => Some(request),
         Err(error) => {
-            tracing::warn!(url = plan.url, %error, "load test: not a request, nothing was sent");
+            tracing::warn!(url = redact::url(&plan.url), %error, "load test: not a request, nothing was sent");
             None
         }
     }

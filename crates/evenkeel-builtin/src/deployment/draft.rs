@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel_api::Obj;
+use evenkeel_api::{Obj, json::merge};
 use evenkeel_control::{Action, EventNote, EventType, Plan};
 use k8s_openapi::api::apps::v1::DeploymentCondition;
 use serde_json::{Map, Value, json};
@@ -214,8 +214,8 @@ impl<'a> Draft<'a> {
         let mut template = body.pointer("/spec/template")?.clone();
         let mut selector = body.pointer("/spec/selector")?.clone();
         let labelled = json!({"metadata": {"labels": {template::HASH_LABEL: hash}}});
-        merge(&mut template, labelled);
-        merge(&mut selector, json!({"matchLabels": {template::HASH_LABEL: hash}}));
+        merge(&mut template, &labelled);
+        merge(&mut selector, &json!({"matchLabels": {template::HASH_LABEL: hash}}));
         let mut annotations: Map<String, Value> = Map::new();
         for (key, value) in deployment.metadata.annotations.iter().flatten() {
             if !NOT_INHERITED.contains(&key.as_str()) {
@@ -276,15 +276,4 @@ fn history(set: &Set<'_>) -> Option<String> {
         text = parts.join(",");
     }
     Some(text)
-}
-
-fn merge(target: &mut Value, patch: Value) {
-    match (target, patch) {
-        (Value::Object(target), Value::Object(patch)) => {
-            for (name, value) in patch {
-                merge(target.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (target, patch) => *target = patch,
-    }
 }

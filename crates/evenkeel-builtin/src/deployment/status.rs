@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use evenkeel_api::json::difference;
 use evenkeel_control::Plan;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentCondition, DeploymentStatus, ReplicaSetCondition,
@@ -13,10 +14,7 @@ use super::{
     draft::Draft,
     sets::{Limits, Set, Sets},
 };
-use crate::{
-    reasons,
-    seen::{difference, json},
-};
+use crate::{reasons, seen::json};
 
 /// Whether this pass may say something new about progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

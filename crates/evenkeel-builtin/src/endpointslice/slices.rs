@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel_api::Obj;
+use evenkeel_api::{Obj, json::difference};
 use evenkeel_base::{Rng, name_suffix, stable_hash};
 use evenkeel_control::{Action, Plan, Propagation};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{HEADLESS, MANAGED_BY, MANAGER, SERVICE_NAME, View};
 use crate::{
     reasons,
-    seen::{Seen, difference, json},
+    seen::{Seen, json},
 };
 
 /// Most endpoints in one slice. **Source**: `--max-endpoints-per-slice`.

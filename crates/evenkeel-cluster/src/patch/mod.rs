@@ -3,6 +3,7 @@ mod strategic;
 
 pub(crate) use strategic::{Merge, strategy};
 
+use evenkeel_api::json::merge;
 use evenkeel_control::Patch;
 use serde_json::Value;
 
@@ -24,24 +25,5 @@ pub(crate) fn apply(resource: &Resource, old: &Value, patch: &Patch) -> Result<V
             "UnsupportedMediaType",
             "strategic merge patch is not supported for custom kinds: use a merge patch",
         )),
-    }
-}
-
-/// RFC 7386: objects are merged, everything else is replaced, `null` deletes.
-pub(crate) fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(serde_json::Map::new());
-    }
-    let Some(fields) = target.as_object_mut() else { return };
-    for (name, value) in patch {
-        if value.is_null() {
-            fields.shift_remove(name);
-        } else {
-            merge(fields.entry(name.clone()).or_insert(Value::Null), value);
-        }
     }
 }

@@ -26,7 +26,7 @@ use k8s_openapi::api::{
 };
 use serde_json::{Value, json};
 
-pub(crate) use store::{MemStore, merge};
+pub(crate) use store::MemStore;
 
 pub(crate) const NS: &str = "shop";
 

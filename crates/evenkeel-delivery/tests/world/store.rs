@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use evenkeel_api::{Key, Obj, Revision};
+use evenkeel_api::{Key, Obj, Revision, json::merge};
 use evenkeel_control::{
     BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Read, StoreError, Subresource, Watch,
     WatchEvent, Write, WriteOptions,
@@ -32,24 +32,6 @@ struct Inner {
 #[derive(Clone, Default)]
 pub(crate) struct MemStore {
     inner: Arc<Mutex<Inner>>,
-}
-
-pub(crate) fn merge(into: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *into = patch.clone();
-        return;
-    };
-    if !into.is_object() {
-        *into = json!({});
-    }
-    let into = into.as_object_mut().unwrap();
-    for (name, value) in patch {
-        if value.is_null() {
-            into.shift_remove(name);
-        } else {
-            merge(into.entry(name.clone()).or_insert(Value::Null), value);
-        }
-    }
 }
 
 impl MemStore {

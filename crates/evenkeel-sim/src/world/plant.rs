@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use evenkeel_api::{Key, Obj, httproute::HttpRoute};
+use evenkeel_api::{Key, Obj, httproute::HttpRoute, labels::SERVICE_NAME};
 use evenkeel_control::{
     ListQuery, Patch, Store, StoreError, Subresource, WatchEvent, WriteOptions,
 };
@@ -12,7 +12,6 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service, discovery::v1::E
 use serde_json::{Value, json};
 
 const OPTIONS: WriteOptions = WriteOptions { subresource: None, expect: None, manager: "plant" };
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// Plays the cluster around the controllers until dropped. It sees the true store.
 pub(super) async fn play(store: Arc<dyn Store>) {
@@ -93,7 +92,7 @@ async fn select(store: &dyn Store, service: &Obj) -> Result<(), StoreError> {
             let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
                 "addressType": "IPv4", "endpoints": endpoints,
                 "metadata": {"name": service.name(), "namespace": service.namespace(),
-                    "labels": {SERVICE_LABEL: service.name()}}});
+                    "labels": {SERVICE_NAME: service.name()}}});
             store.create(&Obj::from_json(slice)?, &OPTIONS).await.map(drop)
         }
         Some(old) if old.json().get("endpoints") == Some(&json!(endpoints)) => Ok(()),

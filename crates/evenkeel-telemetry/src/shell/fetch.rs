@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use evenkeel_control::BoxFuture;
+use evenkeel_control::{BoxFuture, redact};
 use evenkeel_promql::exposition::Format;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -24,7 +24,7 @@ impl HttpFetch {
 
     async fn get(&self, target: &Target, settings: &ScrapeSettings) -> Result<Fetched, FetchError> {
         let misconfigured = |error: http::Error| FetchError::Misconfigured {
-            problem: format!("{:?} is no URL to scrape: {error}", target.url),
+            problem: format!("{:?} is not a URL: {error}", redact::url(&target.url)),
         };
         let request = Request::get(&target.url)
             .header(header::ACCEPT, ACCEPT)
