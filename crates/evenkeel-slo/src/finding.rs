@@ -25,6 +25,9 @@ pub struct Finding {
     pub reason: &'static str,
     /// Where the text came from, `file.yaml#2` for the second document of a file.
     pub source: String,
+    /// Line in the file, from 1, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
     /// `Kind/name`, as far as it is known.
     pub object: String,
     /// Path of the field inside the object, `spec.slos[0].objective`; empty for the whole object.
@@ -42,7 +45,11 @@ impl fmt::Display for Finding {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        write!(f, "{level}: {} {}", self.source, self.object)?;
+        write!(f, "{level}: {}", self.source)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        write!(f, " {}", self.object)?;
         if !self.field.is_empty() {
             write!(f, " {}", self.field)?;
         }

@@ -9,7 +9,9 @@ use crate::plugin::{SloPlugin, resolve_chain};
 use crate::query::{Checker, Dialect};
 use crate::render::{RuleSet, to_yaml};
 use crate::rules::{Info, RuleGroup, budget_series, build};
-use crate::spec::{DocumentKind, Input, Parsed, ReadOptions, Reading, parse_all, read_group};
+use crate::spec::{
+    DocumentKind, Input, Parsed, ReadOptions, Reading, add_lines, parse_all, read_group,
+};
 use crate::validate::Queries;
 use crate::windows::{AlertWindows, Catalogue};
 use crate::{reasons, spec, validate};
@@ -110,7 +112,9 @@ pub struct Loaded {
 /// Reads the inputs without generating anything.
 pub fn load(inputs: &[Input], options: &Options, findings: &mut Vec<Finding>) -> Loaded {
     let parsed = parse_all(inputs, findings);
-    load_parsed(&parsed, options, findings)
+    let loaded = load_parsed(&parsed, options, findings);
+    add_lines(&parsed, findings);
+    loaded
 }
 
 pub(crate) fn load_parsed(
@@ -136,18 +140,21 @@ pub(crate) fn load_parsed(
 /// Generates the rules of every SLO in the inputs. `Err`: every finding, at least one an error.
 pub fn generate(inputs: &[Input], options: &Options) -> Result<Output, Vec<Finding>> {
     let mut findings = Vec::new();
-    let loaded = load(inputs, options, &mut findings);
+    let parsed = parse_all(inputs, &mut findings);
+    let loaded = load_parsed(&parsed, options, &mut findings);
     let mut sets = Vec::with_capacity(loaded.groups.len());
     let mut run = Run::new(&loaded.catalogue, options);
     for group in &loaded.groups {
         sets.extend(run.group(group, &mut findings));
     }
     report_duplicates(&loaded.groups, Severity::Warning, &mut findings);
+    add_lines(&parsed, &mut findings);
     if sets.iter().all(|s| s.groups.is_empty()) && !has_errors(&findings) {
         findings.push(Finding {
             severity: Severity::Error,
             reason: reasons::NO_RULES,
             source: inputs.first().map_or_else(String::new, |i| i.name.clone()),
+            line: None,
             object: "input".to_owned(),
             field: String::new(),
             message: "0 SLO Prometheus rules generated".to_owned(),
@@ -230,7 +237,7 @@ impl<'a> Run<'a> {
         if let Err(refusal) = validate::check(&slo, &mut queries) {
             let message = format!("invalid slo {:?}: {}", slo.id, refusal.message);
             let field = at.field(refusal.field);
-            let fix = refusal.fix.to_owned();
+            let fix = at.fix(&refusal).to_owned();
             findings.push(at.finding(Severity::Error, reasons::INVALID_SLO, field, (message, fix)));
             return None;
         }
@@ -287,14 +294,42 @@ struct At<'a> {
 }
 
 impl At<'_> {
+    fn is_openslo(&self) -> bool {
+        matches!(self.group.kind, SpecKind::OpenSloV1Alpha | SpecKind::OpenSloV1)
+    }
+
+    /// What to do about a refusal, in the units of the document's kind.
+    fn fix(&self, refusal: &validate::Refusal) -> &'static str {
+        match refusal.field {
+            "objective" if self.is_openslo() => "give a ratio such as 0.999",
+            _ => refusal.fix,
+        }
+    }
+
+    /// The field of the document that stands for a part of the SLO.
     fn field(&self, below: &str) -> String {
-        if below.is_empty() {
-            self.slo.path.clone()
-        } else if below == "service" {
-            let top = self.slo.path.split("slos[").next().unwrap_or("");
-            format!("{top}service")
-        } else {
-            format!("{}.{below}", self.slo.path)
+        let (slo, is_openslo) = (self.slo, self.is_openslo());
+        let sli = below.strip_prefix("sli").map(|kind| kind.trim_start_matches('.'));
+        match (below, sli) {
+            ("service", _) if is_openslo => "spec.service".to_owned(),
+            ("service", _) => {
+                let top = slo.path.split("slos[").next().unwrap_or("");
+                format!("{top}service")
+            }
+            (_, Some(kind)) if is_openslo || kind.is_empty() => slo.sli_path.clone(),
+            (_, Some(kind)) => format!("{}.{kind}", slo.sli_path),
+            ("objective", _) if is_openslo => format!("{}.target", slo.path),
+            ("name", _) if is_openslo => "metadata.name".to_owned(),
+            ("window", _) => match self.group.kind {
+                SpecKind::OpenSloV1Alpha => "spec.timeWindows".to_owned(),
+                SpecKind::OpenSloV1 => "spec.timeWindow".to_owned(),
+                _ if slo.own_window => format!("{}.window", slo.path),
+                _ => slo.path.clone(),
+            },
+            ("groupBy", _) if self.group.kind == SpecKind::File => format!("{}.group_by", slo.path),
+            ("", _) => slo.path.clone(),
+            _ if is_openslo => slo.path.clone(),
+            (below, _) => format!("{}.{below}", slo.path),
         }
     }
 
@@ -309,6 +344,7 @@ impl At<'_> {
             severity,
             reason,
             source: self.group.source.clone(),
+            line: None,
             object: self.group.object.clone(),
             field,
             message,

@@ -45,5 +45,5 @@ pub use model::{
 pub use plugin::{SLI_PLUGIN_IDS, SLO_PLUGIN_IDS};
 pub use render::RuleSet;
 pub use rules::{Rule, RuleGroup, RuleOutput, budget_series, sli_metric};
-pub use spec::{Input, Reading};
+pub use spec::{Input, RESERVED_LABELS, Reading};
 pub use windows::{AlertWindows, BurnPair, BurnWindow, Catalogue};

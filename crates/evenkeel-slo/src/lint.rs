@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 use crate::finding::{Condition, Finding, Severity, conditions, has_errors};
 use crate::generate::{Options, generate_group, load_parsed, report_duplicates};
 use crate::model::{Alert, Labels, PluginChain, Sli, Slo, SloGroup, SpecKind};
-use crate::spec::{DocumentKind, Input, Parsed, ReadOptions, Reading, parse_all, read_group};
+use crate::spec::{
+    DocumentKind, Input, Parsed, ReadOptions, Reading, add_lines, parse_all, read_group,
+};
 use crate::windows::Catalogue;
 use crate::{reasons, yaml};
 
@@ -85,6 +87,7 @@ pub fn lint(inputs: &[Input], options: &Options) -> LintReport {
         });
     }
     report_duplicates(&loaded.groups, Severity::Error, &mut findings);
+    add_lines(&parsed, &mut findings);
     LintReport { objects, findings }
 }
 
@@ -100,7 +103,8 @@ pub fn export_sloth(
         return Err(report.findings);
     }
     let mut findings = Vec::new();
-    let loaded = load_parsed(&parse_all(inputs, &mut findings), options, &mut findings);
+    let parsed = parse_all(inputs, &mut findings);
+    let loaded = load_parsed(&parsed, options, &mut findings);
     let documents: Vec<_> = loaded.groups.iter().map(|g| yaml::write(&exported(g))).collect();
     for group in &loaded.groups {
         for slo in &group.slos {
@@ -110,6 +114,7 @@ pub fn export_sloth(
                     severity: Severity::Warning,
                     reason: reasons::EXTENSION_FIELD,
                     source: group.source.clone(),
+                    line: None,
                     object: group.object.clone(),
                     field: format!("{}.{field}", slo.path),
                     message: format!("Sloth has no {field}; it is left out"),
@@ -122,6 +127,7 @@ pub fn export_sloth(
             }
         }
     }
+    add_lines(&parsed, &mut findings);
     Ok((documents.join("---\n"), findings))
 }
 

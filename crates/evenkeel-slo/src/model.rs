@@ -96,6 +96,8 @@ pub struct Slo {
     pub group_by: Vec<String>,
     /// Path of the SLO in its document, `spec.slos[0]`.
     pub path: String,
+    /// Path of its indicator, `spec.slos[0].sli`.
+    pub sli_path: String,
 }
 
 /// The indicator as written. Exactly one of both is there once it is checked.

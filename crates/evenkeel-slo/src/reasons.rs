@@ -38,6 +38,8 @@ pub const NO_BUDGET: &str = "NoBudget";
 pub const GROUP_LABEL_LOST: &str = "GroupLabelLost";
 /// An extension of evenkeel that other generators do not know.
 pub const EXTENSION_FIELD: &str = "ExtensionField";
+/// A label by which an SLO's own rules find its series.
+pub const RESERVED_LABEL: &str = "ReservedLabel";
 /// Nothing was generated.
 pub const NO_RULES: &str = "NoRules";
 

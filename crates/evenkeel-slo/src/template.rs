@@ -1,66 +1,38 @@
-//! The part of Go's `text/template` that SLI queries use: `{{ .window }}`.
+//! SLI queries with the window left open: `rate(x[{{ .window }}])`, a template of Go.
+//!
+//! Nearly every query has nothing but the window in it and is taken apart once. Anything else, such
+//! as `{{ $w := .window }}`, is run as the whole template it is.
+
+use evenkeel_promql::template as go;
 
 /// A query with the window still open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Template {
-    parts: Vec<Part>,
-}
+#[derive(Clone, Debug)]
+pub(crate) struct Template(Form);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Window,
+#[derive(Clone, Debug)]
+enum Form {
+    /// Texts with the window between any two of them.
+    Parts(Vec<String>),
+    Whole(Box<go::Template>),
 }
 
 /// Why a query template cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TemplateError {
-    /// `{{` without `}}`.
-    #[error("template: unclosed action, \"{{{{\" at byte {at} has no \"}}}}\"")]
-    Unclosed {
-        /// Where the action starts.
-        at: usize,
-    },
-    /// An action other than the window, a string or a comment.
-    #[error("template: action {action:?} is not known, only {{{{ .window }}}} can be used")]
-    Unknown {
-        /// The text between the braces.
-        action: String,
-    },
-}
+#[error("template: {0}")]
+pub(crate) struct TemplateError(#[from] go::TemplateError);
 
 impl Template {
     /// Reads a query.
+    ///
+    /// **Errors**: it is not a template, or cannot be filled in.
     pub(crate) fn parse(text: &str) -> Result<Self, TemplateError> {
-        let mut parts = Vec::new();
-        let mut rest = text;
-        let mut trim_next = false;
-        loop {
-            let open = rest.find("{{");
-            let literal = open.map_or(rest, |at| rest.split_at(at).0);
-            let literal = if trim_next { literal.trim_start() } else { literal };
-            let Some(at) = open else {
-                push_text(&mut parts, literal);
-                return Ok(Self { parts });
-            };
-            let body = rest.split_at(at + 2).1;
-            let close = body
-                .find("}}")
-                .ok_or(TemplateError::Unclosed { at: text.len() - rest.len() + at })?;
-            let (mut action, tail) = body.split_at(close);
-            let literal = match action.strip_prefix("- ") {
-                Some(inner) => {
-                    action = inner;
-                    literal.trim_end()
-                }
-                None => literal,
-            };
-            push_text(&mut parts, literal);
-            trim_next = action.ends_with(" -");
-            let action = action.strip_suffix(" -").unwrap_or(action).trim();
-            push_action(&mut parts, action)?;
-            rest = tail.split_at(2).1;
+        if let Some(parts) = parts(text) {
+            return Ok(Self(Form::Parts(parts)));
         }
+        let whole = go::Template::parse_go(text)?;
+        // What can go wrong does so for every window.
+        whole.render(&scope("1m"))?;
+        Ok(Self(Form::Whole(Box::new(whole))))
     }
 
     /// The query for one window, in Prometheus' notation.
@@ -72,13 +44,42 @@ impl Template {
 
     /// As [`Template::render`], appended to a buffer.
     pub(crate) fn render_into(&self, window: &str, out: &mut String) {
-        for part in &self.parts {
-            match part {
-                Part::Text(text) => out.push_str(text),
-                Part::Window => out.push_str(window),
+        match &self.0 {
+            Form::Parts(parts) => {
+                for (index, part) in parts.iter().enumerate() {
+                    if index > 0 {
+                        out.push_str(window);
+                    }
+                    out.push_str(part);
+                }
             }
+            Form::Whole(whole) => out.push_str(&whole.render(&scope(window)).unwrap_or_default()),
         }
     }
+}
+
+/// What a query's template sees: the window below the dot, and nothing else.
+fn scope(window: &str) -> go::Scope<'static> {
+    let window = go::Data::Text(window.to_owned());
+    go::Scope {
+        root: go::Data::Map([("window".to_owned(), window)].into()),
+        missing: go::Missing::Error,
+        ..go::Scope::default()
+    }
+}
+
+/// The texts around the window; `None` when there is any other action.
+fn parts(text: &str) -> Option<Vec<String>> {
+    let mut pieces = text.split("{{");
+    let mut out = vec![pieces.next()?.to_owned()];
+    for piece in pieces {
+        let (action, after) = piece.split_once("}}")?;
+        if action.trim() != ".window" {
+            return None;
+        }
+        out.push(after.to_owned());
+    }
+    Some(out)
 }
 
 /// True when the text has `{{ .window }}` in the form Sloth's own check looks for.
@@ -88,27 +89,6 @@ pub(crate) fn has_window(text: &str) -> bool {
             .strip_prefix(".window")
             .is_some_and(|rest| rest.trim_start_matches(' ').starts_with("}}"))
     })
-}
-
-fn push_text(parts: &mut Vec<Part>, text: &str) {
-    if !text.is_empty() {
-        parts.push(Part::Text(text.to_owned()));
-    }
-}
-
-fn push_action(parts: &mut Vec<Part>, action: &str) -> Result<(), TemplateError> {
-    let quoted = |mark: char| {
-        let inner = action.strip_prefix(mark)?.strip_suffix(mark)?;
-        (!inner.contains(mark) && !inner.contains('\\')).then_some(inner)
-    };
-    if action == ".window" {
-        parts.push(Part::Window);
-    } else if let Some(inner) = quoted('"').or_else(|| quoted('`')) {
-        push_text(parts, inner);
-    } else if !(action.starts_with("/*") && action.ends_with("*/")) {
-        return Err(TemplateError::Unknown { action: action.to_owned() });
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -122,8 +102,24 @@ mod tests {
         assert_eq!(render("a[{{ .window }}] / b[{{.window}}]").unwrap(), "a[5m] / b[5m]");
         assert_eq!(render("a {{- /* why */ -}} b").unwrap(), "ab");
         assert_eq!(render(r#"{{"{{"}}x"#).unwrap(), "{{x");
-        assert!(matches!(render("x[{{.window"), Err(TemplateError::Unclosed { at: 2 })));
-        assert!(matches!(render("x{{.job}}"), Err(TemplateError::Unknown { .. })));
+        assert_eq!(
+            render("{{ $w := .window }}a[{{ .window }}] / b[{{ $w }}]").unwrap(),
+            "a[5m] / b[5m]"
+        );
+        assert_eq!(
+            render(r#"{{ if eq .window "5m" }}a{{ else }}b{{ end }}[{{.window}}]"#).unwrap(),
+            "a[5m]"
+        );
+        assert_eq!(render("x[{{ printf \"%s:1m\" .window }}]").unwrap(), "x[5m:1m]");
+        let error = |text: &str| render(text).unwrap_err().to_string();
+        assert_eq!(error("x[{{.window"), "template: line 1: unclosed action");
+        assert_eq!(error("x{{.job}}"), "template: line 1: map has no entry for key \"job\"");
+        assert_eq!(error("{{ $v }}"), "template: line 1: undefined variable \"$v\"");
+        // Functions of alert templates are not there.
+        assert_eq!(
+            error("{{ humanize 1 }}"),
+            "template: line 1: function \"humanize\" not defined"
+        );
         assert!(has_window("x[{{  .window }}]"));
         assert!(!has_window("x[{{ window }}]"));
         assert!(!has_window("x[5m]"));

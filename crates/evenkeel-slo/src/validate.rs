@@ -114,7 +114,7 @@ fn check_sli(sli: &Sli, queries: &mut Queries<'_>) -> Check {
         (Some(events), None) => {
             if events.error_query == events.total_query {
                 let message = "invalid SLI: both error and total queries can't be the same";
-                let fix = "give errorQuery and totalQuery, each with its own query";
+                let fix = "give each a query of its own";
                 return refuse("sli.events", message, fix);
             }
             let pairs = [("error", &events.error_query), ("total", &events.total_query)];

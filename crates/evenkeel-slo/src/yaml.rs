@@ -1,75 +1,6 @@
-//! YAML in and out: documents split as Sloth splits them, and a writer for its output style.
+//! A writer for YAML in the style of Sloth's output. Reading is `evenkeel_yaml`'s.
 
 use serde_json::Value;
-
-/// One document of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Document<'a> {
-    /// The text between two `---` lines.
-    pub text: &'a str,
-    /// Line of the file on which it starts, from 1.
-    pub line: usize,
-}
-
-/// Deepest nesting that is read; Sloth's own kinds need 9.
-const DEPTH_MAX: usize = 64;
-/// Most nodes in one document: 100,000 SLOs of the article's size.
-const NODES_MAX: usize = 8_000_000;
-/// Most nodes that aliases may repeat; people repeat a label set or two.
-const ALIASES_MAX: usize = 50_000;
-
-/// Splits a file at lines that start with `---`; documents of comments and blanks are dropped.
-pub(crate) fn split(text: &str) -> Vec<Document<'_>> {
-    let mut out = Vec::new();
-    let mut start = 0;
-    let mut start_line = 1;
-    let mut at = 0;
-    for (index, line) in text.split_inclusive('\n').enumerate() {
-        if line.starts_with("---") {
-            push_document(&mut out, text, start..at, start_line);
-            start = at + line.len();
-            start_line = index + 2;
-        }
-        at += line.len();
-    }
-    push_document(&mut out, text, start..text.len(), start_line);
-    out
-}
-
-fn push_document<'a>(
-    out: &mut Vec<Document<'a>>,
-    text: &'a str,
-    range: std::ops::Range<usize>,
-    line: usize,
-) {
-    let Some(text) = text.get(range) else { return };
-    let blank = |l: &str| l.trim().is_empty() || l.trim_start().starts_with('#');
-    if !text.lines().all(blank) {
-        out.push(Document { text, line });
-    }
-}
-
-/// Reads one document; the error text carries the line within the file.
-pub(crate) fn parse(document: &Document<'_>) -> Result<Value, String> {
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_depth: DEPTH_MAX,
-            max_nodes: NODES_MAX,
-            max_events: NODES_MAX * 2,
-        },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: ALIASES_MAX,
-        },
-        with_snippet: false,
-    };
-    serde_saphyr::from_str_with_options(document.text, options).map_err(|error| {
-        let line = error.location().map_or(0, |l| usize::try_from(l.line()).unwrap_or(0));
-        let line = document.line + line.saturating_sub(1);
-        let text = error.to_string();
-        let text = text.lines().next().unwrap_or("not valid YAML");
-        format!("line {line}: {text}")
-    })
-}
 
 /// Writes a value in block style, mappings in their own order.
 pub(crate) fn write(value: &Value) -> String {
@@ -228,13 +159,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_are_split_at_lines_of_three_dashes() {
-        let text = "# only a comment\n---\na: 1\n--- # next\n\n---\nb: |\n  x\n";
-        let docs: Vec<_> = split(text).into_iter().map(|d| (d.line, d.text)).collect();
-        assert_eq!(docs, [(3, "a: 1\n"), (7, "b: |\n  x\n")]);
-    }
-
-    #[test]
     fn what_is_written_reads_back_the_same() {
         let texts = [
             "plain",
@@ -268,17 +192,8 @@ mod tests {
         for text in texts {
             let value = serde_json::json!({ "k": [text, { "n": { text: text } }], "l": text });
             let yaml = write(&value);
-            let document = Document { text: &yaml, line: 1 };
-            assert_eq!(parse(&document), Ok(value), "{text:?} as\n{yaml}");
+            let read = evenkeel_yaml::Node::parse(&yaml).and_then(|node| node.json());
+            assert_eq!(read, Ok(value), "{text:?} as\n{yaml}");
         }
-    }
-
-    #[test]
-    fn errors_name_the_line_of_the_file() {
-        let docs = split("a: 1\n---\nb: [1\nc: 2\n");
-        let error = parse(docs.last().unwrap()).unwrap_err();
-        assert!(error.starts_with("line "), "{error}");
-        let deep = "[".repeat(500);
-        assert!(parse(&Document { text: &deep, line: 1 }).is_err());
     }
 }

@@ -62,11 +62,11 @@ fn outcome(from: &str, to: &str) -> String {
 fn the_article_is_linted_with_sloths_own_verdict_and_the_corrected_manifest() {
     let report = lint(&inputs(ARTICLE), &Options::default());
     insta::assert_snapshot!(shown(&report), @r#"
-    warning: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events.error_query: error_query is read as errorQuery (DeprecatedFieldCasing); fix: write errorQuery
-    warning: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events.total_query: total_query is read as totalQuery (DeprecatedFieldCasing); fix: write totalQuery
-    warning: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: [5m] is taken as [{{.window}}] (WindowInferred); fix: write [{{.window}}] instead of [5m]
-    warning: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].alerting.page_alert: page_alert is read as pageAlert (DeprecatedFieldCasing); fix: write pageAlert
-    warning: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].alerting.ticket_alert: ticket_alert is read as ticketAlert (DeprecatedFieldCasing); fix: write ticketAlert
+    warning: slo.yaml:16 PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events.error_query: error_query is read as errorQuery (DeprecatedFieldCasing); fix: write errorQuery
+    warning: slo.yaml:18 PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events.total_query: total_query is read as totalQuery (DeprecatedFieldCasing); fix: write totalQuery
+    warning: slo.yaml:15 PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: [5m] is taken as [{{.window}}] (WindowInferred); fix: write [{{.window}}] instead of [5m]
+    warning: slo.yaml:22 PrometheusServiceLevel/api-service-slo spec.slos[0].alerting.page_alert: page_alert is read as pageAlert (DeprecatedFieldCasing); fix: write pageAlert
+    warning: slo.yaml:25 PrometheusServiceLevel/api-service-slo spec.slos[0].alerting.ticket_alert: ticket_alert is read as ticketAlert (DeprecatedFieldCasing); fix: write ticketAlert
     PrometheusServiceLevel/api-service-slo Refused { message: "invalid slo \"api-requests-availability\": invalid SLI: both error and total queries can't be the same" }
     "#);
     let corrected = report.objects[0].corrected.clone().unwrap();
@@ -152,55 +152,55 @@ fn each_mistake_names_object_field_and_fix() {
     }
     insta::assert_snapshot!(out, @r#"
     # objective: "99.9"
-    error: slo.yaml service api slos[0].objective: must be a number, not a string (InvalidField); fix: give a number
+    error: slo.yaml:5 service api slos[0].objective: must be a number, not the text "99.9" (InvalidField); fix: give a number
     # objective: 0
-    error: slo.yaml service api slos[0].objective: invalid slo "api-availability": objective must >0 and <=100 (InvalidSlo); fix: give a percentage such as 99.9
+    error: slo.yaml:5 service api slos[0].objective: invalid slo "api-availability": objective must >0 and <=100 (InvalidSlo); fix: give a percentage such as 99.9
     # objective: 90
     16 rules
-    warning: slo.yaml service api slos[0].objective: the quick half of the page alert cannot fire: it needs an error ratio above 1.44 (AlertCannotFire); fix: raise the objective, or use an AlertWindows catalogue with lower percentages
+    warning: slo.yaml:5 service api slos[0].objective: the quick half of the page alert cannot fire: it needs an error ratio above 1.44 (AlertCannotFire); fix: raise the objective, or use an AlertWindows catalogue with lower percentages
     # objective: 100
     16 rules
-    warning: slo.yaml service api slos[0].objective: an objective of 100 leaves no error budget: the first error uses it up (NoBudget); fix: choose an objective below 100
+    warning: slo.yaml:5 service api slos[0].objective: an objective of 100 leaves no error budget: the first error uses it up (NoBudget); fix: choose an objective below 100
     # name: a b
-    error: slo.yaml service api slos[0].name: invalid slo "api-a b": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: use two or more letters and digits, '.', '_', '-'
+    error: slo.yaml:4 service api slos[0].name: invalid slo "api-a b": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: use two or more letters and digits, '.', '_', '-'
     # service: ""
-    error: slo.yaml service ? service: invalid slo "-availability": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: use two or more letters and digits, '.', '_', '-'
+    error: slo.yaml:2 service ? service: invalid slo "-availability": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: use two or more letters and digits, '.', '_', '-'
     # errorQuery: sum
-    warning: slo.yaml service api slos[0].sli.events.errorQuery: errorQuery has no effect here, neither in Sloth (IgnoredField); fix: write error_query
-    error: slo.yaml service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query template: query template is required: required (InvalidSlo); fix: give the query
+    warning: slo.yaml:8 service api slos[0].sli.events.errorQuery: errorQuery has no effect here, neither in Sloth (IgnoredField); fix: write error_query
+    error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query template: query template is required: required (InvalidSlo); fix: give the query
     # [5m]
-    error: slo.yaml service api slos[0].sli.events: one query uses {{.window}} and the other does not (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
+    error: slo.yaml:7 service api slos[0].sli.events: one query uses {{.window}} and the other does not (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
     # x{code=~"5.."[{{.window}}]
-    error: slo.yaml service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query expression: 1:23: parse error: unexpected "[" in label matching, expected "," or "}" (InvalidSlo); fix: correct the query
+    error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query expression: 1:23: parse error: unexpected "[" in label matching, expected "," or "}" (InvalidSlo); fix: correct the query
     # x[{{.job}}][{{.window}}]
-    error: slo.yaml service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query expression: template: action ".job" is not known, only {{ .window }} can be used (InvalidSlo); fix: correct the query
+    error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query expression: template: line 1: map has no entry for key "job" (InvalidSlo); fix: correct the query
     # total_query: sum(rate(x{code=~"5.."}[{{.window}}]))
-    error: slo.yaml service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: both error and total queries can't be the same (InvalidSlo); fix: give errorQuery and totalQuery, each with its own query
+    error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: both error and total queries can't be the same (InvalidSlo); fix: give each a query of its own
     # total_query: ""
-    error: slo.yaml service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli total query template: query template is required: required (InvalidSlo); fix: give the query
+    error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli total query template: query template is required: required (InvalidSlo); fix: give the query
     # page_alert: {labels: {severity: ""}}
-    error: slo.yaml service api slos[0].alerting.labels: invalid slo "api-availability": invalid alert: page alert: invalid alert label value "": the label value is required (InvalidSlo); fix: give the label a value
+    error: slo.yaml:10 service api slos[0].alerting.labels: invalid slo "api-availability": invalid alert: page alert: invalid alert label value "": the label value is required (InvalidSlo); fix: give the label a value
     # pageAlert: {disable: true}
     16 rules
-    warning: slo.yaml service api slos[0].alerting.pageAlert: pageAlert has no effect here, neither in Sloth (IgnoredField); fix: write page_alert
+    warning: slo.yaml:12 service api slos[0].alerting.pageAlert: pageAlert has no effect here, neither in Sloth (IgnoredField); fix: write page_alert
     #   objective: 99.9/  window: 7d
-    warning: slo.yaml service api slos[0].window: the window 1w of this SLO is read by evenkeel only (ExtensionField)
-    error: slo.yaml service api slos[0].window: SLO period 1w time window is not supported (UnknownPeriod); fix: use one of 4w, 30d, or add an AlertWindows document with sloPeriod 1w
+    warning: slo.yaml:6 service api slos[0].window: the window 1w of this SLO is read by evenkeel only (ExtensionField)
+    error: slo.yaml:6 service api slos[0].window: SLO period 1w time window is not supported (UnknownPeriod); fix: use one of 4w, 30d, or add an AlertWindows document with sloPeriod 1w
     #   objective: 99.9/  window: soon
-    error: slo.yaml service api slos[0].window: not a valid duration string: "soon", expected something like 5m, 1h30m or 30d (InvalidField); fix: give a duration such as 30d
+    error: slo.yaml:6 service api slos[0].window: not a valid duration string: "soon", expected something like 5m, 1h30m or 30d (InvalidField); fix: give a duration such as 30d
     #   objective: 99.9/  groupBy: [tenant]
     16 rules
-    warning: slo.yaml service api slos[0].groupBy: groupBy has no effect here, neither in Sloth (IgnoredField); fix: write group_by
+    warning: slo.yaml:6 service api slos[0].groupBy: groupBy has no effect here, neither in Sloth (IgnoredField); fix: write group_by
     #   objective: 99.9/  plugins: {chain: [{id: a/burn_rates/v1}]}
-    error: slo.yaml service api slos[0].plugins.chain[0]: invalid slo "api-availability": plugin "a/burn_rates/v1" is not built in (UnknownPlugin); fix: write the query itself, or use a built-in id: evenkeel slo plugins
+    error: slo.yaml:6 service api slos[0].plugins.chain[0]: invalid slo "api-availability": plugin "a/burn_rates/v1" is not built in (UnknownPlugin); fix: write the query itself, or use a built-in id: evenkeel slo plugins
     # slo:
-    warning: slo.yaml service api slo: slo is not a field here and has no effect (UnknownField); fix: remove it or correct its name
-    error: slo.yaml service api slos: at least one SLO is required (InvalidSlo); fix: add an SLO
+    warning: slo.yaml:3 service api slo: slo is not a field here and has no effect (UnknownField); fix: remove it or correct its name
+    error: slo.yaml:1 service api slos: at least one SLO is required (InvalidSlo); fix: add an SLO
     # plugin: {id: sloth-common/traefik/v3/latency}/    other:
-    warning: slo.yaml service api slos[0].sli.other: other is not a field here and has no effect (UnknownField); fix: remove it or correct its name
-    error: slo.yaml service api slos[0].sli.plugin: plugin "sloth-common/traefik/v3/latency" is not built in (UnknownPlugin); fix: use one of the built-in ids, such as sloth-common/traefik/v1/latency, sloth-common/traefik/v2/latency, sloth-common/coredns/latency
+    warning: slo.yaml:8 service api slos[0].sli.other: other is not a field here and has no effect (UnknownField); fix: remove it or correct its name
+    error: slo.yaml:7 service api slos[0].sli.plugin: plugin "sloth-common/traefik/v3/latency" is not built in (UnknownPlugin); fix: use one of the built-in ids, such as sloth-common/traefik/v1/latency, sloth-common/traefik/v2/latency, sloth-common/coredns/latency
     # version: [prometheus/v1
-    error: slo.yaml document: line 2: illegal placement of ':' indicator at line 2, column 8 (InvalidYaml)
+    error: slo.yaml:2 document version[0]: a colon cannot stand here: a bracket above is not closed, or the value needs quotes (InvalidYaml)
     "#);
 }
 
@@ -209,9 +209,7 @@ fn both_spellings_at_once_are_refused() {
     let text = ARTICLE.replace("page_alert:", "pageAlert: {}\n        page_alert:");
     let found = generate(&inputs(&text), &Options::default()).unwrap_err();
     let errors: Vec<_> = found.into_iter().filter(|f| f.severity == Severity::Error).collect();
-    insta::assert_snapshot!(lines(&errors), @"
-    error: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].alerting.pageAlert: pageAlert and page_alert are both given (FieldCasingConflict); fix: keep pageAlert only
-    ");
+    insta::assert_snapshot!(lines(&errors), @"error: slo.yaml:22 PrometheusServiceLevel/api-service-slo spec.slos[0].alerting.pageAlert: pageAlert and page_alert are both given (FieldCasingConflict); fix: keep pageAlert only");
 }
 
 #[test]
@@ -231,17 +229,17 @@ fn windows_are_inferred_only_when_there_is_one_answer() {
             report.findings.into_iter().filter(|f| f.reason.starts_with("Window")).collect();
         out.push_str(&format!("{error} {total}\n{}", lines(&found)));
     }
-    insta::assert_snapshot!(out, @"
+    insta::assert_snapshot!(out, @r"
     [5m] [5m]
-    warning: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: [5m] is taken as [{{.window}}] (WindowInferred); fix: write [{{.window}}] instead of [5m]
+    warning: slo.yaml:15 PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: [5m] is taken as [{{.window}}] (WindowInferred); fix: write [{{.window}}] instead of [5m]
     [5m] [1h]
-    error: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: different ranges (1h, 5m) leave the window open (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
+    error: slo.yaml:15 PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: different ranges (1h, 5m) leave the window open (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
     [5m:1m] [5m:1m]
-    error: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: [5m:1m] cannot be taken as the window (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
+    error: slo.yaml:15 PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: [5m:1m] cannot be taken as the window (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
      
-    error: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: a query has no range at all, so no window can be inferred (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
+    error: slo.yaml:15 PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: a query has no range at all, so no window can be inferred (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
     [5m] [{{.window}}]
-    error: slo.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: one query uses {{.window}} and the other does not (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
+    error: slo.yaml:15 PrometheusServiceLevel/api-service-slo spec.slos[0].sli.events: one query uses {{.window}} and the other does not (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
     ");
 }
 
@@ -250,9 +248,7 @@ fn an_id_used_in_two_files_is_an_error_for_lint_and_a_warning_for_generate() {
     let two: Vec<_> = ["a.yaml", "b.yaml"]
         .map(|name| Input { name: name.to_owned(), text: CORRECTED.to_owned() })
         .into();
-    insta::assert_snapshot!(lines(&lint(&two, &Options::default()).findings), @r#"
-    error: b.yaml PrometheusServiceLevel/api-service-slo spec.slos[0].name: SLO id "api-requests-availability" is already used in a.yaml (DuplicateId); fix: rename one of them, or their series mix
-    "#);
+    insta::assert_snapshot!(lines(&lint(&two, &Options::default()).findings), @r#"error: b.yaml:10 PrometheusServiceLevel/api-service-slo spec.slos[0].name: SLO id "api-requests-availability" is already used in a.yaml (DuplicateId); fix: rename one of them, or their series mix"#);
     assert!(generate(&two, &Options::default()).is_ok());
 }
 
@@ -286,21 +282,19 @@ spec:
             slo.id, slo.objective, slo.window, events.error_query
         ));
     }
-    insta::assert_snapshot!(out, @"
-    warning: slo.yaml#1 SLO/web SLI/web-errors.spec.ratioMetric.events: [5m] is taken as [{{.window}}] (WindowInferred); fix: write [{{.window}}] instead of [5m]
+    insta::assert_snapshot!(out, @r"
+    warning: slo.yaml#1 SLO/web SLI/web-errors.spec.ratioMetric: [5m] is taken as [{{.window}}] (WindowInferred); fix: write [{{.window}}] instead of [5m]
     shop-web-0 99 4w sum(rate(e[{{.window}}]))
     shop-web-1 99.5 4w sum(rate(e[{{.window}}]))
     ");
     let missing = text.replace("name: web-errors", "name: other");
     let found = generate(&inputs(&missing), &Options::default()).unwrap_err();
-    insta::assert_snapshot!(lines(&found), @r#"
-    error: slo.yaml#1 SLO/web spec.indicatorRef: there is no SLI "web-errors" among the given documents (InvalidField); fix: give spec.indicator, or add the SLI's file to the command
-    "#);
+    insta::assert_snapshot!(lines(&found), @r#"error: slo.yaml#1:6 SLO/web spec.indicatorRef: there is no SLI "web-errors" among the given documents (InvalidField); fix: give spec.indicator, or add the SLI's file to the command"#);
     let slices = text.replace("Occurrences", "Timeslices");
     let found = generate(&inputs(&slices), &Options::default()).unwrap_err();
-    insta::assert_snapshot!(lines(&found), @"
-    error: slo.yaml#1 SLO/web spec.budgetingMethod: budgetingMethod Timeslices cannot be written as Prometheus rules (InvalidField); fix: budgetingMethod: Occurrences
-    warning: slo.yaml#1 SLO/web SLI/web-errors.spec.ratioMetric.events: [5m] is taken as [{{.window}}] (WindowInferred); fix: write [{{.window}}] instead of [5m]
+    insta::assert_snapshot!(lines(&found), @r"
+    error: slo.yaml#1:8 SLO/web spec.budgetingMethod: budgetingMethod Timeslices is not supported: budgets are counted in events, not in slices of time (InvalidField); fix: budgetingMethod: Occurrences
+    warning: slo.yaml#1 SLO/web SLI/web-errors.spec.ratioMetric: [5m] is taken as [{{.window}}] (WindowInferred); fix: write [{{.window}}] instead of [5m]
     ");
 }
 

@@ -147,19 +147,31 @@ impl Node {
     ///
     /// **Errors**: `.inf` and `.nan`, which JSON does not have.
     pub fn json(&self) -> Result<Value, Error> {
+        self.json_with(&|key| key.json_key().unwrap_or_default())
+    }
+
+    /// As [`Node::json`], with keys as they were written: `on` stays `on` and is not `true`.
+    ///
+    /// **Errors**: as [`Node::json`].
+    pub fn json_with_written_keys(&self) -> Result<Value, Error> {
+        self.json_with(&|key| key.text.clone())
+    }
+
+    fn json_with(&self, name: &dyn Fn(&Scalar) -> String) -> Result<Value, Error> {
         match &self.content {
             Content::Scalar(scalar) => self.json_scalar(scalar),
             Content::List(items) => {
                 let item = |(index, item): (usize, &Node)| {
-                    item.json().map_err(|error| error.below(&format!("[{index}]")))
+                    item.json_with(name).map_err(|error| error.below(&format!("[{index}]")))
                 };
                 items.iter().enumerate().map(item).collect::<Result<_, _>>().map(Value::Array)
             }
             Content::Map(entries) => {
                 let mut map = Map::with_capacity(entries.len());
                 for Entry { key, value, .. } in entries {
-                    let value = value.json().map_err(|error| error.below(&step(&key.text)))?;
-                    map.insert(key.json_key().unwrap_or_default(), value);
+                    let value = value.json_with(name);
+                    let value = value.map_err(|error| error.below(&step(&key.text)))?;
+                    map.insert(name(key), value);
                 }
                 Ok(Value::Object(map))
             }

@@ -76,6 +76,15 @@ pub(super) fn is_function(name: &str) -> bool {
     FUNCTIONS.iter().any(|(known, ..)| *known == name)
 }
 
+/// Whether Go's own `text/template` has it.
+pub(super) fn is_go_function(name: &str) -> bool {
+    const GO: [&str; 19] = [
+        "and", "call", "eq", "ge", "gt", "html", "index", "js", "le", "len", "lt", "ne", "not",
+        "or", "print", "printf", "println", "slice", "urlquery",
+    ];
+    GO.contains(&name)
+}
+
 /// Calls a function.
 pub(super) fn call(name: &str, args: Vec<Data>, scope: &Scope<'_>) -> Result<Data, String> {
     let arity = FUNCTIONS.iter().find(|(known, ..)| *known == name);

@@ -146,7 +146,12 @@ impl Template {
 
     /// As [`Template::parse`], with these variables instead, without their `$`.
     pub fn parse_with(text: &str, variables: &[&str]) -> Result<Self, TemplateError> {
-        Ok(Self { parsed: parse::parse(text, variables)? })
+        Ok(Self { parsed: parse::parse(text, variables, functions::is_function)? })
+    }
+
+    /// Reads a plain template of Go: no variables but its own, no functions of Prometheus.
+    pub fn parse_go(text: &str) -> Result<Self, TemplateError> {
+        Ok(Self { parsed: parse::parse(text, &[], functions::is_go_function)? })
     }
 
     /// Fills it in.

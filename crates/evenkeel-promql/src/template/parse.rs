@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use super::TemplateError;
-use super::functions::is_function;
 use super::lex::{Token, tokens};
 
 /// Nesting of blocks and parentheses.
@@ -112,8 +111,12 @@ impl Parsed {
     }
 }
 
-/// Reads a text in which these variables are known.
-pub(super) fn parse(text: &str, variables: &[&str]) -> Result<Parsed, TemplateError> {
+/// Reads a text in which these variables and functions are known.
+pub(super) fn parse(
+    text: &str,
+    variables: &[&str],
+    is_function: fn(&str) -> bool,
+) -> Result<Parsed, TemplateError> {
     let pieces = pieces(text)?;
     let known = variables.iter().map(|name| (*name).to_owned()).chain([String::new()]);
     let mut parser = Blocks {
@@ -121,6 +124,7 @@ pub(super) fn parse(text: &str, variables: &[&str]) -> Result<Parsed, TemplateEr
         at: 0,
         depth: 0,
         ranges: 0,
+        is_function,
         known: known.collect(),
         named: BTreeMap::new(),
     };
@@ -201,6 +205,7 @@ struct Blocks<'t> {
     depth: usize,
     /// Ranges around, of the same template.
     ranges: usize,
+    is_function: fn(&str) -> bool,
     /// Variables that can be used, the innermost last.
     known: Vec<String>,
     named: BTreeMap<String, Vec<Node>>,
@@ -383,7 +388,7 @@ impl Blocks<'_> {
     fn check(&self, pipe: &Pipe) -> Result<(), String> {
         for term in pipe.commands.iter().flatten() {
             match term {
-                Term::Function(name) if !is_function(name) => {
+                Term::Function(name) if !(self.is_function)(name) => {
                     return Err(format!("function {name:?} not defined"));
                 }
                 Term::Variable(name, _) if !self.known.contains(name) => {

@@ -1,7 +1,9 @@
 //! Typed access to the fields of a document, in either casing, with findings instead of errors.
 
+use evenkeel_yaml::Node;
 use serde_json::{Map, Value};
 
+use super::Parsed;
 use crate::finding::{Finding, Severity};
 use crate::model::Labels;
 use crate::reasons;
@@ -37,21 +39,28 @@ impl Name {
 }
 
 /// Collects findings about one object while it is read.
-pub(crate) struct Reader {
-    source: String,
-    object: String,
+pub(crate) struct Reader<'p> {
+    parsed: &'p Parsed,
     pub(crate) casing: Casing,
+    /// Text fields take scalars as they were written: `1.10` stays `1.10`.
+    pub(crate) as_written: bool,
     pub(crate) findings: Vec<Finding>,
 }
 
-impl Reader {
-    pub(crate) fn new(source: &str, object: &str) -> Self {
-        Self {
-            source: source.to_owned(),
-            object: object.to_owned(),
-            casing: Casing::Camel,
-            findings: Vec::new(),
-        }
+impl<'p> Reader<'p> {
+    pub(crate) fn new(parsed: &'p Parsed) -> Self {
+        Self { parsed, casing: Casing::Camel, as_written: false, findings: Vec::new() }
+    }
+
+    /// The name of a field as this kind of document spells it.
+    fn spelled(&self, name: Name) -> &'static str {
+        if self.casing == Casing::Snake { name.snake } else { name.camel }
+    }
+
+    /// The text of the scalar at a path, as it was written.
+    fn written(&self, path: &str, key: &str) -> Option<String> {
+        let around = find(&self.parsed.node, path);
+        Some(around.node.get(key).filter(|_| around.whole)?.text()?.to_owned())
     }
 
     pub(crate) fn error(&mut self, reason: &'static str, field: &str, message: String, fix: &str) {
@@ -72,8 +81,9 @@ impl Reader {
         self.findings.push(Finding {
             severity,
             reason,
-            source: self.source.clone(),
-            object: self.object.clone(),
+            source: self.parsed.source.clone(),
+            line: None,
+            object: self.parsed.object.clone(),
             field: field.to_owned(),
             message,
             fix: fix.to_owned(),
@@ -166,7 +176,7 @@ impl Reader {
         if value.is_object() {
             return value.as_object();
         }
-        self.wrong_type(&join(path, name.camel), value, "a mapping");
+        self.wrong_type(&join(path, self.spelled(name)), value, "a mapping");
         None
     }
 
@@ -181,7 +191,7 @@ impl Reader {
             None => &[],
             Some(Value::Array(items)) => items,
             Some(other) => {
-                self.wrong_type(&join(path, name.camel), other, "a list");
+                self.wrong_type(&join(path, self.spelled(name)), other, "a list");
                 &[]
             }
         }
@@ -192,8 +202,11 @@ impl Reader {
         match self.get(map, path, name) {
             None => String::new(),
             Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(_) | Value::Bool(_)) if self.as_written => {
+                self.written(path, self.spelled(name)).unwrap_or_default()
+            }
             Some(other) => {
-                self.wrong_type(&join(path, name.camel), other, "a string");
+                self.wrong_type(&join(path, self.spelled(name)), other, "a string");
                 String::new()
             }
         }
@@ -204,7 +217,7 @@ impl Reader {
         match self.get(map, path, name) {
             None => 0.0,
             Some(value) => value.as_f64().unwrap_or_else(|| {
-                self.wrong_type(&join(path, name.camel), value, "a number");
+                self.wrong_type(&join(path, self.spelled(name)), value, "a number");
                 0.0
             }),
         }
@@ -216,42 +229,42 @@ impl Reader {
             None => false,
             Some(Value::Bool(flag)) => *flag,
             Some(other) => {
-                self.wrong_type(&join(path, name.camel), other, "true or false");
+                self.wrong_type(&join(path, self.spelled(name)), other, "true or false");
                 false
             }
         }
     }
 
-    /// A map of strings; numbers and booleans become their text, as Sloth's reader makes them.
+    /// A map of strings. Numbers and booleans stay as they were written, as Sloth's reader takes
+    /// them from a file; in the Kubernetes kind, where an API server refuses them, with a warning.
     pub(crate) fn labels(
         &mut self,
         map: &Map<String, Value>,
         path: &str,
         name: &'static str,
-        strings_only: bool,
     ) -> Labels {
         let mut out = Labels::new();
         let Some(labels) = self.object(map, path, Name::plain(name)) else { return out };
+        let path = join(path, name);
         for (key, value) in labels {
             let text = match value {
                 Value::String(text) => text.clone(),
                 Value::Null => String::new(),
-                Value::Bool(flag) => flag.to_string(),
-                Value::Number(number) => number.as_i64().map_or_else(
-                    || crate::number::go_g(number.as_f64().unwrap_or(0.0)),
-                    |n| n.to_string(),
-                ),
+                Value::Bool(_) | Value::Number(_) => {
+                    self.written(&path, key).unwrap_or_else(|| value.to_string())
+                }
                 other => {
-                    self.wrong_type(&format!("{path}.{name}.{key}"), other, "a string");
+                    self.wrong_type(&join(&path, key), other, "a string");
                     continue;
                 }
             };
-            if strings_only && !value.is_string() && !value.is_null() {
+            if !self.as_written && !value.is_string() && !value.is_null() {
+                let kind = if value.is_boolean() { "a boolean" } else { "a number" };
                 self.warn(
                     reasons::LABEL_NOT_STRING,
-                    &format!("{path}.{name}.{key}"),
-                    format!("{value} is taken as the text {text:?}; an API server refuses it"),
-                    "put it in quotes",
+                    &join(&path, key),
+                    format!("{text} is {kind} in YAML, and an API server refuses it here"),
+                    &format!("put it in quotes: {key}: {text:?}"),
                 );
             }
             out.insert(key.clone(), text);
@@ -260,24 +273,71 @@ impl Reader {
     }
 
     fn wrong_type(&mut self, field: &str, found: &Value, wanted: &str) {
-        let found = match found {
-            Value::Null => "nothing",
-            Value::Bool(_) => "a boolean",
-            Value::Number(_) => "a number",
-            Value::String(_) => "a string",
-            Value::Array(_) => "a list",
-            Value::Object(_) => "a mapping",
+        let place = find(&self.parsed.node, field);
+        let node = place.whole.then_some(place.node);
+        let described = node.map_or_else(|| found.to_string(), Node::described);
+        let fix = match node {
+            Some(node) if wanted == "a string" && node.is_plain() => {
+                format!("put it in quotes: {:?}", node.text().unwrap_or_default())
+            }
+            _ => format!("give {wanted}"),
         };
-        self.error(
-            reasons::INVALID_FIELD,
-            field,
-            format!("must be {wanted}, not {found}"),
-            &format!("give {wanted}"),
-        );
+        let message = format!("must be {wanted}, not {described}");
+        self.error(reasons::INVALID_FIELD, field, message, &fix);
     }
 }
 
 /// `path.name`, or the name alone at the top.
 pub(crate) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// What was found on the way along a path.
+struct Found<'n> {
+    node: &'n Node,
+    /// Line of its key, or of the list item.
+    line: usize,
+    /// Whether it is the whole path's.
+    whole: bool,
+    /// Steps that were there.
+    steps: usize,
+}
+
+/// The node at a path such as `spec.slos[0].labels.team`, or the last one on the way that is there.
+fn find<'n>(root: &'n Node, path: &str) -> Found<'n> {
+    let mut found = Found { node: root, line: root.line(), whole: true, steps: 0 };
+    let mut rest = path;
+    while !rest.is_empty() {
+        let next = match rest.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+            Some((index, tail)) => {
+                let item = index.parse::<usize>().ok().and_then(|i| found.node.items().get(i));
+                item.map(|item| (item, item.line(), tail))
+            }
+            None => step(found.node, rest),
+        };
+        let Some((node, line, tail)) = next else {
+            found.whole = false;
+            break;
+        };
+        rest = tail.strip_prefix('.').unwrap_or(tail);
+        (found.node, found.line, found.steps) = (node, line, found.steps + 1);
+    }
+    found
+}
+
+/// The entry whose key the path begins with; a key may have dots in it.
+fn step<'n, 'p>(node: &'n Node, path: &'p str) -> Option<(&'n Node, usize, &'p str)> {
+    let fits = |entry: &&evenkeel_yaml::Entry| {
+        let tail = path.strip_prefix(entry.key());
+        tail.is_some_and(|tail| tail.is_empty() || tail.starts_with(['.', '[']))
+    };
+    let entry = node.entries().iter().filter(fits).max_by_key(|entry| entry.key().len())?;
+    Some((entry.value(), entry.line(), path.strip_prefix(entry.key()).unwrap_or_default()))
+}
+
+/// The line of a field, or of what is nearest around it. `None` for a field of another document.
+pub(super) fn line_of(root: &Node, path: &str) -> Option<usize> {
+    let found = find(root, path);
+    let elsewhere = found.steps == 0 && path.contains('/');
+    (!elsewhere).then_some(found.line)
 }

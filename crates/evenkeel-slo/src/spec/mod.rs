@@ -5,6 +5,7 @@ mod openslo;
 mod openslo_v1;
 mod sloth;
 
+use evenkeel_yaml::{Error, Node};
 use serde_json::Value;
 
 use crate::duration::PromDuration;
@@ -12,9 +13,9 @@ use crate::finding::{Finding, Severity};
 use crate::model::{SloGroup, SpecKind};
 use crate::reasons;
 use crate::windows::AlertWindows;
-use crate::yaml;
 
 pub(crate) use fields::Reader;
+pub use sloth::RESERVED_LABELS;
 
 /// A file as the caller read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,7 @@ pub(crate) struct Parsed {
     pub(crate) kind: DocumentKind,
     pub(crate) object: String,
     pub(crate) value: Value,
+    pub(crate) node: Node,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,36 +54,79 @@ pub(crate) enum DocumentKind {
     Referenced,
 }
 
+impl DocumentKind {
+    /// Whether Sloth fills a Go struct with it, where text and keys stay as written, and does not
+    /// read it as Kubernetes reads objects.
+    fn is_filled_in_go(self) -> bool {
+        matches!(self, Self::Slos(kind) if kind != SpecKind::Kubernetes)
+    }
+}
+
 /// Parses every document of every input; what cannot be used becomes a finding.
 pub(crate) fn parse_all(inputs: &[Input], findings: &mut Vec<Finding>) -> Vec<Parsed> {
     let mut out = Vec::new();
     for input in inputs {
-        let documents = yaml::split(&input.text);
+        let documents = match evenkeel_yaml::split(&input.text) {
+            Ok(documents) => documents,
+            Err(error) => {
+                findings.push(broken(&input.name, error));
+                continue;
+            }
+        };
         let many = documents.len() > 1;
         for (index, document) in documents.iter().enumerate() {
             let source =
                 if many { format!("{}#{}", input.name, index + 1) } else { input.name.clone() };
-            let fail = |reason, message: String, fix: &str| Finding {
-                severity: Severity::Error,
-                reason,
-                source: source.clone(),
-                object: "document".to_owned(),
-                field: String::new(),
-                message,
-                fix: fix.to_owned(),
+            let node = match document.parse() {
+                Ok(node) => node,
+                Err(error) => {
+                    findings.push(broken(&source, error));
+                    continue;
+                }
             };
-            match yaml::parse(document) {
-                Err(message) => findings.push(fail(reasons::INVALID_YAML, message, "")),
-                Ok(value) => match classify(&value) {
-                    Ok((kind, object)) => out.push(Parsed { source, kind, object, value }),
-                    Err(message) => {
-                        findings.push(fail(reasons::UNKNOWN_KIND, message, KNOWN_KINDS));
+            match node.json() {
+                Err(error) => findings.push(broken(&source, error)),
+                Ok(mut value) => match classify(&value) {
+                    Ok((kind, object)) => {
+                        if kind.is_filled_in_go() {
+                            value = node.json_with_written_keys().unwrap_or(value);
+                        }
+                        out.push(Parsed { source, kind, object, value, node });
                     }
+                    Err(message) => findings.push(Finding {
+                        line: Some(node.line()),
+                        reason: reasons::UNKNOWN_KIND,
+                        fix: KNOWN_KINDS.to_owned(),
+                        ..broken(&source, Error { line: 0, field: String::new(), problem: message })
+                    }),
                 },
             }
         }
     }
     out
+}
+
+/// A document that cannot be read.
+fn broken(source: &str, error: Error) -> Finding {
+    Finding {
+        severity: Severity::Error,
+        reason: reasons::INVALID_YAML,
+        source: source.to_owned(),
+        line: Some(error.line),
+        object: "document".to_owned(),
+        field: error.field,
+        message: error.problem,
+        fix: String::new(),
+    }
+}
+
+/// Adds the lines to findings about these documents: that of the field, or of the nearest thing
+/// around it that is there.
+pub(crate) fn add_lines(parsed: &[Parsed], findings: &mut [Finding]) {
+    for finding in findings.iter_mut().filter(|finding| finding.line.is_none()) {
+        let document = parsed.iter().find(|p| p.source == finding.source);
+        finding.line = document.and_then(|p| fields::line_of(&p.node, &finding.field));
+    }
 }
 
 const KNOWN_KINDS: &str = "use version prometheus/v1, sloth.slok.dev/v1 PrometheusServiceLevel or \
@@ -130,7 +175,8 @@ pub(crate) fn read_group(
 ) -> Option<SloGroup> {
     let DocumentKind::Slos(kind) = parsed.kind else { return None };
     let before = findings.len();
-    let mut reader = Reader::new(&parsed.source, &parsed.object);
+    let mut reader = Reader::new(parsed);
+    reader.as_written = parsed.kind.is_filled_in_go();
     let group = match kind {
         SpecKind::Kubernetes | SpecKind::File => sloth::read(parsed, kind, how, &mut reader),
         SpecKind::OpenSloV1Alpha => openslo::read(parsed, how, &mut reader),
@@ -153,7 +199,7 @@ pub(crate) fn read_windows(parsed: &Parsed, findings: &mut Vec<Finding>) -> Opti
     match AlertWindows::from_value(&parsed.value) {
         Ok(windows) => Some(windows),
         Err(message) => {
-            let mut reader = Reader::new(&parsed.source, &parsed.object);
+            let mut reader = Reader::new(parsed);
             reader.error(reasons::INVALID_FIELD, "", message, "");
             findings.append(&mut reader.findings);
             None

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::fields::{Name, Reader, join};
 use super::{Parsed, ReadOptions, Reading};
 use crate::duration::PromDuration;
-use crate::model::{Labels, Metadata, PluginChain, Sli, Slo, SloGroup, SpecKind};
+use crate::model::{Events, Labels, Metadata, PluginChain, Sli, Slo, SloGroup, SpecKind};
 use crate::reasons;
 
 pub(super) const fn plain(name: &'static str) -> Name {
@@ -15,7 +15,7 @@ pub(super) const fn plain(name: &'static str) -> Name {
 /// Days that a window may have; more is a mistake. About 10 years.
 const DAYS_MAX: f64 = 3660.0;
 
-pub(super) fn read(parsed: &Parsed, how: ReadOptions, reader: &mut Reader) -> Option<SloGroup> {
+pub(super) fn read(parsed: &Parsed, how: ReadOptions, reader: &mut Reader<'_>) -> Option<SloGroup> {
     let top = parsed.value.as_object()?;
     let Some(spec) = reader.object(top, "", plain("spec")) else {
         let message = "spec is required".to_owned();
@@ -25,6 +25,9 @@ pub(super) fn read(parsed: &Parsed, how: ReadOptions, reader: &mut Reader) -> Op
     let name = parsed.value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("");
     let service = reader.text(spec, "spec", plain("service"));
     let description = reader.text(spec, "spec", plain("description"));
+    if how.reading == Reading::Lenient {
+        check_method(reader, spec);
+    }
     let window = read_window(reader, spec);
     let objectives = reader.list(spec, "spec", plain("objectives"));
     if objectives.is_empty() {
@@ -35,14 +38,16 @@ pub(super) fn read(parsed: &Parsed, how: ReadOptions, reader: &mut Reader) -> Op
     for (index, objective) in objectives.iter().enumerate() {
         let path = format!("spec.objectives[{index}]");
         let Some(map) = objective.as_object() else {
-            reader.error(reasons::INVALID_FIELD, &path, "must be a mapping".to_owned(), "");
+            let fix = "write target and ratioMetrics";
+            reader.error(reasons::INVALID_FIELD, &path, "must be a mapping".to_owned(), fix);
             continue;
         };
-        let Some(query) = read_ratio(reader, map, &path) else { continue };
-        let mut sli = Sli { events: None, raw: Some(query) };
-        if how.reading == Reading::Lenient {
-            super::sloth::infer_window(reader, &mut sli, &path);
-        }
+        let Some((good, total)) = read_ratio(reader, map, &path) else { continue };
+        let sli = if how.reading == Reading::Lenient {
+            error_ratio_of(reader, good, total, &join(&path, "ratioMetrics"))
+        } else {
+            Sli { events: None, raw: Some(error_ratio(&good, &total)) }
+        };
         let target = reader.number(map, &path, plain("target"));
         slos.push(Slo {
             id: format!("{service}-{name}-{index}"),
@@ -59,6 +64,7 @@ pub(super) fn read(parsed: &Parsed, how: ReadOptions, reader: &mut Reader) -> Op
             ticket_alert: None,
             plugins: PluginChain::default(),
             group_by: Vec::new(),
+            sli_path: join(&path, "ratioMetrics"),
             path,
         });
     }
@@ -71,7 +77,20 @@ pub(super) fn read(parsed: &Parsed, how: ReadOptions, reader: &mut Reader) -> Op
     })
 }
 
-fn read_window(reader: &mut Reader, spec: &Map<String, Value>) -> Option<PromDuration> {
+/// Budgets are counted in events, not in slices of time. Sloth does not look at the field.
+pub(super) fn check_method(reader: &mut Reader<'_>, spec: &Map<String, Value>) {
+    let method = reader.text(spec, "spec", plain("budgetingMethod"));
+    if !matches!(method.as_str(), "" | "Occurrences") {
+        let message = format!(
+            "budgetingMethod {method} is not supported: budgets are counted in events, not in \
+             slices of time"
+        );
+        let fix = "budgetingMethod: Occurrences";
+        reader.error(reasons::INVALID_FIELD, "spec.budgetingMethod", message, fix);
+    }
+}
+
+fn read_window(reader: &mut Reader<'_>, spec: &Map<String, Value>) -> Option<PromDuration> {
     let windows = reader.list(spec, "spec", plain("timeWindows"));
     let at = "spec.timeWindows";
     match windows {
@@ -104,7 +123,12 @@ fn read_window(reader: &mut Reader, spec: &Map<String, Value>) -> Option<PromDur
     }
 }
 
-fn read_ratio(reader: &mut Reader, map: &Map<String, Value>, path: &str) -> Option<String> {
+/// Queries of good and of all events.
+fn read_ratio(
+    reader: &mut Reader<'_>,
+    map: &Map<String, Value>,
+    path: &str,
+) -> Option<(String, String)> {
     let path = join(path, "ratioMetrics");
     let Some(ratio) = map.get("ratioMetrics").and_then(Value::as_object) else {
         let message = "missing ratioMetrics".to_owned();
@@ -134,11 +158,24 @@ fn read_ratio(reader: &mut Reader, map: &Map<String, Value>, path: &str) -> Opti
         }
         text("query")
     };
-    let (good, total) = (one("good"), one("total"));
-    Some(error_ratio(&good, &total))
+    Some((one("good"), one("total")))
+}
+
+/// The indicator of good and all events, their window inferred where it has to be.
+pub(super) fn error_ratio_of(
+    reader: &mut Reader<'_>,
+    good: String,
+    total: String,
+    field: &str,
+) -> Sli {
+    let events = Events { error_query: good, total_query: total };
+    let mut pair = Sli { events: Some(events), raw: None };
+    super::sloth::infer_window(reader, &mut pair, field);
+    let Events { error_query: good, total_query: total } = pair.events.unwrap_or_default();
+    Sli { events: None, raw: Some(error_ratio(&good, &total)) }
 }
 
 /// The error ratio of good and all events, laid out as Sloth lays it out.
-pub(super) fn error_ratio(good: &str, total: &str) -> String {
+fn error_ratio(good: &str, total: &str) -> String {
     format!("\n  1 - (\n    (\n      {good}\n    )\n    /\n    (\n      {total}\n    )\n  )\n")
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::fields::{Reader, join};
-use super::openslo::{error_ratio, plain};
+use super::openslo::{check_method, error_ratio_of, plain};
 use super::{Parsed, ReadOptions};
 use crate::duration::PromDuration;
 use crate::model::{Events, Labels, Metadata, PluginChain, Sli, Slo, SloGroup, SpecKind};
@@ -13,7 +13,7 @@ pub(super) fn read(
     parsed: &Parsed,
     all: &[Parsed],
     how: ReadOptions,
-    reader: &mut Reader,
+    reader: &mut Reader<'_>,
 ) -> Option<SloGroup> {
     let top = parsed.value.as_object()?;
     let Some(spec) = reader.object(top, "", plain("spec")) else {
@@ -32,6 +32,7 @@ pub(super) fn read(
     }
     let (indicator, path) = find_indicator(reader, spec, all)?;
     let sli = read_indicator(reader, indicator, &path)?;
+    let indicator_path = join(&path, "ratioMetric");
     let objectives = reader.list(spec, "spec", plain("objectives"));
     if objectives.is_empty() {
         let message = "at least one SLO is required".to_owned();
@@ -40,7 +41,11 @@ pub(super) fn read(
     let mut slos = Vec::new();
     for (index, value) in objectives.iter().enumerate() {
         let path = format!("spec.objectives[{index}]");
-        let Some(map) = value.as_object() else { continue };
+        let Some(map) = value.as_object() else {
+            let fix = "write target, such as 0.999";
+            reader.error(reasons::INVALID_FIELD, &path, "must be a mapping".to_owned(), fix);
+            continue;
+        };
         let percent = reader.number(map, &path, plain("targetPercent"));
         let target = reader.number(map, &path, plain("target"));
         slos.push(Slo {
@@ -57,6 +62,7 @@ pub(super) fn read(
             ticket_alert: None,
             plugins: PluginChain::default(),
             group_by: Vec::new(),
+            sli_path: indicator_path.clone(),
             path,
         });
     }
@@ -69,16 +75,7 @@ pub(super) fn read(
     })
 }
 
-fn check_method(reader: &mut Reader, spec: &Map<String, Value>) {
-    let method = reader.text(spec, "spec", plain("budgetingMethod"));
-    if !matches!(method.as_str(), "" | "Occurrences") {
-        let message = format!("budgetingMethod {method} cannot be written as Prometheus rules");
-        let field = "spec.budgetingMethod";
-        reader.error(reasons::INVALID_FIELD, field, message, "budgetingMethod: Occurrences");
-    }
-}
-
-fn read_window(reader: &mut Reader, spec: &Map<String, Value>) -> Option<PromDuration> {
+fn read_window(reader: &mut Reader<'_>, spec: &Map<String, Value>) -> Option<PromDuration> {
     let at = "spec.timeWindow";
     let [one] = reader.list(spec, "spec", plain("timeWindow")) else {
         let message = "exactly one time window is required".to_owned();
@@ -105,12 +102,18 @@ fn read_window(reader: &mut Reader, spec: &Map<String, Value>) -> Option<PromDur
 
 /// The indicator in place, or the `SLI` document it points to.
 fn find_indicator<'a>(
-    reader: &mut Reader,
+    reader: &mut Reader<'_>,
     spec: &'a Map<String, Value>,
     all: &'a [Parsed],
 ) -> Option<(&'a Value, String)> {
     if let Some(indicator) = spec.get("indicator") {
-        return Some((indicator.get("spec")?, "spec.indicator.spec".to_owned()));
+        let Some(spec) = indicator.get("spec") else {
+            let message = "the indicator has no spec".to_owned();
+            let fix = "give spec.ratioMetric below it";
+            reader.error(reasons::INVALID_FIELD, "spec.indicator", message, fix);
+            return None;
+        };
+        return Some((spec, "spec.indicator.spec".to_owned()));
     }
     let wanted = reader.text(spec, "spec", plain("indicatorRef"));
     let found = all.iter().find(|p| {
@@ -130,7 +133,7 @@ fn find_indicator<'a>(
     Some((spec, format!("SLI/{wanted}.spec")))
 }
 
-fn read_indicator(reader: &mut Reader, indicator: &Value, path: &str) -> Option<Sli> {
+fn read_indicator(reader: &mut Reader<'_>, indicator: &Value, path: &str) -> Option<Sli> {
     let path = join(path, "ratioMetric");
     let Some(ratio) = indicator.get("ratioMetric").and_then(Value::as_object) else {
         let message = "only ratioMetric indicators can be counted as good and bad".to_owned();
@@ -147,7 +150,7 @@ fn read_indicator(reader: &mut Reader, indicator: &Value, path: &str) -> Option<
             Sli { events: Some(Events { error_query, total_query }), raw: None }
         }
         (None, Some(good), Some(total), None) => {
-            Sli { events: None, raw: Some(error_ratio(&good, &total)) }
+            return Some(error_ratio_of(reader, good, total, &path));
         }
         (None, None, None, Some(raw)) => {
             let success = ratio.get("rawType").and_then(Value::as_str) == Some("success");

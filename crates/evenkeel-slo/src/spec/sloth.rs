@@ -27,20 +27,19 @@ const fn plain(name: &'static str) -> Name {
 }
 
 /// Where the reader stands: what is the same for every SLO of a document.
-struct Scope<'a> {
+struct Scope<'a, 'p> {
     service: String,
     labels: crate::model::Labels,
     group_chain: PluginChain,
     how: ReadOptions,
-    strings_only: bool,
-    reader: &'a mut Reader,
+    reader: &'a mut Reader<'p>,
 }
 
 pub(super) fn read(
     parsed: &Parsed,
     kind: SpecKind,
     how: ReadOptions,
-    reader: &mut Reader,
+    reader: &mut Reader<'_>,
 ) -> Option<SloGroup> {
     let top = parsed.value.as_object()?;
     let kubernetes = kind == SpecKind::Kubernetes;
@@ -58,12 +57,12 @@ pub(super) fn read(
     reader.unknown(spec, path, &known);
     let mut scope = Scope {
         service: reader.text(spec, path, plain("service")),
-        labels: reader.labels(spec, path, "labels", kubernetes),
+        labels: reader.labels(spec, path, "labels"),
         group_chain: read_chain(reader, spec, path, SLO_PLUGINS),
         how,
-        strings_only: kubernetes,
         reader,
     };
+    refuse_reserved(scope.reader, &scope.labels, path, how.reading);
     let list = scope.reader.list(spec, path, plain("slos"));
     if list.is_empty() {
         scope.reader.error(
@@ -95,14 +94,14 @@ pub(super) fn read(
     })
 }
 
-fn read_metadata(reader: &mut Reader, top: &Map<String, Value>) -> Metadata {
+fn read_metadata(reader: &mut Reader<'_>, top: &Map<String, Value>) -> Metadata {
     let Some(map) = reader.object(top, "", plain("metadata")) else { return Metadata::default() };
     Metadata {
         name: reader.text(map, "metadata", plain("name")),
         namespace: reader.text(map, "metadata", plain("namespace")),
         uid: reader.text(map, "metadata", plain("uid")),
-        labels: reader.labels(map, "metadata", "labels", true),
-        annotations: reader.labels(map, "metadata", "annotations", true),
+        labels: reader.labels(map, "metadata", "labels"),
+        annotations: reader.labels(map, "metadata", "annotations"),
     }
 }
 
@@ -117,7 +116,7 @@ fn has_snake_queries(spec: &Map<String, Value>) -> bool {
     })
 }
 
-impl Scope<'_> {
+impl Scope<'_, '_> {
     fn slo(&mut self, map: &Map<String, Value>, path: String) -> Option<Slo> {
         let known = ["name", "description", "objective", "labels", "plugins", "sli", "alerting"];
         let mut known: Vec<_> = known.into_iter().map(plain).collect();
@@ -125,7 +124,8 @@ impl Scope<'_> {
         self.reader.unknown(map, &path, &known);
         let name = self.reader.text(map, &path, plain("name"));
         let objective = self.reader.number(map, &path, plain("objective"));
-        let labels = self.reader.labels(map, &path, "labels", self.strings_only);
+        let labels = self.reader.labels(map, &path, "labels");
+        refuse_reserved(self.reader, &labels, &path, self.how.reading);
         let window = self.window(map, &path);
         let sli = self.sli(map, &path, objective)?;
         let (page_alert, ticket_alert) = self.alerting(map, &path);
@@ -143,6 +143,7 @@ impl Scope<'_> {
             plugins: self.plugins(map, &path),
             group_by: self.group_by(map, &path),
             name,
+            sli_path: join(&path, "sli"),
             path,
         })
     }
@@ -206,7 +207,7 @@ impl Scope<'_> {
         if let Some(used) = self.reader.object(sli, &path, plain("plugin")) {
             let path = join(&path, "plugin");
             let id = self.reader.text(used, &path, plain("id"));
-            let options = self.reader.labels(used, &path, "options", self.strings_only);
+            let options = self.reader.labels(used, &path, "options");
             let context = plugin::SliContext { objective, labels: &self.labels, options: &options };
             match plugin::sli_query(&id, &context) {
                 Ok(query) => out.raw = Some(query),
@@ -217,7 +218,8 @@ impl Scope<'_> {
             }
         }
         if self.how.reading == Reading::Lenient {
-            infer_window(self.reader, &mut out, &path);
+            let field = join(&path, if out.events.is_some() { "events" } else { "raw" });
+            infer_window(self.reader, &mut out, &field);
         }
         Some(out)
     }
@@ -231,8 +233,8 @@ impl Scope<'_> {
         self.reader.unknown(alerting, &path, &known);
         let shared = Alert {
             name: self.reader.text(alerting, &path, plain("name")),
-            labels: self.reader.labels(alerting, &path, "labels", self.strings_only),
-            annotations: self.reader.labels(alerting, &path, "annotations", self.strings_only),
+            labels: self.reader.labels(alerting, &path, "labels"),
+            annotations: self.reader.labels(alerting, &path, "annotations"),
         };
         let mut one = |name: Name| {
             let own = self.reader.object(alerting, &path, name).unwrap_or(&empty);
@@ -240,8 +242,8 @@ impl Scope<'_> {
             let known = [plain("disable"), plain("labels"), plain("annotations")];
             self.reader.unknown(own, &path, &known);
             let disabled = self.reader.flag(own, &path, plain("disable"));
-            let labels = self.reader.labels(own, &path, "labels", self.strings_only);
-            let annotations = self.reader.labels(own, &path, "annotations", self.strings_only);
+            let labels = self.reader.labels(own, &path, "labels");
+            let annotations = self.reader.labels(own, &path, "annotations");
             (!disabled).then(|| Alert {
                 name: shared.name.clone(),
                 labels: merge(&[&shared.labels, &labels]),
@@ -264,7 +266,7 @@ impl Scope<'_> {
 }
 
 fn read_chain(
-    reader: &mut Reader,
+    reader: &mut Reader<'_>,
     map: &Map<String, Value>,
     path: &str,
     name: Name,
@@ -297,8 +299,33 @@ fn empty() -> Value {
     Value::Object(Map::new())
 }
 
+/// Labels by which an SLO's rules and alerts find its series; it can have no other of that name.
+pub const RESERVED_LABELS: [&str; 4] = ["sloth_id", "sloth_service", "sloth_slo", "sloth_window"];
+
+/// Sloth accepts a label of its own as one of the SLO's, and the alerts then look for series that
+/// are not there.
+fn refuse_reserved(
+    reader: &mut Reader<'_>,
+    labels: &crate::model::Labels,
+    path: &str,
+    reading: Reading,
+) {
+    for key in RESERVED_LABELS.into_iter().filter(|key| labels.contains_key(*key)) {
+        let field = join(&join(path, "labels"), key);
+        let message = format!(
+            "{key} is the label by which the rules and alerts of an SLO find its series; with \
+             another value they find none"
+        );
+        let fix = "rename the label";
+        match reading {
+            Reading::Lenient => reader.error(reasons::RESERVED_LABEL, &field, message, fix),
+            Reading::Sloth => reader.warn(reasons::RESERVED_LABEL, &field, message, fix),
+        }
+    }
+}
+
 /// Replaces one literal range, the same in every query, by the window variable.
-pub(super) fn infer_window(reader: &mut Reader, sli: &mut Sli, path: &str) {
+pub(super) fn infer_window(reader: &mut Reader<'_>, sli: &mut Sli, field: &str) {
     let queries: Vec<&mut String> = match (&mut sli.events, &mut sli.raw) {
         (Some(events), None) => vec![&mut events.error_query, &mut events.total_query],
         (None, Some(raw)) => vec![raw],
@@ -308,10 +335,9 @@ pub(super) fn infer_window(reader: &mut Reader, sli: &mut Sli, path: &str) {
     if lacking == 0 || queries.iter().any(|q| q.trim().is_empty()) {
         return;
     }
-    let field = join(path, if queries.len() == 2 { "events" } else { "raw" });
-    let refuse = |reader: &mut Reader, message: String| {
+    let refuse = |reader: &mut Reader<'_>, message: String| {
         let fix = "write {{.window}} as the range of every selector: rate(x[{{.window}}])";
-        reader.error(reasons::WINDOW_MISSING, &field, message, fix);
+        reader.error(reasons::WINDOW_MISSING, field, message, fix);
     };
     if lacking < queries.len() {
         let message = "one query uses {{.window}} and the other does not".to_owned();
@@ -339,7 +365,7 @@ pub(super) fn infer_window(reader: &mut Reader, sli: &mut Sli, path: &str) {
             }
             reader.warn(
                 reasons::WINDOW_INFERRED,
-                &field,
+                field,
                 format!("[{one}] is taken as [{{{{.window}}}}]"),
                 &format!("write [{{{{.window}}}}] instead of [{one}]"),
             );

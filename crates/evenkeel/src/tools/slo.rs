@@ -62,6 +62,12 @@ fn options(
         let Some((key, value)) = pair.split_once('=') else {
             bail!("--extra-labels {pair:?}: write it as key=value");
         };
+        if evenkeel_slo::RESERVED_LABELS.contains(&key) {
+            bail!(
+                "--extra-labels {pair:?}: {key} is the label by which the rules and alerts of an \
+                 SLO find its series: choose another name"
+            );
+        }
         options.extra_labels.insert(key.to_owned(), value.to_owned());
     }
     options.default_window = PromDuration::parse(period)
@@ -87,8 +93,9 @@ fn catalogue(dir: &Path) -> anyhow::Result<Catalogue> {
     for file in files {
         let name = file.display().to_string();
         let text = std::fs::read_to_string(&file).with_context(|| name.clone())?;
-        let value: serde_json::Value = serde_saphyr::from_str(&text)
-            .map_err(|error| anyhow::anyhow!("{name} is not valid YAML: {error}"))?;
+        let value = evenkeel_yaml::Node::parse(&text)
+            .and_then(|node| node.json())
+            .map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
         let windows = AlertWindows::from_value(&value)
             .map_err(|problem| anyhow::anyhow!("{name}: {problem}"))?;
         all.push(windows);
