@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, StrInput, Tag};
 
-use crate::Error;
-use crate::error::step;
+use crate::error::{Error, step};
 use crate::node::{Content, Entry, Node, Scalar};
 use crate::scalar::{Resolved, resolve};
+use crate::split::Document;
 
 /// Deepest nesting that is read. A CRD's schema of a Pod needs about 40.
 const DEPTH_MAX: usize = 128;
@@ -20,8 +20,27 @@ const ALIAS_TEXT: usize = 64;
 /// Keys of a mapping that are compared one by one; more are looked up in a set.
 const FEW_KEYS: usize = 16;
 
+impl Node {
+    /// Reads a text of one document. A text without any is null.
+    ///
+    /// **Errors**: not YAML, a key given twice, more than one document, or larger than a document
+    /// may be.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        compose(text, 1)
+    }
+}
+
+impl Document<'_> {
+    /// Reads the document; lines count from the start of the file.
+    ///
+    /// **Errors**: as [`Node::parse`].
+    pub fn parse(&self) -> Result<Node, Error> {
+        compose(self.text, self.line)
+    }
+}
+
 /// Reads the only document of `text`, whose first line is `first_line` of its file.
-pub(crate) fn compose(text: &str, first_line: usize) -> Result<Node, Error> {
+fn compose(text: &str, first_line: usize) -> Result<Node, Error> {
     let options = granit_parser::options! {
         emit_comments: false,
         // The next two as libyaml, and so go-yaml, does it.

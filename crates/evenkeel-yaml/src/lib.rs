@@ -25,7 +25,7 @@ mod scalar;
 mod split;
 
 pub use error::Error;
-pub use node::{Entry, Node};
+pub use node::{Entry, Node, Place};
 pub use split::{Document, split};
 
 use serde::de::DeserializeOwned;

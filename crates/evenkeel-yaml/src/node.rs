@@ -1,35 +1,46 @@
 //! A document as a tree that knows where everything stands.
 
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::Error;
-use crate::error::step;
+use crate::error::{Error, step};
 use crate::scalar::{Resolved, json_number, resolve};
 
 /// A value, with its line.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub(crate) line: usize,
     pub(crate) content: Content,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     Scalar(Scalar),
     List(Vec<Node>),
     Map(Vec<Entry>),
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scalar {
     pub(crate) text: String,
     /// Without quotes and tag: what it stands for depends on its text.
     pub(crate) plain: bool,
 }
 
+/// What stands at a path, or on the way there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'n> {
+    /// The node, or the last one on the way that is there.
+    pub node: &'n Node,
+    /// Line of its key, or of the list item.
+    pub line: usize,
+    /// Whether the whole path is there.
+    pub whole: bool,
+    /// Steps of the path that are there.
+    pub steps: usize,
+}
+
 /// One `key: value` of a mapping.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub(crate) key: Scalar,
     pub(crate) key_line: usize,
@@ -75,14 +86,6 @@ impl Entry {
 }
 
 impl Node {
-    /// Reads a text of one document. A text without any is null.
-    ///
-    /// **Errors**: not YAML, a key given twice, more than one document, or larger than a document
-    /// may be.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        crate::compose::compose(text, 1)
-    }
-
     /// Line in the file, from 1.
     pub fn line(&self) -> usize {
         self.line
@@ -143,6 +146,38 @@ impl Node {
         Some(at)
     }
 
+    /// What stands at a path as people write it: `spec.slos[0].labels.team`.
+    pub fn locate(&self, path: &str) -> Place<'_> {
+        let mut place = Place { node: self, line: self.line, whole: true, steps: 0 };
+        let mut rest = path;
+        while !rest.is_empty() {
+            let next = match rest.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+                Some((index, tail)) => {
+                    let item = index.parse::<usize>().ok().and_then(|i| place.node.items().get(i));
+                    item.map(|item| (item, item.line, tail))
+                }
+                None => place.node.entry_of(rest),
+            };
+            let Some((node, line, tail)) = next else {
+                place.whole = false;
+                break;
+            };
+            rest = tail.strip_prefix('.').unwrap_or(tail);
+            place = Place { node, line, whole: true, steps: place.steps + 1 };
+        }
+        place
+    }
+
+    /// The entry whose key a path begins with, which may have dots in it; and the rest of the path.
+    fn entry_of<'p>(&self, path: &'p str) -> Option<(&Node, usize, &'p str)> {
+        let fits = |entry: &&Entry| {
+            let tail = path.strip_prefix(entry.key());
+            tail.is_some_and(|tail| tail.is_empty() || tail.starts_with(['.', '[']))
+        };
+        let entry = self.entries().iter().filter(fits).max_by_key(|entry| entry.key().len())?;
+        Some((&entry.value, entry.key_line, path.strip_prefix(entry.key()).unwrap_or_default()))
+    }
+
     /// The JSON that kubectl would send for it.
     ///
     /// **Errors**: `.inf` and `.nan`, which JSON does not have.
@@ -191,14 +226,6 @@ impl Node {
         })
     }
 
-    /// Fills a Rust type as go-yaml fills a struct: text fields take the scalar as it was written,
-    /// and null is the empty value.
-    ///
-    /// **Errors**: a field that is unknown, missing or of another type.
-    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        T::deserialize(crate::read::Reader(self)).map_err(|error| error.at(self.line))
-    }
-
     /// What it is, for a message: `the text "5m"`, `a list`.
     pub fn described(&self) -> String {
         match &self.content {
@@ -219,14 +246,5 @@ impl Node {
                 _ => format!("the number {}", scalar.text),
             },
         }
-    }
-}
-
-impl crate::Document<'_> {
-    /// Reads the document; lines count from the start of the file.
-    ///
-    /// **Errors**: as [`Node::parse`].
-    pub fn parse(&self) -> Result<Node, Error> {
-        crate::compose::compose(self.text, self.line)
     }
 }

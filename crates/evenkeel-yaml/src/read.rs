@@ -1,14 +1,25 @@
 //! A tree into Rust types.
 
-use serde::de::{self, DeserializeSeed, Expected, IntoDeserializer, Unexpected, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, Unexpected, Visitor,
+};
 
-use crate::Error;
-use crate::error::step;
+use crate::error::{Error, step};
 use crate::node::{Content, Entry, Node, Scalar};
 use crate::scalar::Resolved;
 
+impl Node {
+    /// Fills a Rust type as go-yaml fills a struct: text fields take the scalar as it was written,
+    /// and null is the empty value.
+    ///
+    /// **Errors**: a field that is unknown, missing or of another type.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        T::deserialize(Reader(self)).map_err(|error| error.at(self.line))
+    }
+}
+
 /// Reads one node.
-pub(crate) struct Reader<'a>(pub(crate) &'a Node);
+struct Reader<'a>(&'a Node);
 
 impl de::Error for Error {
     fn custom<T: std::fmt::Display>(problem: T) -> Self {

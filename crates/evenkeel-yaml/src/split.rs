@@ -1,6 +1,6 @@
 //! The documents of a file, cut as kubectl cuts them.
 
-use crate::Error;
+use crate::error::Error;
 
 /// One document of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

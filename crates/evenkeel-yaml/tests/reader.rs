@@ -126,6 +126,15 @@ fn nodes_know_their_place() {
     assert_eq!(node.pointer("/a/0/b").map(Node::line), Some(2));
     assert_eq!(node.pointer("/a/0/true").and_then(Node::text), Some("x\n"));
     assert_eq!(node.pointer("/a/1"), None);
+    let node = Node::parse("spec:\n  labels:\n    a.b/c: x\n  list:\n  - n: 1\n").unwrap();
+    let place = |path: &str| {
+        let place = node.locate(path);
+        (place.line, place.whole, place.steps)
+    };
+    assert_eq!(place("spec.labels.a.b/c"), (3, true, 3));
+    assert_eq!(place("spec.list[0].n"), (5, true, 4));
+    assert_eq!(place("spec.list[1].n"), (4, false, 2));
+    assert_eq!(place("other"), (1, false, 0));
 }
 
 proptest::proptest! {

@@ -59,7 +59,7 @@ impl<'p> Reader<'p> {
 
     /// The text of the scalar at a path, as it was written.
     fn written(&self, path: &str, key: &str) -> Option<String> {
-        let around = find(&self.parsed.node, path);
+        let around = self.parsed.node.locate(path);
         Some(around.node.get(key).filter(|_| around.whole)?.text()?.to_owned())
     }
 
@@ -146,7 +146,7 @@ impl<'p> Reader<'p> {
         self.warn(
             reasons::IGNORED_FIELD,
             &join(path, found),
-            format!("{found} has no effect here, neither in Sloth"),
+            format!("{found} has no effect here, as in Sloth"),
             &format!("write {wanted}"),
         );
     }
@@ -273,7 +273,7 @@ impl<'p> Reader<'p> {
     }
 
     fn wrong_type(&mut self, field: &str, found: &Value, wanted: &str) {
-        let place = find(&self.parsed.node, field);
+        let place = self.parsed.node.locate(field);
         let node = place.whole.then_some(place.node);
         let described = node.map_or_else(|| found.to_string(), Node::described);
         let fix = match node {
@@ -292,52 +292,9 @@ pub(crate) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// What was found on the way along a path.
-struct Found<'n> {
-    node: &'n Node,
-    /// Line of its key, or of the list item.
-    line: usize,
-    /// Whether it is the whole path's.
-    whole: bool,
-    /// Steps that were there.
-    steps: usize,
-}
-
-/// The node at a path such as `spec.slos[0].labels.team`, or the last one on the way that is there.
-fn find<'n>(root: &'n Node, path: &str) -> Found<'n> {
-    let mut found = Found { node: root, line: root.line(), whole: true, steps: 0 };
-    let mut rest = path;
-    while !rest.is_empty() {
-        let next = match rest.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
-            Some((index, tail)) => {
-                let item = index.parse::<usize>().ok().and_then(|i| found.node.items().get(i));
-                item.map(|item| (item, item.line(), tail))
-            }
-            None => step(found.node, rest),
-        };
-        let Some((node, line, tail)) = next else {
-            found.whole = false;
-            break;
-        };
-        rest = tail.strip_prefix('.').unwrap_or(tail);
-        (found.node, found.line, found.steps) = (node, line, found.steps + 1);
-    }
-    found
-}
-
-/// The entry whose key the path begins with; a key may have dots in it.
-fn step<'n, 'p>(node: &'n Node, path: &'p str) -> Option<(&'n Node, usize, &'p str)> {
-    let fits = |entry: &&evenkeel_yaml::Entry| {
-        let tail = path.strip_prefix(entry.key());
-        tail.is_some_and(|tail| tail.is_empty() || tail.starts_with(['.', '[']))
-    };
-    let entry = node.entries().iter().filter(fits).max_by_key(|entry| entry.key().len())?;
-    Some((entry.value(), entry.line(), path.strip_prefix(entry.key()).unwrap_or_default()))
-}
-
 /// The line of a field, or of what is nearest around it. `None` for a field of another document.
 pub(super) fn line_of(root: &Node, path: &str) -> Option<usize> {
-    let found = find(root, path);
+    let found = root.locate(path);
     let elsewhere = found.steps == 0 && path.contains('/');
     (!elsewhere).then_some(found.line)
 }
