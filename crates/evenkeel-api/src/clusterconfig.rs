@@ -9,10 +9,12 @@
 
 mod fields;
 mod instances;
+mod lookup;
 mod reader;
 
 use std::{collections::BTreeMap, fmt};
 
+use evenkeel_yaml::Node as YamlNode;
 use k8s_openapi::{
     api::core::v1::{Node, NodeSpec as KubeNodeSpec, NodeStatus, Taint},
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
@@ -35,7 +37,7 @@ pub struct ClusterConfig {
     pub version: Option<String>,
     /// The nodes at desired capacity, group by group in the order of the file.
     pub nodes: Vec<NodeSpec>,
-    /// What eksctl would refuse, or what had to be assumed.
+    /// What eksctl would refuse, what had to be assumed, or what has no effect here.
     pub warnings: Vec<Warning>,
 }
 
@@ -62,9 +64,14 @@ pub struct NodeSpec {
     pub capacity: Capacity,
 }
 
-/// What eksctl would refuse, or what had to be assumed, and how to put it right.
+/// The Kubernetes release that an embedded cluster behaves like.
+pub const KUBERNETES_RELEASE: &str = "1.33";
+
+/// What eksctl would refuse, what had to be assumed, or what has no effect here; and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
+    /// Line in the file, from 1; 0 when not known.
+    pub line: usize,
     /// `nodeGroup application-nodes`, or `cluster production`.
     pub object: String,
     /// Field below the object.
@@ -77,23 +84,27 @@ pub struct Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { object, field, problem, fix } = self;
-        write!(f, "{object}: field {field}: {problem}; {fix}")
+        let Self { line, object, field, problem, fix } = self;
+        write!(f, "{}{object}: field {field}: {problem}; {fix}", prefix(*line))
     }
+}
+
+/// `line 7: `, or nothing when the line is not known.
+fn prefix(line: usize) -> String {
+    if line == 0 { String::new() } else { format!("line {line}: ") }
 }
 
 /// Why a file gives no cluster.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClusterConfigError {
     /// It is not YAML.
-    #[error("the cluster file is not valid YAML: {problem}")]
-    Yaml {
-        /// The parser's words, with the position.
-        problem: String,
-    },
+    #[error("the cluster file is not valid YAML: {0}")]
+    Yaml(#[from] evenkeel_yaml::Error),
     /// A field has no meaning.
-    #[error("{object}: field {field}: {problem}; {fix}")]
+    #[error("{}{object}: field {field}: {problem}; {fix}", prefix(*.line))]
     Field {
+        /// Line in the file, from 1; 0 when not known.
+        line: usize,
         /// `nodeGroup application-nodes`, or `cluster production`.
         object: String,
         /// Field below the object.
@@ -116,16 +127,21 @@ impl ClusterConfig {
     ///
     /// **Errors**: not YAML, another kind, or a field that has no meaning.
     pub fn parse(text: &str) -> Result<Self, ClusterConfigError> {
-        let body: Value = serde_saphyr::from_str(text)
-            .map_err(|error| ClusterConfigError::Yaml { problem: error.to_string() })?;
-        Self::from_json(&body)
+        Self::from_yaml(&YamlNode::parse(text)?)
+    }
+
+    /// Reads a YAML document; messages name its lines.
+    ///
+    /// **Errors**: as [`Self::parse`].
+    pub fn from_yaml(node: &YamlNode) -> Result<Self, ClusterConfigError> {
+        reader::read(&node.json()?, Some(node))
     }
 
     /// Reads a manifest that has been parsed already.
     ///
     /// **Errors**: as [`Self::parse`].
     pub fn from_json(body: &Value) -> Result<Self, ClusterConfigError> {
-        reader::read(body)
+        reader::read(body, None)
     }
 }
 

@@ -18,10 +18,10 @@ pub enum ObjError {
     Malformed {
         /// `Kind/namespace/name` as far as known.
         object: String,
-        /// Path of the field.
-        field: &'static str,
+        /// Path of the field, `metadata.labels.team`.
+        field: String,
         /// What is wrong with it.
-        problem: &'static str,
+        problem: String,
     },
     /// The body does not fit the Rust type.
     #[error("{object} does not fit {kind}: {problem}")]
@@ -60,25 +60,34 @@ impl Obj {
     /// Wraps a JSON body.
     ///
     /// **Errors**: `apiVersion`, `kind` or `metadata` is missing or malformed. An empty name is
-    /// accepted when `metadata.generateName` is there (the server will fill it in).
-    pub fn from_json(body: Value) -> Result<Self, ObjError> {
+    /// accepted when `metadata.generateName` is there (the server will fill it in). A label or
+    /// annotation that is null has an empty value, as an API server decodes it.
+    pub fn from_json(mut body: Value) -> Result<Self, ObjError> {
+        fill_nulls(&mut body);
         let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
         let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let object = format!("{}/{name}", if kind.is_empty() { "object" } else { kind });
-        let malformed = |field, problem| ObjError::Malformed { object, field, problem };
+        let malformed = |field: &str, problem: String| ObjError::Malformed {
+            object,
+            field: field.to_owned(),
+            problem,
+        };
         if api_version.is_empty() {
-            return Err(malformed("apiVersion", "is missing"));
+            return Err(malformed("apiVersion", missing_text(&body, "apiVersion")));
         }
         if kind.is_empty() {
-            return Err(malformed("kind", "is missing"));
+            return Err(malformed("kind", missing_text(&body, "kind")));
         }
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
         let Some(meta) = body.get("metadata") else {
-            return Err(malformed("metadata", "is missing"));
+            return Err(malformed("metadata", "is missing".to_owned()));
         };
-        let meta: ObjectMeta = serde::Deserialize::deserialize(meta)
-            .map_err(|_| malformed("metadata", "is malformed"))?;
+        let meta: ObjectMeta = serde::Deserialize::deserialize(meta).map_err(|error| {
+            let by_default = || ("metadata".to_owned(), error.to_string());
+            let (field, problem) = wrong_metadata(meta).unwrap_or_else(by_default);
+            malformed(&field, problem)
+        })?;
         let namespace = meta.namespace.clone().unwrap_or_default();
         let key = Key::new(
             GroupKind::new(group, kind),
@@ -224,6 +233,74 @@ impl Obj {
     }
 }
 
+/// Gives labels and annotations that are null an empty value.
+fn fill_nulls(body: &mut Value) {
+    for field in ["/metadata/labels", "/metadata/annotations"] {
+        let map = body.pointer_mut(field).and_then(Value::as_object_mut);
+        for (_, value) in map.into_iter().flatten().filter(|(_, value)| value.is_null()) {
+            *value = Value::String(String::new());
+        }
+    }
+}
+
+/// What is wrong with a text field that is not there.
+fn missing_text(body: &Value, field: &str) -> String {
+    match body.get(field) {
+        None | Some(Value::Null | Value::String(_)) => "is missing".to_owned(),
+        Some(other) => must_be_text(other),
+    }
+}
+
+fn must_be_text(found: &Value) -> String {
+    format!("must be text, not {}", described(found))
+}
+
+fn described(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(flag) => format!("the boolean {flag}"),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the text {text:?}"),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "a mapping".to_owned(),
+    }
+}
+
+/// The first field of `metadata` that has the wrong type, and what is wrong with it.
+fn wrong_metadata(meta: &Value) -> Option<(String, String)> {
+    const TEXTS: [&str; 5] = ["name", "namespace", "generateName", "uid", "resourceVersion"];
+    let not_a = |what: &str, found: &Value| format!("must be {what}, not {}", described(found));
+    let Some(fields) = meta.as_object() else {
+        return Some(("metadata".to_owned(), not_a("a mapping", meta)));
+    };
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+        let field = format!("metadata.{name}");
+        match (name.as_str(), value) {
+            ("labels" | "annotations", Value::Object(entries)) => {
+                let wrong = entries.iter().find(|(_, value)| !value.is_string());
+                if let Some((key, value)) = wrong {
+                    return Some((format!("{field}.{key}"), must_be_text(value)));
+                }
+            }
+            ("labels" | "annotations", other) => return Some((field, not_a("a mapping", other))),
+            ("finalizers", Value::Array(items)) => {
+                let wrong = items.iter().enumerate().find(|(_, item)| !item.is_string());
+                if let Some((index, item)) = wrong {
+                    return Some((format!("{field}[{index}]"), must_be_text(item)));
+                }
+            }
+            ("finalizers" | "ownerReferences", other) if !other.is_array() => {
+                return Some((field, not_a("a list", other)));
+            }
+            (name, other) if TEXTS.contains(&name) && !other.is_string() => {
+                return Some((field, must_be_text(other)));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 impl Clone for Obj {
     fn clone(&self) -> Self {
         Self {
@@ -278,9 +355,42 @@ mod tests {
     }
 
     #[test]
+    fn a_null_label_or_annotation_is_empty() {
+        let metadata = json!({"name": "a", "annotations": {"note": null}, "labels": {"x": null}});
+        let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
+        let obj = Obj::from_json(body).unwrap();
+        assert_eq!((obj.annotation("note"), obj.label("x")), (Some(""), Some("")));
+        assert_eq!(obj.json()["metadata"]["annotations"]["note"], "");
+    }
+
+    #[test]
     fn a_malformed_object_names_the_field() {
         let error = Obj::from_json(json!({"kind": "Pod", "metadata": {"name": "a"}})).unwrap_err();
         assert_eq!(error.to_string(), "Pod/a: field apiVersion is missing");
+        let wrong = |metadata: Value| {
+            let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata});
+            Obj::from_json(body).unwrap_err().to_string()
+        };
+        assert_eq!(
+            wrong(json!({"name": "a", "labels": {"a": "b", "x": true}})),
+            "Pod/a: field metadata.labels.x must be text, not the boolean true"
+        );
+        assert_eq!(
+            wrong(json!({"name": 5})),
+            "Pod/: field metadata.name must be text, not the number 5"
+        );
+        assert_eq!(
+            wrong(json!({"name": "a", "annotations": ["a"]})),
+            "Pod/a: field metadata.annotations must be a mapping, not a list"
+        );
+        assert_eq!(
+            wrong(json!({"name": "a", "finalizers": ["a", {}]})),
+            "Pod/a: field metadata.finalizers[1] must be text, not a mapping"
+        );
+        assert_eq!(
+            wrong(json!({"name": "a", "generation": "x"})),
+            "Pod/a: field metadata invalid type: string \"x\", expected i64"
+        );
         let broken = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
             "spec": {"containers": 3}});
         let error = Obj::from_json(broken).unwrap().get::<Pod>().unwrap_err().to_string();

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use evenkeel_yaml::Node;
 use k8s_openapi::api::core::v1::Taint;
 use serde_json::Value;
 
 use super::{
-    ClusterConfig, ClusterConfigError, NODES_MAX, NodeSpec, Warning,
+    ClusterConfig, ClusterConfigError, KUBERNETES_RELEASE, NODES_MAX, NodeSpec, Warning,
     fields::{CLUSTER, MANAGED_NODE_GROUP, METADATA, NODE_GROUP},
     instances,
+    lookup::Reader,
 };
 
 /// Nodes of a group that gives neither size. **Source**: eksctl's `DefaultNodeCount`.
@@ -17,97 +19,6 @@ const GROUP_SIZE_DEFAULT: u64 = 2;
 const TYPE_DEFAULT: &str = "m5.large";
 
 type Labels = BTreeMap<String, String>;
-
-/// Reads one object of the file, and says where it is when something is wrong.
-struct Reader<'a> {
-    object: String,
-    body: &'a Value,
-}
-
-impl<'a> Reader<'a> {
-    fn wrong<T>(
-        &self,
-        field: &str,
-        problem: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Result<T, ClusterConfigError> {
-        Err(ClusterConfigError::Field {
-            object: self.object.clone(),
-            field: field.to_owned(),
-            problem: problem.into(),
-            fix: fix.into(),
-        })
-    }
-
-    fn warning(&self, field: &str, problem: impl Into<String>, fix: impl Into<String>) -> Warning {
-        Warning {
-            object: self.object.clone(),
-            field: field.to_owned(),
-            problem: problem.into(),
-            fix: fix.into(),
-        }
-    }
-
-    fn field(&self, name: &str) -> Option<&'a Value> {
-        self.body.get(name).filter(|value| !value.is_null())
-    }
-
-    fn text(&self, name: &str) -> Result<Option<String>, ClusterConfigError> {
-        match self.field(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(other) => self.wrong(
-                name,
-                format!("{other} is not text"),
-                format!("write {name}: \"{other}\""),
-            ),
-        }
-    }
-
-    fn count(&self, name: &str) -> Result<Option<u64>, ClusterConfigError> {
-        match self.field(name) {
-            None => Ok(None),
-            Some(value) => match value.as_u64() {
-                Some(number) => Ok(Some(number)),
-                None => self.wrong(
-                    name,
-                    format!("{value} is not a whole number from 0 on"),
-                    format!("write for example {name}: 3"),
-                ),
-            },
-        }
-    }
-
-    fn texts(&self, name: &str) -> Result<Vec<String>, ClusterConfigError> {
-        let fix = format!("write {name}: [\"one\", \"two\"]");
-        match self.field(name) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(items)) => items
-                .iter()
-                .map(|item| match item.as_str() {
-                    Some(text) => Ok(text.to_owned()),
-                    None => self.wrong(name, format!("{item} is not text"), fix.clone()),
-                })
-                .collect(),
-            Some(other) => self.wrong(name, format!("{other} is not a list"), fix),
-        }
-    }
-
-    /// Warns about fields that eksctl does not know here.
-    fn check_fields(&self, known: &[&str], warnings: &mut Vec<Warning>) {
-        for name in self.body.as_object().into_iter().flatten().map(|(name, _)| name) {
-            if known.contains(&name.as_str()) {
-                continue;
-            }
-            let alike = known.iter().find(|known| known.eq_ignore_ascii_case(name));
-            let fix = match alike {
-                Some(known) => format!("write {known}"),
-                None => "remove it".to_owned(),
-            };
-            warnings.push(self.warning(name, "eksctl refuses this field here", fix));
-        }
-    }
-}
 
 /// What the whole cluster says to each of its groups.
 struct Cluster {
@@ -119,23 +30,25 @@ struct Cluster {
     subnets: BTreeMap<String, String>,
 }
 
-pub(super) fn read(body: &Value) -> Result<ClusterConfig, ClusterConfigError> {
+pub(super) fn read(body: &Value, node: Option<&Node>) -> Result<ClusterConfig, ClusterConfigError> {
     let mut warnings = Vec::new();
-    let cluster = cluster(body, &mut warnings)?;
+    let cluster = cluster(body, node, &mut warnings)?;
     let mut nodes = Vec::new();
     let mut names = BTreeSet::new();
     for (list, is_managed) in [("nodeGroups", false), ("managedNodeGroups", true)] {
-        let root = Reader { object: format!("cluster {}", cluster.name), body };
+        let root = Reader { object: format!("cluster {}", cluster.name), path: "", body, node };
         let groups = match root.field(list) {
             None => &Vec::new(),
             Some(Value::Array(groups)) => groups,
             Some(other) => {
                 let fix = format!("write {list}: followed by a list of groups (- name: ...)");
-                return root.wrong(list, format!("{other} is not a list"), fix);
+                let problem = format!("must be a list, not {}", root.described(list, other));
+                return root.wrong(list, problem, fix);
             }
         };
         for (position, body) in groups.iter().enumerate() {
-            let mut group = Reader { object: format!("{list}[{position}]"), body };
+            let node = node.and_then(|node| node.pointer(&format!("/{list}/{position}")));
+            let mut group = Reader { object: format!("{list}[{position}]"), path: "", body, node };
             let Some(name) = group.text("name")?.filter(|name| !name.is_empty()) else {
                 return group.wrong("name", "is missing", "give every group a name of its own");
             };
@@ -151,6 +64,7 @@ pub(super) fn read(body: &Value) -> Result<ClusterConfig, ClusterConfigError> {
     }
     if nodes.is_empty() {
         warnings.push(Warning {
+            line: 0,
             object: format!("cluster {}", cluster.name),
             field: "nodeGroups".to_owned(),
             problem: "the file asks for no nodes, so nothing can run".to_owned(),
@@ -161,8 +75,12 @@ pub(super) fn read(body: &Value) -> Result<ClusterConfig, ClusterConfigError> {
     Ok(ClusterConfig { name, region, version, nodes, warnings })
 }
 
-fn cluster(body: &Value, warnings: &mut Vec<Warning>) -> Result<Cluster, ClusterConfigError> {
-    let root = Reader { object: "cluster file".to_owned(), body };
+fn cluster(
+    body: &Value,
+    node: Option<&Node>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Cluster, ClusterConfigError> {
+    let root = Reader { object: "cluster file".to_owned(), path: "", body, node };
     if !body.is_object() {
         return root.wrong("kind", "the file is not an object", "start it with apiVersion: ...");
     }
@@ -176,12 +94,23 @@ fn cluster(body: &Value, warnings: &mut Vec<Warning>) -> Result<Cluster, Cluster
     }
     let empty = Value::Null;
     let metadata = body.get("metadata").unwrap_or(&empty);
-    let meta = Reader { object: "cluster file".to_owned(), body: metadata };
+    let meta_node = node.and_then(|node| node.get("metadata"));
+    let meta = Reader {
+        object: "cluster file".to_owned(),
+        path: "metadata.",
+        body: metadata,
+        node: meta_node,
+    };
     let Some(name) = meta.text("name")?.filter(|name| !name.is_empty()) else {
         return meta.wrong("metadata.name", "is missing", "give the cluster a name");
     };
-    let meta = Reader { object: format!("cluster {name}"), body: metadata };
-    let root = Reader { object: format!("cluster {name}"), body };
+    let meta = Reader {
+        object: format!("cluster {name}"),
+        path: "metadata.",
+        body: metadata,
+        node: meta_node,
+    };
+    let root = Reader { object: format!("cluster {name}"), path: "", body, node };
     let Some(region) = meta.text("region")?.filter(|region| !region.is_empty()) else {
         return meta.wrong("metadata.region", "is missing", "write for example region: us-east-1");
     };
@@ -189,12 +118,22 @@ fn cluster(body: &Value, warnings: &mut Vec<Warning>) -> Result<Cluster, Cluster
     meta.check_fields(&METADATA, warnings);
     let version = match meta.field("version") {
         Some(Value::Number(number)) => {
-            let problem = format!("eksctl refuses {number} without quotes (1.30 would be 1.3)");
+            let written = meta.written("version", &Value::Number(number.clone()));
+            let problem = format!("eksctl refuses {written} without quotes (1.30 would be 1.3)");
             warnings.push(meta.warning("metadata.version", problem, "write it in quotes"));
-            Some(number.to_string())
+            Some(written)
         }
         _ => meta.text("version")?,
     };
+    if let Some(version) = version.as_deref().filter(|version| *version != KUBERNETES_RELEASE) {
+        let problem = format!(
+            "the embedded cluster is Kubernetes {KUBERNETES_RELEASE}, and its nodes report \
+             v{KUBERNETES_RELEASE}.0, not {version}"
+        );
+        let fix = format!("write \"{KUBERNETES_RELEASE}\", or leave it out");
+        warnings.push(meta.warning("metadata.version", problem, fix));
+    }
+    check_other_nodes(&root, warnings);
     let zones = root.texts("availabilityZones")?;
     if zones.len() == 1 {
         let problem = "eksctl needs at least 2 zones";
@@ -202,6 +141,29 @@ fn cluster(body: &Value, warnings: &mut Vec<Warning>) -> Result<Cluster, Cluster
     }
     check_zones(&root, &zones, &region, warnings);
     Ok(Cluster { name, region, version, zones, subnets: subnets(body) })
+}
+
+/// Warns about nodes that the file asks for in other ways than by groups.
+fn check_other_nodes(root: &Reader<'_>, warnings: &mut Vec<Warning>) {
+    let profiles = root.field("fargateProfiles").and_then(Value::as_array);
+    if let Some(profiles) = profiles.filter(|profiles| !profiles.is_empty()) {
+        let names = profiles.iter().filter_map(|p| p.get("name").and_then(Value::as_str));
+        let names: Vec<&str> = names.collect();
+        let problem = format!(
+            "there is no Fargate here: pods of {} run on the nodes of the groups",
+            if names.is_empty() { "its profiles".to_owned() } else { names.join(", ") }
+        );
+        let fix = "give a node group that has room for them";
+        warnings.push(root.warning("fargateProfiles", problem, fix));
+    }
+    let auto = root.body.pointer("/autoModeConfig/enabled").and_then(Value::as_bool);
+    let makers =
+        [("karpenter", root.field("karpenter").is_some()), ("autoModeConfig", auto == Some(true))];
+    for (field, _) in makers.into_iter().filter(|(_, given)| *given) {
+        let problem = "no nodes are made as pods need them: only those of the groups are there";
+        let fix = "give a node group with the desiredCapacity that you need";
+        warnings.push(root.warning(field, problem, fix));
+    }
 }
 
 fn check_zones(reader: &Reader<'_>, zones: &[String], region: &str, warnings: &mut Vec<Warning>) {
@@ -229,6 +191,19 @@ fn subnets(body: &Value) -> BTreeMap<String, String> {
         }
     }
     zones
+}
+
+/// Memory as a selector gives it: `4`, `4GiB`, `4Gi`, `4gb`.
+fn gibibytes(value: &Value) -> Option<u64> {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim();
+    let unit = text.get(digits.len()..).unwrap_or_default().trim().to_ascii_lowercase();
+    let factor = match unit.as_str() {
+        "" | "g" | "gb" | "gi" | "gib" => 1,
+        "t" | "tb" | "ti" | "tib" => 1_024,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok().filter(|n| *n > 0)?.checked_mul(factor)
 }
 
 /// A group of nodes.
@@ -262,13 +237,15 @@ impl Group<'_> {
         warnings.extend(unknown.into_iter().filter(|w| !spoken_of(w, !self.is_managed)));
         let zones = self.zones(cluster, warnings)?;
         let instance_type = self.instance_type()?;
-        let mut capacity = instances::capacity(&instance_type).unwrap_or_else(|| {
-            let problem = format!("instance type {instance_type} is not known here");
-            let fix =
-                "2 processors and 8 GiB are assumed: write a type of the m, c, r or t families";
-            warnings.push(reader.warning("instanceType", problem, fix));
-            instances::assumed()
-        });
+        let selected = self.selected(&instance_type, warnings)?;
+        let mut capacity =
+            selected.or_else(|| instances::capacity(&instance_type)).unwrap_or_else(|| {
+                let problem = format!("instance type {instance_type} is not known here");
+                let fix =
+                    "2 processors and 8 GiB are assumed: write a type of the m, c, r or t families";
+                warnings.push(reader.warning("instanceType", problem, fix));
+                instances::assumed()
+            });
         capacity.pods = reader.count("maxPodsPerNode")?.unwrap_or(capacity.pods);
         capacity.disk_gib = reader.count("volumeSize")?.unwrap_or(capacity.disk_gib);
         let labels = self.labels(cluster, &instance_type, (spot, warnings))?;
@@ -318,11 +295,9 @@ impl Group<'_> {
             None => false,
             Some(Value::Bool(spot)) => *spot,
             Some(other) => {
-                return reader.wrong(
-                    "spot",
-                    format!("{other} is not true or false"),
-                    "write spot: true",
-                );
+                let found = reader.described("spot", other);
+                let problem = format!("must be true or false, not {found}");
+                return reader.wrong("spot", problem, "write spot: true");
             }
         };
         if self.is_managed {
@@ -359,6 +334,45 @@ impl Group<'_> {
             .or_else(|| first(reader.field("instanceTypes")));
         let named = reader.text("instanceType")?.filter(|name| name != "mixed");
         Ok(named.or(mixed).unwrap_or_else(|| TYPE_DEFAULT.to_owned()))
+    }
+
+    /// What a machine chosen by `instanceSelector` has. `None` without a selector.
+    fn selected(
+        &self,
+        instance_type: &str,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Option<instances::Capacity>, ClusterConfigError> {
+        let reader = &self.reader;
+        let selector = match reader.field("instanceSelector") {
+            None => return Ok(None),
+            Some(selector) if selector.is_object() => selector,
+            Some(other) => {
+                let found = reader.described("instanceSelector", other);
+                let fix = "write vCPUs and memory below it";
+                return reader.wrong(
+                    "instanceSelector",
+                    format!("must be a mapping, not {found}"),
+                    fix,
+                );
+            }
+        };
+        let known = instances::capacity(instance_type).unwrap_or_else(instances::assumed);
+        let cpus = selector.get("vCPUs").and_then(Value::as_u64).filter(|n| *n > 0);
+        let memory = selector.get("memory").and_then(gibibytes);
+        let capacity = instances::Capacity {
+            cpu_millis: cpus.map_or(known.cpu_millis, |n| n.saturating_mul(1_000)),
+            memory_mib: memory.map_or(known.memory_mib, |gib| gib.saturating_mul(1_024)),
+            ..known
+        };
+        let problem = format!(
+            "EC2 cannot be asked for a type here: machines of {} processors and {} GiB are made, \
+             which call themselves {instance_type}",
+            capacity.cpu_millis / 1_000,
+            capacity.memory_mib / 1_024
+        );
+        let fix = "write instanceType to say which machine you mean";
+        warnings.push(reader.warning("instanceSelector", problem, fix));
+        Ok(Some(capacity))
     }
 
     fn zones(
@@ -410,17 +424,24 @@ impl Group<'_> {
             None => {}
             Some(Value::Object(own)) => {
                 for (key, value) in own {
-                    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    if !value.is_string() {
-                        let problem = format!("eksctl refuses {value} as a label's value");
-                        let fix = format!("write {key}: \"{value}\"");
-                        warnings.push(reader.warning(&format!("labels.{key}"), problem, fix));
+                    let field = format!("labels.{key}");
+                    let text = match value {
+                        Value::String(text) => text.clone(),
+                        Value::Null => String::new(),
+                        _ => reader.written(&field, value),
+                    };
+                    if !value.is_string() && !value.is_null() {
+                        let found = reader.described(&field, value);
+                        let problem = format!("eksctl refuses a label whose value is {found}");
+                        let fix = format!("write {key}: {text:?}");
+                        warnings.push(reader.warning(&field, problem, fix));
                     }
                     labels.insert(key.clone(), text);
                 }
             }
             Some(other) => {
-                let problem = format!("{other} is not a map");
+                let problem =
+                    format!("must be a mapping, not {}", reader.described("labels", other));
                 return reader.wrong(
                     "labels",
                     problem,
@@ -444,11 +465,12 @@ impl Group<'_> {
                     let text = |name: &str| match taint.get(name) {
                         None | Some(Value::Null) => Ok(None),
                         Some(Value::String(text)) => Ok(Some(text.clone())),
-                        Some(other) => reader.wrong(
-                            &format!("{field}.{name}"),
-                            format!("{other} is not text"),
-                            format!("write {name}: \"{other}\""),
-                        ),
+                        Some(other) => {
+                            let field = format!("{field}.{name}");
+                            let found = reader.described(&field, other);
+                            let fix = format!("write {name}: {:?}", reader.written(&field, other));
+                            reader.wrong(&field, format!("must be text, not {found}"), fix)
+                        }
                     };
                     let Some(key) = text("key")?.filter(|key| !key.is_empty()) else {
                         return reader.wrong(&field, "has no key", "write key, value and effect");
@@ -473,7 +495,8 @@ impl Group<'_> {
                     .collect()
             }
             Some(other) => {
-                let problem = format!("{other} is neither a list nor a map");
+                let found = reader.described("taints", other);
+                let problem = format!("must be a list or a mapping, not {found}");
                 reader.wrong("taints", problem, "write a list of key, value, effect")
             }
         }
@@ -486,7 +509,7 @@ impl Group<'_> {
         (value, effect): (Option<String>, String),
     ) -> Result<Taint, ClusterConfigError> {
         if !matches!(effect.as_str(), "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
-            let problem = format!("{effect:?} is no effect of a taint");
+            let problem = format!("{effect:?} is not an effect that a taint can have");
             let fix = "write NoSchedule, PreferNoSchedule or NoExecute";
             return self.reader.wrong(&format!("{field}.effect"), problem, fix);
         }

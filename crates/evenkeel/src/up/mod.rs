@@ -104,8 +104,9 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
 /// The nodes of all `ClusterConfig`s; what eksctl would refuse in them is said as a warning.
 fn nodes(input: &Input) -> anyhow::Result<Vec<NodeSpec>> {
     let mut nodes = Vec::new();
-    for (origin, text) in &input.clusters {
-        let parsed = ClusterConfig::parse(text).map_err(|e| anyhow::anyhow!("{origin}: {e}"))?;
+    for (origin, node) in &input.clusters {
+        let parsed =
+            ClusterConfig::from_yaml(node).map_err(|e| anyhow::anyhow!("{origin}: {e}"))?;
         for warning in &parsed.warnings {
             io::complain(&format!("warning: {origin}: {warning}"));
         }
