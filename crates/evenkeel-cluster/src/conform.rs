@@ -25,7 +25,10 @@ pub(crate) fn conform(
     let mut unknown = Vec::new();
     let conformed = match &resource.body {
         Body::Typed(typed) => {
-            let typed = (typed.conform)(&body).map_err(|problem| unfit(resource, &problem))?;
+            let fits = (typed.conform)(&body);
+            let typed = fits.map_err(|problem| {
+                unfit(resource, &crate::misfit::described(typed.conform, &body, &problem))
+            })?;
             missing(&body, &typed, "", &mut unknown);
             typed
         }

@@ -37,6 +37,7 @@ mod defaults;
 mod delete;
 mod describe;
 mod error;
+mod misfit;
 mod patch;
 mod protobuf;
 mod request;

@@ -150,7 +150,7 @@ impl ImageMap {
         if yaml.trim().is_empty() {
             return Ok(Self::default());
         }
-        let file: File = serde_saphyr::from_str(yaml)
+        let file: File = evenkeel_yaml::from_str(yaml)
             .map_err(|error| ImageMapError::Malformed { problem: error.to_string() })?;
         for (image, entry) in &file.images {
             let refuse = |problem| Err(ImageMapError::Entry { image: image.clone(), problem });

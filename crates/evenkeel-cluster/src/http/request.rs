@@ -175,7 +175,8 @@ pub(super) fn unsupported(media: &str) -> ApiError {
 fn yaml(body: &[u8]) -> Result<Value, ApiError> {
     let text = std::str::from_utf8(body)
         .map_err(|error| ApiError::bad_request(format!("the body is not text: {error}")))?;
-    serde_saphyr::from_str(text)
+    evenkeel_yaml::Node::parse(text)
+        .and_then(|node| node.json())
         .map_err(|error| ApiError::bad_request(format!("the body is not valid YAML: {error}")))
 }
 

@@ -24,8 +24,8 @@ pub(crate) async fn install_crds(store: &dyn Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Creates or updates every object; what the server refuses is said with its place in the files,
-/// and the others go on.
+/// Creates or updates every object; what the server refuses is reported with its place in the
+/// files, and the others go on.
 pub(crate) async fn apply(store: &dyn Store, objects: &[(Origin, Obj)]) {
     let mut ordered: Vec<_> = objects.iter().collect();
     ordered.sort_by_key(|(_, obj)| rank(obj));
@@ -34,12 +34,16 @@ pub(crate) async fn apply(store: &dyn Store, objects: &[(Origin, Obj)]) {
         let obj = placed.as_ref().unwrap_or(obj);
         let applied = remembered(obj);
         if let Err(error) = put(store, applied.as_ref().unwrap_or(obj)).await {
-            io::complain(&format!("not applied: {origin}: {error}{}", advice(&error, obj)));
+            let message = error.to_string();
+            let line = origin.line_of(&message).map(|line| format!(", line {line}"));
+            let line = line.unwrap_or_default();
+            let advice = advice(&error, obj);
+            io::complain(&format!("not applied: {origin}{line}: {message}{advice}"));
         }
     }
 }
 
-/// What to do next, where the server's own words do not say it.
+/// What to do next, where the server's message does not contain it.
 fn advice(error: &StoreError, obj: &Obj) -> String {
     match error {
         StoreError::Refused { problem, .. } if problem.contains("does not know kind") => {
@@ -116,6 +120,39 @@ mod tests {
     use evenkeel_cluster::ApiServer;
 
     use super::*;
+
+    #[test]
+    fn refusals_name_the_line_of_the_field() {
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        let store = ApiServer::new(Arc::new(FixedClock(now)), Rng::new(1)).store();
+        let text = "apiVersion: apps/v1
+kind: Deployment
+metadata: {name: a, namespace: default}
+spec:
+  replicas: y
+  selector: {matchLabels: {a: b}}
+  template:
+    metadata: {labels: {a: b}}
+    spec:
+      containers:
+      - name: c
+        image: x
+        ports:
+        - containerPort: none
+";
+        let refused = |text: &str| {
+            let mut input = crate::input::Input::default();
+            crate::input::read_text("a.yaml", text, &mut input).unwrap();
+            let (origin, obj) = input.objects.remove(0);
+            let error = futures::executor::block_on(put(store.as_ref(), &obj)).unwrap_err();
+            let message = error.to_string();
+            format!("{:?} {message}", origin.line_of(&message))
+        };
+        insta::assert_snapshot!(refused(text), @r#"Some(5) Deployment/default/a is invalid: Deployment in version "v1" cannot be handled as a Deployment: spec.replicas: must be a whole number, not the boolean true"#);
+        insta::assert_snapshot!(refused(&text.replace("replicas: y", "replicas: 2")), @r#"Some(14) Deployment/default/a is invalid: Deployment in version "v1" cannot be handled as a Deployment: spec.template.spec.containers[0].ports[0].containerPort: must be a whole number, not the text "none""#);
+        let selector = text.replace("replicas: y", "replicas: 2").replace("none", "80");
+        insta::assert_snapshot!(refused(&selector.replace("{a: b}}\n  t", "{a: c}}\n  t")), @r#"Some(8) Deployment/default/a is invalid: Deployment.apps "a" is invalid: spec.template.metadata.labels: Invalid value: {"a":"b"}: `selector` does not match template `labels`"#);
+    }
 
     #[test]
     fn what_is_not_applied_says_what_to_do() {
