@@ -10,7 +10,7 @@ pub struct DurationError {
     pub problem: &'static str,
 }
 
-/// Milliseconds of each unit, in the order in which longer unit names must be tried.
+/// Seconds of each unit, in the order in which longer unit names must be tried.
 const UNITS: [(&str, f64); 9] = [
     ("ms", 1e-3),
     ("us", 1e-6),
@@ -53,7 +53,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     Duration::try_from_secs_f64(seconds).map_err(|_| fail("it is out of range"))
 }
 
-/// Writes a duration as Go does for whole milliseconds: `1h30m`, `1.5s`, `250ms`, `0s`.
+/// Writes a duration to the millisecond, without the parts that are 0 which Go writes (`1h30m0s`):
+/// `1h30m`, `1.5s`, `250ms`, `0s`.
 pub fn format_duration(duration: Duration) -> String {
     if duration.is_zero() {
         return "0s".to_owned();

@@ -118,7 +118,7 @@ impl<'b> Blocks<'b> {
     }
 }
 
-/// Compensated sum over a run; `None` where only a look at each sample can tell.
+/// Compensated sum over a run; `None` where each sample has to be looked at.
 pub fn sum(values: &[f64], cut: Cut<'_>) -> Option<(f64, f64)> {
     let add = |state: (f64, f64), v: f64| kahan_add(v, state.0, state.1);
     let mut state = values[..cut.head_end].iter().fold((0.0, 0.0), |s, v| add(s, *v));

@@ -112,7 +112,7 @@ const UNITS: [(&str, i64, u8); 7] = [
     ("ms", 1, 7),
 ];
 
-/// Reads `1d2h`, `5m`, `100ms`, `0`; milliseconds. `None` when it is no Prometheus duration or
+/// Reads `1d2h`, `5m`, `100ms`, `0`; milliseconds. `None` when it is not a Prometheus duration or
 /// overflows.
 pub fn parse_duration_ms(text: &str) -> Option<i64> {
     if text == "0" {

@@ -16,7 +16,7 @@ const POSIX: [&str; 14] = [
     "space", "upper", "word", "xdigit",
 ];
 
-/// Says why a pattern is no RE2, else returns it in the crate's syntax.
+/// Says why a pattern is not RE2, else returns it in the crate's syntax.
 pub(crate) fn translated(pattern: &str) -> Result<String, String> {
     let mut reader = Reader { rest: pattern, out: String::with_capacity(pattern.len() + 8) };
     let mut depth = 0_usize;

@@ -8,7 +8,7 @@ use crate::storage::{Needs, SelectedSeries, Storage, StorageError, TimeRange};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Series a store takes unless told otherwise: a label explosion must end in an error, not in a
+/// Series a store takes unless set otherwise: a label explosion must end in an error, not in a
 /// full machine.
 pub const SERIES_MAX: usize = 1_000_000;
 /// Labels one series may have.
@@ -339,7 +339,7 @@ impl SeriesStore {
     }
 
     /// Lists of slots (without overlap) that contain all series that pass, as few as the index can
-    /// tell; `None` if it cannot tell at all.
+    /// say; `None` if it cannot say at all.
     fn narrowest(&self, matchers: &[Matcher]) -> Option<Vec<&Vec<u32>>> {
         let size = |lists: &Vec<&Vec<u32>>| lists.iter().map(|list| list.len()).sum::<usize>();
         let mut best: Option<Vec<&Vec<u32>>> = None;

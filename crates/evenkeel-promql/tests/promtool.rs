@@ -240,7 +240,7 @@ fn promtool_agrees() {
         let theirs = promtool(&yaml);
         for (key, at_ms) in asked {
             let Some(theirs) = theirs.get(&key) else {
-                differences.push(format!("{key:?}: promtool says nothing"));
+                differences.push(format!("{key:?}: promtool has no result"));
                 continue;
             };
             compared += 1;

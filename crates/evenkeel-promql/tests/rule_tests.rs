@@ -76,15 +76,15 @@ tests:
 
 #[test]
 fn errors_name_line_and_field() {
-    let told = |tests: &str| match tested(tests) {
+    let outcome = |tests: &str| match tested(tests) {
         Ok(report) => report.failures.join("; "),
         Err(error) => error,
     };
-    assert_snapshot!(told("tests:\n- alert_rule_test:\n  - eval_time: 1m"), @"test 1: an item of alert_rule_test at eval_time 1m has no alertname");
-    assert_snapshot!(told("tests:\n- interval: soon"), @r#"test 1: not a valid duration string: "soon""#);
-    assert_snapshot!(told("tests:\n- input_series: [up]"), @r#"line 2: field tests[0].input_series[0]: must be a mapping, not the text "up""#);
-    assert_snapshot!(told("tests:\n- input: x"), @"line 2: field tests[0]: field input is not known here; known are name, interval, input_series, alert_rule_test, promql_expr_test, external_labels, external_url, start_timestamp");
-    assert_snapshot!(told("evaluation_interval: 1m\ntests:\n- a: b: c"), @"line 3: field tests[0]: a value cannot have a colon and a blank in it: put it in quotes, or check the indentation");
-    assert_snapshot!(told("tests: []\ntests: []"), @"line 2: field tests: is given twice, first in line 1");
-    assert_snapshot!(told("rule_files: [x.yml]"), @"x.yml is not there");
+    assert_snapshot!(outcome("tests:\n- alert_rule_test:\n  - eval_time: 1m"), @"test 1: an item of alert_rule_test at eval_time 1m has no alertname");
+    assert_snapshot!(outcome("tests:\n- interval: soon"), @r#"test 1: not a valid duration string: "soon""#);
+    assert_snapshot!(outcome("tests:\n- input_series: [up]"), @r#"line 2: field tests[0].input_series[0]: must be a mapping, not the text "up""#);
+    assert_snapshot!(outcome("tests:\n- input: x"), @"line 2: field tests[0]: field input is not known here; known are name, interval, input_series, alert_rule_test, promql_expr_test, external_labels, external_url, start_timestamp");
+    assert_snapshot!(outcome("evaluation_interval: 1m\ntests:\n- a: b: c"), @"line 3: field tests[0]: a value cannot have a colon and a blank in it: put it in quotes, or check the indentation");
+    assert_snapshot!(outcome("tests: []\ntests: []"), @"line 2: field tests: is given twice, first in line 1");
+    assert_snapshot!(outcome("rule_files: [x.yml]"), @"x.yml is not there");
 }

@@ -110,8 +110,8 @@ proptest! {
         let (mut one_by_one, mut notices) = (groups(), vec![Vec::new(); GROUPS]);
         let mut now_ms = INTERVAL_MS;
         while now_ms <= end_ms {
-            for (group, told) in one_by_one.iter_mut().zip(&mut notices) {
-                told.extend(group.evaluate(&mut naive, now_ms, &context).notices);
+            for (group, sent) in one_by_one.iter_mut().zip(&mut notices) {
+                sent.extend(group.evaluate(&mut naive, now_ms, &context).notices);
             }
             now_ms += INTERVAL_MS;
         }
@@ -121,20 +121,20 @@ proptest! {
         let mut fast = inputs;
         let middle = end_ms * first_share / 1_000 / INTERVAL_MS * INTERVAL_MS;
         let spans = [(INTERVAL_MS, middle), (middle.max(0) + INTERVAL_MS, end_ms)];
-        let (mut at_once, mut told) = (groups(), vec![Vec::new(); GROUPS]);
+        let (mut at_once, mut sent) = (groups(), vec![Vec::new(); GROUPS]);
         for (start_ms, end_ms) in spans {
             let steps = Steps { start_ms, end_ms, step_ms: INTERVAL_MS };
-            for (group, told) in at_once.iter_mut().zip(&mut told) {
+            for (group, sent) in at_once.iter_mut().zip(&mut sent) {
                 let span = group.evaluate_span(&mut fast, steps, &context);
-                told.extend(span.notices);
+                sent.extend(span.notices);
                 let expected = AT_ONCE.contains(&group.name.as_str()) && steps.count() > 1;
                 prop_assert!(!expected || span.stepwise == 0, "{} {:?}", group.name, steps);
             }
         }
-        for told in notices.iter_mut().chain(&mut told) {
-            told.sort_by_key(|n| (n.starts_ms, n.labels.clone(), n.ends_ms, n.resolved));
+        for all in notices.iter_mut().chain(&mut sent) {
+            all.sort_by_key(|n| (n.starts_ms, n.labels.clone(), n.ends_ms, n.resolved));
         }
-        prop_assert_eq!(notices, told);
+        prop_assert_eq!(notices, sent);
         let (naive, fast) = (everything(&naive), everything(&fast));
         prop_assert_eq!(naive.keys().collect::<Vec<_>>(), fast.keys().collect::<Vec<_>>());
         for (labels, samples) in &naive {

@@ -44,7 +44,7 @@ impl PromDuration {
         self.0
     }
 
-    /// True for no time at all.
+    /// Whether it is 0.
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }

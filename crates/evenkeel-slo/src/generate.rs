@@ -411,7 +411,7 @@ fn default_chain(options: &Options) -> Vec<SloPlugin> {
 }
 
 /// The strictest check of the chain. Without any, `PromQL` is checked all the same: rules that
-/// no server loads help nobody.
+/// no server loads are of no use.
 fn dialect_of(chain: &[SloPlugin]) -> Dialect {
     let mut found = chain.iter().filter_map(|p| match p {
         SloPlugin::Validate(dialect) => Some(*dialect),

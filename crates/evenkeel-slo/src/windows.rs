@@ -34,7 +34,7 @@ pub struct BurnPair {
 pub struct AlertWindows {
     /// SLO period they are made for.
     pub slo_period: PromDuration,
-    /// Wakes somebody.
+    /// Wakes a person up.
     pub page: BurnPair,
     /// Opens a ticket.
     pub ticket: BurnPair,

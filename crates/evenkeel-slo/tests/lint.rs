@@ -166,7 +166,7 @@ fn each_mistake_names_object_field_and_fix() {
     # service: ""
     error: slo.yaml:2 service ? service: invalid slo "-availability": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: use two or more letters and digits, '.', '_', '-'
     # errorQuery: sum
-    warning: slo.yaml:8 service api slos[0].sli.events.errorQuery: errorQuery has no effect here, neither in Sloth (IgnoredField); fix: write error_query
+    warning: slo.yaml:8 service api slos[0].sli.events.errorQuery: errorQuery has no effect here, as in Sloth (IgnoredField); fix: write error_query
     error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query template: query template is required: required (InvalidSlo); fix: give the query
     # [5m]
     error: slo.yaml:7 service api slos[0].sli.events: one query uses {{.window}} and the other does not (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
@@ -182,7 +182,7 @@ fn each_mistake_names_object_field_and_fix() {
     error: slo.yaml:10 service api slos[0].alerting.labels: invalid slo "api-availability": invalid alert: page alert: invalid alert label value "": the label value is required (InvalidSlo); fix: give the label a value
     # pageAlert: {disable: true}
     16 rules
-    warning: slo.yaml:12 service api slos[0].alerting.pageAlert: pageAlert has no effect here, neither in Sloth (IgnoredField); fix: write page_alert
+    warning: slo.yaml:12 service api slos[0].alerting.pageAlert: pageAlert has no effect here, as in Sloth (IgnoredField); fix: write page_alert
     #   objective: 99.9/  window: 7d
     warning: slo.yaml:6 service api slos[0].window: the window 1w of this SLO is read by evenkeel only (ExtensionField)
     error: slo.yaml:6 service api slos[0].window: SLO period 1w time window is not supported (UnknownPeriod); fix: use one of 4w, 30d, or add an AlertWindows document with sloPeriod 1w
@@ -190,7 +190,7 @@ fn each_mistake_names_object_field_and_fix() {
     error: slo.yaml:6 service api slos[0].window: not a valid duration string: "soon", expected something like 5m, 1h30m or 30d (InvalidField); fix: give a duration such as 30d
     #   objective: 99.9/  groupBy: [tenant]
     16 rules
-    warning: slo.yaml:6 service api slos[0].groupBy: groupBy has no effect here, neither in Sloth (IgnoredField); fix: write group_by
+    warning: slo.yaml:6 service api slos[0].groupBy: groupBy has no effect here, as in Sloth (IgnoredField); fix: write group_by
     #   objective: 99.9/  plugins: {chain: [{id: a/burn_rates/v1}]}
     error: slo.yaml:6 service api slos[0].plugins.chain[0]: invalid slo "api-availability": plugin "a/burn_rates/v1" is not built in (UnknownPlugin); fix: write the query itself, or use a built-in id: evenkeel slo plugins
     # slo:

@@ -107,11 +107,6 @@ pub(crate) const KNOWN: &[Known] = &[
         reason: "a group's pass hands its limits to its alerts",
     },
     Known {
-        krate: "evenkeel-promql",
-        files: &["template/functions.rs", "template/parse.rs", "template/run.rs"],
-        reason: "templates call functions that run templates",
-    },
-    Known {
         krate: "evenkeel-telemetry",
         files: &["intake.rs", "scrape.rs"],
         reason: "a scrape and what is taken from it; to be broken",

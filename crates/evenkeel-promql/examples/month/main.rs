@@ -120,17 +120,17 @@ fn main() {
     let mut naive = SeriesStore::new();
     fill(&mut naive);
     let mut groups = groups(&args[0]);
-    let mut told = 0;
+    let mut notices = 0;
     for now_ms in steps.times() {
         for group in &mut groups {
-            told += group.evaluate(&mut naive, now_ms, &context).notices.len();
+            notices += group.evaluate(&mut naive, now_ms, &context).notices.len();
         }
     }
-    assert_eq!(alerts, told);
+    assert_eq!(alerts, notices);
     let peer = cpu_s() - started;
     let (samples, unequal, worst) = compare(&fast, &naive);
     println!(
         "{{\"ours\": {ours}, \"peer\": {peer}, \"samples\": {samples}, \"unequal\": {unequal}, \
-         \"worst\": {worst:e}, \"notices\": {told}}}"
+         \"worst\": {worst:e}, \"notices\": {notices}}}"
     );
 }

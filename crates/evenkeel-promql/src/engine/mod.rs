@@ -117,7 +117,7 @@ impl Steps {
 /// A query without a result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// The text is no query.
+    /// The text is not a query.
     #[error(transparent)]
     Parse(#[from] ParseError),
     /// The query asks for something impossible with this data.
@@ -266,5 +266,5 @@ impl Evaluator<'_> {
     }
 }
 
-/// Room for annotations that nobody asked for.
+/// Room for annotations that are not asked for.
 pub(crate) type Notes = Annotations;

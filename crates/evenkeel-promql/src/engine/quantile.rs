@@ -125,7 +125,7 @@ fn coalesced(buckets: Vec<ClassicBucket>) -> Vec<ClassicBucket> {
     out
 }
 
-/// Counts must not fall; small differences are noise, others are told.
+/// Counts must not fall; small differences are noise, others are reported.
 fn make_monotonic(buckets: &mut [ClassicBucket]) -> Option<Raised> {
     let mut raised: Option<Raised> = None;
     let first = buckets.first()?;

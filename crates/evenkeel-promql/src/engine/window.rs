@@ -386,7 +386,7 @@ pub(super) fn without_markers(samples: Samples<'_>) -> Samples<'_> {
 }
 
 /// Histograms without their buckets, which counts and sums do not need; those without a hint are
-/// told first whether the counter was reset before them.
+/// given first whether the counter was reset before them.
 pub(super) fn without_buckets(samples: &mut Samples<'_>) {
     let mut previous: Option<Arc<Histogram>> = None;
     for slot in samples.histograms.to_mut() {
@@ -395,7 +395,7 @@ pub(super) fn without_buckets(samples: &mut Samples<'_>) {
             (ResetHint::Unknown, Some(p)) if h.is_reset_after(p) => ResetHint::Reset,
             (ResetHint::Unknown, Some(_)) => ResetHint::NotReset,
             (ResetHint::Gauge, _) => {
-                // Their hint says nothing of resets, their buckets do.
+                // Their hint does not mention resets, their buckets do.
                 previous = Some(Arc::clone(h));
                 continue;
             }

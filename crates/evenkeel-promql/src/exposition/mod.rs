@@ -59,7 +59,7 @@ pub enum Kind {
     Info,
     /// One of several states.
     StateSet,
-    /// Not told.
+    /// Not given.
     #[default]
     Unknown,
 }
@@ -94,7 +94,7 @@ impl Kind {
     }
 }
 
-/// What is told about a metric family besides its samples.
+/// What is known about a metric family besides its samples.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Family {
     /// Its kind.
@@ -112,7 +112,7 @@ pub struct Exemplar {
     pub labels: Labels,
     /// The observed value.
     pub value: f64,
-    /// When, in milliseconds, if told.
+    /// When, in milliseconds, if given.
     pub t_ms: Option<i64>,
 }
 
@@ -123,9 +123,9 @@ pub struct ExposedSample {
     pub labels: Labels,
     /// The value.
     pub value: f64,
-    /// Explicit time in milliseconds, if told.
+    /// Explicit time in milliseconds, if given.
     pub t_ms: Option<i64>,
-    /// Exemplar, if told.
+    /// Exemplar, if given.
     pub exemplar: Option<Exemplar>,
 }
 
@@ -138,7 +138,7 @@ pub struct Exposition {
     pub samples: Vec<ExposedSample>,
 }
 
-/// A text that is no exposition: position and reason.
+/// A text that is not an exposition: position and reason.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("line {line}, column {column}: {reason}")]
 pub struct ExpositionError {

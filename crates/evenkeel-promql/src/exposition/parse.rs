@@ -214,13 +214,13 @@ fn number(cursor: &mut Cursor<'_>, what: &str) -> Result<f64, Bad> {
     if word.is_empty() {
         return Err((at, format!("expected a {what}, {}", cursor.found())));
     }
-    parse_float(word).ok_or_else(|| (at, format!("`{word}` is no {what}")))
+    parse_float(word).ok_or_else(|| (at, format!("`{word}` is not a {what}")))
 }
 
 fn timestamp(cursor: &mut Cursor<'_>, format: Format) -> Result<i64, Bad> {
     let at = cursor.at();
     let word = cursor.word();
-    let bad = || (at, format!("`{word}` is no timestamp"));
+    let bad = || (at, format!("`{word}` is not a timestamp"));
     match format {
         Format::Text => word.parse::<i64>().map_err(|_| bad()),
         Format::OpenMetrics => {

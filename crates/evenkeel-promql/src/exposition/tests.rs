@@ -45,8 +45,8 @@ fn malformed_lines_are_told_with_their_place() {
     assert_snapshot!(row("ok 1\na{b=\"c\" 1\n"), @"line 2, column 9: expected `}`, found `1`");
     assert_snapshot!(row("a{b=\"c"), @"line 1, column 7: the quoted text does not end");
     assert_snapshot!(row("a{b=\"c\",b=\"d\"} 1"), @"line 1, column 9: label `b` appears twice");
-    assert_snapshot!(row("a one"), @"line 1, column 3: `one` is no value");
-    assert_snapshot!(row("a 1 2.5"), @"line 1, column 5: `2.5` is no timestamp");
+    assert_snapshot!(row("a one"), @"line 1, column 3: `one` is not a value");
+    assert_snapshot!(row("a 1 2.5"), @"line 1, column 5: `2.5` is not a timestamp");
     assert_snapshot!(row("a"), @"line 1, column 2: expected a value, the line ends");
     assert_snapshot!(row("9a 1"), @"line 1, column 1: expected a metric name, found `9`");
     assert_snapshot!(row("# TYPE a thing"), @"line 1, column 10: unknown type `thing`");

@@ -240,7 +240,7 @@ impl Packed {
 
     /// The samples at the ends, around a gap of whole blocks; `None` if there is no such gap.
     ///
-    /// At both sides of the gap there is a sample that is no end marker.
+    /// At both sides of the gap there is a sample that is not an end marker.
     fn ends(&self, range: TimeRange, first: usize, last: usize) -> Option<Samples<'_>> {
         let mut head = Columns::with_capacity(2 * BLOCK + GROUP);
         let mut gap_start = first;

@@ -9,7 +9,7 @@ use crate::template::{QueryFn, Scope, Template, render};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How long a resolved alert is kept, so that its end is told more than once.
+/// How long a resolved alert is kept, so that its end is sent more than once.
 const RESOLVED_KEPT_MS: i64 = 15 * 60_000;
 /// Label of the alert's name.
 const ALERT_NAME: &str = "alertname";
@@ -19,7 +19,7 @@ const ALERT_NAME: &str = "alertname";
 pub enum AlertState {
     /// Its condition holds, not yet long enough.
     Pending,
-    /// It is told.
+    /// It is sent.
     Firing,
     /// Its condition no longer holds.
     Inactive,
@@ -110,7 +110,7 @@ type Filled = (Labels, BTreeMap<String, String>);
 const FILLED_MAX: usize = 1_000;
 
 impl AlertingRule {
-    /// From its parts; `Err` when the expression is no query.
+    /// From its parts; `Err` when the expression is not a query.
     pub fn new(name: &str, expr: &str) -> Result<Self, ParseError> {
         Ok(Self {
             name: name.to_owned(),
@@ -143,7 +143,7 @@ impl AlertingRule {
         }
     }
 
-    /// Takes over when alerts became active, as `ALERTS_FOR_STATE` told before a restart.
+    /// Takes over when alerts became active, as `ALERTS_FOR_STATE` had it before a restart.
     pub fn restore(&mut self, labels: &Labels, active_ms: i64) {
         if let Some(alert) = self.active.get_mut(labels) {
             alert.active_ms = alert.active_ms.min(active_ms);

@@ -55,7 +55,7 @@ pub struct GroupSpec {
     /// How far back queries look, in milliseconds.
     #[serde(default, deserialize_with = "duration")]
     pub query_offset: Option<i64>,
-    /// Most series or alerts a rule may give; 0 is no limit.
+    /// Most series or alerts a rule may give; 0 for no limit.
     #[serde(default)]
     pub limit: usize,
     /// Labels for all rules.

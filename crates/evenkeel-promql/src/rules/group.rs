@@ -125,7 +125,7 @@ pub struct Group {
     pub interval_ms: i64,
     /// How far back its queries look, milliseconds.
     pub query_offset_ms: i64,
-    /// Most series or alerts a rule may give; 0 is no limit.
+    /// Most series or alerts a rule may give; 0 for no limit.
     pub limit: usize,
     /// Its rules in the order of evaluation.
     pub rules: Vec<Rule>,
@@ -246,7 +246,7 @@ impl Rule {
 }
 
 impl Group {
-    /// From its specification; `Err` when an expression is no query.
+    /// From its specification; `Err` when an expression is not a query.
     pub fn new(spec: &GroupSpec, source: &str) -> Result<Self, ParseError> {
         let rules: Result<Vec<Rule>, ParseError> =
             spec.rules.iter().map(|rule| Rule::new(rule, &spec.labels)).collect();
@@ -287,7 +287,7 @@ impl Group {
         queries
             .flat_map(|expr| expr.selectors())
             .filter(|selector| {
-                // What the group writes itself is no input.
+                // What the group writes itself does not count as input.
                 let name = selector.name.as_deref().unwrap_or_default();
                 !self.rules.iter().any(|rule| rule.name() == name)
             })

@@ -256,7 +256,7 @@ fn with_ends(points: Vec<Point>, steps: Steps, was_written: bool) -> impl Iterat
     missing.into_iter().chain(follow)
 }
 
-/// Whether a query sees nothing but the past at each step, and is told nothing about the span.
+/// Whether a query sees nothing but the past at each step, and does not depend on the span.
 fn looks_back(expr: &Expr) -> bool {
     let backwards = |selector: &Selector| {
         selector.at.is_none() && selector.extension.is_none() && is_past(selector.offset.as_ref())

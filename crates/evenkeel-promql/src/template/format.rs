@@ -112,7 +112,7 @@ fn digits(chars: &mut Chars<'_>) -> usize {
 struct Args<'a> {
     all: &'a [Data],
     next: usize,
-    /// Whether one was taken by its number: then left ones are no error.
+    /// Whether one was taken by its number: then left ones are not an error.
     reordered: bool,
 }
 

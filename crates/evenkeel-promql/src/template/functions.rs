@@ -3,12 +3,11 @@
 //! **Source**: text/template/funcs.go of Go, template/template.go of Prometheus.
 
 use super::format::{operand, print, printf, significant, sprint, type_name};
-use super::run::OUTPUT_MAX;
 use super::text::{
     escape, escape_html, escape_js, go_duration, humanize, humanize_duration, humanize_timestamp,
     strip_domain, strip_port, title,
 };
-use super::{Data, Scope};
+use super::{Data, OUTPUT_MAX, Scope};
 use crate::labels::Labels;
 use crate::matcher::anchored;
 use crate::number::{parse_duration_ms, parse_float};

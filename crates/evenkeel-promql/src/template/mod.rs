@@ -14,6 +14,9 @@ pub use functions::QueryFn;
 use crate::labels::Labels;
 use std::collections::BTreeMap;
 
+/// Bytes a template may write.
+const OUTPUT_MAX: usize = 1 << 20;
+
 /// A value inside of a template.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Data {

@@ -2,11 +2,9 @@
 
 use super::functions::call;
 use super::parse::{Node, Parsed, Pipe, Term};
-use super::{Data, Missing, Scope, TemplateError, format};
+use super::{Data, Missing, OUTPUT_MAX, Scope, TemplateError, format};
 use std::collections::BTreeMap;
 
-/// Bytes a template may write.
-pub(super) const OUTPUT_MAX: usize = 1 << 20;
 /// Bytes of values a template may handle, copies included: bounds its time and memory.
 const WORK_BYTES_MAX: usize = 128 << 20;
 /// Bytes of one value: the answer of a query over some ten thousand series.
@@ -21,7 +19,7 @@ const MATCHING: usize = 16;
 /// Blocks within each other, templates that run themselves included.
 const DEPTH_MAX: usize = 300;
 
-/// What a missing key stands for where that is no error.
+/// What a missing key stands for where that is not an error.
 static EMPTY: Data = Data::Text(String::new());
 
 struct Run<'s> {

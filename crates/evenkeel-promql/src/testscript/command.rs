@@ -72,7 +72,7 @@ pub(super) struct Expected {
     pub(super) times: Option<(i64, i64, i64)>,
 }
 
-/// A command and the line it starts at, or why a line is no command.
+/// A command and the line it starts at, or why a line is not a command.
 pub(super) type Parsed = Result<Command, (usize, String)>;
 
 /// Reads a script into commands; a malformed one does not hide those after it.
@@ -114,7 +114,7 @@ fn command(number: usize, line: &str, block: &[(usize, &str)], room: &mut Room) 
         "clear" => Ok(Command::Clear),
         "load" | "load_with_nhcb" => {
             let Some(interval_ms) = parse_duration_ms(rest.trim()) else {
-                return fail(format!("`{rest}` is no interval"));
+                return fail(format!("`{rest}` is not an interval"));
             };
             let series =
                 block.iter().map(|(n, l)| series_line_within(l, room).map_err(|e| (*n, e)));
@@ -240,7 +240,7 @@ fn expect(eval: &mut Eval, rest: &str) -> Result<(), String> {
         "string" => {
             let query = crate::parser::parse(rest).map_err(|e| e.to_string())?;
             let crate::ast::ExprKind::Text(text) = query.expr.kind else {
-                return Err(format!("`{rest}` is no string"));
+                return Err(format!("`{rest}` is not a string"));
             };
             eval.expected.text = Some(text);
         }

@@ -182,7 +182,8 @@ fn point(word: &str, out: &mut Vec<Noted>, room: &mut Room) -> Result<(), String
         return histogram_points(body, count, out, room);
     }
     let (first, step) = split_step(body);
-    let number = |t: &str| parse_float(t).ok_or_else(|| format!("`{t}` in `{word}` is no number"));
+    let number =
+        |t: &str| parse_float(t).ok_or_else(|| format!("`{t}` in `{word}` is not a number"));
     let start = number(first)?;
     let step = step.map(number).transpose()?;
     for i in 0..count {
@@ -267,13 +268,13 @@ fn histogram(text: &str) -> Result<(Histogram, bool), String> {
     let body = text
         .strip_prefix("{{")
         .and_then(|t| t.strip_suffix("}}"))
-        .ok_or_else(|| format!("`{text}` is no histogram"))?;
+        .ok_or_else(|| format!("`{text}` is not a histogram"))?;
     let mut h = Histogram::default();
     let (mut positive, mut negative) = ((0, Vec::new()), (0, Vec::new()));
     let mut hint_given = false;
     for (key, value) in histogram_fields(body)? {
-        let float = || parse_float(&value).ok_or_else(|| format!("`{value}` is no number"));
-        let whole = || value.parse::<i32>().map_err(|_| format!("`{value}` is no whole number"));
+        let float = || parse_float(&value).ok_or_else(|| format!("`{value}` is not a number"));
+        let whole = || value.parse::<i32>().map_err(|_| format!("`{value}` is not a whole number"));
         match key.as_str() {
             "schema" => h.schema = whole()?,
             "sum" => h.sum = float()?,
@@ -296,7 +297,7 @@ fn histogram(text: &str) -> Result<(Histogram, bool), String> {
         counts.into_iter().enumerate().map(|(i, c)| (offset.saturating_add(i as i32), c)).collect()
     };
     if h.schema != CUSTOM_SCHEMA && !(SCHEMA_MIN..=SCHEMA_MAX).contains(&h.schema) {
-        return Err(format!("there is no schema {}", h.schema));
+        return Err(format!("schema {} does not exist", h.schema));
     }
     if h.schema != CUSTOM_SCHEMA && !h.custom_bounds.is_empty() {
         return Err("custom values need schema -53".to_owned());
@@ -326,10 +327,10 @@ fn histogram_fields(body: &str) -> Result<Vec<(String, String)>, String> {
 
 fn list(text: &str) -> Result<Vec<f64>, String> {
     let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
-    let inner = inner.ok_or_else(|| format!("`{text}` is no list"))?;
+    let inner = inner.ok_or_else(|| format!("`{text}` is not a list"))?;
     inner
         .split_whitespace()
-        .map(|word| parse_float(word).ok_or_else(|| format!("`{word}` is no number")))
+        .map(|word| parse_float(word).ok_or_else(|| format!("`{word}` is not a number")))
         .collect()
 }
 
@@ -360,7 +361,7 @@ fn start_points(text: &str, room: &mut Room) -> Result<Vec<Noted>, String> {
                 Some(digits) => (-1, digits),
                 None => (1, t.strip_prefix('+').unwrap_or(t)),
             };
-            let ms = parse_duration_ms(digits).ok_or_else(|| format!("`{t}` is no duration"))?;
+            let ms = parse_duration_ms(digits).ok_or_else(|| format!("`{t}` is not a duration"))?;
             Ok(sign * ms)
         };
         let start = ms(first)?;
@@ -393,6 +394,6 @@ mod tests {
         let mut room = Room::default();
         assert!(series_line_within("a 0x900000", &mut room).is_ok());
         assert!(series_line_within("a 0x900000", &mut room).is_err());
-        assert_eq!(refused("a {{schema:-2147483648}}"), "there is no schema -2147483648");
+        assert_eq!(refused("a {{schema:-2147483648}}"), "schema -2147483648 does not exist");
     }
 }
