@@ -116,11 +116,6 @@ pub(crate) const KNOWN: &[Known] = &[
         files: &["rules.rs", "telemetry.rs"],
         reason: "rules write into the telemetry that holds them; to be broken",
     },
-    Known {
-        krate: "evenkeel-yaml",
-        files: &["compose.rs", "node.rs", "read.rs"],
-        reason: "a document's nodes are composed while it is read",
-    },
 ];
 
 /// A file of a crate: its path below `src`, and its text.
