@@ -12,6 +12,7 @@
 //! Not here: `PromQL` itself (`evenkeel-promql`), what the numbers mean (`evenkeel-slo`), disk.
 #![warn(clippy::disallowed_methods, reason = "all but the shell must run under virtual time")]
 
+mod alert_events;
 pub mod api;
 mod intake;
 mod limits;
@@ -24,10 +25,11 @@ pub mod shell;
 mod target;
 mod telemetry;
 
+pub use alert_events::AlertEvents;
 pub use intake::ScrapeError;
 pub use limits::{Limits, ScrapeSettings};
 pub use rule_objects::{RuleController, RulesView};
-pub use rules::{AlertSink, GroupView, Round, RuleRunner};
+pub use rules::{AlertSink, AlertUpdate, GroupView, Round, RuleRunner};
 pub use scrape::{Fetch, FetchError, Fetched, Scraper, Source};
 pub use target::{Health, POD_JOB, Target, TargetStatus};
 pub use telemetry::Telemetry;

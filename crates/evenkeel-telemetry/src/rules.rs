@@ -45,7 +45,7 @@ pub struct Round {
     /// Samples that their queries read.
     pub samples_read: u64,
     /// Alerts to be told.
-    pub notices: Vec<Notice>,
+    pub updates: Vec<AlertUpdate>,
 }
 
 /// A group as it is now, for those who show it.
@@ -124,7 +124,9 @@ impl Telemetry {
                 tracing::warn!(group = entry.group.name, rule = outcome.rule, error, "rule failed");
             }
         }
-        round.notices.extend(evaluation.notices);
+        let source = &entry.group.source;
+        let update = |notice| AlertUpdate { source: source.clone(), notice };
+        round.updates.extend(evaluation.notices.into_iter().map(update));
         true
     }
 
@@ -170,10 +172,19 @@ pub(crate) fn health_words(health: &Health) -> (&'static str, &str) {
     }
 }
 
-/// Takes the alerts of the rules.
+/// An alert that has to be told now: new, over, or due again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AlertUpdate {
+    /// Where its rule comes from: `PrometheusRule/NAMESPACE/NAME`, or a file.
+    pub source: String,
+    /// The alert.
+    pub notice: Notice,
+}
+
+/// Takes the alerts of the rules. Must not block.
 pub trait AlertSink: Send + Sync {
-    /// Alerts that have to be told now: new, over, or due again.
-    fn tell(&self, notices: Vec<Notice>);
+    /// What has to be told now.
+    fn tell(&self, updates: &[AlertUpdate]);
 }
 
 /// Evaluates rule groups at their intervals, for ever.
@@ -181,19 +192,19 @@ pub struct RuleRunner {
     telemetry: Telemetry,
     clock: Arc<dyn Clock>,
     timer: Arc<dyn Timer>,
-    sink: Option<Arc<dyn AlertSink>>,
+    sinks: Vec<Arc<dyn AlertSink>>,
 }
 
 impl RuleRunner {
     /// A runner whose alerts are only shown, not told.
     pub fn new(telemetry: Telemetry, clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
-        Self { telemetry, clock, timer, sink: None }
+        Self { telemetry, clock, timer, sinks: Vec::new() }
     }
 
-    /// Tells alerts to somebody.
+    /// Tells alerts to this sink, too.
     #[must_use]
     pub fn with_sink(mut self, sink: Arc<dyn AlertSink>) -> Self {
-        self.sink = Some(sink);
+        self.sinks.push(sink);
         self
     }
 
@@ -205,8 +216,8 @@ impl RuleRunner {
                 // A group may take long: let others run in between.
                 self.timer.sleep(Duration::ZERO).await;
             }
-            if let Some(sink) = self.sink.as_ref().filter(|_| !round.notices.is_empty()) {
-                sink.tell(round.notices);
+            for sink in self.sinks.iter().filter(|_| !round.updates.is_empty()) {
+                sink.tell(&round.updates);
             }
             self.timer.sleep(self.wait()).await;
         }

@@ -36,6 +36,8 @@ pub(crate) enum Command {
     /// Look at the record of what was done
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// List the alerts that are pending or firing; exit 1 when one fires
+    Alerts(AlertsArgs),
     /// Say why an object is as it is: the last decision, what it waits for, which policy holds it
     Why(WhyArgs),
     /// Print the definitions of evenkeel's own kinds, for `kubectl apply -f -`
@@ -94,6 +96,10 @@ pub(crate) struct UpArgs {
     /// Leave the controllers to `evenkeel run`
     #[arg(long)]
     pub(crate) no_controllers: bool,
+    /// Alertmanager that gets the alerts of `PrometheusRule` objects; without one they are Events
+    /// on the objects, and in `evenkeel alerts`
+    #[arg(long, value_name = "URL")]
+    pub(crate) alertmanager: Option<String>,
     /// Where the cluster keeps its files
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -156,6 +162,20 @@ fn group_names() -> clap::builder::PossibleValuesParser {
         clap::builder::PossibleValue::new(domain.name).help(domain.about)
     };
     clap::builder::PossibleValuesParser::new(evenkeel_assembly::domains().into_iter().map(value))
+}
+
+/// `evenkeel alerts`
+#[derive(Debug, Args)]
+pub(crate) struct AlertsArgs {
+    /// Any Prometheus; default: the metrics of a running `evenkeel up`
+    #[arg(long, value_name = "URL")]
+    pub(crate) prometheus: Option<String>,
+    /// Where the state of a running `evenkeel up` lies
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 /// `evenkeel why`

@@ -124,7 +124,7 @@ impl<'a> Draft<'a> {
 
     fn edit(&mut self, set: &Set<'_>, patch: Value) {
         let edit = self.edits.entry(set.seen.name().to_owned()).or_insert_with(|| json!({}));
-        merge(edit, patch);
+        combine(edit, patch);
         self.reason = reasons::SCALING_REPLICA_SET;
     }
 
@@ -276,4 +276,16 @@ fn history(set: &Set<'_>) -> Option<String> {
         text = parts.join(",");
     }
     Some(text)
+}
+
+/// Makes two merge patches one. Unlike in a merge, a `null` stays: it is still to delete something.
+fn combine(edit: &mut Value, patch: Value) {
+    match (edit, patch) {
+        (Value::Object(edit), Value::Object(patch)) => {
+            for (name, value) in patch {
+                combine(edit.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (edit, patch) => *edit = patch,
+    }
 }

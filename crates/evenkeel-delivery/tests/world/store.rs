@@ -11,7 +11,7 @@ use evenkeel_control::{
     WatchEvent, Write, WriteOptions,
 };
 use futures::{StreamExt as _, channel::mpsc};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 type Watcher = (ListQuery, mpsc::UnboundedSender<Result<WatchEvent, StoreError>>);
 

@@ -3,74 +3,39 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 use bytes::Bytes;
 use evenkeel_control::{BoxFuture, Metrics, MetricsError, Sample, Series, Span};
 use evenkeel_promql::number::parse_float;
-use http::{Request, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, builderstates::WantsSchemes};
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use http::{Method, header};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{AGENT, HttpClient, builder, chain, connector, http_client};
+use super::endpoint::{ClientError, Endpoint};
 
 /// How long one query may take unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes an answer may have: checks ask for a few numbers.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
-
 /// A Prometheus, Thanos or Mimir that answers `PromQL` over HTTP.
 #[derive(Clone)]
 pub struct PrometheusClient {
-    client: Transport,
-    url: String,
+    endpoint: Endpoint,
     authorization: Option<String>,
     timeout: Duration,
-}
-
-/// Certificates are read only where they are needed: an image may have none.
-#[derive(Clone)]
-enum Transport {
-    Plain(HttpClient),
-    Tls(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
-}
-
-/// Why an address cannot be one of a Prometheus.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{url:?} is no address of a metrics server: {problem} (write it like http://prometheus:9090)"
-)]
-pub struct ClientError {
-    /// As given.
-    pub url: String,
-    /// What is wrong with it.
-    pub problem: String,
 }
 
 impl PrometheusClient {
     /// A client for the server at `url`, a prefix path included. With `https://` its certificate
     /// must be signed by one that the platform trusts; `SSL_CERT_FILE` may name others.
     pub fn new(url: &str) -> Result<Self, ClientError> {
-        let bad = |problem: String| ClientError { url: url.to_owned(), problem };
-        let uri: Uri =
-            url.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
-        if uri.query().is_some() {
-            return Err(bad("it must not have a query".to_owned()));
-        }
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            // The address is shown in errors and logs.
-            let problem = "it must not have a user and password".to_owned();
-            return Err(ClientError { url: "(with a password)".to_owned(), problem });
-        }
-        let client = match uri.scheme_str() {
-            Some("http") => Transport::Plain(http_client(TIMEOUT)),
-            Some("https") => {
-                let trust = HttpsConnectorBuilder::new().with_native_roots();
-                Transport::Tls(tls(trust.map_err(|error| bad(error.to_string()))?))
-            }
-            Some(other) => return Err(bad(format!("{other} is not supported, only http(s) is"))),
-            None => return Err(bad("the http:// in front is missing".to_owned())),
-        };
-        let url = format!("{}/api/v1", url.trim_end_matches('/'));
-        Ok(Self { client, url, authorization: None, timeout: TIMEOUT })
+        let endpoint = Endpoint::new(url, "/api/v1", "http://prometheus:9090")?;
+        Ok(Self { endpoint, authorization: None, timeout: TIMEOUT })
+    }
+
+    /// The alerts that are pending or firing: `data.alerts` of Prometheus' API.
+    pub async fn alerts(&self) -> Result<Vec<Value>, MetricsError> {
+        let asked = tokio::time::timeout(self.timeout, self.exchange(Method::GET, "alerts", ""));
+        let (status, body) = asked
+            .await
+            .map_err(|_| unreachable(format!("no answer within {:?}", self.timeout)))??;
+        let answer: Value = serde_json::from_slice(&body)
+            .map_err(|_| unreachable(format!("HTTP status {status} without a JSON answer")))?;
+        answer.pointer("/data/alerts").and_then(Value::as_array).cloned().ok_or_else(odd)
     }
 
     /// Sends this `Authorization` header, such as `Bearer ...`.
@@ -102,9 +67,10 @@ impl PrometheusClient {
     }
 
     async fn ask(&self, expr: &str, path: &str, form: String) -> Result<Value, MetricsError> {
-        let (status, body) = tokio::time::timeout(self.timeout, self.post(path, form))
-            .await
-            .map_err(|_| unreachable(format!("no answer within {:?}", self.timeout)))??;
+        let (status, body) =
+            tokio::time::timeout(self.timeout, self.exchange(Method::POST, path, &form))
+                .await
+                .map_err(|_| unreachable(format!("no answer within {:?}", self.timeout)))??;
         let answer: Value = serde_json::from_slice(&body)
             .map_err(|_| unreachable(format!("HTTP status {status} without a JSON answer")))?;
         let text = |field: &str| answer.get(field).and_then(Value::as_str).unwrap_or_default();
@@ -120,29 +86,21 @@ impl PrometheusClient {
         }
     }
 
-    async fn post(&self, path: &str, form: String) -> Result<(u16, Bytes), MetricsError> {
-        let url = format!("{}/{path}", self.url);
-        let mut request = Request::post(&url)
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        form: &str,
+    ) -> Result<(u16, Bytes), MetricsError> {
+        let mut request = self
+            .endpoint
+            .request(method, path)
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, AGENT);
+            .header(header::ACCEPT, "application/json");
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let request = request
-            .body(Full::from(form))
-            .map_err(|error| unreachable(format!("cannot ask {url}: {error}")))?;
-        let response = match &self.client {
-            Transport::Plain(client) => client.request(request).await,
-            Transport::Tls(client) => client.request(request).await,
-        };
-        let response = response.map_err(|error| unreachable(chain(&error)))?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|error| unreachable(chain(&*error)))?;
-        Ok((status, body.to_bytes()))
+        self.endpoint.send(request, form.to_owned()).await.map_err(unreachable)
     }
 }
 
@@ -162,14 +120,6 @@ impl Metrics for PrometheusClient {
     ) -> BoxFuture<'a, Result<Vec<Series>, MetricsError>> {
         Box::pin(self.range(expr, span))
     }
-}
-
-fn tls(
-    trust: HttpsConnectorBuilder<WantsSchemes>,
-) -> Client<HttpsConnector<HttpConnector>, Full<Bytes>> {
-    let mut tcp = connector(TIMEOUT);
-    tcp.enforce_http(false);
-    builder().build(trust.https_only().enable_http1().wrap_connector(tcp))
 }
 
 /// A moment as the API takes it: seconds with three decimals.
@@ -246,7 +196,7 @@ fn series(expr: &str, answer: &Value) -> Result<Vec<Series>, MetricsError> {
 }
 
 /// Encodes a form value.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + text.len() / 2);
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
@@ -319,7 +269,7 @@ mod tests {
         let mut client = PrometheusClient::new(&format!("https://localhost:{port}")).unwrap();
         let error = client.query("x", Timestamp::UNIX_EPOCH).await.unwrap_err().to_string();
         assert!(error.contains("invalid peer certificate: UnknownIssuer"), "{error}");
-        client.client = Transport::Tls(tls(HttpsConnectorBuilder::new().with_tls_config(config)));
+        client.endpoint.trust(config);
         let samples = client.query("x", Timestamp::UNIX_EPOCH).await.unwrap();
         assert_eq!(samples.iter().map(|sample| sample.value).collect::<Vec<_>>(), [7.0]);
     }

@@ -1,12 +1,16 @@
 //! The sockets and threads: scraping over HTTP, serving the API, asking another Prometheus, and
 //! asking this one without holding up an executor.
 
+mod alertmanager;
 mod client;
+mod endpoint;
 mod fetch;
 mod offloaded;
 mod server;
 
-pub use client::{ClientError, PrometheusClient};
+pub use alertmanager::Alertmanager;
+pub use client::PrometheusClient;
+pub use endpoint::ClientError;
 pub use fetch::HttpFetch;
 pub use offloaded::Offloaded;
 pub use server::{Server, ServerError};

@@ -201,9 +201,9 @@ async fn a_client_without_server_says_so() {
         .with_timeout(Duration::from_millis(50));
     insta::assert_snapshot!(client.query("up", at).await.unwrap_err(), @"metrics server: no answer within 50ms");
     let wrong = |url: &str| PrometheusClient::new(url).err().unwrap().to_string();
-    insta::assert_snapshot!(wrong("prometheus:9090"), @r#""prometheus:9090" is no address of a metrics server: the http:// in front is missing (write it like http://prometheus:9090)"#);
-    insta::assert_snapshot!(wrong("ftp://p"), @r#""ftp://p" is no address of a metrics server: ftp is not supported, only http(s) is (write it like http://prometheus:9090)"#);
-    insta::assert_snapshot!(wrong("https://me:secret@p"), @r#""(with a password)" is no address of a metrics server: it must not have a user and password (write it like http://prometheus:9090)"#);
+    insta::assert_snapshot!(wrong("prometheus:9090"), @r#""prometheus:9090" is not an address that can be asked: the http:// in front is missing (write it like http://prometheus:9090)"#);
+    insta::assert_snapshot!(wrong("ftp://p"), @r#""ftp://p" is not an address that can be asked: ftp is not supported, only http(s) is (write it like http://prometheus:9090)"#);
+    insta::assert_snapshot!(wrong("https://me:secret@p"), @r#""(with a password)" is not an address that can be asked: it must not have a user and password (write it like http://prometheus:9090)"#);
 }
 
 #[tokio::test]

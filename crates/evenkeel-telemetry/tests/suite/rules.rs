@@ -8,7 +8,7 @@ use evenkeel_promql::{
     labels::Labels,
     rules::{Notice, RuleFile},
 };
-use evenkeel_telemetry::{AlertSink, Limits, RuleRunner, Telemetry, api};
+use evenkeel_telemetry::{AlertSink, AlertUpdate, Limits, RuleRunner, Telemetry, api};
 use http::Request;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -42,9 +42,10 @@ groups:
 struct Sink(Mutex<Vec<String>>);
 
 impl AlertSink for Sink {
-    fn tell(&self, notices: Vec<Notice>) {
+    fn tell(&self, updates: &[AlertUpdate]) {
         let word = |n: &Notice| if n.resolved { "resolved" } else { "firing" };
-        let rows = notices.iter().map(|n| format!("{} {}", n.labels.get("job"), word(n)));
+        let notices = updates.iter().map(|update| &update.notice);
+        let rows = notices.map(|n| format!("{} {}", n.labels.get("job"), word(n)));
         self.0.lock().unwrap().extend(rows);
     }
 }

@@ -1,5 +1,6 @@
 //! The tools: each reads files, calls one crate, prints.
 
+pub(crate) mod alerts;
 pub(crate) mod audit;
 pub(crate) mod audit_args;
 mod audit_list;

@@ -12,8 +12,8 @@ use evenkeel_control::{self as control, Activity, HostPorts, RunLoop, Store};
 use evenkeel_gateway::{controller, shell::Gateway};
 use evenkeel_live::{HttpHooks, ProviderNotifier, RealTime};
 use evenkeel_telemetry::{
-    RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
-    shell::{HttpFetch, Offloaded, Server},
+    AlertEvents, RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
+    shell::{Alertmanager, HttpFetch, Offloaded, Server},
 };
 use tokio::task::JoinHandle;
 
@@ -22,7 +22,11 @@ use crate::{
     controllers,
     diagnostics::Diagnostics,
     thread::Thread,
+    up::secrets,
 };
+
+/// File below the data directory that says where the metrics and rules are served.
+pub(crate) const CONSOLE: &str = "console";
 
 /// As Kubernetes' own controllers have it. Somebody may run `evenkeel run` beside `up`.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
@@ -100,6 +104,11 @@ impl Host<'_> {
             .with_observer(self.activity.clone())
     }
 
+    /// For parts that report about themselves.
+    fn ports(&self) -> HostPorts {
+        HostPorts::new(&self.store, self.time.clone(), self.time.clone())
+    }
+
     /// The controllers of Kubernetes itself.
     pub(super) fn start_builtin(&self) -> Part {
         let run = evenkeel_builtin::install(RunLoop::new(self.base()));
@@ -109,7 +118,7 @@ impl Host<'_> {
     /// What makes routes and Services the gateway's configuration.
     pub(super) fn start_routing(&self, gateway: &Arc<Gateway>) -> Part {
         let setup = controller::Setup {
-            ports: HostPorts::new(&self.store, self.time.clone(), self.time.clone()),
+            ports: self.ports(),
             plane: gateway.clone(),
             gateway_address: IpAddr::from([127, 0, 0, 1]),
         };
@@ -130,10 +139,17 @@ impl Host<'_> {
             .await
             .context("serve the console (--console-port)")?;
         let addr = server.address()?;
+        let console = format!("http://{addr}");
+        secrets::write_private(&self.data_dir.join(CONSOLE), &console)?;
+        let (events, telling) = AlertEvents::new(self.ports());
+        let manager = self.args.alertmanager.as_deref();
+        let manager = manager.map(|url| Alertmanager::new(url, &console)).transpose();
+        let manager = manager.context("--alertmanager")?;
         let settings = ScrapeSettings::every(self.args.scrape_interval);
         let rules = RunLoop::new(self.base()).with(RuleController::new(telemetry.clone()));
         let gateway = Arc::new(GatewayMetrics(gateway.clone()));
-        let own = Arc::new(OwnMetrics(self.activity.clone()));
+        let own =
+            Arc::new(OwnMetrics { activity: self.activity.clone(), manager: manager.clone() });
         let store = self.store.clone();
         let collecting = Part::thread("metrics", move || async move {
             let fetch = Arc::new(HttpFetch::new(&settings));
@@ -142,12 +158,24 @@ impl Host<'_> {
                     .with_pods(store)
                     .with_source("evenkeel-gateway", "gateway", gateway)
                     .with_source("evenkeel", "up", own);
-            let runner = RuleRunner::new(telemetry, time.clone(), time);
+            let mut runner =
+                RuleRunner::new(telemetry, time.clone(), time).with_sink(Arc::new(events));
+            if let Some(manager) = &manager {
+                runner = runner.with_sink(Arc::new(manager.clone()));
+            }
+            let sending = async {
+                match manager {
+                    Some(manager) => manager.run().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = scraper.run() => {}
                 () = runner.run() => {}
                 () = rules.run() => {}
+                () = telling => {}
+                () = sending => {}
             }
         })?;
         Ok((addr, [collecting, Part::task("metrics-api", server.run())]))
@@ -186,11 +214,15 @@ impl Host<'_> {
     }
 }
 
-struct OwnMetrics(Arc<Activity>);
+struct OwnMetrics {
+    activity: Arc<Activity>,
+    manager: Option<Alertmanager>,
+}
 
 impl Source for OwnMetrics {
     fn expose(&self) -> String {
-        self.0.metrics()
+        let sent = self.manager.as_ref().map(Alertmanager::metrics).unwrap_or_default();
+        format!("{}{sent}", self.activity.metrics())
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
     io, paths,
     signals::stop_signal,
 };
+pub(crate) use host::CONSOLE;
 use host::Host;
 
 /// What an empty folder of nodes gets: one node with room for a laptop's experiments.

@@ -1,0 +1,149 @@
+//! Alerts of `PrometheusRule` objects as Events on them, so that they are seen without an
+//! Alertmanager.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use evenkeel_api::{Key, slo::PrometheusRule};
+use evenkeel_control::{HostPorts, StoreError, create_event};
+use evenkeel_promql::{labels::Labels, rules::Notice};
+use futures::{StreamExt as _, channel::mpsc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+
+use crate::{AlertSink, AlertUpdate};
+
+/// Events that wait to be written; beyond it they are counted in the log only.
+const WAITING_MAX: usize = 1_000;
+/// Firing alerts that are remembered, so that each is told once.
+const FIRING_MAX: usize = 10_000;
+/// Reason of the Event when an alert begins.
+const FIRING: &str = "AlertFiring";
+/// Reason of the Event when it ends.
+const RESOLVED: &str = "AlertResolved";
+/// Who writes them.
+const COMPONENT: &str = "evenkeel-rules";
+
+/// Tells each begin and each end of an alert once.
+pub struct AlertEvents {
+    told: Mutex<Told>,
+}
+
+struct Told {
+    queue: mpsc::Sender<AlertUpdate>,
+    firing: BTreeMap<Labels, i64>,
+}
+
+impl AlertEvents {
+    /// The sink, and what writes its Events until dropped.
+    pub fn new(ports: HostPorts) -> (Self, impl Future<Output = ()> + Send) {
+        let (queue, mut updates) = mpsc::channel(WAITING_MAX);
+        let writing = async move {
+            while let Some(update) = updates.next().await {
+                if let Err(error) = write(&ports, &update).await {
+                    tracing::warn!(object = update.source, %error, "alert not written as an Event");
+                }
+            }
+        };
+        (Self { told: Mutex::new(Told { queue, firing: BTreeMap::new() }) }, writing)
+    }
+}
+
+impl AlertSink for AlertEvents {
+    fn tell(&self, updates: &[AlertUpdate]) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for update in updates {
+            if !told.is_news(&update.notice) {
+                continue;
+            }
+            if told.queue.try_send(update.clone()).is_err() {
+                tracing::warn!(object = update.source, "too many alerts at once for Events");
+            }
+        }
+    }
+}
+
+impl Told {
+    /// Whether an alert began or ended; rules tell it again and again.
+    fn is_news(&mut self, notice: &Notice) -> bool {
+        if notice.resolved {
+            return self.firing.remove(&notice.labels).is_some();
+        }
+        if self.firing.len() >= FIRING_MAX && !self.firing.contains_key(&notice.labels) {
+            self.firing.pop_first();
+        }
+        self.firing.insert(notice.labels.clone(), notice.starts_ms) != Some(notice.starts_ms)
+    }
+}
+
+async fn write(ports: &HostPorts, update: &AlertUpdate) -> Result<(), StoreError> {
+    let Some(key) = rule_object(&update.source) else { return Ok(()) };
+    let Some(rule) = ports.read.get(&key).await? else { return Ok(()) };
+    let now = ports.clock.now();
+    let notice = &update.notice;
+    let (reason, kind) = if notice.resolved { (RESOLVED, "Normal") } else { (FIRING, "Warning") };
+    let mut event = json!({
+        "apiVersion": "v1", "kind": "Event",
+        "metadata": {"name": "", "namespace": rule.namespace()},
+        "involvedObject": {"apiVersion": rule.json().get("apiVersion"),
+            "kind": &*key.kind.kind, "name": rule.name(), "namespace": rule.namespace(),
+            "uid": rule.uid(), "resourceVersion": rule.revision().to_string()},
+        "reason": reason, "message": message(notice), "type": kind,
+        "source": {"component": COMPONENT}, "reportingComponent": COMPONENT,
+        "reportingInstance": "", "count": 1,
+        "firstTimestamp": Time(now), "lastTimestamp": Time(now),
+    });
+    create_event(&*ports.writes, &mut event, rule.name(), now, COMPONENT).await.map(drop)
+}
+
+/// The object of a source such as `PrometheusRule/shop/api`; `None` for files.
+fn rule_object(source: &str) -> Option<Key> {
+    let (namespace, name) = source.strip_prefix("PrometheusRule/")?.split_once('/')?;
+    Some(Key::of::<PrometheusRule>(namespace, name))
+}
+
+fn message(notice: &Notice) -> String {
+    let name = notice.labels.get("alertname");
+    let labels = notice.labels.iter().filter(|label| *label.name != *"alertname");
+    let labels = labels.map(|label| format!("{}={}", label.name, label.value));
+    let labels = labels.collect::<Vec<_>>().join(", ");
+    let said = ["summary", "message", "description", "title"];
+    let said = said.iter().find_map(|field| notice.annotations.get(*field));
+    let words = said.map_or_else(String::new, |words| format!(": {words}"));
+    format!("{name} ({labels}){words}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(job: &str, starts_ms: i64, resolved: bool) -> Notice {
+        Notice {
+            labels: Labels::from_pairs([("alertname", "Down"), ("job", job)]),
+            annotations: BTreeMap::from([("summary".to_owned(), "it is down".to_owned())]),
+            starts_ms,
+            ends_ms: 0,
+            resolved,
+            expr: "up == 0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_begin_and_each_end_is_news_once() {
+        let mut told = Told { queue: mpsc::channel(1).0, firing: BTreeMap::new() };
+        let mut news = |job, starts, resolved| told.is_news(&notice(job, starts, resolved));
+        assert!(news("a", 1, false) && !news("a", 1, false) && news("b", 1, false));
+        assert!(news("a", 1, true) && !news("a", 1, true));
+        assert!(news("a", 9, false));
+    }
+
+    #[test]
+    fn an_event_says_which_alert_of_what() {
+        assert_eq!(message(&notice("api", 1, false)), "Down (job=api): it is down");
+        assert_eq!(rule_object("rules.yaml"), None);
+        let key = rule_object("PrometheusRule/shop/api").unwrap();
+        assert_eq!(key.to_string(), "PrometheusRule/shop/api");
+    }
+}

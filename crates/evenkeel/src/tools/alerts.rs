@@ -1,0 +1,90 @@
+//! `evenkeel alerts`: what is pending or firing.
+
+use std::{cmp::Reverse, path::Path, process::ExitCode};
+
+use anyhow::Context as _;
+use evenkeel_telemetry::shell::PrometheusClient;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{AlertsArgs, Output},
+    io, paths,
+    up::CONSOLE,
+};
+
+/// Runs `evenkeel alerts`; exit 1 when an alert fires.
+pub(crate) fn run(args: &AlertsArgs) -> anyhow::Result<ExitCode> {
+    let url = match &args.prometheus {
+        Some(url) => url.clone(),
+        None => of_up(args.data_dir.as_deref())?,
+    };
+    let client = PrometheusClient::new(&url).with_context(|| format!("--prometheus {url}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let alerts = runtime.block_on(client.alerts());
+    let mut alerts = alerts.with_context(|| format!("ask {url} for its alerts"))?;
+    // What fires comes first, then what has been so for longest.
+    alerts.sort_by_key(|alert| (Reverse(is_firing(alert)), text(alert, "/activeAt")));
+    match args.output {
+        Output::Table => io::print(&table(&alerts)),
+        Output::Json => io::print(&format!("{:#}\n", json!({"alerts": alerts}))),
+        Output::Yaml => io::print(&serde_saphyr::to_string(&json!({"alerts": alerts}))?),
+    }
+    let fires = alerts.iter().any(is_firing);
+    Ok(if fires { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Where a running `evenkeel up` serves its metrics.
+fn of_up(data_dir: Option<&Path>) -> anyhow::Result<String> {
+    let file = paths::existing_data_dir(data_dir)?.join(CONSOLE);
+    std::fs::read_to_string(&file).with_context(|| {
+        format!("{} is not there: start `evenkeel up`, or use --prometheus", file.display())
+    })
+}
+
+fn is_firing(alert: &Value) -> bool {
+    alert.get("state").is_some_and(|state| state == "firing")
+}
+
+fn text(alert: &Value, path: &str) -> String {
+    alert.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn table(alerts: &[Value]) -> String {
+    if alerts.is_empty() {
+        return "no alert is pending or firing\n".to_owned();
+    }
+    let row = |alert: &Value| {
+        let labels = alert.get("labels").and_then(Value::as_object).into_iter().flatten();
+        let labels = labels.filter(|(name, _)| *name != "alertname" && *name != "severity");
+        let labels =
+            labels.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()));
+        let summary = text(alert, "/annotations/summary");
+        vec![
+            text(alert, "/state"),
+            text(alert, "/labels/severity"),
+            text(alert, "/labels/alertname"),
+            text(alert, "/activeAt"),
+            labels.collect::<Vec<_>>().join(" "),
+            summary,
+        ]
+    };
+    let head = ["STATE", "SEVERITY", "ALERT", "SINCE", "LABELS", "SUMMARY"];
+    io::table(&head, &alerts.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_what_fires_since_when_and_where() {
+        let alert = json!({"state": "firing", "activeAt": "2026-01-01T00:00:00Z", "value": "1",
+            "labels": {"alertname": "Down", "severity": "page", "job": "api"},
+            "annotations": {"summary": "api is down"}});
+        insta::assert_snapshot!(table(&[alert]), @r"
+        STATE   SEVERITY  ALERT  SINCE                 LABELS   SUMMARY
+        firing  page      Down   2026-01-01T00:00:00Z  job=api  api is down
+        ");
+        assert_eq!(table(&[]), "no alert is pending or firing\n");
+    }
+}
