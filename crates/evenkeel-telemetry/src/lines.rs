@@ -42,11 +42,15 @@ fn milliseconds(word: &str, format: Format) -> Option<i64> {
     (ms.is_finite() && ms.abs() < 9.0e15).then_some(ms as i64)
 }
 
-/// Where name and labels end.
+/// Where name and labels end. A value that touches the name (`up+1`, which Prometheus reads as
+/// `up 1`) is left to the real parser.
 fn series_end(line: &[u8]) -> Option<usize> {
-    let open = line.iter().position(|b| matches!(b, b'{' | b' ' | b'\t'))?;
-    if line.get(open) != Some(&b'{') {
-        return Some(open);
+    let name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b':');
+    let open = line.iter().position(|b| !name(b))?;
+    match line.get(open)? {
+        b' ' | b'\t' => return Some(open),
+        b'{' => {}
+        _ => return None,
     }
     let mut quoted = false;
     let mut escaped = false;
@@ -82,6 +86,7 @@ mod tests {
         insta::assert_snapshot!(cut_text(r#"a{b="c 1"#), @"-");
         insta::assert_snapshot!(cut_text("a 1 2 3"), @"-");
         insta::assert_snapshot!(cut_text("a x"), @"-");
+        insta::assert_snapshot!(cut_text("e+0 0"), @"-");
         let open = cut("a 1 2.5 # {id=\"7\"} 1", Format::OpenMetrics);
         assert_eq!(open, Some(RawSample { series: "a", value: 1.0, t_ms: Some(2500) }));
     }

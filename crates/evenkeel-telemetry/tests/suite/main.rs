@@ -1,6 +1,8 @@
 //! Tests against the public face; one binary, so that it is linked once.
 
 #[cfg(test)]
+mod alertmanager;
+#[cfg(test)]
 mod api;
 #[cfg(test)]
 mod common;
