@@ -3,7 +3,7 @@
 //! Bodies of objects are never printed at all; what is left are URLs and other people's error
 //! texts, which may quote what we sent.
 
-use std::fmt;
+use std::{backtrace::Backtrace, fmt, io::Write as _, panic};
 
 use evenkeel_api::Key;
 
@@ -100,6 +100,20 @@ fn withheld(object: impl fmt::Display) -> String {
     format!("the reason is withheld, it may quote the content of {object}")
 }
 
+/// Prints every panic of this process as [`text`]; it may quote what it stumbled over.
+pub fn panics() {
+    panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let words = text(info.payload_as_str().unwrap_or_default());
+        let trace = Backtrace::capture();
+        // There is nowhere left to say that standard error is gone.
+        writeln!(std::io::stderr(), "thread {name:?} panicked at {place}: {words}\n{trace}")
+            .unwrap_or_default();
+    }));
+}
+
 /// Whether an object's content must never be printed, whatever it says.
 pub fn is_secret(key: &Key) -> bool {
     &*key.kind.kind == "Secret" && key.kind.group.is_empty()
@@ -189,36 +203,36 @@ mod tests {
     fn urls_lose_what_gives_access() {
         let cases = [
             ("http://shop.test/gate", "http://shop.test/gate"),
-            ("https://me:s3cret@shop.test:8443/a/b", "https://***@shop.test:8443/a/b"),
-            ("https://shop.test/a?token=s3cret&b#s3cret", "https://shop.test/a?token=***&***"),
-            ("me:s3cret@shop.test/a", "***@shop.test/a"),
-            ("http://a@b:s3cret@shop.test", "http://***@shop.test"),
+            ("https://me:pl4nted@shop.test:8443/a/b", "https://***@shop.test:8443/a/b"),
+            ("https://shop.test/a?token=pl4nted&b#pl4nted", "https://shop.test/a?token=***&***"),
+            ("me:pl4nted@shop.test/a", "***@shop.test/a"),
+            ("http://a@b:pl4nted@shop.test", "http://***@shop.test"),
         ];
         for (given, expected) in cases {
             assert_eq!(url(given), expected);
         }
-        assert_eq!(url_host("https://chat.test/services/T0/s3cret"), "https://chat.test/***");
-        assert_eq!(url_host("s3cret"), MASK);
+        assert_eq!(url_host("https://chat.test/services/T0/pl4nted"), "https://chat.test/***");
+        assert_eq!(url_host("pl4nted"), MASK);
     }
 
     #[test]
     fn words_of_others_lose_urls_and_tokens() {
         let cases = [
             (
-                "cannot reach \"https://me:s3cret@shop.test/x?k=s3cret\": refused",
+                "cannot reach \"https://me:pl4nted@shop.test/x?k=pl4nted\": refused",
                 "cannot reach \"https://***@shop.test/x?k=***\": refused",
             ),
-            ("password=s3cret, user=me", "password=***, user=me"),
-            ("sent Authorization: Bearer s3cret again", "sent Authorization: *** *** again"),
+            ("password=pl4nted, user=me", "password=***, user=me"),
+            ("sent Authorization: Bearer pl4nted again", "sent Authorization: *** *** again"),
             ("basic checks pass, the bearer waits", "basic checks pass, the bearer waits"),
-            ("token: s3cret\nand more", "token: ***\nand more"),
-            (r#"{"user":"me","token":"s3cret","n":1}"#, r#"{"user":"me","token":"***","n":1}"#),
-            (r#"body {\"password\":\"s3cret\"}"#, r#"body {\"password\":\"***\"}"#),
-            ("a=1&access_token=s3cret&b=2", "a=1&access_token=***&b=2"),
-            ("run --password s3cret now", "run --password *** now"),
+            ("token: pl4nted\nand more", "token: ***\nand more"),
+            (r#"{"user":"me","token":"pl4nted","n":1}"#, r#"{"user":"me","token":"***","n":1}"#),
+            (r#"body {\"password\":\"pl4nted\"}"#, r#"body {\"password\":\"***\"}"#),
+            ("a=1&access_token=pl4nted&b=2", "a=1&access_token=***&b=2"),
+            ("run --password pl4nted now", "run --password *** now"),
             ("Secret: its content", "Secret: its content"),
-            ("secret: s3cret", "secret: ***"),
-            ("über://ä:s3cret@ü/ö", "über://***@ü/ö"),
+            ("secret: pl4nted", "secret: ***"),
+            ("über://ä:pl4nted@ü/ö", "über://***@ü/ö"),
             ("at 10:00:01: spec.token is missing", "at 10:00:01: spec.token is missing"),
         ];
         for (given, expected) in cases {
@@ -230,9 +244,9 @@ mod tests {
 
     #[test]
     fn what_a_server_says_about_a_secret_is_withheld() {
-        let words = "data.key: Invalid value: \"s3cret\"";
+        let words = "data.key: Invalid value: \"pl4nted\"";
         let secret = about(&Key::of::<Secret>("shop", "db"), words);
-        assert!(!secret.contains("s3cret") && secret.contains("Secret/shop/db"), "{secret}");
+        assert!(!secret.contains("pl4nted") && secret.contains("Secret/shop/db"), "{secret}");
         assert_eq!(about(&Key::of::<ConfigMap>("shop", "db"), words), words);
     }
 }

@@ -114,8 +114,8 @@ mod tests {
     fn nothing_quoted_is_left_about_a_secret() {
         let table = [
             (r#"patch Secret/a/b {"data":{"p":"x"}}: refused"#, "patch Secret/a/b ***: refused"),
-            ("invalid: data: 'hunter2'", "invalid: data: ***"),
-            ("cut {\"p\": hunter2", "cut ***"),
+            ("invalid: data: 'pl4nted'", "invalid: data: ***"),
+            ("cut {\"p\": pl4nted", "cut ***"),
             ("no answer from the API server", "no answer from the API server"),
         ];
         for (said, shown) in table {

@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn values_are_masked_by_their_name() {
         let value = json!({"spec": {"replicas": 2, "apiKey": "k", "tokens": ["a"],
-            "env": [{"name": "DB_PASSWORD", "value": "hunter2"}, {"name": "A", "value": "b"}],
+            "env": [{"name": "DB_PASSWORD", "value": "pl4nted"}, {"name": "A", "value": "b"}],
             "secretKeyRef": {"name": "db", "key": "x"}, "url": "http://u:p@a.test/?k=v"}});
         assert_eq!(
             body(&Key::of::<Pod>("shop", "a"), &value),
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_secrets_and_only_names_of_config_maps() {
-        let value = json!({"data": {"app.yaml": "db: hunter2", "gone": null}});
+        let value = json!({"data": {"app.yaml": "db: pl4nted", "gone": null}});
         assert_eq!(body(&Key::of::<Secret>("shop", "a"), &value), None);
         assert_eq!(
             body(&Key::of::<ConfigMap>("shop", "a"), &value),

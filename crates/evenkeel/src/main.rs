@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command};
+use evenkeel_control::redact;
 
 /// What is logged unless `EVENKEEL_LOG` says otherwise. The Kubernetes client's own lines repeat
 /// what we log with the object and the next step.
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     let cli = Cli::parse();
+    redact::panics();
     log_to_stderr();
     match dispatch(&cli) {
         Ok(code) => code,

@@ -105,7 +105,7 @@ fn notifier(objects: Vec<Value>) -> ProviderNotifier {
 #[tokio::test]
 async fn a_receiver_that_fails_for_a_while_gets_every_message_once_and_in_order() {
     let (address, got) = receiver(&["503 Unavailable", "429 Too Many Requests", "200 OK"]).await;
-    let notifier = notifier(vec![provider("slack", &format!("http://{address}/services/s3cret"))]);
+    let notifier = notifier(vec![provider("slack", &format!("http://{address}/services/pl4nted"))]);
     let (first, second) = (notification("1", "rolling back"), notification("2", "rolled back"));
     let all = [&first, &second, &first].map(|one| notifier.deliver(one.clone()));
     for outcome in futures::future::join_all(all).await {
@@ -145,19 +145,19 @@ async fn what_cannot_be_delivered_says_why_and_nothing_secret() {
     };
     let mut by_secret = provider("slack", "");
     by_secret["spec"]["secretRef"] = json!({"name": "hook"});
-    // http://127.0.0.1:PORT/services/s3cret
-    let hidden = format!("http://{address}/services/s3cret");
+    // http://127.0.0.1:PORT/services/pl4nted
+    let hidden = format!("http://{address}/services/pl4nted");
     let encoded = k8s_openapi::ByteString(hidden.into_bytes());
     let cases = [
         (vec![by_secret.clone(), secret(json!({"address": encoded}))], "answered 404"),
         (vec![by_secret, secret(json!({}))], "has no address"),
-        (vec![provider("pager", "http://127.0.0.1:1/s3cret")], "is none of slack"),
-        (vec![provider("slack", "http://127.0.0.1:1/s3cret")], "7 attempts"),
+        (vec![provider("pager", "http://127.0.0.1:1/pl4nted")], "is none of slack"),
+        (vec![provider("slack", "http://127.0.0.1:1/pl4nted")], "7 attempts"),
         (Vec::new(), "does not exist"),
     ];
     for (objects, expected) in cases {
         let problem = notifier(objects).deliver(notification("1", "m")).await.unwrap_err();
-        assert!(problem.contains(expected) && !problem.contains("s3cret"), "{problem}");
+        assert!(problem.contains(expected) && !problem.contains("pl4nted"), "{problem}");
     }
     assert_eq!(got.lock().unwrap().len(), 1);
 }
