@@ -31,7 +31,8 @@ pub(crate) struct Input {
 /// Where a document was found. Printed as `file.yaml, document 2`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin {
-    file: String,
+    /// Its name in the folder.
+    pub(crate) file: String,
     document: usize,
     node: Arc<Node>,
 }

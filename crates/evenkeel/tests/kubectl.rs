@@ -132,7 +132,7 @@ fn what_cannot_start_says_why(folder: &Folder) -> anyhow::Result<()> {
 
 fn the_folder_is_there(cluster: &Cluster, folder: &Folder) -> anyhow::Result<()> {
     let complaints = cluster.complaints()?;
-    let spot = "warning: cluster.yaml, document 1: nodeGroup application-nodes: field spot: ";
+    let spot = "warning: cluster.yaml, line 33: nodeGroup application-nodes: field spot: ";
     ensure!(complaints.contains(spot), "{complaints}");
     cluster.says(
         "get nodes",

@@ -107,9 +107,9 @@ fn nodes(input: &Input) -> anyhow::Result<Vec<NodeSpec>> {
     let mut nodes = Vec::new();
     for (origin, node) in &input.clusters {
         let parsed =
-            ClusterConfig::from_yaml(node).map_err(|e| anyhow::anyhow!("{origin}: {e}"))?;
+            ClusterConfig::from_yaml(node).map_err(|e| anyhow::anyhow!("{}, {e}", origin.file))?;
         for warning in &parsed.warnings {
-            io::complain(&format!("warning: {origin}: {warning}"));
+            io::complain(&format!("warning: {}, {warning}", origin.file));
         }
         nodes.extend(parsed.nodes);
     }
