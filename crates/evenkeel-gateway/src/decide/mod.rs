@@ -114,6 +114,14 @@ impl Finding {
         Self { good: true, reason: kind, message: String::new() }
     }
 
+    /// Adds a note about something that is served otherwise than asked. A problem says more.
+    pub fn note(&mut self, words: &str) {
+        if self.good && !self.message.contains(words) {
+            let separator = if self.message.is_empty() { "" } else { "; " };
+            self.message = format!("{}{separator}{words}", self.message);
+        }
+    }
+
     /// Something is wrong.
     pub fn bad(reason: &'static str, message: String) -> Self {
         Self { good: false, reason, message }

@@ -35,7 +35,16 @@ pub(super) fn translate(view: &View, name: &Name, route: &HttpRoute, pools: &Poo
         let base = Rule { route: Arc::clone(&id), index, ..Rule::default() };
         match rule(base.clone(), spec) {
             Ok(mut rule) => {
+                if spec.other.get("retry").is_some_and(|retry| retry.get("backoff").is_some()) {
+                    accepted.note(&format!(
+                        "spec.rules[{index}].retry.backoff is not used: a retry goes to another \
+                         endpoint at once"
+                    ));
+                }
                 for backend in &spec.backend_refs {
+                    if let Some(words) = affinity(view, &name.0, backend) {
+                        resolved.note(&words);
+                    }
                     let target = target(view, &name.0, backend, pools);
                     let mut target = target.unwrap_or_else(|finding| {
                         resolved = finding;
@@ -86,6 +95,20 @@ fn rule(base: Rule, spec: &HttpRouteRule) -> Result<Rule, String> {
     };
     check_prefixes(&rule, &rule.filters)?;
     Ok(rule)
+}
+
+/// What is said about a backend that wants each client to stay with one endpoint.
+fn affinity(view: &View, namespace: &str, backend: &BackendRef) -> Option<String> {
+    let home = backend.namespace.as_deref().unwrap_or(namespace);
+    let service = view.services.get(&(home.to_owned(), backend.name.clone()))?;
+    let wanted = service.spec.as_ref()?.session_affinity.as_deref()?;
+    (wanted != "None").then(|| {
+        format!(
+            "sessionAffinity {wanted} of Service/{home}/{} is not used: requests are spread over \
+             all its endpoints",
+            backend.name
+        )
+    })
 }
 
 /// A prefix can only be replaced where the rule matches by one.

@@ -161,6 +161,18 @@ fn what_is_wrong_with_a_route_is_said_and_answered_with_errors() {
 }
 
 #[test]
+fn what_is_served_otherwise_than_asked_is_said() {
+    let mut stage = Stage::new();
+    stage.apply(&SERVICES.replace("clusterIP:", "sessionAffinity: ClientIP\n  clusterIP:"));
+    stage.sync();
+    stage.acknowledge(1);
+    let retry = "- retry: {attempts: 2, backoff: 1s}\n    backendRefs";
+    stage.apply(&ROUTE.replace("- backendRefs", retry));
+    stage.acknowledge_all();
+    insta::assert_snapshot!(stage.writes(), @"HTTPRoute/shop/api status api: Accepted=True Accepted@3 (spec.rules[0].retry.backoff is not used: a retry goes to another endpoint at once), ResolvedRefs=True ResolvedRefs@3 (sessionAffinity ClientIP of Service/shop/api-primary is not used: requests are spread over all its endpoints; sessionAffinity ClientIP of Service/shop/api-canary is not used: requests are spread over all its endpoints), Programmed=True Programmed@3");
+}
+
+#[test]
 fn a_gated_pod_is_emptied_and_then_said_to_be() {
     let mut stage = Stage::new();
     stage.apply(SERVICES);
