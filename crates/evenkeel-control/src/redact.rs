@@ -132,27 +132,45 @@ fn is_credential(before: &str, word: &str) -> bool {
     (scheme && !prose) || (field && names_secret(&name) && (name != "secret" || !prose))
 }
 
-/// Whether a field of this name holds something secret.
+/// Parts of names whose values are secret, in lower case and without separators.
+const SECRET_PARTS: [&str; 13] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "token",
+    "secret",
+    "secretkey",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "credential",
+    "authorization",
+    "cookie",
+    "connectionstring",
+];
+/// Ends of such names; within a name they mean other things (`passes`, `bypass_cache`).
+const SECRET_ENDS: [&str; 4] = ["pass", "pwd", "credentials", "tokens"];
+
+/// Whether the field or variable of this name holds something secret: `DB_PASS`, `apiKey`,
+/// `tokenSource`.
+pub fn is_secret_name(name: &str) -> bool {
+    let plain = plain(name);
+    SECRET_PARTS.iter().any(|part| plain.contains(part)) || ends_secret(&plain)
+}
+
+/// Whether a word of a text that stands before `=` or `:` is such a name. In texts only the end
+/// counts: `spec.secretRef: not found` is worth reading.
 fn names_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let names = [
-        "password",
-        "passwd",
-        "passphrase",
-        "token",
-        "secret",
-        "apikey",
-        "api_key",
-        "api-key",
-        "accesskey",
-        "access_key",
-        "privatekey",
-        "private_key",
-        "credential",
-        "credentials",
-        "authorization",
-    ];
-    names.iter().any(|secret| name.ends_with(secret))
+    let plain = plain(name);
+    SECRET_PARTS.iter().any(|part| plain.ends_with(part)) || ends_secret(&plain)
+}
+
+fn ends_secret(plain: &str) -> bool {
+    SECRET_ENDS.iter().any(|end| plain.ends_with(end))
+}
+
+fn plain(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
 }
 
 /// Masks a URL that may stand in quotes or brackets.

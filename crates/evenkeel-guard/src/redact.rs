@@ -4,22 +4,6 @@ use evenkeel_api::Key;
 use evenkeel_control::redact;
 use serde_json::{Map, Value};
 
-/// Parts of names whose values are masked, in lower case and without separators.
-const NAMES: [&str; 12] = [
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "token",
-    "apikey",
-    "accesskey",
-    "privatekey",
-    "authorization",
-    "credential",
-    "cookie",
-    "connectionstring",
-];
-
 /// The body as it may be kept; `None` for Secrets. Of a ConfigMap only the names of its entries
 /// are kept: whole configuration files with passwords lie there.
 pub(crate) fn body(key: &Key, body: &Value) -> Option<Value> {
@@ -37,19 +21,21 @@ pub(crate) fn body(key: &Key, body: &Value) -> Option<Value> {
     Some(kept)
 }
 
-/// Masks fields and environment variables whose name sounds secret, and what is secret in URLs and
-/// other texts.
+/// Masks fields whose name sounds secret, whatever stands in the environment and the arguments of
+/// containers, and what is secret in URLs and other texts.
 fn json(value: &Value) -> Value {
     match value {
         Value::String(text) => Value::String(redact::text(text)),
         Value::Array(items) => Value::Array(items.iter().map(json).collect()),
         Value::Object(fields) => {
-            let variable = fields.get("name").and_then(Value::as_str).is_some_and(sounds_secret);
             let field = |(name, value): (&String, &Value)| {
-                let secret = sounds_secret(name) || (variable && name == "value");
                 let mut value = json(value);
-                if secret && matches!(value, Value::String(_) | Value::Number(_)) {
-                    mask(&mut value);
+                match name.as_str() {
+                    // No name tells which of them is a password: `DB_URL`, `-pswordfish`.
+                    "env" => values_of(&mut value),
+                    "args" | "command" => leaves(&mut value),
+                    name if redact::is_secret_name(name) => leaves(&mut value),
+                    _ => {}
                 }
                 (name.clone(), value)
             };
@@ -59,16 +45,28 @@ fn json(value: &Value) -> Value {
     }
 }
 
+/// Masks the values of variables; their names and where they come from are worth keeping.
+fn values_of(env: &mut Value) {
+    for variable in env.as_array_mut().into_iter().flatten() {
+        if let Some(value) = variable.get_mut("value") {
+            mask(value);
+        }
+    }
+}
+
+/// Masks texts and numbers, also those in a list; an object is judged by its own fields.
+fn leaves(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(leaves),
+        Value::String(_) | Value::Number(_) => mask(value),
+        _ => {}
+    }
+}
+
 fn mask(value: &mut Value) {
     if !value.is_null() {
         *value = Value::String(redact::MASK.to_owned());
     }
-}
-
-fn sounds_secret(name: &str) -> bool {
-    let plain: String =
-        name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    NAMES.iter().any(|part| plain.contains(part))
 }
 
 #[cfg(test)]
@@ -80,14 +78,27 @@ mod tests {
 
     #[test]
     fn values_are_masked_by_their_name() {
-        let value = json!({"spec": {"replicas": 2, "apiKey": "k", "tokens": ["a"],
-            "env": [{"name": "DB_PASSWORD", "value": "pl4nted"}, {"name": "A", "value": "b"}],
+        let value = json!({"spec": {"replicas": 2, "apiKey": "k", "tokens": ["a"], "passes": 3,
             "secretKeyRef": {"name": "db", "key": "x"}, "url": "http://u:p@a.test/?k=v"}});
         assert_eq!(
             body(&Key::of::<Pod>("shop", "a"), &value),
-            Some(json!({"spec": {"replicas": 2, "apiKey": "***", "tokens": ["a"],
-                "env": [{"name": "DB_PASSWORD", "value": "***"}, {"name": "A", "value": "b"}],
+            Some(json!({"spec": {"replicas": 2, "apiKey": "***", "tokens": ["***"], "passes": 3,
                 "secretKeyRef": {"name": "db", "key": "x"}, "url": "http://***@a.test/?k=***"}}))
+        );
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_containers_are_given() {
+        let value = json!({"containers": [{"name": "api", "image": "shop/api:v1",
+            "command": ["api", "--db-password", "pl4nted"], "args": ["-ppl4nted"],
+            "env": [{"name": "DB_PASS", "value": "pl4nted"}, {"name": "A", "value": "pl4nted"},
+                {"name": "B", "valueFrom": {"secretKeyRef": {"name": "db", "key": "x"}}}]}]});
+        assert_eq!(
+            body(&Key::of::<Pod>("shop", "a"), &value),
+            Some(json!({"containers": [{"name": "api", "image": "shop/api:v1",
+                "command": ["***", "***", "***"], "args": ["***"],
+                "env": [{"name": "DB_PASS", "value": "***"}, {"name": "A", "value": "***"},
+                    {"name": "B", "valueFrom": {"secretKeyRef": {"name": "db", "key": "x"}}}]}]}))
         );
     }
 

@@ -172,7 +172,9 @@ impl Walk {
                     self.torn = true;
                     break;
                 }
-                Err(_) if !bytes.ends_with(b"\n") => return Err(wrong("it is cut".to_owned())),
+                Err(_) if !bytes.ends_with(b"\n") => {
+                    return Err(wrong("the line is truncated".to_owned()));
+                }
                 Err(problem) => return Err(wrong(problem)),
             }
         }

@@ -243,9 +243,9 @@ pub(crate) async fn resolve(
     let Some(address) = address.filter(|ip| ip != "None" && !ip.is_empty()) else {
         return Err(format!("{key} has no cluster IP"));
     };
-    let port = uri.port_u16().unwrap_or(80);
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let scheme = uri.scheme_str().unwrap_or("http");
+    let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
     format!("{scheme}://{address}:{port}{path}").parse().map(Some).map_err(|e| format!("{e}"))
 }
 

@@ -69,7 +69,7 @@ impl Detail {
     ) -> Option<Arc<Obj>> {
         let read = self.read(body, kind, route);
         read.map(Arc::new)
-            .inspect_err(|error| tracing::error!(%error, "an object is passed over"))
+            .inspect_err(|error| tracing::error!(%error, "skipping an unreadable object"))
             .ok()
     }
 

@@ -32,8 +32,13 @@ const PAUSE_MAX: Duration = Duration::from_mins(1);
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Identities remembered per provider, so that a plan made again does not tell twice.
 const TOLD_MAX: usize = 1_024;
-/// Bytes of an error answer that are kept.
-const BODY_MAX: usize = 512;
+/// Bytes of an answer that are read.
+const BODY_MAX: usize = 16 * 1_024;
+/// A provider that nothing was sent to for this long is forgotten.
+const IDLE_MAX: Duration = Duration::from_hours(1);
+/// Errors of Slack's API that end by themselves.
+const SLACK_LATER: [&str; 5] =
+    ["ratelimited", "service_unavailable", "internal_error", "fatal_error", "request_timeout"];
 
 type Done = oneshot::Sender<Result<(), String>>;
 
@@ -69,6 +74,7 @@ impl ProviderNotifier {
 
     fn queue(&self, provider: Key) -> mpsc::Sender<(Notification, Done)> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|_, queue| !queue.is_closed());
         let queue = queues.entry(provider.clone()).or_insert_with(|| {
             let (queue, jobs) = mpsc::channel(WAITING_MAX);
             let channel = Channel {
@@ -88,10 +94,16 @@ impl Notifier for ProviderNotifier {
     fn deliver(&self, notification: Notification) -> BoxFuture<'static, Result<(), String>> {
         let kind = GroupKind::new("flagger.app", "AlertProvider");
         let provider = Key::new(kind, &notification.namespace, &notification.provider);
-        let queue = self.queue(provider.clone());
+        let (done, told) = oneshot::channel();
+        let queued = match self.queue(provider.clone()).try_send((notification, done)) {
+            // It has just been forgotten, and is there anew.
+            Err(mpsc::error::TrySendError::Closed(job)) => {
+                self.queue(provider.clone()).try_send(job).is_ok()
+            }
+            sent => sent.is_ok(),
+        };
         Box::pin(async move {
-            let (done, told) = oneshot::channel();
-            if queue.try_send((notification, done)).is_err() {
+            if !queued {
                 return Err(format!("{WAITING_MAX} notifications wait for {provider} already"));
             }
             told.await.unwrap_or_else(|_| Err("this process is stopping".to_owned()))
@@ -115,10 +127,25 @@ enum Failure {
     Final(String),
 }
 
+impl Failure {
+    fn at(self, shown: &str) -> Self {
+        match self {
+            Self::Later(words, after) => Self::Later(format!("{shown} {words}"), after),
+            Self::Final(words) => Self::Final(format!("{shown} {words}")),
+        }
+    }
+}
+
 impl Channel {
     async fn work(self, mut jobs: mpsc::Receiver<(Notification, Done)>) {
         let mut told = VecDeque::new();
-        while let Some((notification, done)) = jobs.recv().await {
+        loop {
+            let next = tokio::time::timeout(IDLE_MAX, jobs.recv()).await;
+            let next = next.unwrap_or_else(|_| {
+                jobs.close();
+                jobs.try_recv().ok()
+            });
+            let Some((notification, done)) = next else { return };
             let outcome = if told.contains(&notification.id) {
                 Ok(())
             } else {
@@ -190,13 +217,13 @@ impl Channel {
             Failure::Later(format!("{shown}: {words}"), None)
         })?;
         let status = answer.status();
-        if status.is_success() {
-            return Ok(());
-        }
         let after = answer.headers().get(header::RETRY_AFTER);
         let after = after.and_then(|after| after.to_str().ok()?.parse().ok());
         let body = Limited::new(answer.into_body(), BODY_MAX).collect().await;
         let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        if status.is_success() {
+            return target.form.taken(&body).map_err(|failure| failure.at(&shown));
+        }
         let words = redact::text(String::from_utf8_lossy(&body).trim());
         let problem = format!("{shown} answered {}: {words}", status.as_u16());
         if status.is_server_error() || [408, 425, 429].contains(&status.as_u16()) {
@@ -225,6 +252,23 @@ enum Form {
     Webhook,
 }
 
+impl Form {
+    /// Whether an answer of status 200 means that the message was taken. Slack's API says in the
+    /// body that it was not.
+    fn taken(self, body: &[u8]) -> Result<(), Failure> {
+        let said: Value = serde_json::from_slice(body).unwrap_or_default();
+        if self != Self::Slack || said.get("ok") != Some(&Value::Bool(false)) {
+            return Ok(());
+        }
+        let error = said.get("error").and_then(Value::as_str).unwrap_or("no reason");
+        let words = format!("did not take the message: {}", redact::text(error));
+        if SLACK_LATER.contains(&error) {
+            return Err(Failure::Later(words, None));
+        }
+        Err(Failure::Final(words))
+    }
+}
+
 impl Target {
     async fn read(read: &dyn Read, provider: &Key) -> Result<Self, Failure> {
         let found = read.get(provider).await;
@@ -246,7 +290,8 @@ impl Target {
         if !secret.is_empty() {
             let key = provider.sibling::<Secret>(&secret);
             let read = read.get(&key).await;
-            let read = read.map_err(|error| Failure::Later(error.to_string(), None))?;
+            let read = read
+                .map_err(|error| Failure::Later(redact::about(&key, &error.to_string()), None))?;
             let Some(read) = read else {
                 return Err(Failure::Later(format!("{key} of {provider} does not exist"), None));
             };
@@ -281,7 +326,8 @@ impl Target {
             "webhook" => Form::Webhook,
             other => {
                 let known = "slack, discord, rocket, msteams, gchat, webhook";
-                let problem = format!("{provider}: spec.type {other:?} is none of {known}");
+                let problem =
+                    format!("{provider}: spec.type {other:?} is not supported; use one of {known}");
                 return Err(Failure::Final(problem));
             }
         };

@@ -58,8 +58,10 @@ impl AlertSink for AlertEvents {
             if !told.is_news(&update.notice) {
                 continue;
             }
-            if told.queue.try_send(update.clone()).is_err() {
-                tracing::warn!(object = update.source, "too many alerts at once for Events");
+            match told.queue.try_send(update.clone()) {
+                Ok(()) => told.note(&update.notice),
+                // Rules repeat it soon; it is news until then.
+                Err(_) => tracing::warn!(object = update.source, "too many alerts for Events"),
             }
         }
     }
@@ -67,14 +69,22 @@ impl AlertSink for AlertEvents {
 
 impl Told {
     /// Whether an alert began or ended; rules tell it again and again.
-    fn is_news(&mut self, notice: &Notice) -> bool {
+    fn is_news(&self, notice: &Notice) -> bool {
+        match self.firing.get(&notice.labels) {
+            known if notice.resolved => known.is_some(),
+            known => known != Some(&notice.starts_ms),
+        }
+    }
+
+    fn note(&mut self, notice: &Notice) {
         if notice.resolved {
-            return self.firing.remove(&notice.labels).is_some();
+            self.firing.remove(&notice.labels);
+            return;
         }
         if self.firing.len() >= FIRING_MAX && !self.firing.contains_key(&notice.labels) {
             self.firing.pop_first();
         }
-        self.firing.insert(notice.labels.clone(), notice.starts_ms) != Some(notice.starts_ms)
+        self.firing.insert(notice.labels.clone(), notice.starts_ms);
     }
 }
 
@@ -133,7 +143,14 @@ mod tests {
     #[test]
     fn each_begin_and_each_end_is_news_once() {
         let mut told = Told { queue: mpsc::channel(1).0, firing: BTreeMap::new() };
-        let mut news = |job, starts, resolved| told.is_news(&notice(job, starts, resolved));
+        let mut news = |job, starts, resolved| {
+            let notice = notice(job, starts, resolved);
+            let news = told.is_news(&notice);
+            // One that could not be queued stays news.
+            assert_eq!(news, told.is_news(&notice));
+            told.note(&notice);
+            news
+        };
         assert!(news("a", 1, false) && !news("a", 1, false) && news("b", 1, false));
         assert!(news("a", 1, true) && !news("a", 1, true));
         assert!(news("a", 9, false));

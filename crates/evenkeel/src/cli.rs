@@ -9,7 +9,7 @@ use crate::{
     tools::audit_args::{AuditCommand, RecordArgs},
 };
 
-/// Keeps services on Kubernetes and PostgreSQL up.
+/// Keeps services on Kubernetes up: releases, SLOs, gateway, alerts and audit in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "evenkeel", version, about, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -25,7 +25,7 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Run only the controllers, against any Kubernetes
     Run(RunArgs),
-    /// Show the main job: releases and faults under load on an embedded cluster
+    /// Run the demo: releases and faults under load on an embedded cluster
     Demo(DemoArgs),
     /// Test and evaluate PromQL
     #[command(subcommand)]
@@ -33,12 +33,12 @@ pub(crate) enum Command {
     /// Work with service level objectives
     #[command(subcommand)]
     Slo(SloCommand),
-    /// Look at the record of what was done
+    /// Inspect the audit record
     #[command(subcommand)]
     Audit(AuditCommand),
     /// List the alerts that are pending or firing; exit 1 when one fires
     Alerts(AlertsArgs),
-    /// Say why an object is as it is: the last decision, what it waits for, which policy holds it
+    /// Explain an object's state: the last decision, what it waits for, which policy holds it
     Why(WhyArgs),
     /// Print the definitions of evenkeel's own kinds, for `kubectl apply -f -`
     Crds {
@@ -93,7 +93,7 @@ pub(crate) enum Safeguard {
 pub(crate) struct UpArgs {
     /// Folder with the manifests: a `ClusterConfig`, your objects, an optional `images.yaml`
     pub(crate) dir: PathBuf,
-    /// Leave the controllers to `evenkeel run`
+    /// Do not start the controllers; `evenkeel run` does that
     #[arg(long)]
     pub(crate) no_controllers: bool,
     /// Alertmanager that gets the alerts of `PrometheusRule` objects; without one they are Events

@@ -99,7 +99,7 @@ fn unreadable(dir: &Path, error: &std::io::Error) -> anyhow::Error {
     let place = dir.display();
     match error.kind() {
         ErrorKind::NotFound => anyhow::anyhow!(
-            "folder {place} is not there: name the folder with your manifests, or make it"
+            "folder {place} does not exist: name the folder with your manifests, or create it"
         ),
         ErrorKind::NotADirectory => {
             let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -182,7 +182,7 @@ mod tests {
         let error = |dir: &str| read(Path::new(dir)).unwrap_err().to_string();
         assert_eq!(
             error("no/such"),
-            "folder no/such is not there: name the folder with your manifests, or make it"
+            "folder no/such does not exist: name the folder with your manifests, or create it"
         );
         assert_eq!(
             error("src/input.rs"),

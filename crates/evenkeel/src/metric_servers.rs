@@ -9,12 +9,19 @@ use evenkeel_control::Metrics;
 use evenkeel_delivery::MetricServers;
 use evenkeel_telemetry::shell::PrometheusClient;
 
-/// Servers whose connections are kept: more than a cluster has; a manifest cannot fill the memory.
+/// Servers whose connections are kept; beyond it those go that were not asked for longest.
 const SERVERS_MAX: usize = 64;
 
 /// Prometheus servers, each asked over connections of its own.
 #[derive(Default)]
-pub(crate) struct PrometheusServers(Mutex<BTreeMap<String, Arc<PrometheusClient>>>);
+pub(crate) struct PrometheusServers(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// By address, each with the number of the request that asked for it last.
+    clients: BTreeMap<String, (u64, Arc<PrometheusClient>)>,
+    requests: u64,
+}
 
 impl std::fmt::Debug for PrometheusServers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -25,16 +32,42 @@ impl std::fmt::Debug for PrometheusServers {
 impl MetricServers for PrometheusServers {
     fn at(&self, address: &str) -> Result<Arc<dyn Metrics>, String> {
         // Clients are only put in whole; a panic elsewhere leaves the map as good as it was.
-        let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = servers.get(address) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.requests += 1;
+        let request = known.requests;
+        if let Some((last, client)) = known.clients.get_mut(address) {
+            *last = request;
             return Ok(client.clone());
-        }
-        if servers.len() >= SERVERS_MAX {
-            return Err(format!("{SERVERS_MAX} other metrics servers are named already"));
         }
         let client = PrometheusClient::new(address).map_err(|error| error.to_string())?;
         let client = Arc::new(client);
-        servers.insert(address.to_owned(), client.clone());
+        if known.clients.len() >= SERVERS_MAX {
+            let oldest = known.clients.iter().min_by_key(|(_, (last, _))| *last);
+            if let Some(oldest) = oldest.map(|(address, _)| address.clone()) {
+                known.clients.remove(&oldest);
+            }
+        }
+        known.clients.insert(address.to_owned(), (request, client.clone()));
         Ok(client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_nobody_asks_any_more_make_room() {
+        let servers = PrometheusServers::default();
+        let first = servers.at("http://first:9090").unwrap();
+        for n in 0..SERVERS_MAX {
+            servers.at(&format!("http://preview-{n}:9090")).unwrap();
+            servers.at("http://first:9090").unwrap();
+        }
+        let again = servers.at("http://first:9090").unwrap();
+        assert!(std::ptr::addr_eq(Arc::as_ptr(&first), Arc::as_ptr(&again)));
+        let known = servers.0.lock().unwrap();
+        assert_eq!(known.clients.len(), SERVERS_MAX);
+        assert!(!known.clients.contains_key("http://preview-0:9090"));
     }
 }

@@ -11,7 +11,7 @@ pub(crate) fn existing_data_dir(given: Option<&Path>) -> anyhow::Result<PathBuf>
     let dir = named(given)?;
     if !dir.is_dir() {
         bail!(
-            "{} is not there: name the folder that `evenkeel up` or `evenkeel run` wrote to \
+            "{} does not exist: name the folder that `evenkeel up` or `evenkeel run` wrote to \
              (--data-dir)",
             dir.display()
         );

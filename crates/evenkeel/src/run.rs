@@ -39,7 +39,7 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
     if let Some(file) = args.kubeconfig.as_deref().filter(|file| !file.exists()) {
         bail!(
-            "kubeconfig {} is not there: name the one that `evenkeel up` printed, or your own \
+            "kubeconfig {} does not exist: name the one that `evenkeel up` printed, or your own \
              (--kubeconfig)",
             file.display()
         );

@@ -116,7 +116,7 @@ fn what_cannot_start_says_why(folder: &Folder) -> anyhow::Result<()> {
     let said = world::refused(folder, "none", &[])?;
     ensure!(said.code == Some(1) && said.err.contains("no .yaml, .yml or .json file"), "{said:?}");
     let said = world::refused(folder, "nowhere", &[])?;
-    let wanted = "is not there: name the folder with your manifests, or make it";
+    let wanted = "does not exist: name the folder with your manifests, or create it";
     ensure!(said.code == Some(1) && said.err.contains(wanted), "{said:?}");
 
     let bound = TcpListener::bind("127.0.0.1:0")?;

@@ -138,5 +138,6 @@ fn plain<'a>(texts: impl IntoIterator<Item = Option<&'a String>>) -> Result<(), 
 
 /// A header name as manifests write it.
 pub(super) fn header(name: &str) -> Result<HeaderName, String> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} is no header name"))
+    HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| format!("{name:?} is not a valid header name"))
 }

@@ -120,7 +120,7 @@ impl<'a> PlacedListener<'a> {
             let message = format!("protocol {} is not served, only HTTP", spec.protocol);
             Finding::bad(UNSUPPORTED_PROTOCOL, message)
         } else if port.is_none() {
-            Finding::bad(PORT_UNAVAILABLE, format!("{} is no port", spec.port))
+            Finding::bad(PORT_UNAVAILABLE, format!("{} is not a valid port", spec.port))
         } else {
             Finding::good(ACCEPTED)
         };

@@ -172,7 +172,8 @@ fn text(spec: &ValueMatch) -> Result<TextMatch, String> {
 }
 
 fn pattern(text: &str) -> Result<Pattern, String> {
-    Pattern::new(text).map_err(|error| format!("{text:?} is no regular expression: {error}"))
+    Pattern::new(text)
+        .map_err(|error| format!("{text:?} is not a valid regular expression: {error}"))
 }
 
 fn weight(spec: &BackendRef) -> u32 {

@@ -148,7 +148,7 @@ fn take_line(read: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
 
 fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
     let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    let bad = Malformed("a chunk's size is no number");
+    let bad = Malformed("a chunk's size is not a number");
     if digits.is_empty() || digits.len() > 15 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(bad);
     }
@@ -188,8 +188,8 @@ mod tests {
         assert_snapshot!(end("3;name=x\r\nabc\r\n0\r\nT: 1\r\n\r\n"), @"end, 0 left");
         assert_snapshot!(end("3\nabc"), @"the endpoint's answer is not HTTP/1.1: a line between chunks ends without a return");
         assert_snapshot!(end("3\r\nabcd\r\n"), @"the endpoint's answer is not HTTP/1.1: a chunk is longer than its size");
-        assert_snapshot!(end("-3\r\n"), @"the endpoint's answer is not HTTP/1.1: a chunk's size is no number");
-        assert_snapshot!(end("ffffffffffffffffff\r\n"), @"the endpoint's answer is not HTTP/1.1: a chunk's size is no number");
+        assert_snapshot!(end("-3\r\n"), @"the endpoint's answer is not HTTP/1.1: a chunk's size is not a number");
+        assert_snapshot!(end("ffffffffffffffffff\r\n"), @"the endpoint's answer is not HTTP/1.1: a chunk's size is not a number");
         assert_snapshot!(end(&"1".repeat(5_000)), @"the endpoint's answer is not HTTP/1.1: a line between chunks is too long");
     }
 

@@ -63,8 +63,8 @@ impl Policy for RateLimit {
             return Opinion::Hold {
                 until: oldest.and_then(|action| action.time.checked_add(WINDOW).ok()),
                 reason: format!(
-                    "{} made {max} {what} within a minute, which is the limit; if that is meant, \
-                     it continues by itself at this pace",
+                    "{} made {max} {what} within a minute, which is the limit; it continues at \
+                     this pace, and if that is intended, no action is needed",
                     petition.controller
                 ),
             };

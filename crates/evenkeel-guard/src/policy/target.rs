@@ -14,7 +14,7 @@ impl Policy for TargetSanity {
     fn judge(&self, petition: &Petition<'_>) -> Opinion {
         let problem = object_problem(petition.action).or_else(|| content_problem(petition.action));
         problem.map_or(Opinion::Allow, |problem| Opinion::Deny {
-            reason: format!("{problem}: refused, since it must never mean everything"),
+            reason: format!("{problem}: refused: an empty target never means all objects"),
         })
     }
 

@@ -70,9 +70,11 @@ async fn receiver(answers: &'static [&'static str]) -> (SocketAddr, Got) {
                 }
             };
             seen.lock().unwrap().push((head, body));
+            // A status, and after a line break a body.
             let answer = answers.next().unwrap_or(&"200 OK");
-            let answer =
-                format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let (status, body) = answer.split_once('\n').unwrap_or((*answer, ""));
+            let head = format!("Content-Length: {}\r\nConnection: close", body.len());
+            let answer = format!("HTTP/1.1 {status}\r\n{head}\r\n\r\n{body}");
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
@@ -137,6 +139,24 @@ async fn each_kind_of_provider_gets_its_own_form() {
 }
 
 #[tokio::test]
+async fn an_answer_that_says_no_in_its_body_is_no_delivery() {
+    let (address, got) = receiver(&[
+        "200 OK\n{\"ok\":false,\"error\":\"ratelimited\"}",
+        "200 OK\n{\"ok\":true}",
+        "200 OK\n{\"ok\":false,\"error\":\"channel_not_found\"}",
+        "200 OK\nok",
+    ])
+    .await;
+    let notifier = notifier(vec![provider("slack", &format!("http://{address}/api"))]);
+    assert_eq!(notifier.deliver(notification("1", "m")).await, Ok(()));
+    let problem = notifier.deliver(notification("2", "m")).await.unwrap_err();
+    assert!(problem.ends_with("did not take the message: channel_not_found"), "{problem}");
+    // It was not delivered: told once more it goes out again.
+    assert_eq!(notifier.deliver(notification("2", "m")).await, Ok(()));
+    assert_eq!(got.lock().unwrap().len(), 4);
+}
+
+#[tokio::test]
 async fn what_cannot_be_delivered_says_why_and_nothing_secret() {
     let (address, got) = receiver(&["404 Not Found"]).await;
     let secret = |data: Value| {
@@ -151,7 +171,10 @@ async fn what_cannot_be_delivered_says_why_and_nothing_secret() {
     let cases = [
         (vec![by_secret.clone(), secret(json!({"address": encoded}))], "answered 404"),
         (vec![by_secret, secret(json!({}))], "has no address"),
-        (vec![provider("pager", "http://127.0.0.1:1/pl4nted")], "is none of slack"),
+        (
+            vec![provider("pager", "http://127.0.0.1:1/pl4nted")],
+            "is not supported; use one of slack",
+        ),
         (vec![provider("slack", "http://127.0.0.1:1/pl4nted")], "7 attempts"),
         (Vec::new(), "does not exist"),
     ];

@@ -338,14 +338,13 @@ async fn a_failed_look_at_the_list_is_shared_by_all_who_wait_for_it() {
     })
     .await;
     let store = server.store(quick());
-    let started = Instant::now();
     let keys = [key("a"), key("b"), key("c"), key("d"), key("e"), key("f")];
     let all = futures::future::join_all(keys.iter().map(|key| store.get(key)));
     for answer in soon(all).await {
         assert!(matches!(answer.unwrap_err(), StoreError::Unreachable { .. }));
     }
+    // Six looks, one after the other, would be six requests.
     assert_eq!(store.counts().of("discovery"), 1);
-    assert!(started.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test]

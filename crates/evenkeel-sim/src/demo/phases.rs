@@ -97,7 +97,9 @@ async fn one(stage: &mut Stage, phase: &Phase, victims: &mut Rng) -> Result<Happ
             let ramping = |now: &Moment| now.is_ramping(KILL_AT_WEIGHT);
             let middle = stage.canary.wait_since(from, PACE.patience, ramping).await;
             middle.ok_or_else(|| {
-                Broken::new("the release does not get on, so there is no middle to kill it in")
+                Broken::new(
+                    "the release made no progress, so the controllers were not killed halfway",
+                )
             })?;
             stage.kill_controllers().await;
             tokio::time::sleep(DEAD).await;

@@ -71,8 +71,6 @@ pub struct AnswerView {
     canary: Arc<Canary>,
     /// The objects it answers to, by name; `None`: named, and not there.
     asked: BTreeMap<String, Option<Arc<SloStatusObject>>>,
-    /// Whether it names them.
-    named: bool,
     policies: BTreeMap<String, policy::ErrorBudgetPolicy>,
     invalid_policies: Vec<String>,
     glasses: BTreeMap<String, Value>,
@@ -124,7 +122,6 @@ impl Controller for AnswerController {
             now: ports.clock.now(),
             canary: obj.get()?,
             asked,
-            named: names.is_some(),
             policies,
             invalid_policies,
             glasses: glasses.iter().map(|g| (g.name().to_owned(), spec(g))).collect(),
@@ -242,10 +239,8 @@ fn answer(view: &AnswerView) -> Option<ErrorBudget> {
             Some(status) if !status.slos.is_empty() => {
                 all.extend(status.slos.iter().map(|state| Question { view, name, state }.answer()));
             }
-            Some(_) if view.named => all.push(without_budget(view, name, true)),
-            // An object that cannot be read, or was not looked at yet, holds nobody who does not
-            // name it.
-            Some(_) => {}
+            // Also where it is not named: a typo in the manifest must not open the gate.
+            Some(_) => all.push(without_budget(view, name, true)),
             None => all.push(without_budget(view, name, false)),
         }
     }
@@ -284,13 +279,13 @@ fn no_policy(view: &AnswerView) -> (Permission, &'static str, Vec<String>) {
     (Permission::Approve, reasons::POLICY_INVALID, invalid.iter().map(correct).collect())
 }
 
-/// The answer of an object that a Canary names and that has no budget. What is not known is no
-/// go-ahead, where anybody has written a policy at all.
+/// The answer of an object that has no budget, or that a Canary names and that does not exist. What
+/// is not known never lets a release begin, where there is a policy at all.
 fn without_budget(view: &AnswerView, name: &str, there: bool) -> Answer {
     let namespace = view.obj.namespace();
     let (reason, message) = if there {
         let message = format!(
-            "PrometheusServiceLevel/{name} has no budget that can be read: see its conditions"
+            "PrometheusServiceLevel/{name} was not counted yet, or cannot be read: see its conditions"
         );
         (reasons::SLO_UNREADABLE, message)
     } else {

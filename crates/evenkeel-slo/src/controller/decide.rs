@@ -114,7 +114,7 @@ fn rules(view: &SloView, plan: &mut Plan, status: &mut SloStatusObject) {
     set(view, status, RULES, (install.0, install.1, &install.2));
 }
 
-/// Whether the counters are counted, and if not, which and why.
+/// Whether all counters have been read, and if not, which and why.
 fn metrics(view: &SloView, status: &mut SloStatusObject) {
     let all = |pick: &dyn Fn(&SloSeen) -> Option<String>| {
         let named = |seen: &SloSeen| Some(format!("{}: {}", seen.slo.path, pick(seen)?));
@@ -134,7 +134,7 @@ fn metrics(view: &SloView, status: &mut SloStatusObject) {
     }) {
         ("Unknown", reasons::COUNTING, message)
     } else {
-        ("True", reasons::COUNTED, "the counters are counted".to_owned())
+        ("True", reasons::COUNTED, "all counters have been read".to_owned())
     };
     set(view, status, METRICS, (words.0, words.1, &words.2));
 }
@@ -182,7 +182,7 @@ fn want_rules(view: &SloView, set: &crate::RuleSet) -> Result<Option<Obj>, (&'st
         RulesSeen::There(have) => {
             let owners = have.meta().owner_references.iter().flatten();
             if !owners.into_iter().any(|owner| owner.uid == view.obj.uid()) {
-                let message = "exists and belongs to somebody else: rename one of the two";
+                let message = "exists and has another owner: rename one of the two";
                 return Err(("NameTaken", message.to_owned()));
             }
             if have.json().pointer("/spec/groups") == Some(&groups) {

@@ -54,6 +54,9 @@ use observe::Memory;
 /// namespace) that a release of it can hurt. Without it, all of the namespace.
 pub const SLOS_ANNOTATION: &str = "evenkeel.dev/slos";
 
+/// Objects whose counters are read at a time.
+const CONCURRENCY: usize = 4;
+
 /// What the host decides.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
@@ -118,5 +121,11 @@ impl Controller for SloController {
 
     fn decide(&self, view: &SloSight) -> Plan {
         decide::decide(view)
+    }
+
+    /// Looks wait for the metrics server; those of one object, whose memory they take, never run
+    /// side by side.
+    fn concurrency(&self) -> usize {
+        CONCURRENCY
     }
 }

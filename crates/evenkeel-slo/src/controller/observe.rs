@@ -9,6 +9,7 @@ use evenkeel_api::{
     slo::{ErrorBudgetPolicy, PrometheusRule, SloMaintenance},
 };
 use evenkeel_control::{ListQuery, ObserveError, Ports, StoreError};
+use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::{
@@ -24,6 +25,10 @@ use crate::{
     model::Slo,
     policy,
 };
+
+/// A metrics server that still fails after this long is not asked about the object's other SLOs:
+/// the loop ends an observation after a minute, and the object must say why before that.
+const FAILING_MAX: SignedDuration = SignedDuration::from_secs(15);
 
 /// What one instance of the controller remembers of one object: everything in it can be counted
 /// again.
@@ -94,12 +99,23 @@ pub(super) async fn observe(
     let namespace = key.namespace.to_string();
     let maintenances = list::<SloMaintenance>(ports, &namespace).await?;
     let mut slos = Vec::new();
+    let began = ports.clock.steady();
+    let mut away: Option<String> = None;
     for tracker in &mut known.trackers {
-        let looked = tracker.advance(&*ports.metrics, &*ports.clock, settings.every).await;
+        let problem = match &away {
+            Some(problem) => Some(problem.clone()),
+            None => {
+                let looked = tracker.advance(&*ports.metrics, &*ports.clock, settings.every).await;
+                looked.err().map(|error| error.to_string())
+            }
+        };
+        if ports.clock.steady().duration_since(began) > FAILING_MAX {
+            away.clone_from(&problem);
+        }
         slos.push(SloSeen {
             slo: tracker.slo().clone(),
             sight: tracker.sight().clone(),
-            problem: looked.err().map(|error| error.to_string()),
+            problem,
             histories: histories(tracker),
             exclusions: exclusions(&maintenances, tracker.slo()),
         });

@@ -47,7 +47,16 @@ struct Shared {
     pause_min: Duration,
     sent: AtomicU64,
     failed: AtomicU64,
+    refused: AtomicU64,
     dropped: AtomicU64,
+}
+
+/// Why alerts were not taken.
+enum Failure {
+    /// Trying again may help.
+    Later(String),
+    /// It will not: something in the request is wrong.
+    Refused(String),
 }
 
 impl Alertmanager {
@@ -64,6 +73,7 @@ impl Alertmanager {
             pause_min: PAUSE_MIN,
             sent: AtomicU64::default(),
             failed: AtomicU64::default(),
+            refused: AtomicU64::default(),
             dropped: AtomicU64::default(),
         })))
     }
@@ -86,12 +96,8 @@ impl Alertmanager {
                 self.0.news.notified().await;
                 continue;
             }
-            match self.send(&batch).await {
-                Ok(()) => {
-                    self.0.settle(&batch);
-                    self.0.sent.fetch_add(count(&batch), Relaxed);
-                    pause = self.0.pause_min;
-                }
+            match self.deliver(&batch).await {
+                Ok(()) => pause = self.0.pause_min,
                 Err(error) => {
                     self.0.failed.fetch_add(count(&batch), Relaxed);
                     let url = self.0.endpoint.url();
@@ -103,12 +109,40 @@ impl Alertmanager {
         }
     }
 
+    /// Sends a batch. Where it is refused, each alert goes by itself, so that one that the
+    /// Alertmanager does not take holds up no other; that one is dropped.
+    async fn deliver(&self, batch: &[Notice]) -> Result<(), String> {
+        match self.send(batch).await {
+            Ok(()) => {
+                self.0.settle(batch);
+                self.0.sent.fetch_add(count(batch), Relaxed);
+                Ok(())
+            }
+            Err(Failure::Later(error)) => Err(error),
+            Err(Failure::Refused(error)) if batch.len() <= 1 => {
+                let labels = batch.first().map(|notice| notice.labels.to_string());
+                let url = self.0.endpoint.url();
+                tracing::warn!(url, error, alert = labels.unwrap_or_default(), "alert refused");
+                self.0.settle(batch);
+                self.0.refused.fetch_add(count(batch), Relaxed);
+                Ok(())
+            }
+            Err(Failure::Refused(_)) => {
+                for notice in batch {
+                    Box::pin(self.deliver(std::slice::from_ref(notice))).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// What was sent, in Prometheus' text format.
     pub fn metrics(&self) -> String {
         let mut out = String::new();
         for (name, help, value) in [
             ("sent", "Alerts that the Alertmanager has taken.", &self.0.sent),
             ("failed", "Alerts in attempts that failed.", &self.0.failed),
+            ("refused", "Alerts that the Alertmanager does not take.", &self.0.refused),
             ("dropped", "Alerts that were dropped because too many waited.", &self.0.dropped),
         ] {
             let name = format!("evenkeel_alertmanager_alerts_{name}_total");
@@ -124,18 +158,23 @@ impl Alertmanager {
         self.0.waiting().values().take(BATCH_MAX).cloned().collect()
     }
 
-    async fn send(&self, batch: &[Notice]) -> Result<(), String> {
+    async fn send(&self, batch: &[Notice]) -> Result<(), Failure> {
         let alerts: Vec<Value> = batch.iter().map(|notice| self.0.alert(notice)).collect();
         let request = self.0.endpoint.request(Method::POST, "alerts");
         let request = request.header(header::CONTENT_TYPE, "application/json");
         let sending = self.0.endpoint.send(request, Value::from(alerts).to_string());
         let (status, body) = tokio::time::timeout(ANSWER_MAX, sending)
             .await
-            .map_err(|_| format!("no answer within {ANSWER_MAX:?}"))??;
-        if (200..300).contains(&status) {
-            return Ok(());
+            .map_err(|_| Failure::Later(format!("no answer within {ANSWER_MAX:?}")))?
+            .map_err(Failure::Later)?;
+        let words = || redact::text(String::from_utf8_lossy(&body).trim());
+        match status {
+            200..300 => Ok(()),
+            400..500 if ![408, 429].contains(&status) => {
+                Err(Failure::Refused(format!("HTTP {status}: {}", words())))
+            }
+            _ => Err(Failure::Later(format!("HTTP {status}: {}", words()))),
         }
-        Err(format!("HTTP {status}: {}", redact::text(String::from_utf8_lossy(&body).trim())))
     }
 }
 

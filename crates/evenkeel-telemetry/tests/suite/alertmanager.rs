@@ -95,6 +95,29 @@ async fn what_fails_is_sent_again_and_newer_word_replaces_older() {
 }
 
 #[tokio::test]
+async fn an_alert_that_is_refused_holds_up_no_other() {
+    let (address, got, mut told) = receiver(&["400 Bad Request", "422 Wrong", "200 OK"]).await;
+    let manager = manager(address);
+    manager.tell(&[update("bad", false), update("good", false)]);
+    let sending = tokio::spawn(manager.clone().run());
+    for _ in 0..3 {
+        told.recv().await.unwrap();
+    }
+    // What is told now comes when all before it is settled.
+    manager.tell(&[update("next", false)]);
+    told.recv().await.unwrap();
+    sending.abort();
+    let jobs = |alerts: &Value| {
+        let jobs = alerts.as_array().unwrap().iter().map(|alert| alert["labels"]["job"].clone());
+        jobs.map(|job| job.as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    let got: Vec<_> = got.lock().unwrap().iter().map(|(_, alerts)| jobs(alerts)).collect();
+    assert_eq!(got, ["bad good", "bad", "good", "next"]);
+    let metrics = manager.metrics();
+    assert!(metrics.contains("evenkeel_alertmanager_alerts_refused_total 1\n"), "{metrics}");
+}
+
+#[tokio::test]
 async fn too_many_are_dropped_and_counted() {
     let (address, ..) = receiver(&[]).await;
     let manager = manager(address);

@@ -105,7 +105,9 @@ async fn one(stage: &mut Stage<'_>, phase: &Phase) -> anyhow::Result<Happened> {
             apply(stage, &release).await?;
             let ramping = |now: &Moment| now.is_ramping(KILL_AT_WEIGHT);
             let middle = stage.canary.wait_since(from, pace.patience, ramping).await;
-            middle.context("the release does not get on, so there is no middle to kill it in")?;
+            middle.context(
+                "the release made no progress, so the controllers were not killed halfway",
+            )?;
             let pid = stage.kill_controllers().await?;
             io::complain(&format!("  controllers killed: SIGKILL to process {pid}"));
             tokio::time::sleep(DEAD).await;

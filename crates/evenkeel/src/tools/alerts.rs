@@ -37,7 +37,7 @@ pub(crate) fn run(args: &AlertsArgs) -> anyhow::Result<ExitCode> {
 fn of_up(data_dir: Option<&Path>) -> anyhow::Result<String> {
     let file = paths::existing_data_dir(data_dir)?.join(CONSOLE);
     std::fs::read_to_string(&file).with_context(|| {
-        format!("{} is not there: start `evenkeel up`, or use --prometheus", file.display())
+        format!("{} does not exist: start `evenkeel up`, or use --prometheus", file.display())
     })
 }
 

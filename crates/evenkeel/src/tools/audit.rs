@@ -56,7 +56,8 @@ fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 /// What is said about a sound record.
 fn sound(summary: &Summary, with_key: bool) -> String {
     let Summary { first, last, files, hash, .. } = summary;
-    let mut text = format!("lines {first} to {last} in {files} files, whole: {hash}\n");
+    let files = if *files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+    let mut text = format!("lines {first} to {last} in {files}, intact; last hash {hash}\n");
     let mut say = |line: String| {
         text.push_str(&line);
         text.push('\n');
@@ -155,7 +156,7 @@ fn key(args: &KeyArgs) -> anyhow::Result<ExitCode> {
             let file = door::key_file(&paths::existing_data_dir(args.data_dir.as_deref())?);
             if !file.exists() {
                 bail!(
-                    "{} is not there: `evenkeel up` and `evenkeel run` make it at their first \
+                    "{} does not exist: `evenkeel up` and `evenkeel run` create it at their first \
                      start, or name another key with --audit-key",
                     file.display()
                 );
@@ -199,7 +200,7 @@ mod tests {
             key: Some(key),
         };
         insta::assert_snapshot!(sound(&summary, true), @r"
-        lines 1 to 7 in 1 files, whole: abc
+        lines 1 to 7 in 1 file, intact; last hash abc
         signed with GbkECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=, the given key
         ");
         summary.first = 5;
@@ -208,7 +209,7 @@ mod tests {
         let last_hash = "def".to_owned();
         summary.dropped = Some(Dropped { first: 1, last: 4, lines: 4, files: 1, last_hash });
         insta::assert_snapshot!(sound(&summary, false), @r"
-        lines 5 to 7 in 1 files, whole: abc
+        lines 5 to 7 in 1 file, intact; last hash abc
         lines 1 to 4 were dropped as --audit-keep says, the last one def
         a torn line at the end: the process died while it wrote it, before it acted
         2 lines are of format 1, without signatures of their own; the signed lines after them vouch for them
@@ -222,7 +223,7 @@ mod tests {
         let error = folder(Some(Path::new("no/such"))).unwrap_err().to_string();
         assert_eq!(
             error,
-            "no/such is not there: name the folder that `evenkeel up` or `evenkeel run` wrote to \
+            "no/such does not exist: name the folder that `evenkeel up` or `evenkeel run` wrote to \
              (--data-dir)"
         );
         let error = folder(Some(Path::new("src"))).unwrap_err().to_string();

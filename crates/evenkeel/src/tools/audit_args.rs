@@ -36,7 +36,7 @@ pub(crate) enum AuditCommand {
 /// `evenkeel audit verify`
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// Where it lies
+    /// Folder with the audit record
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// The public key that must have signed it: a file, or its text as `audit key` prints it.
@@ -52,16 +52,16 @@ pub(crate) struct VerifyArgs {
 /// `evenkeel audit list`
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Where it lies
+    /// Folder with the audit record
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Only actions for this object, or on it
     #[arg(long, value_name = "KIND/NS/NAME")]
     pub(crate) object: Option<String>,
-    /// Only actions of the latest time, such as 1h
+    /// Only actions newer than this, such as 1h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) since: Option<Duration>,
-    /// Keep printing what comes
+    /// Keep printing new actions
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// How to print it

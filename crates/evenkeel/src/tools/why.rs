@@ -177,7 +177,7 @@ fn text(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> St
         }
     }
     if passes.is_empty() {
-        lines.push("  no controller that answers has looked at it".to_owned());
+        lines.push("  no reachable controller has processed it".to_owned());
     }
     let conditions = obj.json().pointer("/status/conditions").and_then(Value::as_array);
     for condition in conditions.into_iter().flatten() {
@@ -197,7 +197,7 @@ fn text(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> St
     }
     if leaders.is_empty() {
         lines.push(
-            "  no controllers lead in this cluster: start `evenkeel run` (or name the Leases' \
+            "  no controllers are running in this cluster: start `evenkeel run` (or name the Leases' \
              namespace with --lease-namespace)"
                 .to_owned(),
         );

@@ -76,7 +76,7 @@ impl Part {
             }
             Running::Thread(thread) => thread.ended().await,
         }
-        anyhow!("{} ended by itself, so the cluster is stopped: start it again", self.name)
+        anyhow!("{} stopped unexpectedly; shutting down the cluster", self.name)
     }
 }
 

@@ -88,9 +88,15 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
             own.extend(host.start_controllers().await?);
         }
         io::print(&format!("console: http://{console}/\n"));
-        watch::ready(host.store.clone(), nodes.len()).await;
-        io::print("ready\n");
-        Err(host::first_to_end(&mut own).await)
+        let ready = async {
+            watch::ready(host.store.clone(), nodes.len()).await;
+            io::print("ready\n");
+            std::future::pending::<anyhow::Error>().await
+        };
+        Err(tokio::select! {
+            error = host::first_to_end(&mut own) => error,
+            error = ready => error,
+        })
     };
     let ended = tokio::select! {
         biased;
@@ -114,7 +120,7 @@ fn nodes(input: &Input) -> anyhow::Result<Vec<NodeSpec>> {
         nodes.extend(parsed.nodes);
     }
     if input.clusters.is_empty() {
-        io::complain("no ClusterConfig in the folder: one node of 8 cores and 32 GiB is made up");
+        io::complain("no ClusterConfig in the folder: using one node of 8 cores and 32 GiB");
         nodes.extend(ClusterConfig::parse(DEFAULT_CLUSTER)?.nodes);
     }
     Ok(nodes)
