@@ -3,7 +3,10 @@
 //! Bodies of objects are never printed at all; what is left are URLs and other people's error
 //! texts, which may quote what we sent.
 
-use std::{backtrace::Backtrace, fmt, io::Write as _, panic};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fmt, panic,
+};
 
 use evenkeel_api::Key;
 
@@ -100,17 +103,17 @@ fn withheld(object: impl fmt::Display) -> String {
     format!("the reason is withheld, it may quote the content of {object}")
 }
 
-/// Prints every panic of this process as [`text`]; it may quote what it stumbled over.
+/// From now on a panic is a line of the log. The standard library prints what it says as it is,
+/// and it may quote what it stumbled over.
 pub fn panics() {
     panic::set_hook(Box::new(|info| {
-        let thread = std::thread::current();
-        let name = thread.name().unwrap_or("without a name");
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let words = text(info.payload_as_str().unwrap_or_default());
+        let error = text(info.payload_as_str().unwrap_or_default());
+        tracing::error!(place, error, "panic");
         let trace = Backtrace::capture();
-        // There is nowhere left to say that standard error is gone.
-        writeln!(std::io::stderr(), "thread {name:?} panicked at {place}: {words}\n{trace}")
-            .unwrap_or_default();
+        if trace.status() == BacktraceStatus::Captured {
+            tracing::error!(%trace, "panic");
+        }
     }));
 }
 

@@ -38,8 +38,8 @@ fn main() -> ExitCode {
         _ => {}
     }
     let cli = Cli::parse();
-    redact::panics();
     log_to_stderr();
+    redact::panics();
     match dispatch(&cli) {
         Ok(code) => code,
         Err(error) => {

@@ -272,7 +272,7 @@ fn faults(object: &str) -> Vec<Option<Fault>> {
 
 /// Lets the planner work in a world of its own; everything that may be read afterwards.
 fn read_all(planner: Planner, prepare: impl FnOnce(&World)) -> String {
-    // What the harness captures of this test is searched, too (`.ci/run`).
+    // Panics are lines, too.
     redact::panics();
     let lines = Lines::default();
     let guard = tracing::subscriber::set_default(lines.clone());
