@@ -14,12 +14,11 @@ fn main() -> ExitCode {
     };
     let (first, seeds) = (number("--first", 1), number("--seeds", 100));
     let (mut bad, mut deaths) = (0, 0);
-    for seed in first..first.saturating_add(seeds) {
-        let outcome = releases::play(seed);
+    for outcome in releases::play_all(first..first.saturating_add(seeds)) {
         deaths += outcome.deaths;
         if !outcome.breaches.is_empty() {
             bad += 1;
-            println!("seed {seed}: {:?}", outcome.trace);
+            println!("seed {}: {:?}", outcome.seed, outcome.trace);
             for breach in &outcome.breaches {
                 println!("  {:>8} ms  {}", breach.at_ms, breach.what);
             }

@@ -2,20 +2,30 @@
 //! process's writes; they know nothing of the controllers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use evenkeel_api::{GroupKind, Key, Obj, httproute::HttpRoute};
+use evenkeel_api::{GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute};
 use evenkeel_control::{ListQuery, Store, WatchEvent};
 use futures::{FutureExt as _, StreamExt as _};
-use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Service};
+use k8s_openapi::api::{
+    apps::v1::Deployment, coordination::v1::Lease, core::v1::Service, discovery::v1::EndpointSlice,
+};
 use serde_json::Value;
 
-use super::time::{VirtualTime, locked};
+use super::{
+    plant::Troubles,
+    time::{VirtualTime, locked, millis},
+    traffic::Traffic,
+    watched::{Truth, Watched, service_of},
+};
 
 /// The Lease of the controllers of releases.
 const RELEASES: &str = "evenkeel-delivery";
+/// Between two looks when nothing changes.
+const LOOK: Duration = Duration::from_secs(15);
 
 /// Something that must not have happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +40,7 @@ pub struct Breach {
 pub struct Checks {
     time: Arc<VirtualTime>,
     store: Arc<dyn Store>,
+    traffic: Arc<Traffic>,
     state: Mutex<State>,
 }
 
@@ -38,13 +49,30 @@ struct State {
     breaches: Vec<Breach>,
     /// Images that no primary may ever run.
     bad_images: Vec<String>,
-    replicas: BTreeMap<(String, String), i64>,
-    weights: BTreeMap<String, Vec<i64>>,
+    services: BTreeMap<String, Watched>,
+    /// Processes that act without a Lease.
+    unled: BTreeSet<String>,
+    /// Deployments whose pods are kept from becoming ready.
+    broken: BTreeSet<String>,
+    /// Since when all is well; `None` while something is not.
+    calm_since: Option<Duration>,
+    stores_are_calm: bool,
+    plant_is_calm: bool,
 }
 
 impl Checks {
-    pub(crate) fn new(time: Arc<VirtualTime>, store: Arc<dyn Store>) -> Self {
-        Self { time, store, state: Mutex::default() }
+    pub(super) fn new(
+        time: Arc<VirtualTime>,
+        store: Arc<dyn Store>,
+        traffic: Arc<Traffic>,
+    ) -> Self {
+        let state = State {
+            stores_are_calm: true,
+            plant_is_calm: true,
+            calm_since: Some(time.elapsed()),
+            ..State::default()
+        };
+        Self { time, store, traffic, state: Mutex::new(state) }
     }
 
     /// No primary may ever run this image.
@@ -58,20 +86,52 @@ impl Checks {
     }
 
     /// The weights of a route's canary, in the order in which they were set.
-    pub fn weights(&self, route: &str) -> Vec<i64> {
-        locked(&self.state).weights.get(route).cloned().unwrap_or_default()
+    pub fn weights(&self, service: &str) -> Vec<i64> {
+        let state = locked(&self.state);
+        state.services.get(service).map(|watched| watched.weights.clone()).unwrap_or_default()
+    }
+
+    /// Stores are as they should be, or not.
+    pub(super) fn stores(&self, calm: bool) {
+        let mut state = locked(&self.state);
+        state.stores_are_calm = calm;
+        state.calm_since = state.is_calm().then(|| self.time.elapsed());
+    }
+
+    /// This is wrong with the cluster.
+    pub(super) fn plant(&self, troubles: &Troubles) {
+        let mut state = locked(&self.state);
+        state.plant_is_calm = *troubles == Troubles::default();
+        state.broken.clone_from(&troubles.broken);
+        state.calm_since = state.is_calm().then(|| self.time.elapsed());
+    }
+
+    /// A process is gone.
+    pub(super) fn gone(&self, writer: &str) {
+        let mut state = locked(&self.state);
+        state.unled.remove(writer);
+        state.calm_since = state.is_calm().then(|| self.time.elapsed());
     }
 
     fn breach(&self, state: &mut State, what: String) {
-        let at_ms = i64::try_from(self.time.elapsed().as_millis()).unwrap_or(i64::MAX);
-        state.breaches.push(Breach { at_ms, what });
+        state.breaches.push(Breach { at_ms: millis(self.time.elapsed()), what });
     }
 
-    /// A process is about to write: what only releases change is written by their leader only.
-    pub(crate) fn write(&self, writer: &str, key: &Key) {
+    /// A process is about to write: what only releases change is written by their leader only,
+    /// and without an election by one process only.
+    pub(super) fn write(&self, writer: &str, has_leases: bool, key: &Key) {
         let released =
             key.kind.is::<HttpRoute>() || key.kind.is::<Deployment>() || key.kind.is::<Service>();
         if !released {
+            return;
+        }
+        let mut state = locked(&self.state);
+        if !has_leases {
+            state.unled.insert(writer.to_owned());
+            if state.unled.len() > 1 {
+                let what = format!("{writer} writes {key}, and so do others");
+                self.breach(&mut state, what);
+            }
             return;
         }
         // The true store answers at once; a watch would tell of a new leader too late.
@@ -81,7 +141,6 @@ impl Checks {
         let holder =
             lease.as_ref().and_then(|l| l.json().pointer("/spec/holderIdentity")?.as_str());
         let holder = holder.unwrap_or_default();
-        let mut state = locked(&self.state);
         if holder != writer {
             let what = format!("{writer} writes {key} while {holder:?} leads");
             self.breach(&mut state, what);
@@ -89,59 +148,87 @@ impl Checks {
     }
 
     /// Follows the true store until dropped.
-    pub(crate) async fn follow(self: Arc<Self>) {
-        let kinds = [GroupKind::of::<Deployment>(), GroupKind::of::<HttpRoute>()];
+    pub(super) async fn follow(self: Arc<Self>) {
+        let kinds = [
+            GroupKind::of::<Canary>(),
+            GroupKind::of::<Deployment>(),
+            GroupKind::of::<HttpRoute>(),
+            GroupKind::of::<EndpointSlice>(),
+        ];
         let watches = kinds.map(|kind| self.store.watch(ListQuery::all(kind)));
         let mut events = futures::stream::select_all(watches);
-        while let Some(event) = events.next().await {
-            if let Ok(WatchEvent::Applied(obj)) = event {
-                self.see(&obj);
+        loop {
+            let mut changes = Vec::new();
+            // Elapsed is as good as an event: what has not happened is looked at then.
+            if let Ok(event) = tokio::time::timeout(LOOK, events.next()).await {
+                let Some(event) = event else { return };
+                changes.extend(change(event));
+                while let Some(Some(event)) = events.next().now_or_never() {
+                    changes.extend(change(event));
+                }
+            }
+            // Watches of several kinds bring what happened in no order.
+            changes.sort_by_key(|(obj, _)| obj.revision().0.parse::<u64>().unwrap_or_default());
+            for (obj, gone) in changes {
+                self.see(&obj, gone);
+            }
+            self.look();
+        }
+    }
+
+    fn see(&self, obj: &Obj, gone: bool) {
+        let mut state = locked(&self.state);
+        let service = service_of(obj).to_owned();
+        if obj.key().kind.is::<Deployment>() && obj.name().ends_with("-primary") {
+            let image = obj.json().pointer("/spec/template/spec/containers/0/image");
+            let image = image.and_then(Value::as_str).unwrap_or_default();
+            if state.bad_images.iter().any(|bad| bad == image) {
+                let what = format!("{} runs {image}, which failed its checks", obj.key());
+                self.breach(&mut state, what);
+            }
+        }
+        let truth = self.truth(&state, &service);
+        let watched = state.services.entry(service.clone()).or_default();
+        for what in watched.see(obj, gone, &truth) {
+            self.breach(&mut state, format!("{service}: {what}"));
+        }
+    }
+
+    fn look(&self) {
+        let mut state = locked(&self.state);
+        let services: Vec<String> = state.services.keys().cloned().collect();
+        for service in services {
+            let truth = self.truth(&state, &service);
+            let mut wrong = Vec::new();
+            if let Some(watched) = state.services.get_mut(&service) {
+                watched.look(&truth, &mut wrong);
+            }
+            for what in wrong {
+                self.breach(&mut state, format!("{service}: {what}"));
             }
         }
     }
 
-    fn see(&self, obj: &Obj) {
-        let mut state = locked(&self.state);
-        let body = obj.json();
-        let place = |name: &str| (obj.namespace().to_owned(), name.to_owned());
-        if obj.key().kind.is::<Deployment>() {
-            let replicas = body.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
-            state.replicas.insert(place(obj.name()), replicas);
-            let image = body.pointer("/spec/template/spec/containers/0/image");
-            let image = image.and_then(Value::as_str).unwrap_or_default();
-            if obj.name().ends_with("-primary") && state.bad_images.iter().any(|bad| bad == image) {
-                let what = format!("{} runs {image}, which failed its checks", obj.key());
-                self.breach(&mut state, what);
-            }
-            return;
-        }
-        let Some(weight) = canary_weight(body) else { return };
-        let weights = state.weights.entry(obj.name().to_owned()).or_default();
-        let last = weights.last().copied();
-        if last == Some(weight) {
-            return;
-        }
-        weights.push(weight);
-        let step = weight - last.unwrap_or_default();
-        // A promotion sends everything to the primary; nothing ever jumps towards the canary.
-        if step > STEP_PCT {
-            let what = format!("{} jumps from {last:?} to {weight}", obj.key());
-            self.breach(&mut state, what);
-        }
-        let replicas = state.replicas.get(&place(obj.name())).copied().unwrap_or_default();
-        if weight > 0 && replicas == 0 {
-            let what = format!("{} sends {weight} % to nobody", obj.key());
-            self.breach(&mut state, what);
+    fn truth(&self, state: &State, service: &str) -> Truth {
+        Truth {
+            at: self.time.elapsed(),
+            bad_since: self.traffic.bad_since(service),
+            calm_since: state.calm_since,
+            broken: state.broken.iter().any(|name| name.trim_end_matches("-primary") == service),
         }
     }
 }
 
-/// The step of every Canary of these worlds.
-pub(crate) const STEP_PCT: i64 = 10;
+impl State {
+    fn is_calm(&self) -> bool {
+        self.stores_are_calm && self.plant_is_calm
+    }
+}
 
-fn canary_weight(route: &Value) -> Option<i64> {
-    let backends = route.pointer("/spec/rules/0/backendRefs")?.as_array()?;
-    let canary =
-        backends.iter().find(|b| b["name"].as_str().is_some_and(|n| n.ends_with("-canary")))?;
-    Some(canary.get("weight").and_then(Value::as_i64).unwrap_or(1))
+fn change(event: Result<WatchEvent, evenkeel_control::StoreError>) -> Option<(Arc<Obj>, bool)> {
+    match event {
+        Ok(WatchEvent::Applied(obj)) => Some((obj, false)),
+        Ok(WatchEvent::Deleted(obj)) => Some((obj, true)),
+        Ok(WatchEvent::Synced) | Err(_) => None,
+    }
 }

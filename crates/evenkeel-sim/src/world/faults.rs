@@ -32,7 +32,7 @@ const SLOW_MAX_MS: u64 = 5_000;
 const HELD_BACK: Duration = Duration::from_secs(10);
 
 /// What goes wrong, in percent of requests unless it says otherwise.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Menu {
     /// Nothing is answered.
     pub silent: bool,

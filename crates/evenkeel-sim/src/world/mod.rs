@@ -14,10 +14,12 @@ mod faults;
 mod plant;
 pub mod releases;
 pub(crate) mod time;
+mod traffic;
+mod watched;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -25,20 +27,22 @@ use evenkeel_api::{Key, Obj};
 use evenkeel_assembly::{Assembly, Domain, Leases, Settings, lease_name};
 use evenkeel_base::Rng;
 use evenkeel_cluster::ApiServer;
-use evenkeel_control::{Activity, Host, Metrics, Patch, Store, StoreError, WriteOptions};
+use evenkeel_control::{Activity, DeleteOptions, Host, Patch, Store, StoreError, WriteOptions};
 use evenkeel_guard::MemoryDoor;
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::Value;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
 pub use checks::{Breach, Checks};
 pub use faults::{FaultyStore, Menu, Requests};
+pub use plant::Troubles;
 pub use time::VirtualTime;
-
-use time::locked;
+pub use traffic::{Quality, Traffic};
 
 /// How long a leader may be silent in these worlds.
 pub const LEASE: Duration = Duration::from_secs(15);
+/// Parsed once for all worlds.
+static CRDS: LazyLock<Vec<Value>> = LazyLock::new(evenkeel_api::crds);
 const OPTIONS: WriteOptions = WriteOptions { subresource: None, expect: None, manager: "world" };
 
 /// A cluster, its processes, and what is checked all the time.
@@ -49,7 +53,9 @@ pub struct World {
     pub store: Arc<dyn Store>,
     /// What must never happen.
     pub checks: Arc<Checks>,
-    metrics: Arc<dyn Metrics>,
+    /// What new versions are really like.
+    pub traffic: Arc<Traffic>,
+    troubles: watch::Sender<Troubles>,
     rng: Rng,
     extra: Vec<Domain>,
     /// Off only to show what it is good for: every process then acts.
@@ -70,20 +76,25 @@ pub struct Process {
 
 impl World {
     /// An empty cluster. Needs a tokio runtime whose clock is paused.
-    pub async fn new(seed: u64, metrics: Arc<dyn Metrics>) -> Result<Self, StoreError> {
+    pub async fn new(seed: u64) -> Result<Self, StoreError> {
         let (time, rng) = (Arc::new(VirtualTime::begin()), Rng::new(seed));
         let store = ApiServer::new(time.clone(), rng.child("api")).store();
-        for crd in evenkeel_api::crds() {
-            store.create(&Obj::from_json(crd)?, &OPTIONS).await?;
+        for crd in CRDS.iter() {
+            store.create(&Obj::from_json(crd.clone())?, &OPTIONS).await?;
         }
-        let checks = Arc::new(Checks::new(time.clone(), store.clone()));
-        let parts =
-            vec![tokio::spawn(plant::play(store.clone())), tokio::spawn(checks.clone().follow())];
+        let traffic = Arc::new(Traffic::new(time.clone()));
+        let checks = Arc::new(Checks::new(time.clone(), store.clone(), traffic.clone()));
+        let (troubles, told) = watch::channel(Troubles::default());
+        let parts = vec![
+            tokio::spawn(plant::play(store.clone(), told)),
+            tokio::spawn(checks.clone().follow()),
+        ];
         Ok(Self {
             time,
             store,
             checks,
-            metrics,
+            traffic,
+            troubles,
             rng,
             extra: Vec::new(),
             election: true,
@@ -101,16 +112,15 @@ impl World {
     /// Starts a process; its number.
     pub fn start(&mut self) -> usize {
         self.started += 1;
-        let (number, identity) = (self.started, format!("process-{}", self.started));
-        let checks = self.checks.clone();
-        let writer = identity.clone();
-        let seen = move |key: &Key| checks.write(&writer, key);
+        let (number, identity) = (self.started, identity(self.started));
+        let (checks, writer, has_leases) = (self.checks.clone(), identity.clone(), self.election);
+        let seen = move |key: &Key| checks.write(&writer, has_leases, key);
         let rng = self.rng.child(&identity);
         let store = FaultyStore::new(self.store.clone(), rng, seen);
         let activity = Arc::<Activity>::default();
         let faulty: Arc<dyn Store> = Arc::new(store.clone());
         let host = Host::new(&faulty, self.time.clone(), self.time.clone())
-            .with_metrics(self.metrics.clone())
+            .with_metrics(self.traffic.clone())
             .with_door(Arc::new(MemoryDoor::new(self.time.clone())))
             .with_observer(activity.clone());
         let look_every = Duration::from_secs(15);
@@ -142,12 +152,20 @@ impl World {
     pub fn kill(&mut self, number: usize) {
         if let Some(process) = self.processes.remove(&number) {
             process.running.abort();
+            self.checks.gone(&identity(number));
         }
     }
 
     /// Every process has this wrong with its store.
     pub fn set_all(&self, menu: &Menu) {
+        self.checks.stores(*menu == Menu::default());
         self.processes.values().for_each(|process| process.store.set(menu.clone()));
+    }
+
+    /// This is wrong with the cluster around the processes.
+    pub fn trouble(&self, troubles: &Troubles) {
+        self.checks.plant(troubles);
+        self.troubles.send_replace(troubles.clone());
     }
 
     /// Processes that died in the middle of a write; they are taken away.
@@ -175,67 +193,24 @@ impl World {
         self.store.create(&Obj::from_json(body)?, &OPTIONS).await.map(drop)
     }
 
+    /// Takes an object out of the true store, as a person would.
+    pub async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.store.delete(key, &DeleteOptions::default()).await
+    }
+
     /// Changes an object in the true store, as a person would.
     pub async fn patch(&self, key: &Key, patch: Value) -> Result<(), StoreError> {
         self.store.patch(key, &Patch::Merge(patch), &OPTIONS).await.map(drop)
     }
 }
 
+fn identity(number: usize) -> String {
+    format!("process-{number}")
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         self.processes.values().for_each(|process| process.running.abort());
         self.parts.iter().for_each(JoinHandle::abort);
-    }
-}
-
-/// Metrics of paper: what a service's new version answers, by the name of the service.
-#[derive(Default)]
-pub struct Traffic(Mutex<BTreeMap<String, Quality>>);
-
-/// What the requests of a service's new version look like.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Quality {
-    /// Share of answers that are 5xx; `None` is no data at all.
-    pub error_ratio: Option<f64>,
-    /// 99th percentile of durations.
-    pub p99_ms: f64,
-}
-
-impl Traffic {
-    /// From now on a service's new version is like this.
-    pub fn set(&self, service: &str, quality: Quality) {
-        locked(&self.0).insert(service.to_owned(), quality);
-    }
-
-    fn of(&self, expr: &str) -> Option<Quality> {
-        // The longest name that the query speaks of: `a` is part of `a-b`.
-        let qualities = locked(&self.0);
-        let spoken = qualities.iter().filter(|(service, _)| expr.contains(service.as_str()));
-        spoken.max_by_key(|(service, _)| service.len()).map(|(_, quality)| *quality)
-    }
-}
-
-impl Metrics for Traffic {
-    fn query<'a>(
-        &'a self,
-        expr: &'a str,
-        _at: jiff::Timestamp,
-    ) -> evenkeel_control::BoxFuture<
-        'a,
-        Result<Vec<evenkeel_control::Sample>, evenkeel_control::MetricsError>,
-    > {
-        let quality = self.of(expr);
-        let value = quality.and_then(|quality| {
-            let ratio = quality.error_ratio?;
-            Some(if expr.contains("bucket") {
-                quality.p99_ms
-            } else if expr.contains("5.*") {
-                ratio * 10.0
-            } else {
-                10.0
-            })
-        });
-        let sample = |value| evenkeel_control::Sample { labels: BTreeMap::new(), value };
-        Box::pin(async move { Ok(value.map(sample).into_iter().collect()) })
     }
 }

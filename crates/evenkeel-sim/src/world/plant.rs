@@ -1,39 +1,74 @@
 //! What the rest of a cluster does, at once: Deployments roll, endpoints follow, the gateway
-//! confirms. Enough for a controller of releases, and cheap enough for ten thousand runs.
+//! confirms; or they do not, as told. Enough for a controller of releases, and cheap enough for
+//! ten thousand runs.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use evenkeel_api::{Key, Obj, httproute::HttpRoute, labels::SERVICE_NAME};
+use evenkeel_api::{GroupKind, Key, Obj, httproute::HttpRoute, labels::SERVICE_NAME};
 use evenkeel_control::{
     ListQuery, Patch, Store, StoreError, Subresource, WatchEvent, WriteOptions,
 };
 use futures::StreamExt as _;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 const OPTIONS: WriteOptions = WriteOptions { subresource: None, expect: None, manager: "plant" };
 
+/// What goes wrong in the cluster around the controllers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// The gateway does not say that it routes by a new weight.
+    pub unconfirmed: bool,
+    /// Deployments whose pods do not become ready, and those that were are no longer.
+    pub broken: BTreeSet<String>,
+}
+
 /// Plays the cluster around the controllers until dropped. It sees the true store.
-pub(super) async fn play(store: Arc<dyn Store>) {
+pub(super) async fn play(store: Arc<dyn Store>, mut told: watch::Receiver<Troubles>) {
     let watches = [
         store.watch(ListQuery::of::<Deployment>()),
         store.watch(ListQuery::of::<Service>()),
         store.watch(ListQuery::of::<HttpRoute>()),
     ];
     let mut events = futures::stream::select_all(watches);
-    while let Some(event) = events.next().await {
-        let Ok(WatchEvent::Applied(obj)) = event else { continue };
-        let played = if obj.key().kind.is::<HttpRoute>() {
-            confirm(&*store, &obj).await
-        } else if obj.key().kind.is::<Service>() {
-            select(&*store, &obj).await
-        } else {
-            roll(&*store, &obj).await
-        };
-        if let Err(error) = played {
-            // Somebody else was faster; the event of that write comes next.
-            tracing::debug!(%error, object = %obj.key(), "plant");
+    loop {
+        // Never at random: the same seed must give the same run.
+        tokio::select! { biased;
+            changed = told.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let troubles = told.borrow_and_update().clone();
+                for kind in [GroupKind::of::<Deployment>(), GroupKind::of::<HttpRoute>()] {
+                    let listed = store.list(&ListQuery::all(kind)).await;
+                    for obj in listed.map(|listed| listed.items).unwrap_or_default() {
+                        follow(&*store, &obj, &troubles).await;
+                    }
+                }
+            }
+            event = events.next() => {
+                let Some(event) = event else { return };
+                if let Ok(WatchEvent::Applied(obj)) = event {
+                    let troubles = told.borrow().clone();
+                    follow(&*store, &obj, &troubles).await;
+                }
+            }
         }
+    }
+}
+
+async fn follow(store: &dyn Store, obj: &Obj, troubles: &Troubles) {
+    let played = if obj.key().kind.is::<HttpRoute>() {
+        if troubles.unconfirmed { Ok(()) } else { confirm(store, obj).await }
+    } else if obj.key().kind.is::<Service>() {
+        select(store, obj).await
+    } else {
+        roll(store, obj, troubles.broken.contains(obj.name())).await
+    };
+    if let Err(error) = played {
+        // Somebody else was faster; the event of that write comes next.
+        tracing::debug!(%error, object = %obj.key(), "plant");
     }
 }
 
@@ -55,10 +90,11 @@ async fn confirm(store: &dyn Store, route: &Obj) -> Result<(), StoreError> {
     status(store, route, parents).await
 }
 
-async fn roll(store: &dyn Store, deployment: &Obj) -> Result<(), StoreError> {
+async fn roll(store: &dyn Store, deployment: &Obj, broken: bool) -> Result<(), StoreError> {
     let wanted = deployment.json().pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+    let ready = if broken { 0 } else { wanted };
     let now = json!({"observedGeneration": deployment.generation(), "replicas": wanted,
-        "updatedReplicas": wanted, "readyReplicas": wanted, "availableReplicas": wanted});
+        "updatedReplicas": wanted, "readyReplicas": ready, "availableReplicas": ready});
     status(store, deployment, now).await?;
     let services = store.list(&ListQuery::of::<Service>().within(deployment.namespace())).await?;
     for service in services.items {

@@ -1,18 +1,38 @@
 //! Releases among faults: the scenario that every seed plays differently.
+//!
+//! ```text
+//! faults    two services are released again and again, well and badly, while stores, pods, the
+//!           gateway and processes fail: nothing unsafe may happen
+//! none      whatever was under way ends, and no trace of the faults is left
+//! after     some seeds go on: a good release is promoted, a bad one rolled back, a Canary deleted
+//! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use evenkeel_api::{GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute};
 use evenkeel_base::Rng;
 use evenkeel_control::StoreError;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::{Value, json};
 
-use super::{Breach, Menu, Quality, Traffic, World, checks::STEP_PCT};
+use super::{
+    Breach, Menu, Quality, Troubles, World,
+    time::{locked, millis},
+    traffic::{ERRORS_PCT_MAX, P99_MS_MAX},
+};
 
 const NS: &str = "default";
 /// The services of every world.
 const SERVICES: [&str; 2] = ["shop", "shop-api"];
+/// How many pods each has.
+const REPLICAS: i64 = 2;
 /// How long the faults last.
 const FAULTS_FOR: Duration = Duration::from_mins(12);
 /// Between two looks of the scenario.
@@ -24,6 +44,10 @@ const HEALED_WITHIN: Duration = Duration::from_hours(2);
 pub const GOOD: Quality = Quality { error_ratio: Some(0.0), p99_ms: 20.0 };
 /// A version that fails one request in five.
 pub const BAD: Quality = Quality { error_ratio: Some(0.2), p99_ms: 20.0 };
+/// A version that nobody can wait for.
+const SLOW: Quality = Quality { error_ratio: Some(0.0), p99_ms: 800.0 };
+/// A version of which nothing is known.
+const UNKNOWN: Quality = Quality { error_ratio: None, p99_ms: 20.0 };
 
 /// What came of one seed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +62,29 @@ pub struct Outcome {
     pub deaths: usize,
 }
 
+/// Plays seeds on all processors, each in a world of its own; outcomes in the order of seeds.
+pub fn play_all(seeds: Range<u64>) -> Vec<Outcome> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (next, outcomes) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if !seeds.contains(&seed) {
+                        return;
+                    }
+                    let outcome = play(seed);
+                    locked(&outcomes).push(outcome);
+                }
+            });
+        }
+    });
+    let mut outcomes = std::mem::take(&mut *locked(&outcomes));
+    outcomes.sort_by_key(|outcome| outcome.seed);
+    outcomes
+}
+
 /// Plays one seed.
 pub fn play(seed: u64) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -46,72 +93,170 @@ pub fn play(seed: u64) -> Outcome {
         .build()
         .expect("a runtime without I/O needs nothing from the system");
     runtime.block_on(async {
-        let mut deaths = 0;
-        let traffic = Arc::<Traffic>::default();
-        let mut breaches = Vec::new();
-        let mut trace = Vec::new();
-        match World::new(seed, traffic.clone()).await {
-            Ok(mut world) => {
-                if let Err(error) = scenario(&mut world, &traffic, seed, &mut deaths).await {
-                    breaches.push(Breach { at_ms: 0, what: error });
-                }
-                breaches.extend(world.checks.breaches());
-                for service in SERVICES {
-                    let weights = world.checks.weights(service);
-                    trace.push(format!("{service} {} {weights:?}", phase(&world, service).await));
-                }
+        let mut outcome = Outcome { seed, breaches: Vec::new(), trace: Vec::new(), deaths: 0 };
+        let world = match World::new(seed).await {
+            Ok(world) => world,
+            Err(error) => {
+                outcome.breaches.push(Breach { at_ms: 0, what: error.to_string() });
+                return outcome;
             }
-            Err(error) => breaches.push(Breach { at_ms: 0, what: error.to_string() }),
+        };
+        let rng = Rng::new(seed).child("scenario");
+        let mut scenario = Scenario { world, rng, versions: 0, deaths: 0 };
+        let ended = scenario.play().await;
+        let Scenario { world, deaths, .. } = scenario;
+        outcome.breaches = world.checks.breaches();
+        if let Err(what) = ended {
+            let at_ms = millis(world.time.elapsed());
+            outcome.breaches.push(Breach { at_ms, what });
         }
-        Outcome { seed, breaches, trace, deaths }
+        for service in SERVICES {
+            let weights = world.checks.weights(service);
+            outcome.trace.push(format!("{service} {} {weights:?}", phase(&world, service).await));
+        }
+        outcome.deaths = deaths;
+        outcome
     })
 }
 
-async fn scenario(
-    world: &mut World,
-    traffic: &Traffic,
-    seed: u64,
-    deaths: &mut usize,
-) -> Result<(), String> {
-    let mut rng = Rng::new(seed).child("scenario");
-    let text = |error: StoreError| error.to_string();
-    for service in SERVICES {
-        traffic.set(service, GOOD);
-        install(world, service).await.map_err(text)?;
-    }
-    let processes = 1 + rng.below(2);
-    for _ in 0..processes {
-        world.start();
-    }
-    until(world, Duration::from_mins(30), &["Initialized"]).await?;
-    // A release of each service; which one is bad is drawn.
-    for service in SERVICES {
-        let bad = rng.below(2) == 1;
-        let image = format!("evenkeel/demo:{}", if bad { "bad" } else { "v2" });
-        if bad {
-            world.checks.forbid_image(&image);
-            traffic.set(service, BAD);
+struct Scenario {
+    world: World,
+    rng: Rng,
+    versions: u32,
+    deaths: usize,
+}
+
+impl Scenario {
+    async fn play(&mut self) -> Result<(), String> {
+        for service in SERVICES {
+            self.world.traffic.set(service, GOOD);
+            install(&self.world, service).await.map_err(text)?;
         }
-        release(world, service, &image).await.map_err(text)?;
-    }
-    let end = world.time.elapsed() + FAULTS_FOR;
-    let mut change_at = Duration::ZERO;
-    while world.time.elapsed() < end {
-        if world.time.elapsed() >= change_at {
-            world.set_all(&draw(&mut rng));
-            change_at = world.time.elapsed() + Duration::from_secs(10 + rng.below(110));
+        for _ in 0..=self.rng.below(2) {
+            self.world.start();
         }
-        tokio::time::sleep(LOOK).await;
-        *deaths += revive(world, &mut rng);
+        for service in SERVICES {
+            self.reach(service, Duration::from_mins(30), async |world, service| {
+                let phase = phase(world, service).await;
+                if phase == "Initialized" { Ok(()) } else { Err(phase) }
+            })
+            .await?;
+            self.release_any(service).await?;
+        }
+        self.fail().await?;
+        for service in SERVICES {
+            self.reach(service, HEALED_WITHIN, healed).await?;
+        }
+        for service in SERVICES {
+            // A promotion that failed leaves the traffic with the canary until a new version.
+            let stuck = self.world.checks.weights(service).last() != Some(&0);
+            if stuck || self.rng.below(4) == 0 {
+                self.go_on(service).await?;
+            }
+        }
+        self.deaths += self.world.bury();
+        Ok(())
     }
-    world.set_all(&Menu::default());
-    let ended = until(world, HEALED_WITHIN, &["Succeeded", "Failed"]).await;
-    *deaths += world.bury();
-    ended?;
-    for service in SERVICES {
-        healed(world, service).await?;
+
+    /// Everything goes wrong for a while, and versions go on coming.
+    async fn fail(&mut self) -> Result<(), String> {
+        let end = self.world.time.elapsed() + FAULTS_FOR;
+        let mut change_at = Duration::ZERO;
+        while self.world.time.elapsed() < end {
+            if self.world.time.elapsed() >= change_at {
+                self.world.set_all(&draw(&mut self.rng));
+                self.world.trouble(&draw_troubles(&mut self.rng));
+                let service = SERVICES[usize::from(self.rng.below(2) == 1)];
+                match self.rng.below(8) {
+                    0 => self.release_any(service).await?,
+                    1 => {
+                        let quality = self.draw_quality();
+                        self.world.traffic.set(service, quality);
+                    }
+                    _ => {}
+                }
+                change_at =
+                    self.world.time.elapsed() + Duration::from_secs(10 + self.rng.below(110));
+            }
+            tokio::time::sleep(LOOK).await;
+            self.deaths += revive(&mut self.world, &mut self.rng);
+        }
+        self.world.set_all(&Menu::default());
+        self.world.trouble(&Troubles::default());
+        Ok(())
     }
-    Ok(())
+
+    /// After all faults: a good version is promoted, a bad one is not, and all can be taken away.
+    async fn go_on(&mut self, service: &str) -> Result<(), String> {
+        let good = self.release(service, GOOD).await?;
+        self.reach(service, HEALED_WITHIN, async |world, service| {
+            healed(world, service).await?;
+            let image = image(world, &format!("{service}-primary")).await;
+            let phase = phase(world, service).await;
+            if phase == "Succeeded" && image == good {
+                Ok(())
+            } else {
+                Err(format!("{phase}, {image} serves and not {good}"))
+            }
+        })
+        .await?;
+        let bad = self.release(service, BAD).await?;
+        self.world.checks.forbid_image(&bad);
+        self.reach(service, HEALED_WITHIN, async |world, service| {
+            healed(world, service).await?;
+            let phase = phase(world, service).await;
+            if phase == "Failed" { Ok(()) } else { Err(phase) }
+        })
+        .await?;
+        self.world.delete(&Key::of::<Canary>(NS, service)).await.map_err(text)?;
+        self.reach(service, HEALED_WITHIN, taken_away).await
+    }
+
+    /// A version that may be good or bad, for all its life or not.
+    async fn release_any(&mut self, service: &str) -> Result<(), String> {
+        let quality = self.draw_quality();
+        self.release(service, quality).await.map(drop)
+    }
+
+    async fn release(&mut self, service: &str, quality: Quality) -> Result<String, String> {
+        self.versions += 1;
+        let image = format!("evenkeel/demo:v{}", self.versions + 1);
+        self.world.traffic.set(service, quality);
+        release(&self.world, service, &image).await.map_err(text)?;
+        Ok(image)
+    }
+
+    fn draw_quality(&mut self) -> Quality {
+        match self.rng.below(8) {
+            0..4 => GOOD,
+            4 | 5 => BAD,
+            6 => SLOW,
+            _ => UNKNOWN,
+        }
+    }
+
+    async fn reach(
+        &mut self,
+        service: &str,
+        limit: Duration,
+        is_so: impl AsyncFn(&World, &str) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let end = self.world.time.elapsed() + limit;
+        while let Err(problem) = is_so(&self.world, service).await {
+            if self.world.time.elapsed() > end {
+                let canary = canary(&self.world, service).await;
+                let status = canary.and_then(|c| c.json().get("status").cloned());
+                let status = status.unwrap_or_default();
+                return Err(format!("{service} after {limit:?}: {problem}; {status}"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+}
+
+fn text(error: StoreError) -> String {
+    error.to_string()
 }
 
 /// Processes that are dead are started again; now and then one is killed.
@@ -152,12 +297,25 @@ fn draw(rng: &mut Rng) -> Menu {
     menu
 }
 
+/// Beside the processes, perhaps the gateway or some pods.
+fn draw_troubles(rng: &mut Rng) -> Troubles {
+    let mut troubles = Troubles::default();
+    let service = SERVICES[usize::from(rng.below(2) == 1)];
+    match rng.below(10) {
+        0 | 1 => troubles.unconfirmed = true,
+        2 => drop(troubles.broken.insert(service.to_owned())),
+        3 => drop(troubles.broken.insert(format!("{service}-primary"))),
+        _ => {}
+    }
+    troubles
+}
+
 /// A service with its Canary: steps of 10 % up to 50 %, a check every 30 seconds.
 pub async fn install(world: &World, service: &str) -> Result<(), StoreError> {
     world
         .create(json!({"apiVersion": "apps/v1", "kind": "Deployment",
             "metadata": {"name": service, "namespace": NS},
-            "spec": {"replicas": 2, "selector": {"matchLabels": {"app": service}},
+            "spec": {"replicas": REPLICAS, "selector": {"matchLabels": {"app": service}},
                 "template": {"metadata": {"labels": {"app": service}},
                     "spec": {"containers": [{"name": "app", "image": "evenkeel/demo:v1",
                         "ports": [{"containerPort": 8080}]}]}}}}))
@@ -168,11 +326,11 @@ pub async fn install(world: &World, service: &str) -> Result<(), StoreError> {
             "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": service},
                 "service": {"port": 80, "targetPort": 8080},
                 "analysis": {"interval": "30s", "threshold": 3, "maxWeight": 50,
-                    "stepWeight": STEP_PCT, "metrics": [
+                    "stepWeight": 10, "metrics": [
                         {"name": "request-success-rate", "interval": "30s",
-                            "thresholdRange": {"min": 99}},
+                            "thresholdRange": {"min": 100.0 - ERRORS_PCT_MAX}},
                         {"name": "request-duration", "interval": "30s",
-                            "thresholdRange": {"max": 500}}]}}}))
+                            "thresholdRange": {"max": P99_MS_MAX}}]}}}))
         .await
 }
 
@@ -195,42 +353,62 @@ pub async fn phase(world: &World, service: &str) -> String {
     phase.unwrap_or_default().to_owned()
 }
 
-async fn until(world: &World, limit: Duration, phases: &[&str]) -> Result<(), String> {
-    let end = world.time.elapsed() + limit;
-    loop {
-        let mut reached = true;
-        for service in SERVICES {
-            reached &= phases.contains(&phase(world, service).await.as_str());
-        }
-        if reached {
-            return Ok(());
-        }
-        if world.time.elapsed() > end {
-            let mut now = Vec::new();
-            for service in SERVICES {
-                let canary = canary(world, service).await;
-                let status = canary.and_then(|c| c.json().get("status").cloned());
-                now.push(format!("{service}: {}", status.unwrap_or_default()));
-            }
-            return Err(format!("not {phases:?} within {limit:?}: {}", now.join("; ")));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+/// What runs in a Deployment; empty when there is none.
+async fn image(world: &World, deployment: &str) -> String {
+    let found = world.store.get(&Key::of::<Deployment>(NS, deployment)).await.ok().flatten();
+    let image = found
+        .as_ref()
+        .and_then(|d| d.json().pointer("/spec/template/spec/containers/0/image")?.as_str());
+    image.unwrap_or_default().to_owned()
 }
 
-/// After the faults: no traffic for a canary, and no condition that says that something is wrong.
+/// How many pods are wanted of a Deployment, and how many are ready.
+async fn pods(world: &World, deployment: &str) -> Option<(i64, i64)> {
+    let found = world.store.get(&Key::of::<Deployment>(NS, deployment)).await.ok().flatten()?;
+    let number = |path| found.json().pointer(path).and_then(Value::as_i64).unwrap_or_default();
+    Some((number("/spec/replicas"), number("/status/readyReplicas")))
+}
+
+/// After the faults: the release has ended, no traffic is left for a canary, which is gone, and no
+/// condition says that something is wrong.
 async fn healed(world: &World, service: &str) -> Result<(), String> {
+    let phase = phase(world, service).await;
     let last = world.checks.weights(service).last().copied();
-    if last != Some(0) {
-        return Err(format!("{service}: the canary is left with {last:?} %"));
+    let primary = pods(world, &format!("{service}-primary")).await;
+    let target = pods(world, service).await;
+    if !["Succeeded", "Failed"].contains(&phase.as_str()) {
+        return Err(format!("the release does not end: {phase}"));
+    }
+    if primary != Some((REPLICAS, REPLICAS)) {
+        return Err(format!("the primary has {primary:?}"));
+    }
+    // A promotion that failed; its version goes on serving.
+    let kept = last == Some(100) && phase == "Failed" && target == Some((REPLICAS, REPLICAS));
+    if !kept && (last, target) != (Some(0), Some((0, 0))) {
+        return Err(format!("the canary is left with {last:?} % and {target:?}"));
     }
     let canary = canary(world, service).await;
     let conditions = canary.and_then(|c| c.json().pointer("/status/conditions").cloned());
     let flagged = conditions.unwrap_or_default().as_array().into_iter().flatten().any(|c| {
         ["Held", "Stalled"].contains(&c.get("type").and_then(Value::as_str).unwrap_or_default())
     });
-    if flagged {
-        return Err(format!("{service}: a condition of the faults is left"));
+    if flagged && !kept {
+        return Err("a condition of the faults is left".to_owned());
+    }
+    Ok(())
+}
+
+/// A Canary is gone, and its target serves as it did before.
+async fn taken_away(world: &World, service: &str) -> Result<(), String> {
+    let target = pods(world, service).await;
+    let apex = world.store.get(&Key::of::<Service>(NS, service)).await.ok().flatten();
+    let selector = apex.as_ref().and_then(|apex| apex.json().pointer("/spec/selector/app"));
+    let route = world.store.get(&Key::of::<HttpRoute>(NS, service)).await.ok().flatten();
+    if canary(world, service).await.is_some() || route.is_some() {
+        return Err("the Canary or its route is left".to_owned());
+    }
+    if target != Some((REPLICAS, REPLICAS)) || selector != Some(&json!(service)) {
+        return Err(format!("the target has {target:?}, the Service selects {selector:?}"));
     }
     Ok(())
 }
