@@ -18,10 +18,12 @@ use tokio::sync::watch;
 
 use super::{
     clients::{Clients, Seen},
-    fleet::Fleet,
     script::{GETS_PER_S, POSTS_PER_S},
 };
-use crate::world::time::{Trace, VirtualTime, locked};
+use crate::world::{
+    fleet::Fleet,
+    time::{Trace, VirtualTime, locked},
+};
 
 /// Requests are looked after this often; their own times are exact.
 const SLICE: Duration = Duration::from_millis(5);

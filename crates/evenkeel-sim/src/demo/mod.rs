@@ -5,14 +5,12 @@
 //! timeline, record            what the Canary said; what clients saw
 //! ledger                      what the SLO's ledger says that the releases cost
 //! happened, judge, report     from these to a row; the table and the JSON. Both worlds share all nine
-//! stage     the cluster: API server, controllers, node agents, gateway, metrics, all in one task set
-//! fleet     processes of paper under the node agents
+//! stage     the demo's cluster in a `world`: gateway, metrics, controllers, and the Canary in it
 //! load      clients' requests through the gateway's engines, one by one
 //! clients   what they saw, request by request
 //! ```
 
 mod clients;
-mod fleet;
 pub mod happened;
 pub mod judge;
 pub mod ledger;

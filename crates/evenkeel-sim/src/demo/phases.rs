@@ -17,21 +17,26 @@ use super::{
     stage::{Broken, PACE, Stage},
     timeline::Moment,
 };
-use crate::world::time::{Trace, VirtualTime, locked, millis};
+use crate::world::{
+    Quality, World,
+    time::{locked, millis},
+};
 
 /// A kill comes up to this much later than it could.
 const ODD_MS: u64 = 4_000;
 
 /// Plays all phases; without a safeguard it ends after the first phase that shows the damage.
 pub(super) async fn play(seed: u64, safeguards: Safeguards) -> Outcome {
-    let time = std::sync::Arc::new(VirtualTime::begin());
-    let trace = Trace::new(time.clone());
-    let rng = Rng::new(seed);
-    let report = match Stage::set(time, trace.clone(), &rng, safeguards).await {
-        Ok(stage) => play_on(stage, &mut rng.child("victims"), safeguards).await,
-        Err(error) => {
-            Report { phases: Vec::new(), unexplained: None, broken: Some(error.to_string()) }
-        }
+    let broken =
+        |problem: String| Report { phases: Vec::new(), unexplained: None, broken: Some(problem) };
+    let world = match World::bare(seed).await {
+        Ok(world) => world,
+        Err(error) => return Outcome { trace: String::new(), report: broken(error.to_string()) },
+    };
+    let (trace, mut victims) = (world.trace.clone(), world.rng.child("victims"));
+    let report = match Stage::set(world, safeguards).await {
+        Ok(stage) => play_on(stage, &mut victims, safeguards).await,
+        Err(error) => broken(error.to_string()),
     };
     Outcome { trace: trace.text(), report }
 }
@@ -57,7 +62,7 @@ async fn play_on(mut stage: Stage, victims: &mut Rng, safeguards: Safeguards) ->
     stage.stop_load().await;
     let ledger = if all_on && report.broken.is_none() {
         let changes = all.iter().filter_map(ledger::change_of).collect();
-        let told = ledger::settled(&stage.store, &changes, PACE.patience).await;
+        let told = ledger::settled(&stage.world.store, &changes, PACE.patience).await;
         if told.is_none() {
             report.broken = Some(ledger::SILENT.to_owned());
         }
@@ -65,6 +70,10 @@ async fn play_on(mut stage: Stage, victims: &mut Rng, safeguards: Safeguards) ->
     } else {
         None
     };
+    if all_on && report.broken.is_none() {
+        let breach = stage.world.checks.breaches().into_iter().next();
+        report.broken = breach.map(|breach| format!("at {} ms: {}", breach.at_ms, breach.what));
+    }
     let record = locked(&stage.clients).record();
     let row = |happened| judge::row(happened, &record, ledger.as_ref(), &PACE);
     report.phases = all.iter().map(row).collect();
@@ -73,9 +82,9 @@ async fn play_on(mut stage: Stage, victims: &mut Rng, safeguards: Safeguards) ->
 }
 
 async fn one(stage: &mut Stage, phase: &Phase, victims: &mut Rng) -> Result<Happened, Broken> {
-    stage.trace.say(&format!("== {}", phase.name));
+    stage.world.trace.say(&format!("== {}", phase.name));
     locked(&stage.clients).mark(phase.name);
-    let began = millis(stage.time.elapsed());
+    let began = millis(stage.world.time.elapsed());
     let from = stage.canary.len().saturating_sub(1);
     let mut killed_at = None;
     let verdict = match phase.event {
@@ -101,14 +110,14 @@ async fn one(stage: &mut Stage, phase: &Phase, victims: &mut Rng) -> Result<Happ
                     "the release made no progress, so the controllers were not killed halfway",
                 )
             })?;
-            stage.kill_controllers().await;
+            stage.kill_controllers();
             tokio::time::sleep(DEAD).await;
             stage.start_controllers();
             stage.canary.verdict(from, PACE.patience).await
         }
     };
-    stage.trace.say(&format!("== {}: {}", phase.name, verdict.as_str()));
-    let span_ms = (began, millis(stage.time.elapsed()));
+    stage.world.trace.say(&format!("== {}: {}", phase.name, verdict.as_str()));
+    let span_ms = (began, millis(stage.world.time.elapsed()));
     let moments = stage.canary.since(from);
     Ok(Happened { phase: *phase, moments, killed_at, verdict, span_ms, host_stall_ms: None })
 }
@@ -116,27 +125,29 @@ async fn one(stage: &mut Stage, phase: &Phase, victims: &mut Rng) -> Result<Happ
 /// Releases a version, as `kubectl apply` of the changed manifest does.
 async fn apply(stage: &Stage, release: &Release) -> Result<(), Broken> {
     let (key, patch) = pods::release(&stage.deployment(Some(release))?);
+    let quality = Quality { error_ratio: Some(release.error_rate), p99_ms: 0.0 };
+    stage.world.traffic.set(&key.name, quality);
     let options = WriteOptions { manager: "demo", ..WriteOptions::default() };
-    stage.store.patch(&key, &patch, &options).await?;
-    stage.trace.say(&format!("{} applied", release.version));
+    stage.world.store.patch(&key, &patch, &options).await?;
+    stage.world.trace.say(&format!("{} applied", release.version));
     Ok(())
 }
 
 /// Kills the process of one pod that serves, and waits until the pod serves again.
 async fn kill_pod(stage: &Stage, victims: &mut Rng) -> Result<i64, Broken> {
     let query = pods::primary().map_err(|error| Broken::new(&error.to_string()))?;
-    let serving = stage.store.list(&query).await?.items;
+    let serving = stage.world.store.list(&query).await?.items;
     let ready: Vec<_> = serving.iter().filter(|pod| is_ready(pod)).collect();
     let count = u64::try_from(ready.len()).unwrap_or_default();
     let chosen = usize::try_from(victims.below(count)).unwrap_or_default();
     let pod = ready.get(chosen).ok_or_else(|| Broken::new("no pod of the primary is ready"))?;
     let restarts = restarts_of(pod);
-    let mut events = stage.store.watch(query);
+    let mut events = stage.world.store.watch(query);
     // Not in step with anything else.
     let odd = Duration::from_millis(victims.below(ODD_MS));
     tokio::time::sleep(PACE.apart + odd).await;
-    let at = millis(stage.time.elapsed());
-    stage.trace.say(&format!("SIGKILL to the process of {}", pod.name()));
+    let at = millis(stage.world.time.elapsed());
+    stage.world.trace.say(&format!("SIGKILL to the process of {}", pod.name()));
     if !stage.fleet.kill(pod.name()) {
         return Err(Broken::new("the pod to kill has no process"));
     }
@@ -153,6 +164,6 @@ async fn kill_pod(stage: &Stage, victims: &mut Rng) -> Result<i64, Broken> {
     };
     let waited = tokio::time::timeout(BACK_PATIENCE, back).await;
     waited.map_err(|_| Broken::new(&format!("{} does not come back", pod.key())))?;
-    stage.trace.say(&format!("{} serves again", pod.name()));
+    stage.world.trace.say(&format!("{} serves again", pod.name()));
     Ok(at)
 }

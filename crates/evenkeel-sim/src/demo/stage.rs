@@ -1,4 +1,4 @@
-//! A whole cluster in one thread: every part is the real one but processes and sockets.
+//! The demo's cluster in a world: every part is the real one but processes and sockets.
 
 use std::{
     collections::BTreeMap,
@@ -7,13 +7,11 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{GroupKind, Key, Obj, clusterconfig::ClusterConfig};
+use evenkeel_api::{GroupKind, Key, clusterconfig::ClusterConfig};
 use evenkeel_assembly::{Assembly, Settings};
-use evenkeel_base::Rng;
-use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
     BoxFuture, HookCall, HookError, HookReply, Hooks, Host, HostPorts, ListQuery, Replies, RunLoop,
-    Store, StoreError, WatchEvent, WriteOptions,
+    Store, StoreError, WatchEvent,
 };
 use evenkeel_delivery::loadtester;
 use evenkeel_gateway::{
@@ -22,38 +20,34 @@ use evenkeel_gateway::{
     simulated::{Simulated, Simulation},
 };
 use evenkeel_guard::{BudgetGate, MemoryDoor};
-use evenkeel_node::agent::{self, AgentConfig};
 use evenkeel_telemetry::{
     Fetch, FetchError, Fetched, Limits, RuleController, RuleRunner, ScrapeSettings, Scraper,
     Source, Target, Telemetry,
 };
 use futures::StreamExt as _;
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{Node, Service},
-};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::Value;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     Safeguards,
     clients::Clients,
-    fleet::{Fleet, SimRuntime},
     load::{Load, Scene},
     manifests,
     script::{Pace, Release},
     timeline::{Moment, Timeline},
 };
-use crate::world::time::{Trace, VirtualTime, locked, millis};
+use crate::world::{
+    World,
+    fleet::Fleet,
+    time::{Trace, VirtualTime, locked, millis},
+};
 
 /// The article's Canary as written.
 pub(super) const PACE: Pace = Pace::ARTICLE;
 
 /// Longest wait for the cluster to stand.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// Nodes come within this time.
-const NODES_WITHIN_MS: u64 = 1_000;
-const OPTIONS: WriteOptions = WriteOptions { subresource: None, expect: None, manager: "demo" };
 
 /// What could not even be tried.
 #[derive(Debug, thiserror::Error)]
@@ -75,80 +69,52 @@ impl From<StoreError> for Broken {
 
 /// Everything that runs.
 pub(super) struct Stage {
-    /// The time.
-    pub(super) time: Arc<VirtualTime>,
-    /// What happened.
-    pub(super) trace: Trace,
-    /// The cluster's API.
-    pub(super) store: Arc<dyn Store>,
-    /// Its processes.
+    /// Time, store and controllers.
+    pub(super) world: World,
+    /// The cluster's processes.
     pub(super) fleet: Arc<Fleet>,
     /// What clients see.
     pub(super) clients: Arc<Mutex<Clients>>,
     /// What the Canary says.
     pub(super) canary: Timeline,
     safeguards: Safeguards,
-    host: Host,
-    controllers: JoinHandle<()>,
+    telemetry: Arc<Telemetry>,
+    controllers: usize,
     load: JoinHandle<()>,
     stop_load: watch::Sender<bool>,
 }
 
 impl Stage {
     /// Starts the cluster, the controllers and the load; ready when the first requests flow.
-    pub(super) async fn set(
-        time: Arc<VirtualTime>,
-        trace: Trace,
-        rng: &Rng,
-        safeguards: Safeguards,
-    ) -> Result<Self, Broken> {
-        let store = ApiServer::new(time.clone(), rng.child("api")).store();
-        for crd in evenkeel_api::crds() {
-            let crd = Obj::from_json(crd).map_err(|error| Broken(error.to_string()))?;
-            store.create(&crd, &OPTIONS).await?;
-        }
-        let plain = Host::new(&store, time.clone(), time.clone());
-        let parts = HostPorts::new(&store, time.clone(), time.clone());
-        let telemetry = Telemetry::new(Limits::default());
-        let builtin = RunLoop::new(plain.clone());
-        let rules = RuleController::new(telemetry.clone());
-        tokio::spawn(evenkeel_builtin::install(builtin).with(rules).run());
-        let gateway = gateway(&time, safeguards);
-        let gateway_address = IpAddr::from([127, 0, 0, 1]);
-        let plane = Arc::new(gateway.clone());
-        let setup = Setup { ports: parts.clone(), plane, gateway_address };
-        tokio::spawn(Controller::new(setup).run());
-        start_telemetry(&telemetry, &time, &gateway);
-        let fleet = Fleet::new(time.clone(), trace.clone());
-        start_nodes(&parts, &fleet, rng)?;
-        follow_scaling(&store, trace.clone());
-        let canary = follow_canary(&store, &time, trace.clone());
-        let host = plain.with_metrics(Arc::new(telemetry)).with_hooks(Arc::<Accepting>::default());
-        let controllers = spawn_controllers(&host, safeguards);
-        let clients = Arc::<Mutex<Clients>>::default();
+    pub(super) async fn set(mut world: World, safeguards: Safeguards) -> Result<Self, Broken> {
+        // One process at a time, which need not wait for the Lease of the one before.
+        world.election = false;
+        let cluster = ClusterConfig::parse(manifests::CLUSTER);
+        let fleet = world.fleet(cluster.map_err(|error| Broken(error.to_string()))?);
+        let gateway = gateway(&world.time, safeguards);
+        let setup = Setup {
+            ports: HostPorts::new(&world.store, world.time.clone(), world.time.clone()),
+            plane: Arc::new(gateway.clone()),
+            gateway_address: IpAddr::from([127, 0, 0, 1]),
+        };
+        world.part(Controller::new(setup).run());
+        let telemetry = Arc::new(start_telemetry(&mut world, &gateway));
+        follow_scaling(&mut world);
+        let canary = follow_canary(&world.store, &world.time, world.trace.clone());
         let (stop_load, stop) = watch::channel(false);
         let mut stage = Self {
-            time,
-            trace,
-            store,
+            world,
             fleet,
-            clients,
+            clients: Arc::default(),
             canary,
             safeguards,
-            host,
-            controllers,
+            telemetry,
+            controllers: 0,
             load: tokio::spawn(async {}),
             stop_load,
         };
-        stage.put(&stage.deployment(None)?).await?;
-        for manifest in [
-            manifests::SLO,
-            manifests::POLICY,
-            &manifests::client_series(&PACE),
-            &manifests::canary(&PACE),
-        ] {
-            stage.put(&parse(manifest)?).await?;
-        }
+        stage.controllers = stage.start();
+        stage.apply().await?;
         let initialized = |now: &Moment| now.phase == "Initialized";
         let ready = stage.canary.wait_since(0, PATIENCE, initialized).await;
         ready.ok_or_else(|| Broken::new("the Canary does not take over api-service"))?;
@@ -156,16 +122,37 @@ impl Stage {
             // Nobody says when the gateway serves at all; that is not what the run is about.
             tokio::time::sleep(PACE.gateway_lag).await;
         }
+        let world = &stage.world;
         let scene = Scene {
-            time: stage.time.clone(),
+            time: world.time.clone(),
             gateway,
-            trace: stage.trace.clone(),
+            trace: world.trace.clone(),
             fleet: stage.fleet.clone(),
             clients: stage.clients.clone(),
-            listener: service_address(stage.store.as_ref()).await?,
+            listener: service_address(world.store.as_ref()).await?,
         };
-        stage.load = tokio::spawn(Load::new(scene, rng.child("load")).run(stop));
+        stage.load = tokio::spawn(Load::new(scene, world.rng.child("load")).run(stop));
         Ok(stage)
+    }
+
+    async fn apply(&self) -> Result<(), Broken> {
+        let canary = manifests::canary(&PACE);
+        let series = manifests::client_series(&PACE);
+        let rest = [manifests::SLO, manifests::POLICY, &series, &canary].map(parse);
+        for manifest in std::iter::once(self.deployment(None)).chain(rest) {
+            let mut manifest = manifest?;
+            manifest["metadata"]["namespace"] = "default".into();
+            self.world.create(manifest).await?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) -> usize {
+        let (telemetry, safeguards) = (self.telemetry.clone(), self.safeguards);
+        self.world.start_with(|host| {
+            let hooks = Arc::<Accepting>::default();
+            controllers(host.with_metrics(telemetry).with_hooks(hooks), safeguards)
+        })
     }
 
     /// The Deployment's manifest with this release in it.
@@ -176,32 +163,21 @@ impl Stage {
     }
 
     /// Ends the controllers where they stand.
-    pub(super) async fn kill_controllers(&mut self) {
-        self.controllers.abort();
-        // It ends as aborted; that is what was asked for.
-        (&mut self.controllers).await.unwrap_or_default();
-        self.trace.say("controllers killed");
+    pub(super) fn kill_controllers(&mut self) {
+        self.world.kill(self.controllers);
+        self.world.trace.say("controllers killed");
     }
 
     /// Starts the controllers again; they remember nothing.
     pub(super) fn start_controllers(&mut self) {
-        let host = self.host.clone().with_hooks(Arc::<Accepting>::default());
-        self.controllers = spawn_controllers(&host, self.safeguards);
-        self.trace.say("controllers started again");
+        self.controllers = self.start();
+        self.world.trace.say("controllers started again");
     }
 
     /// Ends the load; ready when its last request is settled.
     pub(super) async fn stop_load(&mut self) {
         self.stop_load.send_replace(true);
         (&mut self.load).await.unwrap_or_default();
-    }
-
-    async fn put(&self, manifest: &Value) -> Result<(), Broken> {
-        let mut manifest = manifest.clone();
-        manifest["metadata"]["namespace"] = "default".into();
-        let obj = Obj::from_json(manifest).map_err(|error| Broken(error.to_string()))?;
-        self.store.create(&obj, &OPTIONS).await?;
-        Ok(())
     }
 }
 
@@ -220,7 +196,7 @@ fn gateway(time: &Arc<VirtualTime>, safeguards: Safeguards) -> Simulated {
     })
 }
 
-fn spawn_controllers(host: &Host, safeguards: Safeguards) -> JoinHandle<()> {
+fn controllers(host: Host, safeguards: Safeguards) -> Assembly {
     let gate = BudgetGate::default();
     let door = MemoryDoor::new(host.ports().clock.clone()).with_policy(gate.clone());
     let read = host.ports().read.clone();
@@ -229,8 +205,7 @@ fn spawn_controllers(host: &Host, safeguards: Safeguards) -> JoinHandle<()> {
         metric_servers: None,
         look_every: PACE.scrape,
     };
-    let assembly = Assembly::new(host.clone().with_door(Arc::new(door)), settings);
-    tokio::spawn(assembly.beside(gate.follow(read)).run())
+    Assembly::new(host.with_door(Arc::new(door)), settings).beside(gate.follow(read))
 }
 
 struct GatewayMetrics(Simulated);
@@ -255,13 +230,18 @@ impl Fetch for NoFetch {
     }
 }
 
-fn start_telemetry(telemetry: &Telemetry, time: &Arc<VirtualTime>, gateway: &Simulated) {
+/// Scrapes the gateway and evaluates rules.
+fn start_telemetry(world: &mut World, gateway: &Simulated) -> Telemetry {
+    let (telemetry, time) = (Telemetry::new(Limits::default()), world.time.clone());
     let settings = ScrapeSettings::every(PACE.scrape);
     let fetch = Arc::new(NoFetch);
     let scraper = Scraper::new(telemetry.clone(), settings, fetch, time.clone(), time.clone())
         .with_source("evenkeel-gateway", "gateway", Arc::new(GatewayMetrics(gateway.clone())));
-    tokio::spawn(scraper.run());
-    tokio::spawn(RuleRunner::new(telemetry.clone(), time.clone(), time.clone()).run());
+    world.part(scraper.run());
+    world.part(RuleRunner::new(telemetry.clone(), time.clone(), time.clone()).run());
+    let host = Host::new(&world.store, time.clone(), time);
+    world.part(RunLoop::new(host).with(RuleController::new(telemetry.clone())).run());
+    telemetry
 }
 
 /// Accepts load tests, as the built-in load tester does; their requests are few beside the load.
@@ -287,36 +267,6 @@ impl Replies for Accepting {
     }
 }
 
-fn start_nodes(ports: &HostPorts, fleet: &Arc<Fleet>, rng: &Rng) -> Result<(), Broken> {
-    let cluster = ClusterConfig::parse(manifests::CLUSTER);
-    for node in cluster.map_err(|error| Broken(error.to_string()))?.nodes {
-        let mut rng = rng.child(&node.name);
-        let wait = Duration::from_millis(rng.below(NODES_WITHIN_MS));
-        let runtime = Arc::new(SimRuntime::new(fleet.clone(), rng));
-        let (config, ports) = (config(node.to_node()), ports.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            if let Err(error) = agent::run(config, ports, runtime).await {
-                tracing::error!(%error, "node agent ended");
-            }
-        });
-    }
-    Ok(())
-}
-
-fn config(node: Node) -> AgentConfig {
-    let spec = node.spec.unwrap_or_default();
-    let capacity = node.status.and_then(|status| status.capacity).unwrap_or_default();
-    AgentConfig {
-        labels: node.metadata.labels.unwrap_or_default(),
-        taints: spec.taints.unwrap_or_default(),
-        capacity: capacity.into_iter().map(|(name, amount)| (name, amount.0)).collect(),
-        pod_cidr: spec.pod_cidr,
-        lease_period: None,
-        ..AgentConfig::named(&node.metadata.name.unwrap_or_default())
-    }
-}
-
 /// Follows the Canary, with a line for every change.
 fn follow_canary(store: &Arc<dyn Store>, time: &Arc<VirtualTime>, trace: Trace) -> Timeline {
     let time = time.clone();
@@ -328,9 +278,10 @@ fn follow_canary(store: &Arc<dyn Store>, time: &Arc<VirtualTime>, trace: Trace) 
 }
 
 /// Writes a line for every change of a Deployment's size or of how many of its pods are ready.
-fn follow_scaling(store: &Arc<dyn Store>, trace: Trace) {
-    let mut events = store.watch(ListQuery::all(GroupKind::of::<Deployment>()));
-    tokio::spawn(async move {
+fn follow_scaling(world: &mut World) {
+    let mut events = world.store.watch(ListQuery::all(GroupKind::of::<Deployment>()));
+    let trace = world.trace.clone();
+    world.part(async move {
         let mut known = BTreeMap::new();
         while let Some(event) = events.next().await {
             let Ok(WatchEvent::Applied(obj)) = event else { continue };

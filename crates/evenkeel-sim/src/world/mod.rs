@@ -11,6 +11,7 @@
 
 mod checks;
 mod faults;
+pub(crate) mod fleet;
 mod plant;
 pub mod releases;
 pub(crate) mod time;
@@ -23,11 +24,13 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{Key, Obj};
+use evenkeel_api::{Key, Obj, clusterconfig::ClusterConfig};
 use evenkeel_assembly::{Assembly, Domain, Leases, Settings, lease_name};
 use evenkeel_base::Rng;
 use evenkeel_cluster::ApiServer;
-use evenkeel_control::{Activity, DeleteOptions, Host, Patch, Store, StoreError, WriteOptions};
+use evenkeel_control::{
+    Activity, DeleteOptions, Host, HostPorts, Patch, RunLoop, Store, StoreError, WriteOptions,
+};
 use evenkeel_guard::MemoryDoor;
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::Value;
@@ -39,6 +42,9 @@ pub use plant::Troubles;
 pub use time::VirtualTime;
 pub use traffic::{Quality, Traffic};
 
+use fleet::Fleet;
+use time::Trace;
+
 /// How long a leader may be silent in these worlds.
 pub const LEASE: Duration = Duration::from_secs(15);
 /// Parsed once for all worlds.
@@ -49,6 +55,8 @@ const OPTIONS: WriteOptions = WriteOptions { subresource: None, expect: None, ma
 pub struct World {
     /// The time.
     pub time: Arc<VirtualTime>,
+    /// What happened.
+    pub(crate) trace: Trace,
     /// The true store.
     pub store: Arc<dyn Store>,
     /// What must never happen.
@@ -56,7 +64,8 @@ pub struct World {
     /// What new versions are really like.
     pub traffic: Arc<Traffic>,
     troubles: watch::Sender<Troubles>,
-    rng: Rng,
+    /// All that is random is drawn from its children.
+    pub(crate) rng: Rng,
     extra: Vec<Domain>,
     /// Off only to show what it is good for: every process then acts.
     pub election: bool,
@@ -75,8 +84,16 @@ pub struct Process {
 }
 
 impl World {
-    /// An empty cluster. Needs a tokio runtime whose clock is paused.
+    /// A cluster of paper, empty: what is applied is so at once. Needs a tokio runtime whose clock
+    /// is paused.
     pub async fn new(seed: u64) -> Result<Self, StoreError> {
+        let mut world = Self::bare(seed).await?;
+        world.part(plant::play(world.store.clone(), world.troubles.subscribe()));
+        Ok(world)
+    }
+
+    /// Only the API server, and nobody who does anything about what is applied.
+    pub(crate) async fn bare(seed: u64) -> Result<Self, StoreError> {
         let (time, rng) = (Arc::new(VirtualTime::begin()), Rng::new(seed));
         let store = ApiServer::new(time.clone(), rng.child("api")).store();
         for crd in CRDS.iter() {
@@ -84,17 +101,14 @@ impl World {
         }
         let traffic = Arc::new(Traffic::new(time.clone()));
         let checks = Arc::new(Checks::new(time.clone(), store.clone(), traffic.clone()));
-        let (troubles, told) = watch::channel(Troubles::default());
-        let parts = vec![
-            tokio::spawn(plant::play(store.clone(), told)),
-            tokio::spawn(checks.clone().follow()),
-        ];
+        let parts = vec![tokio::spawn(checks.clone().follow())];
         Ok(Self {
+            trace: Trace::new(time.clone()),
             time,
             store,
             checks,
             traffic,
-            troubles,
+            troubles: watch::Sender::new(Troubles::default()),
             rng,
             extra: Vec::new(),
             election: true,
@@ -109,8 +123,35 @@ impl World {
         self.extra.push(domain);
     }
 
-    /// Starts a process; its number.
+    /// Goes on beside the processes for as long as the world does.
+    pub(crate) fn part(&mut self, part: impl Future<Output = ()> + Send + 'static) {
+        self.parts.push(tokio::spawn(part));
+    }
+
+    /// Nodes with processes, and the built-in controllers that start pods on them.
+    pub(crate) fn fleet(&mut self, cluster: ClusterConfig) -> Arc<Fleet> {
+        let host = Host::new(&self.store, self.time.clone(), self.time.clone());
+        self.part(evenkeel_builtin::install(RunLoop::new(host)).run());
+        let ports = HostPorts::new(&self.store, self.time.clone(), self.time.clone());
+        let fleet = Fleet::new(self.time.clone(), self.trace.clone());
+        for node in fleet::nodes(cluster, &ports, &fleet, &self.rng) {
+            self.parts.push(tokio::spawn(node));
+        }
+        fleet
+    }
+
+    /// Starts a process with all domains, which reads the metrics of [`Self::traffic`]; its number.
     pub fn start(&mut self) -> usize {
+        let (traffic, door) = (self.traffic.clone(), MemoryDoor::new(self.time.clone()));
+        let look_every = Duration::from_secs(15);
+        let settings = Settings { confirm: true, metric_servers: None, look_every };
+        self.start_with(|host| {
+            Assembly::new(host.with_metrics(traffic).with_door(Arc::new(door)), settings)
+        })
+    }
+
+    /// Starts a process that is put together like this; its number.
+    pub(crate) fn start_with(&mut self, assemble: impl FnOnce(Host) -> Assembly) -> usize {
         self.started += 1;
         let (number, identity) = (self.started, identity(self.started));
         let (checks, writer, has_leases) = (self.checks.clone(), identity.clone(), self.election);
@@ -120,18 +161,14 @@ impl World {
         let activity = Arc::<Activity>::default();
         let faulty: Arc<dyn Store> = Arc::new(store.clone());
         let host = Host::new(&faulty, self.time.clone(), self.time.clone())
-            .with_metrics(self.traffic.clone())
-            .with_door(Arc::new(MemoryDoor::new(self.time.clone())))
             .with_observer(activity.clone());
-        let look_every = Duration::from_secs(15);
-        let settings = Settings { confirm: true, metric_servers: None, look_every };
         let leases = Leases {
             namespace: "default".to_owned(),
             identity,
             duration: LEASE,
             annotations: BTreeMap::new(),
         };
-        let mut assembly = Assembly::new(host, settings);
+        let mut assembly = assemble(host);
         if self.election {
             assembly = assembly.with_leases(leases);
         }

@@ -34,7 +34,7 @@ const SERVICES: [&str; 2] = ["shop", "shop-api"];
 /// How many pods each has.
 const REPLICAS: i64 = 2;
 /// How long the faults last.
-const FAULTS_FOR: Duration = Duration::from_mins(12);
+const FAULTS_FOR: Duration = Duration::from_mins(8);
 /// Between two looks of the scenario.
 const LOOK: Duration = Duration::from_secs(1);
 /// By then everything has healed, whatever was wrong before.
@@ -150,7 +150,7 @@ impl Scenario {
         for service in SERVICES {
             // A promotion that failed leaves the traffic with the canary until a new version.
             let stuck = self.world.checks.weights(service).last() != Some(&0);
-            if stuck || self.rng.below(4) == 0 {
+            if stuck || self.rng.below(8) == 0 {
                 self.go_on(service).await?;
             }
         }

@@ -447,6 +447,19 @@ mod tests {
         tell(&|shop| _ = shop.pods("shop", "v2", 0).steps(&[10]));
         tell(&|shop| _ = shop.endpoints("shop-primary", 0));
         tell(&|shop| _ = shop.steps(&[10]).bad().after(400).endpoints("shop-canary", 2));
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r"
+        jumps from 10 to 30 in steps of 10
+        weight 60 is more than 50
+        weight 100 is more than 50; jumps from 0 to 100 in steps of 10
+        goes up again to 10 with the version that was taken back
+        steps from 10 to 20 while the version is bad
+        steps to 20 before the gateway confirmed 10
+        steps to 20 29s after 10 was confirmed
+        v2 is promoted without all its steps
+        v2 is promoted while it is bad
+        10 % go to nobody
+        users find no pod
+        a bad version still has 10 %
+        ");
     }
 }

@@ -7,9 +7,11 @@ use std::{
     time::Duration,
 };
 
+use evenkeel_api::clusterconfig::ClusterConfig;
 use evenkeel_base::{Clock as _, Rng};
-use evenkeel_control::BoxFuture;
+use evenkeel_control::{BoxFuture, HostPorts};
 use evenkeel_node::{
+    agent::{self, AgentConfig},
     probe::Outcome,
     runtime::{
         Adopted, Check, ContainerRef, ExecOutput, Exit, ProbeReply, Runtime, RuntimeError, Signal,
@@ -17,12 +19,15 @@ use evenkeel_node::{
     },
 };
 use evenkeel_workload::{Request, Settings, respond};
+use k8s_openapi::api::core::v1::Node;
 use tokio::sync::watch;
 
-use crate::world::time::{Trace, VirtualTime, locked};
+use super::time::{Trace, VirtualTime, locked};
 
 /// Port of the demo workload.
 const PORT: u16 = 8080;
+/// Nodes come within this time.
+const NODES_WITHIN_MS: u64 = 1_000;
 /// Making a process takes this long, and up to as much again.
 const START_MS: u64 = 100;
 /// From its start until it serves, and up to twice as much again.
@@ -34,7 +39,7 @@ const TERMINATED: i32 = 143;
 const KILLED: i32 = 137;
 
 /// All processes of all nodes.
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     time: Arc<VirtualTime>,
     trace: Trace,
     state: Mutex<State>,
@@ -62,27 +67,27 @@ struct Process {
 }
 
 /// A request that a process has taken.
-pub(super) struct Taken {
+pub(crate) struct Taken {
     /// Which process.
-    pub(super) process: usize,
+    pub(crate) process: usize,
     /// What it will answer.
-    pub(super) status: u16,
+    pub(crate) status: u16,
     /// When.
-    pub(super) at: Duration,
+    pub(crate) at: Duration,
     /// Whether it is an effect that must happen once.
-    pub(super) executes: bool,
+    pub(crate) executes: bool,
     /// When the process ends, if it has ended already by the time this is asked.
-    pub(super) ends_at: Option<Duration>,
+    pub(crate) ends_at: Option<Duration>,
 }
 
 impl Fleet {
     /// No processes.
-    pub(super) fn new(time: Arc<VirtualTime>, trace: Trace) -> Arc<Self> {
+    pub(crate) fn new(time: Arc<VirtualTime>, trace: Trace) -> Arc<Self> {
         Arc::new(Self { time, trace, state: Mutex::default() })
     }
 
     /// Hands a request to whoever listens; `None` when nobody does.
-    pub(super) fn ask(&self, to: SocketAddr, now: Duration, method: &str) -> Option<Taken> {
+    pub(crate) fn ask(&self, to: SocketAddr, now: Duration, method: &str) -> Option<Taken> {
         let mut state = locked(&self.state);
         let process = *state.by_address.get(&to.ip()).filter(|_| to.port() == PORT)?;
         let found = state.processes.get_mut(process)?;
@@ -98,17 +103,17 @@ impl Fleet {
     }
 
     /// What a process says it is.
-    pub(super) fn version(&self, process: usize) -> Option<Arc<str>> {
+    pub(crate) fn version(&self, process: usize) -> Option<Arc<str>> {
         locked(&self.state).processes.get(process).map(|found| found.version.clone())
     }
 
     /// Processes that ended since the last call, and when.
-    pub(super) fn take_ended(&self) -> Vec<(usize, Duration)> {
+    pub(crate) fn take_ended(&self) -> Vec<(usize, Duration)> {
         std::mem::take(&mut locked(&self.state).ended)
     }
 
     /// SIGKILL to the process of a pod; whether there was one.
-    pub(super) fn kill(&self, pod: &str) -> bool {
+    pub(crate) fn kill(&self, pod: &str) -> bool {
         let mut state = locked(&self.state);
         let running = |process: &Process| process.pod == pod && process.ended_at.is_none();
         let Some(index) = state.processes.iter().position(running) else { return false };
@@ -160,15 +165,48 @@ impl Fleet {
     }
 }
 
+/// The nodes of a cluster, each with its agent, which starts processes of this fleet.
+pub(super) fn nodes(
+    cluster: ClusterConfig,
+    ports: &HostPorts,
+    fleet: &Arc<Fleet>,
+    rng: &Rng,
+) -> impl Iterator<Item = impl Future<Output = ()> + Send + 'static> {
+    cluster.nodes.into_iter().map(move |node| {
+        let mut rng = rng.child(&node.name);
+        let wait = Duration::from_millis(rng.below(NODES_WITHIN_MS));
+        let runtime = Arc::new(SimRuntime::new(fleet.clone(), rng));
+        let (config, ports) = (config(node.to_node()), ports.clone());
+        async move {
+            tokio::time::sleep(wait).await;
+            if let Err(error) = agent::run(config, ports, runtime).await {
+                tracing::error!(%error, "node agent ended");
+            }
+        }
+    })
+}
+
+fn config(node: Node) -> AgentConfig {
+    let spec = node.spec.unwrap_or_default();
+    let capacity = node.status.and_then(|status| status.capacity).unwrap_or_default();
+    AgentConfig {
+        labels: node.metadata.labels.unwrap_or_default(),
+        taints: spec.taints.unwrap_or_default(),
+        capacity: capacity.into_iter().map(|(name, amount)| (name, amount.0)).collect(),
+        pod_cidr: spec.pod_cidr,
+        lease_period: None,
+        ..AgentConfig::named(&node.metadata.name.unwrap_or_default())
+    }
+}
+
 /// What one node runs.
-pub(super) struct SimRuntime {
+struct SimRuntime {
     fleet: Arc<Fleet>,
     rng: Mutex<Rng>,
 }
 
 impl SimRuntime {
-    /// Nothing yet.
-    pub(super) fn new(fleet: Arc<Fleet>, rng: Rng) -> Self {
+    fn new(fleet: Arc<Fleet>, rng: Rng) -> Self {
         Self { fleet, rng: Mutex::new(rng) }
     }
 
