@@ -29,6 +29,13 @@ pub fn url(text: &str) -> String {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
         None => (String::new(), text),
     };
+    // A password with one of these in it, not encoded as it should be, ends in the wrong place.
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+    let is_port = port.chars().all(|c| c.is_ascii_digit() || c == ']');
+    let is_cut = !is_port && !authority.contains('@');
+    let whole = rest.rsplit_once('@').filter(|_| is_cut).map(|(_, host)| format!("{MASK}@{host}"));
+    let rest = whole.as_deref().unwrap_or(rest);
     let rest = rest.split('#').next().unwrap_or_default();
     let (place, query) = match rest.split_once('?') {
         Some((place, query)) => (place, Some(query)),
@@ -228,6 +235,9 @@ mod tests {
             ("https://shop.test/a?token=pl4nted&b#pl4nted", "https://shop.test/a?token=***&***"),
             ("me:pl4nted@shop.test/a", "***@shop.test/a"),
             ("http://a@b:pl4nted@shop.test", "http://***@shop.test"),
+            ("http://me:pl4/nted@shop.test:80/a", "http://***@shop.test:80/a"),
+            ("http://me:pl4?n#ted@shop.test", "http://***@shop.test"),
+            ("http://[::1]:80/a@b", "http://[::1]:80/a@b"),
         ];
         for (given, expected) in cases {
             assert_eq!(url(given), expected);

@@ -59,8 +59,8 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
     let cached = CachedStore::new(store);
     let store: Arc<dyn Store> = Arc::new(cached.clone());
     let time = Arc::new(RealTime::start());
-    let metrics = PrometheusClient::new(&args.prometheus)
-        .with_context(|| format!("--prometheus {}", args.prometheus))?;
+    // The error names the address, without a password.
+    let metrics = PrometheusClient::new(&args.prometheus).context("--prometheus")?;
     let notifier = ProviderNotifier::new(store.clone()).context("set up notifications")?;
     let host = Host::new(&store, time.clone(), time.clone())
         .with_metrics(Arc::new(metrics))

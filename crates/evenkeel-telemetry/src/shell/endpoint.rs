@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use evenkeel_control::redact;
 use http::{Method, Request, Uri, header, request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, builderstates::WantsSchemes};
@@ -44,16 +45,16 @@ impl Endpoint {
     /// its certificate must be signed by one that the platform trusts; `SSL_CERT_FILE` may name
     /// others.
     pub(super) fn new(url: &str, api: &str, example: &'static str) -> Result<Self, ClientError> {
-        let bad = |problem: String| ClientError { url: url.to_owned(), problem, example };
+        // The address is shown in errors and logs.
+        let shown = redact::url(url);
+        let bad = |problem: String| ClientError { url: shown.clone(), problem, example };
         let uri: Uri =
             url.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
         if uri.query().is_some() {
             return Err(bad("it must not have a query".to_owned()));
         }
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            // The address is shown in errors and logs.
-            let problem = "it must not have a user and password".to_owned();
-            return Err(ClientError { url: "(with a password)".to_owned(), problem, example });
+            return Err(bad("it must not have a user and password".to_owned()));
         }
         let client = match uri.scheme_str() {
             Some("http") => Transport::Plain(http_client(CONNECT_MAX)),

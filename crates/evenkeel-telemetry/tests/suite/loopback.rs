@@ -203,7 +203,7 @@ async fn a_client_without_server_says_so() {
     let wrong = |url: &str| PrometheusClient::new(url).err().unwrap().to_string();
     insta::assert_snapshot!(wrong("prometheus:9090"), @r#""prometheus:9090" is not an address that can be asked: the http:// in front is missing (write it like http://prometheus:9090)"#);
     insta::assert_snapshot!(wrong("ftp://p"), @r#""ftp://p" is not an address that can be asked: ftp is not supported, only http(s) is (write it like http://prometheus:9090)"#);
-    insta::assert_snapshot!(wrong("https://me:secret@p"), @r#""(with a password)" is not an address that can be asked: it must not have a user and password (write it like http://prometheus:9090)"#);
+    insta::assert_snapshot!(wrong("https://me:secret@p"), @r#""https://***@p" is not an address that can be asked: it must not have a user and password (write it like http://prometheus:9090)"#);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ pub(crate) fn run(args: &AlertsArgs) -> anyhow::Result<ExitCode> {
         Some(url) => url.clone(),
         None => of_up(args.data_dir.as_deref())?,
     };
-    let client = PrometheusClient::new(&url).with_context(|| format!("--prometheus {url}"))?;
+    let client = PrometheusClient::new(&url).context("--prometheus")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let alerts = runtime.block_on(client.alerts());
     let mut alerts = alerts.with_context(|| format!("ask {url} for its alerts"))?;

@@ -60,9 +60,8 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     if has_errors(&findings) && loaded.groups.is_empty() {
         return Ok(ExitCode::FAILURE);
     }
-    let metrics = PrometheusClient::new(&args.prometheus)
-        .with_context(|| format!("--prometheus {}", args.prometheus))?
-        .with_timeout(PATIENCE);
+    let metrics =
+        PrometheusClient::new(&args.prometheus).context("--prometheus")?.with_timeout(PATIENCE);
     let time = RealTime::start();
     let mut shown = Vec::new();
     for group in &loaded.groups {
