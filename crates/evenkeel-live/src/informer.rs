@@ -1,5 +1,6 @@
 //! A watch that never ends: it resumes where it was, lists again when the server has forgotten
-//! that place, and then tells what changed or vanished meanwhile.
+//! that place or has ended a watch before it told anything, and then tells what changed or
+//! vanished meanwhile.
 //!
 //! It is not kube-runtime's watcher. That one is generic over kinds (each compiles its own copy),
 //! has no limit on a request that gets no answer, pauses by a back-off that any event resets, and
@@ -122,6 +123,8 @@ struct Open {
     generation: Generation,
     route: Route,
     since: Instant,
+    /// Whether it has told anything.
+    has_told: bool,
 }
 
 impl Informer {
@@ -138,27 +141,50 @@ impl Informer {
             }
             match self.step().await {
                 Ok(Some(change)) => return Ok(change),
-                Ok(None) => self.ended(None),
+                Ok(None) => {
+                    if self.ended(None) {
+                        return Err(self.useless());
+                    }
+                }
                 Err(refused) => {
-                    let is_gone = refused.is_gone;
-                    self.ended(Some(&refused));
-                    if !is_gone {
+                    let will_list = self.ended(Some(&refused));
+                    if !refused.is_gone {
                         return Err(refused.error);
                     }
                     // Nothing is wrong, the server has just forgotten our place.
-                    self.revision = None;
-                    self.store.client.counts.tally(Tally::WatchRelisted);
+                    if !will_list {
+                        self.list_again();
+                    }
                 }
             }
         }
     }
 
-    /// Decides how long to pause before the next attempt.
-    fn ended(&mut self, refused: Option<&Refused>) {
+    /// Decides how long to pause before the next attempt. Whether a watch was open, ended early and
+    /// told nothing: then the next attempt is a list, or nobody would hear of changes while a proxy
+    /// ends each watch at once. **Source**: client-go's reflector ("very short watch").
+    fn ended(&mut self, refused: Option<&Refused>) -> bool {
         let settings = &self.store.client.settings;
         let open = self.open.take();
-        let lived = open.map_or(Duration::ZERO, |open| open.since.elapsed());
+        let lived = open.as_ref().map_or(Duration::ZERO, |open| open.since.elapsed());
+        let is_useless = open.is_some_and(|open| !open.has_told) && lived < settings.settled;
         self.pauses.failed(settings, lived, refused);
+        if is_useless {
+            self.list_again();
+        }
+        is_useless
+    }
+
+    fn list_again(&mut self) {
+        self.revision = None;
+        self.store.client.counts.tally(Tally::WatchRelisted);
+    }
+
+    fn useless(&self) -> StoreError {
+        StoreError::Unreachable {
+            object: self.query.kind.to_string(),
+            problem: "the watch ended at once and told nothing; listing again".to_owned(),
+        }
     }
 
     /// One change; `None` when the server has ended the watch.
@@ -179,6 +205,7 @@ impl Informer {
         };
         let Some(line) = line else { return Ok(None) };
         let change = read(line, self.detail, &self.query.kind, &open.route)?;
+        open.has_told = true;
         self.revision = Some(match &change {
             Change::Applied(obj) | Change::Deleted(obj) => obj.revision(),
             Change::At(revision) | Change::Listed(_, revision) => revision.clone(),
@@ -193,7 +220,8 @@ impl Informer {
         let (body, generation, route) = opened;
         let lines = Lines::new(body, settings.watch + settings.watch_grace);
         self.store.client.counts.tally(Tally::WatchOpened);
-        self.open = Some(Open { lines, generation, route, since: Instant::now() });
+        let since = Instant::now();
+        self.open = Some(Open { lines, generation, route, since, has_told: false });
         Ok(Change::Open)
     }
 

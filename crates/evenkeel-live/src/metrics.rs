@@ -32,7 +32,7 @@ fn render(counts: &ApiCounts, kept: &[Kept]) -> String {
     family("evenkeel_api_reconnects_total", "counter", help, &one(counts.pools));
     let help = "Watches opened, the first time or again.";
     family("evenkeel_api_watches_total", "counter", help, &one(counts.watches_opened));
-    let help = "Lists made again because the server had forgotten a watch's place.";
+    let help = "Lists made again because a watch's place was forgotten, or a watch ended at once.";
     family("evenkeel_api_relists_total", "counter", help, &one(counts.watches_relisted));
     let rows = [("cache", counts.cache_hits), ("server", counts.cache_misses)];
     let help = "Reads by who answered them.";

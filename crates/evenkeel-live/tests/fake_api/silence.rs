@@ -181,6 +181,36 @@ async fn watches_that_end_at_once_are_opened_with_growing_pauses() {
 }
 
 #[tokio::test]
+async fn what_watches_do_not_tell_because_they_end_at_once_is_listed() {
+    let lists = AtomicUsize::new(0);
+    let server = Server::start(move |request| match request.path() {
+        "/api/v1/configmaps" if request.is_watch() => Reply::Watch(Vec::new(), End::Clean),
+        "/api/v1/configmaps" => match lists.fetch_add(1, Ordering::Relaxed) {
+            0 => Reply::Json(200, list(5, &[config_map("a", 5, "one")])),
+            _ => Reply::Json(200, list(6, &[config_map("a", 6, "two")])),
+        },
+        _ => UNKNOWN,
+    })
+    .await;
+    let store = server.store(quick());
+    let mut watch = store.watch(all());
+    let mut seen = Vec::new();
+    soon(async {
+        while seen.len() < 4 {
+            seen.push(match watch.next().await.unwrap() {
+                Ok(WatchEvent::Applied(obj)) => format!("{obj:?}"),
+                Ok(event) => format!("{event:?}"),
+                Err(error) => error.to_string(),
+            });
+        }
+    })
+    .await;
+    let ended = "ConfigMap: no answer from the API server: the watch ended at once and told \
+        nothing; listing again";
+    assert_eq!(seen, ["ConfigMap/x/a@5", "Synced", ended, "ConfigMap/x/a@6"]);
+}
+
+#[tokio::test]
 async fn a_broken_connection_and_a_server_that_forgets_lose_nothing() {
     let (lists, watches) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let server = Server::start(move |request| match request.path() {
