@@ -9,10 +9,12 @@ use evenkeel_api::{
     canary::Canary,
     slo::{BreakGlass, ErrorBudgetPolicy, PrometheusServiceLevel, SloMaintenance},
 };
+use evenkeel_base::Clock as _;
 use evenkeel_control::{Pass, Read as _};
-use evenkeel_live::{KubeStore, connect};
+use evenkeel_live::{KubeStore, RealTime, connect};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::{Value, json};
 
@@ -64,7 +66,9 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     // Two domains may share a process.
     passes.sort_by(|a: &Pass, b| a.controller.cmp(&b.controller));
     passes.dedup();
-    let troubled = passes.iter().any(|pass| pass.result != "done") || !flags(&obj).is_empty();
+    let troubled = passes.iter().any(|pass| pass.result != "done")
+        || leaders.iter().any(|(_, leader)| leader.is_late)
+        || !flags(&obj).is_empty();
     match args.output {
         Output::Table => io::print(&text(&key, &obj, &passes, &leaders)),
         Output::Json => io::print(&format!("{:#}\n", report(&key, &obj, &passes, &leaders))),
@@ -109,6 +113,8 @@ fn plural(key: &Key) -> String {
 struct Leader {
     holder: String,
     renewed: String,
+    /// Whether it has not renewed its Lease in time: then nobody acts.
+    is_late: bool,
     url: Option<String>,
 }
 
@@ -122,9 +128,14 @@ async fn leader(
     let text = |path: &str| {
         lease.json().pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
+    let renewed = text("/spec/renewTime");
+    let seconds = lease.json().pointer("/spec/leaseDurationSeconds").and_then(Value::as_i64);
+    let lasts = SignedDuration::from_secs(seconds.unwrap_or_default());
+    let now = RealTime::start().now();
     Ok(Some(Leader {
         holder: text("/spec/holderIdentity"),
-        renewed: text("/spec/renewTime"),
+        is_late: renewed.parse().is_ok_and(|at: Timestamp| now.duration_since(at) > lasts),
+        renewed,
         url: lease.annotation(DIAGNOSTICS).map(str::to_owned),
     }))
 }
@@ -155,7 +166,8 @@ fn report(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> 
     let leaders: Vec<_> = leaders
         .iter()
         .map(|(domain, leader)| {
-            json!({"domain": domain, "holder": leader.holder, "renewed": leader.renewed})
+            json!({"domain": domain, "holder": leader.holder, "renewed": leader.renewed,
+                "late": leader.is_late})
         })
         .collect();
     json!({"object": key.to_string(), "passes": passes, "leaders": leaders,
@@ -194,6 +206,13 @@ fn text(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> St
     for (domain, leader) in leaders {
         let holder = if leader.holder.is_empty() { "nobody" } else { &leader.holder };
         lines.push(format!("  {domain} is led by {holder}, renewed {}", leader.renewed));
+        if leader.is_late {
+            lines.push(
+                "    which is too long ago: nobody acts until a process reaches the API server and \
+                 leads (its log says why it does not)"
+                    .to_owned(),
+            );
+        }
     }
     if leaders.is_empty() {
         lines.push(
