@@ -38,9 +38,10 @@ use tokio::{sync::watch, task::JoinHandle};
 
 pub use checks::{Breach, Checks};
 pub use faults::{FaultyStore, Menu, Requests};
-pub use plant::Troubles;
+pub use plant::{Troubles, play as play_plant};
 pub use time::VirtualTime;
 pub use traffic::{Quality, Traffic};
+pub use watched::canary_weight;
 
 use fleet::Fleet;
 use time::Trace;

@@ -24,8 +24,9 @@ pub struct Troubles {
     pub broken: BTreeSet<String>,
 }
 
-/// Plays the cluster around the controllers until dropped. It sees the true store.
-pub(super) async fn play(store: Arc<dyn Store>, mut told: watch::Receiver<Troubles>) {
+/// Plays the cluster around the controllers until dropped: Deployments are ready at once, Services
+/// have endpoints, routes are confirmed, but for the troubles told. It sees the true store.
+pub async fn play(store: Arc<dyn Store>, mut told: watch::Receiver<Troubles>) {
     let watches = [
         store.watch(ListQuery::of::<Deployment>()),
         store.watch(ListQuery::of::<Service>()),

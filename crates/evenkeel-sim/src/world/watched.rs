@@ -319,7 +319,7 @@ fn is_confirmed(route: &Obj) -> bool {
     })
 }
 
-fn canary_weight(route: &Value) -> Option<i64> {
+pub fn canary_weight(route: &Value) -> Option<i64> {
     let backends = route.pointer("/spec/rules/0/backendRefs")?.as_array()?;
     let canary =
         backends.iter().find(|b| b["name"].as_str().is_some_and(|n| n.ends_with("-canary")))?;

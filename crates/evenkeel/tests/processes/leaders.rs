@@ -1,0 +1,103 @@
+//! One of several processes leads.
+
+use jiff::Timestamp;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, PLANTED, soon};
+
+/// A leader may be silent for this long.
+const LEASE: &str = "3s";
+
+/// A Canary of nothing: enough to see who looks at it.
+fn create(cluster: &Cluster, name: &str) {
+    cluster.create(json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "service": {"port": 80}, "analysis": {"interval": "30s", "threshold": 3,
+                "maxWeight": 50, "stepWeight": 10}}}));
+}
+
+fn time(stamp: &Value) -> Timestamp {
+    stamp.as_str().unwrap().parse().unwrap()
+}
+
+/// Waits until a controller has said something about a Canary.
+fn looked_at(cluster: &Cluster, name: &str) {
+    let conditions = || cluster.canary("default", name)["status"]["conditions"].clone();
+    soon(|| conditions()[0]["reason"].is_string());
+}
+
+#[test]
+#[ignore = "one of `all_at_once`"]
+pub(crate) fn one_of_two_processes_leads_and_the_other_takes_over() {
+    let cluster = Cluster::start("one_leads");
+    let first = cluster.run("first", LEASE);
+    soon(|| !cluster.leader().is_empty());
+    let one = cluster.leader();
+    let second = cluster.run("second", LEASE);
+    create(&cluster, "a");
+    looked_at(&cluster, "a");
+    assert_eq!(cluster.leader(), one);
+    // The command finds the leader by its Lease and shows its last decision.
+    let pass = cluster.last_pass("default", "a");
+    assert_eq!(
+        (&pass["controller"], &pass["reason"]),
+        (&json!("delivery"), &json!("TargetMissing"))
+    );
+    let (text, _) = cluster.why("default", "a", "table");
+    assert!(text.contains("delivery: TargetMissing") && text.contains("next look"), "{text}");
+
+    // Killed: the other one waits for the Lease to expire, and no longer.
+    first.signal(Signal::SIGKILL);
+    soon(|| cluster.leader() != one);
+    let two = cluster.leader();
+    create(&cluster, "b");
+    looked_at(&cluster, "b");
+
+    // Told to stop: it gives the Lease back, and nobody waits.
+    let third = cluster.run("third", LEASE);
+    second.signal(Signal::SIGTERM);
+    soon(|| !["", two.as_str()].contains(&cluster.leader().as_str()));
+    create(&cluster, "c");
+    looked_at(&cluster, "c");
+    drop(third);
+    cluster.has_kept_its_secret();
+}
+
+#[test]
+#[ignore = "one of `all_at_once`"]
+pub(crate) fn when_the_leader_is_killed_in_a_release_the_other_goes_on_within_the_lease() {
+    let cluster = Cluster::start("killed");
+    cluster.install("default", "shop", 30);
+    let first = cluster.run("first", LEASE);
+    soon(|| !cluster.leader().is_empty());
+    let one = cluster.leader();
+    let _second = cluster.run("second", LEASE);
+    cluster.reach("default", "shop", "Initialized");
+    assert_eq!(cluster.leader(), one);
+    cluster.release("default", "shop", 2);
+    cluster.reach_weight("default", "shop", 20);
+    first.signal(Signal::SIGKILL);
+    let renewed = time(&cluster.lease()["renewTime"]);
+    soon(|| cluster.leader() != one);
+    let waited = time(&cluster.lease()["acquireTime"]).duration_since(renewed).as_secs();
+    // Not before the Lease has expired, and soon after it; a machine that does much else takes
+    // longer than an idle one.
+    assert!((3..30).contains(&waited), "{waited} s after the last renewal");
+    cluster.reach("default", "shop", "Succeeded");
+    // No step twice, none lost.
+    assert_eq!(cluster.weights("default", "shop"), [0, 10, 20, 30, 0]);
+    assert_eq!(cluster.flags("default", "shop"), [] as [[String; 3]; 0]);
+    cluster.has_kept_its_secret();
+}
+
+/// The address of a metrics server is shown in logs and errors; so it must not have a password.
+#[test]
+#[ignore = "one of `all_at_once`"]
+pub(crate) fn an_address_with_a_password_is_refused_and_not_repeated() {
+    let cluster = Cluster::start("password");
+    let complaint = cluster.refused_run(&format!("http://ann:{PLANTED}@127.0.0.1:9090"));
+    assert!(complaint.contains("must not have a user and password"), "{complaint}");
+    cluster.has_kept_its_secret();
+}

@@ -1,0 +1,43 @@
+//! Real `evenkeel run` processes beside an API server, and what goes wrong between them.
+//!
+//! ```text
+//! evenkeel run --TCP--> Line --HTTP--> Line --HTTPS--> API server     a plant plays the cluster
+//!      \--HTTP--> Prometheus
+//! ```
+//! The line between a process and the server goes dead, forbids, or ends watches, as a test says,
+//! and counts what is asked. At the end of each test nothing that a process wrote anywhere may
+//! contain what its kubeconfig keeps secret.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails fails the test")]
+
+mod cluster;
+mod leaders;
+mod line;
+mod panics;
+mod process;
+mod prometheus;
+mod refusal;
+mod silence;
+mod watches;
+
+/// They wait most of the time, for intervals and limits that are real, so they do it together
+/// however many threads the test harness has. One alone: `-- --ignored NAME`.
+const ALL: [(&str, fn()); 7] = [
+    ("silence", silence::a_black_holed_api_server_for_a_minute_costs_a_minute),
+    ("watches", watches::watches_that_end_in_a_loop_are_reopened_at_leisure_and_nothing_is_missed),
+    ("killed", leaders::when_the_leader_is_killed_in_a_release_the_other_goes_on_within_the_lease),
+    ("refusal", refusal::a_write_that_is_forbidden_is_said_and_tried_again_while_others_go_on),
+    ("panics", panics::a_panic_in_one_controller_stops_that_object_there_and_nothing_else),
+    ("one_leads", leaders::one_of_two_processes_leads_and_the_other_takes_over),
+    ("password", leaders::an_address_with_a_password_is_refused_and_not_repeated),
+];
+
+#[test]
+fn all_at_once() {
+    let start = |(name, test): (&str, fn())| {
+        std::thread::Builder::new().name(name.to_owned()).spawn(test).unwrap()
+    };
+    let tests = ALL.map(start);
+    let failed = tests.map(|test| (test.thread().name().map(str::to_owned), test.join().is_err()));
+    let failed: Vec<_> = failed.into_iter().filter_map(|(name, is)| name.filter(|_| is)).collect();
+    assert_eq!(failed, [""; 0], "why is told above");
+}
