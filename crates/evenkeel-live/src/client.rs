@@ -122,10 +122,9 @@ impl ApiClient {
     ) -> Result<T, Failure> {
         self.counts.request(verb);
         let mut doubt = Doubt {
-            pool: &self.pool,
+            client: self,
             generation: self.pool.generation(),
             since: Instant::now(),
-            least: self.settings.doubt,
             answered: false,
         };
         let limit = self.settings.request;
@@ -147,21 +146,21 @@ impl ApiClient {
     }
 }
 
-/// Drops the pool when a caller gives up on an exchange that was silent for a while: whoever
-/// renews a Lease has less patience than we have, and must not meet one dead connection after
-/// the other.
+/// Counts a failure and drops the pool when a caller gives up on an exchange that was silent for a
+/// while: whoever renews a Lease has less patience than we have, and must not meet one dead
+/// connection after the other.
 struct Doubt<'a> {
-    pool: &'a Pool,
+    client: &'a ApiClient,
     generation: Generation,
     since: Instant,
-    least: Duration,
     answered: bool,
 }
 
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
-        if !self.answered && self.since.elapsed() >= self.least {
-            self.pool.reset(self.generation);
+        if !self.answered && self.since.elapsed() >= self.client.settings.doubt {
+            self.client.counts.tally(Tally::Failed);
+            self.client.reset(self.generation);
         }
     }
 }
