@@ -29,6 +29,9 @@ pub(crate) fn a_black_holed_api_server_for_a_minute_costs_a_minute() {
     let metrics = run.metrics();
     let leads = "evenkeel_leader{lease=\"Lease/default/evenkeel-delivery\"} 0";
     assert!(metrics.contains(leads), "{metrics}");
+    // The renewals of two Leases, which gave up early, and the watches.
+    let failed = metrics.lines().find_map(|line| line.strip_prefix("evenkeel_api_failures_total "));
+    assert!(failed.unwrap().parse::<u32>().unwrap() > 10, "{metrics}");
     assert_eq!(cluster.weights("default", "shop"), [0, 10]);
     cluster.line.set(Fault::default());
     cluster.reach("default", "shop", "Succeeded");
