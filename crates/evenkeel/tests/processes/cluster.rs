@@ -89,7 +89,16 @@ impl Cluster {
         let (troubles, told) = watch::channel(Troubles::default());
         runtime.spawn(play_plant(store.clone(), told));
         runtime.spawn(follow_weights(store.clone(), weights.clone()));
-        Self { store, line, prometheus, home, weights, runtime, _serving: serving, _troubles: troubles }
+        Self {
+            store,
+            line,
+            prometheus,
+            home,
+            weights,
+            runtime,
+            _serving: serving,
+            _troubles: troubles,
+        }
     }
 
     /// Runs something beside the test until the cluster is dropped.
@@ -207,7 +216,10 @@ impl Cluster {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
                     folders.push(path);
-                } else if !["direct.kubeconfig", "kubeconfig"].iter().any(|name| path.ends_with(name)) {
+                } else if !["direct.kubeconfig", "kubeconfig"]
+                    .iter()
+                    .any(|name| path.ends_with(name))
+                {
                     let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
                     assert!(!text.contains(PLANTED), "{}", path.display());
                     seen += 1;
