@@ -58,10 +58,11 @@ impl AlertSink for AlertEvents {
             if !told.is_news(&update.notice) {
                 continue;
             }
-            match told.queue.try_send(update.clone()) {
-                Ok(()) => told.note(&update.notice),
+            if told.queue.try_send(update.clone()).is_ok() {
+                told.note(&update.notice);
+            } else {
                 // Rules repeat it soon; it is news until then.
-                Err(_) => tracing::warn!(object = update.source, "too many alerts for Events"),
+                tracing::warn!(object = update.source, "too many alerts for Events");
             }
         }
     }

@@ -102,12 +102,11 @@ pub(super) async fn observe(
     let began = ports.clock.steady();
     let mut away: Option<String> = None;
     for tracker in &mut known.trackers {
-        let problem = match &away {
-            Some(problem) => Some(problem.clone()),
-            None => {
-                let looked = tracker.advance(&*ports.metrics, &*ports.clock, settings.every).await;
-                looked.err().map(|error| error.to_string())
-            }
+        let problem = if away.is_some() {
+            away.clone()
+        } else {
+            let looked = tracker.advance(&*ports.metrics, &*ports.clock, settings.every).await;
+            looked.err().map(|error| error.to_string())
         };
         if ports.clock.steady().duration_since(began) > FAILING_MAX {
             away.clone_from(&problem);
