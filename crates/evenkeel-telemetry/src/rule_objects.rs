@@ -56,6 +56,8 @@ impl Controller for RuleController {
         ListQuery::of::<PrometheusRule>()
     }
 
+    /// The store's rules are this process's copy of the objects, as a cache is: reading an object
+    /// brings them up to date, and reading it again changes nothing.
     async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<RulesView>, ObserveError> {
         let obj = ports.read.get(key).await?;
         let now_ms = ports.clock.now().as_millisecond();
