@@ -34,6 +34,10 @@ pub struct HookCall {
     pub timeout: Duration,
     /// Further attempts after a failed one.
     pub retries: u32,
+    /// Whether all it can bring about is that a version goes out of traffic: such a question is
+    /// never held.
+    #[serde(default)]
+    pub way_back: bool,
 }
 
 impl fmt::Debug for HookCall {
@@ -127,8 +131,11 @@ impl Effector for Webhooks {
         })
     }
 
-    fn direction(&self, _: &EffectCall) -> Direction {
-        Direction::Neutral
+    fn direction(&self, call: &EffectCall) -> Direction {
+        match call.args.get("way_back") {
+            Some(Value::Bool(true)) => Direction::Safer,
+            _ => Direction::Neutral,
+        }
     }
 
     fn redact(&self, call: &EffectCall) -> String {

@@ -185,6 +185,9 @@ impl Worker {
             self.write_status(key, plan, write, &mut done).await?;
         }
         self.tell(key, &plan.events).await;
+        for action in &plan.then {
+            self.step(key, plan, action, &mut done).await?;
+        }
         Ok(self.rest(key, plan, &done).await)
     }
 

@@ -14,6 +14,8 @@ pub struct Plan {
     pub status: Vec<StatusWrite>,
     /// Told after the status is written.
     pub events: Vec<EventNote>,
+    /// Effects after all that: what the door says of them holds up nothing of the plan itself.
+    pub then: Vec<Action>,
     /// Machine-readable reason, also when nothing is to be done.
     pub reason: &'static str,
     /// When to look again even if nothing changes.
@@ -37,6 +39,13 @@ impl Plan {
     /// These effects, in order.
     pub fn act(reason: &'static str, actions: Vec<Action>) -> Self {
         Self { actions, reason, ..Self::default() }
+    }
+
+    /// Also does this, when everything else is done and written.
+    #[must_use]
+    pub fn then(mut self, action: Action) -> Self {
+        self.then.push(action);
+        self
     }
 
     /// Also writes this status.

@@ -22,6 +22,9 @@ use crate::{
 const HOLD: Duration = Duration::from_secs(30);
 /// Longest wait of a held action: a freeze may be lifted before its time.
 const HOLD_MAX: Duration = Duration::from_mins(5);
+/// A plan that wants to be looked at sooner than this is not, while it is held: each look asks the
+/// door, the API and the metrics. What happens to the object wakes it all the same.
+const HOLD_WISH_LEAST: Duration = Duration::from_secs(10);
 /// Longest effect, whatever its effector says.
 const EFFECT_MAX: Duration = Duration::from_mins(15);
 
@@ -185,7 +188,8 @@ impl Worker {
                     Duration::try_from(until.duration_since(petition.now)).unwrap_or_default()
                 });
                 // A look may find a reason to go back: that waits for no freeze to end.
-                let wait = wait.min(HOLD_MAX).min(wake.unwrap_or(HOLD_MAX));
+                let wish = wake.map_or(HOLD_MAX, |wake| wake.max(HOLD_WISH_LEAST));
+                let wait = wait.min(HOLD_MAX).min(wish);
                 ("held", "hold", Next::Held(wait), "ActionHeld", objections)
             }
             Verdict::Deny { objections } => {

@@ -46,7 +46,7 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
         // No watch reports whether a notification was accepted.
         plan = plan.waking(ALERT_CHECK);
     }
-    let quiet = plan.actions.is_empty() && plan.status.is_empty();
+    let quiet = plan.actions.is_empty() && plan.status.is_empty() && plan.then.is_empty();
     if !quiet {
         return Ok(plan);
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Pause before a webhook's reply is looked for: it is there as soon as the call has returned.
-const REPLY_WAIT: Duration = Duration::from_millis(100);
+pub(crate) const REPLY_WAIT: Duration = Duration::from_millis(100);
 
 /// What the webhooks of one kind say together.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,16 +46,17 @@ pub(crate) fn approval(ctx: &Context<'_>, kind: HookKind, phase: Phase) -> Resul
     Ok(Approval::Given)
 }
 
-/// The first webhook of type `rollback` that says yes; a call when one was not asked yet.
+/// Whether a webhook of type `rollback` says yes; a call when none does and one was not asked yet.
 pub(crate) fn rollback_wanted(ctx: &Context<'_>, phase: Phase) -> Result<Option<Approval>, Need> {
+    let mut unasked = None;
     for hook in ctx.rules.hooks(HookKind::Rollback) {
         match reply(ctx, hook, phase)? {
-            Said::Nothing(call) => return Ok(Some(Approval::Ask(call))),
+            Said::Nothing(call) => unasked = unasked.or(Some(Approval::Ask(call))),
             Said::Yes => return Ok(Some(Approval::Given)),
             Said::No(_) => {}
         }
     }
-    Ok(None)
+    Ok(unasked)
 }
 
 fn reply(ctx: &Context<'_>, hook: &HookRule, phase: Phase) -> Result<Said, Need> {
@@ -107,6 +108,7 @@ fn call_at(
         body,
         timeout: hook.timeout,
         retries: hook.retries,
+        way_back: hook.kind == HookKind::Rollback,
     }
 }
 

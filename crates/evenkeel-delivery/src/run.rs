@@ -29,7 +29,14 @@ const DATA_PATIENCE_MIN: Duration = Duration::from_secs(30);
 enum Judged {
     Passed,
     Failed(Failure),
-    Early(Turn),
+    /// Nothing can be said yet: what to do until then.
+    Early(Plan, News),
+}
+
+/// Whether a wait has just begun: that is noted before anything is repaired.
+enum News {
+    Yes,
+    No,
 }
 
 /// A check that did not pass.
@@ -183,104 +190,130 @@ fn unconfirmed(ctx: &Context<'_>, pct: i32) -> Option<Turn> {
     Some(Turn::Now(draft.done(reasons::CHECK_FAILED)))
 }
 
-/// A tick: webhooks, metrics, and the next step if all is well.
+/// A tick: metrics, webhooks, and the next step if all is well.
+///
+/// The metrics come first: a webhook that is slow, or whose call is held by the door, must not hide
+/// what they say.
 fn due(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Turn, Need> {
     let phase = ctx.status.phase;
-    let mut draft = ctx.draft();
-    match hooks::rollback_wanted(ctx, phase)? {
-        Some(Approval::Ask(call)) => return Ok(Turn::Now(hooks::ask(ctx, call))),
-        Some(_) => {
-            draft.roll_back("manual webhook invoked".to_owned());
-            return Ok(Turn::Now(draft.done(reasons::ROLLING_BACK)));
-        }
-        None => {}
+    let way_back = hooks::rollback_wanted(ctx, phase)?;
+    if way_back == Some(Approval::Given) {
+        let mut draft = ctx.draft();
+        draft.roll_back("manual webhook invoked".to_owned());
+        return Ok(Turn::Now(draft.done(reasons::ROLLING_BACK)));
     }
-    if ctx.view.canary.spec.skip_analysis {
+    let skips = ctx.view.canary.spec.skip_analysis;
+    let starting = pct == 0 && ctx.status.iterations == 0;
+    let measured = if skips || starting { Judged::Passed } else { judge(ctx)? };
+    let measured = match measured {
+        // The way back waits for nobody.
+        Judged::Failed(failure) if ctx.status.failed_checks + 1 >= ctx.rules.threshold => {
+            return Ok(Turn::Now(failed(ctx, failure)));
+        }
+        other => other,
+    };
+    if let Some(Approval::Ask(call)) = way_back {
+        return Ok(Turn::Now(hooks::ask(ctx, call)));
+    }
+    if skips {
         return Ok(Turn::Ramp(ramp::promote(ctx, primary)));
     }
-    let starting = pct == 0 && ctx.status.iterations == 0;
-    let judged = if starting { judge_start(ctx)? } else { judge(ctx)? };
-    match judged {
-        // With all traffic on the canary there is no primary to wait for.
-        Judged::Passed if pct < 100 => match unready_primary(ctx, primary) {
-            Some(turn) => Ok(turn),
-            None => ramp::step(ctx, primary, pct),
-        },
-        Judged::Passed => ramp::step(ctx, primary, pct),
-        Judged::Failed(failure) => {
-            count_failure(ctx, &mut draft, failure);
-            Ok(Turn::Now(draft.done(reasons::CHECK_FAILED)))
+    let kind = if starting { HookKind::PreRollout } else { HookKind::Rollout };
+    let asked = hooks::approval(ctx, kind, phase)?;
+    Ok(match (measured, asked) {
+        // It is still called: it may be what makes the requests that are measured.
+        (Judged::Failed(failure), Approval::Ask(call)) => {
+            Turn::Now(failed(ctx, failure).then(call.into()))
         }
-        Judged::Early(turn) => Ok(turn),
-    }
-}
-
-fn judge_start(ctx: &Context<'_>) -> Result<Judged, Need> {
-    Ok(match hooks::approval(ctx, HookKind::PreRollout, ctx.status.phase)? {
-        Approval::Given => Judged::Passed,
-        Approval::Ask(call) => Judged::Early(Turn::Now(hooks::ask(ctx, call))),
-        Approval::Withheld(name, why) => {
-            Judged::Failed(halt(ctx, format!("pre-rollout check {name} failed {why}")))
+        (Judged::Failed(failure), _) => Turn::Now(failed(ctx, failure)),
+        (_, Approval::Withheld(name, why)) => {
+            let check = if starting { "pre-rollout check" } else { "external check" };
+            Turn::Now(failed(ctx, halt(ctx, format!("{check} {name} failed {why}"))))
+        }
+        (Judged::Early(plan, _), Approval::Ask(call)) => {
+            Turn::Now(plan.then(call.into()).waking(hooks::REPLY_WAIT))
+        }
+        (Judged::Passed, Approval::Ask(call)) => Turn::Now(hooks::ask(ctx, call)),
+        (Judged::Early(plan, News::Yes), Approval::Given) => Turn::Now(plan),
+        (Judged::Early(plan, News::No), Approval::Given) => Turn::Calm(plan),
+        (Judged::Passed, Approval::Given) => {
+            // With all traffic on the canary there is no primary to wait for.
+            let turn = if pct < 100 { unready_primary(ctx, primary) } else { None };
+            turn.map_or_else(|| ramp::step(ctx, primary, pct), Ok)?
         }
     })
 }
 
+/// What all metrics say together: one that fails counts, whatever others wait for.
 fn judge(ctx: &Context<'_>) -> Result<Judged, Need> {
-    match hooks::approval(ctx, HookKind::Rollout, ctx.status.phase)? {
-        Approval::Given => {}
-        Approval::Ask(call) => return Ok(Judged::Early(Turn::Now(hooks::ask(ctx, call)))),
-        Approval::Withheld(name, why) => {
-            let failure = halt(ctx, format!("external check {name} failed {why}"));
-            return Ok(Judged::Failed(failure));
-        }
-    }
     // Built-in and inline metrics first, then templates, each in the order written.
     let (templates, plain): (Vec<_>, Vec<_>) =
         ctx.rules.metrics.iter().partition(|rule| matches!(rule.kind, MetricKind::Template(..)));
+    let (mut mixed, mut missing) = (None, Vec::new());
     for rule in plain.into_iter().chain(templates) {
-        if let Some(plan) = window_of_two_versions(ctx, rule) {
-            return Ok(Judged::Early(Turn::Calm(plan)));
+        if let Some(clean_at) = clean_at(ctx, rule) {
+            mixed.get_or_insert((rule, clean_at));
+            continue;
         }
-        let asked = Asked {
-            names: &ctx.view.names,
-            canary: ctx.view.obj.name(),
-            source: ctx.rules.source,
-            server: ctx.view.canary.spec.metrics_server.as_deref().filter(|url| !url.is_empty()),
-            template: template(ctx, rule),
-        };
-        let checked = asked
-            .judge(rule, |query| ctx.view.answers.get(query).cloned())
-            .map_err(|unanswered| Need::Answer(unanswered.0))?;
-        match checked {
+        match check(ctx, rule)? {
             Checked::Passed => {}
             Checked::Failed { event, check } => {
                 let event = halt(ctx, event).event;
-                let data_missing_since = None;
-                return Ok(Judged::Failed(Failure { event, check, data_missing_since }));
+                return Ok(Judged::Failed(Failure { event, check, data_missing_since: None }));
             }
-            Checked::NoData(problem) => return Ok(without_data(ctx, rule, &problem)),
+            Checked::NoData(problem) => missing.push((rule, problem)),
         }
     }
-    Ok(Judged::Passed)
+    if let Some((rule, clean_at)) = mixed {
+        return Ok(with_two_versions(ctx, rule, clean_at));
+    }
+    let mut judged = Judged::Passed;
+    for (rule, problem) in &missing {
+        match (without_data(ctx, rule, problem), &judged) {
+            (failed @ Judged::Failed(_), _) => return Ok(failed),
+            (waits, Judged::Passed) => judged = waits,
+            _ => {}
+        }
+    }
+    Ok(judged)
+}
+
+fn check(ctx: &Context<'_>, rule: &MetricRule) -> Result<Checked, Need> {
+    let asked = Asked {
+        names: &ctx.view.names,
+        canary: ctx.view.obj.name(),
+        source: ctx.rules.source,
+        server: ctx.view.canary.spec.metrics_server.as_deref().filter(|url| !url.is_empty()),
+        template: template(ctx, rule),
+    };
+    asked
+        .judge(rule, |query| ctx.view.answers.get(query).cloned())
+        .map_err(|unanswered| Need::Answer(unanswered.0))
 }
 
 /// A metric's window is as long as the metric says, however short the steps are: it may reach
 /// back over earlier weights, whose requests the same version answered. It must not reach back
-/// to the version before, which had the same name.
-fn window_of_two_versions(ctx: &Context<'_>, rule: &MetricRule) -> Option<Plan> {
+/// to the version before, which had the same name. The moment until which it does; `None` when that
+/// has passed.
+fn clean_at(ctx: &Context<'_>, rule: &MetricRule) -> Option<Timestamp> {
     let since = [ctx.run.clean_since, ctx.run.confirmed_at, ctx.run.ticked_at];
     let since = since.into_iter().flatten().next()?;
-    let clean_at = later(since, rule.window);
-    let left = Some(elapsed(ctx.view.now, clean_at)).filter(|left| !left.is_zero())?;
+    Some(later(since, rule.window)).filter(|clean_at| *clean_at > ctx.view.now)
+}
+
+/// The wait until a metric's window holds one version only. Others are looked at meanwhile; that
+/// they have no data does not count yet, for a load test may be over before that.
+fn with_two_versions(ctx: &Context<'_>, rule: &MetricRule, clean_at: Timestamp) -> Judged {
     let mut draft = ctx.draft();
+    draft.run.data_missing_since = None;
     draft.waiting(format!(
         "Waiting until {clean_at:.0}: the last {} of metric {} still holds requests to another \
          version",
         format_duration(rule.window),
         rule.name
     ));
-    draft.wake(left);
-    Some(draft.done(reasons::DATA_PENDING))
+    draft.wake(elapsed(ctx.view.now, clean_at).min(ctx.rules.interval));
+    Judged::Early(draft.done(reasons::DATA_PENDING), News::No)
 }
 
 /// No data says nothing about the version: it is waited for, but not for ever.
@@ -297,7 +330,9 @@ fn without_data(ctx: &Context<'_>, rule: &MetricRule, problem: &str) -> Judged {
             rule.name
         ));
         draft.wake(left.min(DATA_WAIT));
-        return Judged::Early(Turn::Calm(draft.done(reasons::DATA_PENDING)));
+        // The time counts from when it is written down: no repair must hold that up.
+        let news = if ctx.run.data_missing_since.is_none() { News::Yes } else { News::No };
+        return Judged::Early(draft.done(reasons::DATA_PENDING), news);
     }
     let event = format!(
         "Halt advancement no values found for metric {} probably {} is not receiving traffic: \
@@ -318,6 +353,13 @@ fn template<'a>(ctx: &Context<'a>, rule: &MetricRule) -> Option<&'a MetricTempla
 fn halt(ctx: &Context<'_>, check: String) -> Failure {
     let event = format!("Halt {} advancement {check}", ctx.view.names.full());
     Failure { event, check, data_missing_since: None }
+}
+
+/// The plan that counts a failed check.
+fn failed(ctx: &Context<'_>, failure: Failure) -> Plan {
+    let mut draft = ctx.draft();
+    count_failure(ctx, &mut draft, failure);
+    draft.done(reasons::CHECK_FAILED)
 }
 
 /// One more failed check; at the threshold the version is rolled back.

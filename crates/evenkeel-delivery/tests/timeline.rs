@@ -19,6 +19,8 @@ mod metrics;
 mod objects;
 #[path = "cases/repairs.rs"]
 mod repairs;
+#[path = "cases/stopped.rs"]
+mod stopped;
 mod world;
 
 use std::{fmt::Write as _, time::Duration};
@@ -274,7 +276,11 @@ fn windows_lie_after_the_gateways_confirmation() {
     assert_eq!((world.weight(), world.queries.lock().unwrap().len()), (Some(10), 0));
     world.run_for(Duration::from_secs(2));
     assert_eq!(world.weight(), Some(20));
+    // Once before the webhook is asked, and once with its answer.
     assert_snapshot!(world.queries.lock().unwrap().join("\n"), @r#"
+    sum(rate(istio_requests_total{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service"}[1m]))
+    sum(rate(istio_requests_total{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service",response_code=~"5.*"}[1m]))
+    histogram_quantile(0.99, sum by (le) (rate(istio_request_duration_milliseconds_bucket{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service"}[1m])))
     sum(rate(istio_requests_total{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service"}[1m]))
     sum(rate(istio_requests_total{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service",response_code=~"5.*"}[1m]))
     histogram_quantile(0.99, sum by (le) (rate(istio_request_duration_milliseconds_bucket{reporter="destination",destination_workload_namespace="shop",destination_workload=~"api-service"}[1m])))

@@ -263,6 +263,7 @@ mod tests {
             body: BTreeMap::new(),
             timeout,
             retries,
+            way_back: false,
         };
         let error = || HookError { url: "http://gate/".to_owned(), problem: "refused".to_owned() };
         let usual = Limits::of(&call(Duration::from_mins(5), 3));

@@ -247,6 +247,7 @@ fn an_effect_on_nothing_is_refused_before_the_door() {
             body: std::collections::BTreeMap::new(),
             timeout: Duration::from_secs(1),
             retries: 0,
+            way_back: false,
         };
         Plan::act("Calling", vec![hook.into()])
     };

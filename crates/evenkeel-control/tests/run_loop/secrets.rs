@@ -63,6 +63,7 @@ fn hook() -> HookCall {
         body: BTreeMap::from([("key".to_owned(), json!(MARKER))]),
         timeout: Duration::from_secs(1),
         retries: 0,
+        way_back: false,
     }
 }
 

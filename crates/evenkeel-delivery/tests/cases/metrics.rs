@@ -112,6 +112,39 @@ fn a_version_that_follows_another_in_the_middle_of_its_run_is_judged_alone() {
     world.run_until(&["Succeeded"]);
 }
 
+#[test]
+fn a_metric_over_a_long_window_hides_no_other_one_that_fails() {
+    let metrics = json!([
+        {"name": "slow", "query": "slow", "interval": "30m", "thresholdRange": {"min": 1}},
+        {"name": "request-success-rate", "interval": "1m", "thresholdRange": {"min": 99}}]);
+    let mut canary = quick();
+    canary["spec"]["analysis"]["metrics"] = metrics;
+    let mut world = initialized(canary);
+    world.release("2");
+    world.run_for(minutes(3));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(10)));
+    world.traffic.lock().unwrap().error_ratio = Some(0.5);
+    world.run_for(minutes(1));
+    assert_eq!(world.phase(), "Failed", "{}", world.timeline());
+}
+
+#[test]
+fn data_that_are_missing_while_another_metric_waits_are_no_failed_check() {
+    let metrics = json!([
+        {"name": "slow", "query": "slow", "interval": "10m", "thresholdRange": {"min": 1}},
+        {"name": "request-success-rate", "interval": "1m", "thresholdRange": {"min": 99}}]);
+    let mut canary = quick();
+    canary["spec"]["analysis"]["metrics"] = metrics;
+    let mut world = initialized(canary);
+    world.traffic.lock().unwrap().error_ratio = None;
+    world.release("2");
+    world.run_for(minutes(9));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(10)));
+    world.traffic.lock().unwrap().error_ratio = Some(0.0);
+    world.run_until(&["Succeeded"]);
+    assert_eq!(world.canary().json()["status"]["failedChecks"], 0);
+}
+
 fn template(provider: &Value) -> Value {
     json!({"apiVersion": "flagger.app/v1beta1", "kind": "MetricTemplate",
         "metadata": {"name": "errors", "namespace": NS},

@@ -124,14 +124,31 @@ impl Replies for Called {
     }
 }
 
-/// Holds what brings more traffic to a canary while the budget is burning.
-struct Budget(Arc<Mutex<bool>>);
+/// What the door holds.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Rule {
+    #[default]
+    Nothing,
+    /// What brings more traffic to a canary, as a budget that is burning.
+    Budget,
+    /// What makes things riskier.
+    Freeze,
+    /// All but what makes things safer.
+    Stop,
+}
 
-impl Door for Budget {
+struct Gate(Arc<Mutex<Rule>>);
+
+impl Door for Gate {
     fn ask<'a>(&'a self, petition: &'a Petition<'a>) -> BoxFuture<'a, Verdict> {
-        let more = matches!(petition.action, Action::SetWeights { .. })
-            && petition.direction == Direction::Riskier;
-        let verdict = if *self.0.lock().unwrap() && more {
+        let riskier = petition.direction == Direction::Riskier;
+        let held = match *self.0.lock().unwrap() {
+            Rule::Nothing => false,
+            Rule::Budget => riskier && matches!(petition.action, Action::SetWeights { .. }),
+            Rule::Freeze => riskier,
+            Rule::Stop => petition.direction != Direction::Safer,
+        };
+        let verdict = if held {
             Verdict::Hold { until: None, objections: Vec::new() }
         } else {
             Verdict::Allow(AuditId(String::new()))
@@ -144,11 +161,15 @@ impl Door for Budget {
 }
 
 /// Accepts notifications, unless there is a problem.
-struct Mailbox(Arc<Mutex<Option<String>>>);
+struct Mailbox {
+    problem: Arc<Mutex<Option<String>>>,
+    mail: Arc<Mutex<Vec<String>>>,
+}
 
 impl Notifier for Mailbox {
-    fn deliver(&self, _: Notification) -> BoxFuture<'static, Result<(), String>> {
-        let problem = self.0.lock().unwrap().clone();
+    fn deliver(&self, note: Notification) -> BoxFuture<'static, Result<(), String>> {
+        self.mail.lock().unwrap().push(format!("{} {}", note.severity, note.message));
+        let problem = self.problem.lock().unwrap().clone();
         async { problem.map_or(Ok(()), Err) }.boxed()
     }
 }
@@ -161,7 +182,9 @@ pub(crate) struct World {
     pub(crate) calls: Arc<Mutex<Vec<HookCall>>>,
     /// Why notifications are not accepted.
     pub(crate) mail_problem: Arc<Mutex<Option<String>>>,
-    burning: Arc<Mutex<bool>>,
+    /// Notifications, as `severity message`.
+    pub(crate) mail: Arc<Mutex<Vec<String>>>,
+    rule: Arc<Mutex<Rule>>,
     /// Deployments whose pods do not become ready.
     pub(crate) broken: BTreeSet<String>,
     /// Deployments of which one pod does not become ready.
@@ -198,7 +221,8 @@ impl World {
             answers: Arc::default(),
             calls: Arc::default(),
             mail_problem: Arc::default(),
-            burning: Arc::default(),
+            mail: Arc::default(),
+            rule: Arc::default(),
             broken: BTreeSet::new(),
             limping: BTreeSet::new(),
             confirming: true,
@@ -222,7 +246,22 @@ impl World {
 
     /// Lets nothing through that brings more traffic to a canary, as a budget that is burning.
     pub(crate) fn burn(&mut self) {
-        *self.burning.lock().unwrap() = true;
+        *self.rule.lock().unwrap() = Rule::Budget;
+    }
+
+    /// Lets nothing through that makes things riskier.
+    pub(crate) fn freeze(&mut self) {
+        *self.rule.lock().unwrap() = Rule::Freeze;
+    }
+
+    /// Lets nothing through but what makes things safer, as a full disk or a person.
+    pub(crate) fn stop(&mut self) {
+        *self.rule.lock().unwrap() = Rule::Stop;
+    }
+
+    /// Lets everything through again.
+    pub(crate) fn resume(&mut self) {
+        *self.rule.lock().unwrap() = Rule::Nothing;
     }
 
     /// Starts the controller, as a new process.
@@ -242,8 +281,11 @@ impl World {
                 time: self.time.clone(),
             }));
         let host = host
-            .with_notifier(Arc::new(Mailbox(self.mail_problem.clone())))
-            .with_door(Arc::new(Budget(self.burning.clone())));
+            .with_notifier(Arc::new(Mailbox {
+                problem: self.mail_problem.clone(),
+                mail: self.mail.clone(),
+            }))
+            .with_door(Arc::new(Gate(self.rule.clone())));
         let run = install(RunLoop::new(host), self.settings.clone());
         self.pool.spawner().spawn_local(run.run()).unwrap();
     }

@@ -50,6 +50,7 @@ fn call(url: &str) -> HookCall {
         body: BTreeMap::new(),
         timeout: Duration::from_millis(100),
         retries: 0,
+        way_back: false,
     }
 }
 
