@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! less for a canary                                  safer
+//! anything but weights, labels and annotations       riskier
 //! more for a canary                                  riskier, except
 //!   its Canary is being deleted (traffic goes back)  safer
 //!   nothing else is ready and the canary is          safer
@@ -10,11 +11,12 @@
 
 use std::cmp::Ordering;
 
-use evenkeel_api::Obj;
-use evenkeel_control::{BoxFuture, Change, Direction, Judge, Read, StoreError};
+use evenkeel_api::{Obj, httproute::HttpRoute};
+use evenkeel_control::{BoxFuture, Change, Direction, Judge, Read, StoreError, workload};
+use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
-use crate::endpoints;
+use crate::{endpoints, route, services::Names, view};
 
 /// Judges changes of `HTTPRoute`s.
 pub(crate) struct RouteJudge;
@@ -28,6 +30,9 @@ impl Judge for RouteJudge {
                 return if given_back { Direction::Safer } else { Direction::Riskier };
             };
             let Some(before) = change.before else { return Direction::Neutral };
+            if served(before.json()) != served(after) {
+                return Direction::Riskier;
+            }
             let (now, then) = (canary_share(before.json()), canary_share(after));
             match then.cmp(&now) {
                 Ordering::Less => Direction::Safer,
@@ -42,16 +47,71 @@ impl Judge for RouteJudge {
     }
 }
 
-/// Judges changes of Services: another selector sends users elsewhere.
+/// Judges changes of Deployments: as those of any workload, but a version that was given up goes
+/// when no request reaches it, or a rollback would end only with the freeze.
+pub(crate) struct DeploymentJudge;
+
+impl Judge for DeploymentJudge {
+    fn direction<'a>(&'a self, change: Change<'a>, read: &'a dyn Read) -> BoxFuture<'a, Direction> {
+        Box::pin(async move {
+            match workload(change) {
+                Direction::Riskier if is_given_up(change, read).await => Direction::Safer,
+                direction => direction,
+            }
+        })
+    }
+}
+
+/// Whether this is the scale-down of the target of a Canary that is being rolled back, and whose
+/// route sends it nothing.
+async fn is_given_up(change: Change<'_>, read: &dyn Read) -> bool {
+    let (Some(before), Some(after)) = (change.before, change.after) else { return false };
+    let spec = |deployment: &Value| {
+        let mut spec = deployment.get("spec").cloned().unwrap_or_default();
+        let replicas = spec.as_object_mut().and_then(|spec| spec.remove("replicas"));
+        (spec, replicas.and_then(|replicas| replicas.as_i64()))
+    };
+    let ((had, _), (gets, replicas)) = (spec(before.json()), spec(after));
+    if had != gets || replicas != Some(0) {
+        return false;
+    }
+    let Ok(Some(owner)) = read.get(change.owner).await else { return false };
+    let canary = view::lenient(&owner);
+    let names = Names::from_spec(&canary.spec, owner.namespace());
+    let run = canary.status.as_ref().and_then(|status| status.evenkeel.as_ref());
+    let decided = run.is_some_and(|run| run.rollback.is_some());
+    if !decided || *change.key != owner.key().sibling::<Deployment>(&names.target) {
+        return false;
+    }
+    let route = read.get(&owner.key().sibling::<HttpRoute>(&names.apex)).await;
+    let pct = |route: &Obj| route::canary_pct(route, &names.primary, &names.canary);
+    route.is_ok_and(|route| route.is_some_and(|route| pct(&route) == 0))
+}
+
+/// Judges changes of Services: another selector sends users elsewhere, a port that is gone nowhere.
 pub(crate) fn service(change: Change<'_>) -> Direction {
     let Some(before) = change.before else { return Direction::Neutral };
     let Some(after) = change.after else { return Direction::Riskier };
-    let selector = "/spec/selector";
-    if before.json().pointer(selector) == after.pointer(selector) {
-        Direction::Neutral
-    } else {
-        Direction::Riskier
+    if served(before.json()) == served(after) { Direction::Neutral } else { Direction::Riskier }
+}
+
+/// What of an object decides whether users are served and by whom, but for the shares of a route's
+/// backends.
+fn served(obj: &Value) -> Value {
+    let mut obj = obj.clone();
+    if let Some(fields) = obj.as_object_mut() {
+        fields.remove("status");
     }
+    if let Some(metadata) = obj.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|name, _| !["labels", "annotations"].contains(&name.as_str()));
+    }
+    let rules = obj.pointer_mut("/spec/rules").and_then(Value::as_array_mut);
+    let backends =
+        rules.into_iter().flatten().filter_map(|r| r.get_mut("backendRefs")?.as_array_mut());
+    for backend in backends.flatten().filter_map(Value::as_object_mut) {
+        backend.remove("weight");
+    }
+    obj
 }
 
 /// Judges changes of configs: a new one is not read by any pod yet.
@@ -115,9 +175,10 @@ async fn ready_behind(
 mod tests {
     use std::sync::Arc;
 
-    use evenkeel_api::{Key, canary::Canary, httproute::HttpRoute};
+    use evenkeel_api::{Key, canary::Canary};
     use evenkeel_control::{ListQuery, Listed, Watch};
     use futures::{FutureExt as _, StreamExt as _, executor::block_on};
+    use k8s_openapi::api::core::v1::Service;
     use serde_json::json;
 
     use super::*;
@@ -179,6 +240,56 @@ mod tests {
         assert_eq!(judged(20, 10, &cluster), Direction::Safer);
         assert_eq!(judged(0, 0, &cluster), Direction::Safer);
         assert_eq!(judged(20, 20, &cluster), Direction::Neutral);
+    }
+
+    /// How a change of one field of a route at 10 % is judged, if its canary has this share then.
+    fn changed(path: &str, value: Value, to: i32) -> Direction {
+        let cluster = Cluster { ready: vec![("api-primary", 2)], deleting: false };
+        let (key, owner) = (Key::of::<HttpRoute>("shop", "api"), Key::of::<Canary>("shop", "api"));
+        let body = |pct| {
+            let mut body = route(pct);
+            body["metadata"]["labels"] = json!({"a": "b"});
+            body["spec"]["hostnames"] = json!(["a.example", "b.example"]);
+            body["spec"]["parentRefs"] = json!([{"name": "one"}]);
+            body
+        };
+        let (before, mut after) = (Obj::from_json(body(10)).unwrap(), body(to));
+        *after.pointer_mut(path).unwrap() = value;
+        let change =
+            Change { key: &key, before: Some(&before), after: Some(&after), owner: &owner };
+        block_on(RouteJudge.direction(change, &cluster))
+    }
+
+    #[test]
+    fn whatever_else_of_a_route_serves_users_is_riskier() {
+        for (path, value) in [
+            ("/spec/hostnames", json!(["a.example"])),
+            ("/spec/parentRefs", json!([])),
+            ("/spec/rules/0/backendRefs/0/name", json!("other")),
+        ] {
+            for to in [0, 10] {
+                assert_eq!(changed(path, value.clone(), to), Direction::Riskier, "{path} {to}");
+            }
+        }
+        assert_eq!(changed("/metadata/labels", json!({"a": "c"}), 10), Direction::Neutral);
+        assert_eq!(changed("/metadata/labels", json!({"a": "c"}), 5), Direction::Safer);
+    }
+
+    #[test]
+    fn whatever_of_a_service_serves_users_is_riskier() {
+        let key = Key::of::<Service>("shop", "api");
+        let before = json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "api", "namespace": "shop", "annotations": {"a": "b"}},
+            "spec": {"selector": {"app": "api"}, "ports": [{"port": 80}, {"port": 81}]}});
+        let judged = |path: &str, value: Value| {
+            let mut after = before.clone();
+            *after.pointer_mut(path).unwrap() = value;
+            let before = Obj::from_json(before.clone()).unwrap();
+            service(Change { key: &key, before: Some(&before), after: Some(&after), owner: &key })
+        };
+        assert_eq!(judged("/spec/ports", json!([{"port": 80}])), Direction::Riskier);
+        assert_eq!(judged("/spec/selector", json!({"app": "other"})), Direction::Riskier);
+        assert_eq!(judged("/metadata/annotations", json!({"a": "c"})), Direction::Neutral);
     }
 
     #[test]

@@ -63,7 +63,7 @@ use std::{fmt, sync::Arc};
 use evenkeel_api::{GroupKind, Key, canary::Canary, httproute::HttpRoute};
 use evenkeel_control::{
     Controller, Interest, Judged, ListQuery, Metrics, ObserveError, Plan, Ports, RunLoop, Wakes,
-    bookkeeping, workload as workload_changes,
+    bookkeeping, redact,
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -127,7 +127,7 @@ pub struct CanaryController {
 pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
     run.with(CanaryController { settings }).map_host(|host| {
         host.with_judge(GroupKind::of::<HttpRoute>(), judge::RouteJudge)
-            .with_judge(GroupKind::of::<Deployment>(), Judged(workload_changes))
+            .with_judge(GroupKind::of::<Deployment>(), judge::DeploymentJudge)
             .with_judge(GroupKind::of::<Service>(), Judged(judge::service))
             .with_judge(GroupKind::of::<ConfigMap>(), Judged(judge::config))
             .with_judge(GroupKind::of::<Secret>(), Judged(judge::config))

@@ -31,6 +31,10 @@ pub(crate) fn roll_back(view: &CanaryView, mut draft: Draft<'_>) -> Turn {
         }
         draft.act(view.set_weight(0));
         if view.settings.confirm {
+            // People hear of it now: what is left to do may be held, or take long.
+            let cause = &rollback.cause;
+            let message = format!("Rolling back {full}, its traffic goes to the primary: {cause}");
+            draft.alert(Severity::Error, &message);
             draft.weight(0).wake(view.rules.interval);
             return Turn::Now(draft.done(reasons::ROLLING_BACK));
         }
@@ -58,19 +62,24 @@ pub(crate) fn roll_back(view: &CanaryView, mut draft: Draft<'_>) -> Turn {
         format_duration(took),
         rollback.cause
     );
-    draft.alert(Severity::Error, &message).warning(message);
+    let told = view.run.alerted_at.is_some_and(|at| at >= rollback.since);
+    let severity = if told { Severity::Info } else { Severity::Error };
+    draft.alert(severity, &message).warning(message);
     Turn::Now(draft.done(reasons::ROLLED_BACK))
 }
 
 /// No replica of the primary is available to take the canary's traffic back.
 pub(crate) fn hold_until_primary_serves(view: &CanaryView, mut draft: Draft<'_>) -> Plan {
-    draft.stalled(format!(
+    let message = format!(
         "{} cannot be taken out of traffic: no replica of {} is available; the weights stay as \
          they are until one is",
         view.names.full(),
         view.names.target_primary
-    ));
-    draft.wake(view.rules.interval);
+    );
+    if view.run.note.as_ref() != Some(&message) {
+        draft.alert(Severity::Error, &message);
+    }
+    draft.stalled(message).wake(view.rules.interval);
     draft.done(reasons::PRIMARY_UNREADY)
 }
 

@@ -195,6 +195,11 @@ impl CanaryView {
     }
 }
 
+/// A Canary, as far as it can be read.
+pub(crate) fn lenient(obj: &Obj) -> Arc<Canary> {
+    obj.get::<Canary>().unwrap_or_else(|_| Arc::new(skeleton(obj)))
+}
+
 /// What is known of a Canary that does not fit its type.
 fn skeleton(obj: &Obj) -> Canary {
     let text = |path: &str| obj.json().pointer(path).and_then(Value::as_str).map(str::to_owned);

@@ -64,3 +64,48 @@ fn a_person_can_roll_back_by_webhook_while_all_else_is_stopped() {
     world.run_for(minutes(2));
     assert_eq!(world.weight(), Some(0), "{}", world.timeline());
 }
+
+fn alerts() -> Value {
+    let alert = json!({"name": "chat", "severity": "error", "providerRef": {"name": "chat"}});
+    json!({"analysis": {"alerts": [alert]}})
+}
+
+#[test]
+fn a_rollback_pages_and_ends_while_all_else_is_stopped() {
+    for stop in [World::freeze, World::stop] {
+        let mut world = at_twenty(&alerts());
+        stop(&mut world);
+        world.traffic.lock().unwrap().error_ratio = Some(0.5);
+        world.run_for(minutes(3));
+        let at = world.timeline();
+        assert_eq!(
+            (world.phase().as_str(), world.replicas("api-service")),
+            ("Failed", Some(0)),
+            "{at}"
+        );
+        let expected = "error Rolling back api-service.shop, its traffic goes to the primary: \
+                        failed checks threshold reached 2: request-success-rate 50.00% < 99%";
+        assert_eq!(*world.mail.lock().unwrap(), [expected]);
+    }
+}
+
+#[test]
+fn a_rollback_pages_although_the_gateway_never_confirms_it() {
+    let mut world = at_twenty(&alerts());
+    world.confirming = false;
+    world.run_for(minutes(4));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(0)));
+    assert_eq!(world.mail.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_target_that_is_scaled_down_otherwise_waits_for_the_freeze_to_end() {
+    let mut world = initialized(article());
+    world.release("2");
+    world.run_until(&["Finalising"]);
+    world.freeze();
+    world.run_for(minutes(5));
+    assert_eq!(world.phase(), "Finalising");
+    world.resume();
+    world.run_until(&["Succeeded"]);
+}
