@@ -5,7 +5,7 @@ use evenkeel_api::{
     canary::{CanaryStatus, PendingEvent, Phase, RollbackStatus, RunStatus},
     json, set_condition,
 };
-use evenkeel_control::{Action, EventNote, EventType, Notification, Plan};
+use evenkeel_control::{Action, EventNote, EventType, Notification, Plan, redact};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
@@ -191,6 +191,7 @@ impl<'a> Draft<'a> {
 
     /// An event, for event webhooks too.
     fn publish(&mut self, kind: EventType, message: String) -> &mut Self {
+        let message = redact::text(&message);
         let spec = &self.view.canary.spec;
         if spec.analysis.webhooks.iter().any(|hook| hook.kind.as_deref() == Some("event")) {
             if self.run.pending_events.len() == PENDING_EVENTS_MAX {
@@ -211,6 +212,7 @@ impl<'a> Draft<'a> {
     /// An ordinary wait, reported once for as long as it stays the same. It needs no action, so it
     /// is a Normal event and is not sent to event webhooks.
     pub(crate) fn waiting(&mut self, message: String) -> &mut Self {
+        let message = redact::text(&message);
         if self.run.note.as_ref() != Some(&message) {
             self.record(EventType::Normal, message.clone());
             self.run.note = Some(message);
@@ -220,6 +222,7 @@ impl<'a> Draft<'a> {
 
     /// A wait that a person should look into, reported once for as long as it stays the same.
     pub(crate) fn stalled(&mut self, message: String) -> &mut Self {
+        let message = redact::text(&message);
         if self.run.note.as_ref() != Some(&message) {
             self.warning(message.clone());
             self.run.note = Some(message);
@@ -229,6 +232,8 @@ impl<'a> Draft<'a> {
 
     /// Alerts the people that the Canary's alerts name.
     pub(crate) fn alert(&mut self, severity: Severity, message: &str) -> &mut Self {
+        let message = redact::text(message);
+        let message = message.as_str();
         for alert in &self.view.canary.spec.analysis.alerts {
             if Severity::parse(alert.severity.as_deref()) <= severity {
                 self.run.alerted_at = Some(self.view.now);
@@ -288,6 +293,7 @@ impl<'a> Draft<'a> {
     /// Takes the new version out of traffic from the next plan on. The decision is written down
     /// first, so that a crash cannot forget it.
     pub(crate) fn roll_back(&mut self, cause: String) -> &mut Self {
+        let cause = redact::text(&cause);
         self.warning(format!("Rolling back {} {cause}", self.view.names.full()));
         self.run.rollback = Some(RollbackStatus { cause, since: self.view.now });
         self.wake(Duration::ZERO)
@@ -336,7 +342,7 @@ impl<'a> Draft<'a> {
                 Trouble::Unknown => {}
                 Trouble::None => conditions.retain(|condition| condition.type_ != kind),
                 Trouble::Some { reason, message } => {
-                    let status = "False";
+                    let (status, message) = ("False", &redact::text(message));
                     let update =
                         ConditionUpdate { kind, status, reason, message, observed_generation };
                     set_condition(conditions, &update, now);
@@ -344,6 +350,7 @@ impl<'a> Draft<'a> {
             }
         }
         let Some((status, message)) = self.meaning() else { return };
+        let message = redact::text(&message);
         let update = ConditionUpdate {
             kind: PROMOTED,
             status,

@@ -103,7 +103,10 @@ impl Settings {
                     .to_owned(),
             );
         };
-        servers.at(address).map_err(|problem| format!("{address:?} cannot be asked: {problem}"))
+        servers.at(address).map_err(|problem| {
+            let (address, problem) = (redact::url(address), redact::text(&problem));
+            format!("{address:?} cannot be asked: {problem}")
+        })
     }
 }
 

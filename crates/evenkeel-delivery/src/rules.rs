@@ -6,6 +6,7 @@ use evenkeel_api::canary::{
     Canary, CanaryAnalysis, CanaryMetric, CanaryWebhook, TemplateRef, ThresholdRange,
 };
 use evenkeel_base::parse_duration;
+use evenkeel_control::redact;
 use serde_json::Value;
 
 /// Flagger's lower bound of the interval: shorter ones measure noise.
@@ -271,7 +272,7 @@ impl HookRule {
             return Err(SpecError { field: field("type"), problem });
         };
         if !hook.url.starts_with("http://") && !hook.url.starts_with("https://") {
-            let problem = format!("{:?} is not an http:// or https:// URL", hook.url);
+            let problem = format!("{:?} is not an http:// or https:// URL", redact::url(&hook.url));
             return Err(SpecError { field: field("url"), problem });
         }
         Ok(Self {

@@ -224,3 +224,32 @@ fn a_canary_that_names_another_server_is_judged_by_that_one() {
     world.run_for(minutes(1));
     assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.metricsServer: "http://moon:9090" cannot be asked: it is on the moon"#);
 }
+
+#[test]
+fn what_gives_access_to_a_metrics_server_is_said_nowhere() {
+    let traffic = Traffic { error_ratio: None, p99_ms: 0.0 };
+    let other = Asked { traffic: Arc::new(Mutex::new(traffic)), queries: Arc::default() };
+    let servers: Arc<dyn MetricServers> = Arc::new(Others(other));
+    let settings = Settings { metric_servers: Some(servers), ..Settings::default() };
+    let address = "http://u:pl4nted@moon:9090/?token=pl4nted";
+    let pager = json!([{"name": "pager", "type": "event", "url": "http://pager/"}]);
+    let bad_hook = json!([{"name": "bad", "url": "ftp://u:pl4nted@moon/"}]);
+    for patch in [
+        json!({"metricsServer": address, "analysis": {"webhooks": pager}}),
+        json!({"analysis": {"webhooks": pager}}),
+        json!({"analysis": {"webhooks": bad_hook}}),
+    ] {
+        let mut canary = with_template();
+        merge(&mut canary, &json!({"spec": patch}));
+        let mut world = World::new(canary, settings.clone());
+        let named = json!({"type": "prometheus", "address": address});
+        world.store.create_now(template(&named));
+        world.run_for(minutes(2));
+        assert!(world.condition("Accepted").starts_with("False InvalidSpec"), "{patch}");
+        let status = world.canary().json()["status"].to_string();
+        let bodies: Vec<_> = world.calls.lock().unwrap().iter().map(|c| json!(c.body)).collect();
+        for said in [status, world.events(), json!(bodies).to_string()] {
+            assert!(!said.contains("pl4nted"), "{said}");
+        }
+    }
+}
