@@ -145,7 +145,7 @@ impl Effector for Webhooks {
 
     fn deadline(&self, call: &EffectCall) -> Duration {
         let Ok(call) = arguments::<HookCall>(call) else { return SLACK };
-        call.timeout.saturating_mul(call.retries.saturating_add(1)).saturating_add(SLACK)
+        self.0.longest(&call).saturating_add(SLACK)
     }
 }
 

@@ -143,6 +143,11 @@ pub trait Replies: Send + Sync {
 pub trait Hooks: Replies {
     /// Makes the call (with its retries) and keeps the reply under its id.
     fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Result<HookReply, HookError>>;
+
+    /// The longest that a call takes, with all its attempts and the pauses between them.
+    fn longest(&self, call: &HookCall) -> Duration {
+        call.timeout.saturating_mul(call.retries.saturating_add(1))
+    }
 }
 
 /// Delivers notifications. Only [`crate::Notices`], an effector, is handed this.

@@ -34,10 +34,13 @@ const BODY_MAX: usize = 4096;
 const TIMEOUT_MAX: Duration = Duration::from_mins(10);
 /// Attempts after the first: with the pauses between them, they outlast a restart of the receiver.
 const RETRIES_MAX: u32 = 10;
-/// Longest time for one call with all its attempts: the controller waits for it.
-const CALL_MAX: Duration = Duration::from_mins(15);
-/// First pause between two attempts; it doubles up to eight seconds.
+/// Longest time for one call with all its attempts: the controller waits for it, but for no effect
+/// longer than 15 minutes.
+const CALL_MAX: Duration = Duration::from_mins(14);
+/// First pause between two attempts; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// Host name under which Flagger's manifests expect the load tester.
 const LOAD_TESTER: &str = "flagger-loadtester";
 
@@ -73,6 +76,9 @@ impl HttpHooks {
     /// All attempts of a call, within its limits.
     async fn attempts(&self, call: &HookCall) -> Reply {
         let limits = Limits::of(call);
+        if !limits.cut.is_empty() {
+            tracing::warn!(object = call.owner, "webhook: {}", limits.cut);
+        }
         let end = Instant::now() + CALL_MAX;
         let mut pause = PAUSE;
         let mut attempt = 0;
@@ -85,7 +91,7 @@ impl HttpHooks {
             }
             tokio::time::sleep(pause).await;
             attempt += 1;
-            pause = (pause * 2).min(PAUSE * 16);
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -140,10 +146,34 @@ impl HttpHooks {
 impl Hooks for HttpHooks {
     fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Reply> {
         Box::pin(async move {
+            let mut under_way = UnderWay { hooks: self, call, reply: None };
             let reply = self.attempts(call).await;
-            self.keep(&call.id, reply.clone());
+            under_way.reply = Some(reply.clone());
             reply
         })
+    }
+
+    fn longest(&self, call: &HookCall) -> Duration {
+        Limits::of(call).longest()
+    }
+}
+
+/// A call that keeps its reply when it is dropped: without any, a failure, or it would be made for
+/// ever.
+struct UnderWay<'a> {
+    hooks: &'a HttpHooks,
+    call: &'a HookCall,
+    reply: Option<Reply>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let given_up = || {
+            let problem = "given up before it had answered".to_owned();
+            Err(HookError { url: self.call.url.clone(), problem })
+        };
+        let reply = self.reply.take().unwrap_or_else(given_up);
+        self.hooks.keep(&self.call.id, reply);
     }
 }
 
@@ -189,15 +219,20 @@ impl Limits {
         if call.retries > RETRIES_MAX {
             cut.push(format!("its {} retries are cut to {RETRIES_MAX}", call.retries));
         }
-        let limits = Self {
+        Self {
             timeout: call.timeout.min(TIMEOUT_MAX),
             retries: call.retries.min(RETRIES_MAX),
             cut: cut.join(", "),
-        };
-        if !limits.cut.is_empty() {
-            tracing::warn!(object = call.owner, "webhook: {}", limits.cut);
         }
-        limits
+    }
+
+    /// All attempts at their longest, and the pauses between them.
+    fn longest(&self) -> Duration {
+        let pauses = std::iter::successors(Some(PAUSE), |pause| Some((*pause * 2).min(PAUSE_MAX)));
+        let retries = usize::try_from(self.retries).unwrap_or(usize::MAX);
+        let pauses = pauses.take(retries).sum::<Duration>();
+        let attempts = self.timeout.saturating_mul(self.retries.saturating_add(1));
+        attempts.saturating_add(pauses).min(CALL_MAX)
     }
 
     fn explain(&self, mut error: HookError) -> HookError {
@@ -266,6 +301,11 @@ mod tests {
             way_back: false,
         };
         let error = || HookError { url: "http://gate/".to_owned(), problem: "refused".to_owned() };
+        let longest = |seconds, retries| {
+            Limits::of(&call(Duration::from_secs(seconds), retries)).longest().as_secs_f64()
+        };
+        assert_eq!((longest(1, 0), longest(1, 7), longest(1, 10)), (1.0, 39.5, 66.5));
+        assert_eq!(longest(86_400, u32::MAX), 840.0);
         let usual = Limits::of(&call(Duration::from_mins(5), 3));
         assert_eq!((usual.timeout, usual.retries), (Duration::from_mins(5), 3));
         assert_eq!(usual.explain(error()).problem, "refused");

@@ -15,7 +15,10 @@ use evenkeel_control::{
     Watch,
 };
 use evenkeel_live::HttpHooks;
-use futures::StreamExt as _;
+use futures::{
+    StreamExt as _,
+    future::{Either, select},
+};
 use serde_json::json;
 
 use crate::support::{Reply, Server, soon};
@@ -75,6 +78,21 @@ async fn a_silent_receiver_is_asked_as_often_as_the_manifest_says() {
     assert_eq!(server.requests(|_| true).len(), 2);
     let agent = &server.requests(|_| true)[0].headers["user-agent"];
     assert_eq!(agent, concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_leaves_a_failure() {
+    let server = Server::start(|_| Reply::Silence).await;
+    let hooks = hooks();
+    let call = HookCall { timeout: Duration::from_mins(10), ..call(&server.url("/gate")) };
+    {
+        let mut under_way = hooks.call(&call);
+        let reached = server.reached(1, |_| true);
+        assert!(matches!(select(&mut under_way, Box::pin(reached)).await, Either::Right(_)));
+        assert!(hooks.reply("1").is_none());
+    }
+    let error = hooks.reply("1").unwrap().unwrap_err();
+    assert_eq!(error.problem, "given up before it had answered");
 }
 
 #[tokio::test]
