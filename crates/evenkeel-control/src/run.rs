@@ -318,7 +318,8 @@ impl State {
 
     fn wake(&mut self, worker: &Worker, watch: usize, obj: &Obj) {
         let Some(interest) = self.interests.get(watch) else { return };
-        if watch == 0 && worker.has_only_flagged(obj) {
+        // Only while it is queued: after a restart of the worker nothing is.
+        if watch == 0 && worker.has_only_flagged(obj) && self.queue.has(obj.key()) {
             return;
         }
         // A trigger that panics on one object must not hide the others.

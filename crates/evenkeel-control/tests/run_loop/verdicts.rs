@@ -1,8 +1,16 @@
 //! What the door says, and what becomes of the plan.
 
-use evenkeel_control::{Action, Plan};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use evenkeel_api::Key;
+use evenkeel_control::{Action, Objection, Observer, Pass, Plan};
 use insta::assert_snapshot;
-use std::time::Duration;
 
 use crate::{
     fixture::{Fixture, copy},
@@ -188,4 +196,54 @@ fn what_is_so_already_is_neither_asked_nor_written() {
     0.000 settle done
     ");
     assert_eq!(world.condition("w", "Stalled"), "none");
+}
+
+/// Panics once, outside of any pass.
+struct Bomb(Arc<AtomicBool>);
+
+impl Observer for Bomb {
+    fn passed(&self, _: &Pass) {}
+    fn acted(&self, _: &'static str, _: &'static str, _: &'static str) {}
+    fn judged(&self, _: &'static str, _: &'static str, _: &[Objection]) {}
+    fn watch_interrupted(&self, _: &'static str) {}
+    fn queued(&self, _: &'static str, _: usize) {
+        assert!(!self.0.swap(false, Ordering::Relaxed), "a defect of the observer");
+    }
+    fn led(&self, _: &Key, _: bool) {}
+}
+
+#[test]
+fn what_was_held_is_looked_at_again_after_the_worker_was_started_anew() {
+    let mut world = World::new();
+    world.server.add(widget("w", "1"));
+    world.gate.answer(Answer::Hold(None));
+    let armed = Arc::new(AtomicBool::new(false));
+    let bomb = Arc::new(Bomb(armed.clone()));
+    let mut setup = world.setup("one", vec![Fixture::copying()]);
+    setup.host = Box::new(|host| host.with_observer(bomb));
+    world.boot(setup);
+    world.run_for(5);
+    armed.store(true, Ordering::Relaxed);
+    world.run_for(30);
+    assert!(!armed.load(Ordering::Relaxed));
+    // It stands at the revision that the loop's own condition left it at.
+    world.gate.answer(Answer::Allow);
+    world.run_for(60);
+    assert!(world.server.find(&config_key("w")).is_some(), "{}", world.timeline());
+}
+
+#[test]
+fn what_changes_while_the_door_is_asked_is_looked_at_soon() {
+    let mut world = World::of(Fixture::copying());
+    let server = world.server.clone();
+    world.gate.rule(move |petition| {
+        // Its user changes it meanwhile, once.
+        server.change(&petition.object.clone(), |widget| widget["spec"]["want"] = "2".into());
+        let value = petition.after.and_then(|after| after.pointer("/data/value"));
+        let allowed = value.and_then(|value| value.as_str()) == Some("2");
+        if allowed { Answer::Allow } else { Answer::Hold(Some(3_600)) }
+    });
+    world.run_for(5);
+    let config = world.server.find(&config_key("w"));
+    assert!(config.is_some_and(|config| config.json()["data"]["value"] == "2"));
 }
