@@ -116,17 +116,13 @@ impl Queue {
         };
         let pause = wake_after.map_or(pause, |wait| pause.min(wait.max(least)));
         self.not_before.insert(key.clone(), later(now, least));
-        // What happened meanwhile does not shorten the pause, or a busy object would spin.
-        self.running.remove(key);
-        self.add(key, later(now, pause));
+        self.finish(key, Some(later(now, pause)));
     }
 
-    /// Work on `key` was held; look again after `wait`.
+    /// Work on `key` was held; look again after `wait`, or soon if something happened meanwhile.
     pub(crate) fn held(&mut self, key: &Key, now: Timestamp, wait: Duration) {
         self.not_before.insert(key.clone(), later(now, HOLD_LEAST));
-        // As with failures: the condition that tells of it must not shorten the wait.
-        self.running.remove(key);
-        self.add(key, later(now, wait.max(HOLD_LEAST)));
+        self.finish(key, Some(later(now, wait.max(HOLD_LEAST))));
     }
 
     /// When `key` is looked at again, as things stand.
@@ -240,7 +236,6 @@ mod tests {
         let mut queue = Queue::default();
         queue.add(&key("a"), at(0));
         queue.take(at(0)).unwrap();
-        queue.add(&key("a"), at(0));
         queue.held(&key("a"), at(0), Duration::from_secs(30));
         assert_eq!(queue.due(&key("a")), Some(at(30)));
         queue.add(&key("a"), at(0));
@@ -248,5 +243,24 @@ mod tests {
         queue.take(at(1)).unwrap();
         queue.held(&key("a"), at(1), Duration::ZERO);
         assert_eq!(queue.due(&key("a")), Some(at(2)));
+    }
+
+    #[test]
+    fn what_happens_during_a_pass_that_ends_badly_is_not_forgotten() {
+        let mut queue = Queue::default();
+        let mut begin = |queue: &mut Queue| {
+            queue.add(&key("a"), at(0));
+            queue.take(at(1_000_000)).unwrap();
+            queue.add(&key("a"), at(0));
+        };
+        begin(&mut queue);
+        queue.held(&key("a"), at(0), Duration::from_mins(5));
+        assert_eq!(queue.due(&key("a")), Some(at(1)));
+        begin(&mut queue);
+        queue.failed(&key("a"), at(0), BackOff::Slow, None);
+        assert_eq!(queue.due(&key("a")), Some(at(2)));
+        begin(&mut queue);
+        queue.failed(&key("a"), at(0), BackOff::Panic, None);
+        assert_eq!(queue.due(&key("a")), Some(at(60)), "a defect is not hurried");
     }
 }
