@@ -215,7 +215,7 @@ impl Action {
             Self::Bind { node, .. } => node.clone(),
             Self::Effect(call) => call.args.to_string(),
         };
-        Mark::new(&target, &format!("{} {change}", self.verb()))
+        Mark::new(self.to_string(), &target, &format!("{} {change}", self.verb()))
     }
 }
 

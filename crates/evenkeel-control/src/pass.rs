@@ -204,8 +204,7 @@ impl Worker {
             return Ended::new("refused", plan.reason, next).saying(message);
         }
         match self.repeats.note(key, &done.changes, self.steady()) {
-            Calm::No => {
-                let which = plan.actions.first().map(|action| format!(" ({action})"));
+            Calm::No(which) => {
                 let message = format!(
                     "the same change was made more than {REPEATS_MAX} times within a minute and \
                      does not last: another controller or the API server undoes it{}",
@@ -254,7 +253,8 @@ impl Worker {
             Some(Ok(obj)) => {
                 if self.repeats.is_change(key, &write.key, &obj.revision()) {
                     let target = format!("status of {}", write.key);
-                    done.changes.push(Mark::new(&target, &write.status.to_string()));
+                    let status = write.status.to_string();
+                    done.changes.push(Mark::new(target.clone(), &target, &status));
                 }
                 if let Some(field) = dropped(obj.json().get("status"), &write.status) {
                     done.dropped = Some(format!("status.{field} of {}", write.key));

@@ -19,8 +19,10 @@ const BURST: Duration = Duration::from_mins(1);
 const WITHIN: Duration = Duration::from_mins(2);
 
 /// One change of one target, by hashes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
+    /// For people, without anything secret.
+    pub(crate) text: String,
     /// What was changed.
     pub(crate) target: u64,
     /// To what.
@@ -28,9 +30,9 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    pub(crate) fn new(target: &str, change: &str) -> Self {
+    pub(crate) fn new(text: String, target: &str, change: &str) -> Self {
         let hash = |text: &str| evenkeel_base::stable_hash(text.as_bytes());
-        Self { target: hash(target), change: hash(change) }
+        Self { text, target: hash(target), change: hash(change) }
     }
 }
 
@@ -71,14 +73,14 @@ impl Times {
 }
 
 /// What a pass that carried its plan out makes of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Calm {
     /// Nothing is repeated.
     Yes,
     /// Nothing was repeated now, but a repeated change is too recent to be forgotten: so long.
     NotYet(Duration),
-    /// The same was done once more, too often.
-    No,
+    /// This was done once more, too often.
+    No(String),
 }
 
 impl Repeats {
@@ -95,7 +97,7 @@ impl Repeats {
         }
         let changes = &mut known.entry(key.clone()).or_default().changes;
         changes.retain(|_, times| since(times.last, now) < WITHIN);
-        let mut repeated = false;
+        let mut repeated = None;
         for mark in marks {
             let fresh = Times { change: mark.change, count: 0, first: now, last: now };
             let times = changes.entry(mark.target).or_insert(fresh);
@@ -103,10 +105,12 @@ impl Repeats {
                 *times = Times { change: mark.change, count: 0, first: now, last: now };
             }
             times.again(now);
-            repeated |= times.is_repeated();
+            if times.is_repeated() {
+                repeated.get_or_insert(&mark.text);
+            }
         }
-        if repeated {
-            return Calm::No;
+        if let Some(text) = repeated {
+            return Calm::No(text.clone());
         }
         let recent = changes.values().filter(|times| times.is_repeated());
         let left = recent.map(|times| WITHIN.saturating_sub(since(times.last, now))).max();
@@ -138,6 +142,10 @@ mod tests {
 
     use super::*;
 
+    fn mark(target: &str, change: &str) -> Mark {
+        Mark::new(target.to_owned(), target, change)
+    }
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
@@ -146,7 +154,7 @@ mod tests {
     fn the_same_change_again_and_again_is_noticed_and_in_time_forgotten() {
         let (repeats, key) = (Repeats::default(), Key::new(GroupKind::new("", "Pod"), "a", "b"));
         let note = |changes: &[&str], second| {
-            let marks: Vec<_> = changes.iter().map(|change| Mark::new("target", change)).collect();
+            let marks: Vec<_> = changes.iter().map(|change| mark("target", change)).collect();
             repeats.note(&key, &marks, at(second))
         };
         for second in [10, 15, 20, 25, 30] {
@@ -154,9 +162,9 @@ mod tests {
             // A quiet look in between is no sign that it lasts.
             assert_eq!(note(&[], second + 1), Calm::Yes);
         }
-        assert_eq!(note(&["a"], 40), Calm::No);
+        assert_eq!(note(&["a"], 40), Calm::No("target".to_owned()));
         assert_eq!(note(&[], 100), Calm::NotYet(Duration::from_mins(1)));
-        assert_eq!(note(&["a"], 150), Calm::No);
+        assert_eq!(note(&["a"], 150), Calm::No("target".to_owned()));
         assert_eq!(note(&[], 270), Calm::Yes);
         assert_eq!(note(&["a"], 280), Calm::Yes, "long ago");
         repeats.forget(&key);
@@ -166,7 +174,7 @@ mod tests {
     #[test]
     fn a_controller_that_paces_its_repairs_itself_is_left_alone() {
         let (repeats, key) = (Repeats::default(), Key::new(GroupKind::new("", "Pod"), "a", "b"));
-        let marks = [Mark::new("route", "a")];
+        let marks = [mark("route", "a")];
         for second in [0, 5, 15, 35, 75, 155, 315, 335, 340, 350] {
             assert_eq!(repeats.note(&key, &marks, at(second)), Calm::Yes, "{second}");
         }
@@ -177,14 +185,14 @@ mod tests {
         let (repeats, key) = (Repeats::default(), Key::new(GroupKind::new("", "Pod"), "a", "b"));
         for second in 0..20 {
             let change = if second % 2 == 0 { "ready" } else { "unready" };
-            let marks = [Mark::new("slice", change), Mark::new("status", &second.to_string())];
+            let marks = [mark("slice", change), mark("status", &second.to_string())];
             assert_eq!(repeats.note(&key, &marks, at(second)), Calm::Yes);
         }
         // Another target that is the same every time counts for itself.
         for second in 20..30 {
-            let marks = [Mark::new("route", "a"), Mark::new("status", &second.to_string())];
+            let marks = [mark("route", "a"), mark("status", &second.to_string())];
             let calm = repeats.note(&key, &marks, at(second));
-            assert_eq!(calm == Calm::No, second >= 25, "{second}");
+            assert_eq!(calm == Calm::No("route".to_owned()), second >= 25, "{second}");
         }
     }
 

@@ -68,6 +68,21 @@ fn the_same_change_again_and_again_is_slowed_down_and_shown() {
 }
 
 #[test]
+fn the_change_that_is_repeated_is_named_and_not_what_stands_already() {
+    let decide = |_: &Seen| {
+        let actions = ["standing", "w"].map(|name| Action::Apply(boxed(config(name, "1"))));
+        Plan::act("Copying", actions.to_vec()).waking(Duration::ZERO)
+    };
+    let mut world = World::of(Fixture::new(decide));
+    world.server.add(config("standing", "1"));
+    world.server.add(config("w", "0"));
+    world.server.fault("patch", "ConfigMap", Fault::Prune("/data/value"));
+    world.run_for(60);
+    let said = world.condition("w", "Stalled");
+    assert!(said.contains("undoes it (apply ConfigMap/shop/w)"), "{said}");
+}
+
+#[test]
 fn a_repeated_plan_is_still_looked_at_when_it_wanted_to_be() {
     let mut world =
         World::of(Fixture::new(|seen: &Seen| copy(seen).waking(Duration::from_secs(5))));
