@@ -5,8 +5,9 @@
 //! ```
 //! Clocks of different machines are never compared, and nobody's wall clock matters: a follower
 //! counts evenly from the moment at which it saw the Lease change, and a leader stops counting as
-//! one `renew_within` after it began its last renewal. Between that moment and the one at which
-//! anybody else may take over lies the time that a write under way has to land.
+//! one `renew_within` after it began its last renewal, and gives up its writes that are under way.
+//! Between that moment and the one at which anybody else may take over lies the time that those have
+//! to land which the network holds.
 
 use std::{
     collections::BTreeMap,
@@ -103,6 +104,11 @@ impl Leadership {
     pub(crate) fn holds(&self, now: Timestamp) -> bool {
         let term = self.term();
         !term.resigned && now < term.until
+    }
+
+    /// Until when it may act, as things stand, in even time.
+    pub(crate) fn ends(&self) -> Timestamp {
+        self.term().until
     }
 
     /// Acts no more, for good: a renewal that is under way changes nothing about it.

@@ -18,7 +18,7 @@ use crate::{
     conditions::{Flag, Flags, STALLED},
     lease::Leadership,
     perform::{chain, dropped, write_status},
-    queue::BackOff,
+    queue::{BackOff, later},
     recorder::Recorder,
     redact,
     repeats::{Calm, Mark, REPEATS_MAX, Repeats},
@@ -207,8 +207,7 @@ impl Worker {
             Calm::No(which) => {
                 let message = format!(
                     "the same change was made more than {REPEATS_MAX} times within a minute and \
-                     does not last: another controller or the API server undoes it{}",
-                    which.unwrap_or_default()
+                     does not last: another controller or the API server undoes it ({which})"
                 );
                 self.stall(key, "RepeatedPlan", &message).await;
                 let next = Next::Back(BackOff::Slow, wake);
@@ -221,7 +220,7 @@ impl Worker {
             }
             Calm::Yes => {
                 let clearing = self.flags.clear(&self.host, key, done.stored.get(key));
-                if within(&*self.host.timer, REQUEST_MAX, clearing).await.is_none() {
+                if self.while_leading(clearing).await.is_none() {
                     tracing::debug!(controller = self.name(), object = %key,
                         "condition not taken away");
                 }
@@ -249,7 +248,7 @@ impl Worker {
             manager: self.name(),
         };
         let writing = write_status(&self.host, write, &self.flags, &options);
-        match within(&*self.host.timer, REQUEST_MAX, writing).await {
+        match self.while_leading(writing).await {
             Some(Ok(obj)) => {
                 if self.repeats.is_change(key, &write.key, &obj.revision()) {
                     let target = format!("status of {}", write.key);
@@ -284,6 +283,25 @@ impl Worker {
         }
         let words = "another process leads now".to_owned();
         Err(Ended::new("retry", plan.reason, Next::Back(BackOff::Quick, None)).saying(words))
+    }
+
+    /// What a write to the API comes to, within the time that it has. It is given up when our term
+    /// ends: nothing of ours may still be under way when somebody else begins.
+    pub(crate) async fn while_leading<T>(&self, write: impl Future<Output = T>) -> Option<T> {
+        let mut write = std::pin::pin!(write);
+        let end = later(self.steady(), REQUEST_MAX);
+        loop {
+            // Each renewal prolongs it.
+            let until = self.leadership.ends().min(end);
+            let left = Duration::try_from(until.duration_since(self.steady())).unwrap_or_default();
+            if left.is_zero() {
+                return None;
+            }
+            let answer = within(&*self.host.timer, left, write.as_mut()).await;
+            if answer.is_some() {
+                return answer;
+            }
+        }
     }
 
     /// How a pass ends whose plan failed, by what the failure asks for.
@@ -321,7 +339,7 @@ impl Worker {
     pub(crate) async fn tell(&self, key: &Key, notes: &[EventNote]) {
         for note in notes.iter().filter(|_| self.leads()) {
             let telling = self.recorder.tell(&self.host, note, self.name());
-            let told = within(&*self.host.timer, REQUEST_MAX, telling).await;
+            let told = self.while_leading(telling).await;
             if !matches!(told, Some(Ok(()))) {
                 // An Event is for people; losing one must not repeat the actions before it.
                 tracing::warn!(controller = self.name(), object = %key, reason = note.reason,
@@ -347,7 +365,7 @@ impl Worker {
         }
         let flag = Flag { kind, reason, message: message.clone() };
         let raising = self.flags.raise(&self.host, key, flag);
-        if within(&*self.host.timer, REQUEST_MAX, raising).await == Some(true) {
+        if self.while_leading(raising).await == Some(true) {
             tracing::info!(controller = self.name(), object = %key, reason, message);
             let note = EventNote { about: key.clone(), kind: EventType::Warning, reason, message };
             self.tell(key, &[note]).await;

@@ -47,6 +47,9 @@ pub(crate) enum PerformError {
     /// It did not end in time.
     #[error("no answer within {0:?}; it may have happened")]
     TimedOut(Duration),
+    /// Somebody else may lead by now.
+    #[error("no answer while this process led; it may have happened")]
+    TermOver,
     /// A defect of ours.
     #[error("a defect of evenkeel ({0}); it may have happened")]
     Panicked(String),
@@ -60,7 +63,7 @@ impl PerformError {
             Self::Target(TargetError::Missing(_)) => Retry::Replan,
             Self::Target(_) | Self::NoEffector(_) | Self::Panicked(_) => Retry::Slowly,
             Self::Effect(error) => error.retry(),
-            Self::TimedOut(_) => Retry::Later,
+            Self::TimedOut(_) | Self::TermOver => Retry::Later,
         }
     }
 

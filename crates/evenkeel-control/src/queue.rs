@@ -154,7 +154,8 @@ impl Queue {
     }
 }
 
-fn later(now: Timestamp, wait: Duration) -> Timestamp {
+/// `wait` after `now`.
+pub(crate) fn later(now: Timestamp, wait: Duration) -> Timestamp {
     let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
     now.checked_add(wait).unwrap_or(Timestamp::MAX)
 }

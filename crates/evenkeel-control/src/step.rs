@@ -250,18 +250,21 @@ impl Worker {
         action: &Action,
         cleared: &Cleared<'_>,
     ) -> Result<Performed, PerformError> {
-        let limit = match action {
+        let performing = AssertUnwindSafe(perform(&self.host, cleared)).catch_unwind();
+        let (limit, performed) = match action {
             Action::Effect(call) => {
                 let effector = self.host.effectors.find(call);
-                effector.map_or(REQUEST_MAX, |effector| effector.deadline(call)).min(EFFECT_MAX)
+                let limit = effector.map_or(REQUEST_MAX, |effector| effector.deadline(call));
+                let limit = limit.min(EFFECT_MAX);
+                (limit, within(&*self.host.timer, limit, performing).await)
             }
-            _ => REQUEST_MAX,
+            _ => (REQUEST_MAX, self.while_leading(performing).await),
         };
-        let performing = AssertUnwindSafe(perform(&self.host, cleared)).catch_unwind();
-        match within(&*self.host.timer, limit, performing).await {
+        match performed {
             Some(Ok(performed)) => performed,
             Some(Err(panic)) => Err(PerformError::Panicked(panic_words(&*panic))),
-            None => Err(PerformError::TimedOut(limit)),
+            None if self.leads() => Err(PerformError::TimedOut(limit)),
+            None => Err(PerformError::TermOver),
         }
     }
 

@@ -121,6 +121,21 @@ fn a_leader_that_cannot_renew_stops_before_the_next_one_begins() {
     silent.check(&world);
 }
 
+#[test]
+fn a_write_under_way_is_given_up_when_the_term_ends() {
+    let mut world = pair();
+    world.run_for(60);
+    // The leader's next write would take 20 s, and meanwhile its renewals are lost.
+    world.server.fault_times("status", "Widget", Fault::Late(Duration::from_secs(20)), 1);
+    world.server.fault_times("patch", "Lease", Fault::Silence, 3);
+    world.timeline();
+    world.run_for(60);
+    let all = world.timeline();
+    let (_, after) = all.split_once("b leads").unwrap();
+    assert!(!after.contains("by a"), "{all}");
+    assert!(writes(&world, "b") > 10);
+}
+
 /// From its beginning on the requests for Leases of one client fail.
 struct StoreSilence {
     from: Timestamp,

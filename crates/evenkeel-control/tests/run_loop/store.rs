@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     Answer(StoreError),
     /// Nothing happens, and nobody ever answers.
     Silence,
+    /// It happens so much later, if the client still wants it by then.
+    Late(Duration),
     /// It happens, but the answer is lost.
     LostAnswer,
     /// It happens, without this field of the body.
@@ -296,6 +298,10 @@ impl Client {
             None => act(None),
             Some(Fault::Prune(field)) => act(Some(field)),
             Some(Fault::Answer(error)) => Err(error),
+            Some(Fault::Late(wait)) => {
+                self.server.time.sleep(wait).await;
+                act(None)
+            }
             Some(Fault::Silence) => return futures::future::pending().await,
             Some(Fault::LostAnswer) => act(None).and_then(|_| Err(lost())),
             Some(Fault::Panic) => panic!("a defect of the client"),
