@@ -31,6 +31,7 @@ impl Host {
             read: store.clone(),
             metrics: Arc::new(NoMetrics),
             replies: Arc::new(NoHooks),
+            endings: Arc::default(),
             clock,
         };
         let host = Self {

@@ -13,8 +13,8 @@ use crate::{
 /// Port of webhook calls.
 pub(crate) const WEBHOOK: &str = "webhook";
 /// Port of notifications.
-pub(crate) const NOTIFY: &str = "notify";
-/// On top of what the attempts of a call may take together: names are resolved, pauses kept.
+pub const NOTIFY: &str = "notify";
+/// On top of what the transport says that a call takes at most: it should end by itself.
 const SLACK: Duration = Duration::from_secs(30);
 
 /// A webhook call. `Debug` shows neither the body nor what is secret in the URL.

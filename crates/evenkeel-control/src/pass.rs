@@ -156,6 +156,7 @@ impl Worker {
             Some(Ok(None)) => {
                 self.flags.forget(key);
                 self.repeats.forget(key);
+                self.host.ports.endings.forget(key);
                 Ended::new("gone", "Gone", Next::Gone)
             }
             Some(Err(error)) => {

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use evenkeel_base::Clock;
 use jiff::Timestamp;
 
-use crate::{BoxFuture, HookCall, HostWrites, Notification, Read, Store, Write, redact};
+use crate::{BoxFuture, Endings, HookCall, HostWrites, Notification, Read, Store, Write, redact};
 
 /// Everything a controller may look through; there is no way to write in it. Cheap to clone.
 #[derive(Clone)]
@@ -14,6 +14,8 @@ pub struct Ports {
     pub metrics: Arc<dyn Metrics>,
     /// Replies of webhooks.
     pub replies: Arc<dyn Replies>,
+    /// How effects ended that outlived their plan.
+    pub endings: Arc<Endings>,
     /// Present time.
     pub clock: Arc<dyn Clock>,
 }
@@ -141,7 +143,8 @@ pub trait Replies: Send + Sync {
 
 /// Calls webhooks. Only [`crate::Webhooks`], an effector, is handed this.
 pub trait Hooks: Replies {
-    /// Makes the call (with its retries) and keeps the reply under its id.
+    /// Makes the call (with its retries) and keeps the reply under its id. A call that is dropped
+    /// before it has ended keeps a failure: whoever asked learns that there is no answer.
     fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Result<HookReply, HookError>>;
 
     /// The longest that a call takes, with all its attempts and the pauses between them.

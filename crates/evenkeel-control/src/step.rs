@@ -7,8 +7,9 @@ use futures::FutureExt as _;
 use serde_json::Value;
 
 use crate::{
-    Action, AuditId, BoxFuture, Change, Direction, EffectError, Effected, EventNote, EventType,
-    Host, Objection, Outcome, Petition, Plan, Retry, StoreError, Verdict,
+    Action, AuditId, BoxFuture, Change, Direction, EffectCall, EffectError, Effected, Ending,
+    EventNote, EventType, Host, Objection, Outcome, Petition, Plan, Retry, Reversal, StoreError,
+    Verdict,
     action::TargetError,
     conditions::HELD,
     pass::{Done, Ended, Next, REQUEST_MAX, Worker, assumed, panic_words, wish},
@@ -226,7 +227,11 @@ impl Worker {
                 }
                 match effected {
                     Effected::Done => self.succeeded(step, &cleared.audit).await,
-                    Effected::Pending(outcome) => self.follow(step, cleared.audit, outcome),
+                    Effected::Pending(outcome) => {
+                        if let Action::Effect(call) = step.action {
+                            self.follow(step, call, cleared.audit, outcome);
+                        }
+                    }
                 }
                 return Ok(());
             }
@@ -283,11 +288,13 @@ impl Worker {
     fn follow(
         &self,
         step: &Step<'_>,
+        call: &EffectCall,
         audit: AuditId,
         outcome: BoxFuture<'static, Result<(), EffectError>>,
     ) {
         let (host, recorder, name) = (self.host.clone(), self.recorder.clone(), self.name());
-        let (key, text, verb) = (step.key.clone(), step.text.clone(), step.action.verb());
+        let (key, text, verb) = (step.key.clone(), step.text.clone(), call.verb);
+        let (port, target) = (call.port, call.target.clone());
         let pending = async move {
             let outcome = AssertUnwindSafe(outcome).catch_unwind();
             let failed = |words: &str| Err(EffectError::new(words, Retry::Proceed));
@@ -300,8 +307,11 @@ impl Worker {
             let outcome = words.as_deref().map_or(Outcome::Done, Outcome::Failed);
             settle(&host, name, &audit, outcome).await;
             host.observer.acted(name, verb, if words.is_some() { "failed" } else { "done" });
-            if let Some(words) = words {
-                tell_failed(&host, &recorder, name, key, &format!("{text}: {words}")).await;
+            let failure = words.map(|words| format!("{text}: {words}"));
+            let (at, failed) = (host.ports.clock.now(), failure.clone());
+            host.ports.endings.note(&key, port, &target, Ending { at, failure });
+            if let Some(words) = failed {
+                tell_failed(&host, &recorder, name, key, &words).await;
             }
         };
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(pending.boxed());

@@ -151,7 +151,7 @@ impl<'a> Context<'a> {
         Draft::new(self.view)
             .accepted()
             .without_gateways(&self.view.gateways_missing)
-            .alerting(self.view.alert_problem.as_ref())
+            .alerting(&self.view.alerts)
     }
 
     /// Nothing to do but to let time pass; what was waited for until now has come.

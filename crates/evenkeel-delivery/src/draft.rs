@@ -15,7 +15,7 @@ use crate::{
         ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, PROMOTED, REPAIR_NOT_KEPT,
         SYNCED,
     },
-    view::AlertProblem,
+    view::{AlertProblem, Alerts},
 };
 
 /// Events kept for event webhooks that do not keep up.
@@ -115,12 +115,13 @@ impl<'a> Draft<'a> {
     }
 
     /// Whether people can be alerted.
-    pub(crate) fn alerting(mut self, problem: Option<&AlertProblem>) -> Self {
-        self.alerts = match problem {
-            Some(AlertProblem { reason, message }) => {
+    pub(crate) fn alerting(mut self, alerts: &Alerts) -> Self {
+        self.alerts = match alerts {
+            Alerts::Fail(AlertProblem { reason, message }) => {
                 Trouble::Some { reason: (*reason).to_owned(), message: message.clone() }
             }
-            None => Trouble::None,
+            Alerts::Fine => Trouble::None,
+            Alerts::Unknown => Trouble::Unknown,
         };
         self
     }

@@ -53,7 +53,7 @@ pub(crate) async fn observe(
     gateways(&mut view, ports).await?;
     tracked(&mut view, ports).await?;
     templates(&mut view, ports).await?;
-    view.alert_problem = alerts::problem(&view, ports).await?;
+    view.alerts = alerts::look(&view, ports).await?;
     answers(&mut view, ports).await;
     Ok(Some(view))
 }

@@ -68,13 +68,23 @@ pub struct CanaryView {
     /// Copies of them that exist.
     pub(crate) config_copies: BTreeMap<Key, Arc<Obj>>,
     pub(crate) templates: BTreeMap<TemplateRef, Arc<MetricTemplate>>,
-    /// Why people cannot be alerted.
-    pub(crate) alert_problem: Option<AlertProblem>,
+    /// Whether people can be alerted.
+    pub(crate) alerts: Alerts,
     /// Answers to the queries that deciding asked for.
     pub(crate) answers: BTreeMap<Query, Answer>,
     /// Replies of the webhooks that deciding asked about, by the call's identity; `None` when the
     /// call was not made.
     pub(crate) replies: BTreeMap<String, Option<Result<HookReply, HookError>>>,
+}
+
+/// Whether people can be alerted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Alerts {
+    /// As far as is known.
+    Fine,
+    /// How the last alert ended is not known yet, or not any more.
+    Unknown,
+    Fail(AlertProblem),
 }
 
 /// Why people cannot be alerted.
@@ -149,7 +159,7 @@ impl CanaryView {
             used_copies: BTreeSet::new(),
             config_copies: BTreeMap::new(),
             templates: BTreeMap::new(),
-            alert_problem: None,
+            alerts: Alerts::Unknown,
             answers: BTreeMap::new(),
             replies: BTreeMap::new(),
         }

@@ -196,6 +196,10 @@ fn an_alert_that_is_not_delivered_stands_on_the_canary_and_holds_nothing_up() {
     let said = world.condition("AlertsDelivered");
     assert!(said.starts_with("False NotificationFailed"), "{said}");
     assert!(said.contains("AlertProvider/shop/chat") && said.contains("no_such_channel"), "{said}");
+    // A process that starts anew knows nothing of it, and takes nothing back.
+    world.boot();
+    world.run_for(minutes(2));
+    assert_eq!(world.condition("AlertsDelivered"), said);
     *world.mail_problem.lock().unwrap() = None;
     world.traffic.lock().unwrap().error_ratio = Some(0.0);
     world.release("3");
