@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-use crate::{AuditId, BoxFuture, Direction, Retry, redact};
+use crate::{BoxFuture, Direction, Retry, redact};
 
 /// How long an effect may take when its effector says nothing else.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ pub struct EffectCall {
     pub target: String,
     /// Everything else the effector needs.
     pub args: Value,
-    /// How it is taken back.
+    /// How it is taken back: the record says so.
     pub reverts: Reversal,
 }
 
@@ -63,22 +63,16 @@ impl fmt::Debug for Reversal {
 #[derive(Debug)]
 pub struct ClearedEffect<'a> {
     call: &'a EffectCall,
-    audit: &'a AuditId,
 }
 
 impl<'a> ClearedEffect<'a> {
-    pub(crate) fn new(call: &'a EffectCall, audit: &'a AuditId) -> Self {
-        Self { call, audit }
+    pub(crate) fn new(call: &'a EffectCall) -> Self {
+        Self { call }
     }
 
     /// What is to be done.
     pub fn call(&self) -> &'a EffectCall {
         self.call
-    }
-
-    /// Where it stands in the record.
-    pub fn audit(&self) -> &'a AuditId {
-        self.audit
     }
 }
 
@@ -109,7 +103,7 @@ pub enum Effected {
     /// It happened.
     Done,
     /// It is under way and must not hold up the plan. The record gets its outcome when this ends;
-    /// a failure becomes an Event and a condition.
+    /// a failure becomes an Event, and the next observation learns of it by [`crate::Endings`].
     Pending(BoxFuture<'static, Result<(), EffectError>>),
 }
 

@@ -117,7 +117,7 @@ pub(crate) async fn perform(host: &Host, cleared: &Cleared<'_>) -> Result<Perfor
         Action::Effect(call) => {
             let effector = host.effectors.find(call);
             let effector = effector.ok_or(PerformError::NoEffector(call.port))?;
-            let effected = effector.perform(&ClearedEffect::new(call, &cleared.audit)).await?;
+            let effected = effector.perform(&ClearedEffect::new(call)).await?;
             return Ok(Performed { effected, stored: None });
         }
         Action::Delete { .. } | Action::Evict { .. } | Action::Bind { .. } => {

@@ -102,7 +102,11 @@ impl Worker {
             Action::Effect(call) => {
                 let effector = self.host.effectors.find(call);
                 let text = effector.map(|effector| effector.redact(call));
-                redact::text(&text.unwrap_or_else(|| call.to_string()))
+                let text = redact::text(&text.unwrap_or_else(|| call.to_string()));
+                match &call.reverts {
+                    Reversal::By { verb, .. } => format!("{text}, undone by {verb}"),
+                    Reversal::Irreversible => text,
+                }
             }
             other => other.to_string(),
         }

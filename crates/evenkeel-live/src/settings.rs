@@ -42,8 +42,6 @@ pub struct LiveSettings {
     pub stale_after: Duration,
     /// A cache that nobody watches is closed when it has not been read for this long. 5 min.
     pub cache_idle: Duration,
-    /// Whether the content of Secrets is kept in memory. No: they are fetched when they are read.
-    pub cache_secrets: bool,
 }
 
 impl Default for LiveSettings {
@@ -64,7 +62,6 @@ impl Default for LiveSettings {
             page: 500,
             stale_after: Duration::from_secs(75),
             cache_idle: Duration::from_mins(5),
-            cache_secrets: false,
         }
     }
 }

@@ -116,7 +116,7 @@ impl CachedStore {
         if let Some(cache) = caches.iter().find(|cache| cache.covers(&query)) {
             return cache.clone();
         }
-        let detail = self.detail(&query.kind);
+        let detail = Self::detail(&query.kind);
         let informer = Informer::new(self.live.clone(), query.clone(), detail);
         let fresh_for = self.live.client.settings.stale_after;
         let cache = Arc::new(Cache::new(query, detail, fresh_for));
@@ -126,10 +126,10 @@ impl CachedStore {
         cache
     }
 
-    fn detail(&self, kind: &GroupKind) -> Detail {
+    /// The content of Secrets is not kept in memory: they are fetched when they are read.
+    fn detail(kind: &GroupKind) -> Detail {
         let is_secret = kind.group.is_empty() && &*kind.kind == "Secret";
-        let whole = !is_secret || self.live.client.settings.cache_secrets;
-        if whole { Detail::Whole } else { Detail::Metadata }
+        if is_secret { Detail::Metadata } else { Detail::Whole }
     }
 
     /// Counts a read that went to the server, and opens a cache when there are many.
