@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn what_happens_during_a_pass_that_ends_badly_is_not_forgotten() {
         let mut queue = Queue::default();
-        let mut begin = |queue: &mut Queue| {
+        let begin = |queue: &mut Queue| {
             queue.add(&key("a"), at(0));
             queue.take(at(1_000_000)).unwrap();
             queue.add(&key("a"), at(0));

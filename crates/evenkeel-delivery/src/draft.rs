@@ -192,7 +192,7 @@ impl<'a> Draft<'a> {
 
     /// An event, for event webhooks too.
     fn publish(&mut self, kind: EventType, message: String) -> &mut Self {
-        let message = redact::text(&message);
+        let message = shown(message);
         let spec = &self.view.canary.spec;
         if spec.analysis.webhooks.iter().any(|hook| hook.kind.as_deref() == Some("event")) {
             if self.run.pending_events.len() == PENDING_EVENTS_MAX {
@@ -213,7 +213,7 @@ impl<'a> Draft<'a> {
     /// An ordinary wait, reported once for as long as it stays the same. It needs no action, so it
     /// is a Normal event and is not sent to event webhooks.
     pub(crate) fn waiting(&mut self, message: String) -> &mut Self {
-        let message = redact::text(&message);
+        let message = shown(message);
         if self.run.note.as_ref() != Some(&message) {
             self.record(EventType::Normal, message.clone());
             self.run.note = Some(message);
@@ -223,7 +223,7 @@ impl<'a> Draft<'a> {
 
     /// A wait that a person should look into, reported once for as long as it stays the same.
     pub(crate) fn stalled(&mut self, message: String) -> &mut Self {
-        let message = redact::text(&message);
+        let message = shown(message);
         if self.run.note.as_ref() != Some(&message) {
             self.warning(message.clone());
             self.run.note = Some(message);
@@ -233,7 +233,7 @@ impl<'a> Draft<'a> {
 
     /// Alerts the people that the Canary's alerts name.
     pub(crate) fn alert(&mut self, severity: Severity, message: &str) -> &mut Self {
-        let message = redact::text(message);
+        let message = shown(message);
         let message = message.as_str();
         for alert in &self.view.canary.spec.analysis.alerts {
             if Severity::parse(alert.severity.as_deref()) <= severity {
@@ -294,7 +294,7 @@ impl<'a> Draft<'a> {
     /// Takes the new version out of traffic from the next plan on. The decision is written down
     /// first, so that a crash cannot forget it.
     pub(crate) fn roll_back(&mut self, cause: String) -> &mut Self {
-        let cause = redact::text(&cause);
+        let cause = shown(cause);
         self.warning(format!("Rolling back {} {cause}", self.view.names.full()));
         self.run.rollback = Some(RollbackStatus { cause, since: self.view.now });
         self.wake(Duration::ZERO)
@@ -351,7 +351,7 @@ impl<'a> Draft<'a> {
             }
         }
         let Some((status, message)) = self.meaning() else { return };
-        let message = redact::text(&message);
+        let message = shown(message);
         let update = ConditionUpdate {
             kind: PROMOTED,
             status,
@@ -415,4 +415,9 @@ fn meaning(phase: Phase) -> Option<(&'static str, &'static str)> {
         Phase::Succeeded => ("True", "Canary analysis completed successfully, promotion finished."),
         Phase::Failed => ("False", "Canary analysis failed, Deployment scaled to zero."),
     })
+}
+
+/// A text as people may see it; it may quote what others said.
+fn shown(text: impl Into<String>) -> String {
+    redact::text(&text.into())
 }
