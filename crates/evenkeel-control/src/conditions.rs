@@ -47,8 +47,8 @@ struct Known {
     raised: BTreeMap<Key, Raised>,
     /// Objects that were looked at for conditions of a process before this one.
     checked: BTreeSet<Key>,
-    /// What each object was at when its conditions were last written here.
-    wrote: BTreeMap<Key, Revision>,
+    /// What each object was at before its conditions were last written here, and since.
+    wrote: BTreeMap<Key, (Revision, Revision)>,
 }
 
 struct Raised {
@@ -127,10 +127,14 @@ impl Flags {
         known.wrote.remove(key);
     }
 
-    /// Whether an object is as the last write of a condition left it: then nothing else has
-    /// happened to it.
-    pub(crate) fn left(&self, obj: &Obj) -> bool {
-        self.known().wrote.get(obj.key()) == Some(&obj.revision())
+    /// Whether nothing has happened to an object since it was `heard` of but the last write of a
+    /// condition. A watch that was opened anew tells of the last of several writes only.
+    pub(crate) fn left(&self, obj: &Obj, heard: Option<&Revision>) -> bool {
+        let known = self.known();
+        let wrote = known.wrote.get(obj.key());
+        wrote.is_some_and(|(before, after)| {
+            *after == obj.revision() && heard.is_some_and(|heard| [before, after].contains(&heard))
+        })
     }
 
     /// Whether a condition in a list was set by this controller's loop.
@@ -169,7 +173,7 @@ impl Flags {
         let patch = Patch::Merge(json!({"status": {"conditions": list}}));
         match host.write.patch(key, &patch, &options).await {
             Ok(stored) => {
-                self.known().wrote.insert(key.clone(), stored.revision());
+                self.known().wrote.insert(key.clone(), (obj.revision(), stored.revision()));
                 Ok(condition)
             }
             Err(error) => {
@@ -255,6 +259,24 @@ mod tests {
             assert_eq!(flags.updated(&object(&theirs), flag, at(1)), (None, None));
         }
         assert!(Flags::new("slo").updated(&object(&theirs), None, at(1)).0.is_some());
+    }
+
+    #[test]
+    fn only_what_follows_on_what_was_heard_is_the_loops_own_doing() {
+        let at = |revision: &str| {
+            let mut body = object(&json!([])).into_json();
+            body["metadata"]["resourceVersion"] = revision.into();
+            Obj::from_json(body).unwrap()
+        };
+        let (flags, flagged) = (Flags::new("delivery"), at("7"));
+        let wrote = (at("6").revision(), flagged.revision());
+        flags.known().wrote.insert(flagged.key().clone(), wrote);
+        assert!(flags.left(&flagged, Some(&at("6").revision())));
+        // The write before it was not told, as when the watch was opened anew in between.
+        assert!(!flags.left(&flagged, Some(&at("5").revision())));
+        assert!(!flags.left(&flagged, None));
+        assert!(flags.left(&flagged, Some(&flagged.revision())), "told twice");
+        assert!(!flags.left(&at("8"), Some(&flagged.revision())));
     }
 
     #[test]

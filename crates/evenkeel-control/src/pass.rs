@@ -374,8 +374,8 @@ impl Worker {
     }
 
     /// Whether nothing has happened to an object but that the loop set or took a condition.
-    pub(crate) fn has_only_flagged(&self, obj: &Obj) -> bool {
-        self.flags.left(obj)
+    pub(crate) fn has_only_flagged(&self, obj: &Obj, heard: Option<&Revision>) -> bool {
+        self.flags.left(obj, heard)
     }
 
     /// Tells the observer of a pass; `due` is when the next one comes, in even time.

@@ -130,11 +130,6 @@ impl Queue {
         self.waiting.get(key).map(|(at, _)| *at)
     }
 
-    /// Whether `key` is worked on, or waits to be.
-    pub(crate) fn has(&self, key: &Key) -> bool {
-        self.waiting.contains_key(key) || self.running.contains_key(key)
-    }
-
     /// How many objects wait to be looked at.
     pub(crate) fn len(&self) -> usize {
         self.due.len()

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{Key, Obj};
+use evenkeel_api::{Key, Obj, Revision};
 use futures::{
     FutureExt as _, Stream, StreamExt as _,
     channel::mpsc,
@@ -143,6 +143,8 @@ struct State {
     interests: Vec<Interest>,
     /// Objects of the controller's own kind.
     known: BTreeSet<Key>,
+    /// What each of them was at when the watch last told of it.
+    heard: BTreeMap<Key, Revision>,
     /// Those that were told again since the watch of that kind was opened anew.
     again: Option<BTreeSet<Key>>,
     /// Other watches that were opened anew and have not told everything yet.
@@ -234,6 +236,7 @@ impl State {
             queue: Queue::default(),
             interests,
             known: BTreeSet::new(),
+            heard: BTreeMap::new(),
             again: None,
             gaps: BTreeSet::new(),
             told: BTreeMap::new(),
@@ -252,6 +255,10 @@ impl State {
                 if watch == 0 {
                     self.known.insert(obj.key().clone());
                     self.again.as_mut().map(|again| again.insert(obj.key().clone()));
+                    let heard = self.heard.insert(obj.key().clone(), obj.revision());
+                    if worker.has_only_flagged(&obj, heard.as_ref()) {
+                        return;
+                    }
                 }
                 self.wake(worker, watch, &obj);
             }
@@ -259,6 +266,7 @@ impl State {
                 self.told.remove(&watch);
                 if watch == 0 {
                     self.known.remove(obj.key());
+                    self.heard.remove(obj.key());
                 }
                 self.wake(worker, watch, &obj);
             }
@@ -280,6 +288,7 @@ impl State {
         if let Some(again) = self.again.take_if(|_| watch == 0) {
             missed.extend(self.known.difference(&again).cloned());
             self.known = again;
+            self.heard.retain(|key, _| self.known.contains(key));
         }
         if self.gaps.remove(&watch) {
             // Whose it was that is gone, nobody can tell any more.
@@ -318,10 +327,6 @@ impl State {
 
     fn wake(&mut self, worker: &Worker, watch: usize, obj: &Obj) {
         let Some(interest) = self.interests.get(watch) else { return };
-        // Only while it is queued: after a restart of the worker nothing is.
-        if watch == 0 && worker.has_only_flagged(obj) && self.queue.has(obj.key()) {
-            return;
-        }
         // A trigger that panics on one object must not hide the others.
         let concerned = AssertUnwindSafe(|| concerned(&interest.trigger, obj));
         let wakes = catch_unwind(concerned).unwrap_or_else(|panic| {

@@ -54,6 +54,9 @@ pub(crate) async fn observe(
     tracked(&mut view, ports).await?;
     templates(&mut view, ports).await?;
     view.alerts = alerts::look(&view, ports).await?;
+    // What was seen last is stamped with a time at which it was so: an interval that begins with
+    // the gateway's confirmation never begins before it, however slow the server is.
+    view.now = ports.clock.now();
     answers(&mut view, ports).await;
     Ok(Some(view))
 }

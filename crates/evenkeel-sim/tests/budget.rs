@@ -19,12 +19,13 @@ use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
     BoxFuture, DeleteOptions, Host, ListQuery, Listed, Patch, Read, RunLoop, Store, StoreError,
-    Subresource, Timer, Watch, Write, WriteOptions,
+    Subresource, Watch, Write, WriteOptions,
 };
 use evenkeel_promql::labels::Labels;
+use evenkeel_sim::world::VirtualTime;
 use evenkeel_slo::controller::{Settings, install};
 use evenkeel_telemetry::{Limits, Telemetry};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 const NS: &str = "production";
@@ -32,22 +33,6 @@ const EVERY: Duration = Duration::from_secs(5);
 const WRITE: WriteOptions = WriteOptions { subresource: None, expect: None, manager: "test" };
 const STATUS: WriteOptions =
     WriteOptions { subresource: Some(Subresource::Status), expect: None, manager: "test" };
-
-/// tokio's paused time, counted from a fixed date.
-struct Paused(tokio::time::Instant);
-
-impl Clock for Paused {
-    fn now(&self) -> Timestamp {
-        let passed = SignedDuration::try_from(self.0.elapsed()).unwrap();
-        Timestamp::from_second(1_700_000_000).unwrap() + passed
-    }
-}
-
-impl Timer for Paused {
-    fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep(wait))
-    }
-}
 
 /// Counts the requests that controllers make.
 struct Counting {
@@ -115,7 +100,7 @@ struct World {
     asked: Arc<Counting>,
     store: Arc<dyn Store>,
     telemetry: Telemetry,
-    time: Arc<Paused>,
+    time: Arc<VirtualTime>,
     controllers: tokio::task::JoinHandle<()>,
     good: f64,
     bad: f64,
@@ -123,7 +108,7 @@ struct World {
 
 impl World {
     async fn new(objects: &[Value]) -> Self {
-        let time = Arc::new(Paused(tokio::time::Instant::now()));
+        let time = Arc::new(VirtualTime::begin());
         let store = ApiServer::new(time.clone(), Rng::new(1)).store();
         let telemetry = Telemetry::new(Limits::default());
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NS}});
@@ -208,7 +193,7 @@ impl World {
 fn start(
     store: Arc<Counting>,
     telemetry: &Telemetry,
-    time: &Arc<Paused>,
+    time: &Arc<VirtualTime>,
 ) -> tokio::task::JoinHandle<()> {
     let store: Arc<dyn Store> = store;
     let host =

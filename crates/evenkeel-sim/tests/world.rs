@@ -213,6 +213,16 @@ fn without_an_election_two_processes_act_and_the_checkers_see_it() {
     });
 }
 
+/// Beyond those that every run plays: 220 stepped 22 seconds after the gateway's confirmation, 1096
+/// never went on after the faults.
+#[test]
+fn seeds_that_once_showed_a_defect_are_fine() {
+    for seed in [1096, 220] {
+        let outcome = releases::play(seed);
+        assert_eq!(outcome.breaches, [], "seed {seed}: {:?}", outcome.trace);
+    }
+}
+
 #[test]
 fn whatever_goes_wrong_nothing_unsafe_happens_and_all_heals() {
     let seeds = std::env::var("EVENKEEL_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
@@ -220,7 +230,7 @@ fn whatever_goes_wrong_nothing_unsafe_happens_and_all_heals() {
     let bad: Vec<_> = outcomes.iter().filter(|outcome| !outcome.breaches.is_empty()).collect();
     assert!(bad.is_empty(), "{bad:#?}");
     // The faults are real: processes died, and both ends of a release were seen.
-    assert!(outcomes.iter().map(|outcome| outcome.deaths).sum::<usize>() > outcomes.len());
+    assert!(outcomes.iter().map(|outcome| outcome.deaths).sum::<usize>() > outcomes.len() / 2);
     let text = format!("{outcomes:?}");
     assert!(text.contains("Succeeded") && text.contains("Failed"));
     assert_eq!(releases::play(3), outcomes[2], "the same seed gives the same run");

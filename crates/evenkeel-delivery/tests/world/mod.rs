@@ -1,5 +1,10 @@
 //! A world for one Canary in virtual time: the real run loop, observation and performing over a
 //! small store; Deployments, endpoints and the gateway follow at once or as told.
+//!
+//! What must hold of every release whatever happens is checked in `evenkeel_sim::world`, from
+//! outside and among many more faults. Here is what takes a look inside, after every single step:
+//! what the Canary's status, its conditions, Events, queries and webhooks say, and a death after
+//! each write in turn.
 
 mod store;
 

@@ -67,6 +67,8 @@ pub struct World {
     troubles: watch::Sender<Troubles>,
     /// All that is random is drawn from its children.
     pub(crate) rng: Rng,
+    /// What processes run, by name; none named means all.
+    pub domains: Vec<String>,
     extra: Vec<Domain>,
     /// Off only to show what it is good for: every process then acts.
     pub election: bool,
@@ -111,6 +113,7 @@ impl World {
             traffic,
             troubles: watch::Sender::new(Troubles::default()),
             rng,
+            domains: Vec::new(),
             extra: Vec::new(),
             election: true,
             processes: BTreeMap::new(),
@@ -169,7 +172,7 @@ impl World {
             duration: LEASE,
             annotations: BTreeMap::new(),
         };
-        let mut assembly = assemble(host);
+        let mut assembly = assemble(host).only(&self.domains);
         if self.election {
             assembly = assembly.with_leases(leases);
         }

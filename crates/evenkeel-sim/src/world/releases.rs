@@ -34,9 +34,9 @@ const SERVICES: [&str; 2] = ["shop", "shop-api"];
 /// How many pods each has.
 const REPLICAS: i64 = 2;
 /// How long the faults last.
-const FAULTS_FOR: Duration = Duration::from_mins(8);
+const FAULTS_FOR: Duration = Duration::from_mins(6);
 /// Between two looks of the scenario.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(2);
 /// By then everything has healed, whatever was wrong before.
 const HEALED_WITHIN: Duration = Duration::from_hours(2);
 
@@ -128,6 +128,7 @@ struct Scenario {
 
 impl Scenario {
     async fn play(&mut self) -> Result<(), String> {
+        self.world.domains = vec!["delivery".to_owned()];
         for service in SERVICES {
             self.world.traffic.set(service, GOOD);
             install(&self.world, service).await.map_err(text)?;
@@ -247,11 +248,24 @@ impl Scenario {
                 let canary = canary(&self.world, service).await;
                 let status = canary.and_then(|c| c.json().get("status").cloned());
                 let status = status.unwrap_or_default();
-                return Err(format!("{service} after {limit:?}: {problem}; {status}"));
+                let passes = self.last_passes(service).await;
+                return Err(format!("{service} after {limit:?}: {problem}; {status}; {passes}"));
             }
             tokio::time::sleep(LOOK).await;
         }
         Ok(())
+    }
+}
+
+impl Scenario {
+    /// What each process last did about a service's Canary, and who leads.
+    async fn last_passes(&self, service: &str) -> String {
+        let leader = self.world.leader("delivery").await.unwrap_or_default();
+        let object = Key::of::<Canary>(NS, service).to_string();
+        let passes = self.world.processes.iter().map(|(number, process)| {
+            format!("process-{number}: {:?}", process.activity.why(&object))
+        });
+        passes.fold(format!("{leader} leads"), |all, one| format!("{all}; {one}"))
     }
 }
 
@@ -262,7 +276,7 @@ fn text(error: StoreError) -> String {
 /// Processes that are dead are started again; now and then one is killed.
 fn revive(world: &mut World, rng: &mut Rng) -> usize {
     let mut deaths = world.bury();
-    if deaths == 0 && rng.below(240) == 0 {
+    if deaths == 0 && rng.below(120) == 0 {
         let number = world.processes.keys().next().copied();
         if let Some(number) = number {
             world.kill(number);
