@@ -54,6 +54,11 @@ mod tests {
             assert_eq!(text("/kind"), "CustomResourceDefinition");
             let name = format!("{}.{}", text("/spec/names/plural"), text("/spec/group"));
             assert_eq!(text("/metadata/name"), name);
+            let group = text("/spec/group");
+            if group.ends_with(".k8s.io") || group.ends_with(".kubernetes.io") {
+                let approved = text("/metadata/annotations/api-approved.kubernetes.io");
+                assert!(approved.starts_with("unapproved"), "API servers refuse {name}");
+            }
             let versions = crd.pointer("/spec/versions").and_then(Value::as_array).unwrap();
             let schema = |version: &Value| version.pointer("/schema/openAPIV3Schema").is_some();
             assert!(versions.iter().all(schema), "{name}");
