@@ -30,7 +30,7 @@ pub fn merge(target: &mut Value, patch: &Value) {
 /// The merge patch from `have` to exactly `want`; `None` when they are equal.
 pub fn difference(have: &Value, want: &Value) -> Option<Value> {
     let (Value::Object(have), Value::Object(want)) = (have, want) else {
-        return (have != want).then(|| want.clone());
+        return (!same(have, want)).then(|| want.clone());
     };
     let mut patch = Map::new();
     for (name, want) in want {
@@ -81,7 +81,27 @@ pub fn covers(have: &Value, want: &Value) -> bool {
         (Value::Array(have), Value::Array(want)) => {
             have.len() == want.len() && have.iter().zip(want).all(|(have, want)| covers(have, want))
         }
-        _ => have == want,
+        _ => same(have, want),
+    }
+}
+
+/// Whether two values are equal. A number is what it amounts to, however it is written: an API
+/// server of Go stores what was sent as `100.0` as `100`.
+pub fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(one), Value::Number(other)) => {
+            let is_float = one.is_f64() || other.is_f64();
+            one == other || (is_float && one.as_f64() == other.as_f64())
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(a, b)| same(a, b))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            let in_other =
+                |(name, a): (&String, &Value)| other.get(name).is_some_and(|b| same(a, b));
+            one.len() == other.len() && one.iter().all(in_other)
+        }
+        _ => a == b,
     }
 }
 
@@ -153,6 +173,17 @@ mod tests {
         assert_eq!(missing(&have, &other), Some(json!({"spec": {"replicas": 4}})));
         let longer = json!({"spec": {"ports": [{"port": 80}, {"port": 81}]}});
         assert_eq!(missing(&have, &longer), Some(longer.clone()));
+    }
+
+    #[test]
+    fn a_number_is_what_it_amounts_to() {
+        let have = json!({"left": 100, "all": [{"left": 0}], "big": u64::MAX});
+        let want = json!({"left": 100.0, "all": [{"left": 0.0}], "big": u64::MAX});
+        assert_eq!(difference(&have, &want), None);
+        assert_eq!(missing(&have, &want), None);
+        let other = json!({"left": 100.5, "all": [{"left": 0.0}], "big": u64::MAX - 1});
+        let patch = json!({"left": 100.5, "big": u64::MAX - 1});
+        assert_eq!(difference(&have, &other), Some(patch));
     }
 
     #[test]
