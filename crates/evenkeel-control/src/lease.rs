@@ -173,6 +173,8 @@ pub(crate) struct Elector {
     leadership: Leadership,
     workers: Vec<mpsc::UnboundedSender<()>>,
     seen: Option<Seen>,
+    /// What was seen is our own last write: the next renewal needs no look first.
+    is_own: bool,
     leading: bool,
 }
 
@@ -183,7 +185,7 @@ impl Elector {
         leadership: Leadership,
         workers: Vec<mpsc::UnboundedSender<()>>,
     ) -> Self {
-        Self { host, settings, leadership, workers, seen: None, leading: false }
+        Self { host, settings, leadership, workers, seen: None, is_own: false, leading: false }
     }
 
     /// Never ends.
@@ -202,12 +204,16 @@ impl Elector {
         }
     }
 
-    /// One look and one write; how long to wait until the next.
+    /// One write, and a look before it unless the last write was ours; how long to wait until the
+    /// next. A renewal is conditioned on what we wrote last, so it bounces off whatever somebody
+    /// else has done meanwhile, and the next attempt looks.
     async fn attempt(&mut self) -> Result<Duration, StoreError> {
-        let found = self.within(self.host.ports.read.get(&self.settings.key)).await?;
-        // Noted as of now: the Lease may have been renewed while the answer was on its way.
+        if !std::mem::take(&mut self.is_own) {
+            let found = self.within(self.host.ports.read.get(&self.settings.key)).await?;
+            // Noted as of now: the Lease may have been renewed while the answer was on its way.
+            self.note(found.as_deref(), self.steady());
+        }
         let started = self.steady();
-        self.note(found.as_deref(), started);
         let step = decide(self.seen.as_ref(), &self.settings, started);
         if let Step::Wait(wait) = step {
             self.leadership.set(Timestamp::MIN);
@@ -216,6 +222,7 @@ impl Elector {
         match self.write(&step).await {
             Ok(lease) => {
                 self.note(Some(&lease), self.steady());
+                self.is_own = true;
                 // A term that has run out meanwhile must be told before the next one begins: a
                 // worker that saw the end waits to hear of a beginning.
                 self.announce();
@@ -223,9 +230,13 @@ impl Elector {
                 // for it.
                 self.leadership.set(later(started, self.settings.renew_within));
             }
-            // Somebody was faster, or our own write of before went through after all: the next
-            // look tells which.
-            Err(StoreError::Conflict { .. } | StoreError::Exists { .. }) => {
+            // Somebody was faster or has deleted it, or our own write of before went through after
+            // all: the next look tells which.
+            Err(
+                StoreError::Conflict { .. }
+                | StoreError::Exists { .. }
+                | StoreError::NotFound { .. },
+            ) => {
                 return Ok(self.settings.retry / 4);
             }
             Err(error) => return Err(error),
