@@ -10,6 +10,7 @@ mod durations;
 mod input;
 mod io;
 mod metric_servers;
+mod metrics_probe;
 mod paths;
 mod run;
 mod signals;

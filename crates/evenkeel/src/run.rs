@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use evenkeel_assembly::Assembly;
-use evenkeel_control::{Activity, Host, Store};
+use evenkeel_control::{Activity, Host, Metrics, Store};
 use evenkeel_live::{CachedStore, HttpHooks, ProviderNotifier, RealTime, connect};
 use evenkeel_telemetry::shell::PrometheusClient;
 
@@ -14,7 +14,7 @@ use crate::{
     diagnostics::Diagnostics,
     io,
     metric_servers::PrometheusServers,
-    paths,
+    metrics_probe, paths,
     signals::stop_signal,
 };
 
@@ -61,9 +61,12 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
     let time = Arc::new(RealTime::start());
     // The error names the address, without a password.
     let metrics = PrometheusClient::new(&args.prometheus).context("--prometheus")?;
+    let metrics: Arc<dyn Metrics> = Arc::new(metrics);
+    let url = args.prometheus.clone();
+    let probe = metrics_probe::run(url, metrics.clone(), time.clone(), time.clone());
     let notifier = ProviderNotifier::new(store.clone()).context("set up notifications")?;
     let host = Host::new(&store, time.clone(), time.clone())
-        .with_metrics(Arc::new(metrics))
+        .with_metrics(metrics)
         .with_notifier(Arc::new(notifier))
         .with_hooks(Arc::new(HttpHooks::new(store).context("set up webhooks")?));
     let activity = Arc::<Activity>::default();
@@ -83,5 +86,5 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
         activity,
     };
     let assembly = controllers::assemble(host, &options)?;
-    Ok((assembly, diagnostics))
+    Ok((assembly.beside(probe), diagnostics))
 }
