@@ -15,3 +15,7 @@ bench name:
 
 run:
     cargo run --release -- demo
+
+# Against a real Kubernetes; building it takes half an hour once.
+realk8s *TESTS:
+    cargo xtask realk8s {{TESTS}}

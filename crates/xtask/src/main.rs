@@ -1,14 +1,15 @@
 //! Repository chores. `cargo xtask tidy` checks the shape of the workspace, `cargo xtask bench
 //! NAME -o json` runs a benchmark against its peers, `cargo xtask sim --seeds N` plays simulated faults,
-//! `cargo test -p xtask` holds the fence.
+//! `cargo xtask realk8s` tests against a real Kubernetes, `cargo test -p xtask` holds the fence.
 
 mod bench;
 mod circles;
 mod fence;
 mod paths;
+mod realk8s;
 mod tidy;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -18,10 +19,11 @@ fn main() -> ExitCode {
         ["bench", name] => bench::run(name, &bench::Form::Table),
         ["bench", name, "-o", "json"] => bench::run(name, &bench::Form::Json),
         ["sim", "--seeds", seeds] => sim(seeds),
+        ["realk8s", more @ ..] => realk8s::run(more),
         _ => {
             say(
                 "usage: cargo xtask tidy | cargo xtask bench gateway|rules|up [-o json] | cargo xtask sim \
-                 --seeds N",
+                 --seeds N | cargo xtask realk8s [TEST...]",
             );
             return ExitCode::from(2);
         }
@@ -38,9 +40,23 @@ fn main() -> ExitCode {
 /// Plays seeds of the simulated world of releases, optimised.
 fn sim(seeds: &str) -> anyhow::Result<()> {
     let words = ["run", "--release", "-p", "evenkeel-sim", "--example", "world", "--", "--seeds"];
-    let status = std::process::Command::new(env!("CARGO")).args(words).arg(seeds).status()?;
+    let status = cargo().args(words).arg(seeds).status()?;
     anyhow::ensure!(status.success(), "a seed showed what must not be");
     Ok(())
+}
+
+/// Cargo, as it is when called by hand.
+fn cargo() -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    // What `cargo run` has told us about ourselves would make build scripts run again, and all
+    // that depends on them be compiled again.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
 }
 
 #[expect(clippy::print_stderr, reason = "a command line tool talks to people")]

@@ -1,0 +1,101 @@
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use evenkeel_api::{Obj, httproute::HttpRoute};
+use evenkeel_control::{
+    ListQuery, Patch, Read as _, Subresource, WatchEvent, Write as _, WriteOptions,
+};
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::{bed::Bed, objects::weight};
+
+/// Weights of the canary that a route had, one after the other.
+type Seen = Arc<Mutex<BTreeMap<String, Vec<i64>>>>;
+
+/// A Gateway API implementation as others write them: it accepts each generation of a route, for
+/// the parents that are Gateways, and serves no mesh.
+pub(crate) struct Gateways {
+    seen: Seen,
+    task: JoinHandle<()>,
+}
+
+impl Gateways {
+    pub(crate) fn start(bed: &Bed) -> Self {
+        let (store, seen) = (bed.store.clone(), Seen::default());
+        let noting = seen.clone();
+        let task = bed.runtime.spawn(async move {
+            let mut routes = store.watch(ListQuery::of::<HttpRoute>());
+            while let Some(event) = routes.next().await {
+                let Ok(WatchEvent::Applied(route)) = event else { continue };
+                note(&noting, &route);
+                let status = json!({"status": {"parents": parents(&route)}});
+                if is_accepted(&route) {
+                    continue;
+                }
+                let options = WriteOptions {
+                    subresource: Some(Subresource::Status),
+                    ..WriteOptions::default()
+                };
+                // A route that has changed or gone meanwhile comes again.
+                let patch = Patch::Merge(status);
+                drop(store.patch(route.key(), &patch, &options).await);
+            }
+        });
+        Self { seen, task }
+    }
+
+    /// All weights that the routes of a namespace had, repetitions left out.
+    pub(crate) fn weights(&self, namespace: &str) -> Vec<i64> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(namespace).cloned().unwrap_or_default()
+    }
+
+    /// Forgets what was seen in a namespace, but for the present weight.
+    pub(crate) fn from_now(&self, namespace: &str) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(weights) = seen.get_mut(namespace) {
+            weights.drain(..weights.len().saturating_sub(1));
+        }
+    }
+}
+
+impl Drop for Gateways {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn note(seen: &Seen, route: &Obj) {
+    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let weights = seen.entry(route.namespace().to_owned()).or_default();
+    let now = weight(route.json());
+    if weights.last() != Some(&now) {
+        weights.push(now);
+    }
+}
+
+fn is_accepted(route: &Obj) -> bool {
+    let status = route.json().pointer("/status/parents").and_then(Value::as_array);
+    let mut parents = status.into_iter().flatten();
+    parents.any(|parent| parent["conditions"][0]["observedGeneration"] == route.generation())
+}
+
+fn parents(route: &Obj) -> Vec<Value> {
+    let refs = route.json().pointer("/spec/parentRefs").and_then(Value::as_array);
+    let gateways = refs.into_iter().flatten().filter(|parent| parent["kind"] != "Service");
+    let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap();
+    let condition = |kind: &str, reason: &str| {
+        json!({"type": kind, "status": "True", "reason": reason, "message": "",
+            "observedGeneration": route.generation(), "lastTransitionTime": now.to_string()})
+    };
+    let answer = |parent: &Value| {
+        json!({"parentRef": parent, "controllerName": "example.com/gateway",
+            "conditions": [condition("Accepted", "Accepted"),
+                condition("ResolvedRefs", "ResolvedRefs")]})
+    };
+    gateways.map(answer).collect()
+}

@@ -1,0 +1,58 @@
+//! `evenkeel run` against a real Kubernetes: what its API server holds in the end is what counts.
+//!
+//! ```text
+//! cargo xtask realk8s        builds and starts the control planes, runs this, stops them
+//! Bed       a control plane, one test (or one Stage) at a time
+//! Evenkeel  the real program, as a process
+//! Prometheus, Gateways, Wire   what stands around it, faked: metrics, the status of routes, a
+//!           network that goes silent
+//! audit     who has asked the API server what
+//! ```
+//! Without a control plane every test says that it is skipped, once for all.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails fails the test")]
+
+mod audit;
+mod bed;
+mod gateways;
+mod objects;
+mod process;
+mod prometheus;
+mod wire;
+
+mod leaders;
+mod quiet;
+mod refusals;
+mod releases;
+mod schema;
+mod silence;
+mod startup;
+
+use std::time::{Duration, Instant};
+
+/// How long something may take that has to happen; generous, for machines that do much else.
+const PATIENCE: Duration = Duration::from_mins(3);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Waits until `check` gives something; how long it took.
+fn soon<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> (T, Duration) {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = check() {
+            return (found, began.elapsed());
+        }
+        assert!(began.elapsed() < PATIENCE, "did not happen within {PATIENCE:?}: {what}");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Waits until `check` holds; how long it took.
+fn until(what: &str, mut check: impl FnMut() -> bool) -> Duration {
+    soon(what, || check().then_some(())).1
+}
+
+/// A figure for people, which the test's own summary shows.
+fn figure(text: &str) {
+    use std::io::Write as _;
+    // Past the harness, which hides what a passing test prints.
+    writeln!(std::io::stderr(), "figure: {text}").unwrap();
+}

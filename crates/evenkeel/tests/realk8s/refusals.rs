@@ -1,0 +1,101 @@
+//! What the API server refuses is said on the object, tried again slowly, and heals.
+
+use evenkeel_api::{GroupKind, Key};
+use evenkeel_control::StoreError;
+use serde_json::{Value, json};
+
+use crate::{
+    audit,
+    bed::Bed,
+    figure,
+    objects::{APP, route_key, weight},
+    releases::Stage,
+    until,
+};
+
+const ADMISSION: &str = "admissionregistration.k8s.io";
+
+fn words(bed: &Bed, key: &Key) -> String {
+    let stalled = bed.condition(key, "Stalled");
+    stalled["message"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Forbids every update of a route in a namespace, and waits until that is in force.
+fn forbid_updates(bed: &Bed, ns: &str) -> [Key; 2] {
+    let bystander = bed.create(json!({"apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute", "metadata": {"name": "bystander", "namespace": ns}, "spec": {}}));
+    let api = format!("{ADMISSION}/v1");
+    let policy = bed.create(json!({"apiVersion": api, "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": ns}, "spec": {"failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{"apiGroups": ["gateway.networking.k8s.io"],
+                "apiVersions": ["*"], "operations": ["UPDATE"], "resources": ["httproutes"]}]},
+            "validations": [{"expression": "false", "message": "routes are frozen"}]}}));
+    let binding = bed.create(json!({"apiVersion": api,
+        "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": ns},
+        "spec": {"policyName": ns, "validationActions": ["Deny"], "matchResources": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": ns}}}}}));
+    let mut tries = 0;
+    until("the policy is in force", || {
+        tries += 1;
+        let touch = json!({"metadata": {"annotations": {"try": tries.to_string()}}});
+        matches!(
+            bed.try_patch(&bystander, touch),
+            Err(StoreError::Refused { .. } | StoreError::Invalid { .. })
+        )
+    });
+    [binding, policy]
+}
+
+#[test]
+fn a_rollback_that_a_policy_forbids_is_said_and_done_when_it_may_be() {
+    let Some(stage) = Stage::shared() else { return };
+    let (bed, ns) = (&stage.bed, "frozen");
+    let canary = stage.app(ns);
+    bed.release(ns, "web:2");
+    stage.reaches_weight(ns, 10);
+    let rules = forbid_updates(bed, ns);
+    stage.prometheus.worsen(ns);
+    let said = until("the refusal is said", || words(bed, &canary).contains("routes are frozen"));
+    figure(&format!("a forbidden rollback was said after {:.0} s", said.as_secs_f64()));
+    assert_eq!(bed.condition(&canary, "Stalled")["reason"], "Refused");
+    let refused = || {
+        let all = audit::requests(bed, &stage.run.user);
+        let of_route = |request: &audit::Request| {
+            request.namespace == ns && request.resource == "httproutes" && request.code >= 400
+        };
+        all.into_iter().filter(of_route).collect::<Vec<_>>()
+    };
+    until("it is tried three times", || refused().len() >= 3);
+    let tries = refused();
+    let gaps: Vec<_> = tries.windows(2).map(|two| two[1].at_ms - two[0].at_ms).collect();
+    assert!(gaps.iter().all(|gap| *gap >= 1_500), "pauses in milliseconds: {gaps:?}");
+    for rule in &rules {
+        bed.delete(rule);
+    }
+    let healed = until("the rollback is done", || {
+        bed.get(&route_key(ns, APP)).is_some_and(|route| weight(route.json()) == 0)
+    });
+    figure(&format!("and done {:.0} s after it was allowed", healed.as_secs_f64()));
+    bed.reaches(ns, "Failed");
+    until("the condition goes away", || bed.condition(&canary, "Stalled") == Value::Null);
+}
+
+#[test]
+fn a_quota_that_forbids_the_primary_is_said_and_made_good_when_it_is_lifted() {
+    let Some(stage) = Stage::shared() else { return };
+    let (bed, ns) = (&stage.bed, "quota");
+    bed.namespace(ns);
+    let quota = bed.create(json!({"apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "tight", "namespace": ns},
+        "spec": {"hard": {"count/deployments.apps": "1"}}}));
+    until("the quota is counted", || bed.field(&quota, "/status/hard") != Value::Null);
+    bed.create(crate::objects::deployment(ns, APP, "web:1", 1));
+    let canary = bed.create(crate::objects::canary(ns, APP, &json!({})));
+    until("the refusal is said", || words(bed, &canary).contains("exceeded quota"));
+    assert_eq!(bed.condition(&canary, "Stalled")["reason"], "Refused");
+    let kind = GroupKind::new("", "ResourceQuota");
+    bed.delete(&Key::new(kind, ns, "tight"));
+    let healed = bed.reaches(ns, "Initialized");
+    figure(&format!("initialised {:.0} s after the quota was lifted", healed.as_secs_f64()));
+    until("the condition goes away", || bed.condition(&canary, "Stalled") == Value::Null);
+}
