@@ -302,10 +302,10 @@ mod tests {
         };
         let error = || HookError { url: "http://gate/".to_owned(), problem: "refused".to_owned() };
         let longest = |seconds, retries| {
-            Limits::of(&call(Duration::from_secs(seconds), retries)).longest().as_secs_f64()
+            Limits::of(&call(Duration::from_secs(seconds), retries)).longest().as_millis()
         };
-        assert_eq!((longest(1, 0), longest(1, 7), longest(1, 10)), (1.0, 39.5, 66.5));
-        assert_eq!(longest(86_400, u32::MAX), 840.0);
+        assert_eq!((longest(1, 0), longest(1, 7), longest(1, 10)), (1_000, 39_500, 66_500));
+        assert_eq!(longest(86_400, u32::MAX), 840_000);
         let usual = Limits::of(&call(Duration::from_mins(5), 3));
         assert_eq!((usual.timeout, usual.retries), (Duration::from_mins(5), 3));
         assert_eq!(usual.explain(error()).problem, "refused");

@@ -131,7 +131,7 @@ impl Scenario {
         self.world.domains = vec!["delivery".to_owned()];
         for service in SERVICES {
             self.world.traffic.set(service, GOOD);
-            install(&self.world, service).await.map_err(text)?;
+            install(&self.world, service).await.map_err(|error| text(&error))?;
         }
         for _ in 0..=self.rng.below(2) {
             self.world.start();
@@ -209,7 +209,7 @@ impl Scenario {
             if phase == "Failed" { Ok(()) } else { Err(phase) }
         })
         .await?;
-        self.world.delete(&Key::of::<Canary>(NS, service)).await.map_err(text)?;
+        self.world.delete(&Key::of::<Canary>(NS, service)).await.map_err(|error| text(&error))?;
         self.reach(service, HEALED_WITHIN, taken_away).await
     }
 
@@ -223,7 +223,7 @@ impl Scenario {
         self.versions += 1;
         let image = format!("evenkeel/demo:v{}", self.versions + 1);
         self.world.traffic.set(service, quality);
-        release(&self.world, service, &image).await.map_err(text)?;
+        release(&self.world, service, &image).await.map_err(|error| text(&error))?;
         Ok(image)
     }
 
@@ -269,7 +269,7 @@ impl Scenario {
     }
 }
 
-fn text(error: StoreError) -> String {
+fn text(error: &StoreError) -> String {
     error.to_string()
 }
 

@@ -67,6 +67,7 @@ struct Weight {
 
 /// A service, its Canary, and what became of its versions.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that were seen; any may hold with any")]
 pub(super) struct Watched {
     asked: Option<Asked>,
     target: Option<Pods>,
@@ -165,7 +166,7 @@ impl Watched {
             let from = last.unwrap_or_default();
             let hurt = self.primary_hurt_at.is_some_and(|hurt| truth.at <= hurt + HURT);
             if pct > from && !(pct == 100 && hurt) {
-                self.check_step(asked, before.as_ref(), pct, truth, wrong);
+                wrong.extend(self.check_step(asked, before.as_ref(), pct, truth));
             }
             if pct >= asked.weight_max
                 && let Some(target) = &self.target
@@ -186,8 +187,8 @@ impl Watched {
         before: Option<&Weight>,
         pct: i64,
         truth: &Truth,
-        wrong: &mut Vec<String>,
-    ) {
+    ) -> Vec<String> {
+        let mut wrong = Vec::new();
         let from = before.map_or(0, |weight| weight.pct);
         if pct > asked.weight_max {
             wrong.push(format!("weight {pct} is more than {}", asked.weight_max));
@@ -198,7 +199,7 @@ impl Watched {
         if self.fell && truth.at > self.fresh_at + SETTLE {
             wrong.push(format!("goes up again to {pct} with the version that was taken back"));
         }
-        let Some(before) = before.filter(|weight| weight.pct > 0) else { return };
+        let Some(before) = before.filter(|weight| weight.pct > 0) else { return wrong };
         if truth.bad_since.is_some_and(|bad| bad <= before.since) {
             wrong.push(format!("steps from {from} to {pct} while the version is bad"));
         }
@@ -210,6 +211,7 @@ impl Watched {
             }
             Some(_) => {}
         }
+        wrong
     }
 
     fn see_target(&mut self, pods: Option<Pods>, truth: &Truth) {
@@ -319,6 +321,7 @@ fn is_confirmed(route: &Obj) -> bool {
     })
 }
 
+/// The weight of the canary in an HTTPRoute; `None` when it has no such backend.
 pub fn canary_weight(route: &Value) -> Option<i64> {
     let backends = route.pointer("/spec/rules/0/backendRefs")?.as_array()?;
     let canary =
