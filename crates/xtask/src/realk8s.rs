@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use crate::say;
 
 /// Control planes side by side: so many tests run at once that need one for themselves.
-const CLUSTERS: [&str; 4] = ["one", "two", "three", "four"];
+const CLUSTERS: [&str; 5] = ["one", "two", "three", "four", "five"];
 /// What `build` and `up` answer when something is missing that only the machine's owner can add.
 const MISSING: i32 = 3;
 /// Threads of the tests: nearly all of them wait.
