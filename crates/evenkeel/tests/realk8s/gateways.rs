@@ -55,7 +55,7 @@ impl Gateways {
     }
 
     /// Forgets what was seen in a namespace, but for the present weight.
-    pub(crate) fn forget_past(&self, namespace: &str) {
+    pub(crate) fn forget_before(&self, namespace: &str) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(weights) = seen.get_mut(namespace) {
             weights.drain(..weights.len().saturating_sub(1));

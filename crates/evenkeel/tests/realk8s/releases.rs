@@ -54,7 +54,7 @@ impl Stage {
     pub(crate) fn app_with(&self, namespace: &str, analysis: &Value) -> Key {
         let key = self.bed.app(namespace, analysis);
         self.bed.reaches(namespace, "Initialized");
-        self.gateways.forget_past(namespace);
+        self.gateways.forget_before(namespace);
         key
     }
 
