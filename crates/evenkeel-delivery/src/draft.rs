@@ -327,10 +327,12 @@ impl<'a> Draft<'a> {
         let mut plan = self.plan;
         plan.actions.extend(self.notices.into_iter().map(Action::from));
         plan.reason = reason;
-        match patch {
-            Some(patch) => plan.with_status(self.view.obj.key().clone(), patch),
-            None => plan,
-        }
+        let Some(patch) = patch else { return plan };
+        // A status that was made from an old one must not land on a newer one. Nor may it be taken
+        // for written when the newer one happens to be the same: no event of it would come.
+        let canary = &self.view.obj;
+        plan.assumed.push((canary.key().clone(), canary.revision()));
+        plan.with_status(canary.key().clone(), patch)
     }
 
     fn conditions(&mut self) {

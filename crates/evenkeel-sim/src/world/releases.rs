@@ -263,7 +263,9 @@ impl Scenario {
         let leader = self.world.leader("delivery").await.unwrap_or_default();
         let object = Key::of::<Canary>(NS, service).to_string();
         let passes = self.world.processes.iter().map(|(number, process)| {
-            format!("process-{number}: {:?}", process.activity.why(&object))
+            let (dead, asked) = (process.store.is_dead(), process.store.requests());
+            let why = process.activity.why(&object);
+            format!("process-{number}: dead {dead}, {asked:?}, {why:?}")
         });
         passes.fold(format!("{leader} leads"), |all, one| format!("{all}; {one}"))
     }
