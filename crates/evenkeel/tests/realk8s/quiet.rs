@@ -54,7 +54,7 @@ fn at_rest(stage: &Stage, what: &str) -> Vec<Request> {
 
 #[test]
 fn two_slos_and_one_canary_at_rest_cost_a_few_requests() {
-    let Some(bed) = Bed::take() else { return };
+    let Some(bed) = Bed::take_later() else { return };
     let stage = Stage::set(bed);
     let (bed, ns) = (&stage.bed, "quiet");
     stage.app(ns);

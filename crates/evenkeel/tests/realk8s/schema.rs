@@ -41,7 +41,7 @@ fn foreign() -> Value {
 
 #[test]
 fn a_definition_that_drops_the_status_is_said_and_no_release_begins() {
-    let Some(bed) = Bed::take() else { return };
+    let Some(bed) = Bed::take_later() else { return };
     let stage = Stage::set(bed);
     let (bed, ns) = (&stage.bed, "schema");
     let _back = Foreign(bed);

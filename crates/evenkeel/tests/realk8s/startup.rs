@@ -13,7 +13,7 @@ use crate::{
 
 #[test]
 fn a_prometheus_that_does_not_answer_is_said_and_leases_have_the_right_time() {
-    let Some(bed) = Bed::take() else { return };
+    let Some(bed) = Bed::take_later() else { return };
     let run = Evenkeel::start(&bed, &Start { lease: "3s", ..Start::with("http://127.0.0.1:1") });
     until("it is said", || {
         let log = run.log();
