@@ -37,11 +37,6 @@ pub(crate) const KNOWN: &[Known] = &[
     },
     Known {
         krate: "evenkeel-control",
-        files: &["action.rs", "door.rs", "effect.rs"],
-        reason: "one contract: an action may be an effect, whose effector says how the door sees it",
-    },
-    Known {
-        krate: "evenkeel-control",
         files: &["notices.rs", "ports.rs"],
         reason: "a port and what is sent through it; to be broken",
     },

@@ -131,7 +131,7 @@ impl Scenario {
         self.world.domains = vec!["delivery".to_owned()];
         for service in SERVICES {
             self.world.traffic.set(service, GOOD);
-            install(&self.world, service).await.map_err(|error| text(&error))?;
+            install(&self.world, service).await.map_err(|error| error.to_string())?;
         }
         for _ in 0..=self.rng.below(2) {
             self.world.start();
@@ -209,7 +209,10 @@ impl Scenario {
             if phase == "Failed" { Ok(()) } else { Err(phase) }
         })
         .await?;
-        self.world.delete(&Key::of::<Canary>(NS, service)).await.map_err(|error| text(&error))?;
+        self.world
+            .delete(&Key::of::<Canary>(NS, service))
+            .await
+            .map_err(|error| error.to_string())?;
         self.reach(service, HEALED_WITHIN, taken_away).await
     }
 
@@ -223,7 +226,7 @@ impl Scenario {
         self.versions += 1;
         let image = format!("evenkeel/demo:v{}", self.versions + 1);
         self.world.traffic.set(service, quality);
-        release(&self.world, service, &image).await.map_err(|error| text(&error))?;
+        release(&self.world, service, &image).await.map_err(|error| error.to_string())?;
         Ok(image)
     }
 
@@ -269,10 +272,6 @@ impl Scenario {
         });
         passes.fold(format!("{leader} leads"), |all, one| format!("{all}; {one}"))
     }
-}
-
-fn text(error: &StoreError) -> String {
-    error.to_string()
 }
 
 /// Processes that are dead are started again; now and then one is killed.

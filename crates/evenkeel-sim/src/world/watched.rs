@@ -65,9 +65,20 @@ struct Weight {
     confirmed_at: Option<Duration>,
 }
 
+/// Where a version is on its way to its users.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The weight is still that of a version before it.
+    Inherited,
+    /// It may be given weight.
+    #[default]
+    Open,
+    /// It was given weight, and lost it again.
+    Fell,
+}
+
 /// A service, its Canary, and what became of its versions.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "facts that were seen; any may hold with any")]
 pub(super) struct Watched {
     asked: Option<Asked>,
     target: Option<Pods>,
@@ -78,10 +89,8 @@ pub(super) struct Watched {
     endpoints: BTreeMap<String, (String, usize)>,
     /// When the target's version was new, or its pods were last not ready.
     fresh_at: Duration,
-    /// Whether the weight is still that of a version before the target's.
-    inherited: bool,
-    /// Whether the target's version was given weight and lost it again.
-    fell: bool,
+    /// Where the target's version is on its way.
+    way: Way,
     /// Versions that had the whole weight that the Canary asks for, and since when.
     passed: BTreeMap<String, Duration>,
     /// Whether users found a pod when it was last looked at.
@@ -166,7 +175,7 @@ impl Watched {
             let from = last.unwrap_or_default();
             let hurt = self.primary_hurt_at.is_some_and(|hurt| truth.at <= hurt + HURT);
             if pct > from && !(pct == 100 && hurt) {
-                wrong.extend(self.check_step(asked, before.as_ref(), pct, truth));
+                wrong.extend(self.wrong_step(asked, before.as_ref(), pct, truth));
             }
             if pct >= asked.weight_max
                 && let Some(target) = &self.target
@@ -174,14 +183,18 @@ impl Watched {
                 self.passed.entry(target.image.clone()).or_insert(truth.at);
             }
             if pct == 0 && from > 0 {
-                self.fell |= !self.inherited && truth.at > self.fresh_at + SETTLE;
-                self.inherited = false;
+                let settled = truth.at > self.fresh_at + SETTLE;
+                self.way = match self.way {
+                    Way::Open if settled => Way::Fell,
+                    Way::Inherited => Way::Open,
+                    now => now,
+                };
             }
         }
         self.weight = Some(Weight { pct, since: truth.at, confirmed_at: None });
     }
 
-    fn check_step(
+    fn wrong_step(
         &self,
         asked: &Asked,
         before: Option<&Weight>,
@@ -196,7 +209,7 @@ impl Watched {
         if pct - from != asked.step && pct != asked.weight_max || pct - from > asked.step {
             wrong.push(format!("jumps from {from} to {pct} in steps of {}", asked.step));
         }
-        if self.fell && truth.at > self.fresh_at + SETTLE {
+        if self.way == Way::Fell && truth.at > self.fresh_at + SETTLE {
             wrong.push(format!("goes up again to {pct} with the version that was taken back"));
         }
         let Some(before) = before.filter(|weight| weight.pct > 0) else { return wrong };
@@ -220,10 +233,14 @@ impl Watched {
         let unready = unready(&self.target) || unready(&pods);
         let new = image(&self.target) != image(&pods);
         if new || unready {
-            (self.fresh_at, self.fell) = (truth.at, false);
+            self.fresh_at = truth.at;
+            if self.way == Way::Fell {
+                self.way = Way::Open;
+            }
         }
         if new {
-            self.inherited = self.weight.as_ref().is_some_and(|weight| weight.pct > 0);
+            let weighs = self.weight.as_ref().is_some_and(|weight| weight.pct > 0);
+            self.way = if weighs { Way::Inherited } else { Way::Open };
         }
         let max = self.asked.as_ref().map_or(100, |asked| asked.weight_max);
         let all = self.weight.as_ref().is_some_and(|weight| weight.pct > max);
