@@ -82,7 +82,7 @@ pub struct RouteWeight {
 pub(crate) enum TargetError {
     #[error("the target has no name")]
     Nameless,
-    #[error("{0} is to go, but which one is not said: the uid is empty")]
+    #[error("{0} cannot be deleted: no uid given")]
     NoUid(Key),
     #[error("{0} is to be bound to a node without a name")]
     NoNode(Key),

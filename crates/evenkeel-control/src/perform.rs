@@ -51,7 +51,7 @@ pub(crate) enum PerformError {
     #[error("no answer while this process led; it may have happened")]
     TermOver,
     /// A defect of ours.
-    #[error("a defect of evenkeel ({0}); it may have happened")]
+    #[error("internal error ({0}); the action may have taken effect")]
     Panicked(String),
 }
 

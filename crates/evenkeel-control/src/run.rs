@@ -333,7 +333,7 @@ impl State {
             if self.poisons.len() < POISONS_MAX && self.poisons.insert(obj.key().clone()) {
                 let error = crate::redact::about(obj.key(), &panic_words(&*panic));
                 tracing::error!(controller = worker.name(), object = %obj.key(), error,
-                    "trigger panicked, the object wakes nobody");
+                    "trigger panicked, changes to this object are ignored");
             }
             Wakes::These(Vec::new())
         });

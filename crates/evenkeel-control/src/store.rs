@@ -261,7 +261,7 @@ pub enum Propagation {
 #[derive(Clone, thiserror::Error)]
 pub enum StoreError {
     /// There is no such object.
-    #[error("{object} is not there")]
+    #[error("{object} does not exist")]
     NotFound {
         /// `Kind/namespace/name`.
         object: String,

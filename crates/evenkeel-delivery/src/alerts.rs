@@ -28,7 +28,7 @@ pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Result<Alerts, Sto
             // A cluster without the kind has no such object.
             Ok(None) | Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => {
                 let message =
-                    format!("{key} is not there: create it, or correct spec.analysis.alerts");
+                    format!("{key} does not exist: create it, or correct spec.analysis.alerts");
                 let reason = reasons::PROVIDER_MISSING;
                 return Ok(Alerts::Fail(AlertProblem { reason, message }));
             }

@@ -77,7 +77,7 @@ impl Asked<'_> {
                 Err(problem) => Err(problem),
             },
             MetricKind::Template(reference, variables) => match self.template {
-                None => Err(format!("MetricTemplate {} is not there", reference.name)),
+                None => Err(format!("MetricTemplate {} does not exist", reference.name)),
                 Some(template) => match self.fill(&template.spec.query, rule, variables) {
                     Ok(query) => value(answer(query)?),
                     Err(problem) => Err(problem),

@@ -95,7 +95,7 @@ impl<'a> Context<'a> {
         }
         let Some(target) = &view.target else {
             let message = format!(
-                "Deployment/{}/{} is not there: create it, or correct spec.targetRef.name",
+                "Deployment/{}/{} does not exist: create it, or correct spec.targetRef.name",
                 names.namespace, names.target
             );
             return obstacle(reasons::TARGET_MISSING, message);

@@ -80,7 +80,10 @@ fn read(cmd: &str) -> Result<LoadPlan, String> {
     while let Some(word) = words.next() {
         let Some(option) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
             if !plan.url.is_empty() {
-                return Err(format!("{word:?} is left over after the URL {}", plan.url));
+                return Err(format!(
+                    "{word:?} is an unexpected argument after the URL {}",
+                    plan.url
+                ));
             }
             plan.url = word;
             continue;

@@ -169,7 +169,7 @@ fn message(ctx: &Context<'_>, drifts: &[Drift]) -> Option<String> {
     let said: Vec<_> = said.collect();
     let lasting = (!said.is_empty()).then(|| {
         format!(
-            "{} did not stay as it should be: the API server or another controller does not keep \
+            "{} keeps being changed back: the API server or another controller does not keep \
              it",
             said.join(", ")
         )

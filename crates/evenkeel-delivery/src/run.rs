@@ -307,7 +307,7 @@ fn with_two_versions(ctx: &Context<'_>, rule: &MetricRule, clean_at: Timestamp) 
     let mut draft = ctx.draft();
     draft.run.data_missing_since = None;
     draft.waiting(format!(
-        "Waiting until {clean_at:.0}: the last {} of metric {} still holds requests to another \
+        "Waiting until {clean_at:.0}: the last {} of metric {} still includes requests to another \
          version",
         format_duration(rule.window),
         rule.name

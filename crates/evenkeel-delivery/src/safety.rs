@@ -70,7 +70,7 @@ pub(crate) fn quiet_stray_route(view: &CanaryView) -> Option<Plan> {
     let key = stray.obj.key().clone();
     let mut draft = Draft::new(view);
     draft.warning(format!(
-        "{key} is not this Canary's any more and had {pct} % of its traffic at the canary: all of \
+        "{key} no longer belongs to this Canary but sent {pct} % of its traffic to the canary: all of \
          it goes to {}; delete the route when it is no longer used",
         names.primary
     ));

@@ -489,7 +489,7 @@ fn what_is_wrong_is_said_with_object_field_and_fix() {
         writeln!(told, "{kind} {reason} | {}", world.events()).unwrap();
     }
     assert_snapshot!(told, @r#"
-    "Accepted" "TargetMissing" | Warning Deployment/shop/nobody is not there: create it, or correct spec.targetRef.name
+    "Accepted" "TargetMissing" | Warning Deployment/shop/nobody does not exist: create it, or correct spec.targetRef.name
     "Accepted" "InvalidSpec" | Warning spec.analysis.interval: "soon" is not a duration: a number is missing (write it like 30s, 5m or 1h30m)
     "Accepted" "InvalidSpec" | Warning spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or remove it
     "#);
@@ -587,7 +587,7 @@ fn a_template_measures_what_it_says_and_its_absence_is_told() {
     let mut world = initialized(canary.clone());
     world.release("2");
     world.run_until(&["Failed"]);
-    assert!(world.events().contains("MetricTemplate errors is not there"), "{}", world.events());
+    assert!(world.events().contains("MetricTemplate errors does not exist"), "{}", world.events());
 
     let mut world = initialized(canary);
     world.store.create_now(json!({"apiVersion": "flagger.app/v1beta1", "kind": "MetricTemplate",

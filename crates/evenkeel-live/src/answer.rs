@@ -204,7 +204,7 @@ mod tests {
         let body = json!({"kind": "Status", "code": 404, "reason": "NotFound",
             "message": "namespaces \"x\" not found", "details": {"name": "x", "kind": "namespaces"}});
         let error = answer(404, &body.to_string()).translate("ConfigMap/x/a");
-        assert_eq!(error.to_string(), "Namespace/x is not there");
+        assert_eq!(error.to_string(), "Namespace/x does not exist");
     }
 
     #[test]

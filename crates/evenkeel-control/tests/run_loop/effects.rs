@@ -218,11 +218,11 @@ fn a_panic_of_an_effector_is_settled_and_shown() {
     world.run_for(20);
     assert_snapshot!(world.timeline(), @"
     0.000 ask script panics channel: allow
-    0.000 settle failed: a defect of evenkeel (a defect of the effector); it may have happened
+    0.000 settle failed: internal error (a defect of the effector); it may have happened
     0.000 status Widget/shop/w by fixture
     0.000 event Warning Panicked w x1
     ");
-    assert_snapshot!(world.condition("w", "Stalled"), @"Panicked: fixture: internal error: script panics channel: a defect of evenkeel (a defect of the effector); it may have happened");
+    assert_snapshot!(world.condition("w", "Stalled"), @"Panicked: fixture: internal error: script panics channel: internal error (a defect of the effector); it may have happened");
 }
 
 #[test]

@@ -198,7 +198,7 @@ fn a_panic_while_acting_is_settled_as_a_failure() {
     world.run_for(60);
     assert_snapshot!(world.timeline(), @"
     0.000 ask apply ConfigMap/shop/w: allow
-    0.000 settle failed: a defect of evenkeel (a defect of the client); it may have happened
+    0.000 settle failed: internal error (a defect of the client); it may have happened
     0.000 status Widget/shop/w by fixture
     0.000 event Warning Panicked w x1
     30.000 ask apply ConfigMap/shop/w: allow

@@ -22,7 +22,7 @@ fn a_target_that_is_deleted_loses_its_traffic_at_once_and_may_come_back() {
     world.store.remove(&deployment_key("api-service"));
     world.run_for(Duration::from_secs(1));
     assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(0)));
-    assert_snapshot!(world.condition("Accepted"), @"False TargetMissing: Deployment/shop/api-service is not there: create it, or correct spec.targetRef.name. Until then all traffic goes to the primary");
+    assert_snapshot!(world.condition("Accepted"), @"False TargetMissing: Deployment/shop/api-service does not exist: create it, or correct spec.targetRef.name. Until then all traffic goes to the primary");
     world.run_for(minutes(30));
     assert_eq!(world.phase(), "Progressing");
     world.store.create_now(world::deployment("api-service", "2"));
@@ -172,7 +172,7 @@ fn a_service_that_is_renamed_during_a_run_leaves_no_traffic_behind() {
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.weight(), Some(0));
     assert!(
-        world.events().contains("HTTPRoute/shop/api-service is not this Canary's any more"),
+        world.events().contains("HTTPRoute/shop/api-service no longer belongs to this Canary"),
         "{}",
         world.events()
     );

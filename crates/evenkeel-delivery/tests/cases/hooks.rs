@@ -212,7 +212,7 @@ fn an_alert_that_is_not_delivered_stands_on_the_canary_and_holds_nothing_up() {
 fn an_alert_provider_that_does_not_exist_is_named() {
     let mut world = World::new(with_alerts(), Settings::default());
     world.run_until(&["Initialized"]);
-    assert_snapshot!(world.condition("AlertsDelivered"), @"False ProviderMissing: AlertProvider/shop/chat is not there: create it, or correct spec.analysis.alerts");
+    assert_snapshot!(world.condition("AlertsDelivered"), @"False ProviderMissing: AlertProvider/shop/chat does not exist: create it, or correct spec.analysis.alerts");
     provider(&world);
     world.run_for(minutes(2));
     assert_eq!(world.condition("AlertsDelivered"), "none");

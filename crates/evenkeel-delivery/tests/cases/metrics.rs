@@ -90,7 +90,7 @@ fn no_check_looks_back_at_the_version_before() {
     world.release("3");
     world.run_for(seconds(59));
     assert_eq!((world.weight(), world.queries.lock().unwrap().len()), (Some(10), 0));
-    assert_snapshot!(world.condition("Promoted"), @"Unknown Progressing: New revision detected, progressing canary analysis. Waiting until 2023-11-14T22:16:50Z: the last 1m of metric request-success-rate still holds requests to another version");
+    assert_snapshot!(world.condition("Promoted"), @"Unknown Progressing: New revision detected, progressing canary analysis. Waiting until 2023-11-14T22:16:50Z: the last 1m of metric request-success-rate still includes requests to another version");
     world.traffic.lock().unwrap().error_ratio = Some(0.0);
     world.run_until(&["Succeeded"]);
     assert_eq!(world.canary().json()["status"]["failedChecks"], 0);

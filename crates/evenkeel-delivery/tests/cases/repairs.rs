@@ -20,7 +20,7 @@ fn old_gateway_api() -> World {
 fn a_field_that_the_server_does_not_keep_is_told_and_not_set_without_end() {
     let mut world = old_gateway_api();
     world.run_for(minutes(60));
-    assert_snapshot!(world.condition("ObjectsInSync"), @"False RepairNotKept: HTTPRoute/shop/api-service (spec.rules[0].timeouts; set 17 times) did not stay as it should be: the API server or another controller does not keep it");
+    assert_snapshot!(world.condition("ObjectsInSync"), @"False RepairNotKept: HTTPRoute/shop/api-service (spec.rules[0].timeouts; set 17 times) keeps being changed back: the API server or another controller does not keep it");
     let patches = world.store.patches(&route_key());
     assert!((3..25).contains(&patches), "{patches} in an hour");
     let said = world.events().matches("does not keep it").count();
@@ -95,7 +95,7 @@ fn somebody_who_changes_a_service_back_all_the_time_holds_the_ramp_but_not_the_c
     assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(10)));
     let patches = world.store.patches(&Key::of::<Service>(NS, "api-service-primary"));
     assert!((3..20).contains(&patches), "{patches} in half an hour");
-    assert_snapshot!(world.condition("ObjectsInSync"), @"False RepairNotKept: Service/shop/api-service-primary (spec.ports[0].targetPort; set 11 times) did not stay as it should be: the API server or another controller does not keep it");
+    assert_snapshot!(world.condition("ObjectsInSync"), @"False RepairNotKept: Service/shop/api-service-primary (spec.ports[0].targetPort; set 11 times) keeps being changed back: the API server or another controller does not keep it");
     world.traffic.lock().unwrap().error_ratio = Some(0.5);
     world.run_for(minutes(3));
     assert_eq!((world.phase().as_str(), world.weight()), ("Failed", Some(0)));

@@ -242,7 +242,7 @@ async fn start_controllers(
 
 async fn service_address(store: &dyn Store) -> anyhow::Result<String> {
     let key = Key::of::<Service>("default", "api-service");
-    let found = store.get(&key).await?.with_context(|| format!("{key} is not there"))?;
+    let found = store.get(&key).await?.with_context(|| format!("{key} does not exist"))?;
     let service = found.get::<Service>()?;
     let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone());
     let ip = ip.with_context(|| format!("{key} has no cluster IP"))?;
