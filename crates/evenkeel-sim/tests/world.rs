@@ -213,11 +213,11 @@ fn without_an_election_two_processes_act_and_the_checkers_see_it() {
     });
 }
 
-/// Beyond those that every run plays: 220 stepped 22 seconds after the gateway's confirmation, 1096
-/// never went on after the faults.
+/// 220 stepped 22 seconds after the gateway's confirmation, 1096 never went on after the faults. The
+/// others go up again after old states were read, which is no defect of what was decided.
 #[test]
 fn seeds_that_once_showed_a_defect_are_fine() {
-    for seed in [1096, 220] {
+    for seed in [220, 411, 1096, 1535, 5716, 9726] {
         let outcome = releases::play(seed);
         assert_eq!(outcome.breaches, [], "seed {seed}: {:?}", outcome.trace);
     }

@@ -16,6 +16,7 @@ use k8s_openapi::api::{
 use serde_json::Value;
 
 use super::{
+    faults::Menu,
     plant::Troubles,
     time::{VirtualTime, locked, millis},
     traffic::Traffic,
@@ -57,6 +58,9 @@ struct State {
     /// Since when all is well; `None` while something is not.
     calm_since: Option<Duration>,
     stores_are_calm: bool,
+    /// Whether processes may read old states now, and when they last did.
+    reads_are_stale: bool,
+    stale_at: Option<Duration>,
     plant_is_calm: bool,
 }
 
@@ -91,10 +95,14 @@ impl Checks {
         state.services.get(service).map(|watched| watched.weights.clone()).unwrap_or_default()
     }
 
-    /// Stores are as they should be, or not.
-    pub(super) fn stores(&self, calm: bool) {
+    /// This is wrong with the stores.
+    pub(super) fn stores(&self, menu: &Menu) {
         let mut state = locked(&self.state);
-        state.stores_are_calm = calm;
+        if state.reads_are_stale {
+            state.stale_at = Some(self.time.elapsed());
+        }
+        state.reads_are_stale = menu.stale_pct > 0;
+        state.stores_are_calm = *menu == Menu::default();
         state.calm_since = state.is_calm().then(|| self.time.elapsed());
     }
 
@@ -214,6 +222,11 @@ impl Checks {
             at: self.time.elapsed(),
             bad_since: self.traffic.bad_since(service),
             calm_since: state.calm_since,
+            stale_at: if state.reads_are_stale {
+                Some(self.time.elapsed())
+            } else {
+                state.stale_at
+            },
             broken: state.broken.iter().any(|name| name.trim_end_matches("-primary") == service),
         }
     }

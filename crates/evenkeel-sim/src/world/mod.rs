@@ -199,7 +199,7 @@ impl World {
 
     /// Every process has this wrong with its store.
     pub fn set_all(&self, menu: &Menu) {
-        self.checks.stores(*menu == Menu::default());
+        self.checks.stores(menu);
         self.processes.values().for_each(|process| process.store.set(menu.clone()));
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Truth {
     pub(super) bad_since: Option<Duration>,
     /// Since when nothing is wrong but perhaps the version; `None` when something is.
     pub(super) calm_since: Option<Duration>,
+    /// When a process last may have read an old state; `None` when none ever did.
+    pub(super) stale_at: Option<Duration>,
     /// Whether pods of this service are kept from becoming ready.
     pub(super) broken: bool,
 }
@@ -182,14 +184,13 @@ impl Watched {
             {
                 self.passed.entry(target.image.clone()).or_insert(truth.at);
             }
-            if pct == 0 && from > 0 {
-                let settled = truth.at > self.fresh_at + SETTLE;
-                self.way = match self.way {
-                    Way::Open if settled => Way::Fell,
-                    Way::Inherited => Way::Open,
-                    now => now,
-                };
-            }
+            self.way = match self.way {
+                // Perhaps for the version before, by somebody who did not know of this one.
+                Way::Open if pct > from && !self.is_settled(truth) => Way::Inherited,
+                Way::Open if pct == 0 && from > 0 && self.is_settled(truth) => Way::Fell,
+                Way::Inherited if pct == 0 => Way::Open,
+                now => now,
+            };
         }
         self.weight = Some(Weight { pct, since: truth.at, confirmed_at: None });
     }
@@ -209,7 +210,7 @@ impl Watched {
         if pct - from != asked.step && pct != asked.weight_max || pct - from > asked.step {
             wrong.push(format!("jumps from {from} to {pct} in steps of {}", asked.step));
         }
-        if self.way == Way::Fell && truth.at > self.fresh_at + SETTLE {
+        if self.way == Way::Fell && self.is_settled(truth) {
             wrong.push(format!("goes up again to {pct} with the version that was taken back"));
         }
         let Some(before) = before.filter(|weight| weight.pct > 0) else { return wrong };
@@ -225,6 +226,12 @@ impl Watched {
             Some(_) => {}
         }
         wrong
+    }
+
+    /// Whether everybody knows by now of the target's version, and that its pods are ready. Who
+    /// reads an old state, however old, may take a version back for another's sake, and go on.
+    fn is_settled(&self, truth: &Truth) -> bool {
+        truth.at > self.fresh_at.max(truth.stale_at.unwrap_or_default()) + SETTLE
     }
 
     fn see_target(&mut self, pods: Option<Pods>, truth: &Truth) {
@@ -365,7 +372,8 @@ mod tests {
             let mut shop = Self { watched: Watched::default(), truth, wrong: Vec::new() };
             shop.see(json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary",
                 "metadata": {"name": "shop", "namespace": "default"},
-                "spec": {"analysis": {"interval": "30s", "threshold": 3, "maxWeight": 50, "stepWeight": 10}}}));
+                "spec": {"analysis": {"interval": "30s", "threshold": 3, "maxWeight": 50,
+                    "stepWeight": 10}}}));
             shop.pods("shop", "v1", 2).pods("shop-primary", "v1", 2);
             shop.endpoints("shop-primary", 2).endpoints("shop-canary", 2).weight(0, true);
             shop.pods("shop", "v2", 2);
