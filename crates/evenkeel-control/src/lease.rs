@@ -303,9 +303,7 @@ impl Elector {
             gone: false,
             holder: text("holderIdentity"),
             renewed: text("renewTime"),
-            duration: Duration::from_secs(
-                u64::try_from(number("leaseDurationSeconds")).unwrap_or_default().max(1),
-            ),
+            duration: lasts(number("leaseDurationSeconds")),
             transitions: number("leaseTransitions"),
             revision: lease.revision(),
             at: now,
@@ -365,6 +363,12 @@ fn later(at: Timestamp, by: Duration) -> Timestamp {
     at.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
+/// How long a Lease lasts that says so many seconds. No process takes one for longer than an hour,
+/// so more was written by hand, and must not stop everybody for years.
+fn lasts(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default().clamp(1, 3_600))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,6 +393,13 @@ mod tests {
             at: at(seen_at),
         };
         decide(Some(&seen), &settings, at(now))
+    }
+
+    #[test]
+    fn a_lease_that_was_edited_by_hand_lasts_an_hour_at_most() {
+        let seconds = |written| lasts(written).as_secs();
+        assert_eq!((seconds(15), seconds(i64::from(i32::MAX))), (15, 3_600));
+        assert_eq!((seconds(0), seconds(-5)), (1, 1));
     }
 
     #[test]

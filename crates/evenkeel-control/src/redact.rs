@@ -9,6 +9,7 @@ use std::{
 };
 
 use evenkeel_api::Key;
+use tracing::{Dispatch, dispatcher::get_default, subscriber::NoSubscriber};
 
 /// What stands in place of something secret.
 pub const MASK: &str = "***";
@@ -116,12 +117,24 @@ pub fn panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let error = text(info.payload_as_str().unwrap_or_default());
+        if get_default(Dispatch::is::<NoSubscriber>) {
+            say(&format!("panicked at {place}: {error}"));
+            return;
+        }
         tracing::error!(place, error, "panic");
         let trace = Backtrace::capture();
         if trace.status() == BacktraceStatus::Captured {
             tracing::error!(%trace, "panic");
         }
     }));
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "there is no log, and a test's harness keeps what is printed"
+)]
+fn say(text: &str) {
+    eprintln!("{text}");
 }
 
 /// Whether an object's content must never be printed, whatever it says.
