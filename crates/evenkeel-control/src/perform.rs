@@ -45,10 +45,10 @@ pub(crate) enum PerformError {
     #[error("this process performs no effects of {0:?}")]
     NoEffector(&'static str),
     /// It did not end in time.
-    #[error("no answer within {0:?}; it may have happened")]
+    #[error("no answer within {0:?}; the action may have taken effect")]
     TimedOut(Duration),
     /// Somebody else may lead by now.
-    #[error("no answer while this process led; it may have happened")]
+    #[error("no answer while this process led; the action may have taken effect")]
     TermOver,
     /// A defect of ours.
     #[error("internal error ({0}); the action may have taken effect")]

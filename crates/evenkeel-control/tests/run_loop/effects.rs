@@ -207,7 +207,7 @@ fn an_effect_that_never_ends_is_given_up_after_its_own_time() {
     world.run_for(46);
     assert_snapshot!(world.timeline(), @"
     0.000 ask script never channel: allow
-    45.000 settle failed: no answer within 45s; it may have happened
+    45.000 settle failed: no answer within 45s; the action may have taken effect
     45.020 ask script never channel: allow
     ");
 }
@@ -218,11 +218,11 @@ fn a_panic_of_an_effector_is_settled_and_shown() {
     world.run_for(20);
     assert_snapshot!(world.timeline(), @"
     0.000 ask script panics channel: allow
-    0.000 settle failed: internal error (a defect of the effector); it may have happened
+    0.000 settle failed: internal error (a defect of the effector); the action may have taken effect
     0.000 status Widget/shop/w by fixture
     0.000 event Warning Panicked w x1
     ");
-    assert_snapshot!(world.condition("w", "Stalled"), @"Panicked: fixture: internal error: script panics channel: internal error (a defect of the effector); it may have happened");
+    assert_snapshot!(world.condition("w", "Stalled"), @"Panicked: fixture: internal error: script panics channel: internal error (a defect of the effector); the action may have taken effect");
 }
 
 #[test]

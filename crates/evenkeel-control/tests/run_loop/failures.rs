@@ -198,7 +198,7 @@ fn a_panic_while_acting_is_settled_as_a_failure() {
     world.run_for(60);
     assert_snapshot!(world.timeline(), @"
     0.000 ask apply ConfigMap/shop/w: allow
-    0.000 settle failed: internal error (a defect of the client); it may have happened
+    0.000 settle failed: internal error (a defect of the client); the action may have taken effect
     0.000 status Widget/shop/w by fixture
     0.000 event Warning Panicked w x1
     30.000 ask apply ConfigMap/shop/w: allow
@@ -257,7 +257,7 @@ fn a_write_that_nobody_answers_is_given_up_and_said_to_be_uncertain() {
     world.run_for(60);
     assert_snapshot!(world.timeline(), @"
     0.000 ask apply ConfigMap/shop/w: allow
-    30.000 settle failed: no answer within 30s; it may have happened
+    30.000 settle failed: no answer within 30s; the action may have taken effect
     30.020 ask apply ConfigMap/shop/w: allow
     30.020 create ConfigMap/shop/w by fixture
     30.020 settle done
