@@ -110,6 +110,8 @@ struct Entry {
     seen: u64,
     /// It carries its own times: such series end by themselves, never by a marker.
     timed: bool,
+    /// A counter that the store has no sample of: it counted from zero.
+    begins: bool,
 }
 
 /// A sample on its way.
@@ -127,6 +129,8 @@ pub(crate) struct Intake {
     comments: HashSet<Box<str>>,
     families: BTreeMap<String, Family>,
     pass: u64,
+    /// When the target was last read well, in milliseconds.
+    read_ms: Option<i64>,
     report: Vec<SeriesId>,
 }
 
@@ -147,6 +151,9 @@ impl Intake {
             taken.added += usize::from(entry.seen == 0);
             entry.seen = self.pass;
             entry.timed = t_ms.is_some();
+            if std::mem::take(&mut entry.begins) && !entry.timed {
+                begin(store, entry.id, self.read_ms);
+            }
             let t_ms = t_ms.unwrap_or(at_ms);
             let ahead = t_ms.saturating_sub(at_ms) > AHEAD_MS_MAX;
             if ahead || store.append_to(entry.id, t_ms, Value::Float(value), 0).is_err() {
@@ -154,6 +161,7 @@ impl Intake {
             }
         }
         self.end(store, at_ms, |entry, pass| entry.seen != pass);
+        self.read_ms = Some(at_ms);
         Ok(taken)
     }
 
@@ -293,6 +301,7 @@ impl Intake {
         let id = store
             .series(&labels)
             .map_err(|problem| ScrapeError::Store { line: reader.line, problem })?;
+        let begins = is_counter(&self.families, &sample.labels) && store.newest(&labels).is_none();
         // The text of the series; a line with an exemplar is not cut and has none to remember by.
         let text = lines::cut(line, reader.format).map_or(line, |raw| raw.series);
         let entry = match self.by_text.get(text).copied() {
@@ -301,18 +310,49 @@ impl Intake {
                 self.entries[entry].id = id;
                 entry
             }
-            None => self.remember(text, id),
+            None => self.remember(text, id, begins),
         };
         Ok(Some(Pending { entry, value: sample.value, t_ms: sample.t_ms }))
     }
 
-    fn remember(&mut self, text: &str, id: SeriesId) -> usize {
+    fn remember(&mut self, text: &str, id: SeriesId, begins: bool) -> usize {
         let text: Arc<str> = text.into();
-        self.entries.push(Entry { text: Arc::clone(&text), id, seen: 0, timed: false });
+        self.entries.push(Entry { text: Arc::clone(&text), id, seen: 0, timed: false, begins });
         let entry = self.entries.len() - 1;
         self.by_text.insert(text, entry);
         entry
     }
+}
+
+/// Gives a counter the zero that it began with, at the time of the last look, when it was not there.
+///
+/// Most libraries show a counter only when it has counted once. Without the zero `rate()` and
+/// `increase()` would not see what it counted until then: the first errors of a new version.
+/// Prometheus does the same with the created time of a series (`created-timestamp-zero-ingestion`).
+fn begin(store: &mut SeriesStore, id: SeriesId, read_ms: Option<i64>) {
+    // At the first look nobody knows since when it counts.
+    if let Some(read_ms) = read_ms {
+        // Refused when the same series stands twice in the text: then it has begun.
+        store.append_to(id, read_ms, Value::Float(0.0), 0).unwrap_or_default();
+    }
+}
+
+/// Whether a series only grows from zero, by what its target says or else by its name.
+fn is_counter(families: &BTreeMap<String, Family>, labels: &Labels) -> bool {
+    let name = labels.get("__name__");
+    let kind = |name: &str| families.get(name).map(|family| family.kind).unwrap_or_default();
+    match kind(name) {
+        Kind::Counter => return true,
+        Kind::Unknown => {}
+        _ => return false,
+    }
+    let is = |suffix: &str, kinds: &[Kind]| {
+        name.strip_suffix(suffix).is_some_and(|family| kinds.contains(&kind(family)))
+    };
+    is("_total", &[Kind::Counter, Kind::Unknown])
+        || is("_bucket", &[Kind::Histogram])
+        || is("_count", &[Kind::Histogram, Kind::Summary])
+        || is("_sum", &[Kind::Histogram, Kind::Summary])
 }
 
 /// What is needed to understand a line.

@@ -86,6 +86,44 @@ fn a_series_that_vanishes_ends_with_a_marker() {
 }
 
 #[test]
+fn a_counter_that_appears_at_a_known_target_begins_with_zero() {
+    let mut bench = Bench::new();
+    let types = "# TYPE hits counter\n# TYPE took histogram\n# TYPE temp gauge\n";
+    bench.text(&format!("{types}hits{{code=\"200\"}} 70\n"));
+    bench.text(&format!(
+        "{types}hits{{code=\"200\"}} 80\nhits{{code=\"500\"}} 9\ntook_bucket{{le=\"1\"}} 3\n\
+         took_count 3\ntook_sum 2.5\ntemp 20\nuntold_total 4\nuntold 5\nstamped_total 6 1500\n"
+    ));
+    insta::assert_snapshot!(bench.dump(), @r#"
+    {__name__="hits", code="200"} 1000=70 2000=80
+    {__name__="hits", code="500"} 1000=0 2000=9
+    {__name__="stamped_total"} 1500=6
+    {__name__="temp"} 2000=20
+    {__name__="took_bucket", le="1.0"} 1000=0 2000=3
+    {__name__="took_count"} 1000=0 2000=3
+    {__name__="took_sum"} 1000=0 2000=2.5
+    {__name__="untold"} 2000=5
+    {__name__="untold_total"} 1000=0 2000=4
+    "#);
+}
+
+#[test]
+fn a_counter_seen_before_is_not_begun_anew() {
+    let mut bench = Bench::new();
+    bench.text("a_total 1\nb_total 7\n");
+    // One that vanishes, then a scrape without an answer.
+    bench.text("a_total 2\n");
+    bench.text("a_total 3\nb_total 8\n");
+    bench.text("nonsense");
+    bench.text("a_total 4\nb_total 9\nc_total 5\n");
+    insta::assert_snapshot!(bench.dump(), @r#"
+    {__name__="a_total"} 1000=1 2000=2 3000=3 4000=~ 5000=4
+    {__name__="b_total"} 1000=7 2000=~ 3000=8 4000=~ 5000=9
+    {__name__="c_total"} 3000=0 5000=5
+    "#);
+}
+
+#[test]
 fn a_failed_scrape_ends_everything_once_and_stores_nothing_of_it() {
     let mut bench = Bench::new();
     bench.text("a 1\n");

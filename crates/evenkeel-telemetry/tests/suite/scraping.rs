@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -160,4 +161,42 @@ fn memory_is_bounded_by_forgetting_early() {
     }
     telemetry.prune(at(20_000));
     assert!((1000..100_000).contains(&telemetry.memory_bytes()), "{}", telemetry.memory_bytes());
+}
+
+/// Ten requests a second, half of which fail from second 20 on.
+struct Failing(TokioTime);
+
+impl Source for Failing {
+    fn expose(&self) -> String {
+        let passed = evenkeel_base::Clock::now(&self.0).duration_since(at(0)).as_secs();
+        let failed = (passed - 20).max(0) * 5;
+        let mut text = format!(
+            "# TYPE requests_total counter\nrequests_total{{status=\"200\"}} {}\n",
+            passed * 10 - failed
+        );
+        // As most libraries, it shows a counter when it has counted once.
+        if failed > 0 {
+            writeln!(text, "requests_total{{status=\"500\"}} {failed}").unwrap();
+        }
+        text
+    }
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn the_first_errors_count_at_the_first_scrape_that_shows_them() {
+    let time = TokioTime::start();
+    let telemetry = Telemetry::new(Limits::default());
+    let settings = ScrapeSettings::every(Duration::from_secs(15));
+    let none = Arc::new(Pods::default());
+    let scraper = Scraper::new(telemetry.clone(), settings, none, Arc::new(time), Arc::new(time))
+        .with_source("gateway", "gateway", Arc::new(Failing(time)));
+    let running = tokio::spawn(scraper.run());
+    // One scrape with errors lies in the window.
+    until(36, time).await;
+    let scrapes = "count_over_time(requests_total{status=\"500\"}[16s])";
+    insta::assert_snapshot!(ask(&telemetry, scrapes, 36).await, @"gateway,gateway,500 1");
+    // 40 of the last 150, less what is not extrapolated beyond zero.
+    let share = "sum(rate(requests_total{status=\"500\"}[30s])) / sum(rate(requests_total[30s]))";
+    insta::assert_snapshot!(ask(&telemetry, share, 36).await, @" 0.2133267220993211");
+    running.abort();
 }
