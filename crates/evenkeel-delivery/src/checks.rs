@@ -1,12 +1,14 @@
 //! What a new version is measured by: queries, and what their answers mean.
 
-use std::time::Duration;
+use std::{cell::OnceCell, time::Duration};
 
 use evenkeel_api::canary::MetricTemplate;
 use evenkeel_base::format_duration;
 use evenkeel_control::{MetricsError, Sample};
+use jiff::Timestamp;
 
 use crate::{
+    freshness,
     rules::{MetricKind, MetricRule, MetricSource},
     services::Names,
 };
@@ -53,6 +55,9 @@ pub(crate) struct Asked<'a> {
     pub(crate) server: Option<&'a str>,
     /// The template, when the rule names one and it exists.
     pub(crate) template: Option<&'a MetricTemplate>,
+    /// A check passes only with data from after this.
+    pub(crate) since: Timestamp,
+    pub(crate) now: Timestamp,
 }
 
 impl Asked<'_> {
@@ -65,28 +70,48 @@ impl Asked<'_> {
         answer: impl Fn(&Query) -> Option<Answer>,
     ) -> Result<Checked, Unanswered> {
         let server = self.template.and_then(address).or(self.server).map(str::to_owned);
-        let answer = |expr: String| {
+        // The first query that found something.
+        let telling: OnceCell<String> = OnceCell::new();
+        let ask = |expr: String| {
             let query = Query { server: server.clone(), expr };
             answer(&query).ok_or(Unanswered(query))
+        };
+        let answer = |expr: String| {
+            let found = ask(expr.clone())?;
+            if found.as_ref().is_ok_and(|samples| !samples.is_empty()) {
+                telling.get_or_init(|| expr);
+            }
+            Ok(found)
         };
         let value = match &rule.kind {
             MetricKind::SuccessRate => self.success_pct(rule, answer)?,
             MetricKind::Duration => self.duration_ms(rule, answer)?,
             MetricKind::Query(query) => match self.fill(query, rule, &[]) {
-                Ok(query) => value(answer(query)?),
+                Ok(query) => value_of(answer(query)?),
                 Err(problem) => Err(problem),
             },
             MetricKind::Template(reference, variables) => match self.template {
                 None => Err(format!("MetricTemplate {} does not exist", reference.name)),
                 Some(template) => match self.fill(&template.spec.query, rule, variables) {
-                    Ok(query) => value(answer(query)?),
+                    Ok(query) => value_of(answer(query)?),
                     Err(problem) => Err(problem),
                 },
             },
         };
-        Ok(match value {
+        let checked = match value {
             Ok(value) => Self::compare(rule, value),
             Err(problem) => Checked::NoData(problem),
+        };
+        let times = telling.get().and_then(|expr| freshness::query(expr));
+        let (Checked::Passed, Some(times)) = (&checked, times) else { return Ok(checked) };
+        // A server that cannot tell stops no release: the check itself was answered.
+        let Ok(newest_s) = value_of(ask(times)?) else { return Ok(checked) };
+        Ok(match freshness::too_old(newest_s, self.since, self.now) {
+            None => Checked::Passed,
+            Some(newest) => Checked::NoData(format!(
+                "its newest sample is of {newest:.0}, none is from after the last step at {:.0}",
+                self.since
+            )),
         })
     }
 
@@ -119,7 +144,7 @@ impl Asked<'_> {
             (format!("http_request_duration_seconds_count{{{}", self.pod_selector()), "status");
         let mut outcome = Err("no values found".to_owned());
         for (series, label) in self.sources(mesh, pods) {
-            let all = value(answer(format!("sum(rate({series}}}[{window}]))"))?);
+            let all = value_of(answer(format!("sum(rate({series}}}[{window}]))"))?);
             let all = match all {
                 Ok(all) if all > 0.0 => all,
                 Ok(_) => continue,
@@ -134,6 +159,9 @@ impl Asked<'_> {
                 Err(error) => return Ok(Err(error.to_string())),
             };
             let bad = if bad.is_nan() { 0.0 } else { bad };
+            if !all.is_finite() || !bad.is_finite() {
+                return Ok(Err("the rate of requests is infinite".to_owned()));
+            }
             return Ok(Ok(100.0 * (1.0 - bad / all)));
         }
         Ok(outcome)
@@ -155,7 +183,7 @@ impl Asked<'_> {
         let mut outcome = Err("no values found".to_owned());
         for (series, scale) in self.sources(mesh, pods) {
             let query = format!("histogram_quantile(0.99, sum by (le) (rate({series}[{window}])))");
-            match value(answer(query)?) {
+            match value_of(answer(query)?) {
                 Ok(value) => return Ok(Ok(value * scale)),
                 Err(problem) => outcome = Err(problem),
             }
@@ -214,7 +242,7 @@ impl Asked<'_> {
                 MetricKind::Duration => {
                     let ms = |value: f64| {
                         let time = Duration::try_from_secs_f64(value / 1000.0);
-                        format_duration(time.unwrap_or_default())
+                        time.map_or("+Inf".to_owned(), format_duration)
                     };
                     ("request duration", format!("{} {sign} {}", ms(value), ms(limit)))
                 }
@@ -258,7 +286,7 @@ pub(crate) fn unsupported(template: &MetricTemplate) -> Option<String> {
 }
 
 /// The last element's value, as Flagger takes it; NaN counts as missing.
-fn value(answer: Answer) -> Result<f64, String> {
+fn value_of(answer: Answer) -> Result<f64, String> {
     match answer {
         Ok(samples) => match samples.last() {
             Some(sample) if !sample.value.is_nan() => Ok(sample.value),
@@ -301,6 +329,8 @@ mod tests {
             source: MetricSource::MeshOrPods,
             server: None,
             template: Some(&template),
+            since: Timestamp::from_second(90_000).unwrap(),
+            now: Timestamp::from_second(90_010).unwrap(),
         };
         let bounds = ThresholdRange { min, max };
         let window = Duration::from_mins(1);
@@ -322,6 +352,10 @@ mod tests {
         // No bad answer at all means no series of them.
         assert_snapshot!(judge(MetricKind::SuccessRate, Some(100.0), None, &[("istio_requests_total{reporter=\"destination\",destination_workload_namespace=\"shop\",destination_workload=~\"api\"}[1m]", 2.0)]), @"Ok(Passed)");
         assert_snapshot!(rate(&[("status", 1.0), ("seconds_count", 2.0)]), @r#"Ok(Failed { event: "success rate 50.00% < 99%", check: "m 50.00% < 99%" })"#);
+        // Infinite rates are no rates: their quotient is not a number, which no bound excludes.
+        let infinite = f64::INFINITY;
+        assert_snapshot!(rate(&[("response_code", infinite), ("istio_requests_total", infinite)]), @r#"Ok(NoData("the rate of requests is infinite"))"#);
+        assert_snapshot!(rate(&[("response_code", 0.0), ("istio_requests_total", infinite)]), @r#"Ok(NoData("the rate of requests is infinite"))"#);
         assert_snapshot!(rate(&[("istio_requests_total", 0.0)]), @r#"Ok(NoData("no values found"))"#);
         assert_snapshot!(rate(&[]), @r#"Ok(NoData("no values found"))"#);
     }
@@ -330,6 +364,7 @@ mod tests {
     fn durations_are_compared_in_milliseconds() {
         let p99 = |table: &[(&str, f64)]| judge(MetricKind::Duration, None, Some(500.0), table);
         assert_snapshot!(p99(&[("milliseconds_bucket", 800.0)]), @r#"Ok(Failed { event: "request duration 800ms > 500ms", check: "m 800ms > 500ms" })"#);
+        assert_snapshot!(p99(&[("milliseconds_bucket", f64::INFINITY)]), @r#"Ok(Failed { event: "request duration +Inf > 500ms", check: "m +Inf > 500ms" })"#);
         assert_snapshot!(p99(&[("seconds_bucket", 0.4)]), @"Ok(Passed)");
         assert_snapshot!(p99(&[("milliseconds_bucket", f64::NAN)]), @r#"Ok(NoData("no values found"))"#);
     }
@@ -348,6 +383,24 @@ mod tests {
     }
 
     #[test]
+    fn a_check_passes_with_data_from_after_the_last_step_only() {
+        let at = |newest_s, bad| {
+            let table = [
+                ("max(timestamp", newest_s),
+                ("response_code", bad),
+                ("istio_requests_total", 2.0),
+            ];
+            judge(MetricKind::SuccessRate, Some(99.0), None, &table)
+        };
+        assert_snapshot!(at(89_999.0, 0.0), @r#"Ok(NoData("its newest sample is of 1970-01-02T00:59:59Z, none is from after the last step at 1970-01-02T01:00:00Z"))"#);
+        assert_snapshot!(at(90_001.0, 0.0), @"Ok(Passed)");
+        // A failure counts at once.
+        assert_snapshot!(at(89_999.0, 1.0), @r#"Ok(Failed { event: "success rate 50.00% < 99%", check: "m 50.00% < 99%" })"#);
+        // Nothing that could be the time of a sample.
+        assert_snapshot!(at(2.0, 0.0), @"Ok(Passed)");
+    }
+
+    #[test]
     fn a_missing_answer_is_asked_for() {
         let names = names();
         let asked = Asked {
@@ -356,6 +409,8 @@ mod tests {
             source: MetricSource::Mesh,
             server: Some("http://other/"),
             template: None,
+            since: Timestamp::UNIX_EPOCH,
+            now: Timestamp::UNIX_EPOCH,
         };
         let bounds = ThresholdRange { min: None, max: Some(1.0) };
         let window = Duration::from_mins(1);

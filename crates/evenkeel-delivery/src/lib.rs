@@ -48,6 +48,7 @@ mod checks;
 mod configs;
 mod diff;
 mod endpoints;
+mod freshness;
 mod rules;
 mod services;
 mod time;

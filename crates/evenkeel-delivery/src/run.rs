@@ -285,10 +285,18 @@ fn check(ctx: &Context<'_>, rule: &MetricRule) -> Result<Checked, Need> {
         source: ctx.rules.source,
         server: ctx.view.canary.spec.metrics_server.as_deref().filter(|url| !url.is_empty()),
         template: template(ctx, rule),
+        since: last_step(ctx),
+        now: ctx.view.now,
     };
     asked
         .judge(rule, |query| ctx.view.answers.get(query).cloned())
         .map_err(|unanswered| Need::Answer(unanswered.0))
+}
+
+/// When the gateway confirmed the weight that is judged, or the last check was over.
+fn last_step(ctx: &Context<'_>) -> Timestamp {
+    let times = [ctx.run.confirmed_at, ctx.run.ticked_at];
+    times.into_iter().flatten().max().unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// A metric's window is as long as the metric says, however short the steps are: it may reach

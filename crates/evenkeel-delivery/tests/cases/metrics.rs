@@ -45,6 +45,65 @@ fn a_metric_is_asked_for_its_own_window_however_short_the_steps_are() {
 }
 
 #[test]
+fn no_two_steps_rest_on_one_scrape() {
+    let mut world = initialized(quick());
+    world.run_for(minutes(2));
+    *world.scrape_s.lock().unwrap() = 15;
+    world.release("2");
+    world.run_for(seconds(21));
+    assert_snapshot!(world.condition("Promoted"), @"Unknown Progressing: New revision detected, progressing canary analysis. Waiting for data of metric request-success-rate: its newest sample is of 2023-11-14T22:15:30Z, none is from after the last step at 2023-11-14T22:15:30Z. Without any until 2023-11-14T22:16:40Z the check counts as failed");
+    world.run_until(&["Succeeded"]);
+    assert_eq!(world.canary().json()["status"]["failedChecks"], 0);
+    assert_snapshot!(world.timeline(), @r"
+    120s Progressing shown=0 failed=0 route=0 target=3
+    130s Progressing shown=10 failed=0 route=10 target=3
+    146s Progressing shown=20 failed=0 route=20 target=3
+    160s Progressing shown=30 failed=0 route=30 target=3
+    176s Progressing shown=40 failed=0 route=40 target=3
+    190s Progressing shown=50 failed=0 route=50 target=3
+    206s Promoting shown=50 failed=0 route=50 target=3
+    216s Finalising shown=0 failed=0 route=0 target=3
+    226s Succeeded shown=0 failed=0 route=0 target=0
+    ");
+}
+
+#[test]
+fn a_failure_needs_no_newer_scrape_to_count() {
+    let mut world = initialized(quick());
+    world.run_for(minutes(2));
+    *world.scrape_s.lock().unwrap() = 3600;
+    world.traffic.lock().unwrap().error_ratio = Some(0.5);
+    world.log.lock().unwrap().clear();
+    world.release("2");
+    world.run_until(&["Failed"]);
+    assert_snapshot!(world.timeline(), @r"
+    120s Progressing shown=0 failed=0 route=0 target=3
+    130s Progressing shown=10 failed=0 route=10 target=3
+    140s Progressing shown=10 failed=1 route=10 target=3
+    150s Progressing shown=0 failed=2 route=0 target=3
+    150s Failed shown=0 failed=2 route=0 target=0
+    ");
+}
+
+#[test]
+fn scrapes_that_have_stopped_end_a_release() {
+    let mut world = initialized(quick());
+    world.run_for(minutes(2));
+    *world.scrape_s.lock().unwrap() = 3600;
+    world.log.lock().unwrap().clear();
+    world.release("2");
+    world.run_until(&["Failed"]);
+    assert_snapshot!(world.timeline(), @r"
+    120s Progressing shown=0 failed=0 route=0 target=3
+    130s Progressing shown=10 failed=0 route=10 target=3
+    200s Progressing shown=10 failed=1 route=10 target=3
+    210s Progressing shown=0 failed=2 route=0 target=3
+    210s Failed shown=0 failed=2 route=0 target=0
+    ");
+    assert_snapshot!(world.condition("Promoted"), @"False Failed: Canary analysis failed, Deployment scaled to zero. Failed checks threshold reached 2: request-success-rate: its newest sample is of 2023-11-14T22:00:00Z, none is from after the last step at 2023-11-14T22:16:40Z.");
+}
+
+#[test]
 fn data_that_come_late_are_waited_for_and_are_no_failed_check() {
     let mut world = initialized(quick());
     world.run_for(minutes(2));
@@ -182,6 +241,11 @@ fn a_server_that_is_not_asked_is_refused_by_name() {
     "#);
 }
 
+fn asked(traffic: Traffic) -> Asked {
+    let scrape_s = Arc::new(Mutex::new(1));
+    Asked { traffic: Arc::new(Mutex::new(traffic)), queries: Arc::default(), scrape_s }
+}
+
 /// Knows one other server.
 #[derive(Debug)]
 struct Others(Asked);
@@ -198,7 +262,7 @@ impl MetricServers for Others {
 #[test]
 fn a_canary_that_names_another_server_is_judged_by_that_one() {
     let traffic = Traffic { error_ratio: Some(0.5), p99_ms: 20.0 };
-    let other = Asked { traffic: Arc::new(Mutex::new(traffic)), queries: Arc::default() };
+    let other = asked(traffic);
     let servers: Arc<dyn MetricServers> = Arc::new(Others(other.clone()));
     let settings = Settings { metric_servers: Some(servers), ..Settings::default() };
     for by_template in [false, true] {
@@ -228,7 +292,7 @@ fn a_canary_that_names_another_server_is_judged_by_that_one() {
 #[test]
 fn what_gives_access_to_a_metrics_server_is_said_nowhere() {
     let traffic = Traffic { error_ratio: None, p99_ms: 0.0 };
-    let other = Asked { traffic: Arc::new(Mutex::new(traffic)), queries: Arc::default() };
+    let other = asked(traffic);
     let servers: Arc<dyn MetricServers> = Arc::new(Others(other));
     let settings = Settings { metric_servers: Some(servers), ..Settings::default() };
     let address = "http://u:pl4nted@moon:9090/?token=pl4nted";

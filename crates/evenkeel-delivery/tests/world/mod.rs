@@ -70,18 +70,26 @@ pub(crate) struct Traffic {
 pub(crate) struct Asked {
     pub(crate) traffic: Arc<Mutex<Traffic>>,
     pub(crate) queries: Arc<Mutex<Vec<String>>>,
+    /// Seconds between two scrapes; each is at a multiple of it.
+    pub(crate) scrape_s: Arc<Mutex<i64>>,
 }
 
 impl Metrics for Asked {
     fn query<'a>(
         &'a self,
         expr: &'a str,
-        _at: Timestamp,
+        at: Timestamp,
     ) -> BoxFuture<'a, Result<Vec<Sample>, MetricsError>> {
         let traffic = *self.traffic.lock().unwrap();
-        self.queries.lock().unwrap().push(expr.to_owned());
+        let scrape_s = *self.scrape_s.lock().unwrap();
+        let is_time = expr.starts_with("max(timestamp");
+        if !is_time {
+            self.queries.lock().unwrap().push(expr.to_owned());
+        }
         let value = traffic.error_ratio.map(|ratio| {
-            if expr.contains("bucket") {
+            if is_time {
+                f64::from(u32::try_from(at.as_second() / scrape_s * scrape_s).unwrap())
+            } else if expr.contains("bucket") {
                 traffic.p99_ms
             } else if expr.contains("5.*") {
                 ratio * 10.0
@@ -183,6 +191,7 @@ pub(crate) struct World {
     pub(crate) store: MemStore,
     pub(crate) traffic: Arc<Mutex<Traffic>>,
     pub(crate) queries: Arc<Mutex<Vec<String>>>,
+    pub(crate) scrape_s: Arc<Mutex<i64>>,
     pub(crate) answers: Arc<Mutex<Answers>>,
     pub(crate) calls: Arc<Mutex<Vec<HookCall>>>,
     /// Why notifications are not accepted.
@@ -223,6 +232,7 @@ impl World {
             store: MemStore::default(),
             traffic: Arc::new(Mutex::new(Traffic { error_ratio: Some(0.0), p99_ms: 20.0 })),
             queries: Arc::default(),
+            scrape_s: Arc::new(Mutex::new(1)),
             answers: Arc::default(),
             calls: Arc::default(),
             mail_problem: Arc::default(),
@@ -278,6 +288,7 @@ impl World {
             .with_metrics(Arc::new(Asked {
                 traffic: self.traffic.clone(),
                 queries: self.queries.clone(),
+                scrape_s: self.scrape_s.clone(),
             }))
             .with_hooks(Arc::new(Called {
                 answers: self.answers.clone(),

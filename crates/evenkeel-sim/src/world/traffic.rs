@@ -16,6 +16,9 @@ pub(super) const ERRORS_PCT_MAX: f64 = 1.0;
 /// Slower than this is too slow for them.
 pub(super) const P99_MS_MAX: f64 = 500.0;
 
+/// Seconds between two scrapes.
+const SCRAPE_S: i64 = 10;
+
 /// What the requests of a service's new version look like.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
@@ -74,12 +77,15 @@ impl Metrics for Traffic {
     fn query<'a>(
         &'a self,
         expr: &'a str,
-        _at: Timestamp,
+        at: Timestamp,
     ) -> BoxFuture<'a, Result<Vec<Sample>, MetricsError>> {
         let quality = self.of(expr);
         let value = quality.and_then(|quality| {
             let ratio = quality.error_ratio?;
-            Some(if expr.contains("bucket") {
+            Some(if expr.starts_with("max(timestamp") {
+                let scraped = at.as_second() / SCRAPE_S * SCRAPE_S;
+                f64::from(u32::try_from(scraped).unwrap_or_default())
+            } else if expr.contains("bucket") {
                 quality.p99_ms
             } else if expr.contains("5.*") {
                 ratio * 10.0
