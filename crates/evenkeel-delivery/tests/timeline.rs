@@ -21,6 +21,8 @@ mod objects;
 mod repairs;
 #[path = "cases/stopped.rs"]
 mod stopped;
+#[path = "cases/templates.rs"]
+mod templates;
 mod world;
 
 use std::{fmt::Write as _, time::Duration};

@@ -49,6 +49,19 @@ fn a_quoted_text_need_not_be_indented() {
 }
 
 #[test]
+fn line_ends_of_windows_and_anchors_change_nothing() {
+    let plain = file("{team: pay}", "one two", "sum(rate(y[{{.window}}]))");
+    let rules = outcome(&plain);
+    assert!(rules.contains("sum(rate(y[5m]))"), "{rules}");
+    assert_eq!(outcome(&plain.replace('\n', "\r\n")), rules);
+    let anchored = plain
+        .replace("{page_alert: {disable: true}", "{page_alert: &off {disable: true}")
+        .replace("ticket_alert: {disable: true}", "ticket_alert: *off");
+    assert!(anchored.contains("*off"), "{anchored}");
+    assert_eq!(outcome(&anchored), rules);
+}
+
+#[test]
 fn labels_of_a_file_stay_as_they_were_written() {
     let rules =
         outcome(&file("{version: 1.10, on: yes, zero: 010}", "x", "sum(rate(y[{{.window}}]))"));

@@ -145,6 +145,20 @@ fn a_canary_is_deleted_without_a_gap_also_when_its_spec_is_refused() {
 }
 
 #[test]
+fn a_canary_and_its_target_can_be_deleted_together_in_the_middle_of_a_run() {
+    let mut world = running();
+    // Nobody is left to serve anybody.
+    world.unchecked = true;
+    world.store.remove(&deployment_key("api-service"));
+    world.store.change(&canary_key(), |body| {
+        body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
+    });
+    world.run_for(minutes(5));
+    assert!(world.store.find(&canary_key()).is_none(), "{}", world.events());
+    assert!(world.store.find(&deployment_key("api-service")).is_none());
+}
+
+#[test]
 fn a_server_that_does_not_keep_our_status_gets_no_release() {
     let mut world = initialized(article());
     world.store.prune("Canary", "/status/evenkeel");
