@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use evenkeel_control::redact;
 use http::{Method, Request, Uri, header, request};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, builderstates::WantsSchemes};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 
@@ -103,7 +103,14 @@ impl Endpoint {
         let response = response.map_err(|error| chain(&error))?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        Ok((status, body.map_err(|error| chain(&*error))?.to_bytes()))
+        let body = body.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                format!("the answer has more than {} MiB", ANSWER_BYTES_MAX >> 20)
+            } else {
+                chain(&*error)
+            }
+        })?;
+        Ok((status, body.to_bytes()))
     }
 }
 
