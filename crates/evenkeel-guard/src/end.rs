@@ -9,7 +9,7 @@ use crate::{
     head::{self, Head},
     record::{self, Tip},
     segment,
-    verify::{of_file, walk},
+    verify::{self, of_file, walk},
 };
 
 /// The end of a record as found.
@@ -28,8 +28,8 @@ pub(crate) struct End {
 
 /// What the end of one file says.
 enum Piece {
-    /// No whole line.
-    Nothing,
+    /// No good line, only this.
+    Nothing(Vec<u8>),
     /// Ends with this line.
     Last { tip: Tip, len: u64, line: Box<Line>, text: String },
 }
@@ -46,9 +46,17 @@ pub(crate) fn find(dir: &Path, key: &PublicKey) -> Result<End, Tampering> {
         return cut(head, &Tip::default(), 1).map_or(Ok(End::default()), Err);
     };
     // A crash can leave a last file in which no line is whole; then the one before it has the end.
+    let mut begun = Vec::new();
     for candidate in numbers.iter().rev().take(2).copied() {
         let path = dir.join(segment::name(candidate));
-        let Piece::Last { tip, len, line, text } = piece(&path, candidate, head)? else { continue };
+        let (tip, len, line, text) = match piece(&path, candidate, head)? {
+            Piece::Last { tip, len, line, text } => (tip, len, line, text),
+            Piece::Nothing(rest) if candidate == number => {
+                begun = rest;
+                continue;
+            }
+            Piece::Nothing(rest) => return Err(of_line(&path, candidate, 0, &wrong(&rest, None))),
+        };
         if line.v == 1 {
             return old_format(dir, candidate);
         }
@@ -62,57 +70,90 @@ pub(crate) fn find(dir: &Path, key: &PublicKey) -> Result<End, Tampering> {
         if let Some(tampering) = cut(head, &tip, candidate) {
             return Err(tampering);
         }
+        check_begun(dir, number, &begun, &tip)?;
         let started = segment::first_line(&path).ok().flatten().map(|line| line.time);
         let (len, started) = if candidate == number { (len, started) } else { (0, None) };
         return Ok(End { tip, number, len, started, old_format: false });
     }
+    check_begun(dir, number, &begun, &Tip::default())?;
     if let Some(tampering) = cut(head, &Tip::default(), number) {
         return Err(tampering);
     }
     match number {
         1 => Ok(End { number, ..End::default() }),
-        _ => {
-            Err(of_file(&segment::name(number), "it holds no whole line, nor does the one before"))
-        }
+        _ => Err(of_file(&segment::name(number), "it holds no whole line, and none is before it")),
     }
+}
+
+/// A last file in which no line is whole must be what a crash leaves behind this line.
+fn check_begun(dir: &Path, number: u32, begun: &[u8], tip: &Tip) -> Result<(), Tampering> {
+    if begun.is_empty() || segment::is_torn(begun, 0, tip) {
+        return Ok(());
+    }
+    Err(of_line(&dir.join(segment::name(number)), number, 0, &wrong(begun, Some(tip))))
 }
 
 /// Reads the end of a file from the line that HEAD names, or the last one before it.
 fn piece(path: &Path, number: u32, head: Option<&Head>) -> Result<Piece, Tampering> {
-    let name = segment::name(number);
     let named = head.map_or(0, |head| head.tip.seq);
-    let line_of = |bytes: &[u8]| {
-        let text = str::from_utf8(bytes.strip_suffix(b"\n")?).ok()?;
-        record::parse(text).ok().map(|line| (Box::new(line), text.to_owned()))
-    };
     let early_enough = |bytes: &[u8]| line_of(bytes).is_some_and(|(line, _)| line.seq <= named);
-    let (mut len, bytes) =
-        segment::tail(path, early_enough).map_err(|error| of_file(&name, &error.to_string()))?;
-    let mut piece = Piece::Nothing;
-    for bytes in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let torn = segment::is_torn(bytes);
-        let before = match &piece {
-            Piece::Last { tip, .. } => Some(tip),
-            Piece::Nothing => None,
-        };
+    let (mut len, bytes) = segment::tail(path, early_enough)
+        .map_err(|error| of_file(&segment::name(number), &error.to_string()))?;
+    let mut rest = bytes.as_slice();
+    let mut last: Option<(Tip, Box<Line>, String)> = None;
+    while !rest.is_empty() {
+        let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+        let (bytes, after) = rest.split_at(end);
+        let before = last.as_ref().map(|(tip, ..)| tip);
         let next = line_of(bytes).filter(|(line, _)| {
             before.is_none_or(|tip| line.seq == tip.seq + 1 && line.prev == tip.hash)
         });
-        match next {
-            Some((line, text)) => {
-                let problem = "HEAD names another hash for its end: the record was rewritten";
-                if head.is_some_and(|head| line.seq == named && line.hash != head.tip.hash) {
-                    return Err(of_file(&name, problem));
-                }
-                len += u64::try_from(bytes.len()).unwrap_or_default();
-                let tip = Tip { seq: line.seq, hash: line.hash.clone() };
-                piece = Piece::Last { tip, len, line, text };
+        let Some((line, text)) = next else {
+            match before {
+                None => return Ok(Piece::Nothing(rest.to_vec())),
+                Some(tip) if segment::is_torn(rest, len, tip) => break,
+                Some(tip) => return Err(of_line(path, number, len, &wrong(bytes, Some(tip)))),
             }
-            None if torn => break,
-            None => return Err(of_file(&name, "a line at its end is not as it was written")),
+        };
+        if head.is_some_and(|head| line.seq == named && line.hash != head.tip.hash) {
+            let problem = "HEAD names another hash for it: the record was rewritten";
+            return Err(of_line(path, number, len, problem));
         }
+        len += u64::try_from(bytes.len()).unwrap_or_default();
+        last = Some((Tip { seq: line.seq, hash: line.hash.clone() }, line, text));
+        rest = after;
     }
-    Ok(piece)
+    let Some((tip, line, text)) = last else { return Ok(Piece::Nothing(Vec::new())) };
+    Ok(Piece::Last { tip, len, line, text })
+}
+
+/// A line as it was sealed, with its text.
+fn line_of(bytes: &[u8]) -> Option<(Box<Line>, String)> {
+    let text = str::from_utf8(bytes.strip_suffix(b"\n")?).ok()?;
+    record::parse(text).ok().map(|line| (Box::new(line), text.to_owned()))
+}
+
+/// What is wrong with a line that is no good, or does not follow on the one before.
+fn wrong(bytes: &[u8], before: Option<&Tip>) -> String {
+    let line = bytes.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
+    let problem = match line.strip_suffix(b"\n").map(str::from_utf8) {
+        None => Some("it has no end".to_owned()),
+        Some(Err(_)) => Some("it holds bytes that are not text".to_owned()),
+        Some(Ok(text)) => {
+            let parsed = record::parse(text);
+            let followed =
+                parsed.and_then(|_| before.map_or(Ok(()), |tip| tip.follow(text).map(drop)));
+            followed.err()
+        }
+    };
+    problem.unwrap_or_else(|| "it is not as it was written".to_owned())
+}
+
+/// Something wrong with the line that begins at `offset`.
+fn of_line(path: &Path, number: u32, offset: u64, problem: &str) -> Tampering {
+    // Unreadable now, and it was readable before: the file is named all the same.
+    let line = segment::line_at(path, offset).unwrap_or_default();
+    Tampering { line, ..of_file(&segment::name(number), problem) }
 }
 
 fn old_format(dir: &Path, number: u32) -> Result<End, Tampering> {
@@ -122,11 +163,7 @@ fn old_format(dir: &Path, number: u32) -> Result<End, Tampering> {
 
 fn cut(head: Option<&Head>, tip: &Tip, number: u32) -> Option<Tampering> {
     let head = head.filter(|head| head.tip.seq > tip.seq)?;
-    let problem = format!(
-        "the record ends with number {}, HEAD names number {}: the end was cut",
-        tip.seq, head.tip.seq
-    );
-    Some(of_file(&segment::name(number), &problem))
+    Some(of_file(&segment::name(number), &verify::cut(tip, head)))
 }
 
 fn foreign(line: &Line, key: &PublicKey) -> String {

@@ -1,7 +1,7 @@
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,6 +19,7 @@ use crate::{
     head::Head,
     key::make_private,
     record::Tip,
+    regular::writable,
     segment,
 };
 
@@ -156,8 +157,16 @@ impl FileSink {
         if damage.is_none() && end.len > 0 {
             let path = dir.join(segment::name(end.number));
             let file = writable(&path).map_err(failed(&path))?;
-            // A line that a crash tore was never allowed to take effect.
-            file.set_len(end.len).map_err(failed(&path))?;
+            let torn = file.metadata().map_err(failed(&path))?.len().saturating_sub(end.len);
+            if torn > 0 {
+                // It was never allowed to take effect.
+                file.set_len(end.len).map_err(failed(&path))?;
+                tracing::warn!(
+                    file = %path.display(),
+                    bytes = torn,
+                    "audit record: a line that a crash left unfinished is cut off"
+                );
+            }
             sink.file = Some(file);
         }
         Ok((sink, end.tip, damage))
@@ -389,11 +398,6 @@ fn make_all_private(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn writable(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 fn no_file() -> io::Error {

@@ -1,11 +1,10 @@
 use std::{
-    fs::File,
     io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
 use crate::{
-    Line, record,
+    Line, record, regular,
     segment::{self, LINE_BYTES_MAX},
 };
 
@@ -40,7 +39,7 @@ impl Follow {
     }
 
     fn read(&mut self, lines: &mut Vec<Line>) -> io::Result<()> {
-        let mut file = match File::open(self.dir.join(segment::name(self.number))) {
+        let mut file = match regular::open(&self.dir.join(segment::name(self.number))) {
             Ok(file) => file,
             // Dropped meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -1,17 +1,14 @@
 //! HEAD: where the record ends. A hint for opening it quickly, and proof that its end was not cut.
 
-use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::FileExt as _,
-    path::Path,
-};
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
-use crate::{PublicKey, SigningKey, record::Tip};
+use crate::{PublicKey, SigningKey, record::Tip, regular};
 
 /// Two places in the file are written in turn, so that a torn write leaves the other one whole.
 /// Each lies in a sector of its own.
 const SLOT_BYTES: usize = 512;
+/// Longest file that is read: ours is far smaller.
+const FILE_BYTES_MAX: u64 = 16 << 10;
 
 /// The end of a record, as HEAD names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,11 +60,18 @@ impl Head {
 
 /// The heads in the HEAD file of `dir`; `None` when there is no such file.
 pub(crate) fn read(dir: &Path) -> io::Result<Option<Vec<Head>>> {
-    match fs::read(dir.join("HEAD")) {
+    match regular::small(&dir.join("HEAD"), FILE_BYTES_MAX) {
         Ok(bytes) => Ok(Some(all(&bytes))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Reads a copy of HEAD that was kept elsewhere, for [`crate::Check`].
+///
+/// **Errors**: it is not readable, no regular file, or far too large.
+pub fn copy_of_head(path: &Path) -> io::Result<Vec<u8>> {
+    regular::small(path, FILE_BYTES_MAX)
 }
 
 /// The heads in the bytes of a HEAD file or of a copy of one, oldest first. A torn one may be

@@ -1,8 +1,7 @@
 use std::{
-    fmt,
-    fs::{self, OpenOptions},
+    fmt, fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -13,6 +12,8 @@ use ring::{
     signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::regular;
 
 /// In front of the 32 bytes of a private key in PKCS #8 (RFC 8410), as `openssl genpkey` writes it.
 const PKCS8_HEAD: [u8; 16] = [
@@ -228,17 +229,14 @@ pub(crate) fn make_private(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = regular::writable(path)?;
+    file.set_len(0)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 
 fn read_small(path: &Path) -> io::Result<String> {
-    if fs::metadata(path)?.len() > FILE_BYTES_MAX {
-        return Err(io::Error::other("it is too large for a key"));
-    }
-    let bytes = fs::read(path)?;
+    let bytes = regular::small(path, FILE_BYTES_MAX)?;
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text"))
 }
 

@@ -1,6 +1,5 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     io::{self, BufRead as _, BufReader, Read as _},
     path::Path,
 };
@@ -9,7 +8,8 @@ use crate::{
     Dropped, Entry, Line, PublicKey,
     head::{self, Head},
     record::{self, Tip},
-    segment::{self, LINE_BYTES_MAX},
+    regular,
+    segment::{self, LINE_BYTES_MAX, TORN_BYTES_MAX},
 };
 
 /// What a record is held against, besides itself.
@@ -34,9 +34,9 @@ pub struct Summary {
     pub files: usize,
     /// Hash of the last line.
     pub hash: String,
-    /// Whether a last line is there only in part: the process died while it wrote it, before the
+    /// A last line that is there only in part: the process died while it wrote it, before the
     /// action was allowed.
-    pub torn: bool,
+    pub torn: Option<Torn>,
     /// Lines of format 1, which carry no signature of their own; later signed lines vouch for them.
     pub unsigned: u64,
     /// The latest drop of old files.
@@ -45,9 +45,20 @@ pub struct Summary {
     pub key: Option<PublicKey>,
 }
 
+/// What a crash left unfinished; the next process that writes the record cuts it off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Torn {
+    /// Name of the file in the folder.
+    pub file: String,
+    /// Line in that file, from 1.
+    pub line: u64,
+    /// How much of it is there.
+    pub bytes: usize,
+}
+
 /// Where and how a record is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{file} line {line}: {problem}")]
+#[error("{}: {problem}", self.place())]
 pub struct Tampering {
     /// Name of the file in the folder.
     pub file: String,
@@ -57,7 +68,16 @@ pub struct Tampering {
     pub problem: String,
 }
 
-/// Checks every line of the record in `dir` (DATA-DIR/audit).
+impl Tampering {
+    fn place(&self) -> String {
+        match self.line {
+            0 => self.file.clone(),
+            line => format!("{} line {line}", self.file),
+        }
+    }
+}
+
+/// Checks every line of the record in `dir` (DATA-DIR/audit), and that nothing else lies there.
 ///
 /// **Errors**: the first thing that is not as it was written. A folder without any record is one,
 /// too: what was deleted whole looks just like that.
@@ -66,6 +86,9 @@ pub fn verify(dir: &Path, check: &Check<'_>) -> Result<Summary, Tampering> {
     let Some(start) = walk.start else {
         return Err(of_file(&segment::name(1), "there is no audit record here"));
     };
+    if let Some(file) = segment::foreign(dir).map_err(|error| of_file("", &error.to_string()))? {
+        return Err(of_file(&file, "it is no part of the record: move it elsewhere"));
+    }
     Ok(Summary {
         first: start.seq + 1,
         last: walk.tip.seq,
@@ -91,7 +114,8 @@ pub(crate) struct Walk {
     pub(crate) tip: Tip,
     /// Where the last file ends after its last whole line.
     pub(crate) len: u64,
-    torn: bool,
+    torn: Option<Torn>,
+    heads: Vec<Head>,
     /// What the first line follows on; `None` before it.
     start: Option<Tip>,
     files: usize,
@@ -117,7 +141,13 @@ pub(crate) fn walk(
     let copied = check.copy_of_head.map(head::all).unwrap_or_default();
     let numbers = segment::numbers(dir).map_err(|error| of_file("", &error.to_string()))?;
     let named = heads.iter().flatten().chain(&copied).map(|head| head.tip.seq).collect();
-    let mut walk = Walk { key: check.key.copied(), files: numbers.len(), named, ..Walk::default() };
+    let mut walk = Walk {
+        key: check.key.copied(),
+        files: numbers.len(),
+        named,
+        heads: heads.clone().unwrap_or_default(),
+        ..Walk::default()
+    };
     let mut before = None;
     for number in &numbers {
         if let Some(missing) = before.map(|before| before + 1).filter(|next| next < number) {
@@ -147,7 +177,8 @@ impl Walk {
         each: &mut impl FnMut(Line),
     ) -> Result<(), Tampering> {
         let name = segment::name(number);
-        let file = File::open(dir.join(&name)).map_err(|error| of_file(&name, &absent(&error)))?;
+        let file =
+            regular::open(&dir.join(&name)).map_err(|error| of_file(&name, &absent(&error)))?;
         let mut reader = BufReader::new(file);
         self.len = 0;
         let mut last = None;
@@ -168,8 +199,12 @@ impl Walk {
                     last = Some((line.clone(), bytes, index));
                     each(line);
                 }
-                Err(_) if is_last && segment::is_torn(&bytes) => {
-                    self.torn = true;
+                Err(problem) if is_last => {
+                    let rest =
+                        rest(bytes, &mut reader).map_err(|error| wrong(error.to_string()))?;
+                    self.may_be_torn(&rest).map_err(|cut| wrong(cut.unwrap_or(problem)))?;
+                    let (file, bytes) = (name.clone(), rest.len());
+                    self.torn = Some(Torn { file, line: index, bytes });
                     break;
                 }
                 Err(_) if !bytes.ends_with(b"\n") => {
@@ -185,6 +220,17 @@ impl Walk {
             line: index,
             problem,
         })
+    }
+
+    /// Whether a crash may have left this at the end of the last file; if not, what is known better
+    /// than that the line is no good. What HEAD names was durable before.
+    fn may_be_torn(&self, rest: &[u8]) -> Result<(), Option<String>> {
+        if !segment::is_torn(rest, self.len, &self.tip) {
+            return Err(None);
+        }
+        let head = head::newest(&self.heads, self.key.as_ref());
+        let later = head.filter(|head| head.tip.seq > self.tip.seq);
+        later.map_or(Ok(()), |head| Err(Some(cut(&self.tip, head))))
     }
 
     /// Takes the next line.
@@ -288,13 +334,7 @@ impl Walk {
         };
         let named = head.tip.seq;
         if named > self.tip.seq {
-            return Err(of_file(
-                last_file,
-                &format!(
-                    "the record ends with number {}, HEAD names number {named}: the end was cut",
-                    self.tip.seq
-                ),
-            ));
+            return Err(of_file(last_file, &cut(&self.tip, head)));
         }
         if self.hashes.get(&named).is_some_and(|hash| *hash != head.tip.hash) {
             let problem =
@@ -333,6 +373,23 @@ impl Walk {
         };
         Err(of_file(last_file, &problem))
     }
+}
+
+/// A bad line and all that follows, as far as it may matter. One without an end was the last when
+/// it was read: a process that writes the record may go on meanwhile.
+fn rest(mut bytes: Vec<u8>, reader: &mut impl io::Read) -> io::Result<Vec<u8>> {
+    if bytes.ends_with(b"\n") || u64::try_from(bytes.len()).is_ok_and(|len| len >= LINE_BYTES_MAX) {
+        reader.take(TORN_BYTES_MAX).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// What is wrong when HEAD names a line that is not there.
+pub(crate) fn cut(tip: &Tip, head: &Head) -> String {
+    format!(
+        "the record ends with number {}, HEAD names number {}: the end was cut",
+        tip.seq, head.tip.seq
+    )
 }
 
 /// Whether this is the first line of the file with this number.

@@ -117,7 +117,7 @@ impl Case {
         assert_eq!(play(&mut book, 'a').len(), 1, "{about}");
         drop(book);
         let sound = self.summary();
-        assert!(!sound.torn, "{about}");
+        assert_eq!(sound.torn, None, "{about}");
     }
 }
 

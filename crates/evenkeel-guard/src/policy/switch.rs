@@ -1,5 +1,4 @@
 use std::{
-    fs,
     io::{self, Read as _},
     path::Path,
     sync::{Arc, PoisonError, RwLock},
@@ -9,7 +8,7 @@ use std::{
 use evenkeel_control::{Direction, Petition, Timer};
 use jiff::Timestamp;
 
-use crate::{Opinion, Policy};
+use crate::{Opinion, Policy, regular};
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -117,12 +116,14 @@ impl On {
 
 fn read(file: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    fs::File::open(file)?.take(REASON_BYTES_MAX).read_to_end(&mut bytes)?;
+    regular::open(file)?.take(REASON_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use evenkeel_api::{Key, canary::Canary};
     use evenkeel_control::Action;
     use k8s_openapi::api::core::v1::Pod;

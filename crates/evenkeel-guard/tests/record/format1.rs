@@ -33,7 +33,7 @@ fn it_still_verifies_and_says_that_it_is_not_signed() {
     let dir = old_record("old");
     assert_eq!(
         finding(&dir),
-        "lines 1 to 4 | with the key: 000001.jsonl line 0: all of it is of format 1, which was not \
+        "lines 1 to 4 | with the key: 000001.jsonl: all of it is of format 1, which was not \
          signed yet"
     );
     let summary = verify(&dir.join("audit"), &Check::default()).unwrap();
@@ -85,5 +85,5 @@ fn a_damaged_one_is_not_continued() {
     let text = fs::read_to_string(path(&dir, 1)).unwrap();
     fs::write(path(&dir, 1), text.replace("\"hold\"", "\"deny\"")).unwrap();
     let reason = denied(&open(&dir));
-    assert!(reason.contains("is not as it was written"), "{reason}");
+    assert!(reason.contains("its content does not match"), "{reason}");
 }

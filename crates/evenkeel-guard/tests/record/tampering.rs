@@ -60,11 +60,16 @@ fn every_kind_of_tampering_is_found_with_its_line() {
 
 #[test]
 fn a_door_that_finds_its_end_damaged_lets_only_safer_actions_through() {
-    let table: [(&str, Tamper, &str); 4] = [
-        ("end-edit", |l| l[6] = l[6].replace("done", "lost"), "is not as it was written"),
+    let table: [(&str, Tamper, &str); 9] = [
+        ("end-edit", |l| l[6] = l[6].replace("done", "lost"), "line 7: its content does not match"),
         ("end-cut", |l| l.truncate(6), "the end was cut"),
-        ("end-rubbish", |l| l[6] = "{}".to_owned(), "is not as it was written"),
+        ("end-rubbish", |l| l[6] = "{}".to_owned(), "line 7: it is not a line of the record"),
         ("end-gone", Vec::clear, "the end was cut"),
+        ("mid-edit", |l| l[3] = l[3].replace(" to 2", " to 9"), "line 4: its content does not"),
+        ("mid-zero", |l| l[3].insert(30, '\0'), "line 4: it is not readable"),
+        ("mid-delete", |l| drop(l.remove(3)), "line 4: it is number 5 and does not follow on"),
+        ("first-edit", |l| l[0].insert(1, ' '), "line 1: its content does not match"),
+        ("first-zero", |l| l[0].insert(0, '\0'), "line 1: it is not readable"),
     ];
     for (name, tamper, problem) in table {
         let dir = recorded(name);
@@ -76,6 +81,7 @@ fn a_door_that_finds_its_end_damaged_lets_only_safer_actions_through() {
         let reason = denied(&door);
         assert!(reason.contains("evenkeel audit verify"), "{reason}");
         assert!(reason.contains(problem), "{name}: {reason}");
+        assert!(finding(&dir).contains(problem), "{name}: both name the same place");
         assert!(matches!(ask(&door, 0, Direction::Safer), Verdict::Allow(_)), "{name}");
         drop(door);
         let after = fs::read(path(&dir, 1)).unwrap();
@@ -87,7 +93,7 @@ fn a_door_that_finds_its_end_damaged_lets_only_safer_actions_through() {
 fn missing_files_are_found() {
     let dir = recorded("no-head");
     fs::remove_file(dir.join("audit/HEAD")).unwrap();
-    assert_eq!(finding(&dir), "HEAD line 0: it is missing");
+    assert_eq!(finding(&dir), "HEAD: it is missing");
     let reason = denied(&open(&dir));
     assert!(reason.contains("HEAD is missing"), "{reason}");
 
@@ -102,7 +108,7 @@ fn missing_files_are_found() {
     assert_eq!(found, "000002.jsonl line 1: it is not the first line of this file");
 
     let found = finding(&folder("nothing"));
-    assert_eq!(found, "000001.jsonl line 0: there is no audit record here");
+    assert_eq!(found, "000001.jsonl: there is no audit record here");
 }
 
 #[test]
@@ -122,26 +128,108 @@ fn a_head_that_is_behind_is_no_tampering_and_a_damaged_one_is() {
     assert_eq!(finding(&dir), "lines 1 to 11");
     torn[612..662].fill(b'x');
     fs::write(dir.join("audit/HEAD"), &torn).unwrap();
-    assert_eq!(finding(&dir), "HEAD line 0: it holds no head with a valid signature");
+    assert_eq!(finding(&dir), "HEAD: it holds no head with a valid signature");
 }
 
 #[test]
 fn a_crash_in_the_middle_of_a_line_is_mended_and_is_no_tampering() {
-    for rest in ["{\"v\":2,\"se", "{\"v\":2,\"action\":\"\u{fc}", "\0\0\0\0\0\0", "{\"v\"\0\0\n\0"]
-    {
+    let begun = "{\"v\":2,\"seq\":8,\"time\":\"\u{fc}";
+    for rest in ["{\"v\":2,\"se", begun, "\0\0\0\0\0\0", "{\"v\"\0\0\0"] {
         let dir = recorded("torn");
         let whole = fs::read(path(&dir, 1)).unwrap();
         // Also in the middle of a character.
         let rest = rest
             .strip_suffix('\u{fc}')
             .map_or(rest.as_bytes().to_vec(), |rest| [rest.as_bytes(), &[0xc3]].concat());
-        fs::write(path(&dir, 1), [whole, rest].concat()).unwrap();
+        fs::write(path(&dir, 1), [&whole[..], &rest].concat()).unwrap();
         let torn = |dir: &Path| verify(&dir.join("audit"), &Check::default()).unwrap().torn;
         assert_eq!(finding(&dir), "lines 1 to 7");
-        assert!(torn(&dir));
+        let place = torn(&dir).map(|torn| (torn.file, torn.line, torn.bytes));
+        assert_eq!(place, Some(("000001.jsonl".to_owned(), 8, rest.len())));
         act(&open(&dir), 4);
         assert_eq!(finding(&dir), "lines 1 to 9");
-        assert!(!torn(&dir));
+        assert_eq!(torn(&dir), None);
+    }
+}
+
+#[test]
+fn what_no_crash_leaves_at_the_end_is_tampering() {
+    let table = [
+        ("junk", "it has no end"),
+        ("junk\n", "it is not a line of the record"),
+        ("\n", "it is not a line of the record"),
+        ("{\"v\":2,\"action\":\"x", "it has no end"),
+        ("{\"v\":2,\"seq\":9,\"time\":\"", "it has no end"),
+        ("{\"v\":2,\"seq\":8,\"time\":\"x\"} # by hand", "it has no end"),
+        ("\0\0\0\njunk", "it is not a line of the record"),
+        ("{\"v\"\0\0\n\0", "it is not a line of the record"),
+    ];
+    for (rest, problem) in table {
+        let dir = recorded("junk");
+        let whole = fs::read_to_string(path(&dir, 1)).unwrap();
+        fs::write(path(&dir, 1), format!("{whole}{rest}")).unwrap();
+        let expected = format!("000001.jsonl line 8: {problem}");
+        assert_eq!(finding(&dir), expected, "{rest:?}");
+        let reason = denied(&open(&dir));
+        assert!(reason.contains(&expected), "{rest:?}: {reason}");
+    }
+    // In a file of its own, too.
+    let dir = recorded("junk-file");
+    fs::write(path(&dir, 2), "junk").unwrap();
+    assert_eq!(finding(&dir), "000002.jsonl line 1: it has no end");
+    let reason = denied(&open(&dir));
+    assert!(reason.contains("000002.jsonl line 1: it has no end"), "{reason}");
+}
+
+#[test]
+fn what_is_no_part_of_the_record_is_named() {
+    for name in ["notes.txt", "1.jsonl", "000001.jsonl.bak", "HEAD~", ".hidden"] {
+        let dir = recorded("foreign");
+        fs::write(dir.join("audit").join(name), "").unwrap();
+        let expected = format!("{name}: it is no part of the record: move it elsewhere");
+        assert_eq!(finding(&dir), expected);
+    }
+    let dir = recorded("foreign-folder");
+    fs::create_dir(dir.join("audit/old")).unwrap();
+    assert_eq!(finding(&dir), "old: it is no part of the record: move it elsewhere");
+}
+
+/// Something that stands where a file should be.
+type Stand = fn(&Path);
+
+#[test]
+fn what_is_no_regular_file_is_named_and_nobody_waits_for_it() {
+    let stands: [(&str, Stand); 3] = [
+        ("a named pipe", |path| {
+            assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+        }),
+        ("a folder", |path| fs::create_dir(path).unwrap()),
+        ("a device", |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap()),
+    ];
+    for (what, stand) in stands {
+        let at = |file: &str| {
+            let dir = recorded("no-file");
+            fs::remove_file(dir.join(file)).unwrap();
+            stand(&dir.join(file));
+            dir
+        };
+        let problem = format!("it is {what}, not a regular file");
+        for file in ["HEAD", "000001.jsonl"] {
+            let dir = at(&format!("audit/{file}"));
+            let expected = format!("{file}: {problem}");
+            assert!(finding(&dir).starts_with(&expected), "{}", finding(&dir));
+            let reason = denied(&open(&dir));
+            assert!(reason.contains(&expected), "{reason}");
+        }
+        let dir = at("audit/LOCK");
+        let Err(OpenError::Io { path, source }) = try_open(&dir, Keep::default(), 0) else {
+            panic!()
+        };
+        assert_eq!((path, source.to_string()), (dir.join("audit/LOCK"), problem.clone()));
+        let dir = at("keys/audit.key");
+        let error = SigningKey::read_or_create(&dir.join("keys/audit.key")).unwrap_err();
+        assert!(error.to_string().ends_with("keys/audit.key"), "{error}");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), problem);
     }
 }
 

@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use evenkeel_guard::{Check, Dropped, Entry, Line, PublicKey, SigningKey, Summary, read, verify};
+use evenkeel_guard::{
+    Check, Dropped, Entry, Line, PublicKey, SigningKey, Summary, Torn, copy_of_head, read, verify,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -32,11 +34,12 @@ pub(crate) fn run(command: &AuditCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let dir = folder(args.data_dir.as_deref())?;
+    // Without a record in it, that is what is found.
+    let dir = paths::existing_data_dir(args.data_dir.as_deref())?.join("audit");
     let key = args.key.as_deref().map(PublicKey::given).transpose()?;
     let copy = match &args.head {
         Some(file) => {
-            Some(std::fs::read(file).with_context(|| format!("--head {}", file.display()))?)
+            Some(copy_of_head(file).with_context(|| format!("--head {}", file.display()))?)
         }
         None => None,
     };
@@ -67,9 +70,11 @@ fn sound(summary: &Summary, with_key: bool) -> String {
             "lines 1 to {last} were dropped as --audit-keep says, the last one {last_hash}"
         ));
     }
-    if summary.torn {
-        say("a torn line at the end: the process died while it wrote it, before it acted"
-            .to_owned());
+    if let Some(Torn { file, line, bytes }) = &summary.torn {
+        say(format!(
+            "{file} line {line}: torn, {bytes} bytes of it are there: the process died while it \
+             wrote it, before it acted"
+        ));
     }
     if summary.unsigned > 0 {
         say(format!(
@@ -194,7 +199,7 @@ mod tests {
             last: 7,
             files: 1,
             hash: "abc".to_owned(),
-            torn: false,
+            torn: None,
             unsigned: 0,
             dropped: None,
             key: Some(key),
@@ -204,14 +209,14 @@ mod tests {
         signed with GbkECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=, the given key
         ");
         summary.first = 5;
-        summary.torn = true;
+        summary.torn = Some(Torn { file: "000001.jsonl".to_owned(), line: 4, bytes: 9 });
         summary.unsigned = 2;
         let last_hash = "def".to_owned();
         summary.dropped = Some(Dropped { first: 1, last: 4, lines: 4, files: 1, last_hash });
         insta::assert_snapshot!(sound(&summary, false), @r"
         lines 5 to 7 in 1 file, intact; last hash abc
         lines 1 to 4 were dropped as --audit-keep says, the last one def
-        a torn line at the end: the process died while it wrote it, before it acted
+        000001.jsonl line 4: torn, 9 bytes of it are there: the process died while it wrote it, before it acted
         2 lines are of format 1, without signatures of their own; the signed lines after them vouch for them
         signed with GbkECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=, the key that the record names itself: this finds only accidental damage and
         partial edits. A record that was rewritten as a whole is found with --key (see `evenkeel audit key`).
