@@ -1,6 +1,6 @@
 //! What a process says about itself over HTTP: `/metrics`, `/why`, `/healthz`, `/readyz`.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -9,19 +9,30 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
 
-/// Connections at once; more wait in the listener's queue.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections at once. The oldest gives way to a new one: each serves one request, which takes
+/// milliseconds unless its client is slow, and the health of this process must not wait for that.
+const CONNECTIONS_MAX: usize = 256;
 /// How long a client may take to send the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take for all of it, reading the answer included.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Further metrics in Prometheus' text format.
+type More = Box<dyn Fn() -> String + Send + Sync>;
 
 /// The listener.
 pub(crate) struct Diagnostics {
     listener: TcpListener,
     activity: Arc<Activity>,
-    /// Further metrics in Prometheus' text format.
-    more: Box<dyn Fn() -> String + Send + Sync>,
+    more: More,
+    head_timeout: Duration,
+    connection_timeout: Duration,
 }
 
 impl Diagnostics {
@@ -34,7 +45,13 @@ impl Diagnostics {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("listen on {address} for diagnostics (--listen)"))?;
-        Ok(Self { listener, activity, more: Box::new(more) })
+        Ok(Self {
+            listener,
+            activity,
+            more: Box::new(more),
+            head_timeout: HEAD_TIMEOUT,
+            connection_timeout: CONNECTION_TIMEOUT,
+        })
     }
 
     /// Where it listens.
@@ -44,35 +61,42 @@ impl Diagnostics {
 
     /// Serves until dropped.
     pub(crate) async fn run(self) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let shared = Arc::new((self.activity, self.more));
+        let diagnostics = Arc::new(self);
         let mut tasks = JoinSet::new();
+        let mut connections = VecDeque::<AbortHandle>::new();
         loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-            let Ok((stream, _)) = self.listener.accept().await else {
+            let Ok((stream, _)) = diagnostics.listener.accept().await else {
                 // Out of file descriptors, most likely: let connections end first.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
             while tasks.try_join_next().is_some() {}
-            let shared = shared.clone();
-            tasks.spawn(async move {
-                let service = service_fn(|request: Request<Incoming>| {
-                    let (activity, more) = &*shared;
-                    let answer = answer(&request, activity, &**more);
-                    async { Ok::<_, Infallible>(answer) }
-                });
-                let served = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
-                    .keep_alive(false)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-                if let Err(error) = served {
-                    tracing::debug!(%error, "diagnostics connection");
-                }
-                drop(permit);
-            });
+            connections.retain(|connection| !connection.is_finished());
+            if connections.len() >= CONNECTIONS_MAX
+                && let Some(oldest) = connections.pop_front()
+            {
+                oldest.abort();
+            }
+            connections.push_back(tasks.spawn(diagnostics.clone().serve(stream)));
+            // A request that is there already is answered before others may take its place.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
+        let service = service_fn(|request: Request<Incoming>| {
+            let answer = answer(&request, &self.activity, &*self.more);
+            async { Ok::<_, Infallible>(answer) }
+        });
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.head_timeout)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        match timeout(self.connection_timeout, serving).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "diagnostics connection"),
+            Err(_) => tracing::debug!("diagnostics connection took too long"),
         }
     }
 }
@@ -109,4 +133,82 @@ fn answer(
 fn object(query: &str) -> Option<String> {
     let pair = query.split('&').find_map(|pair| pair.strip_prefix("object="))?;
     Some(pair.replace("%2F", "/").replace("%2f", "/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpStream,
+    };
+
+    use super::*;
+    use crate::thread::Thread;
+
+    /// A head without an end.
+    const BEGUN: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ";
+
+    fn start(change: fn(&mut Diagnostics)) -> (SocketAddr, Thread) {
+        let (sender, address) = std::sync::mpsc::channel();
+        let serving = Thread::start("diagnostics", move || async move {
+            let bound = Diagnostics::bind(([127, 0, 0, 1], 0).into(), Arc::default(), || {
+                "m ".repeat(9 << 20)
+            });
+            let mut bound = bound.await.unwrap();
+            change(&mut bound);
+            sender.send(bound.address().unwrap()).unwrap();
+            bound.run().await;
+        });
+        (address.recv().unwrap(), serving.unwrap())
+    }
+
+    /// Sends something over a connection of its own, which stays open.
+    fn send(address: SocketAddr, text: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    }
+
+    /// The first bytes of what comes until the end; a connection that was cut off has none.
+    fn status(mut stream: TcpStream) -> String {
+        let mut answer = [0; 15];
+        stream
+            .read_exact(&mut answer)
+            .map_or_else(|_| String::new(), |()| String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    #[test]
+    fn slow_clients_keep_nobody_from_asking_for_health() {
+        // However long this test takes, only room is what slow clients lack.
+        let (address, _serving) = start(|diagnostics| {
+            diagnostics.head_timeout = Duration::from_mins(5);
+            diagnostics.connection_timeout = Duration::from_mins(5);
+        });
+        let mut slow: Vec<_> = (0..CONNECTIONS_MAX + 20).map(|_| send(address, BEGUN)).collect();
+        for _ in 0..3 {
+            let health = send(address, "GET /healthz HTTP/1.0\r\n\r\n");
+            assert_eq!(status(health), "HTTP/1.0 200 OK");
+        }
+        // The oldest gave way, and the newest may go on.
+        assert_eq!(status(slow.remove(0)), "");
+        let mut newest = slow.pop().unwrap();
+        newest.write_all(b"x\r\n\r\n").unwrap();
+        assert_eq!(status(newest), "HTTP/1.1 200 OK");
+    }
+
+    #[test]
+    fn a_head_that_does_not_end_and_an_answer_that_nobody_reads_have_a_limit() {
+        let (address, _serving) = start(|diagnostics| {
+            diagnostics.head_timeout = Duration::from_millis(100);
+            diagnostics.connection_timeout = Duration::from_secs(1);
+        });
+        // Ends, with or without a word.
+        assert!(!status(send(address, BEGUN)).contains("200"));
+        // The answer is larger than what the system keeps on the way. Writing stops there until the
+        // other end is gone.
+        let mut unread = send(address, "GET /metrics HTTP/1.0\r\n\r\n");
+        while unread.write_all(&[b'x'; 4096]).is_ok() {}
+        let mut begun = Vec::new();
+        assert!(unread.read_to_end(&mut begun).is_err() || begun.len() < 18 << 20);
+    }
 }
