@@ -36,9 +36,10 @@ pub(crate) enum Command {
     /// Inspect the audit record
     #[command(subcommand)]
     Audit(AuditCommand),
-    /// List the alerts that are pending or firing; exit 1 when one fires
+    /// List the alerts that are pending or firing; exit 1 when one fires, 2 when they are not known
     Alerts(AlertsArgs),
-    /// Explain an object's state: the last decision, what it waits for, which policy holds it
+    /// Explain an object's state: the last decision, what it waits for, which policy holds it;
+    /// exit 1 when it is not as it should be, 2 when that is not known
     Why(WhyArgs),
     /// Print the definitions of evenkeel's own kinds, for `kubectl apply -f -`
     Crds {
@@ -64,6 +65,19 @@ pub(crate) enum Command {
     /// The parent of one container (started by a node agent)
     #[command(hide = true)]
     Shim,
+}
+
+impl Command {
+    /// Whether it answers a question, with exit code 1 for a bad answer and 2 for none.
+    pub(crate) fn asks(&self) -> bool {
+        matches!(
+            self,
+            Self::Alerts(_)
+                | Self::Why(_)
+                | Self::Slo(SloCommand::Status(_))
+                | Self::Audit(AuditCommand::Verify(_))
+        )
+    }
 }
 
 /// How results are printed.
@@ -181,7 +195,8 @@ pub(crate) struct AlertsArgs {
 /// `evenkeel why`
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
-    /// The object, as KIND/NAME: canary/api, slo/api-availability, errorbudgetpolicy/api
+    /// The object, as KIND/NAME or KIND/NAMESPACE/NAME: canary/api, slo/api-availability,
+    /// errorbudgetpolicy/api
     pub(crate) object: String,
     /// Its namespace
     #[arg(short, long, default_value = "default", value_name = "NAMESPACE")]
@@ -303,7 +318,7 @@ pub(crate) enum SloCommand {
         files: Vec<PathBuf>,
     },
     /// Show how SLOs stand: budget left, burn, when it will be gone; exit 1 when one is out of
-    /// budget or not known
+    /// budget or without data, 2 when they could not be asked for
     Status(SloStatusArgs),
     /// Print manifests that Sloth accepts
     Export {
@@ -319,12 +334,17 @@ pub(crate) enum SloCommand {
 /// `evenkeel slo status`
 #[derive(Debug, Args)]
 pub(crate) struct SloStatusArgs {
-    /// Where the counters are: any Prometheus, or the console of `evenkeel up`
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
-    pub(crate) prometheus: String,
-    /// The cluster whose SLOs are shown; default: $KUBECONFIG or ~/.kube/config
+    /// Where the counters are; default: the metrics of a running `evenkeel up`, unless another
+    /// cluster is named, or else port 9090 of this machine
+    #[arg(long, value_name = "URL")]
+    pub(crate) prometheus: Option<String>,
+    /// The cluster whose SLOs are shown; default: $KUBECONFIG, ~/.kube/config, or a running
+    /// `evenkeel up`
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where the state of a running `evenkeel up` lies
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,

@@ -1,6 +1,6 @@
 //! The only place that writes to the terminal.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 /// Writes a result. A reader that has gone away (`| head`) is no error.
 pub(crate) fn print(text: &str) {
@@ -13,6 +13,11 @@ pub(crate) fn print(text: &str) {
 pub(crate) fn try_print(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+}
+
+/// Whether results go to a terminal, whose lines are only so long.
+pub(crate) fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
 }
 
 /// Writes a remark or an error, apart from results.

@@ -24,9 +24,11 @@ use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command};
 use evenkeel_control::redact;
 
-/// What is logged unless `EVENKEEL_LOG` says otherwise. The Kubernetes client's own lines repeat
-/// what we log with the object and the next step.
-const LOG_DEFAULT: &str = "warn,kube_client=off";
+/// What is logged unless `EVENKEEL_LOG` says otherwise: warnings, and who leads. The Kubernetes
+/// client's own lines repeat what we log with the object and the next step.
+const LOG_DEFAULT: &str = "warn,evenkeel_control::lease=info,kube_client=off";
+/// Exit code of a command that could not find out what it was asked for: 1 would be an answer.
+pub(crate) const NOT_KNOWN: u8 = 2;
 
 fn main() -> ExitCode {
     name_process();
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             io::complain(&format!("evenkeel: {error:#}"));
-            ExitCode::FAILURE
+            if cli.command.asks() { ExitCode::from(NOT_KNOWN) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -104,5 +106,7 @@ fn log_to_stderr() {
         .with_env_filter(filter)
         .with_ansi(colour)
         .with_writer(std::io::stderr)
+        // Standard error may lie on a full disk: to complain about it there would panic.
+        .log_internal_errors(false)
         .init();
 }

@@ -1,6 +1,6 @@
 //! `evenkeel alerts`: what is pending or firing.
 
-use std::{cmp::Reverse, path::Path, process::ExitCode};
+use std::{cmp::Reverse, process::ExitCode};
 
 use anyhow::Context as _;
 use evenkeel_telemetry::shell::PrometheusClient;
@@ -9,14 +9,13 @@ use serde_json::{Value, json};
 use crate::{
     cli::{AlertsArgs, Output},
     io, paths,
-    up::CONSOLE,
 };
 
-/// Runs `evenkeel alerts`; exit 1 when an alert fires.
+/// Runs `evenkeel alerts`; exit 1 when an alert fires. An error is another exit code.
 pub(crate) fn run(args: &AlertsArgs) -> anyhow::Result<ExitCode> {
     let url = match &args.prometheus {
         Some(url) => url.clone(),
-        None => of_up(args.data_dir.as_deref())?,
+        None => paths::console_of_up(args.data_dir.as_deref())?,
     };
     let client = PrometheusClient::new(&url).context("--prometheus")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -31,14 +30,6 @@ pub(crate) fn run(args: &AlertsArgs) -> anyhow::Result<ExitCode> {
     }
     let fires = alerts.iter().any(is_firing);
     Ok(if fires { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Where a running `evenkeel up` serves its metrics.
-fn of_up(data_dir: Option<&Path>) -> anyhow::Result<String> {
-    let file = paths::existing_data_dir(data_dir)?.join(CONSOLE);
-    std::fs::read_to_string(&file).with_context(|| {
-        format!("{} does not exist: start `evenkeel up`, or use --prometheus", file.display())
-    })
 }
 
 fn is_firing(alert: &Value) -> bool {

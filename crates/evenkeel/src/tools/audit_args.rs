@@ -23,7 +23,8 @@ pub(crate) struct RecordArgs {
 /// `evenkeel audit`
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
-    /// Check that the record is whole and unaltered; exit 1 when it is not
+    /// Check that the record is whole and unaltered; exit 1 when it is not, 2 when it could not be
+    /// checked
     Verify(VerifyArgs),
     /// List what was done, why, and what became of it
     List(ListArgs),
@@ -55,8 +56,8 @@ pub(crate) struct ListArgs {
     /// Folder with the audit record
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Only actions for this object, or on it
-    #[arg(long, value_name = "KIND/NS/NAME")]
+    /// Only actions for this object, or on it: canary/api in any namespace, or canary/shop/api
+    #[arg(long, value_name = "KIND/[NS/]NAME")]
     pub(crate) object: Option<String>,
     /// Only actions newer than this, such as 1h
     #[arg(long, value_name = "DURATION", value_parser = duration)]

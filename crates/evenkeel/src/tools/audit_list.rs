@@ -6,7 +6,11 @@ use evenkeel_guard::{Dropped, Entry, Follow, Line, Objected, read};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use crate::{cli::Output, io, tools::audit_args::ListArgs};
+use crate::{
+    cli::Output,
+    io,
+    tools::{audit_args::ListArgs, object_name::ObjectName},
+};
 
 /// Columns of a terminal that a row fits in.
 const WIDTH: usize = 120;
@@ -53,9 +57,29 @@ struct Listed {
     objections: Vec<Objected>,
 }
 
+/// What a table is written on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Page {
+    /// Rows fit in its lines, so cells are cut.
+    Terminal,
+    /// A file or another program: nothing is left out.
+    Endless,
+}
+
+impl Page {
+    fn of_output() -> Self {
+        if io::is_terminal() { Self::Terminal } else { Self::Endless }
+    }
+
+    /// How much of a cell is written that should not be wider than this.
+    fn most(self, width: usize) -> usize {
+        if self == Self::Terminal { width } else { usize::MAX }
+    }
+}
+
 /// Which actions are listed.
-struct Filter<'a> {
-    object: Option<&'a str>,
+struct Filter {
+    object: Option<ObjectName>,
     since: Option<Timestamp>,
 }
 
@@ -65,7 +89,8 @@ struct Actions(BTreeMap<u64, Listed>);
 
 pub(super) fn run(dir: &Path, args: &ListArgs) -> anyhow::Result<ExitCode> {
     let since = args.since.and_then(|age| Timestamp::now().checked_sub(age).ok());
-    let filter = Filter { object: args.object.as_deref(), since };
+    let object = args.object.as_deref().map(ObjectName::parse).transpose()?;
+    let filter = Filter { object, since };
     if args.follow {
         return follow(dir, args, &filter);
     }
@@ -73,7 +98,7 @@ pub(super) fn run(dir: &Path, args: &ListArgs) -> anyhow::Result<ExitCode> {
     let sound = read(dir, |line| actions.take(line, &filter));
     let rows: Vec<Listed> = actions.0.into_values().collect();
     io::print(&match args.output {
-        Output::Table => table(&rows),
+        Output::Table => table(&rows, Page::of_output()),
         Output::Json => serde_json::to_string(&rows)?,
         Output::Yaml => serde_saphyr::to_string(&rows)?,
     });
@@ -87,12 +112,13 @@ pub(super) fn run(dir: &Path, args: &ListArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints every action once its outcome is known, or after a moment without.
-fn follow(dir: &Path, args: &ListArgs, filter: &Filter<'_>) -> anyhow::Result<ExitCode> {
+fn follow(dir: &Path, args: &ListArgs, filter: &Filter) -> anyhow::Result<ExitCode> {
     let mut record = Follow::new(dir);
     let mut actions = Actions::default();
     let mut waiting: BTreeMap<u64, u32> = BTreeMap::new();
-    let widths = FOLLOWED;
-    if args.output == Output::Table && !io::try_print(&row(&COLUMNS.map(|(t, _)| t), &widths)) {
+    let page = Page::of_output();
+    let row = |cells: &[&str; 7]| row(cells, &FOLLOWED, page);
+    if args.output == Output::Table && !io::try_print(&row(&COLUMNS.map(|(title, _)| title))) {
         return Ok(ExitCode::SUCCESS);
     }
     loop {
@@ -111,7 +137,7 @@ fn follow(dir: &Path, args: &ListArgs, filter: &Filter<'_>) -> anyhow::Result<Ex
             waiting.remove(&seq);
             let Some(action) = actions.0.remove(&seq) else { continue };
             let text = match args.output {
-                Output::Table => row(&action.cells().each_ref().map(String::as_str), &widths),
+                Output::Table => row(&action.cells().each_ref().map(String::as_str)),
                 Output::Json => format!("{}\n", serde_json::to_string(&action)?),
                 Output::Yaml => format!("---\n{}", serde_saphyr::to_string(&action)?),
             };
@@ -127,7 +153,7 @@ fn follow(dir: &Path, args: &ListArgs, filter: &Filter<'_>) -> anyhow::Result<Ex
 const UNKNOWN: &str = "unknown";
 
 impl Actions {
-    fn take(&mut self, line: Line, filter: &Filter<'_>) {
+    fn take(&mut self, line: Line, filter: &Filter) {
         let Line { seq, time, late, entry, .. } = line;
         let listed = match entry {
             Entry::Outcome { of, outcome, error } => {
@@ -186,12 +212,14 @@ fn note(seq: u64, time: Timestamp, action: String, reason: &str) -> Listed {
     }
 }
 
-impl Filter<'_> {
+impl Filter {
     fn fits(&self, listed: &Listed) -> bool {
-        let touches = |object: &str| {
-            listed.object == object || listed.action.split_whitespace().any(|word| word == object)
+        let touches = |object: &ObjectName| {
+            object.names(&listed.object)
+                || listed.action.split_whitespace().any(|word| object.names(word))
         };
-        self.object.is_none_or(touches) && self.since.is_none_or(|since| listed.time >= since)
+        self.object.as_ref().is_none_or(touches)
+            && self.since.is_none_or(|since| listed.time >= since)
     }
 }
 
@@ -246,17 +274,17 @@ impl Listed {
     }
 }
 
-fn table(rows: &[Listed]) -> String {
+fn table(rows: &[Listed], page: Page) -> String {
     let rows: Vec<[String; 7]> = rows.iter().map(Listed::cells).collect();
     let mut widths = COLUMNS.map(|(title, _)| title.len());
     for cells in &rows {
         for ((width, cell), (_, max)) in widths.iter_mut().zip(cells).zip(COLUMNS) {
-            *width = (*width).max(cell.chars().count().min(max));
+            *width = (*width).max(cell.chars().count().min(page.most(max)));
         }
     }
-    let widths = fit(widths);
-    let head = row(&COLUMNS.map(|(title, _)| title), &widths);
-    let body = rows.iter().map(|cells| row(&cells.each_ref().map(String::as_str), &widths));
+    let widths = if page == Page::Terminal { fit(widths) } else { widths };
+    let head = row(&COLUMNS.map(|(title, _)| title), &widths, page);
+    let body = rows.iter().map(|cells| row(&cells.each_ref().map(String::as_str), &widths, page));
     std::iter::once(head).chain(body).collect()
 }
 
@@ -274,14 +302,16 @@ fn fit(mut widths: [usize; 7]) -> [usize; 7] {
     widths
 }
 
-fn row(cells: &[&str; 7], widths: &[usize; 7]) -> String {
-    let cells =
-        cells.iter().zip(widths).map(|(cell, width)| format!("{:<width$}", cut(cell, *width)));
+fn row(cells: &[&str; 7], widths: &[usize; 7], page: Page) -> String {
+    let cells = cells.iter().zip(widths).map(|(cell, width)| {
+        let text = on_one_line(cell, page.most(*width));
+        format!("{text:<width$}")
+    });
     format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
 }
 
 /// As much as fits, on one line.
-fn cut(text: &str, width: usize) -> String {
+fn on_one_line(text: &str, width: usize) -> String {
     let text = text.replace(['\n', '\t'], " ");
     if text.chars().count() <= width {
         return text;
@@ -332,7 +362,7 @@ mod tests {
         Entry::Outcome { of: Some(of), outcome: outcome.to_owned(), error }
     }
 
-    fn listed(filter: &Filter<'_>) -> Vec<Listed> {
+    fn listed(filter: &Filter) -> Vec<Listed> {
         let mut actions = Actions::default();
         let weights = "set-weights HTTPRoute/default/api api-primary=90 api-canary=10";
         let held = "shop/api/availability: BudgetBurning (burning); it goes on when the budget \
@@ -361,7 +391,7 @@ mod tests {
     #[test]
     fn one_line_says_what_was_done_and_what_became_of_it() {
         let rows = listed(&Filter { object: None, since: None });
-        let table = table(&rows);
+        let table = table(&rows, Page::Terminal);
         insta::assert_snapshot!(table, @r"
         SEQ  TIME            CONTROLLER  OBJECT              ACTION                        RESULT   REASON
         1    01-02 03:04:05  delivery    Canary/default/api  weights primary=90 canary=10  done     StepDue
@@ -376,11 +406,16 @@ mod tests {
     #[test]
     fn only_what_touches_an_object_or_is_recent() {
         let seqs = |object: Option<&str>, since: Option<&str>| -> Vec<u64> {
+            let object = object.map(|object| ObjectName::parse(object).unwrap());
             let since = since.map(|since| since.parse().unwrap());
             listed(&Filter { object, since }).iter().map(|listed| listed.seq).collect()
         };
         assert_eq!(seqs(Some("Canary/default/api"), None), [1, 3, 5, 6]);
+        assert_eq!(seqs(Some("canary/api"), None), [1, 3, 5, 6]);
+        assert_eq!(seqs(Some("canaries/default/api"), None), [1, 3, 5, 6]);
+        assert_eq!(seqs(Some("canary/other/api"), None), [0; 0]);
         assert_eq!(seqs(Some("Deployment/default/api"), None), [3]);
+        assert_eq!(seqs(Some("deploy/api"), None), [3]);
         assert_eq!(seqs(Some("Deployment/default"), None), [0; 0]);
         assert_eq!(seqs(None, Some("2026-01-02T03:04:05Z")).len(), 5);
         assert_eq!(seqs(None, Some("2026-01-02T03:04:06Z")), [0; 0]);
@@ -392,8 +427,14 @@ mod tests {
         rows[0].object = "Canary/a-rather-long-namespace/a-service-with-a-long-name".to_owned();
         rows[0].seq = 123_456_789;
         rows[0].controller = "postgres-failover".to_owned();
-        let table = table(&rows);
+        let table = self::table(&rows, Page::Terminal);
         assert!(table.lines().all(|line| line.chars().count() <= WIDTH), "{table}");
+        // Where nobody looks at it, nothing is cut.
+        let whole = self::table(&rows, Page::Endless);
+        for row in rows.iter().flat_map(Listed::cells) {
+            assert!(whole.contains(&row), "{row}: {whole}");
+        }
+        assert!(!whole.contains('…'), "{whole}");
         assert_eq!(FOLLOWED.iter().sum::<usize>() + 2 * (FOLLOWED.len() - 1), WIDTH);
     }
 }

@@ -20,10 +20,13 @@ use evenkeel_telemetry::shell::PrometheusClient;
 
 use super::slo::{read, tell};
 use crate::{
+    NOT_KNOWN,
     cli::{Output, SloStatusArgs},
-    io,
+    io, paths,
 };
 
+/// Where the counters are when nobody says otherwise and no `evenkeel up` is running.
+const PROMETHEUS: &str = "http://127.0.0.1:9090";
 /// Distance of the looks at the last hour.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Failures in a row after which the metrics server is taken to be out of order.
@@ -46,7 +49,21 @@ pub(super) fn run(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(show(args))
 }
 
+/// Where the counters are: as given, or with a running `evenkeel up` whose cluster is asked.
+fn counters(args: &SloStatusArgs) -> anyhow::Result<String> {
+    if let Some(url) = &args.prometheus {
+        return Ok(url.clone());
+    }
+    let found = paths::console_of_up(args.data_dir.as_deref());
+    if args.data_dir.is_some() {
+        return found;
+    }
+    let other = args.kubeconfig.is_some() || paths::is_elsewhere();
+    Ok(found.ok().filter(|_| !other).unwrap_or_else(|| PROMETHEUS.to_owned()))
+}
+
 async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
+    let url = counters(args)?;
     let subject = if args.files.is_empty() {
         of_cluster(args).await?
     } else {
@@ -58,16 +75,15 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     findings.retain(|finding| finding.severity == Severity::Error);
     tell(&findings);
     if has_errors(&findings) && loaded.groups.is_empty() {
-        return Ok(ExitCode::FAILURE);
+        return Ok(ExitCode::from(NOT_KNOWN));
     }
-    let metrics =
-        PrometheusClient::new(&args.prometheus).context("--prometheus")?.with_timeout(PATIENCE);
+    let metrics = PrometheusClient::new(&url).context("--prometheus")?.with_timeout(PATIENCE);
     let time = RealTime::start();
     let mut shown = Vec::new();
     for group in &loaded.groups {
         for slo in &group.slos {
             shown.extend(
-                count(args, &subject, (&group.metadata.namespace, slo), &metrics, &time).await?,
+                count(&url, &subject, (&group.metadata.namespace, slo), &metrics, &time).await?,
             );
         }
     }
@@ -129,7 +145,7 @@ impl Shown {
 
 /// Counts the whole window of one SLO; nothing for one that has no budget.
 async fn count(
-    args: &SloStatusArgs,
+    url: &str,
     subject: &Subject,
     (namespace, slo): (&str, &Slo),
     metrics: &PrometheusClient,
@@ -150,9 +166,8 @@ async fn count(
                 continue;
             }
             Err(error) => {
-                return Err(error).with_context(|| {
-                    format!("{}: the counters at {} (--prometheus)", slo.id, args.prometheus)
-                });
+                return Err(error)
+                    .with_context(|| format!("{}: the counters at {url} (--prometheus)", slo.id));
             }
         }
         match tracker.sight() {
@@ -165,8 +180,8 @@ async fn count(
             Sight::NoSeries { query, evidence } => {
                 let why = evidence.as_ref().map_or(String::new(), |why| format!(" ({why})"));
                 io::complain(&format!(
-                    "warning: {}: no series matches {query} at {}{why}",
-                    slo.id, args.prometheus
+                    "warning: {}: no series matches {query} at {url}{why}",
+                    slo.id
                 ));
                 break;
             }
@@ -189,9 +204,11 @@ fn budget_left_query(slo: &Slo) -> String {
 
 /// The SLOs of a cluster, with what their status and maintenances say.
 async fn of_cluster(args: &SloStatusArgs) -> anyhow::Result<Subject> {
-    let store = connect(args.kubeconfig.as_deref())
+    let kubeconfig = args.kubeconfig.clone();
+    let kubeconfig = kubeconfig.or_else(|| paths::kubeconfig_of_up(args.data_dir.as_deref()));
+    let store = connect(kubeconfig.as_deref())
         .await
-        .context("name SLO manifests, or a cluster with --kubeconfig")?;
+        .context("start `evenkeel up`, name SLO manifests, or name a cluster with --kubeconfig")?;
     let slos = ListQuery::all(GroupKind::of::<PrometheusServiceLevel>());
     let slos = store.list(&slos).await.context("list the cluster's SLOs")?.items;
     if slos.is_empty() {

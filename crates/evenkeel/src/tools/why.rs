@@ -1,6 +1,6 @@
 //! `evenkeel why`: what a controller last decided about an object, and what it waits for.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use crate::{
     cli::{Output, WhyArgs},
     controllers::DIAGNOSTICS,
     io, paths,
+    tools::object_name::ObjectName,
 };
 
 /// Longest wait for a process to answer.
@@ -37,7 +38,8 @@ pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
 
 async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let key = key(&args.object, &args.namespace)?;
-    let kubeconfig = args.kubeconfig.clone().or_else(|| of_up(args.data_dir.as_deref()));
+    let kubeconfig = args.kubeconfig.clone();
+    let kubeconfig = kubeconfig.or_else(|| paths::kubeconfig_of_up(args.data_dir.as_deref()));
     let store = connect(kubeconfig.as_deref())
         .await
         .context("no cluster: start `evenkeel up`, or name its kubeconfig with --kubeconfig")?;
@@ -79,29 +81,23 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     Ok(if troubled { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The kubeconfig of a running `evenkeel up`, unless the environment names another one.
-fn of_up(data_dir: Option<&Path>) -> Option<std::path::PathBuf> {
-    if std::env::var_os("KUBECONFIG").is_some() && data_dir.is_none() {
-        return None;
-    }
-    let file = paths::existing_data_dir(data_dir).ok()?.join("kubeconfig");
-    file.exists().then_some(file)
-}
-
 fn key(object: &str, namespace: &str) -> anyhow::Result<Key> {
-    let Some((kind, name)) = object.split_once('/').filter(|(_, name)| !name.is_empty()) else {
-        bail!("{object:?} names no object: write KIND/NAME, for example canary/api");
-    };
-    Ok(match kind.to_ascii_lowercase().as_str() {
-        "canary" | "canaries" => Key::of::<Canary>(namespace, name),
-        "slo" | "prometheusservicelevel" => Key::of::<PrometheusServiceLevel>(namespace, name),
-        "errorbudgetpolicy" | "policy" => Key::of::<ErrorBudgetPolicy>(namespace, name),
-        "slomaintenance" => Key::of::<SloMaintenance>(namespace, name),
-        "breakglass" => Key::of::<BreakGlass>(namespace, name),
-        _ => bail!(
-            "evenkeel decides nothing about kind {kind:?}: use canary, slo, errorbudgetpolicy, \
-             slomaintenance or breakglass"
-        ),
+    let object = ObjectName::parse(object)?;
+    let namespace = object.namespace.as_deref().unwrap_or(namespace);
+    let kinds: [fn(&str, &str) -> Key; 5] = [
+        Key::of::<Canary>,
+        Key::of::<PrometheusServiceLevel>,
+        Key::of::<ErrorBudgetPolicy>,
+        Key::of::<SloMaintenance>,
+        Key::of::<BreakGlass>,
+    ];
+    let mut keys = kinds.iter().map(|key| key(namespace, &object.name));
+    keys.find(|key| object.is_kind(&key.kind.kind)).with_context(|| {
+        format!(
+            "evenkeel decides nothing about kind {:?}: use canary, slo, errorbudgetpolicy, \
+             slomaintenance or breakglass",
+            object.kind()
+        )
     })
 }
 

@@ -1,0 +1,99 @@
+//! Commands that answer a question: 0 and 1 are answers, 2 is none.
+#![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+/// Exit code and standard error of `evenkeel`, far from any cluster.
+fn evenkeel(words: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+    let home = folder("home");
+    command.args(words).env("HOME", &home).env_remove("KUBECONFIG").env_remove("XDG_STATE_HOME");
+    let ended = command.env_remove("KUBERNETES_SERVICE_HOST").output().unwrap();
+    (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+}
+
+fn folder(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("exit_codes").join(name);
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// A Prometheus with one alert in this state; it answers once.
+fn prometheus(state: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let body = format!(
+        r#"{{"status":"success","data":{{"alerts":[{{"state":"{state}","labels":{{}}}}]}}}}"#
+    );
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+    let answer = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        let mut piece = [0; 4096];
+        while !request.ends_with(b"\r\n\r\n") {
+            let len = stream.read(&mut piece).unwrap();
+            request.extend_from_slice(&piece[..len]);
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+    });
+    url
+}
+
+#[test]
+fn alerts_that_fire_and_alerts_that_are_not_known_are_told_apart() {
+    let alerts = |url: &str| evenkeel(&["alerts", "--prometheus", url]);
+    assert_eq!(alerts(&prometheus("pending")).0, Some(0));
+    assert_eq!(alerts(&prometheus("firing")).0, Some(1));
+    // Nobody listens on the port of a listener that is gone.
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, complaint) = alerts(&format!("http://{gone}"));
+    assert!(code == Some(2) && complaint.contains("for its alerts"), "{code:?} {complaint}");
+    let (code, complaint) = evenkeel(&["alerts"]);
+    assert!(code == Some(2) && complaint.contains("--data-dir"), "{code:?} {complaint}");
+}
+
+#[test]
+fn every_other_question_does_the_same() {
+    let data = folder("empty");
+    let data = data.to_str().unwrap();
+    for words in [
+        &["why", "canary/api"][..],
+        &["why", "nonsense"],
+        &["slo", "status"],
+        &["slo", "status", "--data-dir", data],
+        &["slo", "status", "no-such-file.yaml"],
+        &["audit", "verify"],
+        &["audit", "verify", "--data-dir", data, "--key", data],
+        &["audit", "verify", "--data-dir", data, "--head", data],
+    ] {
+        let (code, complaint) = evenkeel(words);
+        assert_eq!(code, Some(2), "{words:?}: {complaint}");
+    }
+    // A record that is not there was deleted as a whole, perhaps: that is an answer.
+    let (code, complaint) = evenkeel(&["audit", "verify", "--data-dir", data]);
+    assert!(code == Some(1) && complaint.contains("no audit record"), "{code:?} {complaint}");
+}
+
+/// It finds the counters of a running `up` by its data folder, as other commands do.
+#[test]
+fn slo_status_asks_the_up_of_the_data_folder() {
+    let data = folder("up");
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    fs::write(data.join("console"), format!("http://{gone}")).unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slo.yaml");
+    let (code, complaint) =
+        evenkeel(&["slo", "status", "--data-dir", data.to_str().unwrap(), file]);
+    assert!(code == Some(2) && complaint.contains(&format!("http://{gone}")), "{complaint}");
+    // Its cluster, too.
+    fs::write(data.join("kubeconfig"), "no kubeconfig").unwrap();
+    let (code, complaint) = evenkeel(&["slo", "status", "--data-dir", data.to_str().unwrap()]);
+    assert!(code == Some(2) && complaint.contains("kubeconfig"), "{complaint}");
+}
