@@ -176,6 +176,8 @@ pub(crate) struct Elector {
     /// What was seen is our own last write: the next renewal needs no look first.
     is_own: bool,
     leading: bool,
+    /// The holder that was told last.
+    told: String,
 }
 
 impl Elector {
@@ -185,7 +187,16 @@ impl Elector {
         leadership: Leadership,
         workers: Vec<mpsc::UnboundedSender<()>>,
     ) -> Self {
-        Self { host, settings, leadership, workers, seen: None, is_own: false, leading: false }
+        Self {
+            host,
+            settings,
+            leadership,
+            workers,
+            seen: None,
+            is_own: false,
+            leading: false,
+            told: String::new(),
+        }
     }
 
     /// Never ends.
@@ -313,6 +324,7 @@ impl Elector {
                 && old.revision == fresh.revision
         });
         let at = same.map_or(now, |old| old.at);
+        self.tell(&fresh.holder);
         self.seen = Some(Seen { at, ..fresh });
     }
 
@@ -320,11 +332,29 @@ impl Elector {
         let leads = self.leadership.holds(self.steady());
         if leads != self.leading {
             self.leading = leads;
-            tracing::info!(lease = %self.settings.key, identity = self.settings.identity, leads,
-                "leadership");
+            let (lease, leader) = (&self.settings.key, &self.settings.identity);
+            if leads {
+                tracing::info!(%lease, leader, "leadership gained: this process acts");
+            } else {
+                tracing::info!(%lease, leader, "leadership lost: this process acts no more");
+            }
             self.host.observer.led(&self.settings.key, leads);
             // A worker that is gone needs no word.
             self.workers.retain(|worker| worker.unbounded_send(()).is_ok());
+        }
+    }
+
+    /// Says once that somebody else leads, or nobody.
+    fn tell(&mut self, holder: &str) {
+        if holder == self.told {
+            return;
+        }
+        holder.clone_into(&mut self.told);
+        let lease = &self.settings.key;
+        if holder.is_empty() {
+            tracing::info!(%lease, "nobody leads");
+        } else if holder != self.settings.identity {
+            tracing::info!(%lease, leader = holder, "another process leads");
         }
     }
 
@@ -354,7 +384,10 @@ impl Elector {
             WriteOptions { subresource: None, expect: Some(lease.revision()), manager: MANAGER };
         let patch =
             Patch::Merge(json!({"spec": {"holderIdentity": "", "leaseDurationSeconds": 1}}));
-        host.write.patch(&settings.key, &patch, &options).await.map(drop)
+        host.write.patch(&settings.key, &patch, &options).await?;
+        let (lease, leader) = (&settings.key, &settings.identity);
+        tracing::info!(%lease, leader, "leadership given back: another process may act at once");
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{io, process, sync::mpsc, thread, time::Duration};
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
 
@@ -40,6 +40,7 @@ async fn listen(
 ) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let _survived = too_large()?;
     ready.send(Ok(())).unwrap_or_default();
     let told = tokio::select! {
         biased;
@@ -56,9 +57,17 @@ async fn listen(
     give_up()
 }
 
+/// A file that may not grow further (`ulimit -f`) is an error for whoever writes it, as a full disk
+/// is, and not the end of the process: so it stays once this has been called.
+fn too_large() -> io::Result<Signal> {
+    signal(SignalKind::from_raw(nix::libc::SIGXFSZ))
+}
+
 /// Ready when asked to end, however often.
 pub(crate) async fn stopped() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    let (Ok(mut terminate), Ok(_survived)) = (signal(SignalKind::terminate()), too_large()) else {
+        return;
+    };
     tokio::select! {
         biased;
         _ = terminate.recv() => {}
@@ -73,14 +82,17 @@ fn give_up() -> ! {
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::signal::{Signal, raise};
+    use nix::sys::signal::raise;
 
     use super::*;
+
+    type Raised = nix::sys::signal::Signal;
 
     #[tokio::test]
     async fn the_first_signal_is_told() {
         let stop = stop_signal().unwrap();
-        raise(Signal::SIGTERM).unwrap();
+        raise(Raised::SIGXFSZ).unwrap();
+        raise(Raised::SIGTERM).unwrap();
         stop.await;
     }
 }

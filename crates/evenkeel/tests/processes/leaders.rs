@@ -56,12 +56,20 @@ pub(crate) fn one_of_two_processes_leads_and_the_other_takes_over() {
     looked_at(&cluster, "b");
 
     // Told to stop: it gives the Lease back, and nobody waits.
-    let third = cluster.run("third", LEASE);
+    let third = cluster.run_logging("third", LEASE, None);
+    let follows =
+        format!("another process leads lease=Lease/default/evenkeel-delivery leader={two:?}");
+    soon(|| third.stderr().contains(&follows));
     second.signal(Signal::SIGTERM);
     soon(|| !["", two.as_str()].contains(&cluster.leader().as_str()));
     create(&cluster, "c");
     looked_at(&cluster, "c");
-    drop(third);
+    // Who leads is told without asking for it.
+    let leads =
+        "leadership gained: this process acts lease=Lease/default/evenkeel-delivery leader=";
+    soon(|| third.stderr().contains(&format!("{leads}{:?}", cluster.leader())));
+    third.signal(Signal::SIGTERM);
+    soon(|| third.stderr().contains("leadership given back"));
     cluster.has_kept_its_secret();
 }
 

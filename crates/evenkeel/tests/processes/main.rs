@@ -10,6 +10,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails fails the test")]
 
 mod cluster;
+mod full;
 mod leaders;
 mod line;
 mod panics;
@@ -21,11 +22,12 @@ mod watches;
 
 /// They wait most of the time, for intervals and limits that are real, so they do it together
 /// however many threads the test harness has. One alone: `-- --ignored NAME`.
-const ALL: [(&str, fn()); 7] = [
+const ALL: [(&str, fn()); 8] = [
     ("silence", silence::a_black_holed_api_server_for_a_minute_costs_a_minute),
     ("watches", watches::watches_that_end_in_a_loop_are_reopened_at_leisure_and_nothing_is_missed),
     ("killed", leaders::when_the_leader_is_killed_in_a_release_the_other_goes_on_within_the_lease),
     ("refusal", refusal::a_write_that_is_forbidden_is_said_and_tried_again_while_others_go_on),
+    ("full", full::on_a_full_disk_nothing_acts_unrecorded_and_work_goes_on_once_there_is_room),
     ("panics", panics::a_panic_in_one_controller_stops_that_object_there_and_nothing_else),
     ("one_leads", leaders::one_of_two_processes_leads_and_the_other_takes_over),
     ("password", leaders::an_address_with_a_password_is_refused_and_not_repeated),

@@ -12,6 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, soon};
@@ -43,8 +44,17 @@ impl Cluster {
 
     /// An `evenkeel run` that may be replaced when it has not renewed its Leases for this long.
     pub(crate) fn run(&self, name: &str, lease: &str) -> Run {
+        self.run_logging(name, lease, Some("trace"))
+    }
+
+    /// The same, with this level of logs, or with what is logged when nobody says otherwise.
+    pub(crate) fn run_logging(&self, name: &str, lease: &str, level: Option<&str>) -> Run {
         let prometheus = format!("http://{}", self.prometheus.addr);
         let (mut command, folder) = self.command(name, &prometheus, lease);
+        match level {
+            Some(level) => command.env("EVENKEEL_LOG", level),
+            None => command.env_remove("EVENKEEL_LOG"),
+        };
         let run = Run { child: command.spawn().unwrap(), folder };
         soon(|| run.stdout().lines().any(|line| line == "controllers: running"));
         run
@@ -55,6 +65,32 @@ impl Cluster {
         let (mut command, folder) = self.command("refused", prometheus, "15s");
         assert!(!command.status().unwrap().success());
         fs::read_to_string(folder.join("stderr")).unwrap()
+    }
+
+    /// What an `evenkeel run` says that does not start, because no file may get any content.
+    pub(crate) fn starved_run(&self) -> String {
+        let (command, _) = self.command("starved", "http://127.0.0.1:9", "15s");
+        let mut starved = Command::new("sh");
+        starved.args(["-c", "ulimit -f 0; exec \"$@\"", "sh"]).arg(command.get_program());
+        starved.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => starved.env(name, value),
+                None => starved.env_remove(name),
+            };
+        }
+        let ended = starved.env("EVENKEEL_LOG", "warn").output().unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        String::from_utf8(ended.stderr).unwrap()
+    }
+
+    /// What a command prints about the record of an `evenkeel run`.
+    pub(crate) fn audit(&self, run: &Run, words: &[&str]) -> String {
+        let mut command = self.evenkeel();
+        command.arg("audit").args(words).arg("--data-dir").arg(run.folder.join("data"));
+        let answer = command.env("EVENKEEL_LOG", "warn").output().unwrap();
+        assert!(answer.status.success(), "{answer:?}");
+        String::from_utf8(answer.stdout).unwrap()
     }
 
     /// What `evenkeel why` says about a Canary, as `output`, and on stderr. It does not go through
@@ -89,6 +125,13 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// From now on it can write nothing to any file, or everything again.
+    pub(crate) fn fill_disk(&self, full: bool) {
+        let limit = Rlimit { current: full.then_some(0), maximum: None };
+        prlimit(rustix::process::Pid::from_child(&self.child).into(), Resource::Fsize, limit)
+            .unwrap();
     }
 
     fn stdout(&self) -> String {

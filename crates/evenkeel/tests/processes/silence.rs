@@ -26,6 +26,7 @@ pub(crate) fn a_black_holed_api_server_for_a_minute_costs_a_minute() {
     let (text, _) = cluster.why("default", "shop", "table");
     assert!(text.contains("nobody acts until a process reaches the API server"), "{text}");
     assert!(run.stderr().contains("lease not renewed"), "{}", run.stderr());
+    assert!(run.stderr().contains("leadership lost: this process acts no more"));
     let metrics = run.metrics();
     let leads = "evenkeel_leader{lease=\"Lease/default/evenkeel-delivery\"} 0";
     assert!(metrics.contains(leads), "{metrics}");
