@@ -25,6 +25,7 @@ pub mod gate;
 pub mod httproute;
 pub mod json;
 pub mod labels;
+pub mod misfit;
 pub mod slo;
 
 pub use conditions::{ConditionUpdate, set_condition};

@@ -8,7 +8,7 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::Value;
 
-use crate::{ApiObject, GroupKind, Key, Revision};
+use crate::{ApiObject, GroupKind, Key, Revision, misfit};
 
 /// Why JSON is not an object of the wanted kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -136,10 +136,12 @@ impl Obj {
         T::deserialize(&self.body).map(Arc::new).map_err(|error| ObjError::Decode {
             object: self.key.to_string(),
             kind: T::KIND,
-            problem: match T::KIND {
-                // The decoder quotes what it cannot decode.
-                "Secret" => "its content is not of the right type".to_owned(),
-                _ => error.to_string(),
+            // The decoder quotes what it cannot decode.
+            problem: if T::KIND == "Secret" {
+                "its content is not of the right type".to_owned()
+            } else {
+                let decode = |body: &Value| T::deserialize(body).err().map(|e| e.to_string());
+                misfit::described(&decode, &self.body, &error.to_string())
             },
         })
     }
@@ -394,6 +396,7 @@ mod tests {
         let broken = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
             "spec": {"containers": 3}});
         let error = Obj::from_json(broken).unwrap().get::<Pod>().unwrap_err().to_string();
-        assert!(error.starts_with("Pod/a does not fit Pod"), "{error}");
+        let wanted = "Pod/a does not fit Pod: spec.containers: must be a list, not the number 3";
+        assert_eq!(error, wanted);
     }
 }

@@ -1,3 +1,4 @@
+use evenkeel_api::misfit;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -27,7 +28,8 @@ pub(crate) fn conform(
         Body::Typed(typed) => {
             let fits = (typed.conform)(&body);
             let typed = fits.map_err(|problem| {
-                unfit(resource, &crate::misfit::described(typed.conform, &body, &problem))
+                let decode = |body: &Value| (typed.conform)(body).err();
+                unfit(resource, &misfit::described(&decode, &body, &problem))
             })?;
             missing(&body, &typed, "", &mut unknown);
             typed

@@ -37,7 +37,6 @@ mod defaults;
 mod delete;
 mod describe;
 mod error;
-mod misfit;
 mod patch;
 mod protobuf;
 mod request;

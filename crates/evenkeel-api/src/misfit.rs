@@ -5,15 +5,17 @@
 
 use serde_json::Value;
 
-/// Decodes a body; the error is the decoder's.
-pub(crate) type Decode = fn(&Value) -> Result<Value, String>;
+/// Decodes a body: the decoder's error, `None` when it fits.
+pub type Decode<'a> = &'a dyn Fn(&Value) -> Option<String>;
 
+/// Longest text that is quoted from a body.
+const TEXT_MAX: usize = 64;
 /// Decodings that the search for one field may take.
 const TRIES_MAX: usize = 500;
 
 /// The decoder's error with the path of the field, in the words of people's files:
 /// `spec.replicas: must be a whole number, not the text "3"`.
-pub(crate) fn described(decode: Decode, body: &Value, problem: &str) -> String {
+pub fn described(decode: Decode<'_>, body: &Value, problem: &str) -> String {
     let mut tries = 0;
     let (mut pointer, mut path) = (String::new(), String::new());
     while let Some((step, name)) = wrong_child(decode, body, (&pointer, problem), &mut tries) {
@@ -27,7 +29,7 @@ pub(crate) fn described(decode: Decode, body: &Value, problem: &str) -> String {
 
 /// The part below a pointer that the error is about: its step in the pointer, and in the path.
 fn wrong_child(
-    decode: Decode,
+    decode: Decode<'_>,
     body: &Value,
     (pointer, problem): (&str, &str),
     tries: &mut usize,
@@ -50,7 +52,7 @@ fn wrong_child(
             Value::Array(items) => drop(items.remove(index)),
             _ => return None,
         }
-        let is_wrong = decode(&without).err().is_none_or(|error| error != problem);
+        let is_wrong = decode(&without).is_none_or(|error| error != problem);
         is_wrong.then_some(step)
     })
 }
@@ -75,7 +77,7 @@ fn plain(problem: &str) -> String {
     let found = match found.split_once(' ') {
         Some(("boolean", value)) => format!("the boolean {}", value.trim_matches('`')),
         Some(("integer", value)) => format!("the number {}", value.trim_matches('`')),
-        Some(("string", value)) => format!("the text {value}"),
+        Some(("string", value)) => format!("the text {}", cut(value)),
         _ => match (found, found.strip_prefix("floating point ")) {
             (_, Some(value)) => format!("the number {}", value.trim_matches('`')),
             ("map", _) => "a mapping".to_owned(),
@@ -87,6 +89,14 @@ fn plain(problem: &str) -> String {
     format!("must be {wanted}, not {found}")
 }
 
+/// A quoted text, as long as a message bears.
+fn cut(quoted: &str) -> String {
+    if quoted.len() <= TEXT_MAX {
+        return quoted.to_owned();
+    }
+    format!("{}\" ...", quoted.get(..quoted.floor_char_boundary(TEXT_MAX)).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::apps::v1::Deployment;
@@ -94,9 +104,9 @@ mod tests {
 
     use super::*;
 
-    fn decode(body: &Value) -> Result<Value, String> {
+    fn decode(body: &Value) -> Option<String> {
         let deployment = <Deployment as serde::Deserialize>::deserialize(body);
-        deployment.and_then(serde_json::to_value).map_err(|error| error.to_string())
+        deployment.err().map(|error| error.to_string())
     }
 
     #[test]
@@ -109,7 +119,7 @@ mod tests {
                 "selector": {"matchLabels": {"a": "b"}}, "template": {"spec": {
                 "nodeSelector": {"a.b/c": "d"}, "containers": [{"name": "b"}, container]}}}});
             *body.pointer_mut(at).unwrap() = value;
-            described(decode, &body, &decode(&body).unwrap_err())
+            described(&decode, &body, &decode(&body).unwrap())
         };
         for (at, value, wanted) in [
             (
