@@ -18,14 +18,14 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use crate::{Host, Patch, Subresource, WriteOptions, controller::is_singleton};
+use crate::{HeldWords, Host, Patch, Subresource, WriteOptions, controller::is_singleton};
 
 /// The door holds or denies the plan.
 pub(crate) const HELD: &str = "Held";
 /// No pass ends well.
 pub(crate) const STALLED: &str = "Stalled";
-/// Words that differ from the last ones are told again after this long: there may be numbers in
-/// them that change all the time.
+/// Words that differ from the last ones in nothing but numbers are told again after this long: those
+/// may change all the time.
 const WORDS_EVERY: Duration = Duration::from_mins(1);
 
 /// One condition that is raised.
@@ -34,6 +34,8 @@ pub(crate) struct Flag {
     pub(crate) kind: &'static str,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
+    /// What another condition of the object says meanwhile.
+    pub(crate) shows: Option<HeldWords>,
 }
 
 /// What one controller has raised on which object, as far as this process knows.
@@ -87,7 +89,9 @@ impl Flags {
         let mut known = self.known();
         let every = SignedDuration::try_from(WORDS_EVERY).unwrap_or(SignedDuration::MAX);
         let old = known.raised.get(key).filter(|old| {
-            let same = (old.flag.kind, old.flag.reason) == (flag.kind, flag.reason);
+            let same = (old.flag.kind, old.flag.reason) == (flag.kind, flag.reason)
+                && old.flag.shows == flag.shows
+                && without_numbers(&old.flag.message) == without_numbers(&flag.message);
             let recent = now.duration_since(old.told) < every;
             same && (old.flag.message == flag.message || recent)
         });
@@ -97,6 +101,13 @@ impl Flags {
         let raised = Raised { flag: flag.clone(), told: now, condition: None };
         known.raised.insert(key.clone(), raised);
         (flag, true)
+    }
+
+    /// Whether exactly this is raised on an object already.
+    pub(crate) fn says(&self, key: &Key, kind: &str, message: &str) -> bool {
+        let known = self.known();
+        let raised = known.raised.get(key);
+        raised.is_some_and(|raised| raised.flag.kind == kind && raised.flag.message == message)
     }
 
     /// The condition that is raised on an object, as it was written.
@@ -210,10 +221,23 @@ impl Flags {
                 "lastTransitionTime": since.unwrap_or_else(|| json!(Time(now))),
             })
         });
+        if let Some(HeldWords { condition, message }) = flag.and_then(|flag| flag.shows.as_ref()) {
+            let shown =
+                list.iter_mut().find(|have| have.get("type").is_some_and(|t| t == condition));
+            if let Some(shown) = shown {
+                shown["message"] = message.as_str().into();
+            }
+        }
         list.extend(raised.clone());
         let is_so = have.map_or(&[] as &[Value], Vec::as_slice) == list;
         ((!is_so).then_some(list), raised)
     }
+}
+
+/// Words without the numbers in them.
+fn without_numbers(words: &str) -> String {
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    words.split(is_number).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("#")
 }
 
 #[cfg(test)]
@@ -228,7 +252,7 @@ mod tests {
     }
 
     fn flag(message: &str) -> Flag {
-        Flag { kind: HELD, reason: "ActionHeld", message: message.to_owned() }
+        Flag { kind: HELD, reason: "ActionHeld", message: message.to_owned(), shows: None }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -286,7 +310,29 @@ mod tests {
         assert!(news("burn 14.1", 0));
         assert!(!news("burn 14.2", 1) && !news("burn 14.1", 100));
         assert!(news("burn 14.3", 101));
-        let stalled = Flag { kind: STALLED, reason: "Refused", message: "burn 14.3".to_owned() };
+        let stalled = Flag { kind: STALLED, reason: "Refused", ..flag("burn 14.3") };
         assert!(flags.note(&key, stalled, at(102)).1, "another reason is news at once");
+    }
+
+    #[test]
+    fn another_policy_that_holds_is_told_at_once() {
+        let (flags, key) = (Flags::new("delivery"), object(&json!([])).key().clone());
+        let shown = |message: &str, second| flags.note(&key, flag(message), at(second)).0.message;
+        assert_eq!(shown("freeze: until 10:00", 0), "freeze: until 10:00");
+        assert_eq!(shown("freeze: until 10:05", 1), "freeze: until 10:00", "a number only");
+        assert_eq!(shown("budget: 12 % left", 2), "budget: 12 % left");
+    }
+
+    #[test]
+    fn while_a_plan_is_held_the_other_condition_says_so() {
+        let flags = Flags::new("delivery");
+        let promoted = json!([{"type": "Promoted", "status": "Unknown", "message": "going on"}]);
+        let shows = Some(HeldWords { condition: "Promoted", message: "held".to_owned() });
+        let held = Flag { shows, ..flag("a") };
+        let list = flags.updated(&object(&promoted), Some(&held), at(1)).0.unwrap();
+        assert_eq!((&list[0]["message"], list.len()), (&json!("held"), 2));
+        assert_eq!(flags.updated(&object(&json!(list)), Some(&held), at(2)).0, None);
+        let alone = flags.updated(&object(&json!([])), Some(&held), at(1)).0.unwrap();
+        assert_eq!(alone.len(), 1, "there is no such condition");
     }
 }

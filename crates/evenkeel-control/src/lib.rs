@@ -46,10 +46,10 @@ pub use endings::{Ending, Endings};
 pub use host::Host;
 pub use judge::{Change, Direction, Judge, Judged, bookkeeping, workload};
 pub use lease::LeaseSettings;
-pub use notices::{HookCall, NOTIFY, Notices, Notification, Webhooks};
+pub use notices::{HookCall, NOTIFY, Notices, Notification, PROVIDER_TYPES, Webhooks};
 pub use observer::{Activity, NoObserver, Observer, Pass};
 pub use perform::Cleared;
-pub use plan::{EventNote, EventType, Plan, StatusWrite};
+pub use plan::{EventNote, EventType, HeldWords, Plan, StatusWrite};
 pub use ports::{
     HookError, HookReply, Hooks, HostPorts, Metrics, MetricsError, NoHooks, NoMetrics, NoNotifier,
     Notifier, Ports, Replies, Sample, Series, Span, Timer,

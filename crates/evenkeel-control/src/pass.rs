@@ -19,7 +19,7 @@ use crate::{
     lease::Leadership,
     perform::{chain, dropped, write_status},
     queue::{BackOff, later},
-    recorder::Recorder,
+    recorder::{Recorder, told_or_logged},
     redact,
     repeats::{Calm, Mark, REPEATS_MAX, Repeats},
     within,
@@ -161,8 +161,14 @@ impl Worker {
             }
             Some(Err(error)) => {
                 let words = redact::text(&chain(&error));
-                tracing::warn!(controller = self.name(), object = %key, error = words,
-                    "observation incomplete");
+                // What only a change of the object can mend is told once, not at every look.
+                if self.flags.says(key, STALLED, &words) {
+                    tracing::debug!(controller = self.name(), object = %key, error = words,
+                        "observation incomplete");
+                } else {
+                    tracing::warn!(controller = self.name(), object = %key, error = words,
+                        "observation incomplete");
+                }
                 let plan = Plan::idle("ObservationIncomplete");
                 self.failed(key, &plan, error.retry(), words).await
             }
@@ -341,30 +347,22 @@ impl Worker {
         for note in notes.iter().filter(|_| self.leads()) {
             let telling = self.recorder.tell(&self.host, note, self.name());
             let told = self.while_leading(telling).await;
-            if !matches!(told, Some(Ok(()))) {
-                // An Event is for people; losing one must not repeat the actions before it.
-                tracing::warn!(controller = self.name(), object = %key, reason = note.reason,
-                    "event not written");
-            }
+            // An Event is for people; losing one must not repeat the actions before it.
+            told_or_logged(told, self.name(), key, note.reason);
         }
     }
 
     async fn stall(&self, key: &Key, reason: &'static str, words: &str) {
-        self.raise(key, STALLED, reason, words.to_owned()).await;
+        let message = words.to_owned();
+        self.raise(key, Flag { kind: STALLED, reason, message, shows: None }).await;
     }
 
     /// Sets a condition of the loop's own, with a Warning event when it is news.
-    pub(crate) async fn raise(
-        &self,
-        key: &Key,
-        kind: &'static str,
-        reason: &'static str,
-        message: String,
-    ) {
+    pub(crate) async fn raise(&self, key: &Key, flag: Flag) {
         if !self.leads() {
             return;
         }
-        let flag = Flag { kind, reason, message: message.clone() };
+        let (reason, message) = (flag.reason, flag.message.clone());
         let raising = self.flags.raise(&self.host, key, flag);
         if self.while_leading(raising).await == Some(true) {
             tracing::info!(controller = self.name(), object = %key, reason, message);

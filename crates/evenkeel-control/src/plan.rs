@@ -20,6 +20,9 @@ pub struct Plan {
     pub reason: &'static str,
     /// When to look again even if nothing changes.
     pub wake_after: Option<Duration>,
+    /// What a condition of the object says while the door holds the actions: what it says now would
+    /// be wrong then.
+    pub when_held: Option<HeldWords>,
     /// Revision of each object the plan would write, as it was seen. A write to one of them is
     /// refused when it has moved on: a stale plan bounces off.
     pub assumed: Vec<(Key, Revision)>,
@@ -75,6 +78,15 @@ impl Plan {
         self.assumed.push((key, revision));
         self
     }
+}
+
+/// Words of a condition while a plan is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldWords {
+    /// Type of the condition; where the object has none, nothing is said.
+    pub condition: &'static str,
+    /// Its message.
+    pub message: String,
 }
 
 /// New status of an object. Bypasses the door: it changes what is known, not what runs.

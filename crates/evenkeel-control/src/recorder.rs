@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Event, apimachinery::pkg::apis::meta::v1::Time};
 use serde_json::json;
 
-use crate::{EventNote, Host, Patch, StoreError, Write, WriteOptions, redact};
+use crate::{EventNote, Host, Patch, StoreError, Write, WriteOptions, perform::chain, redact};
 
 /// Events remembered for counting; beyond it counting starts afresh. **Source**: `maxLruCacheEntries`
 /// of client-go's correlator.
@@ -110,6 +110,33 @@ impl Recorder {
     }
 }
 
+/// Logs why an event was not written. A namespace that is going takes none, which is as it should
+/// be.
+pub(crate) fn told_or_logged(
+    told: Option<Result<(), StoreError>>,
+    controller: &'static str,
+    object: &Key,
+    reason: &'static str,
+) {
+    let error = match told {
+        Some(Ok(())) => return,
+        Some(Err(error)) => chain(&error),
+        None => "not within the time there is for it".to_owned(),
+    };
+    if is_terminating(&error) {
+        tracing::debug!(controller, %object, reason, error, "event not written");
+    } else {
+        tracing::warn!(controller, %object, reason, error, "event not written");
+    }
+}
+
+/// Whether a server has refused to create something because the namespace is being deleted.
+///
+/// **Source**: Kubernetes' admission plugin `NamespaceLifecycle`.
+fn is_terminating(error: &str) -> bool {
+    error.contains("because it is being terminated")
+}
+
 /// `false` when the event is no longer there.
 async fn count_up(
     host: &Host,
@@ -131,6 +158,18 @@ async fn count_up(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_that_is_being_deleted_is_no_warning() {
+        let refused = |problem: &str| {
+            let (object, problem) = ("Event/shop/a".to_owned(), problem.to_owned());
+            is_terminating(&chain(&StoreError::Refused { object, problem }))
+        };
+        let terminating = "events \"a\" is forbidden: unable to create new content in namespace \
+                           shop because it is being terminated";
+        assert!(refused(terminating));
+        assert!(!refused("events \"a\" is forbidden: User \"x\" cannot create resource"));
+    }
 
     #[test]
     fn names_of_events_sort_by_time() {

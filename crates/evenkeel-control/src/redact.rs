@@ -16,6 +16,8 @@ pub const MASK: &str = "***";
 /// Longest text of somebody else that is passed on: enough for a person, whatever a server says,
 /// and the longest message that an Event may have.
 pub const TEXT_MAX: usize = 1_024;
+/// Longest value of a user's that is quoted in a message: enough to find it in the manifest.
+pub const QUOTE_MAX: usize = 64;
 /// What stands where a text was cut.
 const CUT: &str = " ...";
 /// Longest word after `basic` or `bearer` that may be prose.
@@ -95,6 +97,17 @@ pub fn text(words: &str) -> String {
         out.push_str(CUT);
     }
     out
+}
+
+/// A value that a user wrote, in quotes, as [`text`] and cut to [`QUOTE_MAX`] bytes: what is wrong
+/// with it must not be lost behind it.
+pub fn quote(value: &str) -> String {
+    let value = text(value);
+    if value.len() <= QUOTE_MAX {
+        return format!("{value:?}");
+    }
+    let kept = value.get(..value.floor_char_boundary(QUOTE_MAX)).unwrap_or_default();
+    format!("{kept:?}{CUT}")
 }
 
 /// Words about an object, as [`text`]; withheld when its content is secret, for they may quote it.
@@ -239,6 +252,14 @@ mod tests {
     use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
     use super::*;
+
+    #[test]
+    fn a_long_value_is_cut_where_it_is_quoted() {
+        assert_eq!(quote("ten\n"), "\"ten\\n\"");
+        let long = quote(&"\u{e4}".repeat(5_000));
+        assert!(long.len() < 80 && long.ends_with("\" ..."), "{long}");
+        assert_eq!(quote("http://u:pw@x/"), "\"http://***@x/\"");
+    }
 
     #[test]
     fn urls_lose_what_gives_access() {

@@ -11,11 +11,11 @@ use crate::{
     EventNote, EventType, Host, Objection, Outcome, Petition, Plan, Retry, Reversal, StoreError,
     Verdict,
     action::TargetError,
-    conditions::HELD,
+    conditions::{Flag, HELD},
     pass::{Done, Ended, Next, REQUEST_MAX, Worker, assumed, panic_words, wish},
     perform::{Cleared, PerformError, Performed, perform},
     queue::BackOff,
-    recorder::Recorder,
+    recorder::{Recorder, told_or_logged},
     redact, within,
 };
 
@@ -204,7 +204,9 @@ impl Worker {
         self.host.observer.judged(self.name(), verdict, &objections);
         let policies: Vec<_> = objections.iter().map(ToString::to_string).collect();
         let message = format!("{}: {}", step.text, policies.join("; "));
-        self.raise(step.key, HELD, reason, message.clone()).await;
+        let shows = step.plan.when_held.clone();
+        let flag = Flag { kind: HELD, reason, message: message.clone(), shows };
+        self.raise(step.key, flag).await;
         let ended = Ended::new(result, step.plan.reason, next).saying(message);
         Err(Ended { policies, ..ended })
     }
@@ -386,7 +388,6 @@ async fn tell_failed(
     let (kind, message) = (EventType::Warning, message.to_owned());
     let note = EventNote { about: key, kind, reason: "EffectFailed", message };
     let telling = recorder.tell(host, &note, controller);
-    if !matches!(within(&*host.timer, REQUEST_MAX, telling).await, Some(Ok(()))) {
-        tracing::warn!(controller, reason = note.reason, "event not written");
-    }
+    let told = within(&*host.timer, REQUEST_MAX, telling).await;
+    told_or_logged(told, controller, &note.about, note.reason);
 }

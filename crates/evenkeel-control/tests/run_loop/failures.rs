@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 
 use crate::{
     fixture::{Fixture, Look, Seen, copy},
+    secrets::Lines,
     store::Fault,
     world::{Answer, World, boxed, config, config_key, widget, widget_key},
 };
@@ -329,6 +330,21 @@ fn an_observation_that_fails_says_what_is_missing() {
         assert!(why.starts_with(&format!("{result} ObservationIncomplete")), "{why}");
         assert!(world.condition("w", "Stalled").starts_with(condition));
     }
+}
+
+#[test]
+fn what_only_a_change_of_the_object_can_mend_is_a_warning_once() {
+    let lines = Lines::default();
+    let guard = tracing::subscriber::set_default(lines.clone());
+    let look = |_: &evenkeel_api::Key| Look::Fails(ObserveError::Store(refused()));
+    let mut world = World::of(Fixture::copying().looking(look));
+    world.run_for(3_600);
+    drop(guard);
+    let text = lines.0.lock().unwrap();
+    let incomplete = || text.lines().filter(|line| line.contains("observation incomplete"));
+    assert!(incomplete().count() > 2, "{text}");
+    let warnings = incomplete().filter(|line| line.starts_with("WARN"));
+    assert_eq!(warnings.count(), 1, "{text}");
 }
 
 #[test]

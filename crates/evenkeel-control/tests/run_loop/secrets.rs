@@ -199,9 +199,9 @@ impl Controller for Planner {
     }
 }
 
-/// Everything that is logged, at every level.
+/// Everything that is logged, at every level; a line begins with it.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<String>>);
+pub(crate) struct Lines(pub(crate) Arc<Mutex<String>>);
 
 impl tracing::Subscriber for Lines {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
@@ -220,6 +220,7 @@ impl tracing::Subscriber for Lines {
             }
         }
         let mut text = self.0.lock().unwrap();
+        write!(text, "{} ", event.metadata().level()).unwrap();
         event.record(&mut Fields(&mut text));
         text.push('\n');
     }
