@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
-use evenkeel_api::{GroupKind, Key};
-use evenkeel_control::{NOTIFY, Ports, StoreError};
+use evenkeel_api::{GroupKind, Key, Obj};
+use evenkeel_control::{NOTIFY, PROVIDER_TYPES, Ports, StoreError, redact};
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::Value;
 
 use crate::{
     CanaryView, reasons,
@@ -16,7 +18,7 @@ use crate::{
 /// How long a failed alert is shown: as long as Kubernetes keeps Events.
 pub(crate) const MEMORY: Duration = Duration::from_hours(1);
 
-/// Looks for a provider that does not exist, or a notification that was not delivered.
+/// Looks for a provider that does not exist or can deliver nothing, or a notification that was not delivered.
 pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Result<Alerts, StoreError> {
     for alert in &view.canary.spec.analysis.alerts {
         let provider = &alert.provider_ref;
@@ -24,7 +26,12 @@ pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Result<Alerts, Sto
         let kind = GroupKind::new("flagger.app", "AlertProvider");
         let key = Key::new(kind, namespace, &provider.name);
         match ports.read.get(&key).await {
-            Ok(Some(_)) => {}
+            Ok(Some(found)) => {
+                if let Some(message) = unusable(&found, ports).await? {
+                    let reason = reasons::PROVIDER_INVALID;
+                    return Ok(Alerts::Fail(AlertProblem { reason, message }));
+                }
+            }
             // A cluster without the kind has no such object.
             Ok(None) | Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => {
                 let message =
@@ -48,4 +55,55 @@ pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Result<Alerts, Sto
     Ok(failure.map_or(Alerts::Fine, |message| {
         Alerts::Fail(AlertProblem { reason: reasons::NOT_DELIVERED, message })
     }))
+}
+
+/// What of a provider, or of the Secret it names, keeps every notification from being delivered:
+/// people should not learn it from the first alert that is missing. `None` when nothing is known.
+async fn unusable(provider: &Obj, ports: &Ports) -> Result<Option<String>, StoreError> {
+    let text = |path: &str| {
+        provider.json().pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let key = provider.key();
+    let kind = text("/spec/type");
+    if !PROVIDER_TYPES.contains(&kind.as_str()) {
+        let (kind, known) = (redact::quote(&kind), PROVIDER_TYPES.join(", "));
+        return Ok(Some(format!("{key}: spec.type {kind} is not supported; use one of {known}")));
+    }
+    if !text("/spec/proxy").is_empty() {
+        return Ok(Some(format!("{key}: spec.proxy is not supported: remove it")));
+    }
+    let (mut address, mut has_token) = (text("/spec/address"), false);
+    let mut place = "spec.address".to_owned();
+    let secret = text("/spec/secretRef/name");
+    if !secret.is_empty() {
+        let secret = key.sibling::<Secret>(&secret);
+        let found = match ports.read.get(&secret).await {
+            Ok(found) => found,
+            // It may be that another process than this one may read it.
+            Err(StoreError::Refused { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(found) = found else {
+            let fix = "create it, or correct spec.secretRef";
+            return Ok(Some(format!("{key}: {secret} does not exist: {fix}")));
+        };
+        let data = found.get::<Secret>().ok().and_then(|secret| secret.data.clone());
+        let data = data.unwrap_or_default();
+        has_token = data.contains_key("token");
+        if let Some(bytes) = data.get("address") {
+            String::from_utf8_lossy(&bytes.0).trim().clone_into(&mut address);
+            place = format!("the key address of {secret}");
+        }
+    }
+    if address.is_empty() {
+        let by_token = kind == "slack" && has_token;
+        let problem = "has no address: set spec.address, or `address` in the Secret of \
+                       spec.secretRef";
+        return Ok((!by_token).then(|| format!("{key} {problem}")));
+    }
+    // What it is instead may be what gives access to it.
+    let host = ["http://", "https://"].iter().find_map(|scheme| address.strip_prefix(scheme));
+    let is_url = host.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':', '?']));
+    let problem = format!("{key}: {place} is not an http:// or https:// URL: correct it");
+    Ok((!is_url).then_some(problem))
 }

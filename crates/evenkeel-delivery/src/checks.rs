@@ -2,13 +2,13 @@
 
 use std::{cell::OnceCell, time::Duration};
 
-use evenkeel_api::canary::MetricTemplate;
+use evenkeel_api::canary::{MetricTemplate, TemplateRef};
 use evenkeel_base::format_duration;
-use evenkeel_control::{MetricsError, Sample};
+use evenkeel_control::{MetricsError, Sample, redact};
 use jiff::Timestamp;
 
 use crate::{
-    freshness,
+    fill, freshness,
     rules::{MetricKind, MetricRule, MetricSource},
     services::Names,
 };
@@ -41,8 +41,23 @@ pub(crate) enum Checked {
         /// The metric's name with value and threshold.
         check: String,
     },
-    /// No answer that means anything; in words.
-    NoData(String),
+    /// There is no value.
+    NoData(Missing),
+}
+
+/// Why a check has no value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Missing {
+    /// The server has none: perhaps nothing is measured yet.
+    #[error("no values found")]
+    NoValues,
+    /// What it has says nothing about the version now; in words.
+    #[error("{0}")]
+    Unusable(String),
+    /// It cannot be asked for, or the server did not answer; in words. It says nothing about
+    /// traffic.
+    #[error("{0}")]
+    Unasked(String),
 }
 
 /// What a check needs besides its rule.
@@ -53,6 +68,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) source: MetricSource,
     /// `spec.metricsServer`.
     pub(crate) server: Option<&'a str>,
+    /// The host's own server, which is asked where none is named; `None` when it has no address.
+    pub(crate) own_server: Option<&'a str>,
     /// The template, when the rule names one and it exists.
     pub(crate) template: Option<&'a MetricTemplate>,
     /// A check passes only with data from after this.
@@ -70,11 +87,13 @@ impl Asked<'_> {
         answer: impl Fn(&Query) -> Option<Answer>,
     ) -> Result<Checked, Unanswered> {
         let server = self.template.and_then(address).or(self.server).map(str::to_owned);
+        let asked = server.as_deref().or(self.own_server);
         // The first query that found something.
         let telling: OnceCell<String> = OnceCell::new();
         let ask = |expr: String| {
             let query = Query { server: server.clone(), expr };
-            answer(&query).ok_or(Unanswered(query))
+            let Some(answer) = answer(&query) else { return Err(Unanswered(query)) };
+            Ok(answer.map_err(|error| Missing::Unasked(unanswered(asked, &error))))
         };
         let answer = |expr: String| {
             let found = ask(expr.clone())?;
@@ -88,19 +107,19 @@ impl Asked<'_> {
             MetricKind::Duration => self.duration_ms(rule, answer)?,
             MetricKind::Query(query) => match self.fill(query, rule, &[]) {
                 Ok(query) => value_of(answer(query)?),
-                Err(problem) => Err(problem),
+                Err(problem) => Err(Missing::Unasked(problem)),
             },
             MetricKind::Template(reference, variables) => match self.template {
-                None => Err(format!("MetricTemplate {} does not exist", reference.name)),
+                None => Err(Missing::Unasked(absent(reference, &self.names.namespace))),
                 Some(template) => match self.fill(&template.spec.query, rule, variables) {
                     Ok(query) => value_of(answer(query)?),
-                    Err(problem) => Err(problem),
+                    Err(problem) => Err(Missing::Unasked(problem)),
                 },
             },
         };
         let checked = match value {
             Ok(value) => Self::compare(rule, value),
-            Err(problem) => Checked::NoData(problem),
+            Err(missing) => Checked::NoData(missing),
         };
         let times = telling.get().and_then(|expr| freshness::query(expr));
         let (Checked::Passed, Some(times)) = (&checked, times) else { return Ok(checked) };
@@ -108,10 +127,10 @@ impl Asked<'_> {
         let Ok(newest_s) = value_of(ask(times)?) else { return Ok(checked) };
         Ok(match freshness::too_old(newest_s, self.since, self.now) {
             None => Checked::Passed,
-            Some(newest) => Checked::NoData(format!(
+            Some(newest) => Checked::NoData(Missing::Unusable(format!(
                 "its newest sample is of {newest:.0}, none is from after the last step at {:.0}",
                 self.since
-            )),
+            ))),
         })
     }
 
@@ -136,13 +155,13 @@ impl Asked<'_> {
     fn success_pct(
         &self,
         rule: &MetricRule,
-        answer: impl Fn(String) -> Result<Answer, Unanswered>,
-    ) -> Result<Result<f64, String>, Unanswered> {
+        answer: impl Fn(String) -> Result<Told, Unanswered>,
+    ) -> Result<Result<f64, Missing>, Unanswered> {
         let window = format_duration(rule.window);
         let mesh = (format!("istio_requests_total{{{}", self.mesh_selector()), "response_code");
         let pods =
             (format!("http_request_duration_seconds_count{{{}", self.pod_selector()), "status");
-        let mut outcome = Err("no values found".to_owned());
+        let mut outcome = Err(Missing::NoValues);
         for (series, label) in self.sources(mesh, pods) {
             let all = value_of(answer(format!("sum(rate({series}}}[{window}]))"))?);
             let all = match all {
@@ -156,11 +175,12 @@ impl Asked<'_> {
             let bad = answer(format!("sum(rate({series},{label}=~\"5.*\"}}[{window}]))"))?;
             let bad = match bad {
                 Ok(samples) => samples.last().map_or(0.0, |sample| sample.value),
-                Err(error) => return Ok(Err(error.to_string())),
+                Err(missing) => return Ok(Err(missing)),
             };
             let bad = if bad.is_nan() { 0.0 } else { bad };
             if !all.is_finite() || !bad.is_finite() {
-                return Ok(Err("the rate of requests is infinite".to_owned()));
+                let problem = "the rate of requests is infinite".to_owned();
+                return Ok(Err(Missing::Unusable(problem)));
             }
             return Ok(Ok(100.0 * (1.0 - bad / all)));
         }
@@ -171,8 +191,8 @@ impl Asked<'_> {
     fn duration_ms(
         &self,
         rule: &MetricRule,
-        answer: impl Fn(String) -> Result<Answer, Unanswered>,
-    ) -> Result<Result<f64, String>, Unanswered> {
+        answer: impl Fn(String) -> Result<Told, Unanswered>,
+    ) -> Result<Result<f64, Missing>, Unanswered> {
         let window = format_duration(rule.window);
         let mesh = (
             format!("istio_request_duration_milliseconds_bucket{{{}}}", self.mesh_selector()),
@@ -180,7 +200,7 @@ impl Asked<'_> {
         );
         let pods =
             (format!("http_request_duration_seconds_bucket{{{}}}", self.pod_selector()), 1000.0);
-        let mut outcome = Err("no values found".to_owned());
+        let mut outcome = Err(Missing::NoValues);
         for (series, scale) in self.sources(mesh, pods) {
             let query = format!("histogram_quantile(0.99, sum by (le) (rate({series}[{window}])))");
             match value_of(answer(query)?) {
@@ -206,33 +226,15 @@ impl Asked<'_> {
         variables: &[(String, String)],
     ) -> Result<String, String> {
         let interval = format_duration(rule.window);
-        let known = |name: &str| match name {
-            "name" => Some(self.canary),
-            "namespace" => Some(self.names.namespace.as_str()),
-            "target" => Some(self.names.target.as_str()),
-            "service" | "ingress" | "route" => Some(self.names.apex.as_str()),
-            "interval" => Some(interval.as_str()),
-            other => {
-                let wanted = other.strip_prefix("variables.")?;
-                let of = variables.iter().find(|(name, _)| name == wanted);
-                of.map(|(_, value)| value.as_str())
-            }
+        let words = |name: &str| match name {
+            "name" => self.canary,
+            "namespace" => self.names.namespace.as_str(),
+            "target" => self.names.target.as_str(),
+            "service" | "ingress" | "route" => self.names.apex.as_str(),
+            _ => interval.as_str(),
         };
-        let mut filled = String::new();
-        let mut rest = query;
-        while let Some((before, after)) = rest.split_once("{{") {
-            let Some((name, after)) = after.split_once("}}") else {
-                return Err(format!("metric {}: {{{{ is not closed in the query", rule.name));
-            };
-            filled.push_str(before);
-            let name = name.trim().trim_start_matches('.');
-            filled.push_str(known(name).ok_or_else(|| {
-                format!("metric {}: {name:?} is not known in the query", rule.name)
-            })?);
-            rest = after;
-        }
-        filled.push_str(rest);
-        Ok(filled.split_whitespace().collect::<Vec<_>>().join(" "))
+        let filled = fill::filled(query, variables, words);
+        filled.map_err(|problem| format!("metric {}: {problem}", rule.name))
     }
 
     fn compare(rule: &MetricRule, value: f64) -> Checked {
@@ -261,6 +263,33 @@ impl Asked<'_> {
     }
 }
 
+/// An answer, or why there is none in words.
+type Told = Result<Vec<Sample>, Missing>;
+
+/// Why a server has not answered, in words.
+pub(crate) fn unanswered(server: Option<&str>, error: &MetricsError) -> String {
+    let address = server.map(|address| format!(" {}", redact::url(address)));
+    let server = format!("the metrics server{}", address.unwrap_or_default());
+    match error {
+        MetricsError::Invalid { expr, problem } => {
+            format!("{server} refused the query {}: {}", redact::quote(expr), redact::text(problem))
+        }
+        MetricsError::Unreachable { problem } => {
+            format!("{server} could not be asked: {}", redact::text(problem))
+        }
+    }
+}
+
+/// A template that is named and does not exist.
+pub(crate) fn absent(reference: &TemplateRef, namespace: &str) -> String {
+    let namespace = reference.namespace.as_deref().unwrap_or(namespace);
+    format!(
+        "MetricTemplate/{namespace}/{} does not exist: create it, or correct templateRef in \
+         spec.analysis.metrics",
+        reference.name
+    )
+}
+
 /// The server that a template names.
 pub(crate) fn address(template: &MetricTemplate) -> Option<&str> {
     let address = template.spec.provider.other.get("address")?.as_str()?;
@@ -272,8 +301,8 @@ pub(crate) fn unsupported(template: &MetricTemplate) -> Option<String> {
     let provider = &template.spec.provider;
     if provider.kind != "prometheus" {
         return Some(format!(
-            "spec.provider.type: {:?} is not supported; use prometheus",
-            provider.kind
+            "spec.provider.type: {} is not supported; use prometheus",
+            redact::quote(&provider.kind)
         ));
     }
     let refused = ["secretRef", "headers", "insecureSkipVerify", "region"];
@@ -286,13 +315,10 @@ pub(crate) fn unsupported(template: &MetricTemplate) -> Option<String> {
 }
 
 /// The last element's value, as Flagger takes it; NaN counts as missing.
-fn value_of(answer: Answer) -> Result<f64, String> {
-    match answer {
-        Ok(samples) => match samples.last() {
-            Some(sample) if !sample.value.is_nan() => Ok(sample.value),
-            _ => Err("no values found".to_owned()),
-        },
-        Err(error) => Err(error.to_string()),
+fn value_of(told: Told) -> Result<f64, Missing> {
+    match told?.last() {
+        Some(sample) if !sample.value.is_nan() => Ok(sample.value),
+        _ => Err(Missing::NoValues),
     }
 }
 
@@ -300,7 +326,7 @@ fn value_of(answer: Answer) -> Result<f64, String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use evenkeel_api::canary::{CanarySpec, ObjectRef, TemplateRef, ThresholdRange};
+    use evenkeel_api::canary::{CanarySpec, ObjectRef, ThresholdRange};
     use insta::assert_snapshot;
     use serde_json::json;
 
@@ -328,6 +354,7 @@ mod tests {
             canary: "api",
             source: MetricSource::MeshOrPods,
             server: None,
+            own_server: None,
             template: Some(&template),
             since: Timestamp::from_second(90_000).unwrap(),
             now: Timestamp::from_second(90_010).unwrap(),
@@ -354,10 +381,10 @@ mod tests {
         assert_snapshot!(rate(&[("status", 1.0), ("seconds_count", 2.0)]), @r#"Ok(Failed { event: "success rate 50.00% < 99%", check: "m 50.00% < 99%" })"#);
         // Infinite rates are no rates: their quotient is not a number, which no bound excludes.
         let infinite = f64::INFINITY;
-        assert_snapshot!(rate(&[("response_code", infinite), ("istio_requests_total", infinite)]), @r#"Ok(NoData("the rate of requests is infinite"))"#);
-        assert_snapshot!(rate(&[("response_code", 0.0), ("istio_requests_total", infinite)]), @r#"Ok(NoData("the rate of requests is infinite"))"#);
-        assert_snapshot!(rate(&[("istio_requests_total", 0.0)]), @r#"Ok(NoData("no values found"))"#);
-        assert_snapshot!(rate(&[]), @r#"Ok(NoData("no values found"))"#);
+        assert_snapshot!(rate(&[("response_code", infinite), ("istio_requests_total", infinite)]), @r#"Ok(NoData(Unusable("the rate of requests is infinite")))"#);
+        assert_snapshot!(rate(&[("response_code", 0.0), ("istio_requests_total", infinite)]), @r#"Ok(NoData(Unusable("the rate of requests is infinite")))"#);
+        assert_snapshot!(rate(&[("istio_requests_total", 0.0)]), @"Ok(NoData(NoValues))");
+        assert_snapshot!(rate(&[]), @"Ok(NoData(NoValues))");
     }
 
     #[test]
@@ -366,7 +393,7 @@ mod tests {
         assert_snapshot!(p99(&[("milliseconds_bucket", 800.0)]), @r#"Ok(Failed { event: "request duration 800ms > 500ms", check: "m 800ms > 500ms" })"#);
         assert_snapshot!(p99(&[("milliseconds_bucket", f64::INFINITY)]), @r#"Ok(Failed { event: "request duration +Inf > 500ms", check: "m +Inf > 500ms" })"#);
         assert_snapshot!(p99(&[("seconds_bucket", 0.4)]), @"Ok(Passed)");
-        assert_snapshot!(p99(&[("milliseconds_bucket", f64::NAN)]), @r#"Ok(NoData("no values found"))"#);
+        assert_snapshot!(p99(&[("milliseconds_bucket", f64::NAN)]), @"Ok(NoData(NoValues))");
     }
 
     #[test]
@@ -376,7 +403,7 @@ mod tests {
             judge(kind, None, Some(1.0), &[("x{ns=\"shop\"}[1m]", 2.0)])
         };
         assert_snapshot!(query("x{ns=\"{{ namespace }}\"}[{{ interval }}]"), @r#"Ok(Failed { event: "m 2.00 > 1", check: "m 2.00 > 1" })"#);
-        assert_snapshot!(query("{{ nonsense }}"), @r#"Ok(NoData("metric m: \"nonsense\" is not known in the query"))"#);
+        assert_snapshot!(query("{{ nonsense }}"), @r#"Ok(NoData(Unasked("metric m: \"nonsense\" is not known in the query: use name, namespace, target, service, ingress, route, interval, or variables.NAME with NAME in templateVariables")))"#);
         let template =
             MetricKind::Template(TemplateRef::default(), vec![("v".to_owned(), "7".to_owned())]);
         assert_snapshot!(judge(template, None, Some(1.0), &[("errors{app=\"api-primary\", v=\"7\"}[1m]", 0.5)]), @"Ok(Passed)");
@@ -392,7 +419,7 @@ mod tests {
             ];
             judge(MetricKind::SuccessRate, Some(99.0), None, &table)
         };
-        assert_snapshot!(at(89_999.0, 0.0), @r#"Ok(NoData("its newest sample is of 1970-01-02T00:59:59Z, none is from after the last step at 1970-01-02T01:00:00Z"))"#);
+        assert_snapshot!(at(89_999.0, 0.0), @r#"Ok(NoData(Unusable("its newest sample is of 1970-01-02T00:59:59Z, none is from after the last step at 1970-01-02T01:00:00Z")))"#);
         assert_snapshot!(at(90_001.0, 0.0), @"Ok(Passed)");
         // A failure counts at once.
         assert_snapshot!(at(89_999.0, 1.0), @r#"Ok(Failed { event: "success rate 50.00% < 99%", check: "m 50.00% < 99%" })"#);
@@ -408,6 +435,7 @@ mod tests {
             canary: "api",
             source: MetricSource::Mesh,
             server: Some("http://other/"),
+            own_server: None,
             template: None,
             since: Timestamp::UNIX_EPOCH,
             now: Timestamp::UNIX_EPOCH,

@@ -146,12 +146,13 @@ impl<'a> Context<'a> {
     }
 
     /// A plan that says nothing yet but that the spec can be acted on, and which of the Gateways it
-    /// names do not exist, and whether people can be alerted.
+    /// names do not exist, and whether people can be alerted and metrics asked for.
     pub(crate) fn draft(&self) -> Draft<'a> {
         Draft::new(self.view)
             .accepted()
             .without_gateways(&self.view.gateways_missing)
             .alerting(&self.view.alerts)
+            .measuring(self.view.unmeasured())
     }
 
     /// Nothing to do but to let time pass; what was waited for until now has come.
@@ -184,7 +185,8 @@ impl<'a> Context<'a> {
             return Readiness::Pending(NO_REPLICAS.to_owned());
         }
         let rules = self.rules;
-        primary.readiness(rules.primary_ready_pct, rules.deadline, self.view.now)
+        let readiness = primary.readiness(rules.primary_ready_pct, rules.deadline, self.view.now);
+        readiness.because(self.view.stuck_pods.get(&self.view.names.target_primary))
     }
 
     pub(crate) fn canary_readiness(&self) -> Readiness {
@@ -192,7 +194,9 @@ impl<'a> Context<'a> {
             return Readiness::Pending(NO_REPLICAS.to_owned());
         }
         let rules = self.rules;
-        self.target.readiness(rules.canary_ready_pct, rules.deadline, self.view.now)
+        let readiness =
+            self.target.readiness(rules.canary_ready_pct, rules.deadline, self.view.now);
+        readiness.because(self.view.stuck_pods.get(&self.view.names.target))
     }
 
     /// Whether as many ready pods as needed stand behind a Service, as the gateway sees it.

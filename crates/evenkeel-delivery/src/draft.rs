@@ -5,21 +5,26 @@ use evenkeel_api::{
     canary::{CanaryStatus, PendingEvent, Phase, RollbackStatus, RunStatus},
     json, set_condition,
 };
-use evenkeel_control::{Action, EventNote, EventType, Notification, Plan, redact};
+use evenkeel_control::{Action, EventNote, EventType, HeldWords, Notification, Plan, redact};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 use crate::{
     CanaryView, diff,
     reasons::{
-        ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, PROMOTED, REPAIR_NOT_KEPT,
-        SYNCED,
+        ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, METRICS, PROMOTED,
+        REPAIR_NOT_KEPT, SYNCED,
     },
-    view::{AlertProblem, Alerts},
+    view::{AlertProblem, Alerts, Metering},
 };
 
 /// Events kept for event webhooks that do not keep up.
 const PENDING_EVENTS_MAX: usize = 16;
+
+/// What `Promoted` says first while the door holds what would come next.
+const HELD_WORDS: &str = "The next step is held, see the condition Held.";
+/// What `Promoted` says while the budget holds a version.
+const BUDGET_WORDS: &str = "Waiting for the error budget, see the condition BudgetAllows.";
 
 /// How loud an alert is, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +76,7 @@ pub(crate) struct Draft<'a> {
     objects: Trouble,
     gateways: Trouble,
     alerts: Trouble,
+    metrics: Trouble,
     /// Sent after everything else: an alert must not delay what it is about.
     notices: Vec<Notification>,
 }
@@ -89,6 +95,7 @@ impl<'a> Draft<'a> {
             objects: Trouble::Unknown,
             gateways: Trouble::Unknown,
             alerts: Trouble::Unknown,
+            metrics: Trouble::Unknown,
             notices: Vec::new(),
         }
     }
@@ -122,6 +129,16 @@ impl<'a> Draft<'a> {
             }
             Alerts::Fine => Trouble::None,
             Alerts::Unknown => Trouble::Unknown,
+        };
+        self
+    }
+
+    /// Whether the metrics can be asked for.
+    pub(crate) fn measuring(mut self, metering: Metering) -> Self {
+        self.metrics = match metering {
+            Metering::Fail(reason, message) => Trouble::Some { reason: reason.to_owned(), message },
+            Metering::Fine => Trouble::None,
+            Metering::Unknown => Trouble::Unknown,
         };
         self
     }
@@ -314,6 +331,11 @@ impl<'a> Draft<'a> {
             self.status.last_transition_time = Some(Time(self.view.now));
         }
         self.conditions();
+        let promoted = self.status.conditions.iter().find(|c| c.type_ == PROMOTED);
+        if let Some(promoted) = promoted.filter(|_| !self.plan.actions.is_empty()) {
+            let message = format!("{HELD_WORDS} {}", promoted.message);
+            self.plan.when_held = Some(HeldWords { condition: PROMOTED, message });
+        }
         let run = (self.run != RunStatus::default()).then_some(self.run);
         self.status.evenkeel = run;
         // A status is plain data; that it serialises is checked by the tests of its kind.
@@ -343,6 +365,7 @@ impl<'a> Draft<'a> {
             (IN_SYNC, &self.objects),
             (GATEWAYS, &self.gateways),
             (ALERTS, &self.alerts),
+            (METRICS, &self.metrics),
         ] {
             let conditions = &mut self.status.conditions;
             match trouble {
@@ -376,6 +399,8 @@ impl<'a> Draft<'a> {
         if let (Phase::Failed, Some(outcome)) = (phase, &self.run.outcome) {
             return Some((status, outcome.clone()));
         }
+        let has = |kind: &str| self.status.conditions.iter().any(|c| c.type_ == kind);
+        let words = if phase == Phase::Waiting && has(BUDGET) { BUDGET_WORDS } else { words };
         let mut said = vec![words.to_owned()];
         let judged = matches!(phase, Phase::Progressing | Phase::WaitingPromotion);
         if let Some(check) = self.run.failed_check.as_ref().filter(|_| judged) {

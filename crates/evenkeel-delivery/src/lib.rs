@@ -48,7 +48,9 @@ mod checks;
 mod configs;
 mod diff;
 mod endpoints;
+mod fill;
 mod freshness;
+mod pods;
 mod rules;
 mod services;
 mod time;
@@ -72,6 +74,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
+pub use pods::cause as pod_trouble;
 pub use view::CanaryView;
 
 /// Canaries worked on at once: webhooks make one wait, and the others must not wait with it.
@@ -95,6 +98,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Address of the host's own metrics server.
+    fn own_server(&self) -> Option<&str> {
+        self.metric_servers.as_ref()?.own()
+    }
+
     /// The metrics server at this URL.
     fn server(&self, address: &str) -> Result<Arc<dyn Metrics>, String> {
         let Some(servers) = &self.metric_servers else {
@@ -117,6 +125,12 @@ pub trait MetricServers: fmt::Debug + Send + Sync {
     ///
     /// **Errors**: why no such server can be asked, in words.
     fn at(&self, address: &str) -> Result<Arc<dyn Metrics>, String>;
+
+    /// Address of the server that is asked where none is named, for messages; `None` when it has
+    /// none, as the one of this process.
+    fn own(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// The controller of [`Canary`] objects.

@@ -13,8 +13,14 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::Value;
 
 use crate::{
-    CanaryView, Settings, alerts, checks, configs, context::Need, decide::advance, endpoints,
-    rules::SpecError, services::Names, view::StrayRoute, workload::Workload,
+    CanaryView, Settings, alerts, checks, configs,
+    context::Need,
+    decide::advance,
+    endpoints, fill, pods,
+    rules::{MetricKind, SpecError},
+    services::Names,
+    view::StrayRoute,
+    workload::Workload,
 };
 
 /// Things that deciding may ask for in one observation: more than any spec has checks.
@@ -35,6 +41,7 @@ pub(crate) async fn observe(
     view.conflicting_canary = conflicting_canary(&view, ports).await?;
     view.target = workload(&mut view, &names.target, ports).await?;
     view.primary = workload(&mut view, &names.target_primary, ports).await?;
+    stuck_pods(&mut view, ports).await?;
     for name in [&names.apex, &names.primary, &names.canary] {
         if let Some(service) = read(&mut view, &key.sibling::<Service>(name), ports).await? {
             view.services.insert(name.clone(), service);
@@ -94,6 +101,22 @@ async fn workload(
             Ok(None)
         }
     }
+}
+
+/// What keeps pods of the target and its primary from starting; looked for only while some are
+/// missing.
+async fn stuck_pods(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError> {
+    let mut stuck = BTreeMap::new();
+    for workload in [&view.target, &view.primary].into_iter().flatten() {
+        if workload.is_complete() {
+            continue;
+        }
+        if let Some(trouble) = pods::trouble(workload, ports).await? {
+            stuck.insert(workload.obj.name().to_owned(), trouble);
+        }
+    }
+    view.stuck_pods = stuck;
+    Ok(())
 }
 
 /// A route of this Canary under another name than the spec's. Looked for only while the spec's
@@ -235,6 +258,15 @@ async fn templates(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreErro
         let refused = checks::unsupported(&template).or_else(|| {
             let problem = view.settings.server(address?).err()?;
             Some(format!("spec.provider.address: {problem}"))
+        });
+        let refused = refused.or_else(|| {
+            let asking = view.rules.metrics.iter().filter_map(|rule| match &rule.kind {
+                MetricKind::Template(named, variables) if *named == reference => Some(variables),
+                _ => None,
+            });
+            let query = &template.spec.query;
+            let problem = asking.into_iter().find_map(|v| fill::query_problem(query, v))?;
+            Some(format!("spec.query: {problem}"))
         });
         if let Some(problem) = refused {
             view.spec_error.get_or_insert(SpecError::new(&key.to_string(), problem));

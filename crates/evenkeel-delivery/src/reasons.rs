@@ -23,8 +23,19 @@ pub const GATEWAY_MISSING: &str = "GatewayMissing";
 /// Condition that says whether alerts reach the people they are for; only there while they do not.
 pub const ALERTS: &str = "AlertsDelivered";
 
+/// Condition that says whether the metrics can be asked for; only there while some cannot.
+pub const METRICS: &str = "MetricsAvailable";
+
+/// A `MetricTemplate` that the spec names does not exist.
+pub const TEMPLATE_MISSING: &str = "TemplateMissing";
+/// A metrics server did not answer.
+pub const SERVER_UNREACHABLE: &str = "ServerUnreachable";
+/// A metrics server refused a query.
+pub const QUERY_REFUSED: &str = "QueryRefused";
 /// An `AlertProvider` that the spec names does not exist.
 pub const PROVIDER_MISSING: &str = "ProviderMissing";
+/// An `AlertProvider` that the spec names can deliver nothing as it is.
+pub const PROVIDER_INVALID: &str = "ProviderInvalid";
 /// A provider did not accept a notification.
 pub const NOT_DELIVERED: &str = "NotificationFailed";
 /// What was set does not last.
@@ -84,6 +95,8 @@ pub const APPROVAL_PENDING: &str = "ApprovalPending";
 pub const BUDGET_PENDING: &str = "BudgetPending";
 /// The error budget was last computed too long ago.
 pub const BUDGET_NOT_LOOKED_AT: &str = "BudgetNotLookedAt";
+/// Metrics that will judge the version cannot be asked for, and no traffic goes to it until then.
+pub const METRICS_PENDING: &str = "MetricsPending";
 /// Data for a check has not come in yet.
 pub const DATA_PENDING: &str = "DataPending";
 /// A check failed.

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use evenkeel_api::canary::{
-    Canary, CanaryAnalysis, CanaryMetric, CanaryWebhook, TemplateRef, ThresholdRange,
+use evenkeel_api::{
+    ObjError,
+    canary::{Canary, CanaryAnalysis, CanaryMetric, CanaryWebhook, TemplateRef, ThresholdRange},
 };
 use evenkeel_base::parse_duration;
 use evenkeel_control::redact;
 use serde_json::Value;
+
+use crate::fill;
 
 /// Flagger's lower bound of the interval: shorter ones measure noise.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
@@ -29,6 +32,19 @@ pub(crate) struct SpecError {
 impl SpecError {
     pub(crate) fn new(field: &str, problem: String) -> Self {
         Self { field: field.to_owned(), problem }
+    }
+
+    /// Of an object that does not fit its type.
+    pub(crate) fn unfit(error: ObjError) -> Self {
+        match error {
+            ObjError::Decode { problem, .. } => match problem.split_once(": ") {
+                Some((field, problem)) if !field.contains(' ') => {
+                    Self::new(field, problem.to_owned())
+                }
+                _ => Self::new("spec", problem),
+            },
+            other => Self::new("spec", other.to_string()),
+        }
     }
 }
 
@@ -235,12 +251,18 @@ impl MetricRule {
                 let variables = metric.template_variables.clone().into_iter().collect();
                 MetricKind::Template(template.clone(), variables)
             }
-            (None, Some(query), _) if !query.trim().is_empty() => MetricKind::Query(query.clone()),
+            (None, Some(query), _) if !query.trim().is_empty() => {
+                if let Some(problem) = fill::query_problem(query, &[]) {
+                    return Err(SpecError { field: field("query"), problem });
+                }
+                MetricKind::Query(query.clone())
+            }
             (None, _, "request-success-rate") => MetricKind::SuccessRate,
             (None, _, "request-duration") => MetricKind::Duration,
             (None, _, name) => {
+                let name = redact::quote(name);
                 let problem = format!(
-                    "{name:?} is not built in: write request-success-rate or request-duration, or \
+                    "{name} is not built in: write request-success-rate or request-duration, or \
                      add a query or a templateRef"
                 );
                 return Err(SpecError { field: field("name"), problem });
@@ -257,6 +279,12 @@ impl MetricRule {
             let problem = "has neither min nor max: every value would pass".to_owned();
             return Err(SpecError { field: field("thresholdRange"), problem });
         }
+        if let (Some(min), Some(max)) = (bounds.min, bounds.max)
+            && min > max
+        {
+            let problem = format!("min {min} is more than max {max}: no value would pass");
+            return Err(SpecError { field: field("thresholdRange"), problem });
+        }
         let window = window.unwrap_or(INTERVAL_DEFAULT);
         Ok(Self { name: metric.name.clone(), window, bounds, kind })
     }
@@ -268,11 +296,13 @@ impl HookRule {
         let kind = hook.kind.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("rollout");
         let Some((_, kind)) = HookKind::ALL.iter().find(|(name, _)| *name == kind) else {
             let known: Vec<_> = HookKind::ALL.iter().map(|(name, _)| *name).collect();
-            let problem = format!("{kind:?} is unknown; known are {}", known.join(", "));
+            let kind = redact::quote(kind);
+            let problem = format!("{kind} is unknown; known are {}", known.join(", "));
             return Err(SpecError { field: field("type"), problem });
         };
         if !hook.url.starts_with("http://") && !hook.url.starts_with("https://") {
-            let problem = format!("{:?} is not an http:// or https:// URL", redact::url(&hook.url));
+            let url = redact::quote(&redact::url(&hook.url));
+            let problem = format!("{url} is not an http:// or https:// URL");
             return Err(SpecError { field: field("url"), problem });
         }
         Ok(Self {
@@ -361,7 +391,8 @@ fn source(provider: Option<&str>) -> Result<MetricSource, SpecError> {
         other => Err(SpecError {
             field: "spec.provider".to_owned(),
             problem: format!(
-                "{other:?} is not served by evenkeel; write gatewayapi:v1 or istio, or remove it"
+                "{} is not served by evenkeel; write gatewayapi:v1 or istio, or remove it",
+                redact::quote(other)
             ),
         }),
     }
@@ -372,7 +403,7 @@ fn duration(field: &str, text: Option<&str>) -> Result<Option<Duration>, SpecErr
     match parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err(SpecError {
             field: field.to_owned(),
-            problem: format!("{text:?} must be longer than 0, for example 1m"),
+            problem: format!("{} must be longer than 0, for example 1m", redact::quote(text)),
         }),
         Ok(duration) => Ok(Some(duration)),
         Err(error) => Err(SpecError { field: field.to_owned(), problem: error.to_string() }),

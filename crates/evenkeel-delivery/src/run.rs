@@ -8,7 +8,7 @@ use evenkeel_control::Plan;
 use jiff::Timestamp;
 
 use crate::{
-    checks::{Asked, Checked},
+    checks::{Asked, Checked, Missing},
     context::{Context, Need, Turn},
     draft::Draft,
     hooks::{self, Approval},
@@ -204,7 +204,11 @@ fn due(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Turn, Need> {
     }
     let skips = ctx.view.canary.spec.skip_analysis;
     let starting = pct == 0 && ctx.status.iterations == 0;
-    let measured = if skips || starting { Judged::Passed } else { judge(ctx)? };
+    let measured = match (skips, starting) {
+        (true, _) => Judged::Passed,
+        (false, true) => measurable(ctx)?,
+        (false, false) => judge(ctx)?,
+    };
     let measured = match measured {
         // The way back waits for nobody.
         Judged::Failed(failure) if ctx.status.failed_checks + 1 >= ctx.rules.threshold => {
@@ -242,6 +246,22 @@ fn due(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Turn, Need> {
             turn.map_or_else(|| ramp::step(ctx, primary, pct), Ok)?
         }
     })
+}
+
+/// Before the first user meets the canary, whoever will judge it must be able to: a version whose
+/// metrics cannot be asked for gets no traffic. That they have no values yet is as it should be.
+fn measurable(ctx: &Context<'_>) -> Result<Judged, Need> {
+    for rule in &ctx.rules.metrics {
+        let Checked::NoData(Missing::Unasked(problem)) = check(ctx, rule)? else { continue };
+        let mut draft = ctx.draft();
+        draft.stalled(format!(
+            "Waiting at weight 0: metric {} cannot be measured: {problem}",
+            rule.name
+        ));
+        draft.wake(ctx.rules.interval.min(start::LOOK_AGAIN));
+        return Ok(Judged::Early(draft.done(reasons::METRICS_PENDING), News::No));
+    }
+    Ok(Judged::Passed)
 }
 
 /// What all metrics say together: one that fails counts, whatever others wait for.
@@ -284,6 +304,7 @@ fn check(ctx: &Context<'_>, rule: &MetricRule) -> Result<Checked, Need> {
         canary: ctx.view.obj.name(),
         source: ctx.rules.source,
         server: ctx.view.canary.spec.metrics_server.as_deref().filter(|url| !url.is_empty()),
+        own_server: ctx.view.settings.own_server(),
         template: template(ctx, rule),
         since: last_step(ctx),
         now: ctx.view.now,
@@ -325,30 +346,50 @@ fn with_two_versions(ctx: &Context<'_>, rule: &MetricRule, clean_at: Timestamp) 
 }
 
 /// No data says nothing about the version: it is waited for, but not for ever.
-fn without_data(ctx: &Context<'_>, rule: &MetricRule, problem: &str) -> Judged {
+fn without_data(ctx: &Context<'_>, rule: &MetricRule, missing: &Missing) -> Judged {
     let since = ctx.run.data_missing_since.unwrap_or(ctx.view.now);
     let until = later(since, rule.window.max(DATA_PATIENCE_MIN));
     let left = elapsed(ctx.view.now, until);
     if !left.is_zero() {
         let mut draft = ctx.draft();
         draft.run.data_missing_since = Some(since);
-        draft.waiting(format!(
-            "Waiting for data of metric {}: {problem}. Without any until {until:.0} the check \
-             counts as failed",
-            rule.name
-        ));
+        match missing {
+            Missing::NoValues => draft.waiting(format!(
+                "Waiting for data of metric {}: no values found. Without any until {until:.0} the \
+                 check counts as failed",
+                rule.name
+            )),
+            Missing::Unusable(problem) => draft.waiting(format!(
+                "Waiting for data of metric {}: {problem}. Without any until {until:.0} the check \
+                 counts as failed",
+                rule.name
+            )),
+            Missing::Unasked(problem) => draft.stalled(format!(
+                "Metric {} cannot be measured: {problem}. Without an answer until {until:.0} the \
+                 check counts as failed",
+                rule.name
+            )),
+        };
         draft.wake(left.min(DATA_WAIT));
         // The time counts from when it is written down: no repair must hold that up.
         let news = if ctx.run.data_missing_since.is_none() { News::Yes } else { News::No };
         return Judged::Early(draft.done(reasons::DATA_PENDING), news);
     }
-    let event = format!(
-        "Halt advancement no values found for metric {} probably {} is not receiving traffic: \
-         {problem}",
-        rule.name,
-        ctx.view.names.full()
-    );
-    let check = format!("{}: {problem}", rule.name);
+    let full = ctx.view.names.full();
+    let event = match missing {
+        Missing::NoValues => format!(
+            "Halt advancement no values found for metric {} probably {full} is not receiving \
+             traffic",
+            rule.name
+        ),
+        Missing::Unusable(problem) => {
+            format!("Halt {full} advancement metric {} has no data: {problem}", rule.name)
+        }
+        Missing::Unasked(problem) => {
+            format!("Halt {full} advancement metric {} cannot be measured: {problem}", rule.name)
+        }
+    };
+    let check = format!("{}: {missing}", rule.name);
     Judged::Failed(Failure { event, check, data_missing_since: Some(since) })
 }
 

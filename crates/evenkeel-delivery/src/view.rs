@@ -5,20 +5,20 @@ use std::{
 
 use evenkeel_api::{
     Key, Obj,
-    canary::{Canary, CanaryStatus, MetricTemplate, RunStatus, TemplateRef},
+    canary::{Canary, CanaryStatus, MetricTemplate, Phase, RunStatus, TemplateRef},
     httproute::{HttpRoute, ParentRef},
     slo::Permission,
 };
-use evenkeel_control::{Action, HookError, HookReply};
+use evenkeel_control::{Action, HookError, HookReply, MetricsError};
 use jiff::Timestamp;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::{
     Settings,
-    checks::{Answer, Query},
-    route,
-    rules::{Rules, SpecError},
+    checks::{self, Answer, Query},
+    reasons, route,
+    rules::{MetricKind, Rules, SpecError},
     services::Names,
     workload::Workload,
 };
@@ -46,6 +46,8 @@ pub struct CanaryView {
     pub(crate) unreadable: Vec<String>,
     pub(crate) target: Option<Workload>,
     pub(crate) primary: Option<Workload>,
+    /// Why pods of the target and its primary do not start, by the Deployment's name.
+    pub(crate) stuck_pods: BTreeMap<String, String>,
     /// Apex, primary and canary Service, by name.
     pub(crate) services: BTreeMap<String, Arc<Obj>>,
     pub(crate) route: Option<Arc<Obj>>,
@@ -87,6 +89,17 @@ pub(crate) enum Alerts {
     Fail(AlertProblem),
 }
 
+/// Whether the metrics can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Metering {
+    /// As far as is known.
+    Fine,
+    /// Nothing was asked.
+    Unknown,
+    /// A reason, and what to do.
+    Fail(&'static str, String),
+}
+
 /// Why people cannot be alerted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AlertProblem {
@@ -114,7 +127,7 @@ impl CanaryView {
         let mut run = status.evenkeel.clone().unwrap_or_default();
         let untold = std::mem::take(&mut run.untold);
         run.pending_events.splice(0..0, untold);
-        let unfit = unfit.map(|error| SpecError::new("spec", error.to_string()));
+        let unfit = unfit.map(SpecError::unfit);
         let checked = unfit.map_or_else(|| Rules::of(&canary), Err);
         let checked = checked.and_then(|rules| {
             let server = canary.spec.metrics_server.as_deref().filter(|url| !url.is_empty());
@@ -147,6 +160,7 @@ impl CanaryView {
             unreadable: Vec::new(),
             target: None,
             primary: None,
+            stuck_pods: BTreeMap::new(),
             services: BTreeMap::new(),
             route: None,
             stray_route: None,
@@ -168,6 +182,33 @@ impl CanaryView {
     /// Ready pods behind a Service.
     pub(crate) fn ready_behind(&self, service: &str) -> usize {
         self.endpoints.get(service).map_or(0, BTreeSet::len)
+    }
+
+    /// What is known of the metrics: templates that do not exist, then servers that do not answer.
+    pub(crate) fn unmeasured(&self) -> Metering {
+        if self.canary.spec.skip_analysis {
+            return Metering::Fine;
+        }
+        let missing = self.rules.metrics.iter().find_map(|rule| match &rule.kind {
+            MetricKind::Template(reference, _) if !self.templates.contains_key(reference) => {
+                Some(checks::absent(reference, self.obj.namespace()))
+            }
+            _ => None,
+        });
+        if let Some(message) = missing {
+            return Metering::Fail(reasons::TEMPLATE_MISSING, message);
+        }
+        for (query, answer) in &self.answers {
+            let Err(error) = answer else { continue };
+            let reason = match error {
+                MetricsError::Invalid { .. } => reasons::QUERY_REFUSED,
+                MetricsError::Unreachable { .. } => reasons::SERVER_UNREACHABLE,
+            };
+            let server = query.server.as_deref().or(self.settings.own_server());
+            return Metering::Fail(reason, checks::unanswered(server, error));
+        }
+        let runs = matches!(self.status.phase, Phase::Progressing | Phase::WaitingPromotion);
+        if runs && self.answers.is_empty() { Metering::Unknown } else { Metering::Fine }
     }
 
     pub(crate) fn route_key(&self) -> Key {

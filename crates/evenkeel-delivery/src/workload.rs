@@ -52,6 +52,21 @@ pub(crate) enum Readiness {
     Stuck(String),
 }
 
+impl Readiness {
+    /// With what keeps its pods from starting, if that is known.
+    pub(crate) fn because(self, cause: Option<&String>) -> Self {
+        let with = |text: String| match cause {
+            Some(cause) => format!("{text}: {cause}"),
+            None => text,
+        };
+        match self {
+            Self::Ready => Self::Ready,
+            Self::Pending(text) => Self::Pending(with(text)),
+            Self::Stuck(text) => Self::Stuck(with(text)),
+        }
+    }
+}
+
 impl Workload {
     pub(crate) fn of(obj: Arc<Obj>) -> Result<Self, ObjError> {
         let deployment = obj.get::<Deployment>()?;
@@ -70,6 +85,13 @@ impl Workload {
         status.and_then(|status| status.available_replicas).unwrap_or_default()
     }
 
+    /// Whether all its replicas are of its version and serve.
+    pub(crate) fn is_complete(&self) -> bool {
+        let status = self.deployment.status.as_ref();
+        let updated = status.and_then(|status| status.updated_replicas).unwrap_or_default();
+        self.available().min(updated) >= self.replicas()
+    }
+
     pub(crate) fn template(&self) -> &Value {
         static NONE: Value = Value::Null;
         self.obj.json().pointer("/spec/template").unwrap_or(&NONE)
@@ -78,8 +100,12 @@ impl Workload {
     /// What selects its pods: all labels that the Deployment selects by, because one alone may be
     /// shared by several Deployments.
     pub(crate) fn selector_of_canary(&self) -> Value {
-        let selector = self.deployment.spec.as_ref().map(|spec| &spec.selector);
-        json!(selector.and_then(|selector| selector.match_labels.clone()).unwrap_or_default())
+        json!(self.match_labels().cloned().unwrap_or_default())
+    }
+
+    /// The labels it selects its pods by.
+    pub(crate) fn match_labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.deployment.spec.as_ref()?.selector.match_labels.as_ref()
     }
 
     /// The same for its primary copy, with another value of the label that carries the name.
@@ -101,7 +127,7 @@ impl Workload {
 
     /// The label that carries the workload's name, and its value.
     pub(crate) fn selector(&self) -> Option<(&'static str, &str)> {
-        let labels = self.deployment.spec.as_ref()?.selector.match_labels.as_ref()?;
+        let labels = self.match_labels()?;
         SELECTOR_LABELS.iter().find_map(|name| Some((*name, labels.get(*name)?.as_str())))
     }
 

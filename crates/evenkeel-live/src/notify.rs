@@ -6,7 +6,7 @@ use std::{
 
 use bytes::Bytes;
 use evenkeel_api::{GroupKind, Key};
-use evenkeel_control::{BoxFuture, Notification, Notifier, Read, redact};
+use evenkeel_control::{BoxFuture, Notification, Notifier, PROVIDER_TYPES, Read, redact};
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use k8s_openapi::api::core::v1::Secret;
@@ -325,9 +325,9 @@ impl Target {
             "gchat" => Form::GoogleChat,
             "webhook" => Form::Webhook,
             other => {
-                let known = "slack, discord, rocket, msteams, gchat, webhook";
+                let (other, known) = (redact::quote(other), PROVIDER_TYPES.join(", "));
                 let problem =
-                    format!("{provider}: spec.type {other:?} is not supported; use one of {known}");
+                    format!("{provider}: spec.type {other} is not supported; use one of {known}");
                 return Err(Failure::Final(problem));
             }
         };

@@ -14,13 +14,23 @@ const SERVERS_MAX: usize = 64;
 
 /// Prometheus servers, each asked over connections of its own.
 #[derive(Default)]
-pub(crate) struct PrometheusServers(Mutex<Known>);
+pub(crate) struct PrometheusServers {
+    own: Option<String>,
+    known: Mutex<Known>,
+}
 
 #[derive(Default)]
 struct Known {
     /// By address, each with the number of the request that asked for it last.
     clients: BTreeMap<String, (u64, Arc<PrometheusClient>)>,
     requests: u64,
+}
+
+impl PrometheusServers {
+    /// Servers beside the one at this URL, which is asked where none is named.
+    pub(crate) fn beside(own: &str) -> Self {
+        Self { own: Some(own.to_owned()), known: Mutex::default() }
+    }
 }
 
 impl std::fmt::Debug for PrometheusServers {
@@ -32,7 +42,7 @@ impl std::fmt::Debug for PrometheusServers {
 impl MetricServers for PrometheusServers {
     fn at(&self, address: &str) -> Result<Arc<dyn Metrics>, String> {
         // Clients are only put in whole; a panic elsewhere leaves the map as good as it was.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.requests += 1;
         let request = known.requests;
         if let Some((last, client)) = known.clients.get_mut(address) {
@@ -50,6 +60,10 @@ impl MetricServers for PrometheusServers {
         known.clients.insert(address.to_owned(), (request, client.clone()));
         Ok(client)
     }
+
+    fn own(&self) -> Option<&str> {
+        self.own.as_deref()
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +80,7 @@ mod tests {
         }
         let again = servers.at("http://first:9090").unwrap();
         assert!(std::ptr::addr_eq(Arc::as_ptr(&first), Arc::as_ptr(&again)));
-        let known = servers.0.lock().unwrap();
+        let known = servers.known.lock().unwrap();
         assert_eq!(known.clients.len(), SERVERS_MAX);
         assert!(!known.clients.contains_key("http://preview-0:9090"));
     }

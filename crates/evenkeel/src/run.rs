@@ -77,7 +77,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
         record: &args.record,
         timer: time,
         confirm: args.without != Some(Safeguard::Confirmation),
-        metric_servers: Some(Arc::<PrometheusServers>::default()),
+        metric_servers: Some(Arc::new(PrometheusServers::beside(&args.prometheus))),
         look_every: args.slo_interval,
         only: &args.only,
         namespace: &args.lease_namespace,

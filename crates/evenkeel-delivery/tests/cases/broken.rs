@@ -52,7 +52,7 @@ fn a_spec_that_cannot_be_read_sends_traffic_back() {
     world.store.change(&canary_key(), |body| body["spec"]["analysis"]["threshold"] = "x".into());
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.weight(), Some(0));
-    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec: Canary/shop/api-service does not fit Canary: invalid type: string "x", expected i32. Until then all traffic goes to the primary"#);
+    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.analysis.threshold: must be a whole number, not the text "x". Until then all traffic goes to the primary"#);
     world.store.change(&canary_key(), |body| body["spec"]["analysis"]["threshold"] = 2.into());
     world.run_until(&["Succeeded"]);
 }

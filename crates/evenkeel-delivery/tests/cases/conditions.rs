@@ -65,3 +65,49 @@ fn a_promotion_that_fails_is_not_called_an_analysis_that_failed() {
     assert_eq!((world.weight(), world.replicas("api-service")), (Some(100), Some(3)));
     assert_snapshot!(world.condition("Promoted"), @"False Failed: Promotion failed, the primary is not ready: deployment exceeded its progress deadline. All traffic stays on the canary, which keeps running.");
 }
+
+#[test]
+fn what_keeps_pods_from_starting_stands_in_the_condition() {
+    let mut world = initialized(article());
+    world.broken.insert("api-service".into());
+    world.store.create_now(json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "api-service-7", "namespace": NS, "labels": {"app": "api-service"}},
+        "status": {"containerStatuses": [{"name": "app", "state": {"waiting": {
+            "reason": "ImagePullBackOff", "message": "Back-off pulling image \"demo:2\""}}}]}}));
+    world.release("2");
+    world.run_for(Duration::from_secs(5));
+    assert_snapshot!(world.condition("Promoted"), @r#"Unknown Progressing: New revision detected, progressing canary analysis. Waiting for api-service.shop rollout to finish: 0 of 3 (readyThreshold 100%) updated replicas are available: Pod/shop/api-service-7: container app: ImagePullBackOff: Back-off pulling image "demo:2""#);
+    world.run_until(&["Failed"]);
+    assert_snapshot!(world.condition("Promoted"), @r#"False Failed: Canary analysis failed, Deployment scaled to zero. Progress deadline exceeded: rollout to finish: 0 of 3 (readyThreshold 100%) updated replicas are available: Pod/shop/api-service-7: container app: ImagePullBackOff: Back-off pulling image "demo:2"."#);
+}
+
+#[test]
+fn what_is_held_is_not_said_to_go_on() {
+    let mut world = initialized(article());
+    world.release("2");
+    world.run_for(Duration::from_secs(90));
+    world.burn();
+    world.run_for(minutes(10));
+    assert_snapshot!(world.condition("Promoted"), @"Unknown Progressing: The next step is held, see the condition Held. New revision detected, progressing canary analysis.");
+    world.resume();
+    world.run_for(minutes(6));
+    assert!(!world.condition("Promoted").contains("held"), "{}", world.condition("Promoted"));
+    assert_eq!(world.condition("Held"), "none");
+    let mut world = initialized(article());
+    budget::tell(&world, "deny", "BudgetFrozen", 0);
+    world.release("2");
+    world.run_for(minutes(3));
+    assert_snapshot!(world.condition("Promoted"), @"Unknown Waiting: Waiting for the error budget, see the condition BudgetAllows.");
+}
+
+#[test]
+fn a_field_of_a_wrong_type_is_named_once() {
+    let mut world = initialized(article());
+    world.store.change(&Key::of::<Canary>(NS, "api-service"), |body| {
+        body["spec"]["analysis"]["stepWeight"] = "ten".into();
+    });
+    world.run_for(minutes(10));
+    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.analysis.stepWeight: must be a whole number, not the text "ten""#);
+    assert_eq!(world.condition("Stalled"), "none");
+    assert_eq!(world.events().matches("stepWeight").count(), 1, "{}", world.events());
+}

@@ -1,5 +1,7 @@
 //! Who is asked, who is told, and what their answers do.
 
+use evenkeel_api::GroupKind;
+
 use super::*;
 
 #[test]
@@ -216,4 +218,40 @@ fn an_alert_provider_that_does_not_exist_is_named() {
     provider(&world);
     world.run_for(minutes(2));
     assert_eq!(world.condition("AlertsDelivered"), "none");
+}
+
+#[test]
+fn a_provider_that_can_deliver_nothing_is_named_before_the_first_alert() {
+    let mut told = Vec::new();
+    for spec in [
+        json!({"type": "pigeon".repeat(100), "address": "http://chat/"}),
+        json!({"type": "slack"}),
+        json!({"type": "slack", "address": "chat.example.com/T0/pl4nted"}),
+        json!({"type": "slack", "address": "http:///T0"}),
+        json!({"type": "slack", "secretRef": {"name": "hook"}}),
+        json!({"type": "slack", "secretRef": {"name": "empty"}}),
+        json!({"type": "slack", "secretRef": {"name": "token"}}),
+        json!({"type": "slack", "address": "http://chat/", "proxy": "http://proxy/"}),
+    ] {
+        let mut world = World::new(with_alerts(), Settings::default());
+        for (name, data) in [("empty", json!({})), ("token", json!({"token": "eA=="}))] {
+            world.store.create_now(json!({"apiVersion": "v1", "kind": "Secret", "data": data,
+                "metadata": {"name": name, "namespace": NS}}));
+        }
+        provider(&world);
+        let key = Key::new(GroupKind::new("flagger.app", "AlertProvider"), NS, "chat");
+        world.store.change(&key, |body| body["spec"] = spec);
+        world.run_until(&["Initialized"]);
+        told.push(world.condition("AlertsDelivered"));
+    }
+    assert_snapshot!(told.join("\n"), @r#"
+    False ProviderInvalid: AlertProvider/shop/chat: spec.type "pigeonpigeonpigeonpigeonpigeonpigeonpigeonpigeonpigeonpigeonpige" ... is not supported; use one of slack, discord, rocket, msteams, gchat, webhook
+    False ProviderInvalid: AlertProvider/shop/chat has no address: set spec.address, or `address` in the Secret of spec.secretRef
+    False ProviderInvalid: AlertProvider/shop/chat: spec.address is not an http:// or https:// URL: correct it
+    False ProviderInvalid: AlertProvider/shop/chat: spec.address is not an http:// or https:// URL: correct it
+    False ProviderInvalid: AlertProvider/shop/chat: Secret/shop/hook does not exist: create it, or correct spec.secretRef
+    False ProviderInvalid: AlertProvider/shop/chat has no address: set spec.address, or `address` in the Secret of spec.secretRef
+    none
+    False ProviderInvalid: AlertProvider/shop/chat: spec.proxy is not supported: remove it
+    "#);
 }

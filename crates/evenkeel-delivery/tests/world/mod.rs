@@ -64,6 +64,8 @@ pub(crate) struct Traffic {
     pub(crate) error_ratio: Option<f64>,
     /// 99th percentile.
     pub(crate) p99_ms: f64,
+    /// The metrics server does not answer.
+    pub(crate) down: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -85,6 +87,10 @@ impl Metrics for Asked {
         let is_time = expr.starts_with("max(timestamp");
         if !is_time {
             self.queries.lock().unwrap().push(expr.to_owned());
+        }
+        if traffic.down {
+            let problem = "Connection refused (os error 111)".to_owned();
+            return Box::pin(async { Err(MetricsError::Unreachable { problem }) });
         }
         let value = traffic.error_ratio.map(|ratio| {
             if is_time {
@@ -230,7 +236,11 @@ impl World {
         let max = canary.pointer("/spec/analysis/maxWeight").and_then(Value::as_i64);
         let mut world = Self {
             store: MemStore::default(),
-            traffic: Arc::new(Mutex::new(Traffic { error_ratio: Some(0.0), p99_ms: 20.0 })),
+            traffic: Arc::new(Mutex::new(Traffic {
+                error_ratio: Some(0.0),
+                p99_ms: 20.0,
+                down: false,
+            })),
             queries: Arc::default(),
             scrape_s: Arc::new(Mutex::new(1)),
             answers: Arc::default(),

@@ -1,0 +1,131 @@
+//! Why the pods of a workload do not start: what a person would look up next.
+
+use evenkeel_api::{Key, LabelSelector, Obj};
+use evenkeel_control::{ListQuery, Ports, StoreError, redact};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
+
+use crate::workload::Workload;
+
+/// Reasons for which a container waits that do not end by themselves.
+const STUCK: [&str; 9] = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+    "StartError",
+];
+
+/// Why the youngest pod of a workload that cannot start does not; `None` when all can, as far as is
+/// known: a server that does not let us look at pods keeps no release up.
+pub(crate) async fn trouble(
+    workload: &Workload,
+    ports: &Ports,
+) -> Result<Option<String>, StoreError> {
+    let Some(labels) = workload.match_labels().filter(|labels| !labels.is_empty()) else {
+        return Ok(None);
+    };
+    let query = ListQuery::of::<Pod>()
+        .within(workload.obj.namespace())
+        .with_labels(LabelSelector::from_labels(labels));
+    let pods = match ports.read.list(&query).await {
+        Ok(pods) => pods.items,
+        Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let stuck = pods.iter().filter(|pod| !pod.is_deleting());
+    let stuck = stuck.filter_map(|pod| Some((pod, cause(pod)?)));
+    let youngest = stuck.max_by_key(|(pod, _)| {
+        let created = pod.meta().creation_timestamp.as_ref().map(|time| time.0);
+        (created, pod.name().to_owned())
+    });
+    Ok(youngest.map(|(pod, cause)| words(pod.key(), &cause)))
+}
+
+fn words(pod: &Key, cause: &str) -> String {
+    format!("{pod}: {}", redact::text(cause))
+}
+
+/// Why one pod does not start: which of its containers, and the kubelet's or scheduler's words;
+/// `None` when nothing speaks against it.
+pub fn cause(pod: &Obj) -> Option<String> {
+    let conditions = pod.json().pointer("/status/conditions").and_then(Value::as_array);
+    let unplaced = conditions.into_iter().flatten().find(|condition| {
+        is(condition, "type", "PodScheduled")
+            && is(condition, "status", "False")
+            && is(condition, "reason", "Unschedulable")
+    });
+    if let Some(condition) = unplaced {
+        return Some(said("Unschedulable", text(condition, "message")));
+    }
+    ["initContainerStatuses", "containerStatuses"].into_iter().find_map(|field| {
+        let containers = pod.json().get("status")?.get(field)?.as_array()?;
+        containers.iter().find_map(|container| {
+            let waiting = container.pointer("/state/waiting")?;
+            let reason = text(waiting, "reason");
+            let known = STUCK.contains(&reason);
+            let cause = said(reason, text(waiting, "message"));
+            let last = container.pointer("/lastState/terminated").map(ending);
+            let last = last.filter(|_| reason == "CrashLoopBackOff").unwrap_or_default();
+            known.then(|| format!("container {}: {cause}{last}", text(container, "name")))
+        })
+    })
+}
+
+/// How a container ended that is started again and again.
+fn ending(terminated: &Value) -> String {
+    let code = terminated.get("exitCode").and_then(Value::as_i64);
+    let code = code.map_or("?".to_owned(), |code| code.to_string());
+    format!(", last exit code {code} ({})", text(terminated, "reason"))
+}
+
+fn said(reason: &str, message: &str) -> String {
+    if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") }
+}
+
+fn text<'a>(of: &'a Value, field: &str) -> &'a str {
+    of.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn is(of: &Value, field: &str, wanted: &str) -> bool {
+    text(of, field) == wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(status: &Value) -> String {
+        let pod = Obj::from_json(json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "api-1", "namespace": "shop"}, "status": status}))
+        .unwrap();
+        cause(&pod).map_or("none".to_owned(), |cause| words(pod.key(), &cause))
+    }
+
+    #[test]
+    fn what_keeps_a_pod_from_starting_is_named() {
+        let waiting = |reason: &str, message: &str| {
+            told(&json!({"containerStatuses": [{"name": "app",
+                "state": {"waiting": {"reason": reason, "message": message}},
+                "lastState": {"terminated": {"exitCode": 3, "reason": "Error"}}}]}))
+        };
+        assert_snapshot!(waiting("ImagePullBackOff", "Back-off pulling image \"x:2\""), @r#"Pod/shop/api-1: container app: ImagePullBackOff: Back-off pulling image "x:2""#);
+        assert_snapshot!(waiting("CrashLoopBackOff", "back-off 40s"), @"Pod/shop/api-1: container app: CrashLoopBackOff: back-off 40s, last exit code 3 (Error)");
+        assert_snapshot!(waiting("CreateContainerConfigError", "secret \"db\" not found"), @r#"Pod/shop/api-1: container app: CreateContainerConfigError: secret "db" not found"#);
+        assert_snapshot!(waiting("ContainerCreating", ""), @"none");
+        let init = json!({"initContainerStatuses": [{"name": "migrate",
+            "state": {"waiting": {"reason": "ErrImagePull"}}}]});
+        assert_snapshot!(told(&init), @"Pod/shop/api-1: container migrate: ErrImagePull");
+        let unplaced = json!({"conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": "0/3 nodes are available: Insufficient cpu."}]});
+        assert_snapshot!(told(&unplaced), @"Pod/shop/api-1: Unschedulable: 0/3 nodes are available: Insufficient cpu.");
+        assert_snapshot!(told(&json!({"containerStatuses": [{"name": 7, "state": "odd"}]})), @"none");
+    }
+}
