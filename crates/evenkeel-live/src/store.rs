@@ -46,6 +46,13 @@ impl KubeStore {
         }
     }
 
+    /// What a kind is called in paths and by kubectl, as the server's discovery has it (`canaries`);
+    /// `None` when it is not known.
+    pub async fn resource(&self, kind: &GroupKind) -> Option<String> {
+        let route = self.kinds.find(&self.client, kind).await.ok().flatten();
+        route.map(|route| route.plural)
+    }
+
     /// What has been asked of the server so far.
     pub fn counts(&self) -> ApiCounts {
         self.client.counts.snapshot()

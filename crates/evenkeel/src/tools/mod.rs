@@ -10,3 +10,4 @@ mod rule_files;
 pub(crate) mod slo;
 mod slo_status;
 pub(crate) mod why;
+mod why_text;

@@ -5,19 +5,20 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use evenkeel_api::{
-    Key, Obj,
+    FieldSelector, Key, Obj,
     canary::Canary,
     slo::{BreakGlass, ErrorBudgetPolicy, PrometheusServiceLevel, SloMaintenance},
 };
 use evenkeel_base::Clock as _;
-use evenkeel_control::{Pass, Read as _};
+use evenkeel_control::{ListQuery, Pass, Read as _};
 use evenkeel_live::{KubeStore, RealTime, connect};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Event};
 use serde_json::{Value, json};
 
+use super::why_text::{EVENTS_MAX, Leader, Told, event_time, named};
 use crate::{
     cli::{Output, WhyArgs},
     controllers::DIAGNOSTICS,
@@ -25,6 +26,8 @@ use crate::{
     tools::object_name::ObjectName,
 };
 
+/// Version of the JSON: fields are added to it, none is changed or taken away.
+const API_VERSION: &str = "why.evenkeel.dev/v1";
 /// Longest wait for a process to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest answer that is read.
@@ -45,7 +48,13 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
         .context("no cluster: start `evenkeel up`, or name its kubeconfig with --kubeconfig")?;
     let found = store.get(&key).await?;
     let Some(obj) = found else {
-        bail!("{key} does not exist: check the name and --namespace (kubectl get {})", plural(&key))
+        let resource = store.resource(&key.kind).await;
+        let resource = resource.unwrap_or_else(|| key.kind.kind.to_ascii_lowercase());
+        bail!(
+            "{} does not exist: check the name and --namespace (kubectl get {resource} -n {})",
+            named(&key),
+            key.namespace
+        )
     };
     let mut leaders = Vec::new();
     let mut passes = Vec::new();
@@ -72,7 +81,12 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
         || leaders.iter().any(|(_, leader)| leader.is_late)
         || !flags(&obj).is_empty();
     match args.output {
-        Output::Table => io::print(&text(&key, &obj, &passes, &leaders)),
+        Output::Table => {
+            let (now, events) = (RealTime::start().now(), events(&store, &obj).await);
+            let (key, obj) = (&key, &*obj);
+            let (passes, leaders, events) = (&*passes, &*leaders, &*events);
+            io::print(&Told { now, key, obj, passes, leaders, events }.text());
+        }
         Output::Json => io::print(&format!("{:#}\n", report(&key, &obj, &passes, &leaders))),
         Output::Yaml => {
             io::print(&serde_saphyr::to_string(&report(&key, &obj, &passes, &leaders))?);
@@ -101,17 +115,23 @@ fn key(object: &str, namespace: &str) -> anyhow::Result<Key> {
     })
 }
 
-fn plural(key: &Key) -> String {
-    format!("{}s -n {}", key.kind.kind.to_ascii_lowercase(), key.namespace)
-}
-
-/// Who leads a domain.
-struct Leader {
-    holder: String,
-    renewed: String,
-    /// Whether it has not renewed its Lease in time: then nobody acts.
-    is_late: bool,
-    url: Option<String>,
+/// Its last Events, oldest first. They are an extra: without them the rest is told all the same.
+async fn events(store: &KubeStore, obj: &Obj) -> Vec<Value> {
+    let query = ListQuery::of::<Event>()
+        .within(obj.namespace())
+        .with_fields(FieldSelector::equal("involvedObject.uid", obj.uid()));
+    let found = match store.list(&query).await {
+        Ok(found) => found.items,
+        Err(error) => {
+            io::complain(&format!("warning: its Events cannot be listed: {error}"));
+            return Vec::new();
+        }
+    };
+    let mut events: Vec<Value> = found.iter().map(|event| event.json().clone()).collect();
+    events.sort_by_key(event_time);
+    let old = events.len().saturating_sub(EVENTS_MAX);
+    events.drain(..old);
+    events
 }
 
 async fn leader(
@@ -166,57 +186,6 @@ fn report(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> 
                 "late": leader.is_late})
         })
         .collect();
-    json!({"object": key.to_string(), "passes": passes, "leaders": leaders,
+    json!({"apiVersion": API_VERSION, "object": key.to_string(), "passes": passes, "leaders": leaders,
         "conditions": obj.json().pointer("/status/conditions")})
-}
-
-fn text(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> String {
-    let mut lines = vec![key.to_string()];
-    for pass in passes {
-        lines.push(format!("  {}: {} ({})", pass.controller, pass.reason, pass.result));
-        lines.push(format!("    since      {}", pass.since));
-        lines.push(format!("    last look  {} ({} ms)", pass.at, pass.took_ms));
-        let next = pass.next_look.map_or("when something changes".to_owned(), |at| at.to_string());
-        lines.push(format!("    next look  {next}"));
-        let policies = pass.policies.iter().map(|policy| format!("    held by    {policy}"));
-        lines.extend(policies);
-        if !pass.message.is_empty() && pass.policies.is_empty() {
-            lines.push(format!("    because    {}", pass.message));
-        }
-    }
-    if passes.is_empty() {
-        lines.push("  no reachable controller has processed it".to_owned());
-    }
-    let conditions = obj.json().pointer("/status/conditions").and_then(Value::as_array);
-    for condition in conditions.into_iter().flatten() {
-        let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
-        lines.push(format!(
-            "  condition {}={} {} since {}: {}",
-            text("type"),
-            text("status"),
-            text("reason"),
-            text("lastTransitionTime"),
-            text("message")
-        ));
-    }
-    for (domain, leader) in leaders {
-        let holder = if leader.holder.is_empty() { "nobody" } else { &leader.holder };
-        lines.push(format!("  {domain} is led by {holder}, renewed {}", leader.renewed));
-        if leader.is_late {
-            lines.push(
-                "    which is too long ago: nobody acts until a process reaches the API server and \
-                 leads (its log says why it does not)"
-                    .to_owned(),
-            );
-        }
-    }
-    if leaders.is_empty() {
-        lines.push(
-            "  no controllers are running in this cluster: start `evenkeel run` (or name the Leases' \
-             namespace with --lease-namespace)"
-                .to_owned(),
-        );
-    }
-    lines.push(String::new());
-    lines.join("\n")
 }
