@@ -5,6 +5,7 @@
 
 mod agents;
 mod host;
+mod images;
 mod load;
 mod logs;
 pub(crate) mod secrets;
@@ -53,7 +54,10 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let input = input::read(&args.dir)?;
     let nodes = nodes(&input)?;
     let images = match &input.images {
-        Some(file) => file.canonicalize()?,
+        Some(file) => {
+            images::check(file)?;
+            file.canonicalize()?
+        }
         None => args.dir.canonicalize()?.join("images.yaml"),
     };
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
