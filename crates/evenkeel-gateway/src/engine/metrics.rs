@@ -334,3 +334,49 @@ fn line(text: &mut String, sample: &Sample) {
     let close = if sample.labels.is_empty() { "" } else { "}" };
     writeln!(text, "{close} {}", sample.value).expect("writing to a String cannot fail");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../../../docs/gateway-metrics.md");
+
+    /// ``| `name` | `label`, `label` |`` of everything that is exported, histograms by their base.
+    fn exported() -> Vec<String> {
+        let metrics = Arc::new(Metrics::default());
+        let name: Arc<str> = "x".into();
+        let requests = Subject::Requests { namespace: name.clone(), service: name.clone() };
+        let attempts =
+            Subject::Attempts { namespace: name.clone(), service: name.clone(), workload: name };
+        for subject in [requests, attempts] {
+            let mut recorder = Recorder::new(Arc::clone(&metrics), subject);
+            recorder.note(200, Flag::None, Duration::from_millis(1));
+            recorder.retried();
+            recorder.ejected();
+        }
+        let mut rows: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        metrics.samples(|sample| {
+            let base = ["_bucket", "_sum", "_count"].iter();
+            let base = base.clone().find_map(|end| sample.name.strip_suffix(end));
+            let names = sample.labels.iter().map(|(name, _)| *name).filter(|name| *name != "le");
+            rows.insert(base.unwrap_or(sample.name), names.collect());
+        });
+        let row = |(name, labels): (&&str, &Vec<&str>)| {
+            format!("| `{name}` | `{}` |", labels.join("`, `"))
+        };
+        rows.iter().map(row).collect()
+    }
+
+    #[test]
+    fn the_documented_metrics_are_those_that_are_exported() {
+        let rows = DOCUMENT.lines().filter(|line| line.starts_with("| `"));
+        let mut documented: Vec<String> = rows
+            .map(|row| {
+                let cells: Vec<&str> = row.splitn(4, '|').take(3).collect();
+                format!("{}|", cells.join("|"))
+            })
+            .collect();
+        documented.sort_unstable();
+        assert_eq!(documented, exported());
+    }
+}
