@@ -84,4 +84,30 @@ mod tests {
             StepWeight StepWeights MaxWeight LastTransitionTime"
         );
     }
+
+    /// The fields below a schema that say nothing about themselves.
+    fn undescribed(path: &str, schema: &Value, found: &mut Vec<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field["description"].is_null() && field["enum"].is_null() {
+                found.push(path.clone());
+            }
+            undescribed(&path, field, found);
+            undescribed(&format!("{path}[]"), &field["items"], found);
+        }
+    }
+
+    #[test]
+    fn our_own_kinds_describe_every_field_and_have_no_room_for_others() {
+        let ours = crds().into_iter().filter(|crd| crd["spec"]["group"] == "evenkeel.dev");
+        let mut found = Vec::new();
+        for crd in ours {
+            let kind = crd["spec"]["names"]["kind"].as_str().unwrap().to_owned();
+            assert!(!crd.to_string().contains("preserve-unknown-fields"), "{kind}");
+            let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            assert!(schema["description"].is_string(), "{kind}");
+            undescribed(&format!("{kind}.spec"), &schema["properties"]["spec"], &mut found);
+        }
+        assert!(found.is_empty(), "{found:#?}");
+    }
 }

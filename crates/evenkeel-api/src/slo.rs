@@ -44,7 +44,8 @@ pub struct ErrorBudget {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slos: Vec<SloAnswer>,
     /// Seconds of the Unix epoch when this was last found to be so: the time of the oldest look at
-    /// the counters among `slos`.
+    /// the counters among `slos`. Left out, and 0 here, while one of them was never looked at.
+    #[serde(default, skip_serializing_if = "is_never")]
     pub observed_at: i64,
 }
 
@@ -63,6 +64,12 @@ pub struct SloAnswer {
     /// Budget that is left. Unit: percent of the window's; none when it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_percent: Option<f64>,
+}
+
+/// Whether a time in seconds stands for no time at all: a text would say 1970.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_never(seconds: &i64) -> bool {
+    *seconds == 0
 }
 
 impl ErrorBudget {
@@ -155,6 +162,17 @@ mod tests {
         serde_json::from_value(json!({"slo": "shop/api/x", "state": "healthy",
             "permission": permission, "reason": reason, "message": "", "observedAt": 10_000}))
         .expect("a status as it was written before `slos` was added")
+    }
+
+    #[test]
+    fn what_was_never_observed_has_no_time_instead_of_1970() {
+        let mut never = budget("approve", "BudgetUnknown");
+        never.observed_at = 0;
+        let text = serde_json::to_string(&never).unwrap();
+        assert!(!text.contains("observedAt"), "{text}");
+        let read: ErrorBudget = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, never);
+        assert!(!read.is_fresh(10_000) && !read.goes_ahead(10_000));
     }
 
     #[test]
