@@ -38,6 +38,15 @@ pub struct Finding {
     pub fix: String,
 }
 
+impl Finding {
+    /// The text for those who have the object before them: field, message and fix.
+    fn in_object(&self) -> String {
+        let field = if self.field.is_empty() { String::new() } else { format!("{}: ", self.field) };
+        let fix = if self.fix.is_empty() { String::new() } else { format!(" ({})", self.fix) };
+        format!("{field}{}{fix}", self.message)
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = match self.severity {
@@ -71,7 +80,7 @@ pub struct Condition {
     pub status: &'static str,
     /// Machine-readable reason.
     pub reason: &'static str,
-    /// Every message of that reason, joined by `; `.
+    /// Every finding of that reason with field and fix, joined by `; `.
     pub message: String,
 }
 
@@ -79,16 +88,17 @@ pub struct Condition {
 pub fn conditions(findings: &[Finding]) -> Vec<Condition> {
     let mut out: Vec<Condition> = Vec::new();
     for finding in findings {
+        let message = finding.in_object();
         match out.iter_mut().find(|c| c.kind == finding.reason) {
             Some(known) => {
                 known.message.push_str("; ");
-                known.message.push_str(&finding.message);
+                known.message.push_str(&message);
             }
             None => out.push(Condition {
                 kind: finding.reason,
                 status: "True",
                 reason: finding.reason,
-                message: finding.message.clone(),
+                message,
             }),
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::duration::PromDuration;
 use crate::finding::{Finding, Severity, has_errors};
 use crate::model::{Labels, Metadata, PluginRef, Slo, SloGroup, SpecKind, merge};
+use crate::number::go_g;
 use crate::plugin::{SloPlugin, resolve_chain};
 use crate::query::{Checker, Dialect};
 use crate::render::{RuleSet, to_yaml};
@@ -208,6 +209,14 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Sloth's words where its verdict is asked for, and ours otherwise.
+    fn said(&self, slo: &Slo, sloth: &str, ours: String) -> String {
+        match self.options.reading {
+            Reading::Sloth => format!("invalid slo {:?}: {sloth}", slo.id),
+            Reading::Lenient => ours,
+        }
+    }
+
     fn slo(
         &mut self,
         slo: &Slo,
@@ -223,7 +232,7 @@ impl<'a> Run<'a> {
             Err((index, error)) => {
                 let own = index.and_then(|i| slo.plugins.plugins.get(i));
                 let field = own.map_or_else(|| at.field("plugins"), |p| p.path.clone());
-                let message = format!("invalid slo {:?}: {error}", slo.id);
+                let message = self.said(&slo, &error.to_string(), error.to_string());
                 findings.push(at.finding(
                     Severity::Error,
                     error.reason(),
@@ -235,9 +244,9 @@ impl<'a> Run<'a> {
         };
         let mut queries = Queries { dialect: dialect_of(&chain), checker: &mut self.checker };
         if let Err(refusal) = validate::check(&slo, &mut queries) {
-            let message = format!("invalid slo {:?}: {}", slo.id, refusal.message);
             let field = at.field(refusal.field);
             let fix = at.fix(&refusal).to_owned();
+            let message = self.said(&slo, &refusal.sloth, at.message(&refusal));
             findings.push(at.finding(Severity::Error, reasons::INVALID_SLO, field, (message, fix)));
             return None;
         }
@@ -272,7 +281,7 @@ impl<'a> Run<'a> {
                 Some(groups)
             }
             Err(message) => {
-                let message = format!("invalid slo {:?}: {message}", slo.id);
+                let message = self.said(&slo, &message.clone(), message);
                 let fix = "correct the SLO's plugins or window".to_owned();
                 let field = at.field("");
                 findings.push(at.finding(
@@ -296,6 +305,17 @@ struct At<'a> {
 impl At<'_> {
     fn is_openslo(&self) -> bool {
         matches!(self.group.kind, SpecKind::OpenSloV1Alpha | SpecKind::OpenSloV1)
+    }
+
+    /// What a refusal says, in the units of the document's kind.
+    fn message(&self, refusal: &validate::Refusal) -> String {
+        match refusal.field {
+            "objective" if self.is_openslo() => {
+                let target = go_g(self.slo.objective / 100.0);
+                format!("must be above 0 and at most 1, not {target}")
+            }
+            _ => refusal.message.clone(),
+        }
     }
 
     /// What to do about a refusal, in the units of the document's kind.

@@ -109,7 +109,7 @@ fn a_query_may_be_any_template_of_go() {
     let query = query.replace("count(z[{{ $w }}:1m] )", "sum(rate(z[{{ $w }}]))");
     let rules = outcome(&file("{}", "x", &query));
     assert!(rules.contains("sum(rate(y[30m])) * sum(rate(z[30m]))"), "{rules}");
-    assert_snapshot!(outcome(&file("{}", "x", "'{{ $v }}y[{{.window}}]'")), @r#"error: slo.yaml:9 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query expression: template: line 1: undefined variable "$v" (InvalidSlo); fix: correct the query"#);
+    assert_snapshot!(outcome(&file("{}", "x", "'{{ $v }}y[{{.window}}]'")), @r#"error: slo.yaml:9 service api slos[0].sli.events: the error query cannot be read: template: line 1: undefined variable "$v" (InvalidSlo); fix: correct the query"#);
 }
 
 fn openslo(from: &str, to: &str) -> String {
@@ -134,12 +134,12 @@ spec:
 fn errors_name_the_fields_of_openslo() {
     assert!(openslo("Occurrences", "Occurrences").contains("my-service-slo1-0"));
     assert_snapshot!(openslo("Occurrences", "Timeslices"), @"error: slo.yaml:7 SLO/slo1 spec.budgetingMethod: budgetingMethod Timeslices is not supported: budgets are counted in events, not in slices of time (InvalidField); fix: budgetingMethod: Occurrences");
-    assert_snapshot!(openslo("target: 0.999", "target: 99.9"), @r#"error: slo.yaml:9 SLO/slo1 spec.objectives[0].target: invalid slo "my-service-slo1-0": objective must >0 and <=100 (InvalidSlo); fix: give a ratio such as 0.999"#);
+    assert_snapshot!(openslo("target: 0.999", "target: 99.9"), @r#"error: slo.yaml:9 SLO/slo1 spec.objectives[0].target: must be above 0 and at most 1, not 99.9 (InvalidSlo); fix: give a ratio such as 0.999"#);
     assert_snapshot!(openslo("target: 0.999", "target: many"), @r#"error: slo.yaml:9 SLO/slo1 spec.objectives[0].target: must be a number, not the text "many" (InvalidField); fix: give a number"#);
-    assert_snapshot!(openslo("target: 0.999", "goal: 0.999"), @r#"error: slo.yaml:9 SLO/slo1 spec.objectives[0].target: invalid slo "my-service-slo1-0": objective must >0 and <=100 (InvalidSlo); fix: give a ratio such as 0.999"#);
-    assert_snapshot!(openslo("good[{{.window}}]", "good[{{.window}}"), @r#"error: slo.yaml:10 SLO/slo1 spec.objectives[0].ratioMetrics: invalid slo "my-service-slo1-0": invalid SLI: sli raw query expression: 4:23: parse error: unexpected ")" in subquery or range selector, expected "]" (InvalidSlo); fix: correct the query"#);
+    assert_snapshot!(openslo("target: 0.999", "goal: 0.999"), @r#"error: slo.yaml:9 SLO/slo1 spec.objectives[0].target: must be above 0 and at most 1, not 0 (InvalidSlo); fix: give a ratio such as 0.999"#);
+    assert_snapshot!(openslo("good[{{.window}}]", "good[{{.window}}"), @r#"error: slo.yaml:10 SLO/slo1 spec.objectives[0].ratioMetrics: the raw query cannot be read: 4:23: parse error: unexpected ")" in subquery or range selector, expected "]" (InvalidSlo); fix: correct the query"#);
     assert_snapshot!(openslo("good[{{.window}}]", "good[5m]"), @"error: slo.yaml:10 SLO/slo1 spec.objectives[0].ratioMetrics: one query uses {{.window}} and the other does not (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])");
-    assert_snapshot!(openslo("name: slo1", "name: slo 1"), @r#"error: slo.yaml:4 SLO/slo 1 metadata.name: invalid slo "my-service-slo 1-0": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: use two or more letters and digits, '.', '_', '-'"#);
+    assert_snapshot!(openslo("name: slo1", "name: slo 1"), @r#"error: slo.yaml:4 SLO/slo 1 metadata.name: the name "slo 1-0" may only have letters, digits, '.', '_' and '-', and a letter or digit at both ends (InvalidSlo); fix: rename it"#);
     assert_snapshot!(openslo("service: my-service", "service: [a]"), @"error: slo.yaml:6 SLO/slo1 spec.service: must be a string, not a list (InvalidField); fix: give a string");
     assert_snapshot!(openslo("service: my-service", "service: my-service\n  timeWindows: [{unit: Day, count: 7}]"), @"error: slo.yaml:7 SLO/slo1 spec.timeWindows: SLO period 1w time window is not supported (UnknownPeriod); fix: use one of 4w, 30d, or add an AlertWindows document with sloPeriod 1w");
     assert_snapshot!(openslo("queryType: promql", "queryType: sql"), @"error: slo.yaml:11 SLO/slo1 spec.objectives[0].ratioMetrics.good.queryType: unsupported 'good' indicator query type: sql (InvalidField); fix: queryType: promql");
@@ -168,10 +168,10 @@ spec:
 #[test]
 fn errors_name_the_fields_of_openslo_v1() {
     assert_snapshot!(openslo_v1("Occurrences", "Timeslices"), @"error: slo.yaml:6 SLO/web spec.budgetingMethod: budgetingMethod Timeslices is not supported: budgets are counted in events, not in slices of time (InvalidField); fix: budgetingMethod: Occurrences");
-    assert_snapshot!(openslo_v1("target: 0.999", "target: 99.9"), @r#"error: slo.yaml:14 SLO/web spec.objectives[0].target: invalid slo "my-service-web-0": objective must >0 and <=100 (InvalidSlo); fix: give a ratio such as 0.999"#);
+    assert_snapshot!(openslo_v1("target: 0.999", "target: 99.9"), @r#"error: slo.yaml:14 SLO/web spec.objectives[0].target: must be above 0 and at most 1, not 99.9 (InvalidSlo); fix: give a ratio such as 0.999"#);
     assert_snapshot!(openslo_v1("- target: 0.999", "- 0.999"), @"error: slo.yaml:14 SLO/web spec.objectives[0]: must be a mapping (InvalidField); fix: write target, such as 0.999");
-    assert_snapshot!(openslo_v1("bad[{{.window}}]", "all[{{.window}}]"), @r#"error: slo.yaml:10 SLO/web spec.indicator.spec.ratioMetric: invalid slo "my-service-web-0": invalid SLI: both error and total queries can't be the same (InvalidSlo); fix: give each a query of its own"#);
-    assert_snapshot!(openslo_v1("rate(bad[{{.window}}])", "rate(bad{[{{.window}}])"), @r#"error: slo.yaml:10 SLO/web spec.indicator.spec.ratioMetric: invalid slo "my-service-web-0": invalid SLI: sli error query expression: 1:14: parse error: unexpected "[" in label matching, expected identifier or "}" (InvalidSlo); fix: correct the query"#);
+    assert_snapshot!(openslo_v1("bad[{{.window}}]", "all[{{.window}}]"), @r#"error: slo.yaml:10 SLO/web spec.indicator.spec.ratioMetric: the error query and the total query are the same (InvalidSlo); fix: give each a query of its own"#);
+    assert_snapshot!(openslo_v1("rate(bad[{{.window}}])", "rate(bad{[{{.window}}])"), @r#"error: slo.yaml:10 SLO/web spec.indicator.spec.ratioMetric: the error query cannot be read: 1:14: parse error: unexpected "[" in label matching, expected identifier or "}" (InvalidSlo); fix: correct the query"#);
     assert_snapshot!(openslo_v1("duration: 30d", "duration: 7d"), @"error: slo.yaml:7 SLO/web spec.timeWindow: SLO period 1w time window is not supported (UnknownPeriod); fix: use one of 4w, 30d, or add an AlertWindows document with sloPeriod 1w");
     assert_snapshot!(openslo_v1("    spec:\n      ratioMetric:", "    metadata:\n      ratioMetric:"), @"error: slo.yaml:8 SLO/web spec.indicator: the indicator has no spec (InvalidField); fix: give spec.ratioMetric below it");
 }

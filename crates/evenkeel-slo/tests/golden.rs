@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use evenkeel_slo::{
-    Catalogue, Finding, Input, Labels, Options, Output, PromDuration, Skip, generate, load,
+    Catalogue, Finding, Input, Labels, Options, Output, PromDuration, Reading, Skip, generate, load,
 };
 use serde_json::Value;
 
@@ -178,8 +178,8 @@ fn what_the_article_gets_wrong_is_said_in_conditions() {
         .map(|c| format!("{} {} {}: {}\n", c.kind, c.status, c.reason, c.message))
         .collect();
     insta::assert_snapshot!(text, @"
-    DeprecatedFieldCasing True DeprecatedFieldCasing: error_query is read as errorQuery; total_query is read as totalQuery; page_alert is read as pageAlert; ticket_alert is read as ticketAlert
-    WindowInferred True WindowInferred: [5m] is taken as [{{.window}}]
+    DeprecatedFieldCasing True DeprecatedFieldCasing: spec.slos[0].sli.events.error_query: error_query is read as errorQuery (write errorQuery); spec.slos[0].sli.events.total_query: total_query is read as totalQuery (write totalQuery); spec.slos[0].alerting.page_alert: page_alert is read as pageAlert (write pageAlert); spec.slos[0].alerting.ticket_alert: ticket_alert is read as ticketAlert (write ticketAlert)
+    WindowInferred True WindowInferred: spec.slos[0].sli.events: [5m] is taken as [{{.window}}] (write [{{.window}}] instead of [5m])
     Valid True Accepted: rules are generated
     ");
 }
@@ -193,7 +193,8 @@ fn valid_files_are_accepted_and_invalid_ones_refused_with_sloths_words() {
     let mut out = String::new();
     for name in ["aa", "k8s", "multi", "multi-k8s"] {
         let path = format!("{dir}/bad/bad-{name}.yaml");
-        let found = generate(&[input(&path)], &Options::default()).unwrap_err();
+        let strict = Options { reading: Reading::Sloth, ..Options::default() };
+        let found = generate(&[input(&path)], &strict).unwrap_err();
         for finding in found.iter().filter(|f| f.severity == evenkeel_slo::Severity::Error) {
             out.push_str(&finding.to_string().replace(&dir, ""));
             out.push('\n');
@@ -201,8 +202,8 @@ fn valid_files_are_accepted_and_invalid_ones_refused_with_sloths_words() {
     }
     insta::assert_snapshot!(out, @r#"
     error: /bad/bad-aa.yaml:28 service svc01 slos[1].objective: invalid slo "svc01-slo02": objective must >0 and <=100 (InvalidSlo); fix: give a percentage such as 99.9
-    error: /bad/bad-k8s.yaml:7 PrometheusServiceLevel/svc spec.service: invalid slo "-slo1": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: use two or more letters and digits, '.', '_', '-'
-    error: /bad/bad-k8s.yaml:7 PrometheusServiceLevel/svc spec.service: invalid slo "-slo02": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: use two or more letters and digits, '.', '_', '-'
+    error: /bad/bad-k8s.yaml:7 PrometheusServiceLevel/svc spec.service: invalid slo "-slo1": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: write it, such as checkout
+    error: /bad/bad-k8s.yaml:7 PrometheusServiceLevel/svc spec.service: invalid slo "-slo02": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: write it, such as checkout
     error: /bad/bad-multi.yaml#2:77 service svc02 slos[1].sli: invalid slo "svc02-slo02": invalid SLI: at least one SLI type is required (InvalidSlo); fix: give sli.events, sli.raw or sli.plugin
     error: /bad/bad-multi-k8s.yaml#1:22 PrometheusServiceLevel/svc spec.slos[0].alerting.name: invalid slo "svc01-slo1": invalid alert: page alert: alert name is required (InvalidSlo); fix: give alerting.name, or disable the alert
     "#);
@@ -221,5 +222,5 @@ fn valid_files_are_accepted_and_invalid_ones_refused_with_sloths_words() {
 fn an_unknown_version_is_refused_by_name() {
     let path = format!("{DATA}/in-invalid-version.yaml");
     let found = generate(&[input(&path)], &Options::default()).unwrap_err();
-    insta::assert_snapshot!(lines(&found).replace(DATA, ""), @r#"error: /in-invalid-version.yaml:1 document: invalid spec, version "prometheus/v999" is not known (UnknownKind); fix: use version prometheus/v1, sloth.slok.dev/v1 PrometheusServiceLevel or AlertWindows, openslo/v1alpha SLO, or openslo/v1 SLO"#);
+    insta::assert_snapshot!(lines(&found).replace(DATA, ""), @r#"error: /in-invalid-version.yaml:1 document: version "prometheus/v999" is not known (UnknownKind); fix: use version prometheus/v1, sloth.slok.dev/v1 PrometheusServiceLevel or AlertWindows, openslo/v1alpha SLO, or openslo/v1 SLO"#);
 }

@@ -121,6 +121,17 @@ fn an_export_gives_the_same_rules_and_drops_only_what_sloth_has_not() {
 }
 
 #[test]
+fn a_name_of_one_character_is_called_too_short() {
+    let name = |text: &str| outcome("name: availability", &format!("name: {text}"));
+    insta::assert_snapshot!(name("x"), @r#"error: slo.yaml:4 service api slos[0].name: the name "x" is too short (InvalidSlo); fix: use two or more letters, digits, '.', '_' or '-'"#);
+    assert!(name("ab").starts_with("16 rules"), "{}", name("ab"));
+    // What Sloth says of it stays Sloth's.
+    let report = lint(&inputs(&file("name: availability", "name: x")), &Options::default());
+    let verdict = format!("{:?}", report.objects[0].sloth);
+    assert!(verdict.contains("invalid SLO name: name must start and end"), "{verdict}");
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn each_mistake_names_object_field_and_fix() {
     let same = "total_query: sum(rate(x[{{.window}}]))";
@@ -154,7 +165,7 @@ fn each_mistake_names_object_field_and_fix() {
     # objective: "99.9"
     error: slo.yaml:5 service api slos[0].objective: must be a number, not the text "99.9" (InvalidField); fix: give a number
     # objective: 0
-    error: slo.yaml:5 service api slos[0].objective: invalid slo "api-availability": objective must >0 and <=100 (InvalidSlo); fix: give a percentage such as 99.9
+    error: slo.yaml:5 service api slos[0].objective: must be above 0 and at most 100 percent, not 0 (InvalidSlo); fix: give a percentage such as 99.9
     # objective: 90
     16 rules
     warning: slo.yaml:5 service api slos[0].objective: the quick half of the page alert cannot fire: it needs an error ratio above 1.44 (AlertCannotFire); fix: raise the objective, or use an AlertWindows catalogue with lower percentages
@@ -162,24 +173,24 @@ fn each_mistake_names_object_field_and_fix() {
     16 rules
     warning: slo.yaml:5 service api slos[0].objective: an objective of 100 leaves no error budget: the first error uses it up (NoBudget); fix: choose an objective below 100
     # name: a b
-    error: slo.yaml:4 service api slos[0].name: invalid slo "api-a b": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: use two or more letters and digits, '.', '_', '-'
+    error: slo.yaml:4 service api slos[0].name: the name "a b" may only have letters, digits, '.', '_' and '-', and a letter or digit at both ends (InvalidSlo); fix: rename it
     # service: ""
-    error: slo.yaml:2 service ? service: invalid slo "-availability": invalid SLO ID: name must start and end with an alphanumeric and can only contain alphanumeric, '.', '_', and '-' (InvalidSlo); fix: use two or more letters and digits, '.', '_', '-'
+    error: slo.yaml:2 service ? service: the service is missing (InvalidSlo); fix: write it, such as checkout
     # errorQuery: sum
     warning: slo.yaml:8 service api slos[0].sli.events.errorQuery: errorQuery has no effect here, as in Sloth (IgnoredField); fix: write error_query
-    error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query template: query template is required: required (InvalidSlo); fix: give the query
+    error: slo.yaml:7 service api slos[0].sli.events: the error query is missing (InvalidSlo); fix: give the query
     # [5m]
     error: slo.yaml:7 service api slos[0].sli.events: one query uses {{.window}} and the other does not (WindowMissing); fix: write {{.window}} as the range of every selector: rate(x[{{.window}}])
     # x{code=~"5.."[{{.window}}]
-    error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query expression: 1:23: parse error: unexpected "[" in label matching, expected "," or "}" (InvalidSlo); fix: correct the query
+    error: slo.yaml:7 service api slos[0].sli.events: the error query cannot be read: 1:23: parse error: unexpected "[" in label matching, expected "," or "}" (InvalidSlo); fix: correct the query
     # x[{{.job}}][{{.window}}]
-    error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli error query expression: template: line 1: map has no entry for key "job" (InvalidSlo); fix: correct the query
+    error: slo.yaml:7 service api slos[0].sli.events: the error query cannot be read: template: line 1: map has no entry for key "job" (InvalidSlo); fix: correct the query
     # total_query: sum(rate(x{code=~"5.."}[{{.window}}]))
-    error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: both error and total queries can't be the same (InvalidSlo); fix: give each a query of its own
+    error: slo.yaml:7 service api slos[0].sli.events: the error query and the total query are the same (InvalidSlo); fix: give each a query of its own
     # total_query: ""
-    error: slo.yaml:7 service api slos[0].sli.events: invalid slo "api-availability": invalid SLI: sli total query template: query template is required: required (InvalidSlo); fix: give the query
+    error: slo.yaml:7 service api slos[0].sli.events: the total query is missing (InvalidSlo); fix: give the query
     # page_alert: {labels: {severity: ""}}
-    error: slo.yaml:10 service api slos[0].alerting.labels: invalid slo "api-availability": invalid alert: page alert: invalid alert label value "": the label value is required (InvalidSlo); fix: give the label a value
+    error: slo.yaml:10 service api slos[0].alerting.labels: page alert: label severity is empty (InvalidSlo); fix: give the label a value
     # pageAlert: {disable: true}
     16 rules
     warning: slo.yaml:12 service api slos[0].alerting.pageAlert: pageAlert has no effect here, as in Sloth (IgnoredField); fix: write page_alert
@@ -192,7 +203,7 @@ fn each_mistake_names_object_field_and_fix() {
     16 rules
     warning: slo.yaml:6 service api slos[0].groupBy: groupBy has no effect here, as in Sloth (IgnoredField); fix: write group_by
     #   objective: 99.9/  plugins: {chain: [{id: a/burn_rates/v1}]}
-    error: slo.yaml:6 service api slos[0].plugins.chain[0]: invalid slo "api-availability": plugin "a/burn_rates/v1" is not built in (UnknownPlugin); fix: write the query itself, or use a built-in id: evenkeel slo plugins
+    error: slo.yaml:6 service api slos[0].plugins.chain[0]: plugin "a/burn_rates/v1" is not built in (UnknownPlugin); fix: write the query itself, or use a built-in id: evenkeel slo plugins
     # slo:
     warning: slo.yaml:3 service api slo: slo is not a field here and has no effect (UnknownField); fix: remove it or correct its name
     error: slo.yaml:1 service api slos: at least one SLO is required (InvalidSlo); fix: add an SLO

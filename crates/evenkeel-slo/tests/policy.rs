@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![expect(clippy::format_push_string, reason = "tests build their text piece by piece")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_slo::PromDuration;
-use evenkeel_slo::budget::{Events, Exclusions, Forecast, History, Objective, Slice, Tally};
+use evenkeel_slo::budget::{
+    Events, Exclusion, Exclusions, Forecast, History, Objective, Slice, Tally,
+};
 use evenkeel_slo::policy::{
     Account, ActionClass, Ask, BreakGlass, CanaryPlan, Decision, ErrorBudgetPolicy, Memory,
     Permission, PolicySpec, Signal, Situation, State, Traffic, combine, decide, step,
@@ -248,10 +250,10 @@ fn break_glass_opens_for_its_classes_until_it_expires() {
         out.push_str(&format!("{}\n", BreakGlass::from_spec(&wrong, &policy).unwrap_err()));
     }
     insta::assert_snapshot!(out, @"
-    a break-glass needs an author
-    a break-glass must end within 4h of its start
-    a break-glass must end within 4h of its start
-    missing field `author`
+    spec.author is missing: give it
+    spec.expires must be after spec.granted, and by 4h at most, which is the policy's spec.breakGlass.maxDuration
+    spec.expires must be after spec.granted, and by 4h at most, which is the policy's spec.breakGlass.maxDuration
+    spec.author is missing: give it
     ");
 }
 
@@ -336,9 +338,9 @@ fn a_policy_that_breaks_a_law_is_refused() {
     ErrorBudgetPolicy/p spec.actions.deploy: Frozen allows more (Allow) than Slow (Slower); less budget must never allow more
     ErrorBudgetPolicy/p spec.actions.deploy: Unknown may be approve or deny: no data is no go-ahead
     ErrorBudgetPolicy/p spec.actions.restore: what lowers the risk is always allowed; remove it
-    ErrorBudgetPolicy/p spec: unknown variant `frozzen`, expected one of `healthy`, `caution`, `slow`, `frozen`, `burning`, `unknown`
+    ErrorBudgetPolicy/p spec.actions.deploy.frozzen: unknown variant `frozzen`, expected one of `healthy`, `caution`, `slow`, `frozen`, `burning`, `unknown`
     ErrorBudgetPolicy/p spec.remainingPercent: must fall: 100 >= caution >= slow >= frozen >= -100
-    ErrorBudgetPolicy/p spec: not a valid duration string: "soon", expected something like 5m, 1h30m or 30d
+    ErrorBudgetPolicy/p spec.hysteresis.dwell: not a valid duration string: "soon", expected something like 5m, 1h30m or 30d
     ErrorBudgetPolicy/p spec.burn: needs rate above 0 and 0 < short <= long
     ErrorBudgetPolicy/p spec.breakGlass.maxDuration: is at most 1d
     ErrorBudgetPolicy/p spec.costs.chaosPercent: must lie in 0 ..= 100
@@ -446,4 +448,74 @@ fn the_strictest_of_several_slos_decides() {
     let both = combine([good, bad]).unwrap();
     assert_eq!((both.permission, both.messages.len()), (Permission::Deny, 2));
     assert_eq!(combine([]), None);
+}
+
+/// The schema of a kind's spec in its definition.
+fn schema_of(kind: &str) -> Value {
+    let crds = evenkeel_api::crds();
+    let crd = crds.iter().find(|crd| crd["spec"]["names"]["kind"] == kind).unwrap();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+}
+
+/// Fields that only one of a schema and a value with all fields has.
+fn differences(path: &str, schema: &Value, value: &Value, found: &mut Vec<String>) {
+    if let (Some(fields), Some(values)) = (schema["properties"].as_object(), value.as_object()) {
+        let names: BTreeSet<_> = fields.keys().chain(values.keys()).collect();
+        for name in names {
+            let path = format!("{path}.{name}");
+            match (fields.get(name), values.get(name)) {
+                (Some(schema), Some(value)) => differences(&path, schema, value, found),
+                _ => found.push(path),
+            }
+        }
+    } else if let (Some(first), Some(_)) = (value.get(0), schema.get("items")) {
+        differences(&format!("{path}[]"), &schema["items"], first, found);
+    } else if value.is_object() != (schema["type"] == "object")
+        || value.is_array() != (schema["type"] == "array")
+        || value.is_number() != (schema["type"] == "number")
+    {
+        found.push(format!("{path} has another type"));
+    }
+}
+
+#[test]
+fn the_definitions_have_the_fields_that_are_read_and_no_others() {
+    let mut spec = PolicySpec::default();
+    spec.selector.match_labels.insert("team".to_owned(), "a".to_owned());
+    for class in ActionClass::ALL.into_iter().filter(|class| *class != ActionClass::Restore) {
+        let states = State::KNOWN.into_iter().chain([State::Unknown]);
+        spec.actions.insert(class, states.map(|state| (state, Permission::Deny)).collect());
+    }
+    let mut found = Vec::new();
+    let value = serde_json::to_value(&spec).unwrap();
+    differences("ErrorBudgetPolicy", &schema_of("ErrorBudgetPolicy"), &value, &mut found);
+    let glass = json!({"reason": "r", "author": "a", "granted": "2026-01-01T00:00:00Z",
+        "expires": "2026-01-01T01:00:00Z", "classes": ["deploy"]});
+    assert!(BreakGlass::from_spec(&glass, &ErrorBudgetPolicy::built_in()).is_ok());
+    differences("BreakGlass", &schema_of("BreakGlass"), &glass, &mut found);
+    let maintenance = json!({"reason": "r", "author": "a", "from": "2026-01-01T00:00:00Z",
+        "to": "2026-01-01T01:00:00Z", "services": ["api"]});
+    assert!(Exclusion::from_spec(&maintenance).is_ok());
+    differences("SloMaintenance", &schema_of("SloMaintenance"), &maintenance, &mut found);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn a_field_that_is_none_is_refused_and_not_read_as_nothing() {
+    let mut glass = json!({"reason": "r", "author": "a", "granted": "2026-01-01T00:00:00Z",
+        "expires": "2026-01-01T01:00:00Z", "classes": ["deploy"], "canary": "api"});
+    let error = BreakGlass::from_spec(&glass, &ErrorBudgetPolicy::built_in()).unwrap_err();
+    assert!(error.to_string().contains("unknown field `canary`"), "{error}");
+    glass.as_object_mut().unwrap().remove("expires");
+    glass.as_object_mut().unwrap().remove("canary");
+    let error = BreakGlass::from_spec(&glass, &ErrorBudgetPolicy::built_in()).unwrap_err();
+    assert!(error.to_string().contains("spec.expires"), "{error}");
+    // Not "all services".
+    for wrong in [json!({"service": ["api"]}), json!({"services": "api"})] {
+        let mut spec = json!({"reason": "r", "author": "a", "from": "2026-01-01T00:00:00Z",
+            "to": "2026-01-01T01:00:00Z"});
+        spec.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+        let error = Exclusion::from_spec(&spec).unwrap_err().to_string();
+        assert!(error.contains("spec.service"), "{error}");
+    }
 }

@@ -28,6 +28,15 @@ pub enum ExclusionError {
         /// Which one.
         field: &'static str,
     },
+    /// A field that is none, such as `service`: what it was meant to say is not known.
+    #[error("spec.{field} is not a field: remove it or correct its name")]
+    Unknown {
+        /// Which one.
+        field: String,
+    },
+    /// Not a list of names.
+    #[error("spec.services must be a list of services, such as [api]")]
+    Services,
     /// Not a point in time.
     #[error("spec.{field} {text:?} is not a time such as 2026-01-31T22:00:00Z")]
     NotATime {
@@ -82,8 +91,17 @@ impl Exclusion {
     }
 
     /// Reads the `spec` of an `evenkeel.dev/v1alpha1 SloMaintenance`:
-    /// `{from, to, reason, author}`.
+    /// `{from, to, reason, author, services}`.
     pub fn from_spec(spec: &Value) -> Result<Self, ExclusionError> {
+        let known = ["from", "to", "reason", "author", "services"];
+        let mut given = spec.as_object().into_iter().flat_map(|fields| fields.keys());
+        if let Some(field) = given.find(|field| !known.contains(&field.as_str())) {
+            return Err(ExclusionError::Unknown { field: field.clone() });
+        }
+        let names = |all: &Vec<Value>| all.iter().all(Value::is_string);
+        if !spec.get("services").is_none_or(|all| all.as_array().is_some_and(names)) {
+            return Err(ExclusionError::Services);
+        }
         let text = |field| spec.get(field).and_then(Value::as_str).unwrap_or("").to_owned();
         let time = |field| {
             let text = text(field);

@@ -92,7 +92,7 @@ pub struct Decision {
 
 /// Somebody's decision to go ahead against the policy, for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BreakGlass {
     /// Why.
     pub reason: String,
@@ -110,22 +110,30 @@ pub struct BreakGlass {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BreakGlassError {
     /// Something is missing.
-    #[error("a break-glass needs {0}")]
+    #[error("spec.{0} is missing: give it")]
     Missing(&'static str),
     /// It lasts too long, or not at all.
-    #[error("a break-glass must end within {max} of its start")]
+    #[error(
+        "spec.expires must be after spec.granted, and by {max} at most, which is the policy's \
+         spec.breakGlass.maxDuration"
+    )]
     Length {
         /// The policy's limit.
         max: PromDuration,
     },
     /// Not readable.
-    #[error("{0}")]
+    #[error("spec: {0}")]
     Unreadable(String),
 }
 
 impl BreakGlass {
     /// Reads `{reason, author, granted, expires, classes}` and checks it against the policy.
     pub fn from_spec(spec: &Value, policy: &ErrorBudgetPolicy) -> Result<Self, BreakGlassError> {
+        for field in ["reason", "author", "granted", "expires", "classes"] {
+            if spec.get(field).is_none_or(Value::is_null) {
+                return Err(BreakGlassError::Missing(field));
+            }
+        }
         let made: Self = serde_json::from_value(spec.clone())
             .map_err(|e| BreakGlassError::Unreadable(e.to_string()))?;
         made.checked(policy)
@@ -134,13 +142,13 @@ impl BreakGlass {
     /// Checks it against the policy.
     pub fn checked(self, policy: &ErrorBudgetPolicy) -> Result<Self, BreakGlassError> {
         if self.reason.trim().is_empty() {
-            return Err(BreakGlassError::Missing("a reason"));
+            return Err(BreakGlassError::Missing("reason"));
         }
         if self.author.trim().is_empty() {
-            return Err(BreakGlassError::Missing("an author"));
+            return Err(BreakGlassError::Missing("author"));
         }
         if self.classes.is_empty() {
-            return Err(BreakGlassError::Missing("the action classes it is for"));
+            return Err(BreakGlassError::Missing("classes"));
         }
         let max = policy.spec().break_glass.max_duration;
         let length = self.expires.as_millisecond() - self.granted.as_millisecond();

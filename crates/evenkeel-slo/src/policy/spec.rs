@@ -5,7 +5,7 @@ use std::fmt;
 
 pub use evenkeel_api::slo::Permission;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::duration::PromDuration;
 use crate::model::{Labels, Slo};
@@ -241,11 +241,12 @@ impl ErrorBudgetPolicy {
     pub fn from_value(document: &Value) -> Result<Self, PolicyError> {
         let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("?");
         let spec = document.get("spec").cloned().unwrap_or(Value::Null);
-        let spec: PolicySpec = serde_json::from_value(spec).map_err(|e| PolicyError {
+        let read = PolicySpec::deserialize(&spec).map_err(|e| PolicyError {
             name: name.to_owned(),
-            field: "spec".to_owned(),
+            field: unreadable(&spec),
             message: e.to_string(),
-        })?;
+        });
+        let spec = read?;
         Self::new(name, spec)
     }
 
@@ -363,6 +364,24 @@ impl ErrorBudgetPolicy {
         }
         Ok(())
     }
+}
+
+/// The path of the field that keeps a spec from being read.
+fn unreadable(spec: &Value) -> String {
+    let mut path: Vec<&str> = Vec::new();
+    let mut node = spec;
+    while let Some(fields) = node.as_object() {
+        let is_wrong = |(name, value): &(&String, &Value)| {
+            let around = path.iter().rev();
+            let alone = json!({ name.as_str(): value });
+            let alone = around.fold(alone, |inner, outer| json!({ *outer: inner }));
+            PolicySpec::deserialize(alone).is_err()
+        };
+        let Some((name, value)) = fields.iter().find(is_wrong) else { break };
+        path.push(name);
+        node = value;
+    }
+    path.iter().fold("spec".to_owned(), |path, name| format!("{path}.{name}"))
 }
 
 /// The answers of a policy that says nothing.

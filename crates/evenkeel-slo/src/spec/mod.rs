@@ -157,10 +157,12 @@ fn classify(value: &Value) -> Result<(DocumentKind, String), String> {
             DocumentKind::Referenced
         }
         _ if !value.is_object() => return Err("the document is not a mapping".to_owned()),
-        ("", "", "") => return Err("invalid spec, no version, apiVersion or kind".to_owned()),
-        ("", "", version) => return Err(format!("invalid spec, version {version:?} is not known")),
+        ("", "", "") => {
+            return Err("the document has no apiVersion and kind, and no version".to_owned());
+        }
+        ("", "", version) => return Err(format!("version {version:?} is not known")),
         (version, kind, _) => {
-            return Err(format!("invalid spec, {version} {kind} is not a kind this command reads"));
+            return Err(format!("{version} {kind} is not a kind this command reads"));
         }
     };
     Ok((kind, format!("{}/{name}", text("kind"))))

@@ -51,7 +51,10 @@ pub(super) fn read(
         (true, Reading::Lenient) => Casing::Camel,
     };
     let mut known = vec![plain("service"), plain("labels"), SLO_PLUGINS, plain("slos")];
-    if !kubernetes {
+    if kubernetes {
+        let fields = ["apiVersion", "kind", "metadata", "spec", "status"].map(plain);
+        reader.unknown(top, "", &fields);
+    } else {
         known.push(plain("version"));
     }
     reader.unknown(spec, path, &known);
@@ -206,6 +209,7 @@ impl Scope<'_, '_> {
         }
         if let Some(used) = self.reader.object(sli, &path, plain("plugin")) {
             let path = join(&path, "plugin");
+            self.reader.unknown(used, &path, &[plain("id"), plain("options")]);
             let id = self.reader.text(used, &path, plain("id"));
             let options = self.reader.labels(used, &path, "options");
             let context = plugin::SliContext { objective, labels: &self.labels, options: &options };
