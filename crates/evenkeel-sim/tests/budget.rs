@@ -263,12 +263,12 @@ async fn a_release_that_burns_the_budget_is_found_priced_and_held() {
     assert_eq!(world.permission().await, "deny BudgetBurning");
     world.canary("Failed", 0, "evenkeel-abcdef01").await;
     world.run(60, 0.0).await;
-    assert_eq!(world.ledger().await, "Canary/production/api-service@abcdef01 3000.0");
+    assert_eq!(world.ledger().await, "Canary/production/api-service@abcdef01 3000");
 
     // What fails without a release is nobody's.
     world.run(60, 5.0).await;
     world.run(30, 0.0).await;
-    let ledger = "Canary/production/api-service@abcdef01 3000.0\nunexplained 300.0";
+    let ledger = "Canary/production/api-service@abcdef01 3000\nunexplained 300";
     assert_eq!(world.ledger().await, ledger);
     let settled = world.slo().await["slos"][0]["account"]["settled"].clone();
     assert_eq!(settled[0][0], "Canary/production/api-service@abcdef01");
@@ -474,4 +474,115 @@ async fn many_canaries_and_slos_of_one_namespace_at_rest_cost_little() {
     // minutes. Neither knows how many there are of the other.
     assert!(writes <= 2 * EACH * 3, "{writes} writes in four minutes");
     assert!(reads <= EACH * 48 * 5 + EACH * 12 * 5, "{reads} reads in four minutes");
+}
+
+impl World {
+    /// A release that fails for so long, and is rolled back.
+    async fn release(&mut self, revision: &str, seconds: u32, failing_per_second: f64) {
+        self.canary("Progressing", 10, revision).await;
+        self.run(seconds, failing_per_second).await;
+        self.canary("Failed", 0, revision).await;
+    }
+
+    /// Changes the spec of the SLO's object.
+    async fn edit(&self, change: impl Fn(&mut Value)) {
+        let mut object = self.json::<PrometheusServiceLevel>("api-service-slo").await;
+        change(&mut object["spec"]);
+        let key = Key::of::<PrometheusServiceLevel>(NS, "api-service-slo");
+        let patch = Patch::Merge(json!({"spec": object["spec"]}));
+        self.store.patch(&key, &patch, &WRITE).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn releases_that_follow_each_other_are_each_charged_what_failed_under_them() {
+    let mut world = World::new(&[slo(), canary(), policy()]).await;
+    world.run(120, 0.0).await;
+    world.release("evenkeel-00000001", 30, 10.0).await;
+    world.run(10, 0.0).await;
+    world.release("evenkeel-00000002", 35, 7.0).await;
+    world.run(10, 0.0).await;
+    // One that begins while the last failures of the one before may still show up.
+    world.release("evenkeel-00000003", 25, 3.0).await;
+    world.run(60, 0.0).await;
+    let ledger = "Canary/production/api-service@00000001 300\n\
+        Canary/production/api-service@00000002 245\n\
+        Canary/production/api-service@00000003 75";
+    assert_eq!(world.ledger().await, ledger);
+    // Counted again after hours, when old times are looked at coarsely, it is the same.
+    world.run(3 * 3600, 0.0).await;
+    world.restart();
+    world.run(90, 0.0).await;
+    assert_eq!(world.ledger().await, ledger);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_charged_stays_charged_when_the_slo_is_edited() {
+    let mut world = World::new(&[slo(), canary(), policy()]).await;
+    world.run(120, 0.0).await;
+    world.release("evenkeel-00000001", 30, 10.0).await;
+    world.run(7200, 0.0).await;
+    let ledger = "Canary/production/api-service@00000001 300";
+    assert_eq!(world.ledger().await, ledger);
+    let settled = world.slo().await["slos"][0]["account"]["settled"].clone();
+    assert_eq!(settled[0][0], "Canary/production/api-service@00000001");
+
+    for (field, value) in [("description", json!("another text")), ("objective", json!(99.5))] {
+        world.edit(|spec| spec["slos"][0][field] = value.clone()).await;
+        world.run(30, 0.0).await;
+        assert_eq!(world.ledger().await, ledger, "{field}");
+        assert_eq!(world.slo().await["slos"][0]["account"]["settled"], settled, "{field}");
+    }
+    let objective = &world.slo().await["slos"][0]["objective"];
+    assert_eq!(*objective, 99.5);
+
+    // A slip of the pen, and its correction.
+    world.edit(|spec| spec["slos"][0]["objective"] = json!(995)).await;
+    world.run(30, 0.0).await;
+    let status = world.slo().await;
+    assert_eq!(status["slos"], json!([]));
+    assert_eq!(status["former"][0]["ledger"][0]["failures"], 300);
+    world.edit(|spec| spec["slos"][0]["objective"] = json!(99.5)).await;
+    world.run(30, 0.0).await;
+    assert_eq!(world.ledger().await, ledger);
+    assert_eq!(world.slo().await["slos"][0]["account"]["settled"], settled);
+    assert_eq!(world.slo().await["former"], json!([]));
+
+    // Another query is another count; what was charged by the one before is kept with it.
+    let query = "sum(rate(app_request_duration_seconds_count{service=\"api\",status=\"503\"}[5m]))";
+    world.edit(|spec| spec["slos"][0]["sli"]["events"]["error_query"] = json!(query)).await;
+    world.run(60, 0.0).await;
+    assert_eq!(world.ledger().await, "");
+    let former = world.slo().await["former"][0].clone();
+    assert_eq!(former["ledger"][0]["failures"], 300);
+    assert!(former["query"].as_str().unwrap().contains("5.."), "{former}");
+    assert_eq!(world.slo().await["slos"][0]["account"]["settled"], settled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_misspelled_field_is_said_on_the_object_and_a_maintenance_with_one_excludes_nothing() {
+    let mut misspelled = slo();
+    misspelled["spec"]["slos"][0]["descripton"] = "99.9%".into();
+    let mut world = World::new(&[misspelled]).await;
+    world.run(30, 0.0).await;
+    let status = world.slo().await;
+    let said = condition(&status, "UnknownField");
+    assert!(said.contains("spec.slos[0].descripton"), "{said}");
+    assert_eq!(status["promOpRulesGenerated"], true, "Sloth takes it");
+
+    let now = world.time.now();
+    let mut maintenance = json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "SloMaintenance",
+        "metadata": {"name": "night", "namespace": NS}, "spec": {"reason": "database", "author":
+        "ana", "from": now, "to": now + SignedDuration::from_mins(30), "servces": ["other"]}});
+    let create = |body: &Value| Obj::from_json(body.clone()).unwrap();
+    let refused = world
+        .store
+        .create(&create(&maintenance), &WRITE)
+        .await
+        .map(|obj| obj.json()["spec"].get("servces").is_some());
+    assert!(!refused.unwrap_or(false), "the API server keeps a field that nobody reads");
+    // Where no definition with a schema is installed, the controller says it.
+    let spec = maintenance["spec"].take();
+    let error = evenkeel_slo::budget::Exclusion::from_spec(&spec).unwrap_err().to_string();
+    assert_eq!(error, "spec.servces is not a field: remove it or correct its name");
 }

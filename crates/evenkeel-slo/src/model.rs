@@ -1,6 +1,7 @@
 //! SLOs as they are after reading, whatever they were written in.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -107,6 +108,19 @@ pub struct Sli {
     pub events: Option<Events>,
     /// A query that gives the error ratio itself.
     pub raw: Option<String>,
+}
+
+/// Its queries in one line, as they are written.
+impl fmt::Display for Sli {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.events, &self.raw) {
+            (Some(events), _) => {
+                write!(f, "{} / {}", events.error_query.trim(), events.total_query.trim())
+            }
+            (None, Some(raw)) => f.write_str(raw.trim()),
+            (None, None) => Ok(()),
+        }
+    }
 }
 
 /// Queries of an event-based indicator, both with the window left open.

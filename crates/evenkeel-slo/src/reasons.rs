@@ -93,3 +93,5 @@ pub const NOT_COUNTED: &str = "NotCounted";
 pub const NO_SERIES: &str = "NoSeries";
 /// There is no readable SLO.
 pub const NOTHING_TO_COUNT: &str = "NothingToCount";
+/// A maintenance is not valid, so that it excludes nothing.
+pub const MAINTENANCE_IGNORED: &str = "MaintenanceIgnored";

@@ -152,7 +152,9 @@ fn maintenance_takes_whole_slices_out_and_keeps_them_in_sight() {
 }
 
 fn cause(kind: CauseKind, id: &str, from: i64, to: i64) -> Cause {
-    Cause { kind, id: id.to_owned(), from: at(from), to: Some(at(to)), measured: Vec::new() }
+    let measured = Vec::new();
+    let to = Some(at(to));
+    Cause { kind, id: id.to_owned(), from: at(from), to, shows_until: None, measured }
 }
 
 fn ledger_text(h: &History, now: i64, causes: &[Cause], background_ppm: u32) -> String {
@@ -179,16 +181,16 @@ fn burn_goes_to_the_change_before_the_incident_it_caused() {
     let causes = [release.clone(), incident];
     insta::assert_snapshot!(ledger_text(&h, 1800, &causes, 1000), @"
     Change api-v2: 300 = 0.1 %
-    Incident INC-1: 27 = 0.0 %
-    unexplained: 45 = 0.0 %
+    Incident INC-1: 54 = 0.0 %
+    unexplained: 18 = 0.0 %
     ");
     // Measured on its own, the release gets what it did and the incident the rest of the time.
     let measured = Cause { measured: vec![slice(600, 1200, 300, 600)], ..release };
     let causes = [measured, cause(CauseKind::Fault, "kill-pod", 1200, 1500)];
     insta::assert_snapshot!(ledger_text(&h, 1800, &causes, 0), @"
     Change api-v2: 300 = 0.1 %
-    Fault kill-pod: 30 = 0.0 %
-    unexplained: 42 = 0.0 %
+    Fault kill-pod: 60 = 0.0 %
+    unexplained: 12 = 0.0 %
     ");
 }
 
@@ -212,12 +214,92 @@ prop_compose! {
             id: format!("c{id}"),
             from: at(from),
             to: (!open).then(|| at(from + length)),
+            shows_until: (!open).then(|| at(from + length + 60)),
             measured: measured.unwrap_or_default(),
         }
     }
 }
 
+/// Releases of one Canary after each other, as seen through scrapes and looks.
+#[derive(Debug, Clone)]
+struct Releases {
+    /// Seconds without one before it, its length, and its failures per second of it.
+    each: Vec<(i64, i64, u64)>,
+    /// Seconds by which scrapes are behind looks.
+    phase: i64,
+}
+
+const LOOK: i64 = 15;
+
+impl Releases {
+    /// The releases as causes, and for each second how many failed.
+    fn happened(&self) -> (Vec<Cause>, Vec<u64>) {
+        let (mut causes, mut failed) = (Vec::new(), Vec::new());
+        for (number, (gap, length, failing)) in self.each.iter().enumerate() {
+            failed.extend((0..*gap).map(|_| 0));
+            let from = i64::try_from(failed.len()).unwrap();
+            failed.extend((0..*length).map(|_| *failing));
+            let release = cause(CauseKind::Change, &format!("v{number}"), from, from + length);
+            causes.push(Cause { shows_until: Some(at(from + length + 4 * LOOK)), ..release });
+        }
+        failed.extend((0..6 * LOOK).map(|_| 0));
+        (causes, failed)
+    }
+
+    /// What looks find, given that a scrape is as far apart as looks are.
+    fn looked_at(&self, failed: &[u64]) -> Vec<Slice> {
+        let end = i64::try_from(failed.len()).unwrap();
+        let counted = |look: i64| -> u64 {
+            let scraped = (look - self.phase).div_euclid(LOOK) * LOOK + self.phase;
+            failed.iter().take(usize::try_from(scraped.min(look)).unwrap_or(0)).sum()
+        };
+        let looks = (1..=end / LOOK).map(|n| n * LOOK);
+        looks.map(|to| slice(to - LOOK, to, counted(to) - counted(to - LOOK), 10_000)).collect()
+    }
+}
+
+prop_compose! {
+    fn arb_releases(gap: std::ops::Range<i64>)(
+        each in prop::collection::vec((gap, 1_i64..120, 0_u64..9), 1..6), phase in 0..LOOK,
+    ) -> Releases {
+        Releases { each, phase }
+    }
+}
+
 proptest! {
+    #[test]
+    fn a_release_is_charged_its_own_failures_and_in_whole_numbers(
+        far in arb_releases(2 * LOOK..300), near in arb_releases(0..60),
+    ) {
+        for (releases, exact) in [(&far, true), (&near, false)] {
+            let (causes, failed) = releases.happened();
+            let h = history(99.0, 1, &releases.looked_at(&failed));
+            let now = i64::try_from(failed.len()).unwrap();
+            let ledger = Ledger::build(&h, at(now), &causes, &Exclusions::default(), 0);
+            for entry in &ledger.entries {
+                prop_assert_eq!(entry.bad.micros() % 1_000_000, 0, "{:?}", entry);
+            }
+            let lines = ledger.lines(&standing(&h, now));
+            let charged = |id: &str| {
+                let mine = lines.iter().find(|l| l.cause.as_ref().is_some_and(|c| c.1 == id));
+                mine.map_or(0, |line| line.bad.micros() / 1_000_000)
+            };
+            prop_assert!(lines.iter().all(|line| line.cause.is_some()), "{:?}", lines);
+            for (cause, (_, length, failing)) in causes.iter().zip(&releases.each) {
+                let own = u128::try_from(*length).unwrap() * u128::from(*failing);
+                // What failed within two looks of its start or end may be a neighbour's.
+                let at = |time: Option<Timestamp>| time.map_or(0, Timestamp::as_second);
+                let near = |second: i64| {
+                    let edges = [cause.from.as_second(), at(cause.to)];
+                    edges.iter().any(|edge| (second - edge).abs() <= 2 * LOOK)
+                };
+                let doubtful: u64 = (0_i64..).zip(&failed).filter(|(s, _)| near(*s)).map(|x| x.1).sum();
+                let off = charged(&cause.id).abs_diff(own);
+                prop_assert!(off <= if exact { 0 } else { u128::from(doubtful) }, "{cause:?} {off}");
+            }
+        }
+    }
+
     #[test]
     fn the_ledger_sums_to_the_budget_exactly(
         slices in arb_slices(),

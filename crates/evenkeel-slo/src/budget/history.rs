@@ -134,6 +134,11 @@ impl History {
         self.objective
     }
 
+    /// The same events against another objective.
+    pub fn set_objective(&mut self, objective: Objective) {
+        self.objective = objective;
+    }
+
     /// The SLO's window.
     pub fn window(&self) -> PromDuration {
         self.window
@@ -170,15 +175,26 @@ impl History {
             self.slices.pop_front();
         }
         if self.slices.len() > Self::SLICES_MAX {
-            let mut merged: VecDeque<Summed> = VecDeque::with_capacity(self.slices.len() / 2 + 1);
-            for next in self.slices.drain(..) {
-                match merged.back_mut() {
-                    Some(last) if last.joins(&next) => *last = last.joined(&next),
-                    _ => merged.push_back(next),
-                }
+            // Failures keep their time as long as possible: the ledger asks when they happened.
+            self.merge(|slice| slice.tally.is_none_or(|tally| tally.bad() == Events::ZERO));
+            if self.slices.len() > Self::SLICES_MAX / 4 * 3 {
+                self.merge(|_| true);
             }
-            self.slices = merged;
         }
+    }
+
+    /// Joins neighbours of which both may be.
+    fn merge(&mut self, may: impl Fn(&Slice) -> bool) {
+        let mut merged: VecDeque<Summed> = VecDeque::with_capacity(self.slices.len() / 2 + 1);
+        for next in self.slices.drain(..) {
+            match merged.back_mut() {
+                Some(last) if may(&last.slice) && may(&next.slice) && last.joins(&next) => {
+                    *last = last.joined(&next);
+                }
+                _ => merged.push_back(next),
+            }
+        }
+        self.slices = merged;
     }
 
     /// Sum over `(now - span, now]`; a slice that reaches into the span counts whole.

@@ -2,9 +2,15 @@
 //!
 //! Failures of a slice go, in this order, to
 //! 1. causes that were measured on their own (a canary's own failures), as much as they measured;
-//! 2. changes and faults that were active, in proportion to how long they were;
-//! 3. incidents, when no change or fault was active: they are consequences more often than causes;
-//! 4. nobody: the background rate is never blamed on anyone, nor is what is left.
+//! 2. the changes and faults that were at work in the slice: all of it, also when one began or
+//!    ended within the slice, for nothing tells when in the slice its failures happened;
+//! 3. when none was, the change or fault that ended last, while what it did may still show up;
+//! 4. incidents that were at work: they are consequences more often than causes;
+//! 5. nobody: the background rate is never blamed on anyone, nor is what is left.
+//!
+//! Several that were at work share in proportion to how long each was, in whole failures; one that
+//! is left over goes to who comes closest to another one, and then to who began last. So a change
+//! that is over never takes a share of what fails under the next one.
 //!
 //! Everything is whole numbers, so the entries of a slice sum to its failures exactly.
 
@@ -40,6 +46,8 @@ pub struct Cause {
     pub from: Timestamp,
     /// End; `None`: still going on.
     pub to: Option<Timestamp>,
+    /// Until when failures from before its end may still be counted; `None`: until its end.
+    pub shows_until: Option<Timestamp>,
     /// Failures known to be its own, when it was measured apart; empty otherwise.
     pub measured: Vec<Slice>,
 }
@@ -160,22 +168,23 @@ fn attribute(slice: &Slice, causes: &[Cause], background_ppm: u32) -> Shares {
     }
     let background = tally.total().share(u64::from(background_ppm), 1_000_000);
     let blame = rest.minus(background);
-    let active = |incident: bool| -> Vec<(&Cause, u64)> {
-        let unmeasured = causes.iter().filter(|c| c.measured.is_empty());
-        unmeasured
-            .filter(|c| (c.kind == CauseKind::Incident) == incident)
-            .map(|c| (c, overlap_ms(c, slice)))
-            .filter(|(_, ms)| *ms > 0)
-            .collect()
+    let unmeasured = |incident: bool| {
+        let all = causes.iter().filter(|cause| cause.measured.is_empty());
+        all.filter(move |cause| (cause.kind == CauseKind::Incident) == incident)
     };
-    let mut blamed = active(false);
+    let at_work = |incident: bool| -> Vec<(&Cause, u64)> {
+        unmeasured(incident).filter_map(|cause| Some((cause, work_ms(cause, slice)?))).collect()
+    };
+    let mut blamed = at_work(false);
     if blamed.is_empty() {
-        blamed = active(true);
+        let shows = unmeasured(false).filter(|cause| still_shows(cause, slice));
+        let last = shows.max_by(|a, b| (a.to, a.from, &a.id).cmp(&(b.to, b.from, &b.id)));
+        blamed.extend(last.map(|cause| (cause, 1)));
     }
-    let length = length_ms(slice.from, slice.to);
-    let whole = blamed.iter().map(|(_, ms)| ms).sum::<u64>().max(length);
-    for (cause, ms) in blamed {
-        let bad = blame.share(ms, whole);
+    if blamed.is_empty() {
+        blamed = at_work(true);
+    }
+    for (cause, bad) in split(blame, &blamed) {
         give(cause, bad);
         rest = rest.minus(bad);
     }
@@ -185,8 +194,42 @@ fn attribute(slice: &Slice, causes: &[Cause], background_ppm: u32) -> Shares {
     shares
 }
 
-fn overlap_ms(cause: &Cause, slice: &Slice) -> u64 {
+/// How long a cause was at work in a slice, at least a millisecond; `None`: not at all.
+fn work_ms(cause: &Cause, slice: &Slice) -> Option<u64> {
     let from = cause.from.max(slice.from);
     let to = cause.to.unwrap_or(slice.to).min(slice.to);
-    length_ms(from, to)
+    let touches = cause.from < slice.to && cause.to.is_none_or(|to| to > slice.from);
+    touches.then(|| length_ms(from, to).max(1))
+}
+
+/// Whether a cause that was over before a slice may still show in it.
+fn still_shows(cause: &Cause, slice: &Slice) -> bool {
+    cause.to.is_some_and(|to| to <= slice.from)
+        && cause.shows_until.is_some_and(|until| until > slice.from)
+}
+
+/// Shares events out in proportion, in whole events; what is no whole event goes with the first
+/// that is left over.
+fn split<'a>(events: Events, among: &[(&'a Cause, u64)]) -> Vec<(&'a Cause, Events)> {
+    let one = Events::whole(1).micros();
+    let (whole, fraction) = (events.micros() / one, events.micros() % one);
+    let sum: u128 = among.iter().map(|(_, ms)| u128::from(*ms)).sum::<u128>().max(1);
+    let mut parts: Vec<_> = among
+        .iter()
+        .map(|(cause, ms)| {
+            let product = whole.saturating_mul(u128::from(*ms));
+            (*cause, product / sum, product % sum)
+        })
+        .collect();
+    parts.sort_by(|(a, _, x), (b, _, y)| (y, b.from, &a.id).cmp(&(x, a.from, &b.id)));
+    let mut left = whole.saturating_sub(parts.iter().map(|(_, part, _)| part).sum());
+    let mut fraction = Some(fraction);
+    let mut shares = Vec::with_capacity(parts.len());
+    for (cause, part, _) in parts {
+        let extra = left.min(1);
+        left -= extra;
+        let micros = (part + extra) * one + fraction.take().unwrap_or_default();
+        shares.push((cause, Events::from_micros(micros)));
+    }
+    shares
 }

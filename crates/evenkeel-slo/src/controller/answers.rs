@@ -199,7 +199,7 @@ fn has_moved(old: &ErrorBudget, new: &ErrorBudget) -> bool {
 /// As a merge patch: what is not known any more has to be taken out by name.
 fn body(budget: &ErrorBudget) -> Value {
     let mut body = json!({"remainingPercent": null, "worstCasePercent": null,
-        "worstCaseRequests": null, "slos": null});
+        "worstCaseRequests": null, "slos": null, "observedAt": null});
     let values = serde_json::to_value(budget).unwrap_or(Value::Null);
     if let (Some(all), Value::Object(values)) = (body.as_object_mut(), values) {
         all.extend(values);

@@ -9,7 +9,10 @@ use evenkeel_api::{
 use evenkeel_base::parse_duration;
 use jiff::Timestamp;
 
-use super::{status::Change, view::SloView};
+use super::{
+    status::Change,
+    view::{CanarySeen, SloView},
+};
 use crate::{
     budget::{Cause, CauseKind, Events, History},
     duration::PromDuration,
@@ -67,31 +70,55 @@ pub(super) fn stage(obj: &Obj) -> String {
 /// The changes with what is under way now.
 pub(super) fn changes(view: &SloView) -> Vec<Change> {
     let mut changes = view.status.changes.clone();
-    let mut active = Vec::new();
-    for seen in &view.running {
-        let id = change_of(&seen.obj, &seen.canary);
-        let open = changes.iter().any(|change| change.id == id && change.to.is_none());
+    let active: Vec<String> =
+        view.running.iter().map(|seen| change_of(&seen.obj, &seen.canary)).collect();
+    let is_open = |change: &Change| change.to.is_none();
+    let mut begun = Vec::new();
+    for (seen, id) in view.running.iter().zip(&active) {
+        let open = changes.iter().any(|change| change.id == *id && is_open(change));
         if !open && meets_users(&seen.canary) {
-            let run = seen.canary.status.as_ref().and_then(|s| s.evenkeel.as_ref()?.started_at);
-            // One look back: the weight was set since then. After a restart, the whole run.
-            let from = view.now.checked_sub(view.every).unwrap_or(view.now);
-            let from = if view.recounted { run.unwrap_or(from) } else { from };
-            changes.push(Change { id: id.clone(), from, to: None });
-        }
-        active.push(id);
-    }
-    for change in &mut changes {
-        if change.to.is_none() && !active.contains(&change.id) {
-            change.to = Some(view.now);
+            let from = began(view, seen, id, &changes);
+            begun.push(Change { id: id.clone(), from, to: None });
         }
     }
-    let window = view.slos.iter().map(|seen| seen.slo.window).max();
-    let reach = Duration::from_millis(window.map_or(0, PromDuration::as_ms));
-    let edge = view.now.checked_sub(reach).unwrap_or(view.now);
-    changes.retain(|change| change.to.is_none_or(|to| to > edge));
+    for change in changes.iter_mut().filter(|change| is_open(change)) {
+        if !active.contains(&change.id) {
+            // A Canary is at one release at a time: where the next one is seen, this one was over.
+            let next = begun.iter().find(|next| canary_of(&next.id) == canary_of(&change.id));
+            change.to = Some(next.map_or(view.now, |next| next.from.max(change.from)));
+        }
+    }
+    changes.append(&mut begun);
+    // An object that cannot be read says nothing about how long its changes matter.
+    if let Some(window) = view.slos.iter().map(|seen| seen.slo.window).max() {
+        let edge = view.now.checked_sub(Duration::from_millis(window.as_ms()));
+        let edge = edge.unwrap_or(Timestamp::MIN);
+        changes.retain(|change| change.to.is_none_or(|to| to > edge));
+    }
     let surplus = changes.len().saturating_sub(CHANGES_MAX);
     changes.drain(..surplus);
     changes
+}
+
+/// When a release that is new to us can first have met users.
+fn began(view: &SloView, seen: &CanarySeen, id: &str, changes: &[Change]) -> Timestamp {
+    let run = seen.canary.status.as_ref().and_then(|s| s.evenkeel.as_ref()?.started_at);
+    // One look back: the weight was set since then, and not before the run began. After a restart
+    // nobody knows since when: the whole run.
+    let look = view.now.checked_sub(view.every).unwrap_or(view.now);
+    let from = match run {
+        Some(run) if view.recounted || view.is_counting() => run,
+        Some(run) => run.max(look),
+        None => look,
+    };
+    let before = changes.iter().filter(|change| canary_of(&change.id) == canary_of(id));
+    let over = before.filter_map(|change| change.to).max();
+    over.map_or(from, |over| from.max(over)).min(view.now)
+}
+
+/// The Canary that a change is a release of.
+fn canary_of(id: &str) -> &str {
+    id.rsplit_once('@').map_or(id, |(canary, _)| canary)
 }
 
 /// The changes as causes of failures.
@@ -101,10 +128,26 @@ pub(super) fn causes(view: &SloView, changes: &[Change]) -> Vec<Cause> {
         kind: CauseKind::Change,
         id: change.id.clone(),
         from: change.from,
-        to: change.to.and_then(|to| to.checked_add(late).ok()),
+        to: change.to,
+        shows_until: change.to.and_then(|to| to.checked_add(late).ok()),
         measured: Vec::new(),
     };
     changes.iter().map(cause).collect()
+}
+
+/// The times at which it matters to know exactly when something failed: where a change began, and
+/// from its end until all that it did has shown up. In order.
+pub(super) fn edges(changes: &[Change], every: Duration) -> Vec<(Timestamp, Timestamp)> {
+    let around = |at: Timestamp| {
+        // Metrics servers know milliseconds.
+        let at = Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at);
+        let from = at.checked_sub(every).unwrap_or(at);
+        (from, at.checked_add(every * LATE_LOOKS).unwrap_or(at))
+    };
+    let all = changes.iter().flat_map(|change| [Some(change.from), change.to]);
+    let mut edges: Vec<_> = all.flatten().map(around).collect();
+    edges.sort_unstable();
+    edges
 }
 
 /// Whether everything that a change did has shown up.

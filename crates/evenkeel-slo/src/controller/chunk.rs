@@ -22,6 +22,17 @@ const FACTOR: u32 = 4;
 /// Answers after which twice as much is tried again.
 const PATIENCE: u32 = 50;
 
+/// What is to be counted how finely.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    /// Distance of the moments lately and at edges.
+    pub(super) every: Duration,
+    /// How far back.
+    pub(super) window: PromDuration,
+    /// Times that are looked at finely however old they are; in order.
+    pub(super) edges: &'a [(Timestamp, Timestamp)],
+}
+
 /// The size of the next query, learnt from the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chunk {
@@ -68,27 +79,43 @@ impl Chunk {
 
     /// The next moments to ask for; `None` when everything up to `now` is counted.
     ///
-    /// The last hour is looked at every `every`, what is older every five minutes, as far back as
-    /// the window reaches.
+    /// The last hour and every edge are looked at every `every`, what is older every five minutes,
+    /// as far back as the window reaches.
     pub(super) fn next(
         self,
         looked_at: Option<Timestamp>,
         now: Timestamp,
-        every: Duration,
-        window: PromDuration,
+        wanted: &Wanted<'_>,
     ) -> Option<Span> {
-        let window = Duration::from_millis(window.as_ms());
+        let (every, edges) = (wanted.every, wanted.edges);
+        let window = Duration::from_millis(wanted.window.as_ms());
         let start = ago(now, window);
         let looked_at = looked_at.filter(|at| *at >= start);
         let next = |step: Duration| looked_at.map_or(start, |at| at + step);
         let coarse = COARSE.max(every).max(window / MOMENTS_MAX);
         let fine_from = ago(now, FINE.max(every));
-        let old = next(coarse);
-        if old <= fine_from {
-            return Some(self.cut(Span { first: old, last: fine_from, step: coarse }));
-        }
         let step = every.max(FINE / MOMENTS_MAX).max(Duration::from_millis(1));
-        let first = next(step);
+        let at = looked_at.unwrap_or(start);
+        let edge = edges.iter().find(|(from, to)| *to > at && *from < fine_from);
+        let (old, first) = (next(coarse), next(step));
+        match edge {
+            Some((from, to)) if *from <= at && first <= fine_from => {
+                let last = (*to).max(first).min(fine_from);
+                return Some(self.cut(Span { first, last, step }));
+            }
+            // The way to an edge ends where it begins.
+            Some((from, _)) if old > *from && *from > at => {
+                let step = from.duration_since(at).unsigned_abs();
+                return Some(Span { first: *from, last: *from, step });
+            }
+            Some((from, _)) if old <= *from => {
+                return Some(self.cut(Span { first: old, last: *from, step: coarse }));
+            }
+            _ if old <= fine_from => {
+                return Some(self.cut(Span { first: old, last: fine_from, step: coarse }));
+            }
+            _ => {}
+        }
         (first <= now).then(|| self.cut(Span { first, last: now, step }))
     }
 
@@ -125,7 +152,8 @@ mod tests {
         let now = Timestamp::from_second(100 * DAY).unwrap();
         let (every, window) = (Duration::from_secs(15), PromDuration::from_days(30));
         let (mut chunk, mut looked_at, mut asked) = (Chunk::new(), None, Vec::new());
-        while let Some(span) = chunk.next(looked_at, now, every, window) {
+        let wanted = Wanted { every, window, edges: &[] };
+        while let Some(span) = chunk.next(looked_at, now, &wanted) {
             let moments = span.moments().count();
             chunk.answered(moments, moments * series);
             looked_at = span.moments().last();
@@ -152,8 +180,9 @@ mod tests {
     fn after_a_failure_less_is_asked_for_and_nothing_twice() {
         let (every, window) = (Duration::from_secs(15), PromDuration::from_days(30));
         let now = Timestamp::from_second(100 * DAY).unwrap();
+        let wanted = Wanted { every, window, edges: &[] };
         let mut chunk = Chunk::new();
-        let size = |chunk: Chunk, at| chunk.next(at, now, every, window).unwrap().moments().count();
+        let size = |chunk: Chunk, at| chunk.next(at, now, &wanted).unwrap().moments().count();
         assert_eq!(size(chunk, None), 64);
         chunk.failed(64);
         assert_eq!(size(chunk, None), 64);
@@ -169,12 +198,41 @@ mod tests {
         (0..9).for_each(|_| chunk.failed(size(chunk, None)));
         assert_eq!(size(chunk, None), 1);
         let half = now - Duration::from_hours(15 * 24);
-        assert_eq!(chunk.next(Some(half), now, every, window).unwrap().first, half + COARSE);
+        assert_eq!(chunk.next(Some(half), now, &wanted).unwrap().first, half + COARSE);
         assert_eq!(counted_percent(Some(half), now, window), 50);
         assert_eq!(counted_percent(None, now, window), 0);
         assert_eq!(counted_percent(Some(now), now, window), 100);
-        assert_eq!(chunk.next(Some(now), now, every, window), None);
+        assert_eq!(chunk.next(Some(now), now, &wanted), None);
         // A clock that stepped back: wait until it is there again.
-        assert_eq!(chunk.next(Some(now + every), now, every, window), None);
+        assert_eq!(chunk.next(Some(now + every), now, &wanted), None);
+    }
+
+    #[test]
+    fn the_edges_of_old_changes_are_looked_at_finely() {
+        let now = Timestamp::from_second(100 * DAY).unwrap();
+        let (every, window) = (Duration::from_secs(15), PromDuration::from_days(1));
+        let ago = |seconds: i64| now - Duration::from_secs(seconds.unsigned_abs());
+        // Two that overlap, one between two coarse moments, one across the last hour's start.
+        let edges = [
+            (ago(86_500), ago(86_370)),
+            (ago(50_007), ago(49_932)),
+            (ago(49_990), ago(49_900)),
+            (ago(3_630), ago(3_555)),
+        ];
+        let wanted = Wanted { every, window, edges: &edges };
+        let (mut chunk, mut looked_at, mut moments) = (Chunk::new(), None, Vec::new());
+        while let Some(span) = chunk.next(looked_at, now, &wanted) {
+            chunk.answered(span.moments().count(), 1);
+            moments.extend(span.moments());
+            looked_at = moments.last().copied();
+        }
+        assert!(moments.is_sorted_by(|a, b| a < b), "nothing is asked twice");
+        assert!(moments.len() < 288 + 240 + 60, "{}", moments.len());
+        for (before, at) in moments.iter().zip(moments.iter().skip(1)) {
+            let met = edges.iter().any(|(from, to)| before < to && from < at);
+            let length = at.duration_since(*before).unsigned_abs();
+            assert!(length <= if met { every } else { COARSE }, "{before} {at}");
+        }
+        assert!(moments.last().copied().unwrap() + every > now);
     }
 }

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use evenkeel_api::{
     ConditionUpdate, Key, Obj, set_condition,
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     changes::{self, change_of},
+    former,
     status::{Change, LedgerShare, SloState, SloStatusObject},
     tracker::Sight,
     view::{RulesSeen, SloSeen, SloSight, SloView},
@@ -80,6 +81,8 @@ fn look(view: &SloView) -> Plan {
     budgets.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then_with(|| a.id.cmp(&b.id)));
     budgets.truncate(BUDGETS_MAX);
     status.slos = budgets;
+    status.queries = former::queries(view);
+    status.former = former::former(view, &status.queries);
     write(view, status, plan)
 }
 
@@ -104,7 +107,9 @@ fn rules(view: &SloView, plan: &mut Plan, status: &mut SloStatusObject) {
     status.prom_op_rules_generated_slos = generated;
     let found = finding::conditions(&view.manifest.findings);
     status.conditions.retain(|c| {
-        let ours = c.type_ == METRICS || c.type_ == RULES;
+        let ours = c.type_ == METRICS
+            || c.type_ == RULES
+            || (c.type_ == IGNORED && !view.ignored.is_empty());
         ours || found.iter().any(|f| f.kind == c.type_)
     });
     for condition in &found {
@@ -112,6 +117,10 @@ fn rules(view: &SloView, plan: &mut Plan, status: &mut SloStatusObject) {
         set(view, status, condition.kind, words);
     }
     set(view, status, RULES, (install.0, install.1, &install.2));
+    if !view.ignored.is_empty() {
+        let message = view.ignored.iter().take(PROBLEMS_MAX).cloned().collect::<Vec<_>>();
+        set(view, status, IGNORED, ("True", IGNORED, &message.join("; ")));
+    }
 }
 
 /// Whether all counters have been read, and if not, which and why.
@@ -167,6 +176,8 @@ fn set(view: &SloView, status: &mut SloStatusObject, kind: &str, words: (&str, &
 
 /// Condition: whether the counters could be looked at.
 const METRICS: &str = "MetricsAvailable";
+/// Condition, and its reason: a maintenance of the namespace excludes nothing.
+const IGNORED: &str = reasons::MAINTENANCE_IGNORED;
 /// Condition: whether the rules stand.
 const RULES: &str = "RulesInstalled";
 
@@ -264,14 +275,15 @@ impl Pass<'_> {
             let about = self.view.obj.key();
             events.push(state_event(about, &key.id, old.state, stands.state, &standing));
         }
-        let mut account = before.map(|old| old.account.clone()).unwrap_or_default();
+        let kept = || former::account(self.view, key);
+        let mut account = before.map(|old| old.account.clone()).or_else(kept).unwrap_or_default();
         let spent = |id: &str| {
             let mine =
                 lines.iter().filter(|l| l.cause.as_ref().is_some_and(|(_, cause)| cause == id));
             mine.map(|line| line.budget_share).sum::<f64>()
         };
         self.book((history, &standing), &mut account, spent, events);
-        let same = self.view.status.observed_generation == self.view.obj.generation();
+        let same = self.view.status.counts(&seen.slo, self.view.obj.generation());
         let last_traffic = before.filter(|_| same).and_then(|old| old.last_traffic);
         let known = standing.remaining().is_some();
         let mut burn = burns(history, now);
@@ -294,7 +306,7 @@ impl Pass<'_> {
             last_traffic: standing.last_traffic.max(last_traffic),
             burn,
             forecast: Some(history.forecast(&standing, FORECAST_SPAN)),
-            ledger: lines.iter().take(LEDGER_MAX).map(share).collect(),
+            ledger: shares(&lines),
             account,
             observed_at: now.as_second(),
         }
@@ -373,13 +385,25 @@ fn burns(history: &History, now: Timestamp) -> BTreeMap<String, f64> {
     BURNS.iter().filter_map(rate).collect()
 }
 
-fn share(line: &LedgerLine) -> LedgerShare {
-    let cause = line.cause.as_ref();
-    LedgerShare {
-        cause: cause.map_or_else(|| UNEXPLAINED.to_owned(), |(_, id)| id.clone()),
-        failures: line.bad.as_f64(),
-        budget_percent: percent(line.budget_share),
-    }
+/// The lines in whole failures, with the sum that `bad` is rounded to. Counters count whole
+/// events; only where events are estimated is there anything to round.
+fn shares(lines: &[LedgerLine]) -> Vec<LedgerShare> {
+    let one = Events::whole(1).micros();
+    let sum = lines.iter().fold(Events::ZERO, |sum, line| sum.plus(line.bad)).micros();
+    let whole: u128 = lines.iter().map(|line| line.bad.micros() / one).sum();
+    let left = usize::try_from(((sum + one / 2) / one).saturating_sub(whole)).unwrap_or(0);
+    let mut by_rest: Vec<usize> = (0..lines.len()).collect();
+    by_rest.sort_by_key(|at| Reverse(lines.get(*at).map_or(0, |line| line.bad.micros() % one)));
+    by_rest.truncate(left);
+    let share = |(at, line): (usize, &LedgerLine)| {
+        let extra = u128::from(by_rest.contains(&at));
+        LedgerShare {
+            cause: line.cause.as_ref().map_or_else(|| UNEXPLAINED.to_owned(), |c| c.1.clone()),
+            failures: Events::from_micros((line.bad.micros() / one + extra) * one).as_f64(),
+            budget_percent: percent(line.budget_share),
+        }
+    };
+    lines.iter().enumerate().take(LEDGER_MAX).map(share).collect()
 }
 
 fn why_unknown(seen: &SloSeen, standing: &Standing) -> String {

@@ -16,9 +16,11 @@
 //! minute and a write every two. Neither grows with the number of the other.
 
 mod answers;
+mod ask;
 mod changes;
 mod chunk;
 mod decide;
+mod former;
 mod manifest;
 mod news;
 mod observe;
@@ -43,7 +45,7 @@ pub use answers::{AnswerController, AnswerView};
 pub use changes::change_id;
 pub use decide::UNEXPLAINED;
 pub use policies::PolicyController;
-pub use status::{Change, LedgerShare, SloState, SloStatusObject};
+pub use status::{Change, Former, LedgerShare, SloQuery, SloState, SloStatusObject};
 pub use tracker::{LookError, Sight, Tracker};
 pub use view::{SloSight, SloView};
 

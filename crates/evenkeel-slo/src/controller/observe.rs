@@ -1,6 +1,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use evenkeel_api::{
@@ -14,14 +15,14 @@ use serde_json::Value;
 
 use super::{
     SLOS_ANNOTATION, Settings,
-    changes::is_running,
+    changes::{edges, is_running},
     manifest::{Manifest, read},
-    status::SloStatusObject,
+    status::{SloState, SloStatusObject},
     tracker::{Sight, Tracker},
     view::{CanarySeen, RulesSeen, SloSeen, SloSight, SloView},
 };
 use crate::{
-    budget::{Exclusion, Exclusions, History, SloKey},
+    budget::{Exclusion, ExclusionError, Exclusions, History, SloKey},
     model::Slo,
     policy,
 };
@@ -36,6 +37,8 @@ pub(super) struct Known {
     uid: String,
     manifest: Arc<Manifest>,
     trackers: Vec<Tracker>,
+    /// Those of the object as it was when it could last be read.
+    resting: Vec<Tracker>,
 }
 
 /// Everything remembered, by object.
@@ -88,7 +91,7 @@ pub(super) async fn observe(
         Some(known) if known.manifest.generation == obj.generation() => {
             if known.manifest.is_of(&obj) { known } else { Known { manifest: read(&obj), ..known } }
         }
-        _ => begin(&obj, &status),
+        known => begin(&obj, &status, known, settings.every),
     };
     let known = taken.known.insert(known);
     let manifest = known.manifest.clone();
@@ -98,6 +101,7 @@ pub(super) async fn observe(
     let was_counting = counting(known);
     let namespace = key.namespace.to_string();
     let maintenances = list::<SloMaintenance>(ports, &namespace).await?;
+    let maintenances: Vec<_> = maintenances.iter().map(Maintenance::of).collect();
     let mut slos = Vec::new();
     let began = ports.clock.steady();
     let mut away: Option<String> = None;
@@ -128,6 +132,7 @@ pub(super) async fn observe(
         manifest,
         rules_have: rules_seen(key, ports).await?,
         slos,
+        ignored: maintenances.iter().filter_map(Maintenance::problem).collect(),
         recounted,
         policies,
         running: running(&canaries, obj.name()),
@@ -136,22 +141,33 @@ pub(super) async fn observe(
     }))))
 }
 
-/// Trackers that have counted nothing yet.
-fn begin(obj: &Obj, status: &SloStatusObject) -> Known {
+/// The trackers of an object that is new or was edited: what counts what it counted before goes on,
+/// everything else has counted nothing yet.
+fn begin(obj: &Obj, status: &SloStatusObject, before: Option<Known>, every: Duration) -> Known {
     let manifest = read(obj);
-    let same = status.observed_generation == obj.generation();
-    let had_events = |slo: &Slo| {
-        same && status.slos.iter().any(|old| old.id == slo.id && old.last_traffic.is_some())
-    };
+    let edges = edges(&status.changes, every);
+    let mut old = before.map_or_else(Vec::new, |mut before| {
+        before.trackers.append(&mut before.resting);
+        before.trackers
+    });
     let tracker = |slo: &Slo| {
-        let mut tracker = Tracker::new(slo)?.within(obj.namespace());
-        if had_events(slo) {
+        let fits = |named: bool| {
+            old.iter().position(|t| t.counts(slo) && (!named || t.slo().id == slo.id))
+        };
+        if let Some(at) = fits(true).or_else(|| fits(false)) {
+            return old.swap_remove(at).revised(slo);
+        }
+        let mut tracker = Tracker::new(slo)?.within(obj.namespace()).with_edges(edges.clone());
+        let had_events = |old: &SloState| old.id == slo.id && old.last_traffic.is_some();
+        if status.counts(slo, obj.generation()) && status.slos.iter().any(had_events) {
             tracker.had_events();
         }
         Some(tracker)
     };
     let trackers = manifest.slos.iter().filter_map(tracker).collect();
-    Known { uid: obj.uid().to_owned(), manifest, trackers }
+    // A slip of the pen must not cost what was counted.
+    let resting = if manifest.slos.is_empty() { old } else { Vec::new() };
+    Known { uid: obj.uid().to_owned(), manifest, trackers, resting }
 }
 
 /// The rules of an object that is gone, if they are still there and were its own alone.
@@ -212,15 +228,30 @@ pub(super) fn policies(
     (valid, invalid)
 }
 
-/// The maintenances of an SLO's service. What is not valid excludes nothing.
-fn exclusions(maintenances: &[Arc<Obj>], slo: &Slo) -> Exclusions {
-    let specs = maintenances.iter().map(|obj| spec(obj));
-    Exclusions::new(
-        specs
-            .filter(|spec| Exclusion::concerns(spec, slo))
-            .filter_map(|spec| Exclusion::from_spec(&spec).ok())
-            .collect(),
-    )
+/// The maintenances of an SLO's service.
+fn exclusions(maintenances: &[Maintenance], slo: &Slo) -> Exclusions {
+    let mine = maintenances.iter().filter(|one| Exclusion::concerns(&one.spec, slo));
+    Exclusions::new(mine.filter_map(|one| one.read.clone().ok()).collect())
+}
+
+/// A `SloMaintenance`: as written, and what it says. What is not valid excludes nothing.
+struct Maintenance {
+    name: String,
+    spec: Value,
+    read: Result<Exclusion, ExclusionError>,
+}
+
+impl Maintenance {
+    fn of(obj: &Arc<Obj>) -> Self {
+        let spec = spec(obj);
+        Self { name: obj.name().to_owned(), read: Exclusion::from_spec(&spec), spec }
+    }
+
+    /// What is wrong with it.
+    fn problem(&self) -> Option<String> {
+        let error = self.read.as_ref().err()?;
+        Some(format!("SloMaintenance/{} has no effect: {error}", self.name))
+    }
 }
 
 /// The names of the SLO objects that a Canary asks for; `None`: all of its namespace.

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     budget::{Coverage, Forecast},
-    model::Labels,
+    model::{Labels, Slo},
     policy::{Account, State},
 };
 
@@ -35,8 +35,62 @@ pub struct SloStatusObject {
     pub slos: Vec<SloState>,
     /// Changes that could have cost something, oldest first.
     pub changes: Vec<Change>,
-    /// Seconds of the Unix epoch when the numbers were last written.
+    /// What each SLO counts.
+    pub queries: Vec<SloQuery>,
+    /// What was charged for SLOs that the object had before it was edited, the newest last.
+    pub former: Vec<Former>,
+    /// Seconds of the Unix epoch when the numbers were last written; 0, which is left out: never.
+    #[serde(skip_serializing_if = "is_never")]
     pub numbers_at: i64,
+}
+
+/// What one SLO counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SloQuery {
+    /// `<service>-<name>`.
+    pub id: String,
+    /// Its queries as they are written in the spec.
+    pub query: String,
+}
+
+/// What was charged for an SLO that the object no longer has, or that counts by another query now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Former {
+    /// `<service>-<name>`.
+    pub id: String,
+    /// Empty unless it was grouped.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub group: Labels,
+    /// What it counted.
+    pub query: String,
+    /// Where the failures went.
+    #[serde(default)]
+    pub ledger: Vec<LedgerShare>,
+    /// What releases cost.
+    #[serde(default)]
+    pub account: Account,
+    /// Seconds of the Unix epoch when that was last so.
+    pub observed_at: i64,
+}
+
+/// Whether a time in seconds stands for no time at all.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_never(seconds: &i64) -> bool {
+    *seconds == 0
+}
+
+/// A count of events as a whole number, which is what a count is. An SLO of rates or ratios
+/// estimates, and has no exacter one either.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn whole<S: Serializer>(events: &f64, to: S) -> Result<S::Ok, S::Error> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count is not negative and far below 2^53"
+    )]
+    let count = events.round() as u64;
+    to.serialize_u64(count)
 }
 
 /// How one budget stands: everything that an answer to a Canary needs.
@@ -69,8 +123,10 @@ pub struct SloState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_percent: Option<f64>,
     /// Events that failed in the window.
+    #[serde(serialize_with = "whole")]
     pub bad: f64,
     /// All events in the window.
+    #[serde(serialize_with = "whole")]
     pub total: f64,
     /// Failures that the whole window allows, at the traffic seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,8 +146,9 @@ pub struct SloState {
     pub ledger: Vec<LedgerShare>,
     /// Budget set aside for what is under way.
     pub account: Account,
-    /// Seconds of the Unix epoch when the counters were last looked at.
-    #[serde(default)]
+    /// Seconds of the Unix epoch when the counters were last looked at; 0, which is left out:
+    /// never.
+    #[serde(default, skip_serializing_if = "is_never")]
     pub observed_at: i64,
 }
 
@@ -101,7 +158,8 @@ pub struct SloState {
 pub struct LedgerShare {
     /// Id of the change, or `unexplained`.
     pub cause: String,
-    /// How many failures.
+    /// How many failures; a whole number.
+    #[serde(serialize_with = "whole")]
     pub failures: f64,
     /// Unit: percent of the window's budget.
     pub budget_percent: f64,
@@ -121,11 +179,25 @@ pub struct Change {
 }
 
 impl SloStatusObject {
+    /// Whether the status is of an SLO that counted the same, and not of an earlier one of that id.
+    pub(crate) fn counts(&self, slo: &Slo, generation: i64) -> bool {
+        let same = self.observed_generation == generation;
+        self.query(&slo.id).map_or(same, |query| *query == slo.sli.to_string())
+    }
+
+    /// What an SLO counts, as far as that is written down.
+    pub(crate) fn query(&self, id: &str) -> Option<&str> {
+        self.queries.iter().find(|of| of.id == id).map(|of| of.query.as_str())
+    }
+
     /// The same with the numbers that change all the time taken out: what is left is worth
     /// writing at once, and is what an answer to a Canary depends on.
     pub(crate) fn without_noise(&self) -> Self {
         let mut quiet = self.clone();
         quiet.numbers_at = 0;
+        for former in &mut quiet.former {
+            former.account.forget_numbers();
+        }
         for slo in &mut quiet.slos {
             (slo.bad, slo.total, slo.observed_at) = (0.0, 0.0, 0);
             (slo.remaining_percent, slo.forecast) = (None, None);

@@ -12,25 +12,23 @@ use std::{
 };
 
 use evenkeel_base::Clock;
-use evenkeel_control::{Metrics, MetricsError, Series, Span};
+use evenkeel_control::{Metrics, MetricsError, Span};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    chunk::{Chunk, counted_percent},
+    ask::{Answers, Columns, columns, rates, ratios},
+    chunk::{Chunk, Wanted, counted_percent},
     probe::Probe,
 };
 use crate::{
     budget::{
-        CounterSources, Counters, Events, History, Objective, Reading, SeriesId, Slice, SloKey,
-        Tally, counter_sources,
+        CounterSources, Counters, Events, History, Objective, Reading, Slice, SloKey, Tally,
+        counter_sources,
     },
-    duration::PromDuration,
     model::{Labels, Slo},
     template::Template,
 };
 
-/// Shortest range a rate is taken over, when events are not counted but estimated.
-const RATE_MIN: Duration = Duration::from_mins(1);
 /// The range in a query that is shown.
 const RATE_TEXT: &str = "1m";
 /// Budgets of one grouped SLO. Of more, those without data for longest are forgotten.
@@ -85,6 +83,8 @@ pub struct Tracker {
     histories: BTreeMap<SloKey, Arc<History>>,
     looked_at: Option<Timestamp>,
     chunk: Chunk,
+    /// Times that are counted finely however old they are.
+    edges: Vec<(Timestamp, Timestamp)>,
     sight: Sight,
     /// When each group last had data.
     last_data: BTreeMap<Labels, Timestamp>,
@@ -114,45 +114,6 @@ struct Moment {
     total: Vec<Reading>,
 }
 
-/// The counters of one chunk, in the order of their names.
-#[derive(Default)]
-struct Columns {
-    counters: Vec<Column>,
-    /// Number of each group.
-    groups: BTreeMap<Labels, usize>,
-    /// Points of the largest answer.
-    points: usize,
-}
-
-/// One counter over a chunk.
-struct Column {
-    id: Arc<SeriesId>,
-    group: usize,
-    is_bad: bool,
-    points: std::iter::Peekable<std::vec::IntoIter<(Timestamp, f64)>>,
-}
-
-/// Bad and all events of the steps of one chunk.
-struct Answers {
-    moments: BTreeMap<Timestamp, BTreeMap<Labels, (f64, f64)>>,
-    /// Points of the largest answer.
-    points: usize,
-}
-
-impl Answers {
-    fn new() -> Self {
-        Self { moments: BTreeMap::new(), points: 0 }
-    }
-
-    fn take(&mut self, answer: &[Series]) {
-        self.points = self.points.max(points(answer));
-    }
-
-    fn groups(&self) -> BTreeSet<Labels> {
-        self.moments.values().flat_map(BTreeMap::keys).cloned().collect()
-    }
-}
-
 impl Tracker {
     /// A tracker that has not looked yet. `None` for an SLO without budget or readable query.
     pub fn new(slo: &Slo) -> Option<Self> {
@@ -176,6 +137,7 @@ impl Tracker {
             histories: BTreeMap::new(),
             looked_at: None,
             chunk: Chunk::new(),
+            edges: Vec::new(),
             sight: Sight::Counting(0),
             last_data: BTreeMap::new(),
             known: false,
@@ -189,6 +151,36 @@ impl Tracker {
     pub fn within(mut self, namespace: &str) -> Self {
         namespace.clone_into(&mut self.namespace);
         self
+    }
+
+    /// Old times that are counted as finely as new ones, in order: there a change began or ended,
+    /// and what failed before and after is not one's and the same's.
+    #[must_use]
+    pub(super) fn with_edges(mut self, edges: Vec<(Timestamp, Timestamp)>) -> Self {
+        self.edges = edges;
+        self
+    }
+
+    /// Whether what it has counted is what this SLO counts: queries, groups and window. All else
+    /// (objective, name, texts, alerts) may differ.
+    pub(super) fn counts(&self, slo: &Slo) -> bool {
+        let own = &self.slo;
+        own.sli == slo.sli && own.group_by == slo.group_by && own.window == slo.window
+    }
+
+    /// The same counts for an SLO that was edited; `None` when they are not its counts.
+    pub(super) fn revised(mut self, slo: &Slo) -> Option<Self> {
+        if !self.counts(slo) {
+            return None;
+        }
+        self.objective = Objective::new(slo.objective)?;
+        let histories = std::mem::take(&mut self.histories);
+        for (key, mut history) in histories {
+            Arc::make_mut(&mut history).set_objective(self.objective);
+            self.histories.insert(SloKey { id: slo.id.clone(), ..key }, history);
+        }
+        self.slo = slo.clone();
+        Some(self)
     }
 
     /// The SLO it is for.
@@ -233,7 +225,8 @@ impl Tracker {
         let began = clock.now();
         for _ in 0..CHUNKS_MAX {
             let now = clock.now();
-            let Some(span) = self.chunk.next(self.looked_at, now, every, self.slo.window) else {
+            let wanted = Wanted { every, window: self.slo.window, edges: &self.edges };
+            let Some(span) = self.chunk.next(self.looked_at, now, &wanted) else {
                 return self.caught_up(metrics, now).await;
             };
             if now.duration_since(began) > LOOK_TIME_MAX {
@@ -446,108 +439,4 @@ impl Moment {
         self.bad.clear();
         self.total.clear();
     }
-}
-
-/// The counters over a span.
-async fn columns(
-    metrics: &dyn Metrics,
-    sources: &CounterSources,
-    span: Span,
-) -> Result<Columns, LookError> {
-    let mut all = Columns::default();
-    for (is_bad, selectors) in [(true, &sources.error), (false, &sources.total)] {
-        for (selector, query) in selectors.iter().enumerate() {
-            let mut answer = metrics.query_range(query, span).await?;
-            all.points = all.points.max(points(&answer));
-            answer.sort_by(|a, b| a.labels.cmp(&b.labels));
-            for series in answer {
-                let labels = series.labels.iter();
-                let group: Labels = labels
-                    .filter(|(name, _)| sources.group_by.contains(name))
-                    .map(|(name, value)| (name.clone(), value.clone()))
-                    .collect();
-                let next = all.groups.len();
-                let group = *all.groups.entry(group).or_insert(next);
-                let id = Arc::new(SeriesId { selector, labels: series.labels });
-                let points = series.points.into_iter().peekable();
-                all.counters.push(Column { id, group, is_bad, points });
-            }
-        }
-    }
-    // Numbered in the order of their labels.
-    let order: Vec<usize> = all.groups.values().copied().collect();
-    let mut number = vec![0; order.len()];
-    for (new, old) in order.into_iter().enumerate() {
-        if let Some(slot) = number.get_mut(old) {
-            *slot = new;
-        }
-    }
-    for group in all.groups.values_mut().chain(all.counters.iter_mut().map(|c| &mut c.group)) {
-        *group = number.get(*group).copied().unwrap_or_default();
-    }
-    Ok(all)
-}
-
-fn points(answer: &[Series]) -> usize {
-    answer.iter().map(|series| series.points.len()).sum()
-}
-
-/// Bad and all events of every step of a span by their rates, by group.
-async fn rates(
-    metrics: &dyn Metrics,
-    (error, total): (&Template, &Template),
-    span: Span,
-) -> Result<Answers, LookError> {
-    let (range, seconds) = (range(span), span.step.as_secs_f64());
-    let total = metrics.query_range(&total.render(&range), span).await?;
-    let error = metrics.query_range(&error.render(&range), span).await?;
-    let mut answers = Answers::new();
-    answers.take(&total);
-    answers.take(&error);
-    for series in &total {
-        for (at, value) in series.points.iter().filter(|p| p.1.is_finite()) {
-            let step: &mut (f64, f64) =
-                answers.moments.entry(*at).or_default().entry(group_of(series)).or_default();
-            step.1 += value * seconds;
-        }
-    }
-    for series in &error {
-        for (at, value) in series.points.iter().filter(|p| p.1.is_finite()) {
-            let known = answers.moments.get_mut(at).and_then(|g| g.get_mut(&group_of(series)));
-            if let Some(step) = known {
-                step.0 += value * seconds;
-            }
-        }
-    }
-    Ok(answers)
-}
-
-/// Every second of a step as one event, by group. A ratio that is no number is 0 / 0: no events.
-async fn ratios(metrics: &dyn Metrics, ratio: &Template, span: Span) -> Result<Answers, LookError> {
-    let seconds = span.step.as_secs_f64();
-    let answer = metrics.query_range(&ratio.render(&range(span)), span).await?;
-    let mut answers = Answers::new();
-    answers.take(&answer);
-    for series in &answer {
-        for (at, value) in series.points.iter().filter(|p| !p.1.is_infinite()) {
-            let step = if value.is_nan() {
-                (0.0, 0.0)
-            } else {
-                (value.clamp(0.0, 1.0) * seconds, seconds)
-            };
-            answers.moments.entry(*at).or_default().insert(group_of(series), step);
-        }
-    }
-    Ok(answers)
-}
-
-/// The range that a rate is taken over.
-fn range(span: Span) -> String {
-    let ms = u64::try_from(span.step.max(RATE_MIN).as_millis()).unwrap_or(u64::MAX);
-    PromDuration::from_ms(ms).to_string()
-}
-
-fn group_of(series: &Series) -> Labels {
-    let labels = series.labels.iter().filter(|(name, _)| *name != "__name__");
-    labels.map(|(name, value)| (name.clone(), value.clone())).collect()
 }

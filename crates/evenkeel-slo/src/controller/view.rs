@@ -32,6 +32,8 @@ pub struct SloView {
     pub(crate) rules_have: RulesSeen,
     /// Its SLOs with one history per group.
     pub(crate) slos: Vec<SloSeen>,
+    /// What is wrong with maintenances of the namespace, which are ignored for it.
+    pub(crate) ignored: Vec<String>,
     /// Whether the histories were only now counted from the metrics.
     pub(crate) recounted: bool,
     /// Policies of the namespace, by name; those that are not valid are left out.
