@@ -356,8 +356,8 @@ mod tests {
         }
         let mut rows: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         metrics.samples(|sample| {
-            let base = ["_bucket", "_sum", "_count"].iter();
-            let base = base.clone().find_map(|end| sample.name.strip_suffix(end));
+            let ends = ["_bucket", "_sum", "_count"];
+            let base = ends.iter().find_map(|end| sample.name.strip_suffix(end));
             let names = sample.labels.iter().map(|(name, _)| *name).filter(|name| *name != "le");
             rows.insert(base.unwrap_or(sample.name), names.collect());
         });

@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_control::{Metrics, Series, Span};
+use evenkeel_control::{Metrics, MetricsError, Series, Span};
 use jiff::Timestamp;
 
-use super::tracker::LookError;
 use crate::{
     budget::{CounterSources, SeriesId},
     duration::PromDuration,
@@ -17,8 +16,27 @@ use crate::{
     template::Template,
 };
 
+/// Budgets of one grouped SLO. Of more, those without data for longest are forgotten.
+pub(super) const GROUPS_MAX: usize = 1_000;
 /// Shortest range a rate is taken over, when events are not counted but estimated.
 const RATE_MIN: Duration = Duration::from_mins(1);
+
+/// Why a look at the metrics gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookError {
+    /// The metrics did not answer, or not to this query.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// Label explosion.
+    #[error("{found} groups of one SLO, at most {GROUPS_MAX} have a budget")]
+    TooManyGroups {
+        /// How many there are.
+        found: usize,
+    },
+    /// Something cannot be counted.
+    #[error("{0}")]
+    Uncountable(String),
+}
 
 /// The counters of one chunk, in the order of their names.
 #[derive(Default)]

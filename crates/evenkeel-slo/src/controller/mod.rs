@@ -42,11 +42,12 @@ use evenkeel_control::{
 };
 
 pub use answers::{AnswerController, AnswerView};
+pub use ask::LookError;
 pub use changes::change_id;
 pub use decide::UNEXPLAINED;
 pub use policies::PolicyController;
 pub use status::{Change, Former, LedgerShare, SloQuery, SloState, SloStatusObject};
-pub use tracker::{LookError, Sight, Tracker};
+pub use tracker::{Sight, Tracker};
 pub use view::{SloSight, SloView};
 
 use news::news;

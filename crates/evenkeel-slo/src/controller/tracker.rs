@@ -12,11 +12,11 @@ use std::{
 };
 
 use evenkeel_base::Clock;
-use evenkeel_control::{Metrics, MetricsError, Span};
+use evenkeel_control::{Metrics, Span};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    ask::{Answers, Columns, columns, rates, ratios},
+    ask::{Answers, Columns, GROUPS_MAX, LookError, columns, rates, ratios},
     chunk::{Chunk, Wanted, counted_percent},
     probe::Probe,
 };
@@ -31,29 +31,10 @@ use crate::{
 
 /// The range in a query that is shown.
 const RATE_TEXT: &str = "1m";
-/// Budgets of one grouped SLO. Of more, those without data for longest are forgotten.
-const GROUPS_MAX: usize = 1_000;
 /// Chunks of one look; the next look goes on. A month of a few series takes seven.
 const CHUNKS_MAX: usize = 12;
 /// And no further chunk after this long: other SLOs wait.
 const LOOK_TIME_MAX: SignedDuration = SignedDuration::from_secs(3);
-
-/// Why a look at the metrics gave nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LookError {
-    /// The metrics did not answer, or not to this query.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// Label explosion.
-    #[error("{found} groups of one SLO, at most {GROUPS_MAX} have a budget")]
-    TooManyGroups {
-        /// How many there are.
-        found: usize,
-    },
-    /// Something cannot be counted.
-    #[error("{0}")]
-    Uncountable(String),
-}
 
 /// What the newest look found.
 #[derive(Clone, Debug, PartialEq, Eq)]
