@@ -104,6 +104,7 @@ impl World {
                     from,
                     to: (bytes.below(2) == 0).then_some(to),
                     measured,
+                    shows_until: (bytes.below(2) == 0).then(|| bytes.time(to)),
                 });
             }
             6 => {

@@ -368,7 +368,7 @@ fn a_template_that_is_missing_holds_the_release_at_weight_0_until_it_is_there() 
 #[test]
 fn a_metrics_server_that_is_down_is_named_and_says_nothing_of_traffic() {
     let traffic = Traffic { error_ratio: Some(0.0), p99_ms: 20.0, down: true };
-    let other = Asked { traffic: Arc::new(Mutex::new(traffic)), queries: Arc::default() };
+    let other = asked(traffic);
     let servers: Arc<dyn MetricServers> = Arc::new(Others(other.clone()));
     let settings = Settings { metric_servers: Some(servers), ..Settings::default() };
     let named = json!({"metricsServer": "http://other:9090", "analysis": {"threshold": 2}});
