@@ -173,7 +173,7 @@ pub struct HookReply {
 
 /// Why a webhook gave no answer. Neither `Debug` nor `Display` shows what is secret in the URL.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[error("webhook {}: {}", redact::url(url), redact::text(problem))]
+#[error("webhook {}: {}", redact::url(url), redact::Secrets::of_url(url).text(problem))]
 pub struct HookError {
     /// Where to, with all that stands in it.
     pub url: String,

@@ -3,12 +3,15 @@
 //! Bodies of objects are never printed at all; what is left are URLs and other people's error
 //! texts, which may quote what we sent.
 
+mod secrets;
+
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     fmt, panic,
 };
 
 use evenkeel_api::Key;
+pub use secrets::Secrets;
 use tracing::{Dispatch, dispatcher::get_default, subscriber::NoSubscriber};
 
 /// What stands in place of something secret.
@@ -71,7 +74,22 @@ pub fn url_host(text: &str) -> String {
 /// Somebody else's words, with the URLs in them masked, passwords and tokens removed, and cut to
 /// [`TEXT_MAX`] bytes.
 pub fn text(words: &str) -> String {
-    let mut out = String::with_capacity(words.len().min(TEXT_MAX));
+    let mut out = masked(words, TEXT_MAX);
+    if out.len() > TEXT_MAX {
+        out.truncate(out.floor_char_boundary(TEXT_MAX - CUT.len()));
+        out.push_str(CUT);
+    }
+    out
+}
+
+/// As [`text`], of any length: for the terminal of whoever asked.
+pub fn whole(words: &str) -> String {
+    masked(words, usize::MAX)
+}
+
+/// Words without what is secret in them, and no more of them once there are `max` bytes.
+fn masked(words: &str, max: usize) -> String {
+    let mut out = String::with_capacity(words.len().min(max));
     let mut before = "";
     for (index, word) in words.split_inclusive(char::is_whitespace).enumerate() {
         let bare = word.trim_end();
@@ -88,13 +106,9 @@ pub fn text(words: &str) -> String {
         if !bare.is_empty() {
             before = bare;
         }
-        if out.len() > TEXT_MAX {
+        if out.len() > max {
             break;
         }
-    }
-    if out.len() > TEXT_MAX {
-        out.truncate(out.floor_char_boundary(TEXT_MAX - CUT.len()));
-        out.push_str(CUT);
     }
     out
 }
@@ -305,6 +319,7 @@ mod tests {
         }
         assert_eq!(text(&"long ".repeat(1_000)).len(), TEXT_MAX);
         assert!(text(&"ü".repeat(1_000)).len() <= TEXT_MAX);
+        assert_eq!(whole(&"token: pl4nted ".repeat(1_000)), "token: *** ".repeat(1_000));
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn reply(ctx: &Context<'_>, hook: &HookRule, phase: Phase) -> Result<Said, Need>
         None => Said::Nothing(call),
         Some(Ok(reply)) if (200..=202).contains(&reply.status) => Said::Yes,
         Some(Ok(HookReply { status, body })) => {
-            let body = redact::text(body.trim());
+            let body = redact::Secrets::of_url(&hook.url).text(body.trim());
             let words = if body.is_empty() { String::new() } else { format!(": {body}") };
             Said::No(format!("HTTP {status}{words}"))
         }

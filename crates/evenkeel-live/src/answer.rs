@@ -6,6 +6,8 @@ use evenkeel_control::StoreError;
 use http::StatusCode;
 use serde_json::Value;
 
+use crate::words::told;
+
 /// Characters of an answer that is not a Status that are shown: proxies send whole pages.
 const TEXT_MAX: usize = 300;
 
@@ -42,6 +44,15 @@ impl Failure {
             ..Status::default()
         };
         Self::Status(Status { code: code.as_u16(), ..status.unwrap_or_else(plain) })
+    }
+
+    /// No exchange, because of this error; `plugin` is where the credentials come from.
+    pub(crate) fn broken(error: &kube::Error, plugin: Option<&str>) -> Self {
+        Self::Broken(match error {
+            // The envelope says nothing.
+            kube::Error::Service(error) => told(&**error, plugin),
+            other => told(other, plugin),
+        })
     }
 
     /// A `Status` object in the place of a watch event.
@@ -97,11 +108,7 @@ impl Failure {
 
 impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Self {
-        Self::Broken(match error {
-            // The envelope says nothing.
-            kube::Error::Service(error) => chain(&*error),
-            other => chain(&other),
-        })
+        Self::broken(&error, None)
     }
 }
 
@@ -149,21 +156,6 @@ impl Status {
             _ => StoreError::Refused { object, problem },
         }
     }
-}
-
-/// An error with its causes in one line, each once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use evenkeel_control::redact;
 use http::{HeaderValue, Request, Response, Uri, header::USER_AGENT};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -29,6 +30,7 @@ use crate::{
     answer::Failure,
     counts::{Counts, Tally, Verb},
     settings::LiveSettings,
+    words::{plugin, told},
 };
 
 /// What we call ourselves, to API servers, webhooks and metrics servers alike.
@@ -54,16 +56,48 @@ pub(crate) struct ApiClient {
     pool: Pool,
     pub(crate) settings: Arc<LiveSettings>,
     pub(crate) counts: Counts,
+    /// The command that the credentials come from.
+    plugin: Option<Arc<str>>,
+}
+
+/// Why there is no client of an API server.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// It would have to go through a proxy.
+    #[error(
+        "proxy {proxy} is configured, and proxies are not supported: remove proxy-url from the \
+         kubeconfig, or unset HTTPS_PROXY and https_proxy"
+    )]
+    Proxy {
+        /// Its address, without a password.
+        proxy: String,
+    },
+    /// TLS or the credentials cannot be set up.
+    #[error("{problem}")]
+    Setup {
+        /// The library's words, without what they quote.
+        problem: String,
+    },
 }
 
 impl ApiClient {
-    pub(crate) fn new(mut config: Config, settings: LiveSettings) -> Result<Self, kube::Error> {
+    pub(crate) fn new(mut config: Config, settings: LiveSettings) -> Result<Self, ClientError> {
         // HTTPS_PROXY is not about this machine, where `up` and its agents are.
         if let Some(proxy) = config.proxy_url.take()
             && !is_loopback(&config.cluster_url)
         {
-            return Err(kube::Error::ProxyProtocolUnsupported { proxy_url: Box::new(proxy) });
+            return Err(ClientError::Proxy { proxy: redact::url(&proxy.to_string()) });
         }
+        let plugin = plugin(&config.auth_info);
+        Self::with(config, settings, plugin.as_deref())
+            .map_err(|error| ClientError::Setup { problem: told(&error, plugin.as_deref()) })
+    }
+
+    fn with(
+        mut config: Config,
+        settings: LiveSettings,
+        plugin: Option<&str>,
+    ) -> Result<Self, kube::Error> {
         config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
         let counts = Counts::default();
         let tls = config.rustls_https_connector_with_connector(tcp(&settings))?;
@@ -77,7 +111,8 @@ impl ApiClient {
             }
             None => stack.with_layer(&config.base_uri_layer()).build::<Incoming>(),
         };
-        Ok(Self { client, pool, settings: Arc::new(settings), counts })
+        let plugin = plugin.map(Arc::from);
+        Ok(Self { client, pool, settings: Arc::new(settings), counts, plugin })
     }
 
     /// One exchange: the whole body of a good answer.
@@ -87,7 +122,7 @@ impl ApiClient {
         request: Request<Vec<u8>>,
     ) -> Result<Bytes, Failure> {
         let whole = async {
-            let answer = self.client.send(request.map(Body::from)).await?;
+            let answer = self.send(request).await?;
             let status = answer.status();
             let body = answer.into_body().collect().await?.to_bytes();
             if status.is_success() { Ok(body) } else { Err(Failure::status(status, &body)) }
@@ -104,7 +139,7 @@ impl ApiClient {
     ) -> Result<(Body, Generation), Failure> {
         let generation = self.pool.generation();
         let head = async {
-            let answer = self.client.send(request.map(Body::from)).await?;
+            let answer = self.send(request).await?;
             let status = answer.status();
             if status.is_success() {
                 return Ok((answer.into_body(), generation));
@@ -113,6 +148,11 @@ impl ApiClient {
             Err(Failure::status(status, &body))
         };
         self.within(verb, head).await
+    }
+
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Body>, Failure> {
+        let answer = self.client.send(request.map(Body::from)).await;
+        answer.map_err(|error| Failure::broken(&error, self.plugin.as_deref()))
     }
 
     async fn within<T>(

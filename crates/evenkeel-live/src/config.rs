@@ -10,7 +10,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
-use crate::{answer::chain, settings::LiveSettings, store::KubeStore};
+use crate::{settings::LiveSettings, store::KubeStore, words::chain};
 
 /// Why there is no connection to a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -45,27 +45,50 @@ pub async fn connect_with(
     settings: LiveSettings,
 ) -> Result<KubeStore, ConnectError> {
     let listed = std::env::var_os("KUBECONFIG").filter(|list| !list.is_empty());
-    let path = match (kubeconfig, &listed) {
-        (Some(file), _) => file.display().to_string(),
-        (None, Some(list)) => format!("$KUBECONFIG ({})", list.display()),
-        (None, None) => "from the environment".to_owned(),
-    };
-    let bad = |problem: String| ConnectError::Config { path: path.clone(), problem };
-    let read = |error: KubeconfigError| bad(chain(&error));
-    let options = KubeConfigOptions::default();
-    let config = match (kubeconfig, &listed) {
-        (Some(file), _) => {
-            let file = Kubeconfig::read_from(file).map_err(read)?;
-            Config::from_custom_kubeconfig(file, &options).await.map_err(read)?
-        }
+    let (path, config) = match (kubeconfig, listed) {
+        (Some(file), _) => (file.display().to_string(), of_file(file).await),
         (None, Some(list)) => {
-            let merged = merge(list).map_err(bad)?;
-            Config::from_custom_kubeconfig(merged, &options).await.map_err(read)?
+            let merged = merge(&list);
+            let config = match merged {
+                Ok(merged) => config(merged).await,
+                Err(problem) => Err(problem),
+            };
+            (format!("$KUBECONFIG ({})", list.display()), config)
         }
-        (None, None) => Config::infer().await.map_err(|error| bad(chain(&error)))?,
+        (None, None) => of_home_or_pod(std::env::home_dir()).await,
     };
+    let config = config.map_err(|problem| ConnectError::Config { path: path.clone(), problem })?;
     KubeStore::new(config, settings)
-        .map_err(|error| ConnectError::Client { path, problem: chain(&error) })
+        .map_err(|error| ConnectError::Client { path, problem: error.to_string() })
+}
+
+async fn of_file(file: &Path) -> Result<Config, String> {
+    config(Kubeconfig::read_from(file).map_err(|error| chain(&error))?).await
+}
+
+/// The current context of a kubeconfig.
+async fn config(kubeconfig: Kubeconfig) -> Result<Config, String> {
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    config.map_err(|error| chain(&error))
+}
+
+/// kubectl's usual file, or what a pod has, and where it was looked for. `Config::infer` of kube
+/// does the same, and logs the lines of a file that it cannot read.
+async fn of_home_or_pod(home: Option<PathBuf>) -> (String, Result<Config, String>) {
+    let file = home.map(|home| home.join(".kube").join("config")).filter(|file| file.exists());
+    let pod = Config::incluster();
+    match (file, pod) {
+        (Some(file), pod) => {
+            let config = of_file(&file).await;
+            (file.display().to_string(), config.or_else(|problem| pod.map_err(|_| problem)))
+        }
+        (None, Ok(pod)) => ("of this pod".to_owned(), Ok(pod)),
+        (None, Err(error)) => {
+            let problem =
+                format!("there is no ~/.kube/config, and this is no pod ({})", chain(&error));
+            ("from the environment".to_owned(), Err(problem))
+        }
+    }
 }
 
 /// Reads a list of files as kubectl does: those that are not there are passed over, the first to

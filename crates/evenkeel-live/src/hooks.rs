@@ -19,10 +19,10 @@ use k8s_openapi::api::core::v1::Service;
 use tokio::time::Instant;
 
 use crate::{
-    answer::chain,
     client::{AGENT, Bounded, tcp},
     load::LoadTester,
     settings::LiveSettings,
+    words::chain,
 };
 
 /// Replies kept for the next observation; older ones are forgotten (the hook is then called again).

@@ -5,6 +5,7 @@
 //! KubeStore  Read and Write over kube's Client: raw requests, one JSON layer
 //!   client     connections: a limit on everything, dead ones are replaced
 //!   answer     what an answer means; "no such object" is not "no such kind"
+//!   words      what libraries say, without the secrets that they quote
 //!   kinds      which kinds there are, asked for as rarely as possible
 //!   informer   list + watch that resumes, lists again after 410, and tells what it missed
 //!   shelf      what is known of one query: the newer of the watch and of our own writes
@@ -33,8 +34,10 @@ mod shelf;
 mod store;
 mod time;
 mod url;
+mod words;
 
 pub use cache::{CachedStore, Kept};
+pub use client::ClientError;
 pub use config::{ConnectError, connect, connect_with};
 pub use counts::ApiCounts;
 pub use hooks::HttpHooks;

@@ -5,7 +5,7 @@ use http_body_util::BodyExt as _;
 use kube::client::Body;
 use serde_json::Value;
 
-use crate::answer::{Failure, chain};
+use crate::{answer::Failure, words::chain};
 
 /// Longest event: etcd takes objects of 1.5 MiB, and JSON may be several times as long.
 const LINE_MAX: usize = 16 << 20;

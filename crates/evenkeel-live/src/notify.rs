@@ -6,7 +6,10 @@ use std::{
 
 use bytes::Bytes;
 use evenkeel_api::{GroupKind, Key};
-use evenkeel_control::{BoxFuture, Notification, Notifier, PROVIDER_TYPES, Read, redact};
+use evenkeel_control::{
+    BoxFuture, Notification, Notifier, PROVIDER_TYPES, Read,
+    redact::{self, Secrets},
+};
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use k8s_openapi::api::core::v1::Secret;
@@ -14,9 +17,9 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    answer::chain,
     client::AGENT,
     hooks::{HttpClient, http_client, resolve},
+    words::chain,
 };
 
 /// Notifications that wait for one provider. Beyond it new ones fail at once: a chat that is down
@@ -213,7 +216,7 @@ impl Channel {
             .map_err(|_| Failure::Final(format!("{}: its token is not text", self.provider)))?;
         let answer = self.client.request(request).await;
         let answer = answer.map_err(|error| {
-            let words = redact::text(&chain(&error));
+            let words = target.secrets().text(&chain(&error));
             Failure::Later(format!("{shown}: {words}"), None)
         })?;
         let status = answer.status();
@@ -222,9 +225,9 @@ impl Channel {
         let body = Limited::new(answer.into_body(), BODY_MAX).collect().await;
         let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         if status.is_success() {
-            return target.form.taken(&body).map_err(|failure| failure.at(&shown));
+            return target.taken(&body).map_err(|failure| failure.at(&shown));
         }
-        let words = redact::text(String::from_utf8_lossy(&body).trim());
+        let words = target.secrets().text(String::from_utf8_lossy(&body).trim());
         let problem = format!("{shown} answered {}: {words}", status.as_u16());
         if status.is_server_error() || [408, 425, 429].contains(&status.as_u16()) {
             Err(Failure::Later(problem, after.map(Duration::from_secs)))
@@ -250,23 +253,6 @@ enum Form {
     Teams,
     GoogleChat,
     Webhook,
-}
-
-impl Form {
-    /// Whether an answer of status 200 means that the message was taken. Slack's API says in the
-    /// body that it was not.
-    fn taken(self, body: &[u8]) -> Result<(), Failure> {
-        let said: Value = serde_json::from_slice(body).unwrap_or_default();
-        if self != Self::Slack || said.get("ok") != Some(&Value::Bool(false)) {
-            return Ok(());
-        }
-        let error = said.get("error").and_then(Value::as_str).unwrap_or("no reason");
-        let words = format!("did not take the message: {}", redact::text(error));
-        if SLACK_LATER.contains(&error) {
-            return Err(Failure::Later(words, None));
-        }
-        Err(Failure::Final(words))
-    }
 }
 
 impl Target {
@@ -339,6 +325,26 @@ impl Target {
             channel: or(text("/spec/channel"), "general"),
             username: or(text("/spec/username"), "evenkeel"),
         })
+    }
+
+    /// What a receiver must not repeat. The path is the password of a chat's webhook.
+    fn secrets(&self) -> Secrets {
+        Secrets::of_whole_url(&self.address).and(self.token.as_deref().unwrap_or_default())
+    }
+
+    /// Whether an answer of status 200 means that the message was taken. Slack's API says in the
+    /// body that it was not.
+    fn taken(&self, body: &[u8]) -> Result<(), Failure> {
+        let said: Value = serde_json::from_slice(body).unwrap_or_default();
+        if self.form != Form::Slack || said.get("ok") != Some(&Value::Bool(false)) {
+            return Ok(());
+        }
+        let error = said.get("error").and_then(Value::as_str).unwrap_or("no reason");
+        let words = format!("did not take the message: {}", self.secrets().text(error));
+        if SLACK_LATER.contains(&error) {
+            return Err(Failure::Later(words, None));
+        }
+        Err(Failure::Final(words))
     }
 
     fn message(&self, notification: &Notification) -> Value {

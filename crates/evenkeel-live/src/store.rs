@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     answer::Failure,
-    client::{ApiClient, Generation},
+    client::{ApiClient, ClientError, Generation},
     counts::{ApiCounts, Verb},
     informer::{self, Detail},
     kinds::{Kinds, Route},
@@ -33,8 +33,8 @@ pub struct KubeStore {
 impl KubeStore {
     /// A store over the cluster of `config`.
     ///
-    /// **Errors**: TLS cannot be set up, or the credentials cannot be read.
-    pub fn new(config: Config, settings: LiveSettings) -> Result<Self, kube::Error> {
+    /// **Errors**: TLS cannot be set up, the credentials cannot be read, or a proxy is asked for.
+    pub fn new(config: Config, settings: LiveSettings) -> Result<Self, ClientError> {
         Ok(Self { client: ApiClient::new(config, settings)?, kinds: Arc::new(Kinds::new()) })
     }
 

@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+use evenkeel_control::redact;
+
 /// Writes a result. A reader that has gone away (`| head`) is no error.
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
@@ -23,6 +25,12 @@ pub(crate) fn is_terminal() -> bool {
 /// Writes a remark or an error, apart from results.
 pub(crate) fn complain(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").unwrap_or_default();
+}
+
+/// An error with its causes, in words for the terminal. It may quote an address or somebody's
+/// answer.
+pub(crate) fn words(error: &anyhow::Error) -> String {
+    redact::whole(&format!("{error:#}"))
 }
 
 /// A plain table: columns as wide as their longest cell, two spaces between.

@@ -40,16 +40,31 @@ fn main() -> ExitCode {
         Some("load") => return evenkeel_workload::load::main(words.into_iter().skip(2)),
         _ => {}
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refusal) => return refused(&refusal),
+    };
     log_to_stderr();
     redact::panics();
     match dispatch(&cli) {
         Ok(code) => code,
         Err(error) => {
-            io::complain(&format!("evenkeel: {error:#}"));
+            io::complain(&format!("evenkeel: {}", io::words(&error)));
             if cli.command.asks() { ExitCode::from(NOT_KNOWN) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// What is wrong with the flags, or the help that was asked for. It quotes the words that it does
+/// not know, which may be an address with a password.
+fn refused(refusal: &clap::Error) -> ExitCode {
+    let words = refusal.to_string();
+    let masked = redact::whole(&words);
+    if !refusal.use_stderr() || masked == words {
+        refusal.exit();
+    }
+    io::complain(masked.trim_end());
+    ExitCode::from(2)
 }
 
 /// What `ps` and `top` show, also of a process that was started through `/proc/self/exe`.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
 
 mod cache;
+mod credentials;
 mod hooks;
 mod notify;
 mod silence;

@@ -47,7 +47,7 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let ended = processes.end().await;
     let mut report = played?;
     if let Err(error) = ended {
-        report.broken.get_or_insert_with(|| format!("{error:#}"));
+        report.broken.get_or_insert_with(|| io::words(&error));
     }
     finish(args, &report)
 }

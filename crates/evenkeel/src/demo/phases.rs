@@ -45,7 +45,7 @@ pub(super) async fn play(stage: &mut Stage<'_>, settings: Settings) -> Report {
         match outcome.await {
             Ok(happened) => all.push(happened),
             Err(error) => {
-                report.broken = Some(format!("{}: {error:#}", phase.name));
+                report.broken = Some(format!("{}: {}", phase.name, io::words(&error)));
                 break;
             }
         }
@@ -58,7 +58,7 @@ pub(super) async fn play(stage: &mut Stage<'_>, settings: Settings) -> Report {
         }
     }
     if let Err(error) = stage.stop_load().await {
-        report.broken.get_or_insert_with(|| format!("{error:#}"));
+        report.broken.get_or_insert_with(|| io::words(&error));
     }
     let ledger = if without.is_none() && report.broken.is_none() {
         io::complain("waiting for the SLO's ledger to settle the last release ...");

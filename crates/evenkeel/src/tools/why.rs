@@ -10,7 +10,7 @@ use evenkeel_api::{
     slo::{BreakGlass, ErrorBudgetPolicy, PrometheusServiceLevel, SloMaintenance},
 };
 use evenkeel_base::Clock as _;
-use evenkeel_control::{ListQuery, Pass, Read as _};
+use evenkeel_control::{ListQuery, Pass, Read as _, redact};
 use evenkeel_live::{KubeStore, RealTime, connect};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -66,9 +66,11 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
             match ask(url, &key).await {
                 Ok(more) => passes.extend(more),
                 Err(error) => io::complain(&format!(
-                    "warning: the leader of {} does not answer at {url} ({error:#}): what follows \
-                     is from the object alone",
-                    domain.name
+                    "warning: the leader of {} does not answer at {} ({}): what follows is from \
+                     the object alone",
+                    domain.name,
+                    redact::url(url),
+                    io::words(&error)
                 )),
             }
         }
