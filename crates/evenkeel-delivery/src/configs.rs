@@ -3,8 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use evenkeel_api::{GroupKind, Key, Obj};
+use evenkeel_api::{GroupKind, Key, Obj, json::canonical};
+use evenkeel_control::redact;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::diff;
 
@@ -87,13 +89,37 @@ pub(crate) fn is_tracked(config: &Obj) -> bool {
 
 /// `configmap/NAME` and `secret/NAME`, each with a hash of its content.
 pub(crate) fn hashes(configs: &BTreeMap<Key, Arc<Obj>>) -> BTreeMap<String, String> {
-    let content =
-        |config: &Obj| json!([config.json().get("data"), config.json().get("binaryData")]);
-    configs
-        .iter()
-        .filter(|(_, config)| is_tracked(config))
-        .map(|(key, config)| (label(key), diff::hash(&content(config))))
-        .collect()
+    let tracked = configs.iter().filter(|(_, config)| is_tracked(config));
+    tracked.map(|(key, config)| (label(key), hash(config))).collect()
+}
+
+/// Replaces the hashes that earlier versions recorded of Secrets; another hash would be another
+/// content, and start a release.
+pub(crate) fn renew(recorded: &mut BTreeMap<String, String>, configs: &BTreeMap<Key, Arc<Obj>>) {
+    for (key, config) in configs.iter().filter(|(key, _)| redact::is_secret(key)) {
+        if let Some(known) = recorded.get_mut(&label(key))
+            && *known == diff::hash(&content(config))
+        {
+            *known = hash(config);
+        }
+    }
+}
+
+/// The hash is shown in the Canary's status and a part of what webhooks are sent, and a short
+/// password is found from its hash by trying. That of a Secret depends on the Secret's uid, too,
+/// which only those know who may read the Secret.
+fn hash(config: &Obj) -> String {
+    let content = content(config);
+    if !redact::is_secret(config.key()) {
+        return diff::hash(&content);
+    }
+    let digest = Sha256::new_with_prefix(config.uid()).chain_update(canonical(&content)).finalize();
+    let start = digest.iter().take(8).fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
+    format!("{start:016x}")
+}
+
+fn content(config: &Obj) -> Value {
+    json!([config.json().get("data"), config.json().get("binaryData")])
 }
 
 /// The copy as it should be.

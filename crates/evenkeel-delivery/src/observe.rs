@@ -234,6 +234,9 @@ async fn tracked(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError>
         }
     }
     view.config_hashes = configs::hashes(&view.configs);
+    for recorded in view.status.tracked_configs.iter_mut().chain([&mut view.run.promoted_configs]) {
+        configs::renew(recorded, &view.configs);
+    }
     let (uid, target) = (view.obj.uid(), &view.names.target);
     view.copy_names = configs::copy_names(&view.configs, &view.config_copies, uid, target);
     Ok(())

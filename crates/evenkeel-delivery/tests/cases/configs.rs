@@ -1,6 +1,7 @@
 //! Configs that a target uses, and the copies that its primary uses.
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use evenkeel_api::json::canonical;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use super::*;
 
@@ -177,4 +178,142 @@ fn another_tools_primary_is_adopted_whatever_its_copies_are_called() {
     world.run_for(minutes(5));
     let other = world.store.find(&key).unwrap();
     assert_eq!(other.json()["status"]["phase"], "Initialized");
+}
+
+/// What is in every Secret, and how Secrets have it.
+const PLANTED: [&str; 2] = ["pl4nted", "cGw0bnRlZA=="];
+
+fn secret(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NS},
+        "type": "Opaque", "data": {"password": PLANTED[1]}})
+}
+
+/// A target that uses a Secret in each of the ways there are.
+fn uses_secrets(body: &mut Value) {
+    let spec = &mut body["spec"]["template"]["spec"];
+    let from = json!({"secretKeyRef": {"name": "db", "key": "password"}});
+    spec["containers"][0]["env"] = json!([{"name": "PASSWORD", "valueFrom": from}]);
+    spec["volumes"] = json!([{"name": "tls", "secret": {"secretName": "tls"}},
+        {"name": "all", "projected": {"sources": [{"secret": {"name": "extra"}}]}}]);
+}
+
+/// A service that uses Secrets, whose webhook and chat are told everything.
+fn with_secrets() -> World {
+    let pager = json!({"name": "pager", "type": "event",
+        "url": "http://ann:pl4nted@pager.test/?token=pl4nted"});
+    let chat = json!({"name": "ops", "severity": "info", "providerRef": {"name": "chat"}});
+    let analysis = json!({"stepWeight": 50, "webhooks": [pager], "alerts": [chat]});
+    let mut world = World::new(with(&json!({"analysis": analysis})), Settings::default());
+    world.kill();
+    answer(&world, &[("pager", 202)]);
+    for name in ["db", "tls", "extra"] {
+        world.store.create_now(secret(name));
+    }
+    world.store.create_now(json!({"apiVersion": "flagger.app/v1beta1", "kind": "AlertProvider",
+        "metadata": {"name": "chat", "namespace": NS},
+        "spec": {"type": "slack", "secretRef": {"name": "hook"}}}));
+    world.store.change(&deployment_key("api-service"), uses_secrets);
+    world.boot();
+    world
+}
+
+fn keeps_its_secrets(world: &World) {
+    let mut all = world.told.lock().unwrap().clone();
+    all.extend([world.timeline(), world.queries.lock().unwrap().join(" ")]);
+    for obj in world.store.all() {
+        let mut body = obj.json().clone();
+        // Secrets have it, and so has who wrote the Canary.
+        if obj.key().kind.is::<Secret>() {
+            body["data"].take();
+        } else if obj.key().kind.is::<Canary>() {
+            body["spec"]["analysis"]["webhooks"].take();
+        }
+        all.push(body.to_string());
+    }
+    for words in all {
+        assert!(!PLANTED.iter().any(|planted| words.contains(planted)), "{words}");
+    }
+}
+
+/// Refuses each write of a life in turn: copies are made, promoted, and made again.
+#[test]
+fn what_is_in_secrets_is_told_to_nobody_whatever_is_refused() {
+    let mut lives = 0;
+    for writes in 0..1000 {
+        let mut world = with_secrets();
+        world.store.refuse_after(writes);
+        world.run_until(&["Initialized"]);
+        let db = Key::of::<Secret>(NS, "db");
+        world.store.change(&db, |body| body["data"]["user"] = PLANTED[1].into());
+        world.run_until(&["Progressing"]);
+        world.run_until(&["Succeeded"]);
+        world.store.remove(&Key::of::<Secret>(NS, "tls-primary"));
+        world.run_for(minutes(10));
+        for (name, content) in [
+            ("db", r#"{"password":"cGw0bnRlZA==","user":"cGw0bnRlZA=="}"#),
+            ("tls", r#"{"password":"cGw0bnRlZA=="}"#),
+            ("extra", r#"{"password":"cGw0bnRlZA=="}"#),
+        ] {
+            let copy = world.store.find(&Key::of::<Secret>(NS, &format!("{name}-primary")));
+            let copy = copy.map(|copy| copy.json()["data"].to_string());
+            assert_eq!(copy.as_deref(), Some(content), "{name}, refused after {writes}");
+        }
+        keeps_its_secrets(&world);
+        lives += 1;
+        if world.store.will_refuse() {
+            break;
+        }
+    }
+    // Every write of a whole life was refused once.
+    assert!((20..200).contains(&lives), "{lives}");
+}
+
+/// The hash of a Secret's content alone, as earlier versions recorded it.
+fn guessable() -> String {
+    let content = json!([{"password": PLANTED[1]}, null]);
+    format!("{:016x}", evenkeel_base::stable_hash(canonical(&content).as_bytes()))
+}
+
+#[test]
+fn the_hash_of_a_secret_in_the_status_cannot_be_guessed() {
+    let mut world = with_secrets();
+    world.run_until(&["Initialized"]);
+    let status = world.canary().json()["status"].clone();
+    let tracked = &status["trackedConfigs"];
+    assert_eq!(tracked["secret/db"].as_str().unwrap().len(), 16, "{tracked}");
+    // The content is the same, the Secrets are not.
+    assert_ne!(tracked["secret/db"], tracked["secret/tls"]);
+    assert!(!status.to_string().contains(&guessable()), "{status}");
+}
+
+#[test]
+fn a_hash_that_an_earlier_version_recorded_is_replaced_and_starts_no_release() {
+    let mut world = with_secrets();
+    world.run_until(&["Initialized"]);
+    world.run_for(minutes(2));
+    let key = Key::of::<Canary>(NS, "api-service");
+    let before = world.canary().json()["status"].clone();
+    for changed in [false, true] {
+        world.kill();
+        world.store.change(&key, |body| {
+            for place in ["/status/trackedConfigs", "/status/evenkeel/promotedConfigs"] {
+                for name in ["secret/db", "secret/tls", "secret/extra"] {
+                    body.pointer_mut(place).unwrap()[name] = guessable().into();
+                }
+            }
+        });
+        if changed {
+            let db = Key::of::<Secret>(NS, "db");
+            world.store.change(&db, |body| body["data"]["password"] = "cGw0bnRlZDI=".into());
+        }
+        world.boot();
+        world.run_for(minutes(2));
+        let status = world.canary().json()["status"].clone();
+        if changed {
+            assert_ne!(status["phase"], "Initialized");
+        } else {
+            assert_eq!(status, before);
+        }
+        keeps_its_secrets(&world);
+    }
 }

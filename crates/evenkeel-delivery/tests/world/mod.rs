@@ -114,6 +114,7 @@ pub(crate) type Answers = BTreeMap<&'static str, u16>;
 struct Called {
     answers: Arc<Mutex<Answers>>,
     log: Arc<Mutex<Vec<HookCall>>>,
+    told: Told,
     replies: Mutex<BTreeMap<String, Result<HookReply, HookError>>>,
     time: Arc<Time>,
 }
@@ -121,6 +122,7 @@ struct Called {
 impl Hooks for Called {
     fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Result<HookReply, HookError>> {
         self.log.lock().unwrap().push(call.clone());
+        self.told.lock().unwrap().push(json!(call.body).to_string());
         let name = call.id.rsplit('/').next().unwrap_or_default().to_owned();
         let answer = self.answers.lock().unwrap().get(name.as_str()).copied();
         Box::pin(async move {
@@ -156,12 +158,19 @@ enum Rule {
     Stop,
 }
 
-struct Gate(Arc<Mutex<Rule>>);
+struct Gate {
+    rule: Arc<Mutex<Rule>>,
+    told: Told,
+}
+
+/// What was told to others in words, or in bodies for them.
+type Told = Arc<Mutex<Vec<String>>>;
 
 impl Door for Gate {
     fn ask<'a>(&'a self, petition: &'a Petition<'a>) -> BoxFuture<'a, Verdict> {
+        self.told.lock().unwrap().push(format!("{petition:?}"));
         let riskier = petition.direction == Direction::Riskier;
-        let held = match *self.0.lock().unwrap() {
+        let held = match *self.rule.lock().unwrap() {
             Rule::Nothing => false,
             Rule::Budget => riskier && matches!(petition.action, Action::SetWeights { .. }),
             Rule::Freeze => riskier,
@@ -174,7 +183,8 @@ impl Door for Gate {
         };
         async { verdict }.boxed()
     }
-    fn settle<'a>(&'a self, _: &'a AuditId, _: Outcome<'a>) -> BoxFuture<'a, ()> {
+    fn settle<'a>(&'a self, _: &'a AuditId, outcome: Outcome<'a>) -> BoxFuture<'a, ()> {
+        self.told.lock().unwrap().push(format!("{outcome:?}"));
         async {}.boxed()
     }
 }
@@ -183,11 +193,13 @@ impl Door for Gate {
 struct Mailbox {
     problem: Arc<Mutex<Option<String>>>,
     mail: Arc<Mutex<Vec<String>>>,
+    told: Told,
 }
 
 impl Notifier for Mailbox {
     fn deliver(&self, note: Notification) -> BoxFuture<'static, Result<(), String>> {
         self.mail.lock().unwrap().push(format!("{} {}", note.severity, note.message));
+        self.told.lock().unwrap().push(json!(note).to_string());
         let problem = self.problem.lock().unwrap().clone();
         async { problem.map_or(Ok(()), Err) }.boxed()
     }
@@ -204,6 +216,8 @@ pub(crate) struct World {
     pub(crate) mail_problem: Arc<Mutex<Option<String>>>,
     /// Notifications, as `severity message`.
     pub(crate) mail: Arc<Mutex<Vec<String>>>,
+    /// What the door, webhooks and people were told.
+    pub(crate) told: Told,
     rule: Arc<Mutex<Rule>>,
     /// Deployments whose pods do not become ready.
     pub(crate) broken: BTreeSet<String>,
@@ -247,6 +261,7 @@ impl World {
             calls: Arc::default(),
             mail_problem: Arc::default(),
             mail: Arc::default(),
+            told: Arc::default(),
             rule: Arc::default(),
             broken: BTreeSet::new(),
             limping: BTreeSet::new(),
@@ -303,6 +318,7 @@ impl World {
             .with_hooks(Arc::new(Called {
                 answers: self.answers.clone(),
                 log: self.calls.clone(),
+                told: self.told.clone(),
                 replies: Mutex::default(),
                 time: self.time.clone(),
             }));
@@ -310,8 +326,9 @@ impl World {
             .with_notifier(Arc::new(Mailbox {
                 problem: self.mail_problem.clone(),
                 mail: self.mail.clone(),
+                told: self.told.clone(),
             }))
-            .with_door(Arc::new(Gate(self.rule.clone())));
+            .with_door(Arc::new(Gate { rule: self.rule.clone(), told: self.told.clone() }));
         let run = install(RunLoop::new(host), self.settings.clone());
         self.pool.spawner().spawn_local(run.run()).unwrap();
     }

@@ -22,6 +22,8 @@ struct Inner {
     watchers: Vec<Watcher>,
     /// Writes that still get through; then the writer is as good as dead.
     writes_left: Option<u64>,
+    /// Writes until one is refused.
+    writes_taken: Option<u64>,
     /// Fields that the server does not know, by kind.
     pruned: Vec<(&'static str, &'static str)>,
     /// Patches of each object by the controller.
@@ -47,6 +49,27 @@ impl MemStore {
     /// Whether [`Self::die_after`] has struck.
     pub(crate) fn is_dead(&self) -> bool {
         self.inner.lock().unwrap().writes_left == Some(0)
+    }
+
+    /// Refuses one write of the controller, after this many, and quotes all of it.
+    pub(crate) fn refuse_after(&self, writes: u64) {
+        self.inner.lock().unwrap().writes_taken = Some(writes);
+    }
+
+    /// Whether [`Self::refuse_after`] has not struck yet.
+    pub(crate) fn will_refuse(&self) -> bool {
+        self.inner.lock().unwrap().writes_taken.is_some()
+    }
+
+    /// What a server says that does not like a body, or an admission webhook behind it.
+    fn refusal(&self, key: &Key, body: &Value) -> Option<StoreError> {
+        let taken = &mut self.inner.lock().unwrap().writes_taken;
+        *taken = (*taken)?.checked_sub(1);
+        if taken.is_some() {
+            return None;
+        }
+        let problem = format!("data: Invalid value: {body}: must not be that");
+        Some(StoreError::Invalid { object: key.to_string(), problem })
     }
 
     /// Waits for ever once no more writes get through.
@@ -183,6 +206,9 @@ impl Write for MemStore {
     ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
         Box::pin(async move {
             self.alive().await;
+            if let Some(refusal) = self.refusal(obj.key(), obj.json()) {
+                return Err(refusal);
+            }
             if self.find(obj.key()).is_some() {
                 return Err(StoreError::Exists { object: obj.key().to_string() });
             }
@@ -204,6 +230,9 @@ impl Write for MemStore {
                 return Err(StoreError::Conflict { object: key.to_string(), problem });
             }
             let Patch::Merge(patch) = patch else { unreachable!("delivery merges") };
+            if let Some(refusal) = self.refusal(key, patch) {
+                return Err(refusal);
+            }
             *self.inner.lock().unwrap().patches.entry(key.clone()).or_default() += 1;
             self.change(key, |body| merge(body, patch)).ok_or_else(|| missing(key))
         })
