@@ -4,6 +4,8 @@
 //! Takes about a minute: every step starts a kubectl, and pods really start and stop.
 //! Needs kubectl (Debian package kubernetes-client) on PATH or in KUBECTL.
 
+#[path = "kubectl/secrets.rs"]
+mod secrets;
 #[path = "kubectl/world.rs"]
 mod world;
 
@@ -71,6 +73,7 @@ fn kubectl_works_against_evenkeel_up() -> anyhow::Result<()> {
         ("canary.yaml", CANARY),
         ("app.yaml", API_SERVICE),
         ("images.yaml", IMAGES),
+        ("unfit.yaml", secrets::UNFIT),
     ] {
         folder.write(&format!("manifests/{name}"), text)?;
     }
@@ -88,6 +91,7 @@ fn kubectl_works_against_evenkeel_up() -> anyhow::Result<()> {
     labels_select(&cluster)?;
     manifests_are_checked(&cluster)?;
     pods_that_cannot_run_say_why(&cluster)?;
+    secrets::are_kept(&cluster, &folder)?;
     a_target_has_one_canary(&cluster)?;
     deleted_is_gone(&cluster)?;
 
@@ -95,6 +99,7 @@ fn kubectl_works_against_evenkeel_up() -> anyhow::Result<()> {
     let cluster = started(&folder, &kubectl)?;
     let left = cluster.stop()?;
     ensure!(left.is_empty(), "left running: {left:#?}");
+    secrets::are_in_private_files_alone(&folder)?;
     Ok(())
 }
 
@@ -111,6 +116,11 @@ fn what_cannot_start_says_why(folder: &Folder) -> anyhow::Result<()> {
     ensure!(said.code == Some(1) && said.out.is_empty(), "{said:?}");
     let wanted = "evenkeel: shop.yaml, line 5: field a[1]: unclosed bracket '['\n";
     ensure!(said.err == wanted, "{said:?}");
+
+    folder.write("open/vault.yaml", &secrets::UNFIT.replace("==}", "=="))?;
+    let said = world::refused(folder, "open", &[])?;
+    ensure!(said.code == Some(1) && said.err.contains("vault.yaml, line"), "{said:?}");
+    secrets::are_not_in(&said.err)?;
 
     folder.write("none/README", "nothing")?;
     let said = world::refused(folder, "none", &[])?;

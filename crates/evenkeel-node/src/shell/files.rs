@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -91,12 +91,14 @@ pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// Writes a file as a whole or not at all.
+/// Writes a file, for its owner alone, as a whole or not at all.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     use io::Write as _;
     let fresh = path.with_extension("new");
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+    // One that was there keeps its mode.
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     file.write_all(&serde_json::to_vec(value)?)?;
     std::fs::rename(&fresh, path)
 }
@@ -104,4 +106,32 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()>
 /// Reads a file written by [`write_json`]; `None` when it is not there or not understood.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_owner_may_look_at_a_spec() {
+        let root = std::env::temp_dir().join(format!("evenkeel-files-{}", std::process::id()));
+        let dir = root.join("pods").join("uid").join("app").join("0");
+        make_private_dir(&dir).unwrap();
+        let path = dir.join("spec.json");
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        // Also after one that was readable was left behind by an interrupted write.
+        let fresh = path.with_extension("new");
+        for _ in 0..2 {
+            write_json(&path, &"pl4nted").unwrap();
+            assert_eq!(mode(&path), 0o600);
+            std::fs::write(&fresh, "").unwrap();
+            std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        let mut folder = dir.as_path();
+        while folder != root.parent().unwrap() {
+            assert_eq!(mode(folder), 0o700, "{}", folder.display());
+            folder = folder.parent().unwrap();
+        }
+        std::fs::remove_dir_all(&root).unwrap();
+    }
 }
