@@ -262,16 +262,16 @@ pub(crate) async fn resolve(
     let parts: Vec<_> = host.split('.').collect();
     let is_address = host.parse::<std::net::IpAddr>().is_ok() || host.starts_with('[');
     let (name, namespace) = match parts.as_slice() {
-        _ if is_address || host == "localhost" => return Ok(Some(uri.clone())),
+        _ if is_address || host == "localhost" => return without_user(uri).map(Some),
         [name] => (*name, namespace),
         [name, namespace] | [name, namespace, "svc", ..] => (*name, *namespace),
-        _ => return Ok(Some(uri.clone())),
+        _ => return without_user(uri).map(Some),
     };
     let key = Key::of::<Service>(namespace, name);
     let found = read.get(&key).await.map_err(|error| error.to_string())?;
     let Some(found) = found else {
         // `example.com` has the shape of `name.namespace` and is not ours to refuse.
-        return Ok((parts.len() == 2).then(|| uri.clone()));
+        return (parts.len() == 2).then(|| without_user(uri)).transpose();
     };
     let service = found.get::<Service>().map_err(|error| error.to_string())?;
     let address = service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone());
@@ -282,6 +282,15 @@ pub(crate) async fn resolve(
     let scheme = uri.scheme_str().unwrap_or("http");
     let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
     format!("{scheme}://{address}:{port}{path}").parse().map(Some).map_err(|e| format!("{e}"))
+}
+
+/// A URL without user and password: the client does not send them, but its log names them.
+fn without_user(uri: &Uri) -> Result<Uri, String> {
+    let mut parts = uri.clone().into_parts();
+    if let Some((_, host)) = uri.authority().and_then(|place| place.as_str().rsplit_once('@')) {
+        parts.authority = Some(host.parse().map_err(|_| "the URL names no host".to_owned())?);
+    }
+    Uri::from_parts(parts).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
