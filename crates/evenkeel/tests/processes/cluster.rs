@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evenkeel_api::{GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute};
+use evenkeel_api::{Key, Obj, canary::Canary, httproute::HttpRoute, json::merge};
 use evenkeel_base::{Clock as _, Rng};
 use evenkeel_cluster::{
     ApiServer, NoLogs,
@@ -18,18 +18,18 @@ use evenkeel_control::{ListQuery, Patch, Store, WatchEvent, WriteOptions};
 use evenkeel_live::RealTime;
 use evenkeel_sim::world::{Troubles, canary_weight, play_plant};
 use futures::{StreamExt as _, executor::block_on};
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    coordination::v1::Lease,
-    core::v1::{ConfigMap, Event, Namespace, Secret, Service},
-};
+use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{line::Line, prometheus::Prometheus};
+use crate::{
+    line::Line,
+    prometheus::Prometheus,
+    secrets::{Receiver, container},
+};
 
-/// The token of every process. It must not come up anywhere else.
+/// The token of every process, and more (`secrets.rs`). It must not come up anywhere else.
 pub(crate) const PLANTED: &str = "pl4ntedX";
 /// How long something may take that has to happen; generous, for machines that do much else.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -39,6 +39,7 @@ pub(crate) struct Cluster {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) line: Line,
     pub(crate) prometheus: Prometheus,
+    pub(crate) receiver: Receiver,
     pub(crate) home: PathBuf,
     weights: Weights,
     runtime: tokio::runtime::Runtime,
@@ -75,7 +76,7 @@ impl Cluster {
             logs: Arc::new(NoLogs),
             tls_dir: None,
         };
-        let (serving, line, prometheus) = runtime.block_on(async {
+        let (serving, line, prometheus, receiver) = runtime.block_on(async {
             let serving = http::serve(server, options).await.unwrap();
             let direct = http::kubeconfig(&serving, PLANTED);
             fs::write(home.join("direct.kubeconfig"), &direct).unwrap();
@@ -83,7 +84,7 @@ impl Cluster {
             let address = format!("https://{}", serving.addr);
             let through = direct.replace(&address, &format!("http://{}", line.addr));
             fs::write(home.join("kubeconfig"), through).unwrap();
-            (serving, line, Prometheus::start().await)
+            (serving, line, Prometheus::start().await, Receiver::start().await)
         });
         let weights = Weights::default();
         let (troubles, told) = watch::channel(Troubles::default());
@@ -93,6 +94,7 @@ impl Cluster {
             store,
             line,
             prometheus,
+            receiver,
             home,
             weights,
             runtime,
@@ -122,21 +124,23 @@ impl Cluster {
         self.create(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta,
             "spec": {"replicas": 2, "selector": {"matchLabels": {"app": name}},
                 "template": {"metadata": {"labels": {"app": name}},
-                    "spec": {"containers": [container(1)]}}}}));
+                    "spec": {"containers": [container(name, 1)]}}}}));
         let metric = json!({"name": "request-success-rate", "interval": "30s",
             "thresholdRange": {"min": 99}});
+        let mut analysis = json!({"interval": "10s", "threshold": 1, "maxWeight": weight_max,
+            "stepWeight": 10, "metrics": [metric]});
+        merge(&mut analysis, &self.plant(ns, name));
         self.create(
             json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": meta,
             "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
-                "service": {"port": 80, "targetPort": 8080},
-                "analysis": {"interval": "10s", "threshold": 1, "maxWeight": weight_max,
-                    "stepWeight": 10, "metrics": [metric]}}}),
+                "service": {"port": 80, "targetPort": 8080}, "analysis": analysis}}),
         );
     }
 
     /// A new version of a service.
     pub(crate) fn release(&self, ns: &str, name: &str, version: u32) {
-        let patch = json!({"spec": {"template": {"spec": {"containers": [container(version)]}}}});
+        let patch = json!({"spec": {"template": {"spec": {
+            "containers": [container(name, version)]}}}});
         let key = Key::of::<Deployment>(ns, name);
         block_on(self.store.patch(&key, &Patch::Merge(patch), &WriteOptions::default())).unwrap();
     }
@@ -191,48 +195,16 @@ impl Cluster {
         self.lease()["holderIdentity"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Fails when the token is in an object, or in a file that is not a kubeconfig.
-    pub(crate) fn has_kept_its_secret(&self) {
-        let kinds = [
-            GroupKind::of::<Canary>(),
-            GroupKind::of::<HttpRoute>(),
-            GroupKind::of::<Deployment>(),
-            GroupKind::of::<Lease>(),
-            GroupKind::of::<ConfigMap>(),
-            GroupKind::of::<Event>(),
-            GroupKind::of::<Namespace>(),
-            GroupKind::of::<Secret>(),
-            GroupKind::of::<Service>(),
-        ];
-        for kind in kinds {
-            for obj in block_on(self.store.list(&ListQuery::all(kind))).unwrap().items {
-                assert!(!obj.json().to_string().contains(PLANTED), "{}", obj.json());
-            }
-        }
-        let mut seen = 0;
-        let mut folders = vec![self.home.clone()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if !["direct.kubeconfig", "kubeconfig"]
-                    .iter()
-                    .any(|name| path.ends_with(name))
-                {
-                    let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
-                    assert!(!text.contains(PLANTED), "{}", path.display());
-                    seen += 1;
-                }
-            }
-        }
-        assert!(seen > 0, "no process has written anything");
+    /// Whether a release has sent requests to a canary.
+    pub(crate) fn has_released(&self) -> bool {
+        self.weights.lock().unwrap().values().any(|weights| weights.len() > 1)
     }
-}
 
-fn container(version: u32) -> Value {
-    json!({"name": "app", "image": format!("evenkeel/demo:v{version}"),
-        "ports": [{"containerPort": 8080}]})
+    /// All Canaries, as `namespace/name`.
+    pub(crate) fn canaries(&self) -> Vec<String> {
+        let all = block_on(self.store.list(&ListQuery::of::<Canary>())).unwrap().items;
+        all.iter().map(|canary| format!("{}/{}", canary.namespace(), canary.name())).collect()
+    }
 }
 
 async fn client(kubeconfig: &str) -> kube::Client {

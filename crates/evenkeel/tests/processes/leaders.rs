@@ -109,3 +109,58 @@ pub(crate) fn an_address_with_a_password_is_refused_and_not_repeated() {
     assert!(complaint.contains("must not have a user and password"), "{complaint}");
     cluster.has_kept_its_secret();
 }
+
+/// A kubeconfig of a cluster elsewhere, whose user has these fields.
+fn kubeconfig(user: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
+         contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+         clusters: [{{name: a, cluster: {{server: 'https://127.0.0.2:9'}}}}]\n\
+         users:\n- name: a\n  user:\n{user}"
+    )
+}
+
+/// A user whose credentials come from a command that runs this, alone or in front of a person.
+fn exec(mode: &str, script: &str) -> String {
+    kubeconfig(&format!(
+        "    exec: {{apiVersion: client.authentication.k8s.io/v1, interactiveMode: {mode},\n      \
+         env: [{{name: A, value: {PLANTED}}}], command: sh, args: [-c, '{script}']}}\n"
+    ))
+}
+
+/// Proxies, credential plugins and kubeconfigs have passwords, and libraries quote them.
+#[test]
+#[ignore = "one of `all_at_once`"]
+pub(crate) fn what_keeps_a_process_from_its_cluster_is_said_without_what_is_secret_in_it() {
+    let cluster = Cluster::start("credentials");
+    let token = format!("    token: {PLANTED}\n");
+    let elsewhere = kubeconfig(&token).replace("127.0.0.2", "cluster.test");
+    let proxy = format!("http://ann:{PLANTED}@proxy.test:3128");
+    let in_file = elsewhere.replace("9'", &format!("9', proxy-url: '{proxy}'"));
+    let fails = format!("echo {PLANTED}; echo {PLANTED} >&2; exit 3");
+    let babbles = format!("echo {{token: [{PLANTED}");
+    // Once for TLS, once for the first token; then it fails.
+    let counter = cluster.home.join("asked").display().to_string();
+    let fails_later = format!(
+        "echo x >>{counter}; if [ $(wc -l <{counter}) -gt 2 ]; then rm {counter}; echo {PLANTED}; \
+         exit 4; fi; echo \"{{kind: ExecCredential, status: {{token: {PLANTED}, \
+         expirationTimestamp: 2001-02-03T04:05:06Z}}}}\""
+    );
+    let cases = [
+        ("proxy", elsewhere, &*proxy, "proxy http://***@proxy.test:3128/ is configured"),
+        ("proxy_in_file", in_file, "", "proxy http://***@proxy.test:3128/ is configured"),
+        ("fails", exec("Never", &fails), "", "plugin \"sh\" failed (exit status: 3)"),
+        ("asks", exec("IfAvailable", &fails.replace(">&2", "")), "", "failed (exit status: 3)"),
+        ("babbles", exec("Never", &babbles), "", "plugin \"sh\" printed no ExecCredential (line 1"),
+        ("broken", kubeconfig(&format!("{token}    exec: 3\n")), "", "kubeconfig: line 10, column"),
+    ];
+    for (name, kubeconfig, proxy, expected) in cases {
+        for said in cluster.without_cluster(name, &kubeconfig, proxy) {
+            assert!(said.contains(expected), "{name}: {said}");
+        }
+    }
+    let [run, why] = cluster.without_cluster("fails_later", &exec("Never", &fails_later), "");
+    assert!(run.contains("does not answer"), "{run}");
+    assert!(why.contains("plugin \"sh\" failed (exit status: 4)"), "{why}");
+    cluster.has_kept_its_secret();
+}

@@ -60,9 +60,10 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Whether it is about a Lease: these come at their own pace.
-    pub(crate) fn is_lease(&self) -> bool {
-        self.target.contains("/leases/")
+    /// Whether it is about a Lease, which come at their own pace, or a Secret, whose content is
+    /// not kept: it is read at each look.
+    pub(crate) fn is_apart(&self) -> bool {
+        ["/leases/", "/secrets/"].iter().any(|part| self.target.contains(part))
     }
 }
 
@@ -99,12 +100,12 @@ impl Line {
         self.unanswered.load(Ordering::Relaxed)
     }
 
-    /// What was asked since then, Leases apart: less than two requests a second.
+    /// What was asked since then, Leases and Secrets apart: less than two requests a second.
     pub(crate) fn asked_at_leisure(&self, begin: Instant) -> Vec<Asked> {
         let took = begin.elapsed();
         let asked = self.asked.lock().unwrap();
         let asked: Vec<_> =
-            asked.iter().filter(|asked| asked.at >= begin && !asked.is_lease()).cloned().collect();
+            asked.iter().filter(|asked| asked.at >= begin && !asked.is_apart()).cloned().collect();
         let room = 2 * took.as_millis() / 1000;
         assert!(asked.len() as u128 <= room, "{} in {took:?}: {asked:#?}", asked.len());
         asked

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! evenkeel run --TCP--> Line --HTTP--> Line --HTTPS--> API server     a plant plays the cluster
-//!      \--HTTP--> Prometheus
+//!      \--HTTP--> Prometheus, and a receiver of webhooks and notifications
 //! ```
 //! The line between a process and the server goes dead, forbids, or ends watches, as a test says,
 //! and counts what is asked. At the end of each test nothing that a process wrote anywhere may
@@ -17,6 +17,7 @@ mod panics;
 mod process;
 mod prometheus;
 mod refusal;
+mod secrets;
 mod silence;
 mod watches;
 
@@ -30,6 +31,10 @@ const ALL: [(&str, fn()); 8] = [
     ("full", full::on_a_full_disk_nothing_acts_unrecorded_and_work_goes_on_once_there_is_room),
     ("panics", panics::a_panic_in_one_controller_stops_that_object_there_and_nothing_else),
     ("one_leads", leaders::one_of_two_processes_leads_and_the_other_takes_over),
+    (
+        "credentials",
+        leaders::what_keeps_a_process_from_its_cluster_is_said_without_what_is_secret_in_it,
+    ),
     ("password", leaders::an_address_with_a_password_is_refused_and_not_repeated),
 ];
 

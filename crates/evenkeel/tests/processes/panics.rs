@@ -11,7 +11,7 @@ use evenkeel_assembly::{Assembly, Domain, Leases, Settings};
 use evenkeel_control::{
     Activity, Controller, Host, ListQuery, ObserveError, Plan, Ports, Store, redact,
 };
-use evenkeel_live::{CachedStore, RealTime, connect};
+use evenkeel_live::{CachedStore, HttpHooks, ProviderNotifier, RealTime, connect};
 use evenkeel_telemetry::shell::PrometheusClient;
 
 use crate::cluster::{Cluster, PLANTED, soon};
@@ -49,6 +49,8 @@ async fn run(kubeconfig: std::path::PathBuf, prometheus: String, activity: Arc<A
     let door = Arc::new(evenkeel_guard::MemoryDoor::new(time.clone()));
     let host = Host::new(&store, time.clone(), time)
         .with_metrics(Arc::new(PrometheusClient::new(&prometheus).unwrap()))
+        .with_notifier(Arc::new(ProviderNotifier::new(store.clone()).unwrap()))
+        .with_hooks(Arc::new(HttpHooks::new(store.clone()).unwrap()))
         .with_door(door)
         .with_observer(activity);
     let settings =

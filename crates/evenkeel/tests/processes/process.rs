@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     net::TcpStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command},
 };
 
@@ -84,12 +84,30 @@ impl Cluster {
         String::from_utf8(ended.stderr).unwrap()
     }
 
-    /// What a command prints about the record of an `evenkeel run`.
-    pub(crate) fn audit(&self, run: &Run, words: &[&str]) -> String {
+    /// What `evenkeel run` and `evenkeel why` say that have no cluster: with this kubeconfig, and
+    /// this proxy in the environment.
+    pub(crate) fn without_cluster(&self, name: &str, kubeconfig: &str, proxy: &str) -> [String; 2] {
+        let folder = self.home.join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("kubeconfig");
+        fs::write(&file, kubeconfig).unwrap();
+        let (mut run, mut why) = (self.evenkeel(), self.evenkeel());
+        run.args(["run", "--prometheus", "http://127.0.0.1:9", "--data-dir"]);
+        run.arg(folder.join("data")).stderr(File::create(folder.join("stderr")).unwrap());
+        why.args(["why", "canary/shop"]).stderr(File::create(folder.join("why")).unwrap());
+        for command in [&mut run, &mut why] {
+            command.env("HTTPS_PROXY", proxy).arg("--kubeconfig").arg(&file);
+            assert!(!command.status().unwrap().success(), "{name}");
+        }
+        ["stderr", "why"].map(|said| fs::read_to_string(folder.join(said)).unwrap())
+    }
+
+    /// What `evenkeel audit` says about the record in a folder.
+    pub(crate) fn audit(&self, data: &Path, words: &[&str]) -> String {
         let mut command = self.evenkeel();
-        command.arg("audit").args(words).arg("--data-dir").arg(run.folder.join("data"));
+        command.arg("audit").args(words).arg("--data-dir").arg(data);
         let answer = command.env("EVENKEEL_LOG", "warn").output().unwrap();
-        assert!(answer.status.success(), "{answer:?}");
+        assert!(answer.status.success(), "audit {words:?}: {answer:?}");
         String::from_utf8(answer.stdout).unwrap()
     }
 
@@ -114,6 +132,16 @@ impl Cluster {
             serde_json::from_str(&report).unwrap_or_else(|_| panic!("{complaints}"));
         report["passes"][0].clone()
     }
+}
+
+/// What the process answers at a path that has said where it listens; `None` when it is gone.
+pub(crate) fn ask(said: &str, path: &str) -> Option<String> {
+    let url = said.lines().find_map(|line| line.strip_prefix("diagnostics: http://"))?;
+    let mut stream = TcpStream::connect(url.split('/').next()?).ok()?;
+    write!(stream, "GET /{path} HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
 }
 
 /// A process that is killed when dropped.
@@ -145,13 +173,7 @@ impl Run {
 
     /// What it says at `/metrics`; kept in a file too.
     pub(crate) fn metrics(&self) -> String {
-        let said = self.stdout();
-        let url = said.lines().find_map(|line| line.strip_prefix("diagnostics: http://"));
-        let (address, path) = url.unwrap().split_once('/').unwrap();
-        let mut stream = TcpStream::connect(address).unwrap();
-        write!(stream, "GET /{path} HTTP/1.0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = ask(&self.stdout(), "metrics").unwrap();
         fs::write(self.folder.join("metrics"), &answer).unwrap();
         answer
     }
