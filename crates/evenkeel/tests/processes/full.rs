@@ -32,9 +32,9 @@ pub(crate) fn on_a_full_disk_nothing_acts_unrecorded_and_work_goes_on_once_there
     assert_eq!(cluster.weights("default", "shop"), [0, 10, 20, 0]);
     soon(|| cluster.flags("default", "shop").is_empty());
     assert!(!run.stderr().contains("panicked"), "{}", run.stderr());
-    assert!(cluster.audit(&run.folder.join("data"), &["verify"]).contains("intact"));
+    assert!(cluster.audit(&run.data(), &["verify"]).contains("intact"));
     // Every weight has its line, in full although nobody looks at it.
-    let list = cluster.audit(&run.folder.join("data"), &["list", "--object", "canaries/shop"]);
+    let list = cluster.audit(&run.data(), &["list", "--object", "canaries/shop"]);
     let done = |weights: &str| {
         let row = |line: &&str| line.contains(weights) && line.contains(" done ");
         assert_eq!(list.lines().filter(row).count(), 1, "{weights}: {list}");

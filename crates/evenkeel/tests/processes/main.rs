@@ -23,7 +23,7 @@ mod watches;
 
 /// They wait most of the time, for intervals and limits that are real, so they do it together
 /// however many threads the test harness has. One alone: `-- --ignored NAME`.
-const ALL: [(&str, fn()); 8] = [
+const ALL: [(&str, fn()); 9] = [
     ("silence", silence::a_black_holed_api_server_for_a_minute_costs_a_minute),
     ("watches", watches::watches_that_end_in_a_loop_are_reopened_at_leisure_and_nothing_is_missed),
     ("killed", leaders::when_the_leader_is_killed_in_a_release_the_other_goes_on_within_the_lease),

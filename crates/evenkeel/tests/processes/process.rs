@@ -151,6 +151,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Its data folder, with the record.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
