@@ -64,7 +64,7 @@ impl Watching {
     pub(crate) async fn run(self, read: Arc<dyn Read>) {
         let [(stop, stop_file), (freeze, freeze_file)] = self.switches;
         tokio::join!(
-            self.gate.follow(read),
+            self.gate.follow(read, self.timer.clone()),
             stop.follow(&stop_file, self.timer.clone()),
             freeze.follow(&freeze_file, self.timer.clone()),
         );

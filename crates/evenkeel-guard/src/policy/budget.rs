@@ -1,17 +1,29 @@
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
+    time::Duration,
 };
 
 use evenkeel_api::{GroupKind, Obj, canary::Canary, slo::ErrorBudget};
-use evenkeel_control::{Action, Direction, ListQuery, Petition, Read, WatchEvent};
-use futures::StreamExt as _;
+use evenkeel_control::{
+    Action, BoxFuture, Direction, ListQuery, Petition, Read, Timer, WatchEvent,
+};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{Fuse, FusedFuture as _},
+};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{Opinion, Policy};
 
 /// When to ask again while the Canaries are being read: that takes a moment.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(2);
+
+/// Pause before a watch that ended is opened again.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+/// For so long after the end of a watch what it said is as good as what a slow watch says. A
+/// server, or a proxy, that ends watches as soon as they have said everything stops no release.
+const GOOD_FOR: Duration = Duration::from_secs(10);
 
 /// Holds the next step of a release that its error budget no longer allows.
 ///
@@ -20,8 +32,9 @@ const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(2);
 /// and a promotion copies what has been judged already, which is safer than half a release. A
 /// release that has not begun is held by its Canary itself.
 ///
-/// What is not known is no go-ahead: nothing passes before the Canaries were read once, on an
-/// answer that cannot be read, or on one that is too old (which it becomes when the watch breaks).
+/// What is not known is no go-ahead: nothing passes before the Canaries were read once, and again
+/// soon after a watch has ended; on an answer that cannot be read, or on one that is too old (which
+/// it becomes when the watch breaks).
 /// A Canary without an answer has no SLO, and passes.
 #[derive(Clone, Default)]
 pub struct BudgetGate {
@@ -42,18 +55,55 @@ enum Answer {
 
 impl BudgetGate {
     /// Follows the Canaries of a cluster until dropped.
-    pub async fn follow(self, read: Arc<dyn Read>) {
-        let mut events = read.watch(ListQuery::all(GroupKind::of::<Canary>()));
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(WatchEvent::Applied(obj)) => self.note(&obj, false),
-                Ok(WatchEvent::Deleted(obj)) => self.note(&obj, true),
-                Ok(WatchEvent::Synced) => {
-                    self.known.write().unwrap_or_else(PoisonError::into_inner).synced = true;
+    pub async fn follow(self, read: Arc<dyn Read>, timer: Arc<dyn Timer>) {
+        let mut good: Fuse<BoxFuture<'static, ()>> = Fuse::terminated();
+        loop {
+            let mut events = read.watch(ListQuery::all(GroupKind::of::<Canary>())).fuse();
+            // What was there when it was opened, until all of that has been told.
+            let mut there = Some(BTreeSet::new());
+            loop {
+                let event = futures::select_biased! {
+                    event = events.next() => event,
+                    () = good => {
+                        self.known().synced = false;
+                        continue;
+                    }
+                };
+                match event {
+                    Some(Ok(WatchEvent::Applied(obj))) => {
+                        there.as_mut().map(|there| there.insert(obj.key().to_string()));
+                        self.note(&obj, false);
+                    }
+                    Some(Ok(WatchEvent::Deleted(obj))) => self.note(&obj, true),
+                    Some(Ok(WatchEvent::Synced)) => {
+                        good = Fuse::terminated();
+                        self.note_all(there.take());
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "budgets: watch interrupted, resuming");
+                    }
+                    None => break,
                 }
-                Err(error) => tracing::warn!(%error, "budgets: watch interrupted, resuming"),
             }
+            if good.is_terminated() {
+                tracing::debug!("budgets: the watch ended, resuming");
+                good = timer.sleep(GOOD_FOR).fuse();
+            }
+            timer.sleep(REOPEN_AFTER).await;
         }
+    }
+
+    /// All Canaries that are there have been told.
+    fn note_all(&self, there: Option<BTreeSet<String>>) {
+        let mut known = self.known();
+        known.synced = true;
+        if let Some(there) = there {
+            known.budgets.retain(|key, _| there.contains(key));
+        }
+    }
+
+    fn known(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, obj: &Obj, gone: bool) {
@@ -62,7 +112,7 @@ impl BudgetGate {
             serde_json::from_value(budget.clone())
                 .map_or(Answer::Unreadable, |budget| Answer::Budget(Box::new(budget)))
         });
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
         match answer {
             Some(answer) => drop(known.budgets.insert(obj.key().to_string(), answer)),
             None => drop(known.budgets.remove(&obj.key().to_string())),
@@ -125,15 +175,33 @@ fn hold(reason: String) -> Opinion {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::{
+            Mutex,
+            atomic::{AtomicU64, Ordering},
+        },
+        task::Poll,
+    };
+
     use evenkeel_api::{Key, httproute::HttpRoute};
-    use evenkeel_control::{BoxFuture, Listed, StoreError, Watch};
-    use futures::{FutureExt as _, channel::mpsc};
+    use evenkeel_control::{Listed, StoreError, Watch};
+    use futures::channel::mpsc;
     use serde_json::{Value, json};
 
     use super::*;
 
-    /// A cluster whose watch says what it is told to.
-    struct Cluster(std::sync::Mutex<Option<Watch>>);
+    /// A cluster whose watches, one after the other, say what they are told to.
+    #[derive(Default)]
+    struct Cluster(Mutex<VecDeque<Watch>>);
+
+    impl Cluster {
+        fn next_watch(&self) -> mpsc::UnboundedSender<Result<WatchEvent, StoreError>> {
+            let (events, watch) = mpsc::unbounded();
+            self.0.lock().unwrap().push_back(watch.boxed());
+            events
+        }
+    }
 
     impl Read for Cluster {
         fn get<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
@@ -143,28 +211,58 @@ mod tests {
             unreachable!("the gate only watches")
         }
         fn watch(&self, _: ListQuery) -> Watch {
-            self.0.lock().unwrap().take().unwrap()
+            self.0.lock().unwrap().pop_front().unwrap()
+        }
+    }
+
+    /// Seconds that have gone by.
+    #[derive(Default)]
+    struct Seconds(Arc<AtomicU64>);
+
+    impl Timer for Seconds {
+        fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
+            let now = self.0.clone();
+            let due = now.load(Ordering::Relaxed) + wait.as_secs();
+            let is_over = move || now.load(Ordering::Relaxed) >= due;
+            let poll = move || if is_over() { Poll::Ready(()) } else { Poll::Pending };
+            futures::future::poll_fn(move |_| poll()).boxed()
         }
     }
 
     struct Case {
         gate: BudgetGate,
+        cluster: Arc<Cluster>,
+        time: Arc<Seconds>,
         events: mpsc::UnboundedSender<Result<WatchEvent, StoreError>>,
         follow: BoxFuture<'static, ()>,
     }
 
     impl Case {
         fn new() -> Self {
-            let (events, watch) = mpsc::unbounded();
-            let gate = BudgetGate::default();
-            let cluster = Cluster(std::sync::Mutex::new(Some(watch.boxed())));
-            let follow = gate.clone().follow(Arc::new(cluster)).boxed();
-            Self { gate, events, follow }
+            let (gate, cluster) = (BudgetGate::default(), Arc::<Cluster>::default());
+            let (events, time) = (cluster.next_watch(), Arc::<Seconds>::default());
+            let follow = gate.clone().follow(cluster.clone(), time.clone()).boxed();
+            Self { gate, cluster, time, events, follow }
+        }
+
+        /// The watch ends as if all were well; there will be another one.
+        fn end(&mut self) {
+            self.events = self.cluster.next_watch();
+            self.go_on();
+        }
+
+        fn pass(&mut self, seconds: u64) {
+            self.time.0.fetch_add(seconds, Ordering::Relaxed);
+            self.go_on();
+        }
+
+        fn go_on(&mut self) {
+            assert!((&mut self.follow).now_or_never().is_none(), "it follows until dropped");
         }
 
         fn tell(&mut self, event: Result<WatchEvent, StoreError>) {
             self.events.unbounded_send(event).unwrap();
-            assert!((&mut self.follow).now_or_never().is_none());
+            self.go_on();
         }
 
         fn canary(&mut self, budget: &Value) {
@@ -240,5 +338,37 @@ mod tests {
         assert!(case.step(1000).contains("status.errorBudget is not readable"));
         case.canary(&budget("allow", "NoPolicy"));
         assert_eq!(case.step(99_999), "Allow", "nobody minds the budget");
+    }
+    #[test]
+    fn a_watch_that_ends_is_opened_again_and_nothing_passes_long_before_all_was_read_anew() {
+        let mut case = Case::new();
+        case.tell(Ok(WatchEvent::Synced));
+        assert_eq!(case.step(1000), "Allow", "no SLO names it");
+        // The API server ends the watch as if all were well, and an SLO burns meanwhile.
+        case.end();
+        assert_eq!(case.step(1000), "Allow", "a watch is never quite up to date");
+        case.pass(11);
+        assert!(case.step(1000).contains("are not known"), "before all were seen again");
+        assert_eq!(case.judged(Direction::Safer, true, 1000), "Allow");
+        case.canary(&budget("deny", "BudgetBurning"));
+        case.tell(Ok(WatchEvent::Synced));
+        assert!(case.step(1000).contains("BudgetBurning"), "{}", case.step(1000));
+        // What was deleted while no watch was open is not remembered.
+        case.end();
+        case.pass(1);
+        case.tell(Ok(WatchEvent::Synced));
+        assert_eq!(case.step(1000), "Allow", "another Canary of this name has no SLO");
+    }
+
+    #[test]
+    fn watches_that_end_as_soon_as_they_have_told_all_hold_nothing_up() {
+        let mut case = Case::new();
+        for round in 0..50 {
+            case.canary(&budget("allow", "BudgetHealthy"));
+            case.tell(Ok(WatchEvent::Synced));
+            case.end();
+            case.pass(1);
+            assert_eq!(case.step(1000), "Allow", "round {round}");
+        }
     }
 }

@@ -149,9 +149,10 @@ impl Stage {
 
     fn start(&mut self) -> usize {
         let (telemetry, safeguards) = (self.telemetry.clone(), self.safeguards);
+        let time = self.world.time.clone();
         self.world.start_with(|host| {
             let hooks = Arc::<Accepting>::default();
-            controllers(host.with_metrics(telemetry).with_hooks(hooks), safeguards)
+            controllers(host.with_metrics(telemetry).with_hooks(hooks), &time, safeguards)
         })
     }
 
@@ -196,16 +197,16 @@ fn gateway(time: &Arc<VirtualTime>, safeguards: Safeguards) -> Simulated {
     })
 }
 
-fn controllers(host: Host, safeguards: Safeguards) -> Assembly {
+fn controllers(host: Host, time: &Arc<VirtualTime>, safeguards: Safeguards) -> Assembly {
     let gate = BudgetGate::default();
     let door = MemoryDoor::new(host.ports().clock.clone()).with_policy(gate.clone());
-    let read = host.ports().read.clone();
+    let (read, timer) = (host.ports().read.clone(), time.clone());
     let settings = Settings {
         confirm: safeguards.confirmation,
         metric_servers: None,
         look_every: PACE.scrape,
     };
-    Assembly::new(host.with_door(Arc::new(door)), settings).beside(gate.follow(read))
+    Assembly::new(host.with_door(Arc::new(door)), settings).beside(gate.follow(read, timer))
 }
 
 struct GatewayMetrics(Simulated);
