@@ -17,6 +17,8 @@ const PASSES_MAX: usize = 20_000;
 pub trait Observer: Send + Sync {
     /// A pass over one object has ended.
     fn passed(&self, pass: &Pass);
+    /// A controller has decided; `does` is what its plan does, of a closed set.
+    fn planned(&self, controller: &'static str, does: &'static str);
     /// An action was carried out, or failed.
     fn acted(&self, controller: &'static str, verb: &'static str, outcome: &'static str);
     /// The door answered.
@@ -65,6 +67,7 @@ pub struct NoObserver;
 
 impl Observer for NoObserver {
     fn passed(&self, _: &Pass) {}
+    fn planned(&self, _: &'static str, _: &'static str) {}
     fn acted(&self, _: &'static str, _: &'static str, _: &'static str) {}
     fn judged(&self, _: &'static str, _: &'static str, _: &[Objection]) {}
     fn watch_interrupted(&self, _: &'static str) {}
@@ -80,6 +83,7 @@ pub struct Activity(Mutex<Books>);
 struct Books {
     passes: BTreeMap<(&'static str, String), u64>,
     took_ms: BTreeMap<String, u64>,
+    plans: BTreeMap<(&'static str, &'static str), u64>,
     actions: BTreeMap<(&'static str, &'static str, &'static str), u64>,
     verdicts: BTreeMap<(&'static str, &'static str), u64>,
     restarts: BTreeMap<&'static str, u64>,
@@ -151,6 +155,11 @@ impl Activity {
         });
         let (name, help) = ("evenkeel_pass_seconds_total", "Time spent in passes.");
         family(&mut out, name, "counter", help, took);
+        let plans = books.plans.iter().map(|((controller, does), n)| {
+            (labels(&[("controller", controller), ("does", does)]), n.to_string())
+        });
+        let (name, help) = ("evenkeel_plans_total", "Decisions, by what they do.");
+        family(&mut out, name, "counter", help, plans);
         let actions = books.actions.iter().map(|((controller, verb, outcome), n)| {
             let all = [("controller", *controller), ("verb", *verb), ("outcome", *outcome)];
             (labels(&all), n.to_string())
@@ -219,6 +228,10 @@ impl Observer for Activity {
         let same = |old: &Pass| (&old.result, &old.reason) == (&pass.result, &pass.reason);
         let since = old.filter(same).map_or(pass.since, |old| old.since);
         books.remember(whose, Pass { since, ..pass.clone() });
+    }
+
+    fn planned(&self, controller: &'static str, does: &'static str) {
+        *self.books().plans.entry((controller, does)).or_default() += 1;
     }
 
     fn acted(&self, controller: &'static str, verb: &'static str, outcome: &'static str) {

@@ -150,9 +150,12 @@ impl Worker {
     async fn work(&self, key: &Key) -> Ended {
         let planning = self.controller.plan(key, &self.host.ports);
         match within(&*self.host.timer, OBSERVE_MAX, planning).await {
-            Some(Ok(Some(plan))) => match self.carry_out(key, &plan).await {
-                Ok(ended) | Err(ended) => ended,
-            },
+            Some(Ok(Some(plan))) => {
+                self.host.observer.planned(self.name(), plan.does());
+                match self.carry_out(key, &plan).await {
+                    Ok(ended) | Err(ended) => ended,
+                }
+            }
             Some(Ok(None)) => {
                 self.flags.forget(key);
                 self.repeats.forget(key);

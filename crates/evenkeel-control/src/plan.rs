@@ -44,6 +44,20 @@ impl Plan {
         Self { actions, reason, ..Self::default() }
     }
 
+    /// What it does, in one word for metrics: `act`, `note` (status and events only), `wait` or
+    /// `idle`.
+    pub(crate) fn does(&self) -> &'static str {
+        if !self.actions.is_empty() || !self.then.is_empty() {
+            "act"
+        } else if !self.status.is_empty() || !self.events.is_empty() {
+            "note"
+        } else if self.wake_after.is_some() {
+            "wait"
+        } else {
+            "idle"
+        }
+    }
+
     /// Also does this, when everything else is done and written.
     #[must_use]
     pub fn then(mut self, action: Action) -> Self {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use evenkeel_control::{
     Action, BoxFuture, ClearedEffect, Direction, EffectCall, EffectError, Effected, Effector,
-    HookCall, Plan, Retry, Reversal, Timer as _,
+    HookCall, Notification, Notifier, Plan, Retry, Reversal, Timer as _,
 };
 use insta::assert_snapshot;
 use serde_json::json;
@@ -254,6 +254,79 @@ fn an_effect_on_nothing_is_refused_before_the_door() {
     let mut world = World::of(Fixture::new(decide));
     world.run_for(30);
     assert_eq!(*world.gate.asked.lock().unwrap(), Vec::<String>::new());
+}
+
+/// Delivers to one provider, and to no other.
+struct Pager;
+
+impl Notifier for Pager {
+    fn deliver(&self, notification: Notification) -> BoxFuture<'static, Result<(), String>> {
+        let known = notification.provider == "pager";
+        Box::pin(async move { if known { Ok(()) } else { Err("no such channel".to_owned()) } })
+    }
+}
+
+#[test]
+fn notifications_are_counted_by_their_outcome() {
+    let decide = |seen: &Seen| {
+        if seen.config.is_some() {
+            return Plan::idle("AsWanted");
+        }
+        let notify = |provider: &str| {
+            Action::from(Notification {
+                id: format!("1-{provider}"),
+                owner: "Widget/shop/w".to_owned(),
+                namespace: "shop".to_owned(),
+                provider: provider.to_owned(),
+                severity: "info".to_owned(),
+                message: "a release began".to_owned(),
+                fields: Vec::new(),
+            })
+        };
+        let create = Action::Create(boxed(config(seen.name(), "1")));
+        Plan::act("Telling", vec![notify("pager"), notify("gone"), create])
+    };
+    let mut world = World::new();
+    world.server.add(widget("w", "1"));
+    let mut setup = world.setup("one", vec![Fixture::new(decide)]);
+    setup.host = Box::new(|host| host.with_notifier(Arc::new(Pager)));
+    world.boot(setup);
+    world.run_for(5);
+    let metrics = world.activity.metrics();
+    for outcome in ["done", "failed"] {
+        let counted = format!(
+            "evenkeel_actions_total{{controller=\"fixture\",verb=\"notify\",outcome=\"{outcome}\"}} 1"
+        );
+        assert!(metrics.contains(&counted), "{metrics}");
+    }
+}
+
+/// More than one controller may have started whose outcome is not known yet.
+const PENDING_MAX: usize = 256;
+
+#[test]
+fn a_channel_that_answers_nobody_does_not_fill_the_memory() {
+    let decide = |seen: &Seen| {
+        Plan::act("Calling", vec![call("script", "later-never")])
+            .with_status(seen.key(), json!({"phase": "Called"}))
+    };
+    let mut world = World::new();
+    let names = (0..PENDING_MAX + 44).map(|n| format!("w{n:03}"));
+    names.for_each(|name| drop(world.server.add(widget(&name, "1"))));
+    let decide = move |seen: &Seen| match seen.widget.json().pointer("/status/phase") {
+        Some(_) => Plan::idle("Called"),
+        None => decide(seen),
+    };
+    let mut setup = world.setup("one", vec![Fixture::new(decide)]);
+    let script = Arc::new(Scripted(world.time.clone()));
+    setup.host = Box::new(|host| host.with_effector("script", script));
+    world.boot(setup);
+    world.run_for(1);
+    assert_eq!(world.gate.asked.lock().unwrap().len(), PENDING_MAX, "the others wait");
+    // Those that nobody answers are given up, and the others have their turn.
+    world.run_for(2_000);
+    assert_eq!(world.gate.asked.lock().unwrap().len(), PENDING_MAX + 44);
+    assert_eq!(world.gate.failures.lock().unwrap().len(), PENDING_MAX + 44);
 }
 
 #[test]

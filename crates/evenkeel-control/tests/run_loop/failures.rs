@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::GroupKind;
+use evenkeel_api::{GroupKind, Obj};
 use evenkeel_control::{
     Action, BoxFuture, Change, Direction, Judge, MetricsError, ObserveError, Plan, Propagation,
     Read, StoreError,
@@ -66,6 +66,20 @@ fn what_the_server_refuses_is_shown_and_tried_again_slowly_until_it_is_allowed()
 }
 
 #[test]
+fn a_refused_plan_is_looked_at_again_when_it_wanted_to_be() {
+    // The look may find a reason to go back, and that must not wait for the pause to end.
+    let decide = |seen: &Seen| copy(seen).waking(Duration::from_secs(10));
+    let mut world = World::of(Fixture::new(decide));
+    world.server.fault("create", "ConfigMap", Fault::Answer(refused()));
+    world.run_for(600);
+    let looks = world.count("get", "ConfigMap/shop/w");
+    world.run_for(60);
+    let looks = world.count("get", "ConfigMap/shop/w") - looks;
+    assert!((6..=18).contains(&looks), "{looks} looks in a minute");
+    assert!(world.why("w").starts_with("refused Copying"), "{}", world.why("w"));
+}
+
+#[test]
 fn a_kind_that_is_refused_does_not_stop_the_objects_that_do_without_it() {
     let mut world = World::new();
     for (name, want) in [("a", "1"), ("b", "2"), ("c", "1")] {
@@ -113,21 +127,27 @@ fn a_conflict_is_tried_again_soon() {
 fn every_failure_that_lasts_stays_below_two_requests_a_second_and_heals() {
     let unreachable = StoreError::Unreachable { object: "all".into(), problem: "reset".into() };
     let busy = StoreError::Busy { object: "all".into(), problem: "quota".into() };
+    let invalid = StoreError::Invalid { object: "all".into(), problem: "spec: no".into() };
+    let malformed = || StoreError::Malformed(Obj::from_json(serde_json::json!({})).unwrap_err());
     let rows = [
         ("create", "ConfigMap", Fault::Answer(refused())),
         ("create", "ConfigMap", Fault::Answer(conflict())),
         ("create", "ConfigMap", Fault::Answer(unreachable.clone())),
         ("create", "ConfigMap", Fault::Answer(busy)),
+        ("create", "ConfigMap", Fault::Answer(invalid.clone())),
         ("create", "ConfigMap", Fault::Silence),
         ("create", "ConfigMap", Fault::LostAnswer),
         ("create", "ConfigMap", Fault::Panic),
         ("get", "ConfigMap", Fault::Answer(unreachable)),
         ("get", "ConfigMap", Fault::Answer(refused())),
+        ("get", "ConfigMap", Fault::Answer(malformed())),
+        ("get", "*", Fault::Answer(malformed())),
         ("get", "ConfigMap", Fault::Silence),
         ("get", "ConfigMap", Fault::Panic),
         ("get", "*", Fault::Silence),
         ("status", "Widget", Fault::Answer(refused())),
         ("status", "Widget", Fault::Answer(conflict())),
+        ("status", "Widget", Fault::Answer(invalid)),
         ("status", "Widget", Fault::Silence),
         ("create", "Event", Fault::Silence),
         ("*", "*", Fault::Silence),

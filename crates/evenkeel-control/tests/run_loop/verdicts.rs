@@ -55,6 +55,33 @@ fn what_is_held_shows_why_and_is_asked_again_until_it_is_allowed() {
 }
 
 #[test]
+fn plans_and_verdicts_are_counted_each_verdict_under_every_policy_that_objects() {
+    let mut world = World::of(Fixture::copying());
+    world.gate.answer(Answer::Hold(None));
+    world.run_for(35);
+    world.gate.answer(Answer::Deny);
+    world.run_for(30);
+    world.gate.answer(Answer::Allow);
+    world.run_for(60);
+    let metrics = world.activity.metrics();
+    let of = |family: &str| {
+        let lines = metrics.lines().filter(|line| line.starts_with(family));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    assert_snapshot!(of("evenkeel_verdicts_total"), @r#"
+    evenkeel_verdicts_total{policy="",verdict="allow"} 1
+    evenkeel_verdicts_total{policy="budget",verdict="deny"} 2
+    evenkeel_verdicts_total{policy="budget",verdict="hold"} 2
+    evenkeel_verdicts_total{policy="freeze",verdict="deny"} 2
+    evenkeel_verdicts_total{policy="freeze",verdict="hold"} 2
+    "#);
+    let plans = of("evenkeel_plans_total");
+    let acts = "evenkeel_plans_total{controller=\"fixture\",does=\"act\"} 5";
+    assert!(plans.lines().any(|line| line == acts), "{plans}");
+    assert_snapshot!(of("evenkeel_actions_total"), @r#"evenkeel_actions_total{controller="fixture",verb="apply",outcome="done"} 1"#);
+}
+
+#[test]
 fn what_is_held_until_a_time_is_asked_again_then_and_no_sooner_than_in_a_second() {
     let mut world = World::of(Fixture::copying());
     world.gate.answer(Answer::Hold(Some(100)));
@@ -203,6 +230,7 @@ struct Bomb(Arc<AtomicBool>);
 
 impl Observer for Bomb {
     fn passed(&self, _: &Pass) {}
+    fn planned(&self, _: &'static str, _: &'static str) {}
     fn acted(&self, _: &'static str, _: &'static str, _: &'static str) {}
     fn judged(&self, _: &'static str, _: &'static str, _: &[Objection]) {}
     fn watch_interrupted(&self, _: &'static str) {}

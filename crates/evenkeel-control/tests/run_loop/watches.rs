@@ -16,6 +16,11 @@ fn a_watch_that_ends_again_and_again_is_opened_once_a_second() {
     world.run_for(60);
     let opened = world.server.requests().iter().filter(|r| r.verb == "watch").count();
     assert!((50..=62).contains(&opened), "{opened}");
+    // Each is counted for `/metrics`, but for the first one.
+    let restarts =
+        format!("evenkeel_watch_restarts_total{{controller=\"fixture\"}} {}", opened - 1);
+    let metrics = world.activity.metrics();
+    assert!(metrics.contains(&restarts), "{restarts}: {metrics}");
     // It sees what happens all the same.
     world.server.change(&widget_key("w"), |widget| widget["spec"]["want"] = "2".into());
     world.run_for(2);
@@ -82,6 +87,19 @@ fn objects_are_worked_on_side_by_side_as_far_as_the_controller_allows() {
     world.boot_with(vec![Fixture::copying().looking(look).at_once(3)]);
     world.run_for(1);
     assert!(world.server.find(&config_key("w")).is_some());
+}
+
+#[test]
+fn how_many_objects_wait_is_told() {
+    let look = |_: &evenkeel_api::Key| crate::fixture::Look::Silence;
+    let mut world = World::new();
+    for name in ["a", "b", "c"] {
+        world.server.add(widget(name, "1"));
+    }
+    world.boot_with(vec![Fixture::copying().looking(look)]);
+    world.run_for(1);
+    let depth = "evenkeel_queue_depth{controller=\"fixture\"} 2";
+    assert!(world.activity.metrics().contains(depth), "one of three is being looked at");
 }
 
 #[test]

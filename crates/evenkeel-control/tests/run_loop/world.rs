@@ -136,6 +136,9 @@ impl Observer for Eye {
     fn passed(&self, pass: &Pass) {
         self.activity.passed(pass);
     }
+    fn planned(&self, controller: &'static str, does: &'static str) {
+        self.activity.planned(controller, does);
+    }
     fn acted(&self, controller: &'static str, verb: &'static str, outcome: &'static str) {
         self.activity.acted(controller, verb, outcome);
     }
