@@ -16,7 +16,7 @@ use k8s_openapi::api::{
 use serde_json::Value;
 
 use super::{
-    faults::Menu,
+    menu::Menu,
     plant::Troubles,
     time::{VirtualTime, locked, millis},
     traffic::Traffic,

@@ -1,15 +1,19 @@
 //! A store between a process and the cluster that misbehaves as told.
 //!
 //! ```text
-//! reads    stale, slow, refused, never answered
-//! watches  delayed, events held back and replayed twice, ended cleanly again and again
+//! reads    an earlier state, slow, 403 on a kind, never answered, or the process panics
+//! watches  slow, told twice, ended cleanly again and again, mute until opened anew, 403 on a kind
 //! writes   conflict, slow, answer lost after the write, 403 or 422 on a kind, never answered,
 //!          and death after any write
 //! ```
 //! Each process has its own; all stand before one true store.
+//!
+//! Not here, because no API server does it: an event that is lost on a watch that goes on. A
+//! connection may break without a sign; what was lost on it comes with the next one, but only what
+//! is left of it (`feed.rs`). Nor is a list ever made of two states.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -18,54 +22,16 @@ use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_base::Rng;
 use evenkeel_control::{
     BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Read, Store, StoreError, Subresource,
-    Watch, WatchEvent, Write, WriteOptions,
+    Watch, Write, WriteOptions,
 };
-use futures::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::Value;
 
-use super::time::locked;
-
-/// Longest delay of a slow answer or a late event.
-const SLOW_MAX_MS: u64 = 5_000;
-/// How long an event is held back before it is replayed.
-const HELD_BACK: Duration = Duration::from_secs(10);
-
-/// What goes wrong, in percent of requests unless it says otherwise.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Menu {
-    /// Nothing is answered.
-    pub silent: bool,
-    /// Reads that show an earlier state.
-    pub stale_pct: u64,
-    /// Requests and events that take up to five seconds.
-    pub slow_pct: u64,
-    /// Writes that are told of a conflict and do not happen.
-    pub conflict_pct: u64,
-    /// Writes that happen and whose answer is lost.
-    pub lost_answer_pct: u64,
-    /// Watch events that come late, and twice.
-    pub held_back_pct: u64,
-    /// Watches end after every event, as if all were well.
-    pub watches_end: bool,
-    /// Kinds whose writes are forbidden (403).
-    pub forbidden: BTreeSet<GroupKind>,
-    /// Kinds whose writes are refused as invalid (422).
-    pub invalid: BTreeSet<GroupKind>,
-    /// Writes until the process is dead; `None` is never.
-    pub dies_after: Option<u64>,
-}
-
-/// What a process asked of its store.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Requests {
-    /// `get` and `list`.
-    pub reads: u64,
-    /// Watches opened.
-    pub watches: u64,
-    /// Everything that writes but the renewal of Leases, whatever became of it.
-    pub writes: u64,
-}
+use super::{
+    feed::Feed,
+    menu::{Menu, Requests, Shared, unreadable, wait},
+    time::locked,
+};
 
 /// The store of one process. Cheap to clone.
 #[derive(Clone)]
@@ -74,14 +40,6 @@ pub struct FaultyStore {
     shared: Arc<Mutex<Shared>>,
     /// Sees each write before it is sent.
     on_write: Arc<dyn Fn(&Key) + Send + Sync>,
-}
-
-struct Shared {
-    menu: Menu,
-    rng: Rng,
-    dead: bool,
-    requests: Requests,
-    seen: BTreeMap<Key, Option<Arc<Obj>>>,
 }
 
 enum Fate {
@@ -104,6 +62,7 @@ impl FaultyStore {
             dead: false,
             requests: Requests::default(),
             seen: BTreeMap::new(),
+            listed: BTreeMap::new(),
         };
         Self { inner, shared: Arc::new(Mutex::new(shared)), on_write: Arc::new(on_write) }
     }
@@ -176,40 +135,34 @@ impl FaultyStore {
         }
     }
 
-    /// Whether a read is answered, and after how long.
-    fn fate_of_read(&self) -> Option<Duration> {
-        let mut shared = locked(&self.shared);
-        shared.requests.reads += 1;
-        if shared.dead || shared.menu.silent { None } else { Some(shared.delay()) }
-    }
-}
-
-impl Shared {
-    fn hits(&mut self, pct: u64) -> bool {
-        pct > 0 && self.rng.below(100) < pct
-    }
-
-    fn delay(&mut self) -> Duration {
-        let pct = self.menu.slow_pct;
-        if self.hits(pct) {
-            Duration::from_millis(self.rng.below(SLOW_MAX_MS))
-        } else {
-            Duration::ZERO
+    /// Whether a read is answered, after how long, and how.
+    async fn read<T>(
+        &self,
+        kind: &GroupKind,
+        object: impl Fn() -> String,
+        read: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let fate = {
+            let mut shared = locked(&self.shared);
+            if !kind.is::<Lease>() {
+                shared.requests.reads += 1;
+            }
+            if shared.dead || shared.menu.silent { None } else { Some(shared.delay()) }
+        };
+        let Some(delay) = fate else { return std::future::pending().await };
+        wait(delay).await;
+        if locked(&self.shared).menu.unreadable.contains(kind) {
+            return Err(unreadable(object()));
         }
-    }
-}
-
-async fn wait(time: Duration) {
-    if !time.is_zero() {
-        tokio::time::sleep(time).await;
+        read.await
     }
 }
 
 impl Read for FaultyStore {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
-        Box::pin(async move {
-            let Some(delay) = self.fate_of_read() else { return std::future::pending().await };
-            wait(delay).await;
+        let get = async move {
+            let panics = locked(&self.shared).menu.panics_on.contains(key);
+            assert!(!panics, "a defect that {key} shows");
             {
                 let mut shared = locked(&self.shared);
                 let pct = shared.menu.stale_pct;
@@ -222,57 +175,31 @@ impl Read for FaultyStore {
             let fresh = self.inner.get(key).await?;
             locked(&self.shared).seen.insert(key.clone(), fresh.clone());
             Ok(fresh)
-        })
+        };
+        Box::pin(self.read(&key.kind, || key.to_string(), get))
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>> {
-        Box::pin(async move {
-            let Some(delay) = self.fate_of_read() else { return std::future::pending().await };
-            wait(delay).await;
-            self.inner.list(query).await
-        })
+        let list = async move {
+            let place = format!("{query:?}");
+            {
+                let mut shared = locked(&self.shared);
+                let pct = shared.menu.stale_pct;
+                if shared.hits(pct)
+                    && let Some(old) = shared.listed.get(&place)
+                {
+                    return Ok(old.clone());
+                }
+            }
+            let fresh = self.inner.list(query).await?;
+            locked(&self.shared).listed.insert(place, fresh.clone());
+            Ok(fresh)
+        };
+        Box::pin(self.read(&query.kind, || query.kind.to_string(), list))
     }
 
     fn watch(&self, query: ListQuery) -> Watch {
-        let store = self.clone();
-        locked(&self.shared).requests.watches += 1;
-        let events = self.inner.watch(query);
-        let late = stream::FuturesUnordered::<BoxFuture<'static, WatchEvent>>::new();
-        stream::unfold(Some((store, events, late)), |state| async move {
-            let (store, mut events, mut late) = state?;
-            loop {
-                let event = futures::select_biased! {
-                    event = late.select_next_some() => return Some((Ok(event), Some((store, events, late)))),
-                    event = events.next().fuse() => event?,
-                };
-                let (silent, delay, held, ends) = {
-                    let mut shared = locked(&store.shared);
-                    let pct = shared.menu.held_back_pct;
-                    let silent = shared.dead || shared.menu.silent;
-                    (silent, shared.delay(), shared.hits(pct), shared.menu.watches_end)
-                };
-                // What a silent connection did not bring comes with the next one.
-                if (silent || held)
-                    && let Ok(event) = &event
-                {
-                    let (store, event) = (store.clone(), event.clone());
-                    late.push(Box::pin(async move {
-                        tokio::time::sleep(HELD_BACK).await;
-                        while locked(&store.shared).menu.silent {
-                            tokio::time::sleep(HELD_BACK).await;
-                        }
-                        event
-                    }));
-                    if silent {
-                        continue;
-                    }
-                }
-                wait(delay).await;
-                let next = (!ends).then_some((store, events, late));
-                return Some((event, next));
-            }
-        })
-        .boxed()
+        Feed::open(self.inner.clone(), self.shared.clone(), query)
     }
 }
 

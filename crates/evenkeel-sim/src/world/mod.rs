@@ -11,7 +11,9 @@
 
 mod checks;
 mod faults;
+mod feed;
 pub(crate) mod fleet;
+mod menu;
 mod plant;
 pub mod releases;
 pub(crate) mod time;
@@ -31,13 +33,14 @@ use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
     Activity, DeleteOptions, Host, HostPorts, Patch, RunLoop, Store, StoreError, WriteOptions,
 };
-use evenkeel_guard::MemoryDoor;
+use evenkeel_guard::{BudgetGate, MemoryDoor};
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::Value;
 use tokio::{sync::watch, task::JoinHandle};
 
 pub use checks::{Breach, Checks};
-pub use faults::{FaultyStore, Menu, Requests};
+pub use faults::FaultyStore;
+pub use menu::{Menu, Requests};
 pub use plant::{Troubles, play as play_plant};
 pub use time::VirtualTime;
 pub use traffic::{Quality, Traffic};
@@ -146,11 +149,15 @@ impl World {
 
     /// Starts a process with all domains, which reads the metrics of [`Self::traffic`]; its number.
     pub fn start(&mut self) -> usize {
-        let (traffic, door) = (self.traffic.clone(), MemoryDoor::new(self.time.clone()));
+        let (traffic, timer) = (self.traffic.clone(), self.time.clone());
+        let gate = BudgetGate::default();
+        let door = MemoryDoor::new(self.time.clone()).with_policy(gate.clone());
         let look_every = Duration::from_secs(15);
         let settings = Settings { confirm: true, metric_servers: None, look_every };
         self.start_with(|host| {
-            Assembly::new(host.with_metrics(traffic).with_door(Arc::new(door)), settings)
+            let read = host.ports().read.clone();
+            let host = host.with_metrics(traffic).with_door(Arc::new(door));
+            Assembly::new(host, settings).beside(gate.follow(read, timer))
         })
     }
 

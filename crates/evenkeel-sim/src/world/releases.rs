@@ -102,7 +102,8 @@ pub fn play(seed: u64) -> Outcome {
             }
         };
         let rng = Rng::new(seed).child("scenario");
-        let mut scenario = Scenario { world, rng, versions: 0, deaths: 0 };
+        let more = Rng::new(seed).child("more");
+        let mut scenario = Scenario { world, rng, more, versions: 0, deaths: 0 };
         let ended = scenario.play().await;
         let Scenario { world, deaths, .. } = scenario;
         outcome.breaches = world.checks.breaches();
@@ -122,6 +123,8 @@ pub fn play(seed: u64) -> Outcome {
 struct Scenario {
     world: World,
     rng: Rng,
+    /// For what was thought of later: what a seed drew before, it draws still.
+    more: Rng,
     versions: u32,
     deaths: usize,
 }
@@ -165,7 +168,9 @@ impl Scenario {
         let mut change_at = Duration::ZERO;
         while self.world.time.elapsed() < end {
             if self.world.time.elapsed() >= change_at {
-                self.world.set_all(&draw(&mut self.rng));
+                let mut menu = draw(&mut self.rng);
+                draw_more(&mut self.more, &mut menu);
+                self.world.set_all(&menu);
                 self.world.trouble(&draw_troubles(&mut self.rng));
                 let service = SERVICES[usize::from(self.rng.below(2) == 1)];
                 match self.rng.below(8) {
@@ -300,7 +305,7 @@ fn draw(rng: &mut Rng) -> Menu {
             2 => menu.slow_pct = 30,
             3 => menu.conflict_pct = 40,
             4 => menu.lost_answer_pct = 30,
-            5 => menu.held_back_pct = 40,
+            5 => menu.told_twice_pct = 40,
             6 => menu.watches_end = true,
             7 => drop(menu.forbidden.insert(GroupKind::of::<HttpRoute>())),
             8 => drop(menu.forbidden.insert(GroupKind::of::<Deployment>())),
@@ -310,6 +315,19 @@ fn draw(rng: &mut Rng) -> Menu {
         }
     }
     menu
+}
+
+/// And perhaps one of these: what is not heard of, or may not be read.
+///
+/// Not drawn: a panic, after which an object is left alone for longer than the checkers allow, and
+/// Deployments that may not be read: a version that is taken back meanwhile keeps its pods.
+fn draw_more(rng: &mut Rng, menu: &mut Menu) {
+    match rng.below(12) {
+        0 | 1 => menu.dropped_pct = 30,
+        2 => drop(menu.unreadable.insert(GroupKind::of::<HttpRoute>())),
+        3 => drop(menu.unreadable.insert(GroupKind::of::<Canary>())),
+        _ => {}
+    }
 }
 
 /// Beside the processes, perhaps the gateway or some pods.
