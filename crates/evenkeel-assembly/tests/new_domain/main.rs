@@ -1,8 +1,10 @@
-//! A new domain of three files gets watch, door, record, Lease, metrics and `why` from the
-//! assembly, under virtual time; nothing else knows it.
+//! A new domain of three files gets watch, door, record, Lease, metrics, `why` and the cache from
+//! the assembly; nothing else knows it. How it fares among faults is a test of `evenkeel-sim`.
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+mod cached;
 mod decide;
+mod greeter;
 mod view;
 
 use std::{
@@ -12,13 +14,10 @@ use std::{
 };
 
 use evenkeel_api::{Key, Obj};
-use evenkeel_assembly::{Assembly, Domain, Leases, Settings};
+use evenkeel_assembly::{Assembly, Leases, Settings};
 use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
-use evenkeel_control::{
-    Activity, BoxFuture, Controller, Host, ListQuery, ObserveError, Plan, Ports, Store, Timer,
-    WriteOptions,
-};
+use evenkeel_control::{Activity, BoxFuture, Host, Store, Timer, WriteOptions};
 use evenkeel_guard::MemoryDoor;
 use futures::{
     channel::oneshot,
@@ -29,27 +28,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
 use serde_json::json;
 
-struct Greeter;
-
-impl Controller for Greeter {
-    type View = view::View;
-
-    fn name(&self) -> &'static str {
-        "greeter"
-    }
-    fn owns(&self) -> ListQuery {
-        ListQuery::of::<ConfigMap>()
-    }
-    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<view::View>, ObserveError> {
-        view::observe(key, ports).await
-    }
-    fn decide(&self, view: &view::View) -> Plan {
-        decide::decide(view)
-    }
-}
-
-const GREETER: Domain =
-    Domain { name: "greeter", about: "Greets", install: |run, _| run.with(Greeter) };
+use greeter::GREETER;
 
 /// Virtual time that moves when everybody waits.
 #[derive(Default)]
@@ -95,23 +74,30 @@ impl Time {
     }
 }
 
+/// Somebody asks for a greeting.
+fn asks(name: &str) -> Obj {
+    let asks = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": "default"}, "data": {"name": name}});
+    Obj::from_json(asks).unwrap()
+}
+
+fn settings() -> Settings {
+    Settings { confirm: true, metric_servers: None, look_every: Duration::from_secs(15) }
+}
+
 #[test]
 fn a_new_domain_is_one_entry() {
     let time = Arc::new(Time::default());
     time.0.lock().unwrap().0 = Timestamp::from_second(1_700_000_000).unwrap();
     let store: Arc<dyn Store> = ApiServer::new(time.clone(), Rng::new(1)).store();
     let options = WriteOptions { manager: "test", ..WriteOptions::default() };
-    let asks = json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "ann", "namespace": "default"}, "data": {"name": "Ann"}});
-    block_on(store.create(&Obj::from_json(asks).unwrap(), &options)).unwrap();
+    block_on(store.create(&asks("ann"), &options)).unwrap();
 
     let door = Arc::new(MemoryDoor::new(time.clone()));
     let activity = Arc::<Activity>::default();
     let host = Host::new(&store, time.clone(), time.clone())
         .with_door(door.clone())
         .with_observer(activity.clone());
-    let settings =
-        Settings { confirm: true, metric_servers: None, look_every: Duration::from_secs(15) };
     let leases = Leases {
         namespace: "default".to_owned(),
         identity: "me".to_owned(),
@@ -120,7 +106,7 @@ fn a_new_domain_is_one_entry() {
     };
     let mut pool = LocalPool::new();
     let (stop, stopped) = oneshot::channel();
-    let assembly = Assembly::new(host, settings)
+    let assembly = Assembly::new(host, settings())
         .with_domain(GREETER)
         .only(&["greeter".to_owned()])
         .with_leases(leases);
@@ -131,7 +117,7 @@ fn a_new_domain_is_one_entry() {
     // Watch, decision and deed.
     let greeting = Key::of::<ConfigMap>("default", "ann-greeting");
     let greeting = block_on(store.get(&greeting)).unwrap().unwrap();
-    assert_eq!(greeting.json().pointer("/data/text"), Some(&json!("Hello Ann")));
+    assert_eq!(greeting.json().pointer("/data/text"), Some(&json!("Hello ann")));
     // Door and record: asked, and what became of it.
     let lines = serde_json::to_string(&door.lines()).unwrap();
     assert!(lines.contains("greeter") && lines.contains("create"), "{lines}");
