@@ -145,6 +145,12 @@ impl Cluster {
         block_on(self.store.patch(&key, &Patch::Merge(patch), &WriteOptions::default())).unwrap();
     }
 
+    /// Changes a Canary as a person would.
+    pub(crate) fn patch_canary(&self, ns: &str, name: &str, patch: Value) {
+        let key = Key::of::<Canary>(ns, name);
+        block_on(self.store.patch(&key, &Patch::Merge(patch), &WriteOptions::default())).unwrap();
+    }
+
     fn object(&self, key: &Key) -> Value {
         block_on(self.store.get(key)).unwrap().map(|obj| obj.json().clone()).unwrap_or_default()
     }

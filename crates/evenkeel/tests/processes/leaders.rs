@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, PLANTED, soon};
+use crate::{
+    cluster::{Cluster, PLANTED, soon},
+    receiver::Receiver,
+};
 
 /// A leader may be silent for this long.
 const LEASE: &str = "3s";
@@ -78,6 +81,10 @@ pub(crate) fn one_of_two_processes_leads_and_the_other_takes_over() {
 pub(crate) fn when_the_leader_is_killed_in_a_release_the_other_goes_on_within_the_lease() {
     let cluster = Cluster::start("killed");
     cluster.install("default", "shop", 30);
+    let receiver = Receiver::start(&cluster);
+    let url = format!("http://{}/", receiver.addr);
+    let hook = json!({"name": "pager", "type": "event", "url": url});
+    cluster.patch_canary("default", "shop", json!({"spec": {"analysis": {"webhooks": [hook]}}}));
     let first = cluster.run("first", LEASE);
     soon(|| !cluster.leader().is_empty());
     let one = cluster.leader();
@@ -94,6 +101,19 @@ pub(crate) fn when_the_leader_is_killed_in_a_release_the_other_goes_on_within_th
     // longer than an idle one.
     assert!((3..30).contains(&waited), "{waited} s after the last renewal");
     cluster.reach("default", "shop", "Succeeded");
+    // Every event is told, and once: but for the one that was being told by who was killed.
+    let expected = [
+        "Initialization done! shop.default",
+        "New revision detected! Scaling up shop.default",
+        "Advance shop.default canary weight 10",
+        "Advance shop.default canary weight 20",
+        "Advance shop.default canary weight 30",
+        "Promotion completed! Scaling down shop.default",
+    ];
+    soon(|| expected.iter().all(|message| receiver.told().contains_key(*message)));
+    let told = receiver.told();
+    let again: usize = told.values().map(|times| times - 1).sum();
+    assert!(again <= 1, "{told:#?}");
     // No step twice, none lost.
     assert_eq!(cluster.weights("default", "shop"), [0, 10, 20, 30, 0]);
     assert_eq!(cluster.flags("default", "shop"), [] as [[String; 3]; 0]);

@@ -16,6 +16,7 @@ mod line;
 mod panics;
 mod process;
 mod prometheus;
+mod receiver;
 mod refusal;
 mod secrets;
 mod silence;
