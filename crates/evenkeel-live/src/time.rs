@@ -33,6 +33,7 @@ const STEP_MIN: SignedDuration = SignedDuration::from_secs(1);
 /// The clocks of this machine. See the module for the law that they obey.
 #[derive(Debug, Clone)]
 pub struct RealTime {
+    wall: fn() -> Timestamp,
     /// The wall clock at the start, less the time since boot then.
     started: Timestamp,
     boot: Duration,
@@ -43,9 +44,14 @@ pub struct RealTime {
 impl RealTime {
     /// Reads the clocks once, for [`Clock::steady`] to start at the wall clock.
     pub fn start() -> Self {
-        let (started, boot) = (Timestamp::now(), since_boot());
+        Self::by(Timestamp::now)
+    }
+
+    /// With this wall clock.
+    fn by(wall: fn() -> Timestamp) -> Self {
+        let (started, boot) = (wall(), since_boot());
         let offset_us = Arc::new(AtomicI64::new(offset_us(started, boot)));
-        Self { started, boot, offset_us }
+        Self { wall, started, boot, offset_us }
     }
 
     /// Notices a step of the wall clock; the step, when there was one.
@@ -65,7 +71,7 @@ impl RealTime {
 
 impl Clock for RealTime {
     fn now(&self) -> Timestamp {
-        let (now, boot) = (Timestamp::now(), since_boot());
+        let (now, boot) = ((self.wall)(), since_boot());
         if let Some(step) = self.notice(now, boot) {
             let way = if step.is_negative() { "back" } else { "forward" };
             let by = format!("{:#}", step.abs());
@@ -117,7 +123,7 @@ fn offset_us(now: Timestamp, boot: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::{cell::Cell, sync::atomic::AtomicU64};
 
     use super::*;
 
@@ -126,6 +132,27 @@ mod tests {
         let time = RealTime::start();
         let (before, now, after) = (Timestamp::now(), time.now(), Timestamp::now());
         assert!(before <= now && now <= after);
+    }
+
+    thread_local! {
+        /// How far off the wall clock of this test was set.
+        static SET_BY: Cell<SignedDuration> = const { Cell::new(SignedDuration::ZERO) };
+    }
+
+    #[test]
+    fn now_follows_a_step_of_the_wall_clock_and_steady_time_does_not() {
+        let time = RealTime::by(|| Timestamp::now() + SET_BY.get());
+        let slack = SignedDuration::from_secs(20);
+        for seconds in [0, 26, 0, -26, 5 * 3600, -5 * 3600, 0] {
+            SET_BY.set(SignedDuration::from_secs(seconds));
+            let (right, steady) = (Timestamp::now(), time.steady());
+            let off = time.now().duration_since(right) - SET_BY.get();
+            assert!(off.abs() < slack, "now is off by {off} after a step to {seconds} s");
+            let off = time.steady().duration_since(steady);
+            assert!(!off.is_negative() && off < slack, "steady time went by {off}");
+            let off = steady.duration_since(right);
+            assert!(off.abs() < slack, "steady time is off by {off} at {seconds} s");
+        }
     }
 
     #[test]

@@ -86,6 +86,21 @@ fn a_canary_is_deleted_while_its_budget_burns() {
 }
 
 #[test]
+fn a_canary_is_deleted_while_nothing_is_known_of_its_budget() {
+    for (permission, reason) in [("approve", "BudgetUnknown"), ("deny", "BudgetFrozen")] {
+        let mut world = initialized(article());
+        tell(&world, permission, reason, 0);
+        let key = Key::of::<Canary>(NS, "api-service");
+        world.store.change(&key, |body| {
+            body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
+        });
+        world.run_for(minutes(5));
+        assert!(world.store.find(&key).is_none(), "{permission}: {}", world.events());
+        assert_eq!(world.replicas("api-service"), Some(3), "{permission}");
+    }
+}
+
+#[test]
 fn a_canary_takes_over_from_a_primary_that_is_gone_while_the_budget_burns() {
     let mut world = initialized(article());
     world.release("2");

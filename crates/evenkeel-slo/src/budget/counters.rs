@@ -347,6 +347,27 @@ mod tests {
     }
 
     #[test]
+    fn more_series_than_can_be_counted_are_refused_and_nothing_is_forgotten() {
+        let series = |count: usize, value: f64| -> Vec<Reading> {
+            let one = |n: usize| {
+                let labels = [("id".to_owned(), format!("{n:05}"))].into_iter().collect();
+                (Arc::new(SeriesId { selector: 0, labels }), value)
+            };
+            (0..count).map(one).collect()
+        };
+        let max = Counters::SERIES_MAX;
+        let mut counters = Counters::default();
+        assert_eq!(counters.look(at(0), &[], &series(max, 1.0)), Ok(None));
+        let refused = Err(CountError::TooManySeries { found: max + 1, max });
+        assert_eq!(counters.look(at(10), &[], &series(max + 1, 2.0)), refused);
+        assert_eq!(counters.look(at(20), &series(max + 1, 2.0), &series(1, 2.0)), refused);
+        // What cannot be counted has changed nothing: its events count when it can be.
+        let slice = counters.look(at(30), &[], &series(max, 3.0)).unwrap().unwrap();
+        let total = slice.tally.map(|tally| tally.total().as_f64());
+        assert_eq!((slice.from, total), (at(0), Some(2.0 * 50_000.0)));
+    }
+
+    #[test]
     fn resets_new_series_gaps_and_nonsense_are_counted_right() {
         let mut counters = Counters::default();
         let mut look = |second, bad: &[&str], total: &[&str]| {

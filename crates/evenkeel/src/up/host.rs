@@ -233,3 +233,31 @@ impl Source for GatewayMetrics {
         self.0.metrics().render()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The part that `make` makes ends, others beside it do not, and it is said which.
+    fn named(name: &'static str, make: impl FnOnce(&'static str) -> Part) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let said = runtime.block_on(async {
+            let waits = Part::task("waits", std::future::pending());
+            let waits_too = Part::thread("waits-too", std::future::pending::<()>).unwrap();
+            first_to_end(&mut [waits, make(name), waits_too]).await.to_string()
+        });
+        assert_eq!(said, format!("{name} stopped unexpectedly; shutting down the cluster"));
+    }
+
+    fn break_down() {
+        std::panic::resume_unwind(Box::new("a defect of a part"));
+    }
+
+    #[test]
+    fn a_part_that_ends_or_panics_is_named() {
+        named("task-breaks", |name| Part::task(name, async { break_down() }));
+        named("task-ends", |name| Part::task(name, async {}));
+        named("thread-breaks", |name| Part::thread(name, async || break_down()).unwrap());
+        named("thread-ends", |name| Part::thread(name, async || {}).unwrap());
+    }
+}
