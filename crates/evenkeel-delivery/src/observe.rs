@@ -39,7 +39,9 @@ pub(crate) async fn observe(
     let mut view = CanaryView::new(obj, settings, ports.clock.now());
     let names = view.names.clone();
     view.conflicting_canary = conflicting_canary(&view, ports).await?;
+    let readable = view.unreadable.len();
     view.target = workload(&mut view, &names.target, ports).await?;
+    view.target_unreadable = view.unreadable.len() > readable;
     view.primary = workload(&mut view, &names.target_primary, ports).await?;
     stuck_pods(&mut view, ports).await?;
     for name in [&names.apex, &names.primary, &names.canary] {

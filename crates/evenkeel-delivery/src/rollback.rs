@@ -11,6 +11,7 @@ use crate::{
     context::Turn,
     draft::{Draft, Severity},
     reasons,
+    start::LOOK_AGAIN,
     time::elapsed,
 };
 
@@ -40,6 +41,11 @@ pub(crate) fn roll_back(view: &CanaryView, mut draft: Draft<'_>) -> Turn {
         }
     } else if !view.confirmed() {
         return Turn::Calm(await_zero(view, draft));
+    }
+    if view.target_unreadable {
+        // It may still run. The rollback is over when it does not.
+        draft.wake(LOOK_AGAIN);
+        return Turn::Calm(draft.done(reasons::UNREADABLE));
     }
     // A target that another Canary has, too, is not ours to stop.
     let target = view.target.as_ref().filter(|_| view.conflicting_canary.is_none());

@@ -45,6 +45,8 @@ pub struct CanaryView {
     /// Objects that are there and cannot be read, with the reason.
     pub(crate) unreadable: Vec<String>,
     pub(crate) target: Option<Workload>,
+    /// The target may be there, but cannot be read.
+    pub(crate) target_unreadable: bool,
     pub(crate) primary: Option<Workload>,
     /// Why pods of the target and its primary do not start, by the Deployment's name.
     pub(crate) stuck_pods: BTreeMap<String, String>,
@@ -159,6 +161,7 @@ impl CanaryView {
             conflicting_canary: None,
             unreadable: Vec::new(),
             target: None,
+            target_unreadable: false,
             primary: None,
             stuck_pods: BTreeMap::new(),
             services: BTreeMap::new(),

@@ -131,6 +131,30 @@ fn a_target_that_cannot_be_read_sends_traffic_back() {
 }
 
 #[test]
+fn a_rollback_ends_only_when_a_target_that_could_not_be_read_is_scaled_down() {
+    let mut world = running();
+    world.traffic.lock().unwrap().error_ratio = Some(0.5);
+    world.confirming = false;
+    world.run_for(minutes(3));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(0)));
+    let store = world.store.clone();
+    let strategy = |strategy: Value| {
+        store.change(&deployment_key("api-service"), |body| {
+            body["spec"]["strategy"] = strategy;
+        });
+    };
+    strategy("fast".into());
+    world.confirming = true;
+    world.run_for(minutes(10));
+    assert_eq!((world.phase().as_str(), world.replicas("api-service")), ("Progressing", Some(3)));
+    let said = world.condition("Accepted");
+    assert!(said.starts_with("False ObjectUnreadable: Deployment/shop/api-service"), "{said}");
+    strategy(json!({}));
+    world.run_until(&["Failed"]);
+    assert_eq!(world.replicas("api-service"), Some(0));
+}
+
+#[test]
 fn a_canary_is_deleted_without_a_gap_also_when_its_spec_is_refused() {
     let mut world = initialized(article());
     world.store.change(&canary_key(), |body| {
