@@ -49,6 +49,8 @@ struct Known {
     raised: BTreeMap<Key, Raised>,
     /// Objects that were looked at for conditions of a process before this one.
     checked: BTreeSet<Key>,
+    /// Objects that were last heard of with a condition of this controller.
+    bearing: BTreeSet<Key>,
     /// What each object was at before its conditions were last written here, and since.
     wrote: BTreeMap<Key, (Revision, Revision)>,
 }
@@ -115,19 +117,35 @@ impl Flags {
         self.known().raised.get(key)?.condition.clone()
     }
 
-    /// Takes this controller's condition from an object on which all is well. `fresh` is the
-    /// object as it was just written, when it was.
-    pub(crate) async fn clear(&self, host: &Host, key: &Key, fresh: Option<&Arc<Obj>>) {
+    /// Notes an object as a watch brings it.
+    pub(crate) fn hear(&self, obj: &Obj) {
+        let conditions = obj.json().pointer("/status/conditions").and_then(Value::as_array);
+        let mut known = self.known();
+        if conditions.into_iter().flatten().any(|condition| self.owns(condition)) {
+            known.bearing.insert(obj.key().clone());
+        } else {
+            known.bearing.remove(obj.key());
+        }
+    }
+
+    /// Takes this controller's condition from an object on which all is well; whether it bears none
+    /// now. `fresh` is the object as it was just written, when it was.
+    ///
+    /// What is read may be older than what was heard of: then the condition is still there.
+    pub(crate) async fn clear(&self, host: &Host, key: &Key, fresh: Option<&Arc<Obj>>) -> bool {
         {
             let mut known = self.known();
             let was_raised = known.raised.remove(key).is_some();
-            if !known.checked.insert(key.clone()) && !was_raised {
-                return;
+            let is_first = known.checked.insert(key.clone());
+            if !is_first && !was_raised && !known.bearing.contains(key) {
+                return true;
             }
         }
         if self.write(host, key, None, fresh).await.is_err() {
             self.known().checked.remove(key);
+            return false;
         }
+        !self.known().bearing.contains(key)
     }
 
     /// Forgets an object that is gone.
@@ -135,6 +153,7 @@ impl Flags {
         let mut known = self.known();
         known.raised.remove(key);
         known.checked.remove(key);
+        known.bearing.remove(key);
         known.wrote.remove(key);
     }
 
@@ -185,6 +204,7 @@ impl Flags {
         match host.write.patch(key, &patch, &options).await {
             Ok(stored) => {
                 self.known().wrote.insert(key.clone(), (obj.revision(), stored.revision()));
+                self.hear(&stored);
                 Ok(condition)
             }
             Err(error) => {

@@ -25,6 +25,8 @@ use crate::{
     within,
 };
 
+/// Pause before a condition is looked at again that should have been taken away.
+const CLEAR_AGAIN: Duration = Duration::from_secs(10);
 /// Longest observation. Metrics servers answer within seconds or not at all.
 const OBSERVE_MAX: Duration = Duration::from_mins(1);
 /// Longest request to the API server, to the door or of a judge.
@@ -230,12 +232,14 @@ impl Worker {
             }
             Calm::Yes => {
                 let clearing = self.flags.clear(&self.host, key, done.stored.get(key));
-                if self.while_leading(clearing).await.is_none() {
+                let is_clear = self.while_leading(clearing).await == Some(true);
+                let spins = done.changes.is_empty() && wake != plan.wake_after;
+                let mut wait = if spins { Some(LOOK_LEAST) } else { plan.wake_after };
+                if !is_clear {
                     tracing::debug!(controller = self.name(), object = %key,
                         "condition not taken away");
+                    wait = Some(wait.map_or(CLEAR_AGAIN, |wait| wait.min(CLEAR_AGAIN)));
                 }
-                let spins = done.changes.is_empty() && wake != plan.wake_after;
-                let wait = if spins { Some(LOOK_LEAST) } else { plan.wake_after };
                 Ended::new("done", plan.reason, Next::Done(wait))
             }
         }
@@ -376,6 +380,7 @@ impl Worker {
 
     /// Whether nothing has happened to an object but that the loop set or took a condition.
     pub(crate) fn has_only_flagged(&self, obj: &Obj, heard: Option<&Revision>) -> bool {
+        self.flags.hear(obj);
         self.flags.left(obj, heard)
     }
 

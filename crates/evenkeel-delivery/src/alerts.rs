@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use evenkeel_api::{GroupKind, Key, Obj};
+use evenkeel_api::{GroupKind, Key, Obj, canary::Phase};
 use evenkeel_control::{NOTIFY, PROVIDER_TYPES, Ports, StoreError, redact};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Condition};
 use serde_json::Value;
 
 use crate::{
@@ -18,8 +18,9 @@ use crate::{
 /// How long a failed alert is shown: as long as Kubernetes keeps Events.
 pub(crate) const MEMORY: Duration = Duration::from_hours(1);
 
-/// Looks for a provider that does not exist or can deliver nothing, or a notification that was not delivered.
-pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Result<Alerts, StoreError> {
+/// Looks for a provider that does not exist or can deliver nothing, or a notification that was not
+/// delivered. What cannot be looked up is not known: it keeps no rollback from being decided.
+pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Alerts {
     for alert in &view.canary.spec.analysis.alerts {
         let provider = &alert.provider_ref;
         let namespace = provider.namespace.as_deref().unwrap_or(view.obj.namespace());
@@ -27,9 +28,9 @@ pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Result<Alerts, Sto
         let key = Key::new(kind, namespace, &provider.name);
         match ports.read.get(&key).await {
             Ok(Some(found)) => {
-                if let Some(message) = unusable(&found, ports).await? {
+                if let Some(message) = unusable(&found, view, ports).await {
                     let reason = reasons::PROVIDER_INVALID;
-                    return Ok(Alerts::Fail(AlertProblem { reason, message }));
+                    return Alerts::Fail(AlertProblem { reason, message });
                 }
             }
             // A cluster without the kind has no such object.
@@ -37,29 +38,42 @@ pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Result<Alerts, Sto
                 let message =
                     format!("{key} does not exist: create it, or correct spec.analysis.alerts");
                 let reason = reasons::PROVIDER_MISSING;
-                return Ok(Alerts::Fail(AlertProblem { reason, message }));
+                return Alerts::Fail(AlertProblem { reason, message });
             }
-            Err(error) => return Err(error),
+            Err(_) => return Alerts::Unknown,
         }
     }
     let Some(since) = view.run.alerted_at.filter(|at| elapsed(*at, view.now) <= MEMORY) else {
-        return Ok(Alerts::Fine);
+        return Alerts::Fine;
     };
     let endings = ports.endings.of(view.obj.key(), NOTIFY);
     let mut recent = endings.into_iter().filter(|ending| ending.at >= since).peekable();
     if recent.peek().is_none() {
-        return Ok(Alerts::Unknown);
+        return Alerts::Unknown;
     }
     let failed = recent.filter(|ending| ending.failure.is_some()).max_by_key(|ending| ending.at);
     let failure = failed.and_then(|ending| ending.failure);
-    Ok(failure.map_or(Alerts::Fine, |message| {
+    failure.map_or(Alerts::Fine, |message| {
         Alerts::Fail(AlertProblem { reason: reasons::NOT_DELIVERED, message })
-    }))
+    })
+}
+
+/// Whether the Secrets of providers are read in this look. What is in a Secret comes from the server
+/// every time, so it is read when a release is about to begin, and until what was wrong is mended.
+fn reads_secrets(view: &CanaryView) -> bool {
+    let fails =
+        |condition: &Condition| condition.type_ == reasons::ALERTS && condition.status == "False";
+    let begins = match view.status.phase {
+        Phase::New | Phase::Initializing | Phase::Waiting => true,
+        Phase::Progressing => view.pct() == 0,
+        _ => false,
+    };
+    begins || view.status.conditions.iter().any(fails)
 }
 
 /// What of a provider, or of the Secret it names, keeps every notification from being delivered:
 /// people should not learn it from the first alert that is missing. `None` when nothing is known.
-async fn unusable(provider: &Obj, ports: &Ports) -> Result<Option<String>, StoreError> {
+async fn unusable(provider: &Obj, view: &CanaryView, ports: &Ports) -> Option<String> {
     let text = |path: &str| {
         provider.json().pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
@@ -67,25 +81,23 @@ async fn unusable(provider: &Obj, ports: &Ports) -> Result<Option<String>, Store
     let kind = text("/spec/type");
     if !PROVIDER_TYPES.contains(&kind.as_str()) {
         let (kind, known) = (redact::quote(&kind), PROVIDER_TYPES.join(", "));
-        return Ok(Some(format!("{key}: spec.type {kind} is not supported; use one of {known}")));
+        return Some(format!("{key}: spec.type {kind} is not supported; use one of {known}"));
     }
     if !text("/spec/proxy").is_empty() {
-        return Ok(Some(format!("{key}: spec.proxy is not supported: remove it")));
+        return Some(format!("{key}: spec.proxy is not supported: remove it"));
     }
     let (mut address, mut has_token) = (text("/spec/address"), false);
     let mut place = "spec.address".to_owned();
     let secret = text("/spec/secretRef/name");
     if !secret.is_empty() {
+        if !reads_secrets(view) {
+            return None;
+        }
         let secret = key.sibling::<Secret>(&secret);
-        let found = match ports.read.get(&secret).await {
-            Ok(found) => found,
-            // It may be that another process than this one may read it.
-            Err(StoreError::Refused { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let Some(found) = found else {
+        // One that may not be read here may be readable for who delivers.
+        let Some(found) = ports.read.get(&secret).await.ok()? else {
             let fix = "create it, or correct spec.secretRef";
-            return Ok(Some(format!("{key}: {secret} does not exist: {fix}")));
+            return Some(format!("{key}: {secret} does not exist: {fix}"));
         };
         let data = found.get::<Secret>().ok().and_then(|secret| secret.data.clone());
         let data = data.unwrap_or_default();
@@ -99,11 +111,11 @@ async fn unusable(provider: &Obj, ports: &Ports) -> Result<Option<String>, Store
         let by_token = kind == "slack" && has_token;
         let problem = "has no address: set spec.address, or `address` in the Secret of \
                        spec.secretRef";
-        return Ok((!by_token).then(|| format!("{key} {problem}")));
+        return (!by_token).then(|| format!("{key} {problem}"));
     }
     // What it is instead may be what gives access to it.
     let host = ["http://", "https://"].iter().find_map(|scheme| address.strip_prefix(scheme));
     let is_url = host.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':', '?']));
     let problem = format!("{key}: {place} is not an http:// or https:// URL: correct it");
-    Ok((!is_url).then_some(problem))
+    (!is_url).then_some(problem)
 }

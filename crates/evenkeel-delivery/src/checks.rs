@@ -1,6 +1,6 @@
 //! What a new version is measured by: queries, and what their answers mean.
 
-use std::{cell::OnceCell, time::Duration};
+use std::{cell::RefCell, time::Duration};
 
 use evenkeel_api::canary::{MetricTemplate, TemplateRef};
 use evenkeel_base::format_duration;
@@ -20,6 +20,8 @@ pub(crate) struct Query {
     pub(crate) server: Option<String>,
     /// `PromQL`.
     pub(crate) expr: String,
+    /// It asks how new the data are, not for a value.
+    pub(crate) of_time: bool,
 }
 
 /// The answer to one query.
@@ -51,9 +53,12 @@ pub(crate) enum Missing {
     /// The server has none: perhaps nothing is measured yet.
     #[error("no values found")]
     NoValues,
-    /// What it has says nothing about the version now; in words.
+    /// What it has is no number to judge by; in words.
     #[error("{0}")]
     Unusable(String),
+    /// What it has passes, but is from before the last step; in words.
+    #[error("{0}")]
+    Old(String),
     /// It cannot be asked for, or the server did not answer; in words. It says nothing about
     /// traffic.
     #[error("{0}")]
@@ -88,17 +93,17 @@ impl Asked<'_> {
     ) -> Result<Checked, Unanswered> {
         let server = self.template.and_then(address).or(self.server).map(str::to_owned);
         let asked = server.as_deref().or(self.own_server);
-        // The first query that found something.
-        let telling: OnceCell<String> = OnceCell::new();
-        let ask = |expr: String| {
-            let query = Query { server: server.clone(), expr };
+        // The last query that found something.
+        let telling: RefCell<Option<String>> = RefCell::default();
+        let ask = |expr: String, of_time: bool| {
+            let query = Query { server: server.clone(), expr, of_time };
             let Some(answer) = answer(&query) else { return Err(Unanswered(query)) };
             Ok(answer.map_err(|error| Missing::Unasked(unanswered(asked, &error))))
         };
         let answer = |expr: String| {
-            let found = ask(expr.clone())?;
+            let found = ask(expr.clone(), false)?;
             if found.as_ref().is_ok_and(|samples| !samples.is_empty()) {
-                telling.get_or_init(|| expr);
+                telling.replace(Some(expr));
             }
             Ok(found)
         };
@@ -121,13 +126,13 @@ impl Asked<'_> {
             Ok(value) => Self::compare(rule, value),
             Err(missing) => Checked::NoData(missing),
         };
-        let times = telling.get().and_then(|expr| freshness::query(expr));
+        let times = telling.into_inner().and_then(|expr| freshness::query(&expr));
         let (Checked::Passed, Some(times)) = (&checked, times) else { return Ok(checked) };
         // A server that cannot tell stops no release: the check itself was answered.
-        let Ok(newest_s) = value_of(ask(times)?) else { return Ok(checked) };
+        let Ok(newest_s) = value_of(ask(times, true)?) else { return Ok(checked) };
         Ok(match freshness::too_old(newest_s, self.since, self.now) {
             None => Checked::Passed,
-            Some(newest) => Checked::NoData(Missing::Unusable(format!(
+            Some(newest) => Checked::NoData(Missing::Old(format!(
                 "its newest sample is of {newest:.0}, none is from after the last step at {:.0}",
                 self.since
             ))),
@@ -419,7 +424,7 @@ mod tests {
             ];
             judge(MetricKind::SuccessRate, Some(99.0), None, &table)
         };
-        assert_snapshot!(at(89_999.0, 0.0), @r#"Ok(NoData(Unusable("its newest sample is of 1970-01-02T00:59:59Z, none is from after the last step at 1970-01-02T01:00:00Z")))"#);
+        assert_snapshot!(at(89_999.0, 0.0), @r#"Ok(NoData(Old("its newest sample is of 1970-01-02T00:59:59Z, none is from after the last step at 1970-01-02T01:00:00Z")))"#);
         assert_snapshot!(at(90_001.0, 0.0), @"Ok(Passed)");
         // A failure counts at once.
         assert_snapshot!(at(89_999.0, 1.0), @r#"Ok(Failed { event: "success rate 50.00% < 99%", check: "m 50.00% < 99%" })"#);
@@ -444,7 +449,8 @@ mod tests {
         let window = Duration::from_mins(1);
         let kind = MetricKind::Query("up".to_owned());
         let rule = MetricRule { name: "m".to_owned(), window, bounds, kind };
-        let query = Query { server: Some("http://other/".to_owned()), expr: "up".to_owned() };
+        let server = Some("http://other/".to_owned());
+        let query = Query { server, expr: "up".to_owned(), of_time: false };
         assert_eq!(asked.judge(&rule, |_| None), Err(Unanswered(query)));
     }
 }

@@ -7,9 +7,8 @@ use crate::{
     CanaryView, alerts,
     context::{Context, Need, Obstacle, Turn},
     draft::Draft,
-    finish, hooks, init, objects, reasons, repair, revert, rollback, run, safety,
-    start::{self, LOOK_AGAIN},
-    time::elapsed,
+    finish, hooks, init, objects, reasons, repair, revert, rollback, run, safety, start,
+    time::{LOOK_AGAIN, elapsed},
     workload::is_ours,
 };
 

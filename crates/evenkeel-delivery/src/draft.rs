@@ -331,8 +331,11 @@ impl<'a> Draft<'a> {
             self.status.last_transition_time = Some(Time(self.view.now));
         }
         self.conditions();
+        // What is held otherwise is no step of a release.
+        let phase = self.view.status.phase;
+        let steps = is_under_way(phase) || phase == Phase::Waiting;
         let promoted = self.status.conditions.iter().find(|c| c.type_ == PROMOTED);
-        if let Some(promoted) = promoted.filter(|_| !self.plan.actions.is_empty()) {
+        if let Some(promoted) = promoted.filter(|_| steps && !self.plan.actions.is_empty()) {
             let message = format!("{HELD_WORDS} {}", promoted.message);
             self.plan.when_held = Some(HeldWords { condition: PROMOTED, message });
         }

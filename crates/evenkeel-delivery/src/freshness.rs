@@ -7,6 +7,7 @@
 
 use evenkeel_promql::{
     ast::{Expr, ExprKind, Selector},
+    matcher::{MatchOp, Matcher},
     parser::parse,
 };
 use jiff::Timestamp;
@@ -14,7 +15,9 @@ use jiff::Timestamp;
 /// Older answers are no times of samples: queries look back five minutes at most by default.
 const AGE_S_MAX: f64 = 3600.0;
 
-/// The query for the time of the newest sample that `expr` reads; `None` when it reads none of now.
+/// The query for the time since when all that `expr` reads is newer: of each selector the newest
+/// sample, of these the oldest. A selector without series counts for nothing. `None` when nothing
+/// of now is read.
 pub(crate) fn query(expr: &str) -> Option<String> {
     let query = parse(expr).ok()?;
     let mut times: Vec<String> = Vec::new();
@@ -26,15 +29,24 @@ pub(crate) fn query(expr: &str) -> Option<String> {
             times.push(time);
         }
     });
-    (!times.is_empty()).then(|| format!("max({})", times.join(" or ")))
+    if let [time] = times.as_slice() {
+        return Some(time.clone());
+    }
+    // A label of its own keeps the times of two selectors apart.
+    let apart =
+        |(at, time): (usize, &String)| format!("label_replace({time},\"n\",\"{at}\",\"\",\"\")");
+    let apart: Vec<String> = times.iter().enumerate().map(apart).collect();
+    (!apart.is_empty()).then(|| format!("min({})", apart.join(" or ")))
 }
 
+/// `None` for what is not of now, and for several names, whose times would not be told apart.
 fn time_of(selector: &Selector) -> Option<String> {
-    if selector.offset.is_some() || selector.at.is_some() {
+    let named = |matcher: &Matcher| &*matcher.name == "__name__" && matcher.op == MatchOp::Equal;
+    if selector.offset.is_some() || selector.at.is_some() || !selector.matchers.iter().any(named) {
         return None;
     }
     let matchers: Vec<String> = selector.matchers.iter().map(ToString::to_string).collect();
-    Some(format!("timestamp({{{}}})", matchers.join(",")))
+    Some(format!("max(timestamp({{{}}}))", matchers.join(",")))
 }
 
 /// The time of the newest sample (in seconds, as [`query`] is answered), if it is not after `since`.
@@ -54,6 +66,13 @@ fn seconds(time: Timestamp) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use evenkeel_promql::{
+        engine::{Options, instant_text},
+        labels::Labels,
+        result::QueryValue,
+        series::SeriesStore,
+    };
+
     use super::*;
 
     #[test]
@@ -61,14 +80,42 @@ mod tests {
         let asked = |expr| query(expr).unwrap_or_default();
         assert_eq!(
             asked(r#"sum(rate(hits{app="a",code=~"5.."}[1m])) / sum(rate(hits{app="a"}[1m]))"#),
-            "max(timestamp({app=\"a\",code=~\"5..\",__name__=\"hits\"}) or \
-             timestamp({app=\"a\",__name__=\"hits\"}))"
+            r#"min(label_replace(max(timestamp({app="a",code=~"5..",__name__="hits"})),"n","0","","") or label_replace(max(timestamp({app="a",__name__="hits"})),"n","1","",""))"#
         );
-        assert_eq!(asked("a + a offset 1h or vector(0)"), "max(timestamp({__name__=\"a\"}))");
-        assert_eq!(asked("max_over_time(a[1m:5s])"), "max(timestamp({__name__=\"a\"}))");
+        assert_eq!(asked("a + a offset 1h or vector(0)"), r#"max(timestamp({__name__="a"}))"#);
+        assert_eq!(asked("max_over_time(a[1m:5s])"), r#"max(timestamp({__name__="a"}))"#);
+        assert_eq!(asked(r#"{__name__=~"a|b"}"#), "");
         assert_eq!(asked("1 - vector(0)"), "");
         assert_eq!(asked("a @ 7"), "");
         assert_eq!(asked("not promql ("), "");
+    }
+
+    /// Seconds of the oldest of the newest samples, as the engine answers.
+    fn oldest(expr: &str, series: &[(&str, &str, i64)]) -> String {
+        let mut store = SeriesStore::new();
+        for (name, pod, at_s) in series {
+            let labels = Labels::from_pairs([("__name__", *name), ("pod", *pod)]);
+            store.append(&labels, at_s * 1000, 1.0).unwrap();
+        }
+        let options = Options::default();
+        let answer = instant_text(&store, &query(expr).unwrap(), 100_000, &options).unwrap();
+        let QueryValue::Vector(samples) = answer.value else { return "no vector".to_owned() };
+        let values = samples.iter().map(|sample| format!("{:?}", sample.value));
+        values.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_selector_with_the_oldest_data_decides() {
+        let series = [("a", "1", 90), ("a", "2", 80), ("b", "1", 70), ("c", "1", 60)];
+        assert_eq!(oldest("a", &series), "Float(90.0)");
+        assert_eq!(oldest("rate(a[1m]) / rate(b[1m])", &series), "Float(70.0)");
+        assert_eq!(
+            oldest(r#"a{pod="2"} / ignoring(pod) group_left a{pod="1"}"#, &series),
+            "Float(80.0)"
+        );
+        // What has no series says nothing about time.
+        assert_eq!(oldest("a / gone", &series), "Float(90.0)");
+        assert_eq!(oldest("gone", &series), "");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) async fn observe(
     view.target = workload(&mut view, &names.target, ports).await?;
     view.target_unreadable = view.unreadable.len() > readable;
     view.primary = workload(&mut view, &names.target_primary, ports).await?;
-    stuck_pods(&mut view, ports).await?;
+    stuck_pods(&mut view, ports).await;
     for name in [&names.apex, &names.primary, &names.canary] {
         if let Some(service) = read(&mut view, &key.sibling::<Service>(name), ports).await? {
             view.services.insert(name.clone(), service);
@@ -62,7 +62,7 @@ pub(crate) async fn observe(
     gateways(&mut view, ports).await?;
     tracked(&mut view, ports).await?;
     templates(&mut view, ports).await?;
-    view.alerts = alerts::look(&view, ports).await?;
+    view.alerts = alerts::look(&view, ports).await;
     // What was seen last is stamped with a time at which it was so: an interval that begins with
     // the gateway's confirmation never begins before it, however slow the server is.
     view.now = ports.clock.now();
@@ -107,18 +107,17 @@ async fn workload(
 
 /// What keeps pods of the target and its primary from starting; looked for only while some are
 /// missing.
-async fn stuck_pods(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError> {
+async fn stuck_pods(view: &mut CanaryView, ports: &Ports) {
     let mut stuck = BTreeMap::new();
     for workload in [&view.target, &view.primary].into_iter().flatten() {
         if workload.is_complete() {
             continue;
         }
-        if let Some(trouble) = pods::trouble(workload, ports).await? {
+        if let Some(trouble) = pods::trouble(workload, ports).await {
             stuck.insert(workload.obj.name().to_owned(), trouble);
         }
     }
     view.stuck_pods = stuck;
-    Ok(())
 }
 
 /// A route of this Canary under another name than the spec's. Looked for only while the spec's

@@ -1,7 +1,7 @@
 //! Why the pods of a workload do not start: what a person would look up next.
 
 use evenkeel_api::{Key, LabelSelector, Obj};
-use evenkeel_control::{ListQuery, Ports, StoreError, redact};
+use evenkeel_control::{ListQuery, Ports, redact};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
@@ -21,29 +21,20 @@ const STUCK: [&str; 9] = [
 ];
 
 /// Why the youngest pod of a workload that cannot start does not; `None` when all can, as far as is
-/// known: a server that does not let us look at pods keeps no release up.
-pub(crate) async fn trouble(
-    workload: &Workload,
-    ports: &Ports,
-) -> Result<Option<String>, StoreError> {
-    let Some(labels) = workload.match_labels().filter(|labels| !labels.is_empty()) else {
-        return Ok(None);
-    };
+/// known: a server that does not let us look at pods keeps nothing up.
+pub(crate) async fn trouble(workload: &Workload, ports: &Ports) -> Option<String> {
+    let labels = workload.match_labels().filter(|labels| !labels.is_empty())?;
     let query = ListQuery::of::<Pod>()
         .within(workload.obj.namespace())
         .with_labels(LabelSelector::from_labels(labels));
-    let pods = match ports.read.list(&query).await {
-        Ok(pods) => pods.items,
-        Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let pods = ports.read.list(&query).await.ok()?.items;
     let stuck = pods.iter().filter(|pod| !pod.is_deleting());
     let stuck = stuck.filter_map(|pod| Some((pod, cause(pod)?)));
     let youngest = stuck.max_by_key(|(pod, _)| {
         let created = pod.meta().creation_timestamp.as_ref().map(|time| time.0);
         (created, pod.name().to_owned())
     });
-    Ok(youngest.map(|(pod, cause)| words(pod.key(), &cause)))
+    youngest.map(|(pod, cause)| words(pod.key(), &cause))
 }
 
 fn words(pod: &Key, cause: &str) -> String {

@@ -11,8 +11,7 @@ use crate::{
     context::Turn,
     draft::{Draft, Severity},
     reasons,
-    start::LOOK_AGAIN,
-    time::elapsed,
+    time::{LOOK_AGAIN, elapsed},
 };
 
 /// After this long without the gateway's confirmation a person is warned.

@@ -15,7 +15,7 @@ use crate::{
     ramp, reasons, rollback,
     rules::{HookKind, MetricKind, MetricRule},
     start,
-    time::{elapsed, later},
+    time::{LOOK_AGAIN, elapsed, later},
     workload::{Readiness, Workload},
 };
 
@@ -24,6 +24,12 @@ const DATA_WAIT: Duration = Duration::from_secs(2);
 /// Data may be missing for as long as the metric's window, but at least for two scrapes of the
 /// usual 15 s, before a check without data counts as failed.
 const DATA_PATIENCE_MIN: Duration = Duration::from_secs(30);
+
+/// Data that pass but are older than the step may be renewed for this long: a server looks back for
+/// five minutes, after which it has none. A recording rule or a remote write may take a while.
+const RENEWAL_PATIENCE_MIN: Duration = Duration::from_mins(5);
+/// Pause before newer data are looked for again.
+const RENEWAL_WAIT: Duration = Duration::from_secs(5);
 
 /// What stands between a check and the next step.
 enum Judged {
@@ -258,7 +264,7 @@ fn measurable(ctx: &Context<'_>) -> Result<Judged, Need> {
             "Waiting at weight 0: metric {} cannot be measured: {problem}",
             rule.name
         ));
-        draft.wake(ctx.rules.interval.min(start::LOOK_AGAIN));
+        draft.wake(ctx.rules.interval.min(LOOK_AGAIN));
         return Ok(Judged::Early(draft.done(reasons::METRICS_PENDING), News::No));
     }
     Ok(Judged::Passed)
@@ -348,7 +354,11 @@ fn with_two_versions(ctx: &Context<'_>, rule: &MetricRule, clean_at: Timestamp) 
 /// No data says nothing about the version: it is waited for, but not for ever.
 fn without_data(ctx: &Context<'_>, rule: &MetricRule, missing: &Missing) -> Judged {
     let since = ctx.run.data_missing_since.unwrap_or(ctx.view.now);
-    let until = later(since, rule.window.max(DATA_PATIENCE_MIN));
+    let (patience, pause) = match missing {
+        Missing::Old(_) => (RENEWAL_PATIENCE_MIN, RENEWAL_WAIT),
+        _ => (DATA_PATIENCE_MIN, DATA_WAIT),
+    };
+    let until = later(since, rule.window.max(patience));
     let left = elapsed(ctx.view.now, until);
     if !left.is_zero() {
         let mut draft = ctx.draft();
@@ -359,7 +369,7 @@ fn without_data(ctx: &Context<'_>, rule: &MetricRule, missing: &Missing) -> Judg
                  check counts as failed",
                 rule.name
             )),
-            Missing::Unusable(problem) => draft.waiting(format!(
+            Missing::Unusable(problem) | Missing::Old(problem) => draft.waiting(format!(
                 "Waiting for data of metric {}: {problem}. Without any until {until:.0} the check \
                  counts as failed",
                 rule.name
@@ -370,7 +380,7 @@ fn without_data(ctx: &Context<'_>, rule: &MetricRule, missing: &Missing) -> Judg
                 rule.name
             )),
         };
-        draft.wake(left.min(DATA_WAIT));
+        draft.wake(left.min(pause));
         // The time counts from when it is written down: no repair must hold that up.
         let news = if ctx.run.data_missing_since.is_none() { News::Yes } else { News::No };
         return Judged::Early(draft.done(reasons::DATA_PENDING), news);
@@ -382,7 +392,7 @@ fn without_data(ctx: &Context<'_>, rule: &MetricRule, missing: &Missing) -> Judg
              traffic",
             rule.name
         ),
-        Missing::Unusable(problem) => {
+        Missing::Unusable(problem) | Missing::Old(problem) => {
             format!("Halt {full} advancement metric {} has no data: {problem}", rule.name)
         }
         Missing::Unasked(problem) => {

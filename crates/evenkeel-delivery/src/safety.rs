@@ -11,7 +11,7 @@ use crate::{
     draft::{Draft, Severity},
     reasons, rollback, route,
     services::Names,
-    start::LOOK_AGAIN,
+    time::LOOK_AGAIN,
 };
 
 /// A Canary that cannot be acted on. A rollback that is due is done all the same, and a version in

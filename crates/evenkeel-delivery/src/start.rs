@@ -12,12 +12,10 @@ use crate::{
     hooks::{self, Approval},
     reasons,
     rules::HookKind,
-    time::elapsed,
+    time::{LOOK_AGAIN, elapsed},
     workload::{Readiness, Workload},
 };
 
-/// Pause before something that no watch reports is looked for again (a Gateway, an older Canary).
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Longest wait for an approval before the version is given up: a forgotten gate must not keep a
 /// half-released version for ever.
 pub(crate) const APPROVAL_WAIT_MAX: Duration = Duration::from_hours(24);

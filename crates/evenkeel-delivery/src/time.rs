@@ -1,8 +1,11 @@
-//! Arithmetic with moments and spans that never fails.
+//! Pauses, and arithmetic with moments and spans that never fails.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+
+/// Pause before something that no watch reports is looked for again (a Gateway, an older Canary).
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Time from `since` to `now`; a clock that stepped back counts as none.
 pub(crate) fn elapsed(since: Timestamp, now: Timestamp) -> Duration {

@@ -201,7 +201,7 @@ impl CanaryView {
         if let Some(message) = missing {
             return Metering::Fail(reasons::TEMPLATE_MISSING, message);
         }
-        for (query, answer) in &self.answers {
+        for (query, answer) in self.answers.iter().filter(|(query, _)| !query.of_time) {
             let Err(error) = answer else { continue };
             let reason = match error {
                 MetricsError::Invalid { .. } => reasons::QUERY_REFUSED,

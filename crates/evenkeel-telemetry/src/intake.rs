@@ -24,6 +24,8 @@ const COMMENTS_MAX: usize = 10_000;
 const COMMENT_BYTES_MAX: usize = 1_000;
 /// Families of one target whose help and type are remembered.
 const FAMILIES_MAX: usize = 10_000;
+/// A counter that is new may have counted this fast since the look before; 10,000 a second.
+const NEW_PER_MS_MAX: f64 = 10.0;
 /// Put before a label of the exposition that the target has too.
 const EXPORTED: &str = "exported_";
 /// What is written about each scrape, besides its samples.
@@ -152,7 +154,7 @@ impl Intake {
             entry.seen = self.pass;
             entry.timed = t_ms.is_some();
             if std::mem::take(&mut entry.begins) && !entry.timed {
-                begin(store, entry.id, self.read_ms);
+                begin(store, entry.id, self.read_ms, (value, at_ms));
             }
             let t_ms = t_ms.unwrap_or(at_ms);
             let ahead = t_ms.saturating_sub(at_ms) > AHEAD_MS_MAX;
@@ -329,9 +331,11 @@ impl Intake {
 /// Most libraries show a counter only when it has counted once. Without the zero `rate()` and
 /// `increase()` would not see what it counted until then: the first errors of a new version.
 /// Prometheus does the same with the created time of a series (`created-timestamp-zero-ingestion`).
-fn begin(store: &mut SeriesStore, id: SeriesId, read_ms: Option<i64>) {
+fn begin(store: &mut SeriesStore, id: SeriesId, read_ms: Option<i64>, (value, at_ms): (f64, i64)) {
     // At the first look nobody knows since when it counts.
-    if let Some(read_ms) = read_ms {
+    let Some(read_ms) = read_ms else { return };
+    // What is this much was restored from somewhere, or passed on.
+    if value <= NEW_PER_MS_MAX * count_ms(at_ms - read_ms) {
         // Refused when the same series stands twice in the text: then it has begun.
         store.append_to(id, read_ms, Value::Float(0.0), 0).unwrap_or_default();
     }
@@ -406,6 +410,11 @@ impl Reader<'_> {
         }
         Ok(labels)
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "times between two scrapes stay far below 2^52")]
+fn count_ms(ms: i64) -> f64 {
+    ms as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of samples stay far below 2^52")]

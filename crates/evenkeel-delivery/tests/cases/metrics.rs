@@ -51,19 +51,19 @@ fn no_two_steps_rest_on_one_scrape() {
     *world.scrape_s.lock().unwrap() = 15;
     world.release("2");
     world.run_for(seconds(21));
-    assert_snapshot!(world.condition("Promoted"), @"Unknown Progressing: New revision detected, progressing canary analysis. Waiting for data of metric request-success-rate: its newest sample is of 2023-11-14T22:15:30Z, none is from after the last step at 2023-11-14T22:15:30Z. Without any until 2023-11-14T22:16:40Z the check counts as failed");
+    assert_snapshot!(world.condition("Promoted"), @"Unknown Progressing: New revision detected, progressing canary analysis. Waiting for data of metric request-success-rate: its newest sample is of 2023-11-14T22:15:30Z, none is from after the last step at 2023-11-14T22:15:30Z. Without any until 2023-11-14T22:20:40Z the check counts as failed");
     world.run_until(&["Succeeded"]);
     assert_eq!(world.canary().json()["status"]["failedChecks"], 0);
     assert_snapshot!(world.timeline(), @r"
     120s Progressing shown=0 failed=0 route=0 target=3
     130s Progressing shown=10 failed=0 route=10 target=3
-    146s Progressing shown=20 failed=0 route=20 target=3
+    145s Progressing shown=20 failed=0 route=20 target=3
     160s Progressing shown=30 failed=0 route=30 target=3
-    176s Progressing shown=40 failed=0 route=40 target=3
+    175s Progressing shown=40 failed=0 route=40 target=3
     190s Progressing shown=50 failed=0 route=50 target=3
-    206s Promoting shown=50 failed=0 route=50 target=3
-    216s Finalising shown=0 failed=0 route=0 target=3
-    226s Succeeded shown=0 failed=0 route=0 target=0
+    205s Promoting shown=50 failed=0 route=50 target=3
+    215s Finalising shown=0 failed=0 route=0 target=3
+    225s Succeeded shown=0 failed=0 route=0 target=0
     ");
 }
 
@@ -96,11 +96,11 @@ fn scrapes_that_have_stopped_end_a_release() {
     assert_snapshot!(world.timeline(), @r"
     120s Progressing shown=0 failed=0 route=0 target=3
     130s Progressing shown=10 failed=0 route=10 target=3
-    200s Progressing shown=10 failed=1 route=10 target=3
-    210s Progressing shown=0 failed=2 route=0 target=3
-    210s Failed shown=0 failed=2 route=0 target=0
+    440s Progressing shown=10 failed=1 route=10 target=3
+    450s Progressing shown=0 failed=2 route=0 target=3
+    450s Failed shown=0 failed=2 route=0 target=0
     ");
-    assert_snapshot!(world.condition("Promoted"), @"False Failed: Canary analysis failed, Deployment scaled to zero. Failed checks threshold reached 2: request-success-rate: its newest sample is of 2023-11-14T22:00:00Z, none is from after the last step at 2023-11-14T22:16:40Z.");
+    assert_snapshot!(world.condition("Promoted"), @"False Failed: Canary analysis failed, Deployment scaled to zero. Failed checks threshold reached 2: request-success-rate: its newest sample is of 2023-11-14T22:00:00Z, none is from after the last step at 2023-11-14T22:20:40Z.");
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Metrics for Asked {
     ) -> BoxFuture<'a, Result<Vec<Sample>, MetricsError>> {
         let traffic = *self.traffic.lock().unwrap();
         let scrape_s = *self.scrape_s.lock().unwrap();
-        let is_time = expr.starts_with("max(timestamp");
+        let is_time = expr.contains("timestamp(");
         if !is_time {
             self.queries.lock().unwrap().push(expr.to_owned());
         }

@@ -319,13 +319,13 @@ fn draw(rng: &mut Rng) -> Menu {
 
 /// And perhaps one of these: what is not heard of, or may not be read.
 ///
-/// Not drawn: a panic, after which an object is left alone for longer than the checkers allow, and
-/// Deployments that may not be read: a version that is taken back meanwhile keeps its pods.
+/// Not drawn: a panic, after which an object is left alone for longer than the checkers allow.
 fn draw_more(rng: &mut Rng, menu: &mut Menu) {
     match rng.below(12) {
         0 | 1 => menu.dropped_pct = 30,
         2 => drop(menu.unreadable.insert(GroupKind::of::<HttpRoute>())),
         3 => drop(menu.unreadable.insert(GroupKind::of::<Canary>())),
+        4 => drop(menu.unreadable.insert(GroupKind::of::<Deployment>())),
         _ => {}
     }
 }

@@ -82,7 +82,7 @@ impl Metrics for Traffic {
         let quality = self.of(expr);
         let value = quality.and_then(|quality| {
             let ratio = quality.error_ratio?;
-            Some(if expr.starts_with("max(timestamp") {
+            Some(if expr.contains("timestamp(") {
                 let scraped = at.as_second() / SCRAPE_S * SCRAPE_S;
                 f64::from(u32::try_from(scraped).unwrap_or_default())
             } else if expr.contains("bucket") {

@@ -92,11 +92,13 @@ fn a_counter_that_appears_at_a_known_target_begins_with_zero() {
     bench.text(&format!("{types}hits{{code=\"200\"}} 70\n"));
     bench.text(&format!(
         "{types}hits{{code=\"200\"}} 80\nhits{{code=\"500\"}} 9\ntook_bucket{{le=\"1\"}} 3\n\
-         took_count 3\ntook_sum 2.5\ntemp 20\nuntold_total 4\nuntold 5\nstamped_total 6 1500\n"
+         took_count 3\ntook_sum 2.5\ntemp 20\nuntold_total 4\nuntold 5\nstamped_total 6 1500\n\
+         restored_total 1000001\n"
     ));
     insta::assert_snapshot!(bench.dump(), @r#"
     {__name__="hits", code="200"} 1000=70 2000=80
     {__name__="hits", code="500"} 1000=0 2000=9
+    {__name__="restored_total"} 2000=1000001
     {__name__="stamped_total"} 1500=6
     {__name__="temp"} 2000=20
     {__name__="took_bucket", le="1.0"} 1000=0 2000=3
