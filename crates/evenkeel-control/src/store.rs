@@ -15,6 +15,15 @@ pub trait Read: Send + Sync {
     /// Reads one object; `None` when there is none.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>>;
 
+    /// As [`Self::get`], from the server itself: what a cache has may be some seconds behind. For the
+    /// few decisions for which that matters.
+    fn get_latest<'a>(
+        &'a self,
+        key: &'a Key,
+    ) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
+        self.get(key)
+    }
+
     /// Reads all objects that fit, ordered by namespace and name.
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>>;
 

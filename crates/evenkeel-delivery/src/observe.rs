@@ -5,7 +5,7 @@ use std::{
 
 use evenkeel_api::{
     Key, Obj,
-    canary::{Canary, MetricTemplate, TemplateRef},
+    canary::{Canary, MetricTemplate, Phase, TemplateRef},
     httproute::{Gateway, HttpRoute, ParentRef},
 };
 use evenkeel_control::{ListQuery, MetricsError, ObserveError, Ports, StoreError};
@@ -19,6 +19,7 @@ use crate::{
     endpoints, fill, pods,
     rules::{MetricKind, SpecError},
     services::Names,
+    time::elapsed,
     view::StrayRoute,
     workload::Workload,
 };
@@ -51,6 +52,10 @@ pub(crate) async fn observe(
     }
     let route = view.route_key();
     view.route = read(&mut view, &route, ports).await?;
+    if counts_as_unconfirmed(&view, ports) {
+        // It counts against a version: not because a watch is behind.
+        view.route = ports.read.get_latest(&route).await.unwrap_or(view.route);
+    }
     match endpoints(&names, ports).await {
         Ok(endpoints) => view.endpoints = endpoints,
         Err(error @ StoreError::Refused { .. }) => {
@@ -68,6 +73,13 @@ pub(crate) async fn observe(
     view.now = ports.clock.now();
     answers(&mut view, ports).await;
     Ok(Some(view))
+}
+
+/// Whether the gateway has had its time to confirm a weight, and has not as far as is known.
+fn counts_as_unconfirmed(view: &CanaryView, ports: &Ports) -> bool {
+    let since = view.run.ticked_at.unwrap_or(view.now);
+    let late = elapsed(since, ports.clock.now()) >= view.rules.interval;
+    view.status.phase == Phase::Progressing && view.pct() != 0 && late && !view.confirmed()
 }
 
 /// An object; one that the server does not let us read is noted in the view.

@@ -227,6 +227,13 @@ impl Read for CachedStore {
         })
     }
 
+    fn get_latest<'a>(
+        &'a self,
+        key: &'a Key,
+    ) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
+        self.live.get(key)
+    }
+
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>> {
         Box::pin(async move {
             if let Some(cache) = self.answering(query) {

@@ -84,7 +84,10 @@ pub(crate) fn when_the_leader_is_killed_in_a_release_the_other_goes_on_within_th
     let receiver = Receiver::start(&cluster);
     let url = format!("http://{}/", receiver.addr);
     let hook = json!({"name": "pager", "type": "event", "url": url});
-    cluster.patch_canary("default", "shop", json!({"spec": {"analysis": {"webhooks": [hook]}}}));
+    let canary = cluster.canary("default", "shop");
+    let mut hooks = canary["spec"]["analysis"]["webhooks"].as_array().cloned().unwrap_or_default();
+    hooks.push(hook);
+    cluster.patch_canary("default", "shop", json!({"spec": {"analysis": {"webhooks": hooks}}}));
     let first = cluster.run("first", LEASE);
     soon(|| !cluster.leader().is_empty());
     let one = cluster.leader();
@@ -106,11 +109,16 @@ pub(crate) fn when_the_leader_is_killed_in_a_release_the_other_goes_on_within_th
         "Initialization done! shop.default",
         "New revision detected! Scaling up shop.default",
         "Advance shop.default canary weight 10",
-        "Advance shop.default canary weight 20",
         "Advance shop.default canary weight 30",
         "Promotion completed! Scaling down shop.default",
     ];
     soon(|| expected.iter().all(|message| receiver.told().contains_key(*message)));
+    // Who was killed may have set this weight and not have noted it yet.
+    let either = [
+        "Advance shop.default canary weight 20",
+        "Found canary weight 20 of shop.default in the route, going on from there",
+    ];
+    soon(|| either.iter().any(|message| receiver.told().contains_key(*message)));
     let told = receiver.told();
     let again: usize = told.values().map(|times| times - 1).sum();
     assert!(again <= 1, "{told:#?}");

@@ -34,7 +34,7 @@ pub(crate) struct Fault {
     pub(crate) silent: bool,
     /// Writes below paths with this in them are forbidden.
     pub(crate) forbidden: Option<&'static str>,
-    /// Watches of objects with this plural end as soon as they have begun.
+    /// Watches with this in their path and query part end as soon as they have begun.
     pub(crate) no_watch: Option<&'static str>,
 }
 
@@ -45,8 +45,7 @@ impl Fault {
     }
 
     fn ends(&self, target: &str) -> bool {
-        let fits =
-            |plural| target.contains(&format!("/{plural}?")) && target.contains("watch=true");
+        let fits = |part| target.contains(part) && target.contains("watch=true");
         self.no_watch.is_some_and(fits)
     }
 }
@@ -100,12 +99,16 @@ impl Line {
         self.unanswered.load(Ordering::Relaxed)
     }
 
+    /// What was asked since then, Leases and Secrets apart.
+    pub(crate) fn asked_since(&self, begin: Instant) -> Vec<Asked> {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().filter(|asked| asked.at >= begin && !asked.is_apart()).cloned().collect()
+    }
+
     /// What was asked since then, Leases and Secrets apart: less than two requests a second.
     pub(crate) fn asked_at_leisure(&self, begin: Instant) -> Vec<Asked> {
         let took = begin.elapsed();
-        let asked = self.asked.lock().unwrap();
-        let asked: Vec<_> =
-            asked.iter().filter(|asked| asked.at >= begin && !asked.is_apart()).cloned().collect();
+        let asked = self.asked_since(begin);
         let room = 2 * took.as_millis() / 1000;
         assert!(asked.len() as u128 <= room, "{} in {took:?}: {asked:#?}", asked.len());
         asked

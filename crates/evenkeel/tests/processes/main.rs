@@ -24,9 +24,10 @@ mod watches;
 
 /// They wait most of the time, for intervals and limits that are real, so they do it together
 /// however many threads the test harness has. One alone: `-- --ignored NAME`.
-const ALL: [(&str, fn()); 9] = [
+const ALL: [(&str, fn()); 10] = [
     ("silence", silence::a_black_holed_api_server_for_a_minute_costs_a_minute),
     ("watches", watches::watches_that_end_in_a_loop_are_reopened_at_leisure_and_nothing_is_missed),
+    ("every_watch", watches::a_good_version_is_not_rolled_back_because_every_watch_ends_in_a_loop),
     ("killed", leaders::when_the_leader_is_killed_in_a_release_the_other_goes_on_within_the_lease),
     ("refusal", refusal::a_write_that_is_forbidden_is_said_and_tried_again_while_others_go_on),
     ("full", full::on_a_full_disk_nothing_acts_unrecorded_and_work_goes_on_once_there_is_room),
