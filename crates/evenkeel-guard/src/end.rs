@@ -5,7 +5,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use crate::{
-    Check, Line, PublicKey, Tampering,
+    Check, Line, PublicKey, Tampering, Unsound,
     head::{self, Head},
     record::{self, Tip},
     segment,
@@ -37,38 +37,40 @@ enum Piece {
 /// Finds where to continue. Reads HEAD and the lines behind the one that it names, which are few; a
 /// record of format 1 is read whole, once.
 ///
-/// **Errors**: the end is not as it was written with `key`.
-pub(crate) fn find(dir: &Path, key: &PublicKey) -> Result<End, Tampering> {
-    let heads = head::read(dir).map_err(|error| of_file("HEAD", &error.to_string()))?;
-    let numbers = segment::numbers(dir).map_err(|error| of_file("", &error.to_string()))?;
+/// **Errors**: the end is not as it was written with `key`, or it cannot be read.
+pub(crate) fn find(dir: &Path, key: &PublicKey) -> Result<End, Unsound> {
+    let (heads, numbers) = verify::listed(dir)?;
     let head = heads.as_deref().and_then(|heads| head::newest(heads, Some(key)));
     let Some(number) = numbers.last().copied() else {
-        return cut(head, &Tip::default(), 1).map_or(Ok(End::default()), Err);
+        return cut(head, &Tip::default(), 1)
+            .map_or(Ok(End::default()), |tampering| Err(tampering.into()));
     };
     // A crash can leave a last file in which no line is whole; then the one before it has the end.
     let mut begun = Vec::new();
     for candidate in numbers.iter().rev().take(2).copied() {
         let path = dir.join(segment::name(candidate));
-        let (tip, len, line, text) = match piece(&path, candidate, head)? {
+        let (tip, len, line, text) = match piece(dir, candidate, head)? {
             Piece::Last { tip, len, line, text } => (tip, len, line, text),
             Piece::Nothing(rest) if candidate == number => {
                 begun = rest;
                 continue;
             }
-            Piece::Nothing(rest) => return Err(of_line(&path, candidate, 0, &wrong(&rest, None))),
+            Piece::Nothing(rest) => {
+                return Err(of_line(&path, candidate, 0, &wrong(&rest, None)).into());
+            }
         };
         if line.v == 1 {
             return old_format(dir, candidate);
         }
         if !line.is_signed_by(key, &text) {
-            return Err(of_file(&segment::name(candidate), &foreign(&line, key)));
+            return Err(of_file(&segment::name(candidate), &foreign(&line, key)).into());
         }
         if head.is_none() {
             let problem = "HEAD is missing, or holds no head with a valid signature";
-            return Err(of_file("HEAD", problem));
+            return Err(of_file("HEAD", problem).into());
         }
         if let Some(tampering) = cut(head, &tip, candidate) {
-            return Err(tampering);
+            return Err(tampering.into());
         }
         check_begun(dir, number, &begun, &tip)?;
         let started = segment::first_line(&path).ok().flatten().map(|line| line.time);
@@ -77,12 +79,13 @@ pub(crate) fn find(dir: &Path, key: &PublicKey) -> Result<End, Tampering> {
     }
     check_begun(dir, number, &begun, &Tip::default())?;
     if let Some(tampering) = cut(head, &Tip::default(), number) {
-        return Err(tampering);
+        return Err(tampering.into());
     }
-    match number {
-        1 => Ok(End { number, ..End::default() }),
-        _ => Err(of_file(&segment::name(number), "it holds no whole line, and none is before it")),
+    if number == 1 {
+        return Ok(End { number, ..End::default() });
     }
+    let problem = "it holds no whole line, and none is before it";
+    Err(of_file(&segment::name(number), problem).into())
 }
 
 /// A last file in which no line is whole must be what a crash leaves behind this line.
@@ -94,11 +97,13 @@ fn check_begun(dir: &Path, number: u32, begun: &[u8], tip: &Tip) -> Result<(), T
 }
 
 /// Reads the end of a file from the line that HEAD names, or the last one before it.
-fn piece(path: &Path, number: u32, head: Option<&Head>) -> Result<Piece, Tampering> {
+fn piece(dir: &Path, number: u32, head: Option<&Head>) -> Result<Piece, Unsound> {
+    let name = segment::name(number);
+    let path = &dir.join(&name);
     let named = head.map_or(0, |head| head.tip.seq);
     let early_enough = |bytes: &[u8]| line_of(bytes).is_some_and(|(line, _)| line.seq <= named);
-    let (mut len, bytes) = segment::tail(path, early_enough)
-        .map_err(|error| of_file(&segment::name(number), &error.to_string()))?;
+    let (mut len, bytes) =
+        segment::tail(path, early_enough).map_err(|error| Unsound::of_io(dir, &name, error))?;
     let mut rest = bytes.as_slice();
     let mut last: Option<(Tip, Box<Line>, String)> = None;
     while !rest.is_empty() {
@@ -112,12 +117,14 @@ fn piece(path: &Path, number: u32, head: Option<&Head>) -> Result<Piece, Tamperi
             match before {
                 None => return Ok(Piece::Nothing(rest.to_vec())),
                 Some(tip) if segment::is_torn(rest, len, tip) => break,
-                Some(tip) => return Err(of_line(path, number, len, &wrong(bytes, Some(tip)))),
+                Some(tip) => {
+                    return Err(of_line(path, number, len, &wrong(bytes, Some(tip))).into());
+                }
             }
         };
         if head.is_some_and(|head| line.seq == named && line.hash != head.tip.hash) {
             let problem = "HEAD names another hash for it: the record was rewritten";
-            return Err(of_line(path, number, len, problem));
+            return Err(of_line(path, number, len, problem).into());
         }
         len += u64::try_from(bytes.len()).unwrap_or_default();
         last = Some((Tip { seq: line.seq, hash: line.hash.clone() }, line, text));
@@ -156,7 +163,7 @@ fn of_line(path: &Path, number: u32, offset: u64, problem: &str) -> Tampering {
     Tampering { line, ..of_file(&segment::name(number), problem) }
 }
 
-fn old_format(dir: &Path, number: u32) -> Result<End, Tampering> {
+fn old_format(dir: &Path, number: u32) -> Result<End, Unsound> {
     let walk = walk(dir, &Check::default(), |_| {})?;
     Ok(End { tip: walk.tip, number, len: walk.len, started: None, old_format: true })
 }

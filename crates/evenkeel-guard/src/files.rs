@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    Dropped, Keep, SigningKey, Tampering,
+    Dropped, Keep, SigningKey, Unsound,
     book::Sink,
     end::{self, End},
     head::Head,
@@ -132,7 +132,7 @@ impl FileSink {
         make_all_private(dir).map_err(failed(dir))?;
         let (end, damage) = match end::find(dir, &key.public()) {
             Ok(end) => (end, None),
-            Err(tampering) => (End::default(), Some(damage_text(dir, &tampering))),
+            Err(unsound) => (End::default(), Some(damage_text(dir, &unsound))),
         };
         let mut sink = Self {
             dir: dir.to_owned(),
@@ -380,12 +380,19 @@ fn overdue(
     Ok(Some((dropped, gone)))
 }
 
-fn damage_text(dir: &Path, tampering: &Tampering) -> String {
-    format!(
-        "the audit record is damaged ({tampering}): run `evenkeel audit verify`, then move {} \
-         away to start a new one",
-        dir.display()
-    )
+fn damage_text(dir: &Path, unsound: &Unsound) -> String {
+    match unsound {
+        Unsound::Tampered(tampering) => format!(
+            "the audit record is damaged ({tampering}): run `evenkeel audit verify`, then move {} \
+             away to start a new one",
+            dir.display()
+        ),
+        Unsound::Unreadable { path, source } => format!(
+            "the audit record cannot be read ({}: {source}): see that it can be, then restart this \
+             process",
+            path.display()
+        ),
+    }
 }
 
 /// Files that an older version left readable for everybody.

@@ -43,5 +43,5 @@ pub use memory::MemorySink;
 pub use policy::{BudgetGate, Opinion, Policy, RateLimit, Switch, TargetSanity};
 pub use record::{Asked, Dropped, Entry, Line, Objected, State};
 pub use retention::{Keep, KeepError};
-pub use verify::{Check, Summary, Tampering, Torn, read, verify};
+pub use verify::{Check, Summary, Tampering, Torn, Unsound, read, verify};
 pub use writer::{Inline, Record, Writer};

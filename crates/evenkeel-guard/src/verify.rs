@@ -1,7 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, BufRead as _, BufReader, Read as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -77,17 +77,53 @@ impl Tampering {
     }
 }
 
+/// Why a record is not known to be sound.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsound {
+    /// It was read, and it is not what was written.
+    #[error(transparent)]
+    Tampered(#[from] Tampering),
+    /// The system does not let it be read: nothing is known about it.
+    #[error("{}", path.display())]
+    Unreadable {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Unsound {
+    /// Something wrong with a file: an error of the system, or what this crate has found at the
+    /// place of the file (see `regular`), which has no number of the system.
+    pub(crate) fn of_io(dir: &Path, file: &str, error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::NotFound {
+            return of_file(file, "the file is missing").into();
+        }
+        if error.raw_os_error().is_none() {
+            return of_file(file, &error.to_string()).into();
+        }
+        Self::Unreadable { path: dir.join(file), source: error }
+    }
+
+    fn of_folder(dir: &Path, source: io::Error) -> Self {
+        Self::Unreadable { path: dir.to_owned(), source }
+    }
+}
+
 /// Checks every line of the record in `dir` (DATA-DIR/audit), and that nothing else lies there.
 ///
-/// **Errors**: the first thing that is not as it was written. A folder without any record is one,
-/// too: what was deleted whole looks just like that.
-pub fn verify(dir: &Path, check: &Check<'_>) -> Result<Summary, Tampering> {
+/// **Errors**: the first thing that is not as it was written, or that cannot be read. A folder
+/// without any record is not as it was written: what was deleted whole looks just like that.
+pub fn verify(dir: &Path, check: &Check<'_>) -> Result<Summary, Unsound> {
     let walk = walk(dir, check, |_| {})?;
     let Some(start) = walk.start else {
-        return Err(of_file(&segment::name(1), "there is no audit record here"));
+        return Err(of_file(&segment::name(1), "there is no audit record here").into());
     };
-    if let Some(file) = segment::foreign(dir).map_err(|error| of_file("", &error.to_string()))? {
-        return Err(of_file(&file, "it is no part of the record: move it elsewhere"));
+    let foreign = segment::foreign(dir).map_err(|error| Unsound::of_folder(dir, error))?;
+    if let Some(file) = foreign {
+        return Err(of_file(&file, "it is no part of the record: move it elsewhere").into());
     }
     Ok(Summary {
         first: start.seq + 1,
@@ -104,7 +140,7 @@ pub fn verify(dir: &Path, check: &Check<'_>) -> Result<Summary, Tampering> {
 /// Reads the whole record in order, checking it on the way.
 ///
 /// **Errors**: as [`verify`]; `each` has seen the lines before.
-pub fn read(dir: &Path, each: impl FnMut(Line)) -> Result<(), Tampering> {
+pub fn read(dir: &Path, each: impl FnMut(Line)) -> Result<(), Unsound> {
     walk(dir, &Check::default(), each).map(drop)
 }
 
@@ -135,11 +171,10 @@ pub(crate) fn walk(
     dir: &Path,
     check: &Check<'_>,
     mut each: impl FnMut(Line),
-) -> Result<Walk, Tampering> {
+) -> Result<Walk, Unsound> {
     // HEAD first: a running process goes on appending lines, and HEAD must not be newer than they.
-    let heads = head::read(dir).map_err(|error| of_file("HEAD", &error.to_string()))?;
+    let (heads, numbers) = listed(dir)?;
     let copied = check.copy_of_head.map(head::all).unwrap_or_default();
-    let numbers = segment::numbers(dir).map_err(|error| of_file("", &error.to_string()))?;
     let named = heads.iter().flatten().chain(&copied).map(|head| head.tip.seq).collect();
     let mut walk = Walk {
         key: check.key.copied(),
@@ -151,7 +186,7 @@ pub(crate) fn walk(
     let mut before = None;
     for number in &numbers {
         if let Some(missing) = before.map(|before| before + 1).filter(|next| next < number) {
-            return Err(of_file(&segment::name(missing), "the file is missing"));
+            return Err(of_file(&segment::name(missing), "the file is missing").into());
         }
         before = Some(*number);
         walk.file(dir, *number, numbers.last() == Some(number), &mut each)?;
@@ -160,12 +195,25 @@ pub(crate) fn walk(
     walk.check_start(numbers.first().copied().unwrap_or(1))?;
     walk.check_head(heads.as_deref(), &last)?;
     if check.key.is_some() && walk.tip.seq > 0 && walk.tip.seq == walk.unsigned_last {
-        return Err(of_file(&last, "all of it is of format 1, which was not signed yet"));
+        return Err(of_file(&last, "all of it is of format 1, which was not signed yet").into());
     }
     if check.copy_of_head.is_some() {
         walk.check_copy(&copied, &last)?;
     }
     Ok(walk)
+}
+
+/// The heads in HEAD, if it is there, and the numbers of the files.
+pub(crate) fn listed(dir: &Path) -> Result<(Option<Vec<Head>>, Vec<u32>), Unsound> {
+    let numbers = || segment::numbers(dir).map_err(|error| Unsound::of_folder(dir, error));
+    match head::read(dir) {
+        Ok(heads) => Ok((heads, numbers()?)),
+        Err(error) => {
+            // Where the folder itself cannot be read, that is what is wrong.
+            numbers()?;
+            Err(Unsound::of_io(dir, "HEAD", error))
+        }
+    }
 }
 
 impl Walk {
@@ -175,10 +223,10 @@ impl Walk {
         number: u32,
         is_last: bool,
         each: &mut impl FnMut(Line),
-    ) -> Result<(), Tampering> {
+    ) -> Result<(), Unsound> {
         let name = segment::name(number);
-        let file =
-            regular::open(&dir.join(&name)).map_err(|error| of_file(&name, &absent(&error)))?;
+        let unread = |error| Unsound::of_io(dir, &name, error);
+        let file = regular::open(&dir.join(&name)).map_err(unread)?;
         let mut reader = BufReader::new(file);
         self.len = 0;
         let mut last = None;
@@ -187,39 +235,36 @@ impl Walk {
             let mut bytes = Vec::new();
             let mut limited = (&mut reader).take(LINE_BYTES_MAX);
             let read = limited.read_until(b'\n', &mut bytes);
-            read.map_err(|error| wrong(error.to_string()))?;
+            read.map_err(unread)?;
             if bytes.is_empty() {
                 break;
             }
             match self.line(&bytes) {
                 Ok(line) => {
                     if index == 1 && line.v > 1 && !begins(number, &line) {
-                        return Err(wrong("it is not the first line of this file".to_owned()));
+                        let problem = "it is not the first line of this file";
+                        return Err(wrong(problem.to_owned()).into());
                     }
                     last = Some((line.clone(), bytes, index));
                     each(line);
                 }
                 Err(problem) if is_last => {
-                    let rest =
-                        rest(bytes, &mut reader).map_err(|error| wrong(error.to_string()))?;
+                    let rest = rest(bytes, &mut reader).map_err(unread)?;
                     self.may_be_torn(&rest).map_err(|cut| wrong(cut.unwrap_or(problem)))?;
                     let (file, bytes) = (name.clone(), rest.len());
                     self.torn = Some(Torn { file, line: index, bytes });
                     break;
                 }
                 Err(_) if !bytes.ends_with(b"\n") => {
-                    return Err(wrong("the line is truncated".to_owned()));
+                    return Err(wrong("the line is truncated".to_owned()).into());
                 }
-                Err(problem) => return Err(wrong(problem)),
+                Err(problem) => return Err(wrong(problem).into()),
             }
         }
         let Some((line, bytes, index)) = last else { return Ok(()) };
         self.hashes.insert(line.seq, line.hash.clone());
-        self.check_signature(&line, &bytes).map_err(|problem| Tampering {
-            file: name,
-            line: index,
-            problem,
-        })
+        self.check_signature(&line, &bytes)
+            .map_err(|problem| Tampering { file: name, line: index, problem }.into())
     }
 
     /// Whether a crash may have left this at the end of the last file; if not, what is known better
@@ -396,14 +441,6 @@ pub(crate) fn cut(tip: &Tip, head: &Head) -> String {
 fn begins(number: u32, line: &Line) -> bool {
     matches!(line.entry, Entry::Checkpoint { file, lines, .. }
         if file == number && lines + 1 == line.seq)
-}
-
-fn absent(error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::NotFound {
-        "the file is missing".to_owned()
-    } else {
-        error.to_string()
-    }
 }
 
 pub(crate) fn of_file(file: &str, problem: &str) -> Tampering {

@@ -17,7 +17,8 @@ use evenkeel_api::{Key, canary::Canary};
 use evenkeel_base::FixedClock;
 use evenkeel_control::{Action, Direction, Door as _, Outcome, Petition, Verdict};
 use evenkeel_guard::{
-    Check, FileDoor, Keep, Line, OpenError, PublicKey, Settings, SigningKey, read, verify,
+    Check, FileDoor, Keep, Line, OpenError, PublicKey, Settings, SigningKey, Tampering, Unsound,
+    read, verify,
 };
 use futures::executor::block_on;
 use jiff::Timestamp;

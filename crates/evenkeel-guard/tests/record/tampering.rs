@@ -59,6 +59,32 @@ fn every_kind_of_tampering_is_found_with_its_line() {
 }
 
 #[test]
+fn what_cannot_be_read_is_not_said_to_be_tampered_with() {
+    // A link to itself cannot be opened, whoever asks.
+    for file in ["000001.jsonl", "HEAD"] {
+        let dir = recorded(&format!("unreadable-{file}"));
+        let path = dir.join("audit").join(file);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(file, &path).unwrap();
+        let unsound = verify(&dir.join("audit"), &Check::default()).unwrap_err();
+        assert!(matches!(&unsound, Unsound::Unreadable { path: at, .. } if *at == path));
+        let reason = denied(&open(&dir));
+        assert!(reason.contains("the audit record cannot be read"), "{reason}");
+    }
+    // No folder where one should be.
+    let dir = recorded("unreadable").join("audit");
+    fs::remove_dir_all(&dir).unwrap();
+    fs::write(&dir, "").unwrap();
+    let unsound = verify(&dir, &Check::default()).unwrap_err();
+    assert!(matches!(&unsound, Unsound::Unreadable { path, .. } if *path == dir), "{unsound}");
+    // Something else at the place of a file was put there.
+    let dir = recorded("folder");
+    fs::remove_file(path(&dir, 1)).unwrap();
+    fs::create_dir(path(&dir, 1)).unwrap();
+    assert!(finding(&dir).contains("it is a folder, not a regular file"));
+}
+
+#[test]
 fn a_door_that_finds_its_end_damaged_lets_only_safer_actions_through() {
     let table: [(&str, Tamper, &str); 9] = [
         ("end-edit", |l| l[6] = l[6].replace("done", "lost"), "line 7: its content does not match"),
@@ -248,9 +274,13 @@ fn a_record_put_back_to_an_older_state_is_found_by_a_copy_of_head() {
     act(&open(&dir), 4);
     let copy = fs::read(dir.join("audit/HEAD")).unwrap();
     let key = key(&dir);
+    let problem = |unsound| match unsound {
+        Unsound::Tampered(tampering) => tampering.problem,
+        Unsound::Unreadable { .. } => panic!("{unsound}"),
+    };
     let compared = |copy: &[u8]| {
         let check = Check { key: Some(&key), copy_of_head: Some(copy) };
-        verify(&dir.join("audit"), &check).map_or_else(|t| t.problem, |ok| ok.last.to_string())
+        verify(&dir.join("audit"), &check).map_or_else(problem, |ok| ok.last.to_string())
     };
     assert_eq!(compared(&copy), "9");
     assert_eq!(compared(&old_head), "9", "an older copy is as good");

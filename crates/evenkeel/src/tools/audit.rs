@@ -7,11 +7,13 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use evenkeel_guard::{
-    Check, Dropped, Entry, Line, PublicKey, SigningKey, Summary, Torn, copy_of_head, read, verify,
+    Check, Dropped, Entry, Line, PublicKey, SigningKey, Summary, Torn, Unsound, copy_of_head, read,
+    verify,
 };
 use serde_json::{Value, json};
 
 use crate::{
+    NOT_KNOWN,
     cli::Output,
     door, io, paths,
     tools::{
@@ -49,10 +51,28 @@ fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
             io::print(&sound(&summary, key.is_some()));
             Ok(ExitCode::SUCCESS)
         }
-        Err(tampering) => {
-            io::complain(&format!("{}: {tampering}", dir.display()));
-            Ok(ExitCode::FAILURE)
+        Err(unsound) => {
+            io::complain(&told_of(&dir, &unsound));
+            Ok(code(&unsound))
         }
+    }
+}
+
+/// Why a record is not known to be sound, in one line.
+pub(super) fn told_of(dir: &Path, unsound: &Unsound) -> String {
+    match unsound {
+        Unsound::Tampered(tampering) => format!("{}: {tampering}", dir.display()),
+        Unsound::Unreadable { path, source } => {
+            format!("{} cannot be read, so nothing is known about it: {source}", path.display())
+        }
+    }
+}
+
+/// A record that was tampered with is an answer, one that could not be checked is none.
+pub(super) fn code(unsound: &Unsound) -> ExitCode {
+    match unsound {
+        Unsound::Tampered(_) => ExitCode::FAILURE,
+        Unsound::Unreadable { .. } => ExitCode::from(NOT_KNOWN),
     }
 }
 
@@ -104,7 +124,10 @@ fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
         _ => {}
     });
     let Some(asked) = asked else {
-        sound.map_err(|tampering| anyhow::anyhow!("{}: {tampering}", dir.display()))?;
+        if let Err(unsound) = sound {
+            io::complain(&told_of(&dir, &unsound));
+            return Ok(code(&unsound));
+        }
         bail!("the record has no line {}: see `evenkeel audit list`", args.seq);
     };
     let all = json!({ "line": asked, "outcome": outcome });
@@ -115,9 +138,9 @@ fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     });
     Ok(match sound {
         Ok(()) => ExitCode::SUCCESS,
-        Err(tampering) => {
-            io::complain(&format!("{}: {tampering}", dir.display()));
-            ExitCode::FAILURE
+        Err(unsound) => {
+            io::complain(&told_of(&dir, &unsound));
+            code(&unsound)
         }
     })
 }

@@ -9,7 +9,11 @@ use serde::Serialize;
 use crate::{
     cli::Output,
     io,
-    tools::{audit_args::ListArgs, object_name::ObjectName},
+    tools::{
+        audit::{code, told_of},
+        audit_args::ListArgs,
+        object_name::ObjectName,
+    },
 };
 
 /// Columns of a terminal that a row fits in.
@@ -104,9 +108,9 @@ pub(super) fn run(dir: &Path, args: &ListArgs) -> anyhow::Result<ExitCode> {
     });
     Ok(match sound {
         Ok(()) => ExitCode::SUCCESS,
-        Err(tampering) => {
-            io::complain(&format!("{}: {tampering}; what follows is not listed", dir.display()));
-            ExitCode::FAILURE
+        Err(unsound) => {
+            io::complain(&format!("{}; what follows is not listed", told_of(dir, &unsound)));
+            code(&unsound)
         }
     })
 }
