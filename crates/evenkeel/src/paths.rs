@@ -1,10 +1,19 @@
 //! Where files lie.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    net::{TcpStream, ToSocketAddrs as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
+use serde_json::Value;
 
 use crate::up::CONSOLE;
+
+/// Longest wait for a connection to an `up`, which is on this machine.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The folder for state of an earlier run, for reading: it is not made.
 ///
@@ -24,32 +33,59 @@ pub(crate) fn existing_data_dir(given: Option<&Path>) -> anyhow::Result<PathBuf>
 /// The folder for state: as given, or `evenkeel` in the platform's state folder.
 pub(crate) fn data_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let dir = named(given)?;
-    std::fs::create_dir_all(&dir).with_context(|| format!("make folder {}", dir.display()))?;
+    fs::create_dir_all(&dir).with_context(|| format!("make folder {}", dir.display()))?;
     dir.canonicalize().with_context(|| dir.display().to_string())
 }
 
-/// The kubeconfig of a running `evenkeel up`, unless the environment names another one.
+/// The kubeconfig of the `evenkeel up` of this folder; without a folder, of a running one, unless
+/// the environment or the home folder has another cluster.
 pub(crate) fn kubeconfig_of_up(data_dir: Option<&Path>) -> Option<PathBuf> {
-    if data_dir.is_none() && is_elsewhere() {
-        return None;
-    }
     let file = existing_data_dir(data_dir).ok()?.join("kubeconfig");
-    file.exists().then_some(file)
+    if data_dir.is_some() {
+        return file.exists().then_some(file);
+    }
+    let found = !names_cluster() && !has_home_cluster();
+    (found && is_alive(&server(&fs::read_to_string(&file).ok()?)?)).then_some(file)
 }
 
-/// Where a running `evenkeel up` serves its metrics.
+/// Where the `evenkeel up` of this folder serves its metrics, or did so.
 ///
 /// **Errors**: none has written it there.
 pub(crate) fn console_of_up(data_dir: Option<&Path>) -> anyhow::Result<String> {
     let file = existing_data_dir(data_dir)?.join(CONSOLE);
-    std::fs::read_to_string(&file).with_context(|| {
+    fs::read_to_string(&file).with_context(|| {
         format!("{} does not exist: start `evenkeel up`, or use --prometheus", file.display())
     })
 }
 
+/// Where a running `evenkeel up` in the usual folder serves its metrics.
+pub(crate) fn running_console() -> Option<String> {
+    console_of_up(None).ok().filter(|url| is_alive(url))
+}
+
 /// Whether the environment names a cluster.
-pub(crate) fn is_elsewhere() -> bool {
-    std::env::var_os("KUBECONFIG").is_some()
+pub(crate) fn names_cluster() -> bool {
+    std::env::var_os("KUBECONFIG").is_some_and(|list| !list.is_empty())
+}
+
+/// Whether kubectl has one without being told.
+pub(crate) fn has_home_cluster() -> bool {
+    std::env::home_dir().is_some_and(|home| home.join(".kube").join("config").exists())
+}
+
+/// The API server of a kubeconfig with one cluster, which is what `up` writes.
+fn server(kubeconfig: &str) -> Option<String> {
+    let file: Value = serde_saphyr::from_str(kubeconfig).ok()?;
+    file.pointer("/clusters/0/cluster/server")?.as_str().map(str::to_owned)
+}
+
+/// Whether somebody listens at this address. What `up` has written stays when it ends.
+fn is_alive(url: &str) -> bool {
+    let Ok(url) = url.trim().parse::<http::Uri>() else { return false };
+    let Some((host, port)) = url.host().zip(url.port_u16()) else { return false };
+    let host = host.trim_matches(['[', ']']);
+    let Ok(found) = (host, port).to_socket_addrs() else { return false };
+    found.into_iter().any(|address| TcpStream::connect_timeout(&address, PROBE_TIMEOUT).is_ok())
 }
 
 fn named(given: Option<&Path>) -> anyhow::Result<PathBuf> {
@@ -61,4 +97,27 @@ fn named(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let base = state.or_else(home);
     let base = base.context("neither XDG_STATE_HOME nor HOME is set: use --data-dir")?;
     Ok(base.join("evenkeel"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn only_an_address_where_somebody_listens_is_alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        assert!(is_alive(&url));
+        assert!(is_alive(&url.replace("http:", "https:")));
+        drop(listener);
+        assert!(!is_alive(&url));
+        for text in ["", "nonsense", "http://127.0.0.1", "http://no such host:1"] {
+            assert!(!is_alive(text), "{text}");
+        }
+        let kubeconfig = "clusters:\n- name: up\n  cluster: {server: 'https://127.0.0.1:6443'}\n";
+        assert_eq!(server(kubeconfig).as_deref(), Some("https://127.0.0.1:6443"));
+        assert_eq!(server("no kubeconfig"), None);
+    }
 }

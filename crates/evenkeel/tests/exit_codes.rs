@@ -12,9 +12,14 @@ use std::{
 
 /// Exit code and standard error of `evenkeel`, far from any cluster.
 fn evenkeel(words: &[&str]) -> (Option<i32>, String) {
+    at_home(&folder("home"), words)
+}
+
+/// The same for somebody with this home folder.
+fn at_home(home: &Path, words: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
-    let home = folder("home");
-    command.args(words).env("HOME", &home).env_remove("KUBECONFIG").env_remove("XDG_STATE_HOME");
+    // An empty list of files is none.
+    command.args(words).env("HOME", home).env("KUBECONFIG", "").env_remove("XDG_STATE_HOME");
     let ended = command.env_remove("KUBERNETES_SERVICE_HOST").output().unwrap();
     (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
 }
@@ -96,4 +101,59 @@ fn slo_status_asks_the_up_of_the_data_folder() {
     fs::write(data.join("kubeconfig"), "no kubeconfig").unwrap();
     let (code, complaint) = evenkeel(&["slo", "status", "--data-dir", data.to_str().unwrap()]);
     assert!(code == Some(2) && complaint.contains("kubeconfig"), "{complaint}");
+}
+
+/// What `up` has written stays there when it ends.
+#[test]
+fn an_up_that_has_ended_is_not_asked_and_other_clusters_come_first() {
+    let home = folder("after-up");
+    let (data, kube) = (home.join(".local/state/evenkeel"), home.join(".kube"));
+    fs::create_dir_all(&data).unwrap();
+    fs::create_dir_all(&kube).unwrap();
+    fs::remove_file(kube.join("config")).unwrap_or_default();
+    let up = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = up.local_addr().unwrap();
+    fs::write(data.join("console"), format!("http://{addr}")).unwrap();
+    // Without a context: whoever reads it complains and names the file.
+    let cluster = format!("clusters: [{{name: up, cluster: {{server: 'http://{addr}'}}}}]");
+    fs::write(data.join("kubeconfig"), cluster).unwrap();
+    let status = || at_home(&home, &["slo", "status"]);
+    let (_, complaint) = status();
+    assert!(complaint.contains("evenkeel/kubeconfig"), "{complaint}");
+    // The order is that of the help.
+    fs::write(kube.join("config"), "no kubeconfig").unwrap();
+    for words in [&["slo", "status"][..], &["why", "canary/api"]] {
+        let (code, complaint) = at_home(&home, words);
+        assert!(code == Some(2) && complaint.contains(".kube/config"), "{complaint}");
+    }
+    fs::remove_file(kube.join("config")).unwrap();
+    drop(up);
+    let (code, complaint) = status();
+    assert!(code == Some(2) && !complaint.contains("evenkeel/kubeconfig"), "{complaint}");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slo.yaml");
+    let (_, complaint) = at_home(&home, &["slo", "status", file]);
+    assert!(!complaint.contains(&addr.to_string()), "{complaint}");
+}
+
+#[test]
+fn a_record_that_cannot_be_read_was_not_tampered_with_as_far_as_anybody_knows() {
+    let data = folder("unreadable");
+    let audit = data.join("audit");
+    if audit.is_dir() {
+        fs::remove_dir_all(&audit).unwrap();
+    }
+    // No folder: the system refuses to list it, whoever asks.
+    fs::write(&audit, "").unwrap();
+    let words = ["audit", "verify", "--data-dir", data.to_str().unwrap()];
+    let (code, complaint) = evenkeel(&words);
+    let named = format!("{} cannot be read, so nothing is known about it", audit.display());
+    assert!(code == Some(2) && complaint.contains(&named), "{code:?} {complaint}");
+    fs::remove_file(&audit).unwrap();
+    fs::create_dir(&audit).unwrap();
+    let first = audit.join("000001.jsonl");
+    std::os::unix::fs::symlink("000001.jsonl", &first).unwrap();
+    for command in ["verify", "list"] {
+        let (code, complaint) = evenkeel(&["audit", command, "--data-dir", data.to_str().unwrap()]);
+        assert!(code == Some(2) && complaint.contains(first.to_str().unwrap()), "{complaint}");
+    }
 }

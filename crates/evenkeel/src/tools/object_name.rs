@@ -23,7 +23,9 @@ const SHORT: [(&str, &str); 11] = [
 /// without its group, in whatever case: `canary/api`, `Canary/shop/api`, `canaries.flagger.app/api`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ObjectName {
-    /// In lower case, without its group.
+    /// As it was given.
+    given: String,
+    /// In lower case, without its group, short names written out.
     kind: String,
     pub(crate) namespace: Option<String>,
     pub(crate) name: String,
@@ -44,11 +46,12 @@ impl ObjectName {
                  canary/api"
             );
         }
+        let given = kind.to_owned();
         let kind = kind.to_ascii_lowercase();
         let kind = kind.split_once('.').map_or(&*kind, |(kind, _)| kind);
         let long = SHORT.iter().find(|(short, _)| *short == kind || plural(short) == kind);
         let kind = long.map_or(kind, |(_, long)| long).to_owned();
-        Ok(Self { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() })
+        Ok(Self { given, kind, namespace: namespace.map(str::to_owned), name: name.to_owned() })
     }
 
     /// Whether it is of this kind, such as `Canary`.
@@ -58,8 +61,8 @@ impl ObjectName {
     }
 
     /// The kind as it was given.
-    pub(crate) fn kind(&self) -> &str {
-        &self.kind
+    pub(crate) fn given_kind(&self) -> &str {
+        &self.given
     }
 
     /// Whether it names the object that is written like this in the record: `Kind/namespace/name`,

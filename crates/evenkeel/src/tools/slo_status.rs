@@ -54,12 +54,13 @@ fn counters(args: &SloStatusArgs) -> anyhow::Result<String> {
     if let Some(url) = &args.prometheus {
         return Ok(url.clone());
     }
-    let found = paths::console_of_up(args.data_dir.as_deref());
     if args.data_dir.is_some() {
-        return found;
+        return paths::console_of_up(args.data_dir.as_deref());
     }
-    let other = args.kubeconfig.is_some() || paths::is_elsewhere();
-    Ok(found.ok().filter(|_| !other).unwrap_or_else(|| PROMETHEUS.to_owned()))
+    let named = args.kubeconfig.is_some() || paths::names_cluster();
+    let other = named || (args.files.is_empty() && paths::has_home_cluster());
+    let running = if other { None } else { paths::running_console() };
+    Ok(running.unwrap_or_else(|| PROMETHEUS.to_owned()))
 }
 
 async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {

@@ -112,7 +112,7 @@ fn key(object: &str, namespace: &str) -> anyhow::Result<Key> {
         format!(
             "evenkeel decides nothing about kind {:?}: use canary, slo, errorbudgetpolicy, \
              slomaintenance or breakglass",
-            object.kind()
+            object.given_kind()
         )
     })
 }
@@ -125,7 +125,8 @@ async fn events(store: &KubeStore, obj: &Obj) -> Vec<Value> {
     let found = match store.list(&query).await {
         Ok(found) => found.items,
         Err(error) => {
-            io::complain(&format!("warning: its Events cannot be listed: {error}"));
+            let words = io::words(&error.into());
+            io::complain(&format!("warning: its Events cannot be listed: {words}"));
             return Vec::new();
         }
     };
@@ -188,6 +189,20 @@ fn report(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> 
                 "late": leader.is_late})
         })
         .collect();
-    json!({"apiVersion": API_VERSION, "object": key.to_string(), "passes": passes, "leaders": leaders,
-        "conditions": obj.json().pointer("/status/conditions")})
+    json!({"apiVersion": API_VERSION, "object": key.to_string(), "passes": passes,
+        "leaders": leaders, "conditions": obj.json().pointer("/status/conditions")})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_nothing_is_decided_about_is_quoted_as_it_was_given() {
+        for given in ["deploy", "Deployments.apps", "canar"] {
+            let error = key(&format!("{given}/api"), "shop").unwrap_err().to_string();
+            assert!(error.contains(&format!("about kind {given:?}: use canary")), "{error}");
+        }
+        assert_eq!(key("SLO/api", "shop").unwrap().namespace.to_string(), "shop");
+    }
 }
