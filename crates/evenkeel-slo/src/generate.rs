@@ -243,7 +243,7 @@ impl<'a> Run<'a> {
             }
         };
         let mut queries = Queries { dialect: dialect_of(&chain), checker: &mut self.checker };
-        if let Err(refusal) = validate::check(&slo, &mut queries) {
+        if let Err(refusal) = validate::check(&slo, at.written_name(), &mut queries) {
             let field = at.field(refusal.field);
             let fix = at.fix(&refusal).to_owned();
             let message = self.said(&slo, &refusal.sloth, at.message(&refusal));
@@ -305,6 +305,11 @@ struct At<'a> {
 impl At<'_> {
     fn is_openslo(&self) -> bool {
         matches!(self.group.kind, SpecKind::OpenSloV1Alpha | SpecKind::OpenSloV1)
+    }
+
+    /// The name in the document; `OpenSLO` has one for all objectives.
+    fn written_name(&self) -> &str {
+        if self.is_openslo() { &self.group.metadata.name } else { &self.slo.name }
     }
 
     /// What a refusal says, in the units of the document's kind.

@@ -28,10 +28,10 @@ pub(crate) struct Queries<'a> {
     pub(crate) checker: &'a mut Checker,
 }
 
-/// All checks.
-pub(crate) fn check(slo: &Slo, queries: &mut Queries<'_>) -> Check {
+/// All checks. `written` is the name in the document, which an SLO's own may be made of.
+pub(crate) fn check(slo: &Slo, written: &str, queries: &mut Queries<'_>) -> Check {
     let service = Named { field: "service", text: &slo.service };
-    let name = Named { field: "name", text: &slo.name };
+    let name = Named { field: "name", text: written };
     let culprit = if service.is_valid() { name } else { service };
     check_name(&slo.id, "invalid SLO ID", culprit)?;
     check_name(&slo.name, "invalid SLO name", name)?;
