@@ -1,6 +1,15 @@
 //! What a process says about itself over HTTP: `/metrics`, `/why`, `/healthz`, `/readyz`.
 
-use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -15,13 +24,21 @@ use tokio::{
     time::timeout,
 };
 
-/// Connections at once. The oldest gives way to a new one: each serves one request, which takes
-/// milliseconds unless its client is slow, and the health of this process must not wait for that.
+/// Connections at once. One gives way to a new one, the oldest that has not sent a whole head if
+/// there is one, or else the oldest: each serves one request, which takes milliseconds unless its
+/// client is slow, and the health of this process must not wait for that.
 const CONNECTIONS_MAX: usize = 256;
 /// How long a client may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client may take for all of it, reading the answer included.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection that is served.
+struct Connection {
+    task: AbortHandle,
+    /// Whether the head of its request was read whole.
+    has_asked: Arc<AtomicBool>,
+}
 
 /// Further metrics in Prometheus' text format.
 type More = Box<dyn Fn() -> String + Send + Sync>;
@@ -63,7 +80,7 @@ impl Diagnostics {
     pub(crate) async fn run(self) {
         let diagnostics = Arc::new(self);
         let mut tasks = JoinSet::new();
-        let mut connections = VecDeque::<AbortHandle>::new();
+        let mut connections = VecDeque::<Connection>::new();
         loop {
             let Ok((stream, _)) = diagnostics.listener.accept().await else {
                 // Out of file descriptors, most likely: let connections end first.
@@ -71,20 +88,26 @@ impl Diagnostics {
                 continue;
             };
             while tasks.try_join_next().is_some() {}
-            connections.retain(|connection| !connection.is_finished());
-            if connections.len() >= CONNECTIONS_MAX
-                && let Some(oldest) = connections.pop_front()
-            {
-                oldest.abort();
+            connections.retain(|connection| !connection.task.is_finished());
+            if connections.len() >= CONNECTIONS_MAX {
+                let slow = |connection: &Connection| !connection.has_asked.load(Relaxed);
+                let place = connections.iter().position(slow).unwrap_or_default();
+                if let Some(connection) = connections.remove(place) {
+                    connection.task.abort();
+                }
             }
-            connections.push_back(tasks.spawn(diagnostics.clone().serve(stream)));
-            // A request that is there already is answered before others may take its place.
+            let has_asked = Arc::<AtomicBool>::default();
+            let task = tasks.spawn(diagnostics.clone().serve(stream, has_asked.clone()));
+            connections.push_back(Connection { task, has_asked });
+            // With many waiting to be accepted, those that were get a turn in between. Nothing
+            // depends on it: whose head is not read yet is only nearer to giving way.
             tokio::task::yield_now().await;
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, has_asked: Arc<AtomicBool>) {
         let service = service_fn(|request: Request<Incoming>| {
+            has_asked.store(true, Relaxed);
             let answer = answer(&request, &self.activity, &*self.more);
             async { Ok::<_, Infallible>(answer) }
         });
@@ -145,6 +168,10 @@ mod tests {
     use super::*;
     use crate::thread::Thread;
 
+    /// Pieces of 4 KiB that are written to somebody who should not read them: far more than the
+    /// system keeps on the way.
+    const WRITES_MAX: usize = 1 << 16;
+
     /// A head without an end.
     const BEGUN: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ";
 
@@ -197,6 +224,24 @@ mod tests {
     }
 
     #[test]
+    fn who_has_asked_stays_when_others_that_have_not_may_give_way() {
+        let (address, _serving) = start(|diagnostics| {
+            diagnostics.head_timeout = Duration::from_mins(5);
+            diagnostics.connection_timeout = Duration::from_mins(5);
+        });
+        // Its answer is larger than what the system keeps on the way: it is being served still.
+        let mut asked = send(address, "GET /metrics HTTP/1.0\r\n\r\n");
+        let mut begun = [0; 15];
+        asked.read_exact(&mut begun).unwrap();
+        let slow: Vec<_> = (0..CONNECTIONS_MAX + 20).map(|_| send(address, BEGUN)).collect();
+        assert_eq!(status(send(address, "GET /healthz HTTP/1.0\r\n\r\n")), "HTTP/1.0 200 OK");
+        let mut rest = Vec::new();
+        asked.read_to_end(&mut rest).unwrap();
+        assert!(rest.len() > 18 << 20, "{}", rest.len());
+        drop(slow);
+    }
+
+    #[test]
     fn a_head_that_does_not_end_and_an_answer_that_nobody_reads_have_a_limit() {
         let (address, _serving) = start(|diagnostics| {
             diagnostics.head_timeout = Duration::from_millis(100);
@@ -207,7 +252,9 @@ mod tests {
         // The answer is larger than what the system keeps on the way. Writing stops there until the
         // other end is gone.
         let mut unread = send(address, "GET /metrics HTTP/1.0\r\n\r\n");
-        while unread.write_all(&[b'x'; 4096]).is_ok() {}
+        unread.set_write_timeout(Some(Duration::from_mins(1))).unwrap();
+        let written = (0..WRITES_MAX).take_while(|_| unread.write_all(&[b'x'; 4096]).is_ok());
+        assert!(written.count() < WRITES_MAX, "the other end goes on reading");
         let mut begun = Vec::new();
         assert!(unread.read_to_end(&mut begun).is_err() || begun.len() < 18 << 20);
     }
