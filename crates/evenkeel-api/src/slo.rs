@@ -66,9 +66,8 @@ pub struct SloAnswer {
     pub remaining_percent: Option<f64>,
 }
 
-/// Whether a time in seconds stands for no time at all: a text would say 1970.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-fn is_never(seconds: &i64) -> bool {
+/// Whether a time in seconds of the Unix epoch stands for no time at all: a text would say 1970.
+pub fn is_never(seconds: &i64) -> bool {
     *seconds == 0
 }
 

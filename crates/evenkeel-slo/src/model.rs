@@ -175,6 +175,15 @@ impl Slo {
         ])
     }
 
+    /// What it counts in one line: its queries, and the labels that split it. Another name,
+    /// objective or text is the same count.
+    pub(crate) fn counted(&self) -> String {
+        match &*self.group_by {
+            [] => self.sli.to_string(),
+            labels => format!("{} by ({})", self.sli, labels.join(", ")),
+        }
+    }
+
     /// The same as a `PromQL` label matcher.
     pub fn filter(&self) -> String {
         label_matcher(&self.id_labels())

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     changes::{self, change_of},
     former,
-    status::{Change, LedgerShare, SloState, SloStatusObject},
+    status::{Change, LedgerShare, SloQuery, SloState, SloStatusObject},
     tracker::Sight,
     view::{RulesSeen, SloSeen, SloSight, SloView},
 };
@@ -73,7 +73,8 @@ fn look(view: &SloView) -> Plan {
     metrics(view, &mut status);
     status.changes = changes::changes(view);
     let causes = changes::causes(view, &status.changes);
-    let pass = Pass { view, changes: &status.changes, causes: &causes };
+    let queries = former::queries(view.slos.iter().map(|seen| &seen.slo));
+    let pass = Pass { view, changes: &status.changes, causes: &causes, queries: &queries };
     let mut budgets: Vec<_> =
         view.slos.iter().flat_map(|seen| pass.budgets(seen, &mut plan.events)).collect();
     // Unknown is worse than any number: it may hide an outage.
@@ -81,8 +82,8 @@ fn look(view: &SloView) -> Plan {
     budgets.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then_with(|| a.id.cmp(&b.id)));
     budgets.truncate(BUDGETS_MAX);
     status.slos = budgets;
-    status.queries = former::queries(view);
-    status.former = former::former(view, &status.queries);
+    status.former = former::former(view, &queries);
+    status.queries = queries;
     write(view, status, plan)
 }
 
@@ -223,6 +224,8 @@ struct Pass<'a> {
     view: &'a SloView,
     changes: &'a [Change],
     causes: &'a [Cause],
+    /// What each SLO counts now.
+    queries: &'a [SloQuery],
 }
 
 impl Pass<'_> {
@@ -237,7 +240,8 @@ impl Pass<'_> {
         // After a restart, what was known before stands until it is too old to be believed.
         let now = self.view.now.as_second();
         let fresh = |old: &&SloState| now - old.observed_at <= ErrorBudget::FRESH_SECONDS;
-        let before = self.view.status.slos.iter().filter(|old| old.id == seen.slo.id);
+        let id = self.view.status.id_of(&seen.slo, self.queries);
+        let before = self.view.status.slos.iter().filter(|old| old.id == id);
         let mut states: Vec<SloState> = before.filter(fresh).cloned().collect();
         if states.is_empty() {
             let histories = seen.histories.iter().take(1);
@@ -245,6 +249,7 @@ impl Pass<'_> {
                 histories.map(|(key, history)| self.budget(seen, key, history, events)).collect();
         }
         for state in &mut states {
+            state.id.clone_from(&seen.slo.id);
             state.counted_percent = seen.problem.is_none().then_some(percent);
         }
         states
@@ -264,8 +269,9 @@ impl Pass<'_> {
         let standing = history.standing(now, &seen.exclusions, stale_after);
         let ledger = Ledger::build(history, now, self.causes, &seen.exclusions, 0);
         let lines = ledger.lines(&standing);
-        let before =
-            self.view.status.slos.iter().find(|old| old.id == key.id && old.group == key.group);
+        let status = &self.view.status;
+        let id = status.id_of(&seen.slo, self.queries);
+        let before = status.slos.iter().find(|old| old.id == id && old.group == key.group);
         let own = self.view.policy(&seen.slo);
         let policy = own.cloned().unwrap_or_else(ErrorBudgetPolicy::built_in);
         let signal = Signal::observe(&policy, history, &standing);
@@ -275,7 +281,7 @@ impl Pass<'_> {
             let about = self.view.obj.key();
             events.push(state_event(about, &key.id, old.state, stands.state, &standing));
         }
-        let kept = || former::account(self.view, key);
+        let kept = || former::account(self.view, key, &seen.slo);
         let mut account = before.map(|old| old.account.clone()).or_else(kept).unwrap_or_default();
         let spent = |id: &str| {
             let mine =
@@ -283,7 +289,7 @@ impl Pass<'_> {
             mine.map(|line| line.budget_share).sum::<f64>()
         };
         self.book((history, &standing), &mut account, spent, events);
-        let same = self.view.status.counts(&seen.slo, self.view.obj.generation());
+        let same = status.counts(id, &seen.slo, self.view.obj.generation());
         let last_traffic = before.filter(|_| same).and_then(|old| old.last_traffic);
         let known = standing.remaining().is_some();
         let mut burn = burns(history, now);

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::{
     SLOS_ANNOTATION, Settings,
     changes::{edges, is_running},
+    former,
     manifest::{Manifest, read},
     status::{SloState, SloStatusObject},
     tracker::{Sight, Tracker},
@@ -146,6 +147,7 @@ pub(super) async fn observe(
 fn begin(obj: &Obj, status: &SloStatusObject, before: Option<Known>, every: Duration) -> Known {
     let manifest = read(obj);
     let edges = edges(&status.changes, every);
+    let queries = former::queries(&manifest.slos);
     let mut old = before.map_or_else(Vec::new, |mut before| {
         before.trackers.append(&mut before.resting);
         before.trackers
@@ -158,8 +160,9 @@ fn begin(obj: &Obj, status: &SloStatusObject, before: Option<Known>, every: Dura
             return old.swap_remove(at).revised(slo);
         }
         let mut tracker = Tracker::new(slo)?.within(obj.namespace()).with_edges(edges.clone());
-        let had_events = |old: &SloState| old.id == slo.id && old.last_traffic.is_some();
-        if status.counts(slo, obj.generation()) && status.slos.iter().any(had_events) {
+        let id = status.id_of(slo, &queries);
+        let had_events = |old: &SloState| old.id == id && old.last_traffic.is_some();
+        if status.counts(id, slo, obj.generation()) && status.slos.iter().any(had_events) {
             tracker.had_events();
         }
         Some(tracker)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use evenkeel_api::slo::is_never;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde::{Deserialize, Serialize, Serializer};
@@ -49,7 +50,7 @@ pub struct SloStatusObject {
 pub struct SloQuery {
     /// `<service>-<name>`.
     pub id: String,
-    /// Its queries as they are written in the spec.
+    /// Its queries as they are written in the spec, with the labels that split it.
     pub query: String,
 }
 
@@ -72,12 +73,6 @@ pub struct Former {
     pub account: Account,
     /// Seconds of the Unix epoch when that was last so.
     pub observed_at: i64,
-}
-
-/// Whether a time in seconds stands for no time at all.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-fn is_never(seconds: &i64) -> bool {
-    *seconds == 0
 }
 
 /// A count of events as a whole number, which is what a count is. An SLO of rates or ratios
@@ -179,10 +174,22 @@ pub struct Change {
 }
 
 impl SloStatusObject {
-    /// Whether the status is of an SLO that counted the same, and not of an earlier one of that id.
-    pub(crate) fn counts(&self, slo: &Slo, generation: i64) -> bool {
+    /// The id by which the status has what this SLO counts: another one after it was renamed.
+    /// Otherwise its own. `now`: what the SLOs of the object count.
+    pub(crate) fn id_of<'a>(&'a self, slo: &'a Slo, now: &[SloQuery]) -> &'a str {
+        let counted = slo.counted();
+        if self.query(&slo.id) == Some(&*counted) {
+            return &slo.id;
+        }
+        let renamed = |old: &&SloQuery| old.query == counted && !now.contains(old);
+        self.queries.iter().find(renamed).map_or(&*slo.id, |old| &*old.id)
+    }
+
+    /// Whether what the status has by this id counted the same as the SLO, and is not of an
+    /// earlier one of that id.
+    pub(crate) fn counts(&self, id: &str, slo: &Slo, generation: i64) -> bool {
         let same = self.observed_generation == generation;
-        self.query(&slo.id).map_or(same, |query| *query == slo.sli.to_string())
+        self.query(id).map_or(same, |query| *query == slo.counted())
     }
 
     /// What an SLO counts, as far as that is written down.
