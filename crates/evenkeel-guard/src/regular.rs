@@ -14,7 +14,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
-/// Opens a file for reading and writing; makes it, readable by its owner only, when it is not there.
+/// Opens a file for reading and writing; makes it, for its owner only, when it is not there.
 pub(crate) fn writable(path: &Path) -> io::Result<File> {
     match check(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

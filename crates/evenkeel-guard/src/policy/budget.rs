@@ -339,6 +339,7 @@ mod tests {
         case.canary(&budget("allow", "NoPolicy"));
         assert_eq!(case.step(99_999), "Allow", "nobody minds the budget");
     }
+
     #[test]
     fn a_watch_that_ends_is_opened_again_and_nothing_passes_long_before_all_was_read_anew() {
         let mut case = Case::new();

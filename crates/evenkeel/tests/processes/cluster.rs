@@ -26,7 +26,8 @@ use tokio::sync::watch;
 use crate::{
     line::Line,
     prometheus::Prometheus,
-    secrets::{Receiver, container},
+    receiver::{Answer, Receiver},
+    secrets::{container, refuse},
 };
 
 /// The token of every process, and more (`secrets.rs`). It must not come up anywhere else.
@@ -76,7 +77,8 @@ impl Cluster {
             logs: Arc::new(NoLogs),
             tls_dir: None,
         };
-        let (serving, line, prometheus, receiver) = runtime.block_on(async {
+        let receiver = Receiver::start(runtime.handle(), refuse);
+        let (serving, line, prometheus) = runtime.block_on(async {
             let serving = http::serve(server, options).await.unwrap();
             let direct = http::kubeconfig(&serving, PLANTED);
             fs::write(home.join("direct.kubeconfig"), &direct).unwrap();
@@ -84,7 +86,7 @@ impl Cluster {
             let address = format!("https://{}", serving.addr);
             let through = direct.replace(&address, &format!("http://{}", line.addr));
             fs::write(home.join("kubeconfig"), through).unwrap();
-            (serving, line, Prometheus::start().await, Receiver::start().await)
+            (serving, line, Prometheus::start().await)
         });
         let weights = Weights::default();
         let (troubles, told) = watch::channel(Troubles::default());
@@ -106,6 +108,11 @@ impl Cluster {
     /// Runs something beside the test until the cluster is dropped.
     pub(crate) fn beside(&self, part: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(part);
+    }
+
+    /// Somebody else who is sent webhooks, until the cluster is dropped.
+    pub(crate) fn receive(&self, answer: Answer) -> Receiver {
+        Receiver::start(self.runtime.handle(), answer)
     }
 
     pub(crate) fn create(&self, body: Value) {

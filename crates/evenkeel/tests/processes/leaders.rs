@@ -1,16 +1,23 @@
 //! One of several processes leads.
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::{
-    cluster::{Cluster, PLANTED, soon},
-    receiver::Receiver,
-};
+use crate::cluster::{Cluster, PLANTED, soon};
 
 /// A leader may be silent for this long.
 const LEASE: &str = "3s";
+
+/// Takes the webhook of an event, and notes its message.
+fn hear(request: &Request<Bytes>) -> (String, Response<Full<Bytes>>) {
+    let body: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+    let message = body.pointer("/metadata/eventMessage").and_then(Value::as_str);
+    (message.unwrap_or_default().to_owned(), Response::new(Full::default()))
+}
 
 /// A Canary of nothing: enough to see who looks at it.
 fn create(cluster: &Cluster, name: &str) {
@@ -81,9 +88,9 @@ pub(crate) fn one_of_two_processes_leads_and_the_other_takes_over() {
 pub(crate) fn when_the_leader_is_killed_in_a_release_the_other_goes_on_within_the_lease() {
     let cluster = Cluster::start("killed");
     cluster.install("default", "shop", 30);
-    let receiver = Receiver::start(&cluster);
+    let receiver = cluster.receive(hear);
     let url = format!("http://{}/", receiver.addr);
-    let hook = json!({"name": "pager", "type": "event", "url": url});
+    let hook = json!({"name": "log", "type": "event", "url": url});
     let canary = cluster.canary("default", "shop");
     let mut hooks = canary["spec"]["analysis"]["webhooks"].as_array().cloned().unwrap_or_default();
     hooks.push(hook);
@@ -112,14 +119,14 @@ pub(crate) fn when_the_leader_is_killed_in_a_release_the_other_goes_on_within_th
         "Advance shop.default canary weight 30",
         "Promotion completed! Scaling down shop.default",
     ];
-    soon(|| expected.iter().all(|message| receiver.told().contains_key(*message)));
+    soon(|| expected.iter().all(|message| receiver.noted().contains_key(*message)));
     // Who was killed may have set this weight and not have noted it yet.
     let either = [
         "Advance shop.default canary weight 20",
         "Found canary weight 20 of shop.default in the route, going on from there",
     ];
-    soon(|| either.iter().any(|message| receiver.told().contains_key(*message)));
-    let told = receiver.told();
+    soon(|| either.iter().any(|message| receiver.noted().contains_key(*message)));
+    let told = receiver.noted();
     let again: usize = told.values().map(|times| times - 1).sum();
     assert!(again <= 1, "{told:#?}");
     // No step twice, none lost.

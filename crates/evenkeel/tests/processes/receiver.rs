@@ -1,4 +1,4 @@
-//! Somebody who is told of every event of a release.
+//! Somebody who is sent webhooks and notifications.
 
 use std::{
     collections::BTreeMap,
@@ -12,29 +12,29 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, runtime::Handle};
 
-use crate::cluster::Cluster;
+/// What is noted of a request, and what is answered.
+pub(crate) type Answer = fn(&Request<Bytes>) -> (String, Response<Full<Bytes>>);
 
-/// The receiver, for as long as its cluster.
+/// The receiver, for as long as the runtime that it was started on.
 pub(crate) struct Receiver {
     pub(crate) addr: SocketAddr,
-    told: Arc<Mutex<Vec<String>>>,
+    noted: Arc<Mutex<Vec<String>>>,
 }
 
 impl Receiver {
-    pub(crate) fn start(cluster: &Cluster) -> Self {
+    pub(crate) fn start(runtime: &Handle, answer: Answer) -> Self {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (addr, told) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
-        let heard = told.clone();
-        cluster.beside(async move {
+        let (addr, noted) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
+        let notes = noted.clone();
+        runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
-                let heard = heard.clone();
+                let notes = notes.clone();
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| answer(request, heard.clone()));
+                    let service = service_fn(move |request| take(request, answer, notes.clone()));
                     let served =
                         http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                     // A client may go at any time.
@@ -42,26 +42,27 @@ impl Receiver {
                 });
             }
         });
-        Self { addr, told }
+        Self { addr, noted }
     }
 
-    /// How often each message came.
-    pub(crate) fn told(&self) -> BTreeMap<String, usize> {
-        let mut told = BTreeMap::new();
-        for message in &*self.told.lock().unwrap() {
-            *told.entry(message.clone()).or_default() += 1;
+    /// How often each note was made.
+    pub(crate) fn noted(&self) -> BTreeMap<String, usize> {
+        let mut noted = BTreeMap::new();
+        for note in &*self.noted.lock().unwrap() {
+            *noted.entry(note.clone()).or_default() += 1;
         }
-        told
+        noted
     }
 }
 
-async fn answer(
+async fn take(
     request: Request<Incoming>,
-    heard: Arc<Mutex<Vec<String>>>,
+    answer: Answer,
+    notes: Arc<Mutex<Vec<String>>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
-    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let message = body.pointer("/metadata/eventMessage").and_then(Value::as_str);
-    heard.lock().unwrap().push(message.unwrap_or_default().to_owned());
-    Ok(Response::new(Full::default()))
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let (note, response) = answer(&Request::from_parts(head, body));
+    notes.lock().unwrap().push(note);
+    Ok(response)
 }

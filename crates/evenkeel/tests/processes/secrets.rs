@@ -1,11 +1,8 @@
 //! What is planted in a cluster and around it, and where it must not come up.
 
 use std::{
-    convert::Infallible,
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
@@ -13,9 +10,7 @@ use evenkeel_api::{GroupKind, Obj, canary::Canary, httproute::HttpRoute};
 use evenkeel_control::ListQuery;
 use futures::executor::block_on;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use k8s_openapi::{
     ByteString,
     api::{
@@ -25,7 +20,6 @@ use k8s_openapi::{
     },
 };
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::{
     cluster::{Cluster, PLANTED},
@@ -39,47 +33,15 @@ const PATHS: [&str; 2] = ["/hook?", "/services/"];
 /// Lines of a record that are shown in full.
 const SHOWN_MAX: usize = 25;
 
-/// A receiver of webhooks and notifications that takes none, and repeats what it was sent.
-pub(crate) struct Receiver {
-    addr: SocketAddr,
-    targets: Arc<Mutex<Vec<String>>>,
-}
-
-impl Receiver {
-    pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let targets = Arc::<Mutex<Vec<String>>>::default();
-        let seen = targets.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let seen = seen.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| refuse(request, seen.clone()));
-                    let served =
-                        http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                    // A client may go at any time.
-                    served.await.unwrap_or_default();
-                });
-            }
-        });
-        Self { addr, targets }
-    }
-}
-
-async fn refuse(
-    request: Request<Incoming>,
-    seen: Arc<Mutex<Vec<String>>>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (head, body) = request.into_parts();
-    body.collect().await.map(drop).unwrap_or_default();
-    let token = head.headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap());
+/// Takes no webhook and no notification, and repeats what it was sent. Notes where to.
+pub(crate) fn refuse(request: &Request<Bytes>) -> (String, Response<Full<Bytes>>) {
+    let token = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap());
     let token = token.unwrap_or_default().replace("Bearer ", "");
-    let words = format!("Cannot POST {} with {token:?}: {PLANTED} is not known", head.uri);
-    seen.lock().unwrap().push(head.uri.to_string());
+    let target = request.uri().to_string();
+    let words = format!("Cannot POST {target} with {token:?}: {PLANTED} is not known");
     let mut response = Response::new(Full::new(Bytes::from(words)));
     *response.status_mut() = StatusCode::FORBIDDEN;
-    Ok(response)
+    (target, response)
 }
 
 /// A container whose variable comes from a Secret.
@@ -135,8 +97,8 @@ impl Cluster {
             }
         }
         if self.has_released() {
-            let targets = self.receiver.targets.lock().unwrap();
-            let told = PATHS.map(|path| targets.iter().any(|target| target.starts_with(path)));
+            let targets = self.receiver.noted();
+            let told = PATHS.map(|path| targets.keys().any(|target| target.starts_with(path)));
             assert_eq!(told, [true, true], "the webhook and the chat: {targets:?}");
         }
         for folder in folders(&self.home) {
