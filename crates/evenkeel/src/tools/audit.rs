@@ -7,18 +7,17 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use evenkeel_guard::{
-    Check, Dropped, Entry, Line, PublicKey, SigningKey, Summary, Torn, Unsound, copy_of_head, read,
-    verify,
+    Check, Dropped, Entry, Line, PublicKey, SigningKey, Summary, Torn, copy_of_head, read, verify,
 };
 use serde_json::{Value, json};
 
 use crate::{
-    NOT_KNOWN,
     cli::Output,
     door, io, paths,
     tools::{
         audit_args::{AuditCommand, KeyArgs, ShowArgs, VerifyArgs},
         audit_list,
+        audit_unsound::{code, told_of},
     },
 };
 
@@ -55,24 +54,6 @@ fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
             io::complain(&told_of(&dir, &unsound));
             Ok(code(&unsound))
         }
-    }
-}
-
-/// Why a record is not known to be sound, in one line.
-pub(super) fn told_of(dir: &Path, unsound: &Unsound) -> String {
-    match unsound {
-        Unsound::Tampered(tampering) => format!("{}: {tampering}", dir.display()),
-        Unsound::Unreadable { path, source } => {
-            format!("{} cannot be read, so nothing is known about it: {source}", path.display())
-        }
-    }
-}
-
-/// A record that was tampered with is an answer, one that could not be checked is none.
-pub(super) fn code(unsound: &Unsound) -> ExitCode {
-    match unsound {
-        Unsound::Tampered(_) => ExitCode::FAILURE,
-        Unsound::Unreadable { .. } => ExitCode::from(NOT_KNOWN),
     }
 }
 

@@ -10,8 +10,8 @@ use crate::{
     cli::Output,
     io,
     tools::{
-        audit::{code, told_of},
         audit_args::ListArgs,
+        audit_unsound::{code, told_of},
         object_name::ObjectName,
     },
 };

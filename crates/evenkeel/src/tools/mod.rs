@@ -4,6 +4,7 @@ pub(crate) mod alerts;
 pub(crate) mod audit;
 pub(crate) mod audit_args;
 mod audit_list;
+mod audit_unsound;
 mod object_name;
 pub(crate) mod promql;
 mod rule_files;
