@@ -119,14 +119,14 @@ pub(crate) fn when_the_leader_is_killed_in_a_release_the_other_goes_on_within_th
         "Advance shop.default canary weight 30",
         "Promotion completed! Scaling down shop.default",
     ];
-    soon(|| expected.iter().all(|message| receiver.noted().contains_key(*message)));
+    soon(|| expected.iter().all(|message| receiver.told().contains_key(*message)));
     // Who was killed may have set this weight and not have noted it yet.
     let either = [
         "Advance shop.default canary weight 20",
         "Found canary weight 20 of shop.default in the route, going on from there",
     ];
-    soon(|| either.iter().any(|message| receiver.noted().contains_key(*message)));
-    let told = receiver.noted();
+    soon(|| either.iter().any(|message| receiver.told().contains_key(*message)));
+    let told = receiver.told();
     let again: usize = told.values().map(|times| times - 1).sum();
     assert!(again <= 1, "{told:#?}");
     // No step twice, none lost.

@@ -45,8 +45,8 @@ impl Receiver {
         Self { addr, noted }
     }
 
-    /// How often each note was made.
-    pub(crate) fn noted(&self) -> BTreeMap<String, usize> {
+    /// How often each was noted.
+    pub(crate) fn told(&self) -> BTreeMap<String, usize> {
         let mut noted = BTreeMap::new();
         for note in &*self.noted.lock().unwrap() {
             *noted.entry(note.clone()).or_default() += 1;

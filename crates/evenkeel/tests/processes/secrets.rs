@@ -97,7 +97,7 @@ impl Cluster {
             }
         }
         if self.has_released() {
-            let targets = self.receiver.noted();
+            let targets = self.receiver.told();
             let told = PATHS.map(|path| targets.keys().any(|target| target.starts_with(path)));
             assert_eq!(told, [true, true], "the webhook and the chat: {targets:?}");
         }
