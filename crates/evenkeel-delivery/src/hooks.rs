@@ -102,7 +102,7 @@ fn call_at(
     ]);
     HookCall {
         owner: ctx.view.obj.key().to_string(),
-        id: format!("{}/{place}/{}", ctx.view.obj.uid(), hook.name),
+        id: format!("{}/{place}{}/{}", ctx.view.obj.uid(), twin(ctx, hook), hook.name),
         url: hook.url.clone(),
         namespace: ctx.view.obj.namespace().to_owned(),
         body,
@@ -110,6 +110,13 @@ fn call_at(
         retries: hook.retries,
         way_back: hook.kind == HookKind::Rollback,
     }
+}
+
+/// Tells a webhook from those before it that have its name and type: each is asked for itself.
+fn twin(ctx: &Context<'_>, hook: &HookRule) -> String {
+    let mut namesakes = ctx.rules.hooks(hook.kind).filter(|other| other.name == hook.name);
+    let before = namesakes.position(|other| other == hook).unwrap_or_default();
+    if before == 0 { String::new() } else { format!("+{before}") }
 }
 
 /// The next event webhook that has not received this event; `None` when all have.

@@ -151,6 +151,26 @@ fn event_webhooks_hear_every_event_in_order_and_hold_nothing_up() {
 }
 
 #[test]
+fn webhooks_of_one_name_are_each_asked() {
+    let hook = |kind: &str, url: &str| json!({"name": "pager", "type": kind, "url": url});
+    let hooks = json!([
+        hook("event", "http://one/"),
+        hook("event", "http://two/"),
+        hook("confirm-rollout", "http://first/"),
+        hook("confirm-rollout", "http://second/")
+    ]);
+    let mut world = initialized(with(&json!({"analysis": {"webhooks": hooks}})));
+    answer(&world, &[("pager", 200)]);
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+    let calls = world.calls.lock().unwrap();
+    let count = |url: &str| calls.iter().filter(|call| call.url == url).count();
+    assert!(count("http://one/") > 5, "{calls:?}");
+    assert_eq!(count("http://one/"), count("http://two/"));
+    assert_eq!((count("http://first/"), count("http://second/")), (1, 1));
+}
+
+#[test]
 fn events_noted_under_the_former_name_are_told_all_the_same() {
     let hook = json!({"name": "pager", "type": "event", "url": "http://pager/"});
     let mut world = initialized(with(&json!({"analysis": {"webhooks": [hook]}})));
