@@ -16,7 +16,10 @@
 //! reaches back over earlier weights: requests to the canary are answered by one version from
 //! `status.evenkeel.cleanSince` on, which is when the version before got its last request. A check
 //! whose window begins earlier waits. So does one whose metric has no data yet, for as long as the
-//! window (and at least 30 s); without data after that it counts as failed.
+//! window (and at least 30 s); without data after that it counts as failed. It passes only with
+//! samples that were taken after the last step, which it waits for at least five minutes; a value out
+//! of bounds counts at once. Before the first step every metric is asked for once: while one cannot
+//! be, the version waits at weight 0 (`MetricsAvailable`).
 //!
 //! Not here: sending requests (the host runs the load tester's [`loadtester::LoadPlan`]), the
 //! evaluation of `PromQL`, other routers than the Gateway API, `DaemonSet` and Service targets,
