@@ -29,6 +29,7 @@ use tower_service::Service;
 use crate::{
     answer::Failure,
     counts::{Counts, Tally, Verb},
+    pace::Pace,
     settings::LiveSettings,
     words::{plugin, told},
 };
@@ -56,6 +57,8 @@ pub(crate) struct ApiClient {
     pool: Pool,
     pub(crate) settings: Arc<LiveSettings>,
     pub(crate) counts: Counts,
+    /// For watches that are no use.
+    pub(crate) relists: Arc<Pace>,
     /// The command that the credentials come from.
     plugin: Option<Arc<str>>,
 }
@@ -112,7 +115,8 @@ impl ApiClient {
             None => stack.with_layer(&config.base_uri_layer()).build::<Incoming>(),
         };
         let plugin = plugin.map(Arc::from);
-        Ok(Self { client, pool, settings: Arc::new(settings), counts, plugin })
+        let relists = Arc::new(Pace::new(settings.relist_interval));
+        Ok(Self { client, pool, settings: Arc::new(settings), counts, relists, plugin })
     }
 
     /// One exchange: the whole body of a good answer.

@@ -116,6 +116,8 @@ pub(crate) struct Informer {
     revision: Option<Revision>,
     open: Option<Open>,
     pauses: Pauses,
+    /// Its watches are no use: the next attempt, a list and a watch, waits for its turn.
+    awaits_turn: bool,
 }
 
 struct Open {
@@ -130,7 +132,7 @@ struct Open {
 impl Informer {
     pub(crate) fn new(store: KubeStore, query: ListQuery, detail: Detail) -> Self {
         let pauses = Pauses::default();
-        Self { store, query, detail, revision: None, open: None, pauses }
+        Self { store, query, detail, revision: None, open: None, pauses, awaits_turn: false }
     }
 
     /// The next change. After an error the next call pauses first, then goes on.
@@ -138,6 +140,9 @@ impl Informer {
         loop {
             if self.open.is_none() {
                 tokio::time::sleep(self.pauses.take()).await;
+                if std::mem::take(&mut self.awaits_turn) {
+                    self.store.client.relists.turn().await;
+                }
             }
             match self.step().await {
                 Ok(Some(change)) => return Ok(change),
@@ -168,6 +173,8 @@ impl Informer {
         let open = self.open.take();
         let lived = open.as_ref().map_or(Duration::ZERO, |open| open.since.elapsed());
         let is_useless = open.is_some_and(|open| !open.has_told) && lived < settings.settled;
+        // Once is an accident: nobody waits for others because of it.
+        self.awaits_turn = is_useless && self.pauses.are_growing();
         self.pauses.failed(settings, lived, refused);
         if is_useless {
             self.list_again();
@@ -280,6 +287,11 @@ impl Pauses {
     /// The pause before this attempt.
     fn take(&mut self) -> Duration {
         std::mem::take(&mut self.next)
+    }
+
+    /// Whether the attempt before failed too.
+    fn are_growing(&self) -> bool {
+        !self.last.is_zero()
     }
 
     fn failed(&mut self, settings: &LiveSettings, lived: Duration, refused: Option<&Refused>) {

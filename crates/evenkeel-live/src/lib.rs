@@ -8,6 +8,7 @@
 //!   words      what libraries say, without the secrets that they quote
 //!   kinds      which kinds there are, asked for as rarely as possible
 //!   informer   list + watch that resumes, lists again after 410, and tells what it missed
+//!   pace       turns, for informers whose watches are no use
 //!   shelf      what is known of one query: the newer of the watch and of our own writes
 //! HttpHooks  webhooks, with in-cluster Service names resolved through the Store, and the built-in
 //!            load tester behind http://flagger-loadtester/
@@ -29,6 +30,7 @@ mod lines;
 mod load;
 mod metrics;
 mod notify;
+mod pace;
 mod settings;
 mod shelf;
 mod store;

@@ -29,6 +29,9 @@ pub struct LiveSettings {
     pub pause_min: Duration,
     /// Longest pause between attempts to list or watch. 15 s.
     pub pause_max: Duration,
+    /// Shortest time between the attempts of all informers whose watches end at once and tell
+    /// nothing, each of which is a list and a watch. 2 s.
+    pub relist_interval: Duration,
     /// Longest pause after a refusal (no permission, no such kind), which only a person ends. 30 s.
     pub pause_refused_max: Duration,
     /// Shortest time between two looks at the list of kinds, for all unknown kinds together. 10 s.
@@ -56,6 +59,7 @@ impl Default for LiveSettings {
             settled: Duration::from_secs(10),
             pause_min: Duration::from_millis(200),
             pause_max: Duration::from_secs(15),
+            relist_interval: Duration::from_secs(2),
             pause_refused_max: Duration::from_secs(30),
             discovery_min: Duration::from_secs(10),
             discovery_max: Duration::from_secs(30),

@@ -212,6 +212,37 @@ async fn what_watches_do_not_tell_because_they_end_at_once_is_listed() {
 }
 
 #[tokio::test]
+async fn when_every_watch_ends_at_once_all_of_them_list_in_turn() {
+    let server = Server::start(|request| match request.path().ends_with("/configmaps") {
+        true if request.is_watch() => Reply::Watch(Vec::new(), End::Clean),
+        true => Reply::Json(200, list(5, &[])),
+        false => UNKNOWN,
+    })
+    .await;
+    let settings = LiveSettings {
+        pause_max: Duration::from_millis(10),
+        relist_interval: Duration::from_millis(100),
+        ..quick()
+    };
+    let store = server.store(settings);
+    let names: Vec<_> = (0..5).map(|number| format!("n{number}")).collect();
+    let reading = names.iter().map(|name| store.watch(all().within(name)).for_each(|_| async {}));
+    let reading = tokio::spawn(futures::future::join_all(reading));
+    let started = Instant::now();
+    // Each lists twice on its own account: at the start, and after one short watch.
+    let is_list =
+        |request: &Request| request.path().ends_with("/configmaps") && !request.is_watch();
+    server.reached(2 * 5 + 6, is_list).await;
+    assert!(started.elapsed() >= Duration::from_millis(500), "{:?}", started.elapsed());
+    // Nobody is passed over.
+    for name in &names {
+        let of_name = |request: &Request| request.path().contains(&format!("/{name}/"));
+        server.reached(2 * 4, of_name).await;
+    }
+    reading.abort();
+}
+
+#[tokio::test]
 async fn a_broken_connection_and_a_server_that_forgets_lose_nothing() {
     let (lists, watches) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let server = Server::start(move |request| match request.path() {

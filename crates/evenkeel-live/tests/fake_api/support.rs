@@ -142,6 +142,7 @@ pub(crate) fn quick() -> LiveSettings {
         pause_min: Duration::from_millis(10),
         pause_max: Duration::from_millis(80),
         pause_refused_max: Duration::from_millis(80),
+        relist_interval: Duration::from_millis(10),
         discovery_min: Duration::from_millis(300),
         discovery_max: Duration::from_millis(600),
         ..LiveSettings::default()

@@ -1,6 +1,6 @@
 //! Watches that are no use.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use crate::{cluster::Cluster, line::Fault};
 
@@ -41,16 +41,11 @@ pub(crate) fn a_good_version_is_not_rolled_back_because_every_watch_ends_in_a_lo
     cluster.line.set(Fault { no_watch: Some("/"), ..Fault::default() });
     let began = Instant::now();
     cluster.release("default", "shop", 2);
-    // The checks come every 10 s, the lists every 15 s: decisions are made on what the server has.
+    // The checks come every 10 s, the lists of one kind every half minute or so: decisions are made
+    // on what the server has.
     cluster.reach("default", "shop", "Succeeded");
     assert_eq!(cluster.weights("default", "shop"), [0, 10, 20, 0]);
-    // Nothing is asked for again and again, although there are many things to ask for.
-    let room = 2 * began.elapsed().as_secs();
-    let mut asked = BTreeMap::<String, u64>::new();
-    for one in cluster.line.asked_since(began) {
-        let path = one.target.split('?').next().unwrap_or_default();
-        *asked.entry(path.to_owned()).or_default() += 1;
-    }
-    assert!(asked.values().all(|count| *count < room), "{room}: {asked:#?}");
+    // There are many things to ask for: what they ask for together is still little.
+    cluster.line.asked_at_leisure(began);
     cluster.has_kept_its_secret();
 }

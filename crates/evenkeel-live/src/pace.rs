@@ -1,0 +1,51 @@
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Turns, one after another at fixed intervals, first come, first served.
+///
+/// Each informer makes longer and longer pauses of its own. That is enough while a few of them are
+/// in trouble; when a proxy ends every watch of a process, it is the sum that the server feels.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    interval: Duration,
+    /// When the next turn may begin.
+    next: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self { interval, next: Mutex::new(None) }
+    }
+
+    /// Waits for its turn. A turn that was taken and is not waited for is lost.
+    pub(crate) async fn turn(&self) {
+        tokio::time::sleep_until(self.take(Instant::now())).await;
+    }
+
+    fn take(&self, now: Instant) -> Instant {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = next.map_or(now, |next| next.max(now));
+        *next = Some(turn + self.interval);
+        turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_keep_their_distance_and_none_is_saved_up() {
+        let start = Instant::now();
+        let pace = Pace::new(Duration::from_secs(2));
+        let turns = [0, 0, 1, 5, 60, 60].map(|asked| {
+            let turn = pace.take(start + Duration::from_secs(asked));
+            (turn - start).as_secs()
+        });
+        assert_eq!(turns, [0, 2, 4, 6, 60, 62]);
+    }
+}
