@@ -9,6 +9,7 @@
 //! that talks to a server (`control::Store`) and any decision.
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
 
+mod codec;
 mod conditions;
 mod crds;
 mod key;
@@ -28,6 +29,9 @@ pub mod labels;
 pub mod misfit;
 pub mod slo;
 
+#[cfg(not(test))]
+pub use codec::builtin::CODECS;
+pub use codec::{Codec, conform};
 pub use conditions::{ConditionUpdate, set_condition};
 pub use crds::{crds, crds_yaml};
 pub use key::{GroupKind, Key, Revision};

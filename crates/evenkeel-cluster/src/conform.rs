@@ -25,10 +25,10 @@ pub(crate) fn conform(
 ) -> Result<Value, ApiError> {
     let mut unknown = Vec::new();
     let conformed = match &resource.body {
-        Body::Typed(typed) => {
-            let fits = (typed.conform)(&body);
+        Body::Typed(codec) => {
+            let fits = codec(&body);
             let typed = fits.map_err(|problem| {
-                let decode = |body: &Value| (typed.conform)(body).err();
+                let decode = |body: &Value| codec(body).err();
                 unfit(resource, &misfit::described(&decode, &body, &problem))
             })?;
             missing(&body, &typed, "", &mut unknown);

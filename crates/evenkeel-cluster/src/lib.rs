@@ -35,7 +35,6 @@ mod crd;
 mod custom;
 mod defaults;
 mod delete;
-mod describe;
 mod error;
 mod patch;
 mod protobuf;

@@ -1,6 +1,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use evenkeel_api::{ApiObject, GroupKind, Kind, Scope};
+use crate::custom::Custom;
+use evenkeel_api::{ApiObject, Codec, GroupKind, Kind, Scope, conform};
 use k8s_openapi::{
     api::{
         admissionregistration::v1 as admission, apps::v1 as apps, autoscaling::v2 as autoscaling,
@@ -10,9 +11,6 @@ use k8s_openapi::{
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
-use serde_json::{Map, Value};
-
-use crate::{custom::Custom, describe::describe};
 
 /// What the server does with objects of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,22 +32,10 @@ pub(crate) struct Resource {
     pub(crate) body: Body,
 }
 
-/// What is known of a kind by its Rust type.
-#[derive(Clone, Copy)]
-pub(crate) struct Typed {
-    /// Drops what the type does not know.
-    pub(crate) conform: fn(&Value) -> Result<Value, String>,
-    /// Its schema; those of its parts are added to the map. `None` for what is too odd.
-    pub(crate) describe: Option<Describe>,
-}
-
-/// Makes a schema; those of its parts go into the map.
-pub(crate) type Describe = fn(&mut Map<String, Value>) -> Value;
-
 /// How bodies of a kind are checked and pruned.
 pub(crate) enum Body {
     /// By the Rust type: decodes and encodes again, which drops what the type does not know.
-    Typed(Typed),
+    Typed(Codec),
     /// By the schema in its `CustomResourceDefinition`.
     Custom(Arc<Custom>),
 }
@@ -127,11 +113,6 @@ impl Registry {
     }
 }
 
-fn conform<T: ApiObject>(body: &Value) -> Result<Value, String> {
-    let typed = T::deserialize(body).map_err(|error| error.to_string())?;
-    serde_json::to_value(&typed).map_err(|error| error.to_string())
-}
-
 /// One row of the table below. Flags: `n` namespaced, `s` status apart, `c` scale, `g` generation,
 /// `a` in the category `all`, `p` passive.
 fn row<T: ApiObject>(flags: &str, short_names: &[&str]) -> Resource {
@@ -139,7 +120,7 @@ fn row<T: ApiObject>(flags: &str, short_names: &[&str]) -> Resource {
         kind: row_kind::<T>(flags, short_names),
         service: if flags.contains('p') { Service::Passive } else { Service::Served },
         has_generation: flags.contains('g'),
-        body: Body::Typed(Typed { conform: conform::<T>, describe: Some(describe::<T>) }),
+        body: Body::Typed(conform::<T>),
     }
 }
 
@@ -157,8 +138,7 @@ fn row_kind<T: ApiObject>(flags: &str, short_names: &[&str]) -> Kind {
 
 fn refused<T: ApiObject>(flags: &str, short_names: &[&str], why: &'static str) -> Resource {
     let kind = row_kind::<T>(flags, short_names);
-    let conform = |_: &Value| Err("this kind is not served".to_owned());
-    let body = Body::Typed(Typed { conform, describe: None });
+    let body = Body::Typed(|_| Err("this kind is not served".to_owned()));
     Resource { kind, service: Service::Refused(why), has_generation: false, body }
 }
 
@@ -213,10 +193,6 @@ fn builtin() -> Vec<Resource> {
     for resource in &mut table {
         if resource.is("apiextensions.k8s.io", "CustomResourceDefinition") {
             resource.kind.categories = vec!["api-extensions".into()];
-            // Its schemas of schemas are whatever one likes.
-            if let Body::Typed(typed) = &mut resource.body {
-                typed.describe = None;
-            }
         }
     }
     table

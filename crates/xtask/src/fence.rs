@@ -9,7 +9,7 @@ mod tests {
     const LAYERS: [&[&str]; 6] = [
         &["base", "yaml"],
         &["api", "promql"],
-        &["control"],
+        &["control", "openapi"],
         &["builtin", "gateway", "telemetry", "slo", "guard", "delivery"],
         &["cluster", "node", "live", "workload", "assembly"],
         &["sim"],

@@ -150,7 +150,7 @@ fn schema(
 ) -> Value {
     let empty = || json!({"type": "object"});
     let mut schema = match &resource.body {
-        Body::Typed(typed) => typed.describe.map_or_else(empty, |describe| describe(parts)),
+        Body::Typed(_) => evenkeel_openapi::schema(&resource.kind.id, parts).unwrap_or_else(empty),
         Body::Custom(custom) => custom
             .version(version)
             .map_or_else(empty, |version| crd::schema_or_empty(&version.schema)),
