@@ -225,17 +225,19 @@ fn service_variables(service: &Service, env: &mut BTreeMap<String, String>) {
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
-    use serde_json::json;
+    use serde::Deserialize as _;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn composed(env: &str, objects: &[(Key, &str, &str)]) -> String {
-        let container: Container = serde_saphyr::from_str(&format!("{{name: a, {env}}}")).unwrap();
-        let pod: Pod = serde_json::from_value(json!({
+        let container: Value = serde_saphyr::from_str(&format!("{{name: a, {env}}}")).unwrap();
+        let container = Container::deserialize(&container).unwrap();
+        let pod = Pod::deserialize(&json!({
             "metadata": {"name": "p", "namespace": "d", "labels": {"app": "web"}},
             "spec": {"nodeName": "n", "containers": []}}))
         .unwrap();
-        let service: Service = serde_json::from_value(json!({"metadata": {"name": "my-db"},
+        let service = Service::deserialize(&json!({"metadata": {"name": "my-db"},
             "spec": {"clusterIP": "127.192.0.9", "ports": [{"name": "sql", "port": 5432}]}}))
         .unwrap();
         let pair = |(key, name, value): &(Key, &str, &str)| {

@@ -74,33 +74,34 @@ fn canonical(value: &Value, text: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize as _;
     use serde_json::json;
 
     use super::*;
 
-    fn template(body: Value) -> PodTemplateSpec {
-        serde_json::from_value(body).unwrap()
+    fn template(body: &Value) -> PodTemplateSpec {
+        PodTemplateSpec::deserialize(body).unwrap()
     }
 
     #[test]
     fn the_hash_depends_on_content_and_not_on_the_order_of_fields() {
-        let a = template(json!({"metadata": {"labels": {"app": "web", "tier": "x"}},
+        let a = template(&json!({"metadata": {"labels": {"app": "web", "tier": "x"}},
             "spec": {"containers": [{"name": "web", "image": "web:1"}]}}));
-        let b = template(json!({"spec": {"containers": [{"image": "web:1", "name": "web"}]},
+        let b = template(&json!({"spec": {"containers": [{"image": "web:1", "name": "web"}]},
             "metadata": {"labels": {"tier": "x", "app": "web"}}}));
         assert_eq!(hash(&a, 0), hash(&b, 0));
         insta::assert_snapshot!(hash(&a, 0), @"86695db678");
         assert_ne!(hash(&a, 0), hash(&a, 1));
-        let other = template(json!({"spec": {"containers": [{"name": "web", "image": "web:2"}]}}));
+        let other = template(&json!({"spec": {"containers": [{"name": "web", "image": "web:2"}]}}));
         assert_ne!(hash(&a, 0), hash(&other, 0));
     }
 
     #[test]
     fn templates_are_compared_without_the_hash_label() {
-        let plain = template(json!({"metadata": {"labels": {"app": "web"}}}));
+        let plain = template(&json!({"metadata": {"labels": {"app": "web"}}}));
         let hashed = json!({"metadata": {"labels": {"app": "web", "pod-template-hash": "x"}}});
-        assert!(equal(&plain, &template(hashed)));
+        assert!(equal(&plain, &template(&hashed)));
         let other = json!({"metadata": {"labels": {"app": "api"}}});
-        assert!(!equal(&plain, &template(other)));
+        assert!(!equal(&plain, &template(&other)));
     }
 }

@@ -89,6 +89,7 @@ fn sum_up(spec: &PodSpec, ask: impl Fn(&Container) -> Amounts) -> Amounts {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize as _;
     use serde_json::json;
 
     use super::*;
@@ -99,9 +100,9 @@ mod tests {
         let mut sidecar = container("100m");
         sidecar["restartPolicy"] = "Always".into();
         let spec = |init: serde_json::Value| -> PodSpec {
-            serde_json::from_value(json!({"containers": [container("200m"), container("300m")],
-                "initContainers": init, "overhead": {"cpu": "10m"}}))
-            .unwrap()
+            let body = json!({"containers": [container("200m"), container("300m")],
+                "initContainers": init, "overhead": {"cpu": "10m"}});
+            PodSpec::deserialize(&body).unwrap()
         };
         let cpu = |init| of_pod(&spec(init))["cpu"].millis;
         assert_eq!(cpu(json!([])), 510);

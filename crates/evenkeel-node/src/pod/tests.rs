@@ -5,6 +5,7 @@ use std::{fmt::Write as _, sync::Arc};
 use insta::assert_snapshot;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize as _;
 use serde_json::json;
 
 use super::*;
@@ -22,7 +23,7 @@ fn pod(spec: &str) -> Pod {
     let spec: serde_json::Value = serde_saphyr::from_str(spec).unwrap();
     let body = json!({"apiVersion": "v1", "kind": "Pod", "spec": spec,
         "metadata": {"name": "p", "namespace": "d", "uid": "u"}});
-    serde_json::from_value(body).unwrap()
+    Pod::deserialize(&body).unwrap()
 }
 
 /// Runs a script on a pod. A line is `SECONDS EVENT [CONTAINER [ARGUMENT]]`:
