@@ -9,12 +9,16 @@
 //! Not here: what a host brings (store, time, transports, the door).
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
 
+mod rights;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_control::{BoxFuture, Host, LeaseSettings, RunLoop};
 use evenkeel_delivery as delivery;
 use evenkeel_slo::controller as slo;
 use futures::{FutureExt as _, StreamExt as _, future::Shared, stream::FuturesUnordered};
+
+pub use rights::{COMMON, LEASES, Right};
 
 /// Prefix of the names of the Leases.
 const LEASE_PREFIX: &str = "evenkeel-";
@@ -28,6 +32,8 @@ pub struct Domain {
     pub about: &'static str,
     /// Adds its controllers and judges to a loop.
     pub install: fn(RunLoop, &Settings) -> RunLoop,
+    /// What it asks of the API server, besides [`COMMON`].
+    pub rights: &'static [Right],
 }
 
 /// Every domain, in the order in which they are started.
@@ -40,6 +46,7 @@ pub fn domains() -> Vec<Domain> {
                 let (confirm, metric_servers) = (settings.confirm, settings.metric_servers.clone());
                 delivery::install(run, delivery::Settings { confirm, metric_servers })
             },
+            rights: rights::DELIVERY,
         },
         Domain {
             name: "slo",
@@ -47,6 +54,7 @@ pub fn domains() -> Vec<Domain> {
             install: |run, settings| {
                 slo::install(run, slo::Settings { every: settings.look_every })
             },
+            rights: rights::SLO,
         },
     ]
 }

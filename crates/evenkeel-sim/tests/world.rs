@@ -152,6 +152,7 @@ fn a_panic_in_one_controller_stops_that_object_there_and_nothing_else() {
             name: "panicky",
             about: "Has a defect",
             install: |run, _| run.with(Panicky),
+            rights: &[],
         });
         let process = world.start();
         both(&world, "Initialized", 30 * MINUTE).await;

@@ -6,7 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     durations,
-    tools::audit_args::{AuditCommand, RecordArgs},
+    tools::{
+        audit_args::{AuditCommand, RecordArgs},
+        install,
+    },
 };
 
 /// Keeps services on Kubernetes up: releases, SLOs, gateway, alerts and audit in one binary.
@@ -41,6 +44,8 @@ pub(crate) enum Command {
     /// Explain an object's state: the last decision, what it waits for, which policy holds it;
     /// exit 1 when it is not as it should be, 2 when that is not known
     Why(WhyArgs),
+    /// Print what runs the controllers on a cluster, for `kubectl apply -f -`
+    Install(InstallArgs),
     /// Print the definitions of evenkeel's own kinds, for `kubectl apply -f -`
     Crds {
         /// Also those of Flagger, Sloth, the Gateway API and the Prometheus operator, for a
@@ -168,6 +173,27 @@ pub(crate) struct RunArgs {
     /// Switch one safeguard off
     #[arg(long, value_name = "SAFEGUARD")]
     pub(crate) without: Option<Safeguard>,
+}
+
+/// `evenkeel install`
+#[derive(Debug, Args)]
+pub(crate) struct InstallArgs {
+    /// Namespace of the controllers; it is made
+    #[arg(short, long, default_value = "evenkeel", value_parser = install::namespace)]
+    pub(crate) namespace: String,
+    /// Image with this program as its entry point
+    #[arg(long, value_parser = install::image)]
+    pub(crate) image: String,
+    /// Prometheus that has the gateway's or mesh's metrics, as pods reach it
+    #[arg(long, value_name = "URL")]
+    pub(crate) prometheus: String,
+    /// Only these groups of controllers, and their rights
+    #[arg(long, value_delimiter = ',', value_name = "GROUPS", value_parser = group_names())]
+    pub(crate) only: Vec<String>,
+    /// Also the definitions of Flagger's, Sloth's, the Gateway API's and the Prometheus operator's
+    /// kinds, for a cluster that has none of them
+    #[arg(long)]
+    pub(crate) all_crds: bool,
 }
 
 /// The groups of controllers that can run as a process of their own.

@@ -85,6 +85,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Audit(command) => tools::audit::run(command),
         Command::Alerts(args) => tools::alerts::run(args),
         Command::Why(args) => tools::why::run(args),
+        Command::Install(args) => {
+            tools::install::run(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Crds { all } => {
             io::print(&evenkeel_api::crds_yaml(*all));
             Ok(ExitCode::SUCCESS)

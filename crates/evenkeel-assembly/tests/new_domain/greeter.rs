@@ -27,4 +27,4 @@ impl Controller for Greeter {
 }
 
 pub(crate) const GREETER: Domain =
-    Domain { name: "greeter", about: "Greets", install: |run, _| run.with(Greeter) };
+    Domain { name: "greeter", about: "Greets", install: |run, _| run.with(Greeter), rights: &[] };

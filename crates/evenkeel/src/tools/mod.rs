@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod audit_args;
 mod audit_list;
 mod audit_unsound;
+pub(crate) mod install;
 mod object_name;
 pub(crate) mod promql;
 mod rule_files;

@@ -38,8 +38,12 @@ impl Controller for Panicky {
     }
 }
 
-const PANICKY: Domain =
-    Domain { name: "panicky", about: "Has a defect", install: |run, _| run.with(Panicky) };
+const PANICKY: Domain = Domain {
+    name: "panicky",
+    about: "Has a defect",
+    install: |run, _| run.with(Panicky),
+    rights: &[],
+};
 
 /// Runs all domains and the one with the defect, as `evenkeel run` does.
 async fn run(kubeconfig: std::path::PathBuf, prometheus: String, activity: Arc<Activity>) {

@@ -15,7 +15,7 @@ use nix::{sys::signal::kill, unistd::Pid};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::until;
+use crate::{rights, until};
 
 /// Clusters that no test uses now; `None` before anybody has looked.
 static FREE: Mutex<Option<Vec<String>>> = Mutex::new(None);
@@ -100,6 +100,8 @@ impl Bed {
         for crd in evenkeel_api::crds() {
             bed.apply_crd(&crd);
         }
+        rights::grant(&bed);
+        until("the users of evenkeel have their rights", || bed.lets_users_in());
         // Users have the same names in every run; the API server appends.
         std::fs::write(bed.file("audit.log"), "").unwrap();
         // What kinds there are is not asked for twice within ten seconds by one client.
@@ -171,16 +173,40 @@ impl Bed {
                 "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}}));
     }
 
+    /// Whether a user of `evenkeel run` may read what each of them reads.
+    fn lets_users_in(&self) -> bool {
+        let file = self.file("user.kubeconfig");
+        let kubeconfig = std::fs::read_to_string(self.file("kubeconfig")).unwrap();
+        std::fs::write(&file, kubeconfig.replace("token-of-admin", "token-of-client-1")).unwrap();
+        self.runtime.block_on(async {
+            let store = connect(Some(&file)).await.unwrap();
+            let lease = Key::of::<Lease>("default", "evenkeel-delivery");
+            let canaries = ListQuery::of::<Canary>();
+            store.list(&canaries).await.is_ok() && store.get(&lease).await.is_ok()
+        })
+    }
+
     /// Creates a definition, or replaces what is there, and waits until it is served.
     pub(crate) fn apply_crd(&self, crd: &Value) {
-        let obj = Obj::from_json(crd.clone()).unwrap();
+        let key = self.put(crd);
+        until("the definition is established", || {
+            let conditions = self.field(&key, "/status/conditions");
+            conditions.as_array().into_iter().flatten().any(|condition| {
+                condition["type"] == "Established" && condition["status"] == "True"
+            })
+        });
+    }
+
+    /// Creates an object, or replaces what is there.
+    pub(crate) fn put(&self, body: &Value) -> Key {
+        let obj = Obj::from_json(body.clone()).unwrap();
         let key = obj.key().clone();
         match self.runtime.block_on(self.store.create(&obj, &WriteOptions::default())) {
             Ok(_) => {}
             Err(StoreError::Exists { .. }) => {
                 // A merge would keep fields that the new schema does not have.
                 let have = self.get(&key).unwrap();
-                let mut next = crd.clone();
+                let mut next = body.clone();
                 next["metadata"]["resourceVersion"] = json!(&*have.revision().0);
                 let (next, options) = (Patch::Replace(next), WriteOptions::default());
                 let replacing = self.store.patch(&key, &next, &options);
@@ -188,12 +214,7 @@ impl Bed {
             }
             Err(error) => panic!("{error}"),
         }
-        until("the definition is established", || {
-            let conditions = self.field(&key, "/status/conditions");
-            conditions.as_array().into_iter().flatten().any(|condition| {
-                condition["type"] == "Established" && condition["status"] == "True"
-            })
-        });
+        key
     }
 
     /// The condition of this type on an object; null when there is none.
@@ -205,6 +226,7 @@ impl Bed {
 
     /// Takes away what the next test's controllers would look after.
     fn tidy_up(&self) {
+        rights::note_use(self);
         self.forget::<Canary>();
         self.forget::<PrometheusServiceLevel>();
         self.forget::<Lease>();

@@ -17,8 +17,10 @@ mod gateways;
 mod objects;
 mod process;
 mod prometheus;
+mod rights;
 mod wire;
 
+mod install;
 mod leaders;
 mod quiet;
 mod refusals;

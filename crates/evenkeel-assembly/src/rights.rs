@@ -1,0 +1,65 @@
+//! What each domain asks of the API server, for the roles that `evenkeel install` prints.
+//!
+//! The suite on a real control plane runs with exactly these: a request that is missing here is
+//! refused there.
+
+/// Verbs on objects of one API group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Right {
+    /// The API group; empty for the core group.
+    pub group: &'static str,
+    /// Plural names, with the subresource where it is one: `canaries/status`.
+    pub resources: &'static [&'static str],
+    /// As RBAC writes them.
+    pub verbs: &'static [&'static str],
+}
+
+const fn right(
+    group: &'static str,
+    resources: &'static [&'static str],
+    verbs: &'static [&'static str],
+) -> Right {
+    Right { group, resources, verbs }
+}
+
+const READ: &[&str] = &["get", "list", "watch"];
+/// What is made, and kept as it should be.
+const KEEP: &[&str] = &["get", "list", "watch", "create", "patch"];
+
+/// Whatever runs: the door's error budget policy follows Canaries, and everybody writes Events.
+pub const COMMON: &[Right] =
+    &[right("flagger.app", &["canaries"], READ), right("", &["events"], &["create"])];
+
+/// In the namespace of the Leases.
+pub const LEASES: &[Right] =
+    &[right("coordination.k8s.io", &["leases"], &["get", "create", "update", "patch"])];
+
+pub(crate) const DELIVERY: &[Right] = &[
+    // The finalizer, and the hand-over of what is selected.
+    right("flagger.app", &["canaries"], &["patch"]),
+    right("flagger.app", &["canaries/status"], &["patch"]),
+    // Objects that a Canary owns may block its deletion; some clusters ask for this.
+    right("flagger.app", &["canaries/finalizers"], &["update"]),
+    right("flagger.app", &["metrictemplates", "alertproviders"], READ),
+    right("apps", &["deployments"], KEEP),
+    right("apps", &["deployments/scale"], &["patch"]),
+    // Copies for the primary. The content of a Secret is read where a Canary's target uses it.
+    right("", &["services", "configmaps", "secrets"], KEEP),
+    // Why pods do not start.
+    right("", &["pods"], READ),
+    right("discovery.k8s.io", &["endpointslices"], READ),
+    right("gateway.networking.k8s.io", &["gateways"], READ),
+    right("gateway.networking.k8s.io", &["httproutes"], KEEP),
+    right("gateway.networking.k8s.io", &["httproutes"], &["delete"]),
+];
+
+pub(crate) const SLO: &[Right] = &[
+    right("sloth.slok.dev", &["prometheusservicelevels"], READ),
+    right("sloth.slok.dev", &["prometheusservicelevels/status"], &["patch"]),
+    right("monitoring.coreos.com", &["prometheusrules"], KEEP),
+    right("monitoring.coreos.com", &["prometheusrules"], &["delete"]),
+    right("evenkeel.dev", &["errorbudgetpolicies", "slomaintenances", "breakglasses"], READ),
+    right("evenkeel.dev", &["errorbudgetpolicies/status"], &["patch"]),
+    // The answer of the error budget.
+    right("flagger.app", &["canaries/status"], &["patch"]),
+];

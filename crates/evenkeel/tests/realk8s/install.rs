@@ -1,0 +1,70 @@
+//! `evenkeel install`, as kubectl and a real API server take it.
+
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use crate::{
+    bed::{Bed, folder},
+    until,
+};
+
+const NAMESPACE: &str = "evenkeel-install";
+
+fn manifest() -> Vec<u8> {
+    let output = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .args(["install", "--namespace", NAMESPACE, "--image", "example.com/evenkeel:1"])
+        .args(["--prometheus", "http://prometheus.monitoring:9090"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// What kubectl prints, warnings included.
+fn kubectl(bed: &Bed, words: &[&str], input: &[u8]) -> String {
+    let mut child = Command::new(folder().join("bin/kubectl"))
+        .arg("--kubeconfig")
+        .arg(bed.file("kubeconfig"))
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8(text).unwrap();
+    assert!(output.status.success(), "kubectl {words:?}: {text}");
+    text
+}
+
+/// Every object with our label, as kubectl names them.
+fn ours(bed: &Bed) -> String {
+    let kinds = "namespaces,serviceaccounts,clusterroles,clusterrolebindings,roles,rolebindings,\
+        services,poddisruptionbudgets,networkpolicies,statefulsets,pods";
+    let label = "app.kubernetes.io/part-of=evenkeel";
+    kubectl(bed, &["get", kinds, "-A", "-l", label, "-o", "name", "--ignore-not-found"], b"")
+}
+
+#[test]
+fn what_install_prints_is_taken_without_a_warning_and_can_be_taken_away() {
+    let Some(bed) = Bed::take_later() else { return };
+    let manifest = manifest();
+    // What every test begins with: the definitions and the roles.
+    kubectl(&bed, &["delete", "--ignore-not-found", "-f", "-"], &manifest);
+    let applied = kubectl(&bed, &["apply", "-f", "-"], &manifest);
+    assert!(!applied.contains("Warning"), "{applied}");
+    until("both pods are made", || {
+        let pods = kubectl(&bed, &["get", "pods", "-n", NAMESPACE, "-o", "name"], b"");
+        pods.contains("pod/evenkeel-0") && pods.contains("pod/evenkeel-1")
+    });
+    // Nothing is pruned, and a second apply has nothing to change; kubectl would fail otherwise.
+    let changes = kubectl(&bed, &["diff", "-f", "-"], &manifest);
+    assert_eq!(changes, "");
+
+    kubectl(&bed, &["delete", "-f", "-"], &manifest);
+    until("nothing is left", || ours(&bed).is_empty());
+}
