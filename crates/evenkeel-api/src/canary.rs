@@ -11,11 +11,12 @@ use k8s_openapi::apimachinery::pkg::{
     apis::meta::v1::{Condition, ObjectMeta, Time},
     util::intstr::IntOrString,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
     httproute::{HttpRouteMatch, ParentRef},
+    misfit::{self, Misfit},
     slo::ErrorBudget,
 };
 
@@ -28,9 +29,13 @@ pub struct Canary {
     pub metadata: ObjectMeta,
     /// What is wanted.
     pub spec: CanarySpec,
-    /// How far it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How far it is, as far as it can be read: [`CanaryStatus::misfits`] names the rest.
+    #[serde(default, deserialize_with = "status", skip_serializing_if = "Option::is_none")]
     pub status: Option<CanaryStatus>,
+}
+
+fn status<'de, D: Deserializer<'de>>(from: D) -> Result<Option<CanaryStatus>, D::Error> {
+    Ok(CanaryStatus::read(&Value::deserialize(from)?))
 }
 
 crate::api_kind!(Canary, "flagger.app", "v1beta1", "Canary", "canaries", NamespaceResourceScope);
@@ -332,9 +337,27 @@ pub struct CanaryStatus {
     /// What its SLOs say about a release; written by the SLO controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_budget: Option<ErrorBudget>,
+    /// Parts of the stored status that cannot be read; here they have their defaults.
+    #[serde(skip)]
+    pub misfits: Vec<Misfit>,
     /// Everything else (session affinity cookies).
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+impl CanaryStatus {
+    /// Reads a stored status as far as it can be read: it has several writers, and none of them
+    /// hides what the others say. `None` for null.
+    pub fn read(body: &Value) -> Option<Self> {
+        let (status, misfits) = misfit::readable::<Self>(body);
+        (!body.is_null()).then_some(Self { misfits, ..status })
+    }
+
+    /// Why a part of the stored status cannot be read; `None` when it can, or is not there.
+    pub fn misfit(&self, part: &str) -> Option<&str> {
+        let misfit = self.misfits.iter().find(|misfit| misfit.part == part);
+        misfit.map(|misfit| misfit.problem.as_str())
+    }
 }
 
 /// How far a Canary is.

@@ -3,7 +3,8 @@
 //! The decoder says what it found and what it wanted, not where. The place is found by leaving out
 //! one part after the other: without the part that is wrong, the error is another one or none.
 
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 /// Decodes a body: the decoder's error, `None` when it fits.
 pub type Decode<'a> = &'a dyn Fn(&Value) -> Option<String>;
@@ -25,6 +26,45 @@ pub fn described(decode: Decode<'_>, body: &Value, problem: &str) -> String {
     }
     let problem = plain(problem);
     if path.is_empty() { problem } else { format!("{path}: {problem}") }
+}
+
+/// A part of a body that does not fit, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// The field of the body; empty when the body is no mapping.
+    pub part: String,
+    /// The path of what is wrong, and what is wrong with it.
+    pub problem: String,
+}
+
+/// Reads a body as far as it fits: what one field holds, or one element of a list, never hides
+/// what the others say. All fields of `T` must have defaults.
+pub fn readable<T: DeserializeOwned + Default>(body: &Value) -> (T, Vec<Misfit>) {
+    let error = match T::deserialize(body) {
+        Ok(whole) => return (whole, Vec::new()),
+        Err(error) => error.to_string(),
+    };
+    let decode = |body: &Value| T::deserialize(body).err().map(|error| error.to_string());
+    let Some(fields) = body.as_object() else {
+        let misfit = Misfit { part: String::new(), problem: described(&decode, body, &error) };
+        return (T::default(), vec![misfit]);
+    };
+    let (mut kept, mut misfits) = (Map::new(), Vec::new());
+    for (name, value) in fields {
+        let alone = |value: Value| Value::Object(Map::from_iter([(name.clone(), value)]));
+        let body = alone(value.clone());
+        let Some(error) = decode(&body) else {
+            kept.insert(name.clone(), value.clone());
+            continue;
+        };
+        let problem = described(&decode, &body, &error);
+        misfits.push(Misfit { part: name.clone(), problem });
+        if let Value::Array(items) = value {
+            let fits = |item: &&Value| decode(&alone(Value::from(vec![(*item).clone()]))).is_none();
+            kept.insert(name.clone(), items.iter().filter(fits).cloned().collect());
+        }
+    }
+    (T::deserialize(Value::Object(kept)).unwrap_or_default(), misfits)
 }
 
 /// The part below a pointer that the error is about: its step in the pointer, and in the path.
@@ -157,5 +197,42 @@ mod tests {
         ] {
             assert_eq!(error(at, value), wanted);
         }
+    }
+
+    #[test]
+    fn what_one_part_holds_does_not_hide_the_others() {
+        #[derive(Debug, Default, PartialEq, serde::Deserialize)]
+        #[serde(default)]
+        struct Status {
+            phase: String,
+            weight: i32,
+            lists: Vec<i32>,
+        }
+        let of = |phase: &str, weight, lists: &[i32]| Status {
+            phase: phase.to_owned(),
+            weight,
+            lists: lists.to_vec(),
+        };
+        let read = |body: Value| {
+            let (status, misfits) = readable::<Status>(&body);
+            let said: Vec<_> =
+                misfits.into_iter().map(|m| format!("{}|{}", m.part, m.problem)).collect();
+            (status, said.join("; "))
+        };
+        let fine = json!({"phase": "a", "weight": 5, "lists": [1, 2], "more": 1});
+        assert_eq!(read(fine), (of("a", 5, &[1, 2]), String::new()));
+        assert_eq!(
+            read(json!({"phase": "a", "weight": "5", "lists": [1, "x", 2]})),
+            (
+                of("a", 0, &[1, 2]),
+                "weight|weight: must be a whole number, not the text \"5\"; lists|lists[1]: must \
+                 be a whole number, not the text \"x\""
+                    .to_owned()
+            )
+        );
+        assert_eq!(
+            read(json!("a")),
+            (Status::default(), "|must be a mapping, not the text \"a\"".to_owned())
+        );
     }
 }

@@ -85,6 +85,10 @@ impl<'a> Context<'a> {
         if !view.unreadable.is_empty() {
             return obstacle(reasons::UNREADABLE, view.unreadable.join("; "));
         }
+        // Written anew with what follows from it; a deletion does without.
+        if !view.status_misfits.is_empty() && !deleting {
+            return obstacle(reasons::UNREADABLE, view.status_misfits.join("; "));
+        }
         let begun = !matches!(view.status.phase, Phase::New | Phase::Initializing);
         if begun && !deleting && view.status.evenkeel.is_none() {
             let message = "the API server does not keep status.evenkeel, without which a release \

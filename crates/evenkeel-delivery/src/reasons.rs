@@ -44,7 +44,7 @@ pub const REPAIR_NOT_KEPT: &str = "RepairNotKept";
 pub const DUPLICATE_TARGET: &str = "DuplicateTarget";
 /// A field cannot be acted on.
 pub const INVALID_SPEC: &str = "InvalidSpec";
-/// An object that is needed to decide is there and cannot be read.
+/// An object that is needed to decide is there and cannot be read, or a part of the status.
 pub const UNREADABLE: &str = "ObjectUnreadable";
 /// The API server does not keep our part of the status.
 pub const STATUS_PRUNED: &str = "StatusPruned";
@@ -93,6 +93,8 @@ pub const ASKING_HOOK: &str = "AskingHook";
 pub const APPROVAL_PENDING: &str = "ApprovalPending";
 /// The error budget does not allow a new version now.
 pub const BUDGET_PENDING: &str = "BudgetPending";
+/// What is written of the error budget cannot be read.
+pub const BUDGET_UNREADABLE: &str = "BudgetUnreadable";
 /// The error budget was last computed too long ago.
 pub const BUDGET_NOT_LOOKED_AT: &str = "BudgetNotLookedAt";
 /// Metrics that will judge the version cannot be asked for, and no traffic goes to it until then.

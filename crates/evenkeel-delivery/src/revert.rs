@@ -7,7 +7,13 @@ use evenkeel_control::{Action, Plan, Propagation};
 use serde_json::json;
 
 use crate::{
-    CanaryView, context::Context, diff, draft::Draft, reasons, time::elapsed, workload::Readiness,
+    CanaryView,
+    context::Context,
+    diff,
+    draft::Draft,
+    reasons,
+    time::{LOOK_AGAIN, elapsed},
+    workload::Readiness,
 };
 
 /// Holds a Canary back until its target serves again. Flagger's name, so that both agree.
@@ -53,15 +59,27 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
         draft.tick().wake(ROUTE_GONE);
         return draft.done(reasons::REVERTING);
     }
-    let transition = ctx.status.last_transition_time.as_ref().map(|time| time.0);
-    let since = ctx.run.ticked_at.or(transition).unwrap_or(ctx.view.now);
-    let waited = elapsed(since, ctx.view.now);
-    if let Some(left) = ROUTE_GONE.checked_sub(waited).filter(|left| !left.is_zero()) {
-        return Plan::wait(reasons::REVERTING, left);
+    if let Some(left) = until_route_is_forgotten(ctx) {
+        draft.wake(left);
+        return draft.done(reasons::REVERTING);
     }
     draft.phase(Phase::Terminated);
     remove_finalizer(&mut draft, ctx.view);
     draft.done(reasons::REVERTING)
+}
+
+/// Time that the gateways still have to forget the route, which is gone.
+///
+/// Where the status does not keep when that was, as under a schema without those fields, the
+/// deletion itself was asked for some time before.
+fn until_route_is_forgotten(ctx: &Context<'_>) -> Option<Duration> {
+    let transition = ctx.status.last_transition_time.as_ref().map(|time| time.0);
+    let asked = ctx.view.obj.meta().deletion_timestamp.as_ref().map(|time| time.0);
+    let (since, wait) = match (ctx.run.ticked_at.or(transition), asked) {
+        (Some(noted), _) => (noted, ROUTE_GONE),
+        (None, asked) => (asked?, LOOK_AGAIN),
+    };
+    wait.checked_sub(elapsed(since, ctx.view.now)).filter(|left| !left.is_zero())
 }
 
 /// Puts our finalizer on. Only `revertOnDeletion: false` lets a deletion take everything down:

@@ -20,7 +20,9 @@ use crate::{
 pub(crate) fn fall_back(view: &CanaryView, obstacle: Obstacle) -> Plan {
     let Obstacle { reason, message } = obstacle;
     let mut draft = Draft::new(view);
-    let running = is_running(view.status.phase);
+    // A phase that cannot be read may be any.
+    let hidden = ["phase", ""].iter().any(|part| view.status.misfit(part).is_some());
+    let running = is_running(view.status.phase) || hidden;
     if running && view.run.rollback.is_some() {
         draft.problem(reason, message);
         return match rollback::roll_back(view, draft) {

@@ -133,8 +133,18 @@ fn start(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
 
 /// The error budget does not allow a new version now, or its state is not known.
 fn held_by_budget(ctx: &Context<'_>) -> Option<Plan> {
-    let budget = ctx.status.error_budget.as_ref()?;
     let now_s = ctx.view.now.as_second();
+    let budget = match (&ctx.status.error_budget, ctx.status.misfit("errorBudget")) {
+        (Some(budget), _) => budget,
+        (None, None) => return None,
+        (None, Some(problem)) => {
+            let why = format!(
+                "status.{problem}: the SLO controller writes it anew; if none runs, remove \
+                 status.errorBudget"
+            );
+            return Some(held(ctx, reasons::BUDGET_UNREADABLE, &why));
+        }
+    };
     let (reason, why) = if !budget.permission.goes_ahead() {
         (budget.reason.as_str(), format!("{}: {}", budget.slo, budget.message))
     } else if !budget.goes_ahead(now_s) {
@@ -148,10 +158,14 @@ fn held_by_budget(ctx: &Context<'_>) -> Option<Plan> {
     } else {
         return None;
     };
+    Some(held(ctx, reason, &why))
+}
+
+fn held(ctx: &Context<'_>, reason: &str, why: &str) -> Plan {
     let mut draft = ctx.draft();
     draft.held(reason, format!("Halt {} advancement {why}", ctx.view.names.full()));
     draft.phase(Phase::Waiting).tick().wake(ctx.rules.interval);
-    Some(draft.done(reasons::BUDGET_PENDING))
+    draft.done(reasons::BUDGET_PENDING)
 }
 
 /// The version that waits for approval is given up.

@@ -11,7 +11,6 @@ use evenkeel_api::{
 };
 use evenkeel_control::{Action, HookError, HookReply, MetricsError};
 use jiff::Timestamp;
-use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,6 +21,9 @@ use crate::{
     services::Names,
     workload::Workload,
 };
+
+/// Parts of a status that no release depends on.
+const BESIDE: [&str; 2] = ["errorBudget", "conditions"];
 
 /// Everything that deciding about one Canary may look at.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ pub struct CanaryView {
     pub(crate) conflicting_canary: Option<String>,
     /// Objects that are there and cannot be read, with the reason.
     pub(crate) unreadable: Vec<String>,
+    /// What of its own status cannot be read and a release depends on.
+    pub(crate) status_misfits: Vec<String>,
     pub(crate) target: Option<Workload>,
     /// The target may be there, but cannot be read.
     pub(crate) target_unreadable: bool,
@@ -145,6 +149,9 @@ impl CanaryView {
         if status.error_budget.as_ref().is_some_and(|b| b.permission == Permission::Slower) {
             rules.interval = rules.interval.saturating_mul(2);
         }
+        // The budget has another writer and holds a start by itself; conditions decide nothing.
+        let ours = status.misfits.iter().filter(|m| !BESIDE.contains(&m.part.as_str()));
+        let status_misfits = ours.map(|misfit| format!("status.{}", misfit.problem)).collect();
         let names = Names::from_spec(&canary.spec, obj.namespace());
         let owner = json!(obj.owner_reference());
         Self {
@@ -160,6 +167,7 @@ impl CanaryView {
             owner,
             conflicting_canary: None,
             unreadable: Vec::new(),
+            status_misfits,
             target: None,
             target_unreadable: false,
             primary: None,
@@ -261,7 +269,6 @@ fn skeleton(obj: &Obj) -> Canary {
     canary.spec.target_ref.name = text("/spec/targetRef/name").unwrap_or_default();
     canary.spec.service.name = text("/spec/service/name");
     canary.spec.suspend = obj.json().pointer("/spec/suspend") == Some(&Value::Bool(true));
-    let status = obj.json().get("status");
-    canary.status = status.and_then(|status| CanaryStatus::deserialize(status).ok());
+    canary.status = obj.json().get("status").and_then(CanaryStatus::read);
     canary
 }

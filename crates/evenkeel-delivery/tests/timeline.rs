@@ -15,6 +15,8 @@ mod faults;
 mod hooks;
 #[path = "cases/metrics.rs"]
 mod metrics;
+#[path = "cases/misfits.rs"]
+mod misfits;
 #[path = "cases/objects.rs"]
 mod objects;
 #[path = "cases/repairs.rs"]

@@ -24,6 +24,7 @@ use std::{
 use evenkeel_api::{
     Key, Obj, Revision,
     canary::Canary,
+    misfit,
     slo::{
         BreakGlass, ErrorBudget, ErrorBudgetPolicy, NO_POLICY, Permission, PrometheusRule,
         PrometheusServiceLevel, SloAnswer,
@@ -157,8 +158,7 @@ impl AnswerController {
 }
 
 fn status_of(slo: &Obj) -> SloStatusObject {
-    let status = slo.json().get("status").cloned().unwrap_or(Value::Null);
-    serde_json::from_value(status).unwrap_or_default()
+    slo.json().get("status").map(|status| misfit::readable(status).0).unwrap_or_default()
 }
 
 fn decide(view: &AnswerView) -> Plan {

@@ -7,6 +7,7 @@ use std::{
 use evenkeel_api::{
     ApiObject, Key, Obj,
     canary::Canary,
+    misfit,
     slo::{ErrorBudgetPolicy, PrometheusRule, SloMaintenance},
 };
 use evenkeel_control::{ListQuery, ObserveError, Ports, StoreError};
@@ -86,8 +87,8 @@ pub(super) async fn observe(
         return Ok(None);
     }
     let status = obj.json().get("status").cloned().unwrap_or(Value::Null);
-    // A status of another shape says nothing: it is written anew.
-    let status: SloStatusObject = serde_json::from_value(status).unwrap_or_default();
+    // What has another shape says nothing, and is written anew.
+    let (status, _) = misfit::readable::<SloStatusObject>(&status);
     let known = match taken.known.take().filter(|known| known.uid == obj.uid()) {
         Some(known) if known.manifest.generation == obj.generation() => {
             if known.manifest.is_of(&obj) { known } else { Known { manifest: read(&obj), ..known } }

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use evenkeel_api::{
-    GroupKind, Obj,
+    GroupKind, Obj, misfit,
     slo::{PrometheusServiceLevel, SloMaintenance},
 };
 use evenkeel_base::Clock as _;
@@ -222,8 +222,8 @@ async fn of_cluster(args: &SloStatusArgs) -> anyhow::Result<Subject> {
         ..Subject::default()
     };
     for obj in slos {
-        let known = obj.json().get("status").cloned().unwrap_or_default();
-        let known: SloStatusObject = serde_json::from_value(known).unwrap_or_default();
+        let known = obj.json().get("status").map(misfit::readable::<SloStatusObject>);
+        let known = known.unwrap_or_default().0;
         subject.states.extend(known.slos.into_iter().map(|slo| (slo.id, slo.state)));
         let (name, text) = (obj.key().to_string(), obj.json().to_string());
         subject.inputs.push(Input { name, text });
