@@ -54,6 +54,7 @@ pub use ports::{
     HookError, HookReply, Hooks, HostPorts, Metrics, MetricsError, NoHooks, NoMetrics, NoNotifier,
     Notifier, Ports, Replies, Sample, Series, Span, Timer,
 };
+pub use queue::PANIC_PAUSE_MAX;
 pub use recorder::{create_event, event_name};
 pub use retry::Retry;
 pub use run::RunLoop;

@@ -6,6 +6,11 @@ use std::{
 use evenkeel_api::Key;
 use jiff::{SignedDuration, Timestamp};
 
+/// Longest pause before an object is looked at again on which a pass has panicked. What a defect of
+/// ours kept from being judged, such as a release that has traffic, is judged that soon after its
+/// cause is gone; and a pass every two minutes costs nothing, should the cause stay.
+pub const PANIC_PAUSE_MAX: Duration = Duration::from_mins(2);
+
 /// Longest exponent of a growing pause: further doublings pass every limit.
 const DOUBLINGS_MAX: u32 = 16;
 
@@ -17,7 +22,7 @@ pub(crate) enum BackOff {
     /// Refused, or the same change again and again: only a person or another controller can help,
     /// so a change of the object may end the pause, but no sooner than the first one.
     Slow,
-    /// A defect of ours: long.
+    /// A defect of ours: long, and no event hurries it.
     Panic,
 }
 
@@ -28,7 +33,7 @@ impl BackOff {
         match self {
             Self::Quick => (Duration::from_millis(20), Duration::from_secs(30)),
             Self::Slow => (Duration::from_secs(2), Duration::from_mins(1)),
-            Self::Panic => (Duration::from_secs(30), Duration::from_mins(10)),
+            Self::Panic => (Duration::from_secs(30), PANIC_PAUSE_MAX),
         }
     }
 
@@ -225,6 +230,14 @@ mod tests {
         assert_eq!(pause(&mut queue, BackOff::Slow, Some(five)), five);
         let least = Duration::from_secs(2);
         assert_eq!(pause(&mut queue, BackOff::Slow, Some(Duration::ZERO)), least);
+    }
+
+    #[test]
+    fn after_a_panic_an_object_rests_but_never_for_long() {
+        let mut queue = Queue::default();
+        let pauses: Vec<_> =
+            (0..5).map(|_| pause(&mut queue, BackOff::Panic, None).as_secs()).collect();
+        assert_eq!(pauses, [30, 60, 120, 120, PANIC_PAUSE_MAX.as_secs()]);
     }
 
     #[test]

@@ -201,7 +201,7 @@ fn a_panic_stops_one_object_for_a_long_while_and_no_other() {
         assert!(shown.starts_with("Panicked: ") && shown.contains(words), "{shown}");
         let looks = world.activity.metrics();
         assert!(
-            looks.contains("evenkeel_passes_total{controller=\"fixture\",result=\"panicked\"} 10"),
+            looks.contains("evenkeel_passes_total{controller=\"fixture\",result=\"panicked\"} 32"),
             "{looks}"
         );
         assert!(

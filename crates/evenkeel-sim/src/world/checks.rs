@@ -8,7 +8,7 @@ use std::{
 };
 
 use evenkeel_api::{GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute};
-use evenkeel_control::{ListQuery, Store, WatchEvent};
+use evenkeel_control::{ListQuery, PANIC_PAUSE_MAX, Store, WatchEvent};
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::{
     apps::v1::Deployment, coordination::v1::Lease, core::v1::Service, discovery::v1::EndpointSlice,
@@ -61,6 +61,9 @@ struct State {
     /// Whether processes may read old states now, and when they last did.
     reads_are_stale: bool,
     stale_at: Option<Duration>,
+    /// Until when processes may leave an object alone on which they panicked; as long as they do,
+    /// for ever.
+    resting_until: Duration,
     plant_is_calm: bool,
 }
 
@@ -102,6 +105,11 @@ impl Checks {
             state.stale_at = Some(self.time.elapsed());
         }
         state.reads_are_stale = menu.stale_pct > 0;
+        if !menu.panics_on.is_empty() {
+            state.resting_until = Duration::MAX;
+        } else if state.resting_until == Duration::MAX {
+            state.resting_until = self.time.elapsed() + PANIC_PAUSE_MAX;
+        }
         state.stores_are_calm = *menu == Menu::default();
         state.calm_since = state.is_calm().then(|| self.time.elapsed());
     }
@@ -221,7 +229,7 @@ impl Checks {
         Truth {
             at: self.time.elapsed(),
             bad_since: self.traffic.bad_since(service),
-            calm_since: state.calm_since,
+            calm_since: state.calm_since.map(|since| since.max(state.resting_until)),
             stale_at: if state.reads_are_stale {
                 Some(self.time.elapsed())
             } else {

@@ -103,7 +103,9 @@ pub fn play(seed: u64) -> Outcome {
         };
         let rng = Rng::new(seed).child("scenario");
         let more = Rng::new(seed).child("more");
-        let mut scenario = Scenario { world, rng, more, versions: 0, deaths: 0 };
+        // The seeds of earlier defects play as they did.
+        let panics = (seed % 4 == 1).then(|| Rng::new(seed).child("panics"));
+        let mut scenario = Scenario { world, rng, more, panics, versions: 0, deaths: 0 };
         let ended = scenario.play().await;
         let Scenario { world, deaths, .. } = scenario;
         outcome.breaches = world.checks.breaches();
@@ -125,6 +127,8 @@ struct Scenario {
     rng: Rng,
     /// For what was thought of later: what a seed drew before, it draws still.
     more: Rng,
+    /// For panics, in one seed of four.
+    panics: Option<Rng>,
     versions: u32,
     deaths: usize,
 }
@@ -170,6 +174,7 @@ impl Scenario {
             if self.world.time.elapsed() >= change_at {
                 let mut menu = draw(&mut self.rng);
                 draw_more(&mut self.more, &mut menu);
+                self.panics.iter_mut().for_each(|rng| draw_panic(rng, &mut menu));
                 self.world.set_all(&menu);
                 self.world.trouble(&draw_troubles(&mut self.rng));
                 let service = SERVICES[usize::from(self.rng.below(2) == 1)];
@@ -318,8 +323,6 @@ fn draw(rng: &mut Rng) -> Menu {
 }
 
 /// And perhaps one of these: what is not heard of, or may not be read.
-///
-/// Not drawn: a panic, after which an object is left alone for longer than the checkers allow.
 fn draw_more(rng: &mut Rng, menu: &mut Menu) {
     match rng.below(12) {
         0 | 1 => menu.dropped_pct = 30,
@@ -328,6 +331,18 @@ fn draw_more(rng: &mut Rng, menu: &mut Menu) {
         4 => drop(menu.unreadable.insert(GroupKind::of::<Deployment>())),
         _ => {}
     }
+}
+
+/// Perhaps a defect of ours, which one object shows.
+fn draw_panic(rng: &mut Rng, menu: &mut Menu) {
+    let service = SERVICES[usize::from(rng.below(2) == 1)];
+    let key = match rng.below(6) {
+        0 | 1 => Key::of::<Canary>(NS, service),
+        2 => Key::of::<HttpRoute>(NS, service),
+        3 => Key::of::<Deployment>(NS, service),
+        _ => return,
+    };
+    menu.panics_on.insert(key);
 }
 
 /// Beside the processes, perhaps the gateway or some pods.
@@ -432,7 +447,9 @@ async fn healed(world: &World, service: &str) -> Result<(), String> {
 }
 
 /// A Canary is gone, and its target serves as it did before.
-async fn taken_away(world: &World, service: &str) -> Result<(), String> {
+///
+/// **Errors**: what is not so yet.
+pub async fn taken_away(world: &World, service: &str) -> Result<(), String> {
     let target = pods(world, service).await;
     let apex = world.store.get(&Key::of::<Service>(NS, service)).await.ok().flatten();
     let selector = apex.as_ref().and_then(|apex| apex.json().pointer("/spec/selector/app"));

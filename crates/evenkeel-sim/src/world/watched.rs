@@ -25,7 +25,8 @@ pub(super) struct Truth {
     pub(super) at: Duration,
     /// Since when the new version fails its users; `None` when it does not.
     pub(super) bad_since: Option<Duration>,
-    /// Since when nothing is wrong but perhaps the version; `None` when something is.
+    /// Since when nothing is wrong but perhaps the version, and no process rests from a panic;
+    /// `None` when something is.
     pub(super) calm_since: Option<Duration>,
     /// When a process last may have read an old state; `None` when none ever did.
     pub(super) stale_at: Option<Duration>,
