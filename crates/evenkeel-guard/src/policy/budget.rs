@@ -57,6 +57,8 @@ impl BudgetGate {
     /// Follows the Canaries of a cluster until dropped.
     pub async fn follow(self, read: Arc<dyn Read>, timer: Arc<dyn Timer>) {
         let mut good: Fuse<BoxFuture<'static, ()>> = Fuse::terminated();
+        // What keeps the watch from getting on, as it was last said.
+        let mut trouble: Option<String> = None;
         loop {
             let mut events = read.watch(ListQuery::all(GroupKind::of::<Canary>())).fuse();
             // What was there when it was opened, until all of that has been told.
@@ -78,9 +80,16 @@ impl BudgetGate {
                     Some(Ok(WatchEvent::Synced)) => {
                         good = Fuse::terminated();
                         self.note_all(there.take());
+                        if trouble.take().is_some() {
+                            tracing::info!("budgets: the watch goes on");
+                        }
                     }
                     Some(Err(error)) => {
-                        tracing::warn!(%error, "budgets: watch interrupted, resuming");
+                        let error = error.to_string();
+                        if trouble.as_ref() != Some(&error) {
+                            tracing::warn!(error, "budgets: watch interrupted, resuming");
+                            trouble = Some(error);
+                        }
                     }
                     None => break,
                 }
@@ -177,6 +186,7 @@ fn hold(reason: String) -> Opinion {
 mod tests {
     use std::{
         collections::VecDeque,
+        fmt::Write as _,
         sync::{
             Mutex,
             atomic::{AtomicU64, Ordering},
@@ -359,6 +369,64 @@ mod tests {
         case.pass(1);
         case.tell(Ok(WatchEvent::Synced));
         assert_eq!(case.step(1000), "Allow", "another Canary of this name has no SLO");
+    }
+
+    /// Levels and messages of what is logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl tracing::Subscriber for Lines {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            struct Fields<'a>(&'a mut String);
+            impl tracing::field::Visit for Fields<'_> {
+                fn record_debug(
+                    &mut self,
+                    field: &tracing::field::Field,
+                    value: &dyn std::fmt::Debug,
+                ) {
+                    write!(self.0, " {field}={value:?}").unwrap();
+                }
+            }
+            let mut line = event.metadata().level().to_string();
+            event.record(&mut Fields(&mut line));
+            self.0.lock().unwrap().push(line);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn what_interrupts_the_watch_is_said_once_and_again_when_it_is_something_else() {
+        let lines = Lines::default();
+        let guard = tracing::subscriber::set_default(lines.clone());
+        let mut case = Case::new();
+        let refused = |problem: &str| StoreError::Refused {
+            object: "Canary".to_owned(),
+            problem: problem.to_owned(),
+        };
+        for problem in ["no", "no", "no", "still no", "still no"] {
+            case.tell(Err(refused(problem)));
+            // Each attempt may be a watch of its own.
+            case.end();
+            case.pass(1);
+        }
+        for _ in 0..3 {
+            case.tell(Ok(WatchEvent::Synced));
+        }
+        case.tell(Err(refused("no")));
+        drop(guard);
+        let lines = lines.0.lock().unwrap().clone();
+        let said = lines.iter().filter(|line| !line.starts_with("DEBUG"));
+        let said: Vec<_> = said.map(|line| line.split(' ').next().unwrap_or_default()).collect();
+        assert_eq!(said, ["WARN", "WARN", "INFO", "WARN"], "{lines:?}");
     }
 
     #[test]
