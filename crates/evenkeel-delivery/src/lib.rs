@@ -56,6 +56,7 @@ mod freshness;
 mod pods;
 mod rules;
 mod services;
+mod stamps;
 mod time;
 mod workload;
 
@@ -141,12 +142,13 @@ pub trait MetricServers: fmt::Debug + Send + Sync {
 pub struct CanaryController {
     /// What the host switched.
     pub settings: Settings,
+    clocks: Arc<stamps::Clocks>,
 }
 
 /// Adds the Canary controller to a loop, with judges of everything it changes.
 #[must_use]
 pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
-    run.with(CanaryController { settings }).map_host(|host| {
+    run.with(CanaryController { settings, ..CanaryController::default() }).map_host(|host| {
         host.with_judge(GroupKind::of::<HttpRoute>(), judge::RouteJudge)
             .with_judge(GroupKind::of::<Deployment>(), judge::DeploymentJudge)
             .with_judge(GroupKind::of::<Service>(), Judged(judge::service))
@@ -181,7 +183,11 @@ impl Controller for CanaryController {
     }
 
     async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<CanaryView>, ObserveError> {
-        observe::observe(key, ports, &self.settings).await
+        let view = observe::observe(key, ports, &self.settings, &self.clocks).await?;
+        if view.is_none() {
+            self.clocks.forget(key);
+        }
+        Ok(view)
     }
 
     fn decide(&self, view: &CanaryView) -> Plan {

@@ -19,6 +19,7 @@ use crate::{
     endpoints, fill, pods,
     rules::{MetricKind, SpecError},
     services::Names,
+    stamps::Clocks,
     time::elapsed,
     view::StrayRoute,
     workload::Workload,
@@ -35,9 +36,11 @@ pub(crate) async fn observe(
     key: &Key,
     ports: &Ports,
     settings: &Settings,
+    clocks: &Clocks,
 ) -> Result<Option<CanaryView>, ObserveError> {
     let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
     let mut view = CanaryView::new(obj, settings, ports.clock.now());
+    clocks.correct(&mut view, &*ports.clock);
     let names = view.names.clone();
     view.conflicting_canary = conflicting_canary(&view, ports).await?;
     let readable = view.unreadable.len();

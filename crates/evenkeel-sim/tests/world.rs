@@ -2,6 +2,11 @@
 //! seeds, of which each draws its own.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails fails the test")]
 
+#[path = "world/clocks.rs"]
+mod clocks;
+#[path = "world/endings.rs"]
+mod endings;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use evenkeel_api::{

@@ -2,28 +2,41 @@
 
 use std::{
     fmt::Write as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use evenkeel_base::Clock;
 use evenkeel_control::{BoxFuture, Timer};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// When every run begins, in seconds of the Unix epoch: 2025-01-01, so that runs can be compared.
 const START_S: i64 = 1_735_689_600;
 
 /// Time that jumps to the next thing to happen, as tokio's paused clock does.
+///
+/// The wall clock may be set, as a person or NTP does; waits and the even clock do not notice.
 pub struct VirtualTime {
     began: tokio::time::Instant,
     start: Timestamp,
+    /// By how much the wall clock was set, in milliseconds.
+    off_ms: AtomicI64,
 }
 
 impl VirtualTime {
     /// Begins now. Needs a tokio runtime whose clock is paused.
     pub fn begin() -> Self {
         let start = Timestamp::from_second(START_S).unwrap_or(Timestamp::UNIX_EPOCH);
-        Self { began: tokio::time::Instant::now(), start }
+        Self { began: tokio::time::Instant::now(), start, off_ms: AtomicI64::new(0) }
+    }
+
+    /// Sets the wall clock forward by this, or back.
+    pub fn step(&self, by: SignedDuration) {
+        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.off_ms.fetch_add(by, Ordering::Relaxed);
     }
 
     /// Time since the beginning.
@@ -39,6 +52,11 @@ impl VirtualTime {
 
 impl Clock for VirtualTime {
     fn now(&self) -> Timestamp {
+        let off = SignedDuration::from_millis(self.off_ms.load(Ordering::Relaxed));
+        self.steady().saturating_add(off).unwrap_or(Timestamp::MAX)
+    }
+
+    fn steady(&self) -> Timestamp {
         self.start + self.elapsed()
     }
 }

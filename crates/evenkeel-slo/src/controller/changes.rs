@@ -85,7 +85,8 @@ pub(super) fn changes(view: &SloView) -> Vec<Change> {
         if !active.contains(&change.id) {
             // A Canary is at one release at a time: where the next one is seen, this one was over.
             let next = begun.iter().find(|next| canary_of(&next.id) == canary_of(&change.id));
-            change.to = Some(next.map_or(view.now, |next| next.from.max(change.from)));
+            let seen = counted_until(view).map_or(view.now, |counted| counted.max(view.now));
+            change.to = Some(next.map_or(seen, |next| next.from.max(change.from)));
         }
     }
     changes.append(&mut begun);
@@ -98,6 +99,13 @@ pub(super) fn changes(view: &SloView) -> Vec<Change> {
     let surplus = changes.len().saturating_sub(CHANGES_MAX);
     changes.drain(..surplus);
     changes
+}
+
+/// Until when events are counted. After a clock was set back that is later than now, and whatever
+/// is under way was so until then.
+fn counted_until(view: &SloView) -> Option<Timestamp> {
+    let histories = view.slos.iter().flat_map(|seen| seen.histories.values());
+    histories.filter_map(|history| history.slices().next_back()).map(|slice| slice.to).max()
 }
 
 /// When a release that is new to us can first have met users.
