@@ -11,6 +11,8 @@
 //! ```
 
 mod clients;
+#[cfg(test)]
+mod deletion;
 pub mod happened;
 pub mod judge;
 pub mod ledger;

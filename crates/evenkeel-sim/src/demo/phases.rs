@@ -123,7 +123,7 @@ async fn one(stage: &mut Stage, phase: &Phase, victims: &mut Rng) -> Result<Happ
 }
 
 /// Releases a version, as `kubectl apply` of the changed manifest does.
-async fn apply(stage: &Stage, release: &Release) -> Result<(), Broken> {
+pub(super) async fn apply(stage: &Stage, release: &Release) -> Result<(), Broken> {
     let (key, patch) = pods::release(&stage.deployment(Some(release))?);
     let quality = Quality { error_ratio: Some(release.error_rate), p99_ms: 0.0 };
     stage.world.traffic.set(&key.name, quality);
