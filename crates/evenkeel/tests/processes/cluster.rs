@@ -105,11 +105,6 @@ impl Cluster {
         }
     }
 
-    /// Runs something beside the test until the cluster is dropped.
-    pub(crate) fn beside(&self, part: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(part);
-    }
-
     /// Somebody else who is sent webhooks, until the cluster is dropped.
     pub(crate) fn receive(&self, answer: Answer) -> Receiver {
         Receiver::start(self.runtime.handle(), answer)

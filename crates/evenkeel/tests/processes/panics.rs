@@ -1,7 +1,10 @@
-//! A controller with a defect, over the live client and sockets.
+//! A controller with a defect, in a process of its own: this executable, started again.
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +18,11 @@ use evenkeel_live::{CachedStore, HttpHooks, ProviderNotifier, RealTime, connect}
 use evenkeel_telemetry::shell::PrometheusClient;
 
 use crate::cluster::{Cluster, PLANTED, soon};
+
+/// Folder of the process with the defect; set for it only.
+const FOLDER: &str = "EVENKEEL_TEST_PANICS_FOLDER";
+/// Where it finds metrics.
+const PROMETHEUS: &str = "EVENKEEL_TEST_PANICS_PROMETHEUS";
 
 /// Decides about Canaries, and panics at one of them. No controller of the program does, so this
 /// one runs beside them as a domain of its own.
@@ -45,9 +53,48 @@ const PANICKY: Domain = Domain {
     rights: &[],
 };
 
-/// Runs all domains and the one with the defect, as `evenkeel run` does.
-async fn run(kubeconfig: std::path::PathBuf, prometheus: String, activity: Arc<Activity>) {
-    let store = connect(Some(&kubeconfig)).await.unwrap();
+/// Runs all domains and the one with the defect, as `evenkeel run` does, and writes what `/metrics`
+/// and `/why` would say into files of its folder. It ends with the process that started it.
+#[test]
+#[ignore = "a process of its own, which the test below starts"]
+fn the_process_with_a_defect() {
+    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
+    redact::panics();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    std::thread::spawn(|| {
+        // Nothing comes; it ends with the other process, however that ends.
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).unwrap();
+        drop(end);
+    });
+    let activity = Arc::<Activity>::default();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).enable_all().build().unwrap().block_on(async {
+        tokio::spawn(tell(folder.clone(), activity.clone()));
+        tokio::select! {
+            () = run(&folder, activity) => {}
+            _ = ended => {}
+        }
+    });
+}
+
+/// Writes what the process would answer, again and again.
+async fn tell(folder: PathBuf, activity: Arc<Activity>) {
+    loop {
+        let (new, whole) = (folder.join("metrics.new"), folder.join("metrics"));
+        std::fs::write(&new, activity.metrics()).unwrap();
+        std::fs::rename(new, whole).unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn run(folder: &Path, activity: Arc<Activity>) {
+    let prometheus = std::env::var(PROMETHEUS).unwrap();
+    let store = connect(Some(&folder.join("../kubeconfig"))).await.unwrap();
     let store: Arc<dyn Store> = Arc::new(CachedStore::new(store));
     let time = Arc::new(RealTime::start());
     let door = Arc::new(evenkeel_guard::MemoryDoor::new(time.clone()));
@@ -68,18 +115,56 @@ async fn run(kubeconfig: std::path::PathBuf, prometheus: String, activity: Arc<A
     Assembly::new(host, settings).with_domain(PANICKY).with_leases(leases).run().await;
 }
 
+/// The other process, which is killed when dropped.
+struct Other {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Other {
+    /// Starts this executable again.
+    fn start(cluster: &Cluster) -> Self {
+        let folder = cluster.home.join("panicky");
+        std::fs::create_dir_all(&folder).unwrap();
+        let output = |file: &str| File::create(folder.join(file)).unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "panics::the_process_with_a_defect", "--ignored", "--nocapture"])
+            .env("HOME", &cluster.home)
+            .env(FOLDER, &folder)
+            .env(PROMETHEUS, format!("http://{}", cluster.prometheus.addr))
+            .stdin(Stdio::piped())
+            .stdout(output("stdout"))
+            .stderr(output("stderr"))
+            .spawn()
+            .unwrap();
+        Self { child, folder }
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.folder.join(file)).unwrap_or_default()
+    }
+
+    fn lives(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // It may have ended before.
+        self.child.kill().unwrap_or_default();
+        self.child.wait().unwrap();
+    }
+}
+
 #[test]
 #[ignore = "one of `all_at_once`"]
 pub(crate) fn a_panic_in_one_controller_stops_that_object_there_and_nothing_else() {
-    // As the program does; the controller's panic is told here.
-    redact::panics();
     let cluster = Cluster::start("panics");
     cluster.install("default", "shop", 10);
     cluster.install("default", "other", 10);
-    let activity = Arc::<Activity>::default();
-    let prometheus = format!("http://{}", cluster.prometheus.addr);
     let began = Instant::now();
-    cluster.beside(run(cluster.home.join("kubeconfig"), prometheus, activity.clone()));
+    let mut other = Other::start(&cluster);
     for name in ["shop", "other"] {
         cluster.reach("default", name, "Initialized");
         cluster.release("default", name, 2);
@@ -94,16 +179,20 @@ pub(crate) fn a_panic_in_one_controller_stops_that_object_there_and_nothing_else
     assert_eq!((&*kind, &*reason), ("Stalled", "Panicked"));
     assert!(message.contains("a defect of this controller"), "{message}");
     assert_eq!(cluster.flags("default", "other"), [] as [[String; 3]; 0]);
-    let metrics = activity.metrics();
-    std::fs::write(cluster.home.join("metrics"), &metrics).unwrap();
-    let panics = metrics
-        .lines()
-        .find(|line| line.contains("panicky") && line.contains("panicked"))
-        .unwrap_or_else(|| panic!("{metrics}"));
+    let panicked = |metrics: &str| {
+        let mut lines = metrics.lines();
+        lines.find(|line| line.contains("panicky") && line.contains("panicked")).map(str::to_owned)
+    };
+    soon(|| panicked(&other.read("metrics")).is_some());
+    let panics = panicked(&other.read("metrics")).unwrap();
     let panics: f64 = panics.rsplit(' ').next().unwrap().parse().unwrap();
     let seconds = began.elapsed().as_secs_f64();
     // The first pause after a panic is half a minute long, and the next ones are longer.
     assert!((1.0..1.0 + seconds / 15.0).contains(&panics), "{panics} in {seconds} s");
+    // It is a line of the log, and the process lives.
+    let log = other.read("stderr");
+    assert!(log.contains("a defect of this controller"), "the panic is not in the log");
+    assert!(other.lives(), "{log}");
     cluster.line.asked_at_leisure(released);
     cluster.has_kept_its_secret();
 }
