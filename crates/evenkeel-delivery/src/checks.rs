@@ -48,21 +48,26 @@ pub(crate) enum Checked {
 }
 
 /// Why a check has no value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// The server has none: perhaps nothing is measured yet.
-    #[error("no values found")]
     NoValues,
     /// What it has is no number to judge by; in words.
-    #[error("{0}")]
     Unusable(String),
     /// What it has passes, but is from before the last step; in words.
-    #[error("{0}")]
     Old(String),
     /// It cannot be asked for, or the server did not answer; in words. It says nothing about
     /// traffic.
-    #[error("{0}")]
     Unasked(String),
+}
+
+impl Missing {
+    pub(crate) fn words(&self) -> &str {
+        match self {
+            Self::NoValues => "no values found",
+            Self::Unusable(words) | Self::Old(words) | Self::Unasked(words) => words,
+        }
+    }
 }
 
 /// What a check needs besides its rule.

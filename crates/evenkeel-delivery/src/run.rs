@@ -399,7 +399,7 @@ fn without_data(ctx: &Context<'_>, rule: &MetricRule, missing: &Missing) -> Judg
             format!("Halt {full} advancement metric {} cannot be measured: {problem}", rule.name)
         }
     };
-    let check = format!("{}: {missing}", rule.name);
+    let check = format!("{}: {}", rule.name, missing.words());
     Judged::Failed(Failure { event, check, data_missing_since: Some(since) })
 }
 
