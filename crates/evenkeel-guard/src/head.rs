@@ -67,11 +67,11 @@ pub(crate) fn read(dir: &Path) -> io::Result<Option<Vec<Head>>> {
     }
 }
 
-/// Reads a copy of HEAD that was kept elsewhere, for [`crate::Check`].
+/// Reads a copy of HEAD that was kept elsewhere, for [`crate::Check`]. It may come by a pipe.
 ///
-/// **Errors**: it is not readable, no regular file, or far too large.
+/// **Errors**: it is not readable, or far too large.
 pub fn copy_of_head(path: &Path) -> io::Result<Vec<u8>> {
-    regular::small(path, FILE_BYTES_MAX)
+    regular::given(path, FILE_BYTES_MAX)
 }
 
 /// The heads in the bytes of a HEAD file or of a copy of one, oldest first. A torn one may be

@@ -75,12 +75,17 @@ pub enum KeyError {
 }
 
 impl SigningKey {
-    /// Reads the key in `path` (PKCS #8 in PEM).
+    /// Reads the key in `path` (PKCS #8 in PEM), which may be a pipe.
     ///
     /// **Errors**: the file is missing, not readable, or not such a key.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let text =
-            read_small(path).map_err(|source| KeyError::Io { path: path.to_owned(), source })?;
+        Self::held(path, regular::given(path, FILE_BYTES_MAX))
+    }
+
+    /// The key that was read from `path`.
+    fn held(path: &Path, bytes: io::Result<Vec<u8>>) -> Result<Self, KeyError> {
+        let failed = |source| KeyError::Io { path: path.to_owned(), source };
+        let text = bytes.and_then(text_of).map_err(failed)?;
         let der = der(&text, "PRIVATE KEY");
         let pair = der.and_then(|der| Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).ok());
         let pair = pair.ok_or_else(|| KeyError::NotAKey { path: path.to_owned() })?;
@@ -110,12 +115,12 @@ impl SigningKey {
         Ok(Self::new(pair))
     }
 
-    /// The key in `path`; a new one when there is no file yet. A key that others can read becomes
-    /// private again.
+    /// The key in `path`, a regular file; a new one when there is none yet. A key that others can
+    /// read becomes private again.
     ///
     /// **Errors**: as [`Self::read`] and [`Self::create`].
     pub fn read_or_create(path: &Path) -> Result<Self, KeyError> {
-        match Self::read(path) {
+        match Self::held(path, regular::small(path, FILE_BYTES_MAX)) {
             Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 Self::create(path)
             }
@@ -153,12 +158,12 @@ impl fmt::Debug for SigningKey {
 }
 
 impl PublicKey {
-    /// A key as a person gives it: the name of a file that holds one, or its text.
+    /// A key as a person gives it: the name of a file or pipe that holds one, or its text.
     ///
     /// **Errors**: it is neither.
     pub fn given(text: &str) -> Result<Self, KeyError> {
         let path = Path::new(text);
-        let held = match read_small(path) {
+        let held = match regular::given(path, FILE_BYTES_MAX).and_then(text_of) {
             Ok(held) => held,
             Err(_) if !path.exists() => text.to_owned(),
             Err(source) => return Err(KeyError::Io { path: path.to_owned(), source }),
@@ -235,8 +240,7 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-fn read_small(path: &Path) -> io::Result<String> {
-    let bytes = regular::small(path, FILE_BYTES_MAX)?;
+fn text_of(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text"))
 }
 

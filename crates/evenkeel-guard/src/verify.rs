@@ -107,7 +107,7 @@ impl Unsound {
         Self::Unreadable { path: dir.join(file), source: error }
     }
 
-    fn of_folder(dir: &Path, source: io::Error) -> Self {
+    pub(crate) fn of_folder(dir: &Path, source: io::Error) -> Self {
         Self::Unreadable { path: dir.to_owned(), source }
     }
 }

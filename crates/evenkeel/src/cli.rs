@@ -80,7 +80,9 @@ impl Command {
             Self::Alerts(_)
                 | Self::Why(_)
                 | Self::Slo(SloCommand::Status(_))
-                | Self::Audit(AuditCommand::Verify(_))
+                | Self::Audit(
+                    AuditCommand::Verify(_) | AuditCommand::List(_) | AuditCommand::Show(_)
+                )
         )
     }
 }

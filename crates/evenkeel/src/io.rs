@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use evenkeel_control::redact;
+use tokio::{io::Interest, net::unix::pipe};
 
 /// Writes a result. A reader that has gone away (`| head`) is no error.
 pub(crate) fn print(text: &str) {
@@ -15,6 +16,21 @@ pub(crate) fn print(text: &str) {
 pub(crate) fn try_print(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+}
+
+/// Ready when whoever reads the results through a pipe has gone away; never, when they go
+/// elsewhere. Needs a tokio runtime.
+pub(crate) async fn reader_gone() {
+    // Opened anew: others who write to standard output must not share how this end waits.
+    let output = pipe::OpenOptions::new().open_sender("/proc/self/fd/1");
+    let gone = match &output {
+        Ok(output) => output.ready(Interest::ERROR).await.is_ok(),
+        // No pipe: nobody can leave.
+        Err(_) => false,
+    };
+    if !gone {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Whether results go to a terminal, whose lines are only so long.

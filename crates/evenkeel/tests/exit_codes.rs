@@ -78,6 +78,9 @@ fn every_other_question_does_the_same() {
         &["audit", "verify"],
         &["audit", "verify", "--data-dir", data, "--key", data],
         &["audit", "verify", "--data-dir", data, "--head", data],
+        &["audit", "list", "--data-dir", data],
+        &["audit", "list", "--follow", "--data-dir", data],
+        &["audit", "show", "1", "--data-dir", data],
     ] {
         let (code, complaint) = evenkeel(words);
         assert_eq!(code, Some(2), "{words:?}: {complaint}");

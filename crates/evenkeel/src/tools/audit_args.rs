@@ -26,9 +26,9 @@ pub(crate) enum AuditCommand {
     /// Check that the record is whole and unaltered; exit 1 when it is not, 2 when it could not be
     /// checked
     Verify(VerifyArgs),
-    /// List what was done, why, and what became of it
+    /// List what was done, why, and what became of it; exit codes as of `verify`
     List(ListArgs),
-    /// Show one action with all that is known of it
+    /// Show one action with all that is known of it; exit codes as of `verify`
     Show(ShowArgs),
     /// Print the public key that `verify` needs
     Key(KeyArgs),
@@ -40,8 +40,8 @@ pub(crate) struct VerifyArgs {
     /// Folder with the audit record
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// The public key that must have signed it: a file, or its text as `audit key` prints it.
-    /// Without it, only accidental damage and partial edits are found
+    /// The public key that must have signed it: a file or pipe, or its text as `audit key` prints
+    /// it. Without it, only accidental damage and partial edits are found
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<String>,
     /// A copy of DATA-DIR/audit/HEAD that was kept elsewhere: the record must still contain what

@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
+use anyhow::Context as _;
 use evenkeel_guard::{Dropped, Entry, Follow, Line, Objected, read};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
 use crate::{
     cli::Output,
-    io,
+    io, runtime,
+    signals::stop_signal,
     tools::{
         audit_args::ListArgs,
         audit_unsound::{code, told_of},
@@ -115,8 +117,21 @@ pub(super) fn run(dir: &Path, args: &ListArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Prints every action once its outcome is known, or after a moment without.
+/// Prints every action once its outcome is known, or after a moment without. It ends when it is
+/// told to, or when nobody reads it any more.
 fn follow(dir: &Path, args: &ListArgs, filter: &Filter) -> anyhow::Result<ExitCode> {
+    runtime(1)?.block_on(async {
+        let stop = stop_signal().context("listen for signals")?;
+        tokio::select! {
+            biased;
+            () = stop => Ok(ExitCode::SUCCESS),
+            () = io::reader_gone() => Ok(ExitCode::SUCCESS),
+            ended = print_new(dir, args, filter) => ended,
+        }
+    })
+}
+
+async fn print_new(dir: &Path, args: &ListArgs, filter: &Filter) -> anyhow::Result<ExitCode> {
     let mut record = Follow::new(dir);
     let mut actions = Actions::default();
     let mut waiting: BTreeMap<u64, u32> = BTreeMap::new();
@@ -126,7 +141,14 @@ fn follow(dir: &Path, args: &ListArgs, filter: &Filter) -> anyhow::Result<ExitCo
         return Ok(ExitCode::SUCCESS);
     }
     loop {
-        for line in record.lines()? {
+        let lines = match record.lines() {
+            Ok(lines) => lines,
+            Err(unsound) => {
+                io::complain(&told_of(dir, &unsound));
+                return Ok(code(&unsound));
+            }
+        };
+        for line in lines {
             actions.take(line, filter);
         }
         let mut ready = Vec::new();
@@ -149,7 +171,7 @@ fn follow(dir: &Path, args: &ListArgs, filter: &Filter) -> anyhow::Result<ExitCo
                 return Ok(ExitCode::SUCCESS);
             }
         }
-        std::thread::sleep(LOOK_EVERY);
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
