@@ -1,24 +1,19 @@
 //! The domains of this process, and the door in front of them.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use evenkeel_assembly::{Assembly, Leases, Settings};
-use evenkeel_control::{Activity, Host, Timer};
+use evenkeel_control::{Activity, Host};
 use evenkeel_delivery::MetricServers;
+use evenkeel_guard::FileDoor;
 
-use crate::{door, tools::audit_args::RecordArgs, up::secrets};
+use crate::{door::Watching, up::secrets};
 
 /// Annotation of our Leases: where the leader answers `evenkeel why` and `/metrics`.
 pub(crate) const DIAGNOSTICS: &str = "evenkeel.dev/diagnostics";
 
 /// How the controllers are set up.
 pub(crate) struct Options<'a> {
-    /// Where the record of actions is kept: its folder `audit`.
-    pub(crate) data_dir: &'a Path,
-    /// How it is signed, and how long it is kept.
-    pub(crate) record: &'a RecordArgs,
-    /// Waits for the record's disk.
-    pub(crate) timer: Arc<dyn Timer>,
     /// Whether weights count as set only when the gateway has confirmed them.
     pub(crate) confirm: bool,
     /// Metrics servers that Canaries may name themselves.
@@ -38,9 +33,11 @@ pub(crate) struct Options<'a> {
 }
 
 /// The domains behind the door that keeps the record and minds the error budget.
-pub(crate) fn assemble(host: Host, options: &Options<'_>) -> anyhow::Result<Assembly> {
-    let (clock, timer) = (host.ports().clock.clone(), options.timer.clone());
-    let (door, watching) = door::open(options.data_dir, options.record, clock, timer)?;
+pub(crate) fn assemble(
+    host: Host,
+    (door, watching): (FileDoor, Watching),
+    options: &Options<'_>,
+) -> anyhow::Result<Assembly> {
     let read = host.ports().read.clone();
     let host = host.with_door(Arc::new(door)).with_observer(options.activity.clone());
     let settings = Settings {

@@ -5,10 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use evenkeel_base::Clock;
 use evenkeel_control::{Read, Timer};
-use evenkeel_guard::{BudgetGate, FileDoor, RateLimit, Settings, SigningKey, Switch};
+use evenkeel_guard::{
+    BudgetGate, FileDoor, KeyError, OpenError, RateLimit, Settings, SigningKey, Switch,
+};
 
 use crate::tools::audit_args::RecordArgs;
 
@@ -21,6 +23,8 @@ pub(crate) struct Watching {
 
 /// Opens the record below `data_dir`, with the switches, the error budget and the rate limit in
 /// front of it. Before anything else happens, [`Watching::run`] must run.
+///
+/// **Errors**: nothing can be recorded, so nothing may be done.
 pub(crate) fn open(
     data_dir: &Path,
     args: &RecordArgs,
@@ -28,15 +32,22 @@ pub(crate) fn open(
     timer: Arc<dyn Timer>,
 ) -> anyhow::Result<(FileDoor, Watching)> {
     let dir = data_dir.join("audit");
-    let key = match &args.audit_key {
-        Some(file) => SigningKey::read(file),
-        None => SigningKey::read_or_create(&key_file(data_dir)),
+    let key = if let Some(file) = &args.audit_key {
+        SigningKey::read(file)?
+    } else {
+        let file = key_file(data_dir);
+        SigningKey::read_or_create(&file).map_err(|error| match error {
+            KeyError::Io { .. } => anyhow!(error).context(unrecorded(&file)),
+            // It says what to do.
+            other => other.into(),
+        })?
     };
-    let settings =
-        Settings { dir: dir.clone(), key: key?, keep: args.audit_keep.unwrap_or_default() };
-    let door = FileDoor::open(settings, clock)
-        .with_context(|| format!("record {}", dir.display()))?
-        .with_timer(timer.clone());
+    let settings = Settings { dir: dir.clone(), key, keep: args.audit_keep.unwrap_or_default() };
+    let door = FileDoor::open(settings, clock).map_err(|error| match error {
+        OpenError::Io { .. } => anyhow!(error).context(unrecorded(&dir)),
+        OpenError::InUse { .. } => anyhow!(error),
+    })?;
+    let door = door.with_timer(timer.clone());
     let switch = |name: &str, make: fn(&str) -> Switch| {
         let file = data_dir.join(name);
         let switch = make(&file.display().to_string());
@@ -52,6 +63,14 @@ pub(crate) fn open(
         .with_policy(gate.clone())
         .with_policy(RateLimit::default());
     Ok((door, Watching { gate, switches: [stop, freeze], timer }))
+}
+
+fn unrecorded(place: &Path) -> String {
+    format!(
+        "nothing is done without a record of it, which needs {}: see that this user may write \
+         there, or name another folder with --data-dir",
+        place.display()
+    )
 }
 
 /// Where the private key lies when nothing else is said: outside the record.

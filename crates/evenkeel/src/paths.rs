@@ -1,7 +1,11 @@
 //! Where files lie.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::{
+        self,
+        ErrorKind::{AlreadyExists, QuotaExceeded, StorageFull},
+    },
     net::{TcpStream, ToSocketAddrs as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -31,10 +35,30 @@ pub(crate) fn existing_data_dir(given: Option<&Path>) -> anyhow::Result<PathBuf>
 }
 
 /// The folder for state: as given, or `evenkeel` in the platform's state folder.
+///
+/// **Errors**: it cannot be made, or nothing can be made in it.
 pub(crate) fn data_dir(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let dir = named(given)?;
-    fs::create_dir_all(&dir).with_context(|| format!("make folder {}", dir.display()))?;
-    dir.canonicalize().with_context(|| dir.display().to_string())
+    let made = fs::create_dir_all(&dir).and_then(|()| dir.canonicalize());
+    made.and_then(|dir| try_out(&dir).map(|()| dir)).with_context(|| {
+        format!(
+            "nothing can be kept in the data folder {}: let this user write there, or name another \
+             folder with --data-dir",
+            dir.display()
+        )
+    })
+}
+
+/// Makes a file and removes it: rights alone do not say whether a file system can be written.
+fn try_out(dir: &Path) -> io::Result<()> {
+    let file = dir.join(format!(".try-{}", std::process::id()));
+    match File::create_new(&file) {
+        Ok(_) => fs::remove_file(&file),
+        // What is there already is enough, also for a record that waits for room.
+        Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => Ok(()),
+        Err(error) if error.kind() == AlreadyExists => fs::remove_file(&file),
+        Err(error) => Err(error),
+    }
 }
 
 /// The kubeconfig of the `evenkeel up` of this folder; without a folder, of a running one, unless

@@ -12,7 +12,7 @@ use crate::{
     cli::{RunArgs, Safeguard},
     controllers,
     diagnostics::Diagnostics,
-    io,
+    door, io,
     metric_servers::PrometheusServers,
     metrics_probe, paths,
     signals::stop_signal,
@@ -45,6 +45,9 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
         );
     }
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
+    let time = Arc::new(RealTime::start());
+    // Before anybody is asked anything: without a record there is nothing to do.
+    let door = door::open(&data_dir, &args.record, time.clone(), time.clone())?;
     let store = connect(args.kubeconfig.as_deref()).await.context(
         "no cluster to connect to: name its kubeconfig with --kubeconfig, or set KUBECONFIG",
     )?;
@@ -58,14 +61,13 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
     }
     let cached = CachedStore::new(store);
     let store: Arc<dyn Store> = Arc::new(cached.clone());
-    let time = Arc::new(RealTime::start());
     // The error names the address, without a password.
     let metrics = PrometheusClient::new(&args.prometheus).context("--prometheus")?;
     let metrics: Arc<dyn Metrics> = Arc::new(metrics);
     let url = args.prometheus.clone();
     let probe = metrics_probe::run(url, metrics.clone(), time.clone(), time.clone());
     let notifier = ProviderNotifier::new(store.clone()).context("set up notifications")?;
-    let host = Host::new(&store, time.clone(), time.clone())
+    let host = Host::new(&store, time.clone(), time)
         .with_metrics(metrics)
         .with_notifier(Arc::new(notifier))
         .with_hooks(Arc::new(HttpHooks::new(store).context("set up webhooks")?));
@@ -73,9 +75,6 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
     let metrics = move || cached.metrics();
     let diagnostics = Diagnostics::bind(args.listen, activity.clone(), metrics).await?;
     let options = controllers::Options {
-        data_dir: &data_dir,
-        record: &args.record,
-        timer: time,
         confirm: args.without != Some(Safeguard::Confirmation),
         metric_servers: Some(Arc::new(PrometheusServers::beside(&args.prometheus))),
         look_every: args.slo_interval,
@@ -85,6 +84,6 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
         diagnostics: diagnostics.address()?,
         activity,
     };
-    let assembly = controllers::assemble(host, &options)?;
+    let assembly = controllers::assemble(host, door, &options)?;
     Ok((assembly.beside(probe), diagnostics))
 }

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use evenkeel_control::{self as control, Activity, HostPorts, RunLoop, Store};
 use evenkeel_gateway::{controller, shell::Gateway};
+use evenkeel_guard::FileDoor;
 use evenkeel_live::{HttpHooks, ProviderNotifier, RealTime};
 use evenkeel_telemetry::{
     AlertEvents, RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
@@ -21,6 +22,7 @@ use crate::{
     cli::{Safeguard, UpArgs},
     controllers,
     diagnostics::Diagnostics,
+    door::Watching,
     thread::Thread,
     up::secrets,
 };
@@ -185,7 +187,10 @@ impl Host<'_> {
     ///
     /// They wait for the disk, where the record of actions is, so they have a thread to
     /// themselves.
-    pub(super) async fn start_controllers(&self) -> anyhow::Result<[Part; 2]> {
+    pub(super) async fn start_controllers(
+        &self,
+        door: (FileDoor, Watching),
+    ) -> anyhow::Result<[Part; 2]> {
         let hooks = HttpHooks::new(self.store.clone()).context("set up webhooks")?;
         let notifier = ProviderNotifier::new(self.store.clone()).context("set up notifications")?;
         let host = self
@@ -196,9 +201,6 @@ impl Host<'_> {
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
         let diagnostics = Diagnostics::bind(addr, self.activity.clone(), String::new).await?;
         let options = controllers::Options {
-            data_dir: &self.data_dir,
-            record: &self.args.record,
-            timer: self.time.clone(),
             confirm: self.args.without != Some(Safeguard::Confirmation),
             metric_servers: None,
             look_every: self.args.scrape_interval,
@@ -208,7 +210,7 @@ impl Host<'_> {
             diagnostics: diagnostics.address()?,
             activity: self.activity.clone(),
         };
-        let assembly = controllers::assemble(host, &options)?;
+        let assembly = controllers::assemble(host, door, &options)?;
         let controllers = Part::thread("controllers", || assembly.run())?;
         Ok([controllers, Part::task("diagnostics", diagnostics.run())])
     }

@@ -32,6 +32,7 @@ use evenkeel_telemetry::{Limits, Telemetry};
 
 use crate::{
     cli::{Safeguard, UpArgs},
+    door,
     input::{self, Input},
     io, paths,
     signals::stop_signal,
@@ -62,9 +63,12 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     };
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
     let _lock = secrets::lock()?;
+    let time = Arc::new(RealTime::start());
+    // Before anything is started: without a record there is nothing to do.
+    let open = || door::open(&data_dir, &args.record, time.clone(), time.clone());
+    let door = (!args.no_controllers).then(open).transpose()?;
     agents::clear(&data_dir).await?;
 
-    let time = Arc::new(RealTime::start());
     let api = ApiServer::new(time.clone(), Rng::new(secrets::random_u64()?));
     let store = api.store();
     let served = serve_api(args, &data_dir, api, &nodes).await?;
@@ -88,8 +92,8 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         watch::nodes_ready(host.store.clone(), nodes.len(), NODES_WAIT).await;
         load::apply(host.store.as_ref(), &input.objects).await;
         let mut own = Vec::new();
-        if !args.no_controllers {
-            own.extend(host.start_controllers().await?);
+        if let Some(door) = door {
+            own.extend(host.start_controllers(door).await?);
         }
         io::print(&format!("console: http://{console}/\n"));
         let ready = async {
