@@ -29,6 +29,7 @@ mod pass;
 mod perform;
 mod plan;
 mod ports;
+mod provider;
 mod queue;
 mod recorder;
 pub mod redact;
@@ -46,7 +47,7 @@ pub use endings::{Ending, Endings};
 pub use host::Host;
 pub use judge::{Change, Direction, Judge, Judged, bookkeeping, workload};
 pub use lease::LeaseSettings;
-pub use notices::{HookCall, NOTIFY, Notices, Notification, PROVIDER_TYPES, Webhooks};
+pub use notices::{HookCall, NOTIFY, Notices, Notification, Webhooks};
 pub use observer::{Activity, NoObserver, Observer, Pass};
 pub use perform::Cleared;
 pub use plan::{EventNote, EventType, HeldWords, Plan, StatusWrite};
@@ -54,6 +55,7 @@ pub use ports::{
     HookError, HookReply, Hooks, HostPorts, Metrics, MetricsError, NoHooks, NoMetrics, NoNotifier,
     Notifier, Ports, Replies, Sample, Series, Span, Timer,
 };
+pub use provider::{Provider, ProviderForm, ProviderTarget};
 pub use queue::PANIC_PAUSE_MAX;
 pub use recorder::{create_event, event_name};
 pub use retry::Retry;

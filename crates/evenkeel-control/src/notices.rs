@@ -14,8 +14,6 @@ use crate::{
 pub(crate) const WEBHOOK: &str = "webhook";
 /// Port of notifications.
 pub const NOTIFY: &str = "notify";
-/// What an `AlertProvider`'s `spec.type` may be.
-pub const PROVIDER_TYPES: [&str; 6] = ["slack", "discord", "rocket", "msteams", "gchat", "webhook"];
 /// On top of what the transport says that a call takes at most: it should end by itself.
 const SLACK: Duration = Duration::from_secs(30);
 

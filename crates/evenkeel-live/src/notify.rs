@@ -5,14 +5,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use evenkeel_api::{GroupKind, Key};
+use evenkeel_api::Key;
 use evenkeel_control::{
-    BoxFuture, Notification, Notifier, PROVIDER_TYPES, Read,
+    BoxFuture, Notification, Notifier, Provider, ProviderForm, ProviderTarget, Read, Timer,
     redact::{self, Secrets},
 };
-use http::{Request, Uri, header};
+use futures::future::{Either, select};
+use http::{HeaderMap, HeaderName, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use k8s_openapi::api::core::v1::Secret;
+use jiff::fmt::rfc2822;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -55,24 +56,16 @@ type Done = oneshot::Sender<Result<(), String>>;
 pub struct ProviderNotifier {
     client: HttpClient,
     read: Arc<dyn Read>,
-    pause: Duration,
+    timer: Arc<dyn Timer>,
     queues: Mutex<BTreeMap<Key, mpsc::Sender<(Notification, Done)>>>,
 }
 
 impl ProviderNotifier {
-    /// Reads providers and their Secrets through `read`.
+    /// Reads providers and their Secrets through `read`; waits by `timer`.
     ///
     /// **Errors**: the platform's certificates cannot be read.
-    pub fn new(read: Arc<dyn Read>) -> std::io::Result<Self> {
-        let client = http_client()?;
-        Ok(Self { client, read, pause: PAUSE, queues: Mutex::default() })
-    }
-
-    /// With another first pause between attempts.
-    #[must_use]
-    pub fn pausing(mut self, pause: Duration) -> Self {
-        self.pause = pause;
-        self
+    pub fn new(read: Arc<dyn Read>, timer: Arc<dyn Timer>) -> std::io::Result<Self> {
+        Ok(Self { client: http_client()?, read, timer, queues: Mutex::default() })
     }
 
     fn queue(&self, provider: Key) -> mpsc::Sender<(Notification, Done)> {
@@ -83,8 +76,8 @@ impl ProviderNotifier {
             let channel = Channel {
                 client: self.client.clone(),
                 read: self.read.clone(),
+                timer: self.timer.clone(),
                 provider,
-                pause: self.pause,
             };
             tokio::spawn(channel.work(jobs));
             queue
@@ -95,8 +88,7 @@ impl ProviderNotifier {
 
 impl Notifier for ProviderNotifier {
     fn deliver(&self, notification: Notification) -> BoxFuture<'static, Result<(), String>> {
-        let kind = GroupKind::new("flagger.app", "AlertProvider");
-        let provider = Key::new(kind, &notification.namespace, &notification.provider);
+        let provider = Provider::key(&notification.namespace, &notification.provider);
         let (done, told) = oneshot::channel();
         let queued = match self.queue(provider.clone()).try_send((notification, done)) {
             // It has just been forgotten, and is there anew.
@@ -118,8 +110,8 @@ impl Notifier for ProviderNotifier {
 struct Channel {
     client: HttpClient,
     read: Arc<dyn Read>,
+    timer: Arc<dyn Timer>,
     provider: Key,
-    pause: Duration,
 }
 
 /// Why an attempt failed.
@@ -148,11 +140,16 @@ impl Channel {
                 jobs.close();
                 jobs.try_recv().ok()
             });
-            let Some((notification, done)) = next else { return };
+            let Some((notification, mut done)) = next else { return };
             let outcome = if told.contains(&notification.id) {
                 Ok(())
             } else {
-                self.deliver(&notification).await
+                tokio::select! {
+                    biased;
+                    // Whoever asked has given it up and says so: it must not arrive later.
+                    () = done.closed() => continue,
+                    outcome = self.deliver(&notification) => outcome,
+                }
             };
             if outcome.is_ok() {
                 if told.len() == TOLD_MAX {
@@ -160,19 +157,21 @@ impl Channel {
                 }
                 told.push_back(notification.id);
             }
-            // Whoever asked may have stopped waiting.
+            // Whoever asked may have stopped waiting just now.
             done.send(outcome).unwrap_or_default();
         }
     }
 
     async fn deliver(&self, notification: &Notification) -> Result<(), String> {
-        let mut pause = self.pause;
+        let mut pause = PAUSE;
         for attempt in 1.. {
-            let sent = tokio::time::timeout(ANSWER_MAX, self.attempt(notification)).await;
-            let failure = match sent {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(failure)) => failure,
-                Err(_) => Failure::Later(format!("no answer within {ANSWER_MAX:?}"), None),
+            let sent = std::pin::pin!(self.attempt(notification));
+            let failure = match select(sent, self.timer.sleep(ANSWER_MAX)).await {
+                Either::Left((Ok(()), _)) => return Ok(()),
+                Either::Left((Err(failure), _)) => failure,
+                Either::Right(_) => {
+                    Failure::Later(format!("no answer within {ANSWER_MAX:?}"), None)
+                }
             };
             match failure {
                 Failure::Final(problem) => return Err(problem),
@@ -180,7 +179,7 @@ impl Channel {
                     return Err(format!("{problem} ({attempt} attempts)"));
                 }
                 Failure::Later(_, asked) => {
-                    tokio::time::sleep(asked.unwrap_or(pause).min(PAUSE_MAX)).await;
+                    self.timer.sleep(asked.unwrap_or(pause).min(PAUSE_MAX)).await;
                     pause = pause.saturating_mul(2);
                 }
             }
@@ -189,12 +188,12 @@ impl Channel {
     }
 
     async fn attempt(&self, notification: &Notification) -> Result<(), Failure> {
-        let target = Target::read(&*self.read, &self.provider).await?;
-        let uri: Uri = target
-            .address
-            .parse()
-            .map_err(|_| Failure::Final(format!("{}: its address is not a URL", self.provider)))?;
-        let shown = redact::url_host(&target.address);
+        let target = self.target().await?;
+        let uri: Uri =
+            target.0.address.parse().map_err(|_| {
+                Failure::Final(format!("{}: its address is not a URL", self.provider))
+            })?;
+        let shown = redact::url_host(&target.0.address);
         let resolved = resolve(&*self.read, &uri, &self.provider.namespace).await;
         let uri = match resolved {
             Ok(Some(uri)) => uri,
@@ -207,7 +206,7 @@ impl Channel {
         let mut request = Request::post(uri)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, AGENT);
-        if let Some(token) = &target.token {
+        if let Some(token) = &target.0.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let body = target.message(notification).to_string();
@@ -220,8 +219,7 @@ impl Channel {
             Failure::Later(format!("{shown}: {words}"), None)
         })?;
         let status = answer.status();
-        let after = answer.headers().get(header::RETRY_AFTER);
-        let after = after.and_then(|after| after.to_str().ok()?.parse().ok());
+        let after = retry_after(answer.headers());
         let body = Limited::new(answer.into_body(), BODY_MAX).collect().await;
         let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         if status.is_success() {
@@ -230,113 +228,58 @@ impl Channel {
         let words = target.secrets().text(String::from_utf8_lossy(&body).trim());
         let problem = format!("{shown} answered {}: {words}", status.as_u16());
         if status.is_server_error() || [408, 425, 429].contains(&status.as_u16()) {
-            Err(Failure::Later(problem, after.map(Duration::from_secs)))
+            Err(Failure::Later(problem, after))
         } else {
             Err(Failure::Final(problem))
         }
     }
+
+    /// Where messages go now. What does not exist yet may be made soon.
+    async fn target(&self) -> Result<Target, Failure> {
+        let later = |problem: String| Failure::Later(problem, None);
+        let found = self.read.get(&self.provider).await;
+        let found = found.map_err(|error| later(redact::text(&error.to_string())))?;
+        let found = found.ok_or_else(|| later(Provider::absent(&self.provider)))?;
+        let provider = Provider::read(&found).map_err(Failure::Final)?;
+        let mut kept = None;
+        if let Some(key) = provider.secret() {
+            let read = self.read.get(key).await;
+            let read = read.map_err(|error| later(redact::about(key, &error.to_string())))?;
+            kept = Some(read.ok_or_else(|| later(provider.without(key)))?);
+        }
+        provider.target(kept.as_deref()).map(Target).map_err(Failure::Final)
+    }
 }
 
-/// Where a provider's messages go, and in which form.
-struct Target {
-    form: Form,
-    address: String,
-    token: Option<String>,
-    channel: String,
-    username: String,
+/// How long a receiver asks us to wait: so many seconds, or until a date by its own clock.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name)?.to_str().ok();
+    let asked = text(header::RETRY_AFTER)?;
+    let wait = if let Ok(seconds) = asked.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let until = rfc2822::parse(asked).ok()?.timestamp();
+        let now = rfc2822::parse(text(header::DATE)?).ok()?.timestamp();
+        Duration::try_from(until.duration_since(now)).ok()?
+    };
+    // At once is what it was asked before it said this.
+    (!wait.is_zero()).then_some(wait)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// Slack's, which Discord and Rocket.Chat take, too.
-    Slack,
-    Teams,
-    GoogleChat,
-    Webhook,
-}
+/// Where a provider's messages go.
+struct Target(ProviderTarget);
 
 impl Target {
-    async fn read(read: &dyn Read, provider: &Key) -> Result<Self, Failure> {
-        let found = read.get(provider).await;
-        let found =
-            found.map_err(|error| Failure::Later(redact::text(&error.to_string()), None))?;
-        let Some(found) = found else {
-            let hint = "create it, or correct providerRef in the Canary's alerts";
-            return Err(Failure::Later(format!("{provider} does not exist: {hint}"), None));
-        };
-        let text = |path: &str| {
-            found.json().pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
-        };
-        if !text("/spec/proxy").is_empty() {
-            let problem = format!("{provider}: spec.proxy is not supported: remove it");
-            return Err(Failure::Final(problem));
-        }
-        let (mut address, mut token) = (text("/spec/address"), None);
-        let secret = text("/spec/secretRef/name");
-        if !secret.is_empty() {
-            let key = provider.sibling::<Secret>(&secret);
-            let read = read.get(&key).await;
-            let read = read
-                .map_err(|error| Failure::Later(redact::about(&key, &error.to_string()), None))?;
-            let Some(read) = read else {
-                return Err(Failure::Later(format!("{key} of {provider} does not exist"), None));
-            };
-            let data = read.get::<Secret>().ok().and_then(|secret| secret.data.clone());
-            let field = |name: &str| {
-                let bytes = data.as_ref()?.get(name)?;
-                Some(String::from_utf8_lossy(&bytes.0).trim().to_owned())
-            };
-            address = field("address").unwrap_or(address);
-            token = field("token");
-        }
-        let kind = text("/spec/type");
-        if address.is_empty() && kind == "slack" && token.is_some() {
-            "https://slack.com/api/chat.postMessage".clone_into(&mut address);
-        }
-        if address.is_empty() {
-            let problem = "has no address: set spec.address, or `address` in the Secret of \
-                           spec.secretRef";
-            return Err(Failure::Final(format!("{provider} {problem}")));
-        }
-        let form = match kind.as_str() {
-            "slack" | "rocket" => Form::Slack,
-            "discord" => {
-                // Discord takes Slack's messages at this path.
-                if !address.ends_with("/slack") {
-                    address.push_str("/slack");
-                }
-                Form::Slack
-            }
-            "msteams" => Form::Teams,
-            "gchat" => Form::GoogleChat,
-            "webhook" => Form::Webhook,
-            other => {
-                let (other, known) = (redact::quote(other), PROVIDER_TYPES.join(", "));
-                let problem =
-                    format!("{provider}: spec.type {other} is not supported; use one of {known}");
-                return Err(Failure::Final(problem));
-            }
-        };
-        let or = |text: String, default: &str| if text.is_empty() { default.into() } else { text };
-        Ok(Self {
-            form,
-            address,
-            token,
-            channel: or(text("/spec/channel"), "general"),
-            username: or(text("/spec/username"), "evenkeel"),
-        })
-    }
-
     /// What a receiver must not repeat. The path is the password of a chat's webhook.
     fn secrets(&self) -> Secrets {
-        Secrets::of_whole_url(&self.address).and(self.token.as_deref().unwrap_or_default())
+        Secrets::of_whole_url(&self.0.address).and(self.0.token.as_deref().unwrap_or_default())
     }
 
     /// Whether an answer of status 200 means that the message was taken. Slack's API says in the
     /// body that it was not.
     fn taken(&self, body: &[u8]) -> Result<(), Failure> {
         let said: Value = serde_json::from_slice(body).unwrap_or_default();
-        if self.form != Form::Slack || said.get("ok") != Some(&Value::Bool(false)) {
+        if self.0.form != ProviderForm::Slack || said.get("ok") != Some(&Value::Bool(false)) {
             return Ok(());
         }
         let error = said.get("error").and_then(Value::as_str).unwrap_or("no reason");
@@ -350,17 +293,17 @@ impl Target {
     fn message(&self, notification: &Notification) -> Value {
         let Notification { owner, severity, message, fields, .. } = notification;
         let facts = fields.iter();
-        match self.form {
-            Form::Slack => {
+        match self.0.form {
+            ProviderForm::Slack => {
                 let fields: Vec<_> = facts
                     .map(|(title, value)| json!({"title": title, "value": value, "short": false}))
                     .collect();
                 let colour = if severity == "error" { "danger" } else { "good" };
-                json!({"channel": self.channel, "username": self.username, "attachments": [{
+                json!({"channel": self.0.channel, "username": self.0.username, "attachments": [{
                     "color": colour, "author_name": owner, "text": message,
                     "mrkdwn_in": ["text"], "fields": fields}]})
             }
-            Form::Teams => {
+            ProviderForm::Teams => {
                 let facts: Vec<_> =
                     facts.map(|(name, value)| json!({"name": name, "value": value})).collect();
                 let colour = if severity == "error" { "FF0000" } else { "0076D7" };
@@ -369,11 +312,11 @@ impl Target {
                     "sections": [{"activityTitle": message, "activitySubtitle": owner,
                         "facts": facts}]})
             }
-            Form::GoogleChat => {
+            ProviderForm::GoogleChat => {
                 let facts = facts.map(|(name, value)| format!("\n{name}: {value}"));
                 json!({"text": format!("*{owner}* {message}{}", facts.collect::<String>())})
             }
-            Form::Webhook => {
+            ProviderForm::Webhook => {
                 json!({"id": notification.id, "object": owner, "severity": severity,
                     "message": message, "fields": fields})
             }

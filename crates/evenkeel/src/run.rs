@@ -66,7 +66,8 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
     let metrics: Arc<dyn Metrics> = Arc::new(metrics);
     let url = args.prometheus.clone();
     let probe = metrics_probe::run(url, metrics.clone(), time.clone(), time.clone());
-    let notifier = ProviderNotifier::new(store.clone()).context("set up notifications")?;
+    let notifier =
+        ProviderNotifier::new(store.clone(), time.clone()).context("set up notifications")?;
     let host = Host::new(&store, time.clone(), time)
         .with_metrics(metrics)
         .with_notifier(Arc::new(notifier))

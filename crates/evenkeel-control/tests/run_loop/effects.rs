@@ -267,7 +267,7 @@ impl Notifier for Pager {
 }
 
 #[test]
-fn notifications_are_counted_by_their_outcome() {
+fn notifications_are_recorded_and_counted_by_their_outcome() {
     let decide = |seen: &Seen| {
         if seen.config.is_some() {
             return Plan::idle("AsWanted");
@@ -292,6 +292,7 @@ fn notifications_are_counted_by_their_outcome() {
     setup.host = Box::new(|host| host.with_notifier(Arc::new(Pager)));
     world.boot(setup);
     world.run_for(5);
+    assert_eq!(*world.gate.failures.lock().unwrap(), ["no such channel"]);
     let metrics = world.activity.metrics();
     for outcome in ["done", "failed"] {
         let counted = format!(

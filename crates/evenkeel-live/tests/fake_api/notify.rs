@@ -9,15 +9,23 @@ use std::{
 
 use evenkeel_api::{Key, Obj};
 use evenkeel_control::{
-    BoxFuture, ListQuery, Listed, Notification, Notifier as _, Read, StoreError, Watch,
+    BoxFuture, ListQuery, Listed, Notification, Notifier as _, Read, StoreError, Timer, Watch,
 };
 use evenkeel_live::ProviderNotifier;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::join_all};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    sync::Semaphore,
 };
+
+use crate::support::{Reply, Server, soon};
+
+/// Longest wait for one answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Notifications that wait for one provider behind the one that is being sent.
+const WAITING_MAX: usize = 128;
 
 /// A cluster of these objects.
 struct Objects(BTreeMap<String, Arc<Obj>>);
@@ -47,8 +55,46 @@ impl Read for Objects {
 /// What the receiver got: head and body of each request.
 type Got = Arc<Mutex<Vec<(String, Value)>>>;
 
+/// Pauses pass at once and are noted. The longest wait for an answer is over as often as the test
+/// says so.
+struct Paced {
+    pauses: Mutex<Vec<u64>>,
+    over: Arc<Semaphore>,
+}
+
+impl Paced {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { pauses: Mutex::default(), over: Arc::new(Semaphore::new(0)) })
+    }
+
+    /// Those so far, in seconds.
+    fn pauses(&self) -> Vec<u64> {
+        self.pauses.lock().unwrap().clone()
+    }
+}
+
+impl Timer for Paced {
+    fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
+        if wait == ANSWER_MAX {
+            let over = self.over.clone();
+            return Box::pin(async move { over.acquire().await.unwrap().forget() });
+        }
+        self.pauses.lock().unwrap().push(wait.as_secs());
+        Box::pin(async {})
+    }
+}
+
 /// A receiver that answers with these, then 200 for ever.
 async fn receiver(answers: &'static [&'static str]) -> (SocketAddr, Got) {
+    receiver_behind(&Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)), answers).await
+}
+
+/// The same; each answer has to be let through.
+async fn receiver_behind(
+    gate: &Arc<Semaphore>,
+    answers: &'static [&'static str],
+) -> (SocketAddr, Got) {
+    let gate = gate.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let got = Got::default();
@@ -70,9 +116,11 @@ async fn receiver(answers: &'static [&'static str]) -> (SocketAddr, Got) {
                 }
             };
             seen.lock().unwrap().push((head, body));
-            // A status, and after a line break a body.
+            gate.acquire().await.unwrap().forget();
+            // A status, headers, each after a bar, and after a line break a body.
             let answer = answers.next().unwrap_or(&"200 OK");
             let (status, body) = answer.split_once('\n').unwrap_or((*answer, ""));
+            let status = status.replace('|', "\r\n");
             let head = format!("Content-Length: {}\r\nConnection: close", body.len());
             let answer = format!("HTTP/1.1 {status}\r\n{head}\r\n\r\n{body}");
             stream.write_all(answer.as_bytes()).await.unwrap();
@@ -100,8 +148,27 @@ fn notification(id: &str, message: &str) -> Notification {
 }
 
 fn notifier(objects: Vec<Value>) -> ProviderNotifier {
-    let notifier = ProviderNotifier::new(Objects::of(objects)).unwrap();
-    notifier.pausing(Duration::from_millis(1))
+    paced(objects, &Paced::new())
+}
+
+fn paced(objects: Vec<Value>, time: &Arc<Paced>) -> ProviderNotifier {
+    ProviderNotifier::new(Objects::of(objects), time.clone()).unwrap()
+}
+
+/// What was told so far, in a provider of type `webhook`.
+fn messages(got: &Got) -> Vec<String> {
+    let message = |(_, body): &(String, Value)| body["message"].as_str().unwrap().to_owned();
+    got.lock().unwrap().iter().map(message).collect()
+}
+
+/// Waits until a receiver has got so many requests.
+async fn reached(got: &Got, count: usize) {
+    soon(async {
+        while got.lock().unwrap().len() < count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -110,7 +177,7 @@ async fn a_receiver_that_fails_for_a_while_gets_every_message_once_and_in_order(
     let notifier = notifier(vec![provider("slack", &format!("http://{address}/services/pl4nted"))]);
     let (first, second) = (notification("1", "rolling back"), notification("2", "rolled back"));
     let all = [&first, &second, &first].map(|one| notifier.deliver(one.clone()));
-    for outcome in futures::future::join_all(all).await {
+    for outcome in join_all(all).await {
         assert_eq!(outcome, Ok(()));
     }
     let got = got.lock().unwrap();
@@ -192,4 +259,94 @@ async fn what_cannot_be_delivered_says_why_and_nothing_secret() {
         assert!(problem.contains(expected) && hides, "{problem}");
     }
     assert_eq!(got.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_receiver_is_bounded_and_stays_in_order() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (address, got) = receiver_behind(&gate, &[]).await;
+    let notifier = notifier(vec![provider("webhook", &format!("http://{address}/"))]);
+    let tell = |number: usize| {
+        let number = number.to_string();
+        notifier.deliver(notification(&number, &number))
+    };
+    let mut told = vec![tell(0)];
+    // It is on its way: nothing waits but what comes now.
+    reached(&got, 1).await;
+    told.extend((1..=WAITING_MAX).map(tell));
+    let too_many = soon(tell(WAITING_MAX + 1)).await.unwrap_err();
+    assert_eq!(too_many, "128 notifications wait for AlertProvider/shop/chat already");
+    gate.add_permits(WAITING_MAX + 2);
+    assert!(soon(join_all(told)).await.into_iter().all(|outcome| outcome == Ok(())));
+    let numbers = |to: usize| (0..to).map(|number| number.to_string()).collect::<Vec<_>>();
+    assert_eq!(messages(&got), numbers(WAITING_MAX + 1));
+    // What was refused was not kept, and may be told once there is room.
+    assert_eq!(soon(tell(WAITING_MAX + 1)).await, Ok(()));
+    assert_eq!(messages(&got), numbers(WAITING_MAX + 2));
+}
+
+#[tokio::test]
+async fn a_receiver_that_answers_nothing_is_given_up_and_holds_up_no_other() {
+    let silent = Server::start(|_| Reply::Silence).await;
+    let (address, got) = receiver(&[]).await;
+    let mut other = provider("webhook", &format!("http://{address}/"));
+    other["metadata"]["name"] = "mail".into();
+    let time = Paced::new();
+    let notifier = paced(vec![provider("webhook", &silent.url("/")), other], &time);
+    let [first, second] = ["1", "2"].map(|id| notifier.deliver(notification(id, id)));
+    silent.reached(1, |_| true).await;
+    let elsewhere = Notification { provider: "mail".to_owned(), ..notification("3", "3") };
+    assert_eq!(soon(notifier.deliver(elsewhere)).await, Ok(()));
+    assert_eq!(messages(&got), ["3"]);
+    for attempts in 1..=14 {
+        silent.reached(attempts, |_| true).await;
+        time.over.add_permits(1);
+    }
+    for given_up in [first, second] {
+        let problem = soon(given_up).await.unwrap_err();
+        assert_eq!(problem, "no answer within 10s (7 attempts)");
+    }
+    assert_eq!(time.pauses(), [1, 2, 4, 8, 16, 32, 1, 2, 4, 8, 16, 32]);
+}
+
+#[tokio::test]
+async fn a_receiver_is_waited_for_as_long_as_it_asks() {
+    let (address, got) = receiver(&[
+        "429 Too Many Requests|Retry-After: 7",
+        "503 Unavailable|Retry-After: Sun, 06 Nov 1994 08:49:49 GMT|\
+         Date: Sun, 06 Nov 1994 08:49:37 GMT",
+        // Longer than anybody waits for a chat.
+        "503 Unavailable|Retry-After: 3600",
+        // What follows says nothing of use.
+        "503 Unavailable|Retry-After: 0",
+        "503 Unavailable|Retry-After: Sun, 06 Nov 1994 08:49:49 GMT",
+        "503 Unavailable|Retry-After: soon",
+    ])
+    .await;
+    let time = Paced::new();
+    let notifier = paced(vec![provider("webhook", &format!("http://{address}/"))], &time);
+    assert_eq!(soon(notifier.deliver(notification("1", "m"))).await, Ok(()));
+    assert_eq!(time.pauses(), [7, 12, 60, 8, 16, 32]);
+    assert_eq!(got.lock().unwrap().len(), 7);
+}
+
+/// The run loop gives up what takes too long, and records it as failed.
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_not_sent() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (address, got) = receiver_behind(&gate, &[]).await;
+    let notifier = notifier(vec![provider("webhook", &format!("http://{address}/"))]);
+    let [first, second, third] = ["1", "2", "3"].map(|id| notifier.deliver(notification(id, id)));
+    reached(&got, 1).await;
+    drop(second);
+    gate.add_permits(2);
+    assert_eq!(soon(join_all([first, third])).await, [Ok(()), Ok(())]);
+    assert_eq!(messages(&got), ["1", "3"]);
+    // Nor is one sent again of which it is not known whether it arrived.
+    let fourth = notifier.deliver(notification("4", "4"));
+    reached(&got, 3).await;
+    drop(fourth);
+    gate.add_permits(2);
+    assert_eq!(soon(notifier.deliver(notification("5", "5"))).await, Ok(()));
+    assert_eq!(messages(&got), ["1", "3", "4", "5"]);
 }

@@ -192,7 +192,8 @@ impl Host<'_> {
         door: (FileDoor, Watching),
     ) -> anyhow::Result<[Part; 2]> {
         let hooks = HttpHooks::new(self.store.clone()).context("set up webhooks")?;
-        let notifier = ProviderNotifier::new(self.store.clone()).context("set up notifications")?;
+        let notifier = ProviderNotifier::new(self.store.clone(), self.time.clone());
+        let notifier = notifier.context("set up notifications")?;
         let host = self
             .base()
             .with_metrics(Arc::new(Offloaded::new(self.telemetry.clone())))

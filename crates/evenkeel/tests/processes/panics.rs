@@ -98,9 +98,10 @@ async fn run(folder: &Path, activity: Arc<Activity>) {
     let store: Arc<dyn Store> = Arc::new(CachedStore::new(store));
     let time = Arc::new(RealTime::start());
     let door = Arc::new(evenkeel_guard::MemoryDoor::new(time.clone()));
+    let notifier = ProviderNotifier::new(store.clone(), time.clone()).unwrap();
     let host = Host::new(&store, time.clone(), time)
         .with_metrics(Arc::new(PrometheusClient::new(&prometheus).unwrap()))
-        .with_notifier(Arc::new(ProviderNotifier::new(store.clone()).unwrap()))
+        .with_notifier(Arc::new(notifier))
         .with_hooks(Arc::new(HttpHooks::new(store.clone()).unwrap()))
         .with_door(door)
         .with_observer(activity);
