@@ -1,13 +1,17 @@
 //! The process dies, or the disk fails, between any two changes on disk.
 
+use evenkeel_api::{Key, canary::Canary};
 use evenkeel_base::FixedClock;
-use futures::channel::oneshot;
+use evenkeel_control::{Action, Direction, Door as _, Petition, Verdict};
+use futures::{channel::oneshot, executor::block_on, future};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::*;
 use crate::{
-    Check, Entry, Summary,
+    Check, Entry, Keeper, Summary,
     book::{Ask, Book, Request, What},
     read, verify,
+    writer::Writer,
 };
 
 /// What one run does to the record: `a` asks, `o` notes an outcome, `s` syncs, `2` asks twice at
@@ -251,4 +255,50 @@ fn cut_at_any_byte_it_is_a_crash_or_tampering_as_head_says() {
         }
     }
     fs::remove_dir_all(case.dir.parent().unwrap()).unwrap();
+}
+
+/// Longer than any other step may take, and the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_disk_that_takes_its_time_holds_up_nobody_but_who_waits_for_it() {
+    let case = Case::new("slow");
+    let mut book = case.open();
+    let (tell, begun) = oneshot::channel();
+    let (go_on, told) = std::sync::mpsc::channel();
+    let in_time = Arc::new(AtomicU64::new(0));
+    let (mut tell, mut written, counted) = (Some(tell), false, in_time.clone());
+    book.sink.probe = Some(Box::new(move |step| {
+        written |= step == Step::Write;
+        // The sync of the line that is asked for.
+        if let Some(tell) = tell.take_if(|_| written && step == Step::Sync) {
+            tell.send(()).unwrap();
+            counted.fetch_add(u64::from(told.recv_timeout(PATIENCE).is_ok()), Relaxed);
+        }
+        Ok(())
+    }));
+    let clock = Arc::new(FixedClock(Timestamp::UNIX_EPOCH));
+    let door = Keeper::over(Writer::start(book).unwrap(), clock, None);
+    let action = Action::Scale { key: Key::of::<Pod>("shop", "a"), replicas: 1 };
+    let petition = Petition {
+        controller: "delivery",
+        object: &Key::of::<Canary>("shop", "a"),
+        action: &action,
+        text: &action.to_string(),
+        after: None,
+        reason: "Test",
+        before: None,
+        direction: Direction::Riskier,
+        now: Timestamp::UNIX_EPOCH,
+    };
+    // Both on this one thread: if the question waited for the disk on it, nothing else went on.
+    let others = async {
+        begun.await.unwrap();
+        go_on.send(()).unwrap();
+    };
+    let (verdict, ()) = block_on(future::join(door.ask(&petition), others));
+    assert!(matches!(verdict, Verdict::Allow(_)), "{verdict:?}");
+    assert_eq!(in_time.load(Relaxed), 1, "the disk was waited for on the thread of the others");
+    drop(door);
+    case.clear();
 }

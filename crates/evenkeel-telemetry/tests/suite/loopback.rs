@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::common::{EPOCH_S, TokioTime};
+use evenkeel_base::Clock;
 use evenkeel_control::{BoxFuture, Metrics, MetricsError, Sample, Span};
 use evenkeel_promql::labels::Labels;
 use evenkeel_telemetry::{
@@ -217,6 +218,59 @@ async fn large_forms_are_refused() {
     let n = stream.read(&mut answer).await.unwrap();
     let line = String::from_utf8_lossy(&answer[..n]).lines().next().unwrap_or_default().to_owned();
     assert_eq!(line, "HTTP/1.1 413 Payload Too Large");
+    server.abort();
+}
+
+/// Tells when somebody asks it, which the server does right before a query.
+struct Telling(TokioTime, tokio::sync::watch::Sender<u32>);
+
+impl Clock for Telling {
+    fn now(&self) -> Timestamp {
+        self.1.send_modify(|asked| *asked += 1);
+        self.0.now()
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// The runtime of this test has one thread: whoever waits on it stops everybody.
+#[tokio::test(flavor = "current_thread")]
+async fn a_query_that_waits_for_the_series_holds_up_no_other_request() {
+    let telemetry = Telemetry::new(Limits::default());
+    let at = Timestamp::from_second(EPOCH_S).unwrap();
+    telemetry.append(&Labels::from_pairs([("__name__", "hits")]), at, 42.0).unwrap();
+    let (asked, mut told) = tokio::sync::watch::channel(0);
+    let clock = Arc::new(Telling(TokioTime::start(), asked));
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = Server::bind(address, telemetry.clone(), clock).await.unwrap();
+    let address = server.address().unwrap();
+    let server = tokio::spawn(server.run());
+    // Somebody writes for as long as nobody else was answered, or much too long.
+    let (locked, writing) = tokio::sync::oneshot::channel();
+    let (answered, done) = std::sync::mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        let _writing = telemetry.write();
+        locked.send(()).unwrap();
+        done.recv_timeout(Duration::from_secs(30)).is_ok()
+    });
+    writing.await.unwrap();
+    let slow = tokio::spawn(get(address, "/api/v1/query?query=hits"));
+    told.wait_for(|asked| *asked == 1).await.unwrap();
+    let other = get(address, "/nothing").await;
+    assert!(other.starts_with("HTTP/1.1 404 "), "{other}");
+    assert!(!slow.is_finished());
+    // Where the query stopped this thread, the writer has given up by now.
+    answered.send(()).unwrap_or_default();
+    let slow = slow.await.unwrap();
+    assert!(slow.contains("\"42\""), "{slow}");
+    assert!(writer.join().unwrap(), "the query was waited for on the thread of the others");
     server.abort();
 }
 
