@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers may fail the test")]
 
+mod following;
 mod forging;
 mod format1;
 mod keeping;
