@@ -26,7 +26,11 @@ pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Alerts {
         let key = Provider::key(namespace, &provider.name);
         match ports.read.get(&key).await {
             Ok(Some(found)) => {
-                if let Some(message) = unusable(&found, view, ports).await {
+                // Nobody waits for a server that does not answer once per provider.
+                let Ok(problem) = unusable(&found, view, ports).await else {
+                    return Alerts::Unknown;
+                };
+                if let Some(message) = problem {
                     let reason = reasons::PROVIDER_INVALID;
                     return Alerts::Fail(AlertProblem { reason, message });
                 }
@@ -69,21 +73,29 @@ fn reads_secrets(view: &CanaryView) -> bool {
 
 /// What of a provider, or of the Secret it names, keeps every notification from being delivered:
 /// people should not learn it from the first alert that is missing. `None` when nothing is known.
-async fn unusable(found: &Obj, view: &CanaryView, ports: &Ports) -> Option<String> {
+///
+/// **Errors**: the Secret could not be read this time.
+async fn unusable(
+    found: &Obj,
+    view: &CanaryView,
+    ports: &Ports,
+) -> Result<Option<String>, StoreError> {
     let provider = match Provider::read(found) {
         Ok(provider) => provider,
-        Err(problem) => return Some(problem),
+        Err(problem) => return Ok(Some(problem)),
     };
     let mut kept = None;
     if let Some(secret) = provider.secret() {
         if !reads_secrets(view) {
-            return None;
+            return Ok(None);
         }
-        // One that may not be read here may be readable for who delivers.
-        let Some(found) = ports.read.get(secret).await.ok()? else {
-            return Some(provider.without(secret));
+        kept = match ports.read.get(secret).await {
+            Ok(Some(found)) => Some(found),
+            Ok(None) => return Ok(Some(provider.without(secret))),
+            // One that may not be read here may be readable for who delivers.
+            Err(StoreError::Refused { .. }) => return Ok(None),
+            Err(error) => return Err(error),
         };
-        kept = Some(found);
     }
-    provider.target(kept.as_deref()).err()
+    Ok(provider.target(kept.as_deref()).err())
 }

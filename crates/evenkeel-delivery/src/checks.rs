@@ -80,8 +80,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) server: Option<&'a str>,
     /// The host's own server, which is asked where none is named; `None` when it has no address.
     pub(crate) own_server: Option<&'a str>,
-    /// The template, when the rule names one and it exists.
-    pub(crate) template: Option<&'a MetricTemplate>,
+    /// The template that the rule names, or why there is none.
+    pub(crate) template: Result<&'a MetricTemplate, String>,
     /// A check passes only with data from after this.
     pub(crate) since: Timestamp,
     pub(crate) now: Timestamp,
@@ -96,7 +96,14 @@ impl Asked<'_> {
         rule: &MetricRule,
         answer: impl Fn(&Query) -> Option<Answer>,
     ) -> Result<Checked, Unanswered> {
-        let server = self.template.and_then(address).or(self.server).map(str::to_owned);
+        let server = self
+            .template
+            .as_ref()
+            .ok()
+            .copied()
+            .and_then(address)
+            .or(self.server)
+            .map(str::to_owned);
         let asked = server.as_deref().or(self.own_server);
         // The last query that found something.
         let telling: RefCell<Option<String>> = RefCell::default();
@@ -119,9 +126,9 @@ impl Asked<'_> {
                 Ok(query) => value_of(answer(query)?),
                 Err(problem) => Err(Missing::Unasked(problem)),
             },
-            MetricKind::Template(reference, variables) => match self.template {
-                None => Err(Missing::Unasked(absent(reference, &self.names.namespace))),
-                Some(template) => match self.fill(&template.spec.query, rule, variables) {
+            MetricKind::Template(_, variables) => match &self.template {
+                Err(problem) => Err(Missing::Unasked(problem.clone())),
+                Ok(template) => match self.fill(&template.spec.query, rule, variables) {
                     Ok(query) => value_of(answer(query)?),
                     Err(problem) => Err(Missing::Unasked(problem)),
                 },
@@ -365,7 +372,7 @@ mod tests {
             source: MetricSource::MeshOrPods,
             server: None,
             own_server: None,
-            template: Some(&template),
+            template: Ok(&template),
             since: Timestamp::from_second(90_000).unwrap(),
             now: Timestamp::from_second(90_010).unwrap(),
         };
@@ -446,7 +453,7 @@ mod tests {
             source: MetricSource::Mesh,
             server: Some("http://other/"),
             own_server: None,
-            template: None,
+            template: Err(String::new()),
             since: Timestamp::UNIX_EPOCH,
             now: Timestamp::UNIX_EPOCH,
         };

@@ -150,13 +150,15 @@ impl<'a> Context<'a> {
     }
 
     /// A plan that says nothing yet but that the spec can be acted on, and which of the Gateways it
-    /// names do not exist, and whether people can be alerted and metrics asked for.
+    /// names do not exist, whether people can be alerted and metrics asked for, and what could not
+    /// be read.
     pub(crate) fn draft(&self) -> Draft<'a> {
         Draft::new(self.view)
             .accepted()
             .without_gateways(&self.view.gateways_missing)
             .alerting(&self.view.alerts)
             .measuring(self.view.unmeasured())
+            .reading(self.view.unread.message())
     }
 
     /// Nothing to do but to let time pass; what was waited for until now has come.

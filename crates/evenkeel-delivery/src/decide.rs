@@ -7,7 +7,7 @@ use crate::{
     CanaryView, alerts,
     context::{Context, Need, Obstacle, Turn},
     draft::Draft,
-    finish, hooks, init, objects, reasons, repair, revert, rollback, run, safety, start,
+    finish, hold, hooks, init, objects, reasons, repair, revert, rollback, run, safety, start,
     time::{LOOK_AGAIN, elapsed},
     workload::is_ours,
 };
@@ -44,6 +44,9 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
     if ctx.run.alerted_at.is_some_and(|at| elapsed(at, view.now) <= alerts::MEMORY) {
         // No watch reports whether a notification was accepted.
         plan = plan.waking(ALERT_CHECK);
+    }
+    if !view.unread.is_empty() {
+        plan = plan.waking(LOOK_AGAIN);
     }
     let quiet = plan.actions.is_empty() && plan.status.is_empty() && plan.then.is_empty();
     if !quiet {
@@ -86,6 +89,9 @@ fn next(ctx: &Context<'_>) -> Result<Plan, Need> {
             _ => start::rest(ctx, primary)?,
         }
     } else if ctx.revision == ctx.status.last_promoted_spec {
+        if let Some(plan) = hold::all(ctx) {
+            return Ok(plan);
+        }
         // It is made again only from a version that was promoted.
         let mut draft = ctx.draft();
         draft.act_all(objects::primary(ctx).action).wake(Duration::ZERO);
@@ -96,7 +102,10 @@ fn next(ctx: &Context<'_>) -> Result<Plan, Need> {
     Ok(match turn {
         Turn::Now(plan) => plan,
         Turn::Calm(plan) => repair::before(ctx, false).unwrap_or(plan),
-        Turn::Ramp(plan) => repair::before(ctx, true).unwrap_or(plan),
+        Turn::Ramp(plan) => {
+            let held = repair::before(ctx, true).or_else(|| hold::risk(ctx));
+            held.unwrap_or(plan)
+        }
     })
 }
 
@@ -109,6 +118,9 @@ fn adopt_revisions(ctx: &Context<'_>) -> Option<Plan> {
         return None;
     }
     let primary = ctx.view.primary.as_ref()?;
+    if let Some(plan) = hold::all(ctx) {
+        return Some(plan);
+    }
     let same = ctx.rewrite().same_version(ctx.target, primary);
     let mut draft = ctx.draft();
     draft.status.last_applied_spec = if same { ctx.revision.to_owned() } else { String::new() };

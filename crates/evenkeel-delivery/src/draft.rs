@@ -13,7 +13,7 @@ use crate::{
     CanaryView, diff,
     reasons::{
         ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, METRICS, PROMOTED,
-        REPAIR_NOT_KEPT, SYNCED,
+        READ_FAILED, READABLE, REPAIR_NOT_KEPT, SYNCED,
     },
     view::{AlertProblem, Alerts, Metering},
 };
@@ -77,6 +77,7 @@ pub(crate) struct Draft<'a> {
     gateways: Trouble,
     alerts: Trouble,
     metrics: Trouble,
+    reading: Trouble,
     /// Sent after everything else: an alert must not delay what it is about.
     notices: Vec<Notification>,
 }
@@ -96,6 +97,7 @@ impl<'a> Draft<'a> {
             gateways: Trouble::Unknown,
             alerts: Trouble::Unknown,
             metrics: Trouble::Unknown,
+            reading: Trouble::Unknown,
             notices: Vec::new(),
         }
     }
@@ -109,7 +111,9 @@ impl<'a> Draft<'a> {
     /// Gateways that the spec names and that do not exist: no outside client reaches the service by
     /// them. Normal where a manifest is tried out on another cluster, so it is not a warning.
     pub(crate) fn without_gateways(mut self, missing: &[String]) -> Self {
-        self.gateways = if missing.is_empty() {
+        self.gateways = if !self.view.unread.gateways.is_empty() {
+            Trouble::Unknown
+        } else if missing.is_empty() {
             Trouble::None
         } else {
             let message = format!(
@@ -117,6 +121,20 @@ impl<'a> Draft<'a> {
                 missing.join(", ")
             );
             Trouble::Some { reason: GATEWAY_MISSING.to_owned(), message }
+        };
+        self
+    }
+
+    /// What could not be read in this look; `None` when all was read.
+    pub(crate) fn reading(mut self, problem: Option<String>) -> Self {
+        self.reading = match problem {
+            Some(message) => {
+                if !self.status.conditions.iter().any(|c| c.type_ == READABLE) {
+                    self.warning(message.clone());
+                }
+                Trouble::Some { reason: READ_FAILED.to_owned(), message }
+            }
+            None => Trouble::None,
         };
         self
     }
@@ -369,6 +387,7 @@ impl<'a> Draft<'a> {
             (GATEWAYS, &self.gateways),
             (ALERTS, &self.alerts),
             (METRICS, &self.metrics),
+            (READABLE, &self.reading),
         ] {
             let conditions = &mut self.status.conditions;
             match trouble {

@@ -17,6 +17,10 @@ use crate::{
 /// Pause before a webhook's reply is looked for: it is there as soon as the call has returned.
 pub(crate) const REPLY_WAIT: Duration = Duration::from_millis(100);
 
+/// Longest wait for an approval before the version is given up: a forgotten gate must not keep a
+/// half-released version for ever.
+pub(crate) const APPROVAL_WAIT_MAX: Duration = Duration::from_hours(24);
+
 /// What the webhooks of one kind say together.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Approval {

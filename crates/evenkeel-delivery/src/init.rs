@@ -8,7 +8,7 @@ use evenkeel_control::Plan;
 use crate::{
     context::Context,
     draft::{Draft, Severity},
-    objects, reasons, repair, revert,
+    hold, objects, reasons, repair, revert,
     rollback::CONFIRMATION_SLOW,
     services::Role,
     time::elapsed,
@@ -36,6 +36,9 @@ pub(crate) fn initialize(ctx: &Context<'_>) -> Plan {
     if let Some(action) = revert::hold_deletion(ctx) {
         draft.act(action).wake(Duration::ZERO);
         return draft.done(reasons::MAKING_OBJECTS);
+    }
+    if let Some(plan) = hold::all(ctx) {
+        return plan;
     }
     let mut drifts = objects::services(ctx, &[Role::Canary, Role::Primary]);
     drifts.extend(objects::copies(ctx));

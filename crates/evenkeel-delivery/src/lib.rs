@@ -33,6 +33,7 @@ mod decide;
 mod context;
 mod draft;
 mod finish;
+mod hold;
 mod hooks;
 mod init;
 mod judge;
@@ -58,6 +59,7 @@ mod rules;
 mod services;
 mod stamps;
 mod time;
+mod unread;
 mod workload;
 
 mod observe;
@@ -142,13 +144,21 @@ pub trait MetricServers: fmt::Debug + Send + Sync {
 pub struct CanaryController {
     /// What the host switched.
     pub settings: Settings,
-    clocks: Arc<stamps::Clocks>,
+    memory: Arc<Memory>,
+}
+
+/// What the controller remembers of objects between two looks. Nothing is decided by it alone: a
+/// process that starts anew knows none of it.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    clocks: stamps::Clocks,
+    listings: pods::Listings,
 }
 
 /// Adds the Canary controller to a loop, with judges of everything it changes.
 #[must_use]
 pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
-    run.with(CanaryController { settings, ..CanaryController::default() }).map_host(|host| {
+    run.with(CanaryController { settings, memory: Arc::default() }).map_host(|host| {
         host.with_judge(GroupKind::of::<HttpRoute>(), judge::RouteJudge)
             .with_judge(GroupKind::of::<Deployment>(), judge::DeploymentJudge)
             .with_judge(GroupKind::of::<Service>(), Judged(judge::service))
@@ -183,9 +193,9 @@ impl Controller for CanaryController {
     }
 
     async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<CanaryView>, ObserveError> {
-        let view = observe::observe(key, ports, &self.settings, &self.clocks).await?;
+        let view = observe::observe(key, ports, &self.settings, &self.memory).await?;
         if view.is_none() {
-            self.clocks.forget(key);
+            self.memory.clocks.forget(key);
         }
         Ok(view)
     }

@@ -116,6 +116,13 @@ fn new_copy(ctx: &Context<'_>, config: &Obj, key: Key) -> Drift {
 /// one that other Canaries made belongs to this one, too, so that it does not go with theirs.
 fn used_copies(ctx: &Context<'_>) -> Vec<Drift> {
     let target = &ctx.view.names.target;
+    let unread = &ctx.view.unread;
+    let known = |key: &&Key| {
+        let of = |source: &Key| {
+            configs::copy_of(source) == **key || configs::own_copy_of(source, target) == **key
+        };
+        !unread.copies.contains_key(key) && !unread.configs.keys().any(of)
+    };
     let drift = |key: &Key| {
         let source = ctx.view.configs.iter().find(|(source, _)| {
             configs::copy_of(source) == *key || configs::own_copy_of(source, target) == *key
@@ -143,7 +150,7 @@ fn used_copies(ctx: &Context<'_>) -> Vec<Drift> {
             }
         }
     };
-    ctx.view.used_copies.iter().filter_map(drift).collect()
+    ctx.view.used_copies.iter().filter(known).filter_map(drift).collect()
 }
 
 fn is_as_promoted(ctx: &Context<'_>, source: &Key) -> bool {
@@ -180,6 +187,8 @@ fn shared_copy(ctx: &Context<'_>, copy: &Arc<Obj>) -> Option<Drift> {
 /// The Services of these roles that are not there or not as they should be.
 pub(crate) fn services(ctx: &Context<'_>, roles: &[Role]) -> Vec<Drift> {
     let (spec, names) = (&ctx.view.canary.spec, &ctx.view.names);
+    let unread = &ctx.view.unread.services;
+    let known = |role: &&Role| !unread.contains_key(names.of(**role));
     let drift = |role: &Role| {
         let mut want = services::service(spec, names, *role, ctx.target, ctx.owner);
         let have = ctx.view.services.get(names.of(*role)).map(AsRef::as_ref);
@@ -190,11 +199,15 @@ pub(crate) fn services(ctx: &Context<'_>, roles: &[Role]) -> Vec<Drift> {
         }
         Drift::between(have, want)
     };
-    roles.iter().filter_map(drift).collect()
+    roles.iter().filter(known).filter_map(drift).collect()
 }
 
 /// The route, if it is not there or not as it should be; its weights are never touched here.
 pub(crate) fn route(ctx: &Context<'_>) -> Option<Drift> {
+    if ctx.view.unread.services.contains_key(&ctx.view.names.apex) {
+        // How many ports it has is not known.
+        return None;
+    }
     let have = ctx.view.route.as_deref();
     let spec = &ctx.view.canary.spec;
     let names = &ctx.view.names;

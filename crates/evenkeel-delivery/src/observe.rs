@@ -8,18 +8,17 @@ use evenkeel_api::{
     canary::{Canary, MetricTemplate, Phase, TemplateRef},
     httproute::{Gateway, HttpRoute, ParentRef},
 };
-use evenkeel_control::{ListQuery, MetricsError, ObserveError, Ports, StoreError};
+use evenkeel_control::{ListQuery, MetricsError, ObserveError, Ports, StoreError, redact};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::Value;
 
 use crate::{
-    CanaryView, Settings, alerts, checks, configs,
+    CanaryView, Memory, Settings, alerts, checks, configs,
     context::Need,
     decide::advance,
-    endpoints, fill, pods,
+    endpoints, fill, pods, route,
     rules::{MetricKind, SpecError},
     services::Names,
-    stamps::Clocks,
     time::elapsed,
     view::StrayRoute,
     workload::Workload,
@@ -31,26 +30,29 @@ const NEEDS_MAX: usize = 256;
 /// Looks at everything that one Canary depends on.
 ///
 /// An object that is there and cannot be read is part of the view: it must not keep a rollback from
-/// being decided. What may pass (no answer from the server) is an error, and looked at again.
+/// being decided. Nor must one that may be there, where only a part of what is decided needs it
+/// ([`Unread`]). Without the Canary, its target, primary and route nothing can be judged: a passing
+/// failure there (no answer from the server) is an error, and looked at again.
 pub(crate) async fn observe(
     key: &Key,
     ports: &Ports,
     settings: &Settings,
-    clocks: &Clocks,
+    memory: &Memory,
 ) -> Result<Option<CanaryView>, ObserveError> {
     let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
     let mut view = CanaryView::new(obj, settings, ports.clock.now());
-    clocks.correct(&mut view, &*ports.clock);
+    memory.clocks.correct(&mut view, &*ports.clock);
     let names = view.names.clone();
     view.conflicting_canary = conflicting_canary(&view, ports).await?;
     let readable = view.unreadable.len();
     view.target = workload(&mut view, &names.target, ports).await?;
     view.target_unreadable = view.unreadable.len() > readable;
     view.primary = workload(&mut view, &names.target_primary, ports).await?;
-    stuck_pods(&mut view, ports).await;
     for name in [&names.apex, &names.primary, &names.canary] {
-        if let Some(service) = read(&mut view, &key.sibling::<Service>(name), ports).await? {
-            view.services.insert(name.clone(), service);
+        match read(&mut view, &key.sibling::<Service>(name), ports).await {
+            Ok(Some(service)) => drop(view.services.insert(name.clone(), service)),
+            Ok(None) => {}
+            Err(error) => drop(view.unread.services.insert(name.clone(), error.to_string())),
         }
     }
     let route = view.route_key();
@@ -64,13 +66,19 @@ pub(crate) async fn observe(
         Err(error @ StoreError::Refused { .. }) => {
             view.unreadable.push(format!("EndpointSlices cannot be read: {error}"));
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => view.unread.endpoints = Some(error.to_string()),
     }
     view.stray_route = stray_route(&view, ports).await?;
-    gateways(&mut view, ports).await?;
-    tracked(&mut view, ports).await?;
-    templates(&mut view, ports).await?;
-    view.alerts = alerts::look(&view, ports).await;
+    gateways(&mut view, ports).await;
+    templates(&mut view, ports).await;
+    // Each may wait for a server that does not answer: together no longer than one of them.
+    let (stuck, configs, alerts) = futures::join!(
+        stuck_pods(&view, &memory.listings, ports),
+        used_configs(&view, ports),
+        alerts::look(&view, ports),
+    );
+    (view.stuck_pods, view.alerts) = (stuck, alerts);
+    take_configs(&mut view, configs);
     // What was seen last is stamped with a time at which it was so: an interval that begins with
     // the gateway's confirmation never begins before it, however slow the server is.
     view.now = ports.clock.now();
@@ -122,17 +130,21 @@ async fn workload(
 
 /// What keeps pods of the target and its primary from starting; looked for only while some are
 /// missing.
-async fn stuck_pods(view: &mut CanaryView, ports: &Ports) {
+async fn stuck_pods(
+    view: &CanaryView,
+    listings: &pods::Listings,
+    ports: &Ports,
+) -> BTreeMap<String, String> {
     let mut stuck = BTreeMap::new();
     for workload in [&view.target, &view.primary].into_iter().flatten() {
         if workload.is_complete() {
             continue;
         }
-        if let Some(trouble) = pods::trouble(workload, ports).await {
+        if let Some(trouble) = listings.trouble(workload, ports).await {
             stuck.insert(workload.obj.name().to_owned(), trouble);
         }
     }
-    view.stuck_pods = stuck;
+    stuck
 }
 
 /// A route of this Canary under another name than the spec's. Looked for only while the spec's
@@ -197,7 +209,7 @@ async fn endpoints(
 }
 
 /// Which of the named Gateways exist: the article's `public-gateway` may well not.
-async fn gateways(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError> {
+async fn gateways(view: &mut CanaryView, ports: &Ports) {
     let service = &view.canary.spec.service;
     let mut wanted: Vec<ParentRef> = Vec::new();
     for name in service.gateways.iter().filter(|name| *name != "mesh") {
@@ -212,60 +224,127 @@ async fn gateways(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError
         let is_gateway = gateway.kind.as_deref().is_none_or(|kind| kind == "Gateway");
         let namespace = gateway.namespace.as_deref().unwrap_or(view.obj.namespace());
         let key = Key::of::<Gateway>(namespace, &gateway.name);
-        let found = match ports.read.get(&key).await {
-            Ok(found) => found.is_some(),
-            // A cluster without the Gateway API has no Gateways.
-            Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => false,
-            Err(error) => return Err(error),
-        };
-        if found || !is_gateway {
+        if !is_gateway {
             view.gateways.push(gateway);
-        } else {
-            view.gateways_missing.push(key.to_string());
+            continue;
+        }
+        match ports.read.get(&key).await {
+            Ok(Some(_)) => view.gateways.push(gateway),
+            Ok(None) => view.gateways_missing.push(key.to_string()),
+            Err(error) => {
+                // It may be there: who is attached to it stays so.
+                if view.route.as_ref().is_some_and(|route| route::names(route, &gateway)) {
+                    view.gateways.push(gateway);
+                }
+                view.unread.gateways.insert(key, error.to_string());
+            }
         }
     }
-    Ok(())
 }
 
-/// The configs that the target uses, and the copies of them that there are.
-async fn tracked(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError> {
-    let namespace = view.names.namespace.clone();
-    let used = view.primary.as_ref().map(|p| configs::named_by(p.template(), &namespace));
-    let named = view.target.as_ref().map(|t| configs::named_by(t.template(), &namespace));
-    let named = named.unwrap_or_default();
-    let used = used.unwrap_or_default().into_iter();
-    view.used_copies =
-        used.filter(|key| configs::may_be_copy(key) && !named.contains(key)).collect();
-    let mut copies = view.used_copies.clone();
-    for key in named {
-        // What is missing is the pod's business to complain about.
-        let Some(config) = read(view, &key, ports).await? else { continue };
-        copies.insert(configs::copy_of(&key));
-        copies.insert(configs::own_copy_of(&key, &view.names.target));
-        view.configs.insert(key, config);
+/// Answers for the configs that the target and its primary name, and for the copies of them.
+type Configs = BTreeMap<Key, Result<Option<Arc<Obj>>, StoreError>>;
+
+/// Reads the configs that the target uses, and whatever may be a copy of them.
+async fn used_configs(view: &CanaryView, ports: &Ports) -> Configs {
+    let keys: BTreeSet<Key> = sources(view).into_iter().chain(used_copies(view)).collect();
+    let copies = sources(view).into_iter().flat_map(|key| copies_of(view, &key));
+    let keys: BTreeSet<Key> = keys.into_iter().chain(copies).collect();
+    let reads = keys.into_iter().map(|key| async move {
+        let found = ports.read.get(&key).await;
+        (key, found)
+    });
+    futures::future::join_all(reads).await.into_iter().collect()
+}
+
+/// Why a config could not be read. What a server says of a Secret is withheld; that it refuses is
+/// what its users must know.
+fn words(key: &Key, error: &StoreError) -> String {
+    match error {
+        StoreError::Refused { .. } if redact::is_secret(key) => {
+            format!("{key}: the API server does not let us read it")
+        }
+        _ => error.to_string(),
     }
-    for key in copies {
-        if let Some(found) = read(view, &key, ports).await? {
-            view.config_copies.insert(key, found);
+}
+
+/// The configs that the target names.
+fn sources(view: &CanaryView) -> Vec<Key> {
+    let target = view.target.as_ref();
+    target.map(|t| configs::named_by(t.template(), &view.names.namespace)).unwrap_or_default()
+}
+
+/// What the primary names that may be a copy.
+fn used_copies(view: &CanaryView) -> BTreeSet<Key> {
+    let used = view.primary.as_ref();
+    let used = used.map(|p| configs::named_by(p.template(), &view.names.namespace));
+    let named = sources(view);
+    let used = used.unwrap_or_default().into_iter();
+    used.filter(|key| configs::may_be_copy(key) && !named.contains(key)).collect()
+}
+
+fn copies_of(view: &CanaryView, source: &Key) -> [Key; 2] {
+    [configs::copy_of(source), configs::own_copy_of(source, &view.names.target)]
+}
+
+/// Sorts the configs and copies that were read into the view. What could not be read is taken to
+/// be as it was when a version was last taken up: nothing that needs more is done.
+fn take_configs(view: &mut CanaryView, answers: Configs) {
+    let named: BTreeSet<Key> = sources(view).into_iter().collect();
+    view.used_copies = used_copies(view);
+    let copies: BTreeSet<Key> = named.iter().flat_map(|key| copies_of(view, key)).collect();
+    for (key, answer) in answers {
+        let is_copy = copies.contains(&key) || view.used_copies.contains(&key);
+        match answer {
+            Ok(Some(found)) => {
+                if is_copy {
+                    view.config_copies.insert(key.clone(), found.clone());
+                }
+                if named.contains(&key) {
+                    view.configs.insert(key, found);
+                }
+            }
+            // What is missing is the pod's business to complain about.
+            Ok(None) => {}
+            Err(error) => {
+                let words = words(&key, &error);
+                if named.contains(&key) {
+                    view.unread.configs.insert(key, words);
+                } else {
+                    view.unread.copies.insert(key, words);
+                }
+            }
         }
     }
     view.config_hashes = configs::hashes(&view.configs);
     for recorded in view.status.tracked_configs.iter_mut().chain([&mut view.run.promoted_configs]) {
         configs::renew(recorded, &view.configs);
     }
+    for label in view.unread.configs.keys().map(configs::label) {
+        let recorded = view.status.tracked_configs.as_ref().and_then(|all| all.get(&label));
+        if let Some(hash) = recorded {
+            view.config_hashes.insert(label, hash.clone());
+        }
+    }
     let (uid, target) = (view.obj.uid(), &view.names.target);
     view.copy_names = configs::copy_names(&view.configs, &view.config_copies, uid, target);
-    Ok(())
 }
 
-async fn templates(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreError> {
+async fn templates(view: &mut CanaryView, ports: &Ports) {
     let canary = view.canary.clone();
     let named =
         canary.spec.analysis.metrics.iter().filter_map(|metric| metric.template_ref.clone());
     for reference in named.collect::<BTreeSet<TemplateRef>>() {
         let namespace = reference.namespace.as_deref().unwrap_or(view.obj.namespace());
         let key = Key::of::<MetricTemplate>(namespace, &reference.name);
-        let Some(found) = read(view, &key, ports).await? else { continue };
+        let found = match read(view, &key, ports).await {
+            Ok(Some(found)) => found,
+            Ok(None) => continue,
+            Err(error) => {
+                view.templates_unread.insert(reference, error.to_string());
+                continue;
+            }
+        };
         let template = match found.get::<MetricTemplate>() {
             Ok(template) => template,
             Err(error) => {
@@ -292,7 +371,6 @@ async fn templates(view: &mut CanaryView, ports: &Ports) -> Result<(), StoreErro
         }
         view.templates.insert(reference, template);
     }
-    Ok(())
 }
 
 /// Looks up what deciding asks for, one thing after the other, so that nothing is queried that

@@ -1,11 +1,18 @@
 //! Why the pods of a workload do not start: what a person would look up next.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
 use evenkeel_api::{Key, LabelSelector, Obj};
-use evenkeel_control::{ListQuery, Ports, redact};
+use evenkeel_control::{ListQuery, Ports, StoreError, redact};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-use crate::workload::Workload;
+use crate::{time::elapsed, workload::Workload};
 
 /// Reasons for which a container waits that do not end by themselves.
 const STUCK: [&str; 9] = [
@@ -20,21 +27,76 @@ const STUCK: [&str; 9] = [
     "StartError",
 ];
 
-/// Why the youngest pod of a workload that cannot start does not; `None` when all can, as far as is
-/// known: a server that does not let us look at pods keeps nothing up.
-pub(crate) async fn trouble(workload: &Workload, ports: &Ports) -> Option<String> {
-    let labels = workload.match_labels().filter(|labels| !labels.is_empty())?;
-    let query = ListQuery::of::<Pod>()
-        .within(workload.obj.namespace())
-        .with_labels(LabelSelector::from_labels(labels));
-    let pods = ports.read.list(&query).await.ok()?.items;
-    let stuck = pods.iter().filter(|pod| !pod.is_deleting());
-    let stuck = stuck.filter_map(|pod| Some((pod, cause(pod)?)));
-    let youngest = stuck.max_by_key(|(pod, _)| {
-        let created = pod.meta().creation_timestamp.as_ref().map(|time| time.0);
-        (created, pod.name().to_owned())
-    });
-    youngest.map(|(pod, cause)| words(pod.key(), &cause))
+/// A list of pods that was refused is asked for again after this long: only a person can change
+/// that, and nothing depends on it.
+const REFUSED_PAUSE: Duration = Duration::from_mins(5);
+/// The same for one that had no answer: no look waits for the same silence twice in a row.
+const FAILED_PAUSE: Duration = Duration::from_secs(30);
+/// Namespaces whose failures are remembered; beyond it they are forgotten, and asked for again.
+const NAMESPACES_MAX: usize = 1024;
+
+/// Lists of pods, and which of them failed lately: they are a help to people, so a server that does
+/// not let us look at pods holds nothing up, and is not asked at every look.
+#[derive(Debug, Default)]
+pub(crate) struct Listings {
+    /// By namespace.
+    failed: Mutex<BTreeMap<String, Failed>>,
+}
+
+#[derive(Debug, Clone)]
+struct Failed {
+    /// In even time.
+    at: Timestamp,
+    pause: Duration,
+    /// What people are told.
+    words: Option<String>,
+}
+
+impl Listings {
+    /// Why the youngest pod of a workload that cannot start does not, or why that is not known;
+    /// `None` when all can, as far as is known.
+    pub(crate) async fn trouble(&self, workload: &Workload, ports: &Ports) -> Option<String> {
+        let labels = workload.match_labels().filter(|labels| !labels.is_empty())?;
+        let namespace = workload.obj.namespace();
+        if let Some(failed) = self.failed_lately(namespace, ports.clock.steady()) {
+            return failed.words;
+        }
+        let query = ListQuery::of::<Pod>()
+            .within(namespace)
+            .with_labels(LabelSelector::from_labels(labels));
+        let pods = match ports.read.list(&query).await {
+            Ok(pods) => pods.items,
+            Err(error) => return self.note(namespace, &error, ports.clock.steady()),
+        };
+        let stuck = pods.iter().filter(|pod| !pod.is_deleting());
+        let stuck = stuck.filter_map(|pod| Some((pod, cause(pod)?)));
+        let youngest = stuck.max_by_key(|(pod, _)| {
+            let created = pod.meta().creation_timestamp.as_ref().map(|time| time.0);
+            (created, pod.name().to_owned())
+        });
+        youngest.map(|(pod, cause)| words(pod.key(), &cause))
+    }
+
+    fn failed(&self) -> MutexGuard<'_, BTreeMap<String, Failed>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed_lately(&self, namespace: &str, now: Timestamp) -> Option<Failed> {
+        let failed = self.failed().get(namespace).cloned()?;
+        (elapsed(failed.at, now) < failed.pause).then_some(failed)
+    }
+
+    fn note(&self, namespace: &str, error: &StoreError, at: Timestamp) -> Option<String> {
+        let refused = matches!(error, StoreError::Refused { .. });
+        let pause = if refused { REFUSED_PAUSE } else { FAILED_PAUSE };
+        let words = refused.then(|| redact::text(&format!("pods cannot be listed: {error}")));
+        let mut all = self.failed();
+        if all.len() >= NAMESPACES_MAX {
+            all.clear();
+        }
+        all.insert(namespace.to_owned(), Failed { at, pause, words: words.clone() });
+        words
+    }
 }
 
 fn words(pod: &Key, cause: &str) -> String {

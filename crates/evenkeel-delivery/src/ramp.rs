@@ -1,15 +1,15 @@
 //! All checks passed: more traffic, or the promotion.
 
 use evenkeel_api::canary::Phase;
-use evenkeel_control::{Action, Plan};
+use evenkeel_control::Action;
 
 use crate::{
     context::{Context, Need, Turn},
     draft::{Draft, Severity},
-    hooks::{self, Approval},
+    hold,
+    hooks::{self, APPROVAL_WAIT_MAX, Approval},
     objects, reasons,
     rules::HookKind,
-    start::APPROVAL_WAIT_MAX,
     time::elapsed,
     workload::Workload,
 };
@@ -88,7 +88,7 @@ fn shift(ctx: &Context<'_>, draft: &mut Draft<'_>, pct: i32) {
 fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
     let waiting = ctx.status.phase == Phase::WaitingPromotion;
     match hooks::approval(ctx, HookKind::ConfirmPromotion, ctx.status.phase)? {
-        Approval::Given => Ok(Turn::Ramp(promote(ctx, primary))),
+        Approval::Given => Ok(promote(ctx, primary)),
         Approval::Ask(call) => Ok(Turn::Calm(hooks::ask(ctx, call))),
         Approval::Withheld(name, _) => {
             let mut draft = ctx.draft();
@@ -114,8 +114,11 @@ fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need
     }
 }
 
-/// The primary gets the target's template.
-pub(crate) fn promote(ctx: &Context<'_>, primary: &Workload) -> Plan {
+/// The primary gets the target's template, and copies of its configs.
+pub(crate) fn promote(ctx: &Context<'_>, primary: &Workload) -> Turn {
+    if let Some(turn) = hold::promotion(ctx) {
+        return turn;
+    }
     let names = &ctx.view.names;
     let mut draft = ctx.draft();
     draft.act_all(objects::copies(ctx).into_iter().filter_map(|copy| copy.action));
@@ -131,5 +134,5 @@ pub(crate) fn promote(ctx: &Context<'_>, primary: &Workload) -> Plan {
         names.target_primary,
         names.namespace
     ));
-    draft.done(reasons::PROMOTING)
+    Turn::Ramp(draft.done(reasons::PROMOTING))
 }

@@ -20,6 +20,11 @@ pub const GATEWAYS: &str = "GatewaysFound";
 
 /// A Gateway that the spec names does not exist.
 pub const GATEWAY_MISSING: &str = "GatewayMissing";
+/// Condition that names what could not be read in the last look; only there while something could
+/// not.
+pub const READABLE: &str = "ObjectsReadable";
+/// An object could not be read this time.
+pub const READ_FAILED: &str = "ReadFailed";
 /// Condition that says whether alerts reach the people they are for; only there while they do not.
 pub const ALERTS: &str = "AlertsDelivered";
 

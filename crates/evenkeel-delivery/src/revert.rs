@@ -29,6 +29,12 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
     if !ctx.view.obj.meta().finalizers.iter().flatten().any(|name| name == FINALIZER) {
         return Plan::idle(reasons::REVERTING);
     }
+    if ctx.view.unread.has_traffic() {
+        // The apex must be given back before anything is deleted.
+        draft.waiting("Waiting until Services and their endpoints can be read".to_owned());
+        draft.wake(LOOK_AGAIN);
+        return draft.done(reasons::READ_FAILED);
+    }
     if ctx.target.replicas() == 0 {
         let replicas = ctx.view.primary.as_ref().map_or(1, |p| p.replicas().max(1));
         draft.act_if_unchanged(ctx.scale_target(replicas), &ctx.target.obj);

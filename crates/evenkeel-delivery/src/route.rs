@@ -1,7 +1,7 @@
 //! The HTTPRoute that splits traffic, as it stands: read leniently, because a
 //! malformed route must still show where traffic goes and must still be reset.
 
-use evenkeel_api::{Key, Obj};
+use evenkeel_api::{Key, Obj, httproute::ParentRef};
 use evenkeel_control::{Action, RouteWeight};
 use serde_json::Value;
 
@@ -29,6 +29,21 @@ pub(crate) fn set_weight(route: Key, primary: &str, canary: &str, canary_pct: i3
     let share = |backend: &str, weight| RouteWeight { backend: backend.to_owned(), weight };
     let weights = vec![share(primary, 100 - canary_pct), share(canary, canary_pct)];
     Action::SetWeights { route, weights }
+}
+
+/// Whether a route names this Gateway as a parent. The API server may have filled in defaults.
+pub(crate) fn names(route: &Obj, gateway: &ParentRef) -> bool {
+    let given =
+        |value: Option<&str>, or: &str| value.filter(|v| !v.is_empty()).unwrap_or(or).to_owned();
+    list(route.json(), "/spec/parentRefs").any(|parent| {
+        let field = |name: &str| parent.get(name).and_then(Value::as_str);
+        let namespace = |of: Option<&str>| given(of, route.namespace());
+        given(field("kind"), "Gateway") == "Gateway"
+            && field("name") == Some(gateway.name.as_str())
+            && namespace(field("namespace")) == namespace(gateway.namespace.as_deref())
+            && field("sectionName") == gateway.section_name.as_deref()
+            && parent.get("port").and_then(Value::as_i64) == gateway.port.map(i64::from)
+    })
 }
 
 /// Whether the gateway routes by the present generation of the route.

@@ -128,7 +128,9 @@ fn unready_canary(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Option<Tur
     let mut draft = ctx.draft();
     let text = match ctx.canary_readiness() {
         Readiness::Ready
-            if ctx.reachable(&names.canary, ctx.target.needed(ctx.rules.canary_ready_pct)) =>
+            // What is not known speaks against no version; the next step waits for it.
+            if ctx.view.unread.endpoints.is_some()
+                || ctx.reachable(&names.canary, ctx.target.needed(ctx.rules.canary_ready_pct)) =>
         {
             return None;
         }
@@ -226,7 +228,7 @@ fn due(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Turn, Need> {
         return Ok(Turn::Now(hooks::ask(ctx, call)));
     }
     if skips {
-        return Ok(Turn::Ramp(ramp::promote(ctx, primary)));
+        return Ok(ramp::promote(ctx, primary));
     }
     let kind = if starting { HookKind::PreRollout } else { HookKind::Rollout };
     let asked = hooks::approval(ctx, kind, phase)?;
@@ -403,9 +405,10 @@ fn without_data(ctx: &Context<'_>, rule: &MetricRule, missing: &Missing) -> Judg
     Judged::Failed(Failure { event, check, data_missing_since: Some(since) })
 }
 
-fn template<'a>(ctx: &Context<'a>, rule: &MetricRule) -> Option<&'a MetricTemplate> {
-    let MetricKind::Template(reference, _) = &rule.kind else { return None };
-    ctx.view.templates.get(reference).map(AsRef::as_ref)
+/// The template of a metric, or why there is none.
+fn template<'a>(ctx: &Context<'a>, rule: &MetricRule) -> Result<&'a MetricTemplate, String> {
+    let MetricKind::Template(reference, _) = &rule.kind else { return Err(String::new()) };
+    ctx.view.template(reference)
 }
 
 /// A check that failed for this reason.

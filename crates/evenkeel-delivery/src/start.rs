@@ -1,24 +1,18 @@
 //! From rest to the first plan of a run: what is new, and whether it may start.
 
-use std::time::Duration;
-
 use evenkeel_api::canary::Phase;
 use evenkeel_control::Plan;
 
 use crate::{
     context::{Context, Need, Turn},
     draft::{Draft, Severity},
-    finish,
-    hooks::{self, Approval},
+    finish, hold,
+    hooks::{self, APPROVAL_WAIT_MAX, Approval},
     reasons,
     rules::HookKind,
     time::{LOOK_AGAIN, elapsed},
     workload::{Readiness, Workload},
 };
-
-/// Longest wait for an approval before the version is given up: a forgotten gate must not keep a
-/// half-released version for ever.
-pub(crate) const APPROVAL_WAIT_MAX: Duration = Duration::from_hours(24);
 
 /// No run under way: is there a new version?
 pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
@@ -36,6 +30,9 @@ pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> 
         let mut draft = ctx.draft();
         ctx.revision.clone_into(&mut draft.status.last_applied_spec);
         return Ok(Turn::Calm(draft.done(reasons::NOTHING_NEW)));
+    }
+    if let Some(plan) = hold::start(ctx) {
+        return Ok(Turn::Calm(plan));
     }
     if ctx.changed() {
         return start(ctx, primary);

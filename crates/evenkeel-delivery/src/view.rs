@@ -19,6 +19,7 @@ use crate::{
     reasons, route,
     rules::{MetricKind, Rules, SpecError},
     services::Names,
+    unread::Unread,
     workload::Workload,
 };
 
@@ -48,6 +49,8 @@ pub struct CanaryView {
     pub(crate) unreadable: Vec<String>,
     /// What of its own status cannot be read and a release depends on.
     pub(crate) status_misfits: Vec<String>,
+    /// What may be there as it was, and could not be read this time.
+    pub(crate) unread: Unread,
     pub(crate) target: Option<Workload>,
     /// The target may be there, but cannot be read.
     pub(crate) target_unreadable: bool,
@@ -67,7 +70,8 @@ pub struct CanaryView {
     pub(crate) gateways_missing: Vec<String>,
     /// `ConfigMaps` and Secrets that the target uses.
     pub(crate) configs: BTreeMap<Key, Arc<Obj>>,
-    /// Hash of each one's content, by `configmap/NAME` and `secret/NAME`.
+    /// Hash of each one's content, by `configmap/NAME` and `secret/NAME`; of one that could not be
+    /// read the recorded one.
     pub(crate) config_hashes: BTreeMap<String, String>,
     /// What their copies are called, by the same names.
     pub(crate) copy_names: BTreeMap<String, String>,
@@ -76,6 +80,8 @@ pub struct CanaryView {
     /// Copies of them that exist.
     pub(crate) config_copies: BTreeMap<Key, Arc<Obj>>,
     pub(crate) templates: BTreeMap<TemplateRef, Arc<MetricTemplate>>,
+    /// Templates that could not be read this time, with the error.
+    pub(crate) templates_unread: BTreeMap<TemplateRef, String>,
     /// Whether people can be alerted.
     pub(crate) alerts: Alerts,
     /// Answers to the queries that deciding asked for.
@@ -168,6 +174,7 @@ impl CanaryView {
             conflicting_canary: None,
             unreadable: Vec::new(),
             status_misfits,
+            unread: Unread::default(),
             target: None,
             target_unreadable: false,
             primary: None,
@@ -184,6 +191,7 @@ impl CanaryView {
             used_copies: BTreeSet::new(),
             config_copies: BTreeMap::new(),
             templates: BTreeMap::new(),
+            templates_unread: BTreeMap::new(),
             alerts: Alerts::Unknown,
             answers: BTreeMap::new(),
             replies: BTreeMap::new(),
@@ -200,14 +208,13 @@ impl CanaryView {
         if self.canary.spec.skip_analysis {
             return Metering::Fine;
         }
-        let missing = self.rules.metrics.iter().find_map(|rule| match &rule.kind {
-            MetricKind::Template(reference, _) if !self.templates.contains_key(reference) => {
-                Some(checks::absent(reference, self.obj.namespace()))
+        for rule in &self.rules.metrics {
+            let MetricKind::Template(reference, _) = &rule.kind else { continue };
+            if let Err(message) = self.template(reference) {
+                let unread = self.templates_unread.contains_key(reference);
+                let reason = if unread { reasons::READ_FAILED } else { reasons::TEMPLATE_MISSING };
+                return Metering::Fail(reason, message);
             }
-            _ => None,
-        });
-        if let Some(message) = missing {
-            return Metering::Fail(reasons::TEMPLATE_MISSING, message);
         }
         for (query, answer) in self.answers.iter().filter(|(query, _)| !query.of_time) {
             let Err(error) = answer else { continue };
@@ -220,6 +227,16 @@ impl CanaryView {
         }
         let runs = matches!(self.status.phase, Phase::Progressing | Phase::WaitingPromotion);
         if runs && self.answers.is_empty() { Metering::Unknown } else { Metering::Fine }
+    }
+
+    /// A template of the spec.
+    ///
+    /// **Errors**: why there is none, in words.
+    pub(crate) fn template(&self, reference: &TemplateRef) -> Result<&MetricTemplate, String> {
+        let unread = || self.templates_unread.get(reference).cloned();
+        let absent = || checks::absent(reference, self.obj.namespace());
+        let found = self.templates.get(reference).map(AsRef::as_ref);
+        found.ok_or_else(|| unread().unwrap_or_else(absent))
     }
 
     pub(crate) fn route_key(&self) -> Key {

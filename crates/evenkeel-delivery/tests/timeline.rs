@@ -25,6 +25,8 @@ mod repairs;
 mod stopped;
 #[path = "cases/templates.rs"]
 mod templates;
+#[path = "cases/unread.rs"]
+mod unread;
 mod world;
 
 use std::{fmt::Write as _, time::Duration};

@@ -28,6 +28,10 @@ struct Inner {
     pruned: Vec<(&'static str, &'static str)>,
     /// Patches of each object by the controller.
     patches: BTreeMap<Key, u32>,
+    /// What reads are answered instead, by `Kind/namespace/name`, for lists by kind.
+    broken: BTreeMap<String, u16>,
+    /// Reads of each, by the same names.
+    reads: BTreeMap<String, u32>,
 }
 
 /// Objects in memory.
@@ -59,6 +63,35 @@ impl MemStore {
     /// Whether [`Self::refuse_after`] has not struck yet.
     pub(crate) fn will_refuse(&self) -> bool {
         self.inner.lock().unwrap().writes_taken.is_some()
+    }
+
+    /// Answers reads of `Kind/namespace/name`, or lists of a kind, with this status from now on; 200
+    /// is as they should be.
+    pub(crate) fn answer_reads(&self, what: &str, code: u16) {
+        let broken = &mut self.inner.lock().unwrap().broken;
+        if code == 200 {
+            broken.remove(what);
+        } else {
+            broken.insert(what.to_owned(), code);
+        }
+    }
+
+    /// How often the controller has read this.
+    pub(crate) fn reads(&self, what: &str) -> u32 {
+        self.inner.lock().unwrap().reads.get(what).copied().unwrap_or_default()
+    }
+
+    /// Notes a read, and how it fails if it does.
+    fn failure(&self, object: String) -> Option<StoreError> {
+        let mut inner = self.inner.lock().unwrap();
+        *inner.reads.entry(object.clone()).or_default() += 1;
+        let code = *inner.broken.get(&object)?;
+        let problem = format!("HTTP status {code}");
+        Some(match code {
+            403 => StoreError::Refused { object, problem },
+            429 => StoreError::Busy { object, problem },
+            _ => StoreError::Unreachable { object, problem },
+        })
     }
 
     /// What a server says that does not like a body, or an admission webhook behind it.
@@ -176,11 +209,17 @@ fn missing(key: &Key) -> StoreError {
 
 impl Read for MemStore {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
-        Box::pin(async move { Ok(self.find(key)) })
+        Box::pin(async move {
+            let failure = self.failure(key.to_string());
+            failure.map_or_else(|| Ok(self.find(key)), Err)
+        })
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>> {
         Box::pin(async move {
+            if let Some(failure) = self.failure(query.kind.kind.to_string()) {
+                return Err(failure);
+            }
             let items = self.all().into_iter().filter(|obj| query.matches(obj)).collect();
             Ok(Listed { items, revision: Revision::default() })
         })
