@@ -29,7 +29,7 @@ use serde_json::Value;
 
 use super::{
     feed::Feed,
-    menu::{Menu, Requests, Shared, unreadable, wait},
+    menu::{Menu, Requests, Right, Shared, unreadable, wait},
     time::locked,
 };
 
@@ -115,6 +115,12 @@ impl FaultyStore {
         Fate::Happens(shared.delay(), lost)
     }
 
+    fn note(&self, verb: &'static str, kind: &GroupKind, subresource: Option<Subresource>) {
+        let subresource = subresource.map_or("", Subresource::segment);
+        let right = Right { verb, kind: kind.clone(), subresource };
+        locked(&self.shared).requests.asked.insert(right);
+    }
+
     async fn write<T>(
         &self,
         key: &Key,
@@ -160,6 +166,7 @@ impl FaultyStore {
 
 impl Read for FaultyStore {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
+        self.note("get", &key.kind, None);
         let get = async move {
             let panics = locked(&self.shared).menu.panics_on.contains(key);
             assert!(!panics, "a defect that {key} shows");
@@ -180,6 +187,7 @@ impl Read for FaultyStore {
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>> {
+        self.note("list", &query.kind, None);
         let list = async move {
             let place = format!("{query:?}");
             {
@@ -199,6 +207,7 @@ impl Read for FaultyStore {
     }
 
     fn watch(&self, query: ListQuery) -> Watch {
+        self.note("watch", &query.kind, None);
         Feed::open(self.inner.clone(), self.shared.clone(), query)
     }
 }
@@ -209,6 +218,7 @@ impl Write for FaultyStore {
         obj: &'a Obj,
         options: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
+        self.note("create", &obj.key().kind, None);
         Box::pin(async move { self.write(obj.key(), self.inner.create(obj, options)).await })
     }
 
@@ -218,6 +228,7 @@ impl Write for FaultyStore {
         patch: &'a Patch,
         options: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
+        self.note("patch", &key.kind, options.subresource);
         Box::pin(async move { self.write(key, self.inner.patch(key, patch, options)).await })
     }
 
@@ -226,6 +237,7 @@ impl Write for FaultyStore {
         key: &'a Key,
         options: &'a DeleteOptions,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.note("delete", &key.kind, None);
         Box::pin(async move { self.write(key, self.inner.delete(key, options)).await })
     }
 
@@ -235,6 +247,7 @@ impl Write for FaultyStore {
         subresource: Subresource,
         body: &'a Value,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.note("create", &key.kind, Some(subresource));
         Box::pin(async move { self.write(key, self.inner.post(key, subresource, body)).await })
     }
 }

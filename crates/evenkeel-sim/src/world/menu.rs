@@ -55,6 +55,19 @@ pub struct Requests {
     pub watches: u64,
     /// Everything that writes but the renewal of Leases, whatever became of it.
     pub writes: u64,
+    /// What must be allowed for all of it.
+    pub asked: BTreeSet<Right>,
+}
+
+/// Something that is done with objects of a kind, as authorisation has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Right {
+    /// `get`, `list`, `watch`, `create`, `patch`, `delete`.
+    pub verb: &'static str,
+    /// Which kind.
+    pub kind: GroupKind,
+    /// `status` and its like; empty for the object itself.
+    pub subresource: &'static str,
 }
 
 /// What all requests of a process share.

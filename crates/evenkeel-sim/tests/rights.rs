@@ -1,0 +1,168 @@
+//! What `run` must be allowed to do is what `docs/rights.md` says, no less and no more.
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use evenkeel_api::{Key, canary::Canary, slo::PrometheusServiceLevel};
+use evenkeel_base::Clock as _;
+use evenkeel_sim::world::{Right, World, releases};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use serde::Deserialize;
+use serde_json::json;
+
+/// Verbs on resources, as a role has them.
+type Rights = BTreeSet<(String, String)>;
+
+#[derive(Deserialize)]
+struct ClusterRole {
+    rules: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rule {
+    api_groups: Vec<String>,
+    resources: Vec<String>,
+    verbs: Vec<String>,
+}
+
+fn documented() -> Rights {
+    let page = include_str!("../../../docs/rights.md");
+    let role = page.split("```yaml").nth(1).unwrap().split("```").next().unwrap();
+    let role: ClusterRole = serde_saphyr::from_str(role).unwrap();
+    let mut rights = Rights::new();
+    for rule in role.rules {
+        for (group, resource) in
+            rule.api_groups.iter().flat_map(|group| rule.resources.iter().map(move |r| (group, r)))
+        {
+            for verb in &rule.verbs {
+                let resource = format!("{resource}.{group}");
+                assert!(rights.insert((verb.clone(), resource.clone())), "{verb} {resource} twice");
+            }
+        }
+    }
+    rights
+}
+
+/// The plural of a kind, as all kinds here form it.
+fn resource(right: &Right) -> String {
+    let kind = right.kind.kind.to_lowercase();
+    let plural = match kind.strip_suffix('y') {
+        Some(stem) if !kind.ends_with("ay") => format!("{stem}ies"),
+        _ if kind.ends_with('s') => format!("{kind}es"),
+        _ => format!("{kind}s"),
+    };
+    let subresource = if right.subresource.is_empty() {
+        String::new()
+    } else {
+        format!("/{}", right.subresource)
+    };
+    format!("{plural}{subresource}.{}", right.kind.group)
+}
+
+async fn reach(world: &World, phase: &str) {
+    let end = world.time.elapsed() + Duration::from_hours(2);
+    while releases::phase(world, "shop").await != phase {
+        assert!(world.time.elapsed() < end, "never {phase}");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// A service with everything that the controllers look at.
+async fn install(world: &World) {
+    let now = world.time.now();
+    let meta = |name: &str| json!({"name": name, "namespace": "default"});
+    let query = |filter: &str| format!("sum(rate(hits{{app=\"shop\"{filter}}}[{{{{.window}}}}]))");
+    for body in [
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta("settings"),
+            "data": {"mode": "a"}}),
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta("db"), "type": "Opaque",
+            "data": {"password": "YQ=="}}),
+        json!({"apiVersion": "flagger.app/v1beta1", "kind": "AlertProvider",
+            "metadata": meta("chat"), "spec": {"type": "slack", "address": "http://127.0.0.1:1/"}}),
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": meta("public"), "spec": {"gatewayClassName": "x",
+                "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}}),
+        json!({"apiVersion": "sloth.slok.dev/v1", "kind": "PrometheusServiceLevel",
+            "metadata": meta("shop"), "spec": {"service": "shop", "slos": [{
+                "name": "requests", "objective": 99.9,
+                "sli": {"events": {"errorQuery": query(",code=~\"5..\""),
+                    "totalQuery": query("")}},
+                "alerting": {"name": "Errors", "pageAlert": {"disable": true},
+                    "ticketAlert": {"disable": true}}}]}}),
+        json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "ErrorBudgetPolicy",
+            "metadata": meta("shop"), "spec": {"selector": {"services": ["shop"]}}}),
+        json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "BreakGlass",
+            "metadata": meta("hotfix"), "spec": {"reason": "a test", "author": "ann",
+                "granted": now, "expires": now + SignedDuration::from_hours(12),
+                "classes": ["deploy"]}}),
+        json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "SloMaintenance",
+            "metadata": meta("window"), "spec": {"reason": "a test", "author": "ann",
+                "from": now - SignedDuration::from_hours(2),
+                "to": now - SignedDuration::from_hours(1)}}),
+    ] {
+        world.create(body).await.unwrap();
+    }
+    releases::install(world, "shop").await.unwrap();
+    let key = Key::of::<Canary>("default", "shop");
+    let alerts = json!([{"name": "ops", "severity": "info", "providerRef": {"name": "chat"}}]);
+    let spec = json!({"service": {"gatewayRefs": [{"name": "public"}]},
+        "analysis": {"alerts": alerts}});
+    world.patch(&key, json!({"spec": spec})).await.unwrap();
+    let target = Key::new(evenkeel_api::GroupKind::new("apps", "Deployment"), "default", "shop");
+    let container = json!({"name": "load", "image": "evenkeel/demo:v1",
+        "envFrom": [
+            {"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "db"}}]});
+    // Used by an init container: a release replaces the containers.
+    let template = json!({"spec": {"initContainers": [container]}});
+    world.patch(&target, json!({"spec": {"template": template}})).await.unwrap();
+}
+
+#[test]
+fn the_documented_role_is_what_a_life_of_releases_needs() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let asked = runtime.block_on(async {
+        let mut world = World::new(7).await.unwrap();
+        world.traffic.set("shop", releases::GOOD);
+        install(&world).await;
+        let process = world.start();
+        reach(&world, "Initialized").await;
+        let key = Key::of::<PrometheusServiceLevel>("default", "shop");
+        let level = world.store.get(&key).await.unwrap().unwrap();
+        let mut slos = level.json()["spec"]["slos"].clone();
+        slos[0]["objective"] = 99.5.into();
+        world.patch(&key, json!({"spec": {"slos": slos}})).await.unwrap();
+        let key = Key::of::<ConfigMap>("default", "settings");
+        world.patch(&key, json!({"data": {"mode": "b"}})).await.unwrap();
+        let key = Key::of::<Secret>("default", "db");
+        world.patch(&key, json!({"data": {"password": "Yg=="}})).await.unwrap();
+        releases::release(&world, "shop", "evenkeel/demo:v2").await.unwrap();
+        reach(&world, "Succeeded").await;
+        world.traffic.set("shop", releases::BAD);
+        releases::release(&world, "shop", "evenkeel/demo:v3").await.unwrap();
+        reach(&world, "Failed").await;
+        world.delete(&Key::of::<Canary>("default", "shop")).await.unwrap();
+        reach(&world, "").await;
+        world.process(process).unwrap().store.requests().asked
+    });
+    let documented = documented();
+    let asked: BTreeMap<(String, String), &Right> =
+        asked.iter().map(|right| ((right.verb.to_owned(), resource(right)), right)).collect();
+    let missing: Vec<_> = asked.keys().filter(|right| !documented.contains(*right)).collect();
+    assert!(missing.is_empty(), "not in docs/rights.md: {missing:#?}");
+    // What is read may be followed from the cache, and the API server alone asks for finalizers.
+    let plain = |right: &&(String, String)| {
+        !["get", "list", "watch"].contains(&right.0.as_str()) && !right.1.contains("/finalizers")
+    };
+    let idle: Vec<_> =
+        documented.iter().filter(plain).filter(|right| !asked.contains_key(*right)).collect();
+    assert!(idle.is_empty(), "in docs/rights.md and never asked for: {idle:#?}");
+}
