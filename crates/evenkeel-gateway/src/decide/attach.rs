@@ -187,6 +187,12 @@ fn to_gateway(
             continue;
         }
         let refused = |reason, text: String| Finding::bad(reason, format!("{object} {text}"));
+        if !listener.verdict.takes_routes {
+            // Also where it is not served: the route would not fit if it were.
+            let why = format!("listener {}: it takes no HTTPRoutes", spec.name);
+            problem = refused(NOT_ALLOWED_BY_LISTENERS, why);
+            continue;
+        }
         if listener.verdict.addresses.is_empty() {
             let other_protocol = listener.verdict.accepted.reason == UNSUPPORTED_PROTOCOL;
             let reason = if other_protocol { UNSUPPORTED_VALUE } else { NO_MATCHING_PARENT };

@@ -187,11 +187,8 @@ impl<'a> PlacedListener<'a> {
         format!("listener {}: {}", self.spec.name, finding.message)
     }
 
-    /// Whether it takes routes of a namespace; `Err` says why not.
+    /// Whether it takes `HTTPRoute`s of a namespace; `Err` says why not.
     pub(super) fn takes(&self, view: &View, gateway: &str, route: &str) -> Result<(), String> {
-        if !self.verdict.takes_routes {
-            return Err("it takes no HTTPRoutes".to_owned());
-        }
         let labels = || view.namespaces.get(route).map(|labels| &**labels);
         let nobody = BTreeMap::new();
         match &self.allowed {
