@@ -12,7 +12,7 @@ const PATHS_MAX: usize = 6;
 /// One effect on the world. Closed on purpose: the verbs on API objects, and [`Action::Effect`]
 /// for everything that is not one.
 ///
-/// Neither `Debug` nor `Display` shows a body: what an object holds never reaches a log.
+/// `Debug` and `Display` do not show a body: the content of an object never reaches a log.
 #[derive(Clone, PartialEq)]
 pub enum Action {
     /// Makes a new object; that one of the name exists is a conflict.
@@ -31,7 +31,7 @@ pub enum Action {
     Delete {
         /// Which object.
         key: Key,
-        /// The uid it must have, so that a namesake survives.
+        /// The uid it must have, so that another object of the same name survives.
         uid: String,
         /// What happens to its dependents.
         propagation: Propagation,
@@ -177,17 +177,17 @@ impl Action {
 }
 
 impl Action {
-    /// Whether it makes something that need not be there before.
+    /// Whether it creates something that may not exist before.
     pub(crate) fn makes(&self) -> bool {
         matches!(self, Self::Create(_) | Self::Apply(_))
     }
 
-    /// Whether it is for its target to go.
+    /// Whether its purpose is that the target is removed.
     pub(crate) fn removes(&self) -> bool {
         matches!(self, Self::Delete { .. } | Self::Evict { .. })
     }
 
-    /// Whether this object is the one that is to go, not a namesake.
+    /// Whether this object is the one to remove, not another one of the same name.
     pub(crate) fn check_uid(&self, found: &Obj) -> Result<(), StoreError> {
         match self {
             Self::Delete { uid, .. } | Self::Evict { uid, .. } if uid != found.uid() => {

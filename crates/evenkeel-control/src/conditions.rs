@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! Held     the door holds or denies the plan: reason, policies, what to do
-//! Stalled  no pass ends well: refused, panicked, timed out, the same change again and again
+//! Stalled  no pass succeeds: refused, panicked, timed out, the same change again and again
 //! ```
 //! **Shape** of the message: `CONTROLLER: words`. Several controllers may look after one object;
-//! each takes away only what it has set itself, when one of its passes ends well.
+//! each removes only what it has set itself, when one of its passes succeeds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,10 +22,10 @@ use crate::{HeldWords, Host, Patch, Subresource, WriteOptions, controller::is_si
 
 /// The door holds or denies the plan.
 pub(crate) const HELD: &str = "Held";
-/// No pass ends well.
+/// No pass succeeds.
 pub(crate) const STALLED: &str = "Stalled";
-/// Words that differ from the last ones in nothing but numbers are told again after this long: those
-/// may change all the time.
+/// Text that differs from the last one only in its numbers is reported again after this long:
+/// numbers may change all the time.
 const WORDS_EVERY: Duration = Duration::from_mins(1);
 
 /// One condition that is raised.
@@ -49,16 +49,16 @@ struct Known {
     raised: BTreeMap<Key, Raised>,
     /// Objects that were looked at for conditions of a process before this one.
     checked: BTreeSet<Key>,
-    /// Objects that were last heard of with a condition of this controller.
+    /// Objects whose last event had a condition of this controller.
     bearing: BTreeSet<Key>,
-    /// What each object was at before its conditions were last written here, and since.
+    /// The revision of each object before its conditions were last written here, and since.
     wrote: BTreeMap<Key, (Revision, Revision)>,
 }
 
 struct Raised {
     flag: Flag,
-    /// When its words were told, in even time.
-    told: Timestamp,
+    /// When it was reported, in monotonic time.
+    reported_at: Timestamp,
     /// The condition as it was written; `None` when it could not be.
     condition: Option<Value>,
 }
@@ -69,15 +69,15 @@ impl Flags {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // What was written is written; at worst a condition is written twice.
+        // What was written is complete; at worst a condition is written twice.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Raises a condition on an object; whether that is news.
+    /// Raises a condition on an object; whether it is new.
     pub(crate) async fn raise(&self, host: &Host, key: &Key, flag: Flag) -> bool {
         let now = host.ports.clock.steady();
         let (flag, is_news) = self.note(key, flag, now);
-        // Also when it is no news: somebody else may have written the list without it.
+        // Also when it is not new: another client may have written the list without it.
         if let Ok(condition) = self.write(host, key, Some(&flag), None).await
             && let Some(raised) = self.known().raised.get_mut(key)
         {
@@ -86,7 +86,7 @@ impl Flags {
         is_news
     }
 
-    /// Remembers what is raised; the flag as it is to be shown, and whether it is news.
+    /// Remembers what is raised; the flag as it is to be shown, and whether it is new.
     fn note(&self, key: &Key, flag: Flag, now: Timestamp) -> (Flag, bool) {
         let mut known = self.known();
         let every = SignedDuration::try_from(WORDS_EVERY).unwrap_or(SignedDuration::MAX);
@@ -94,13 +94,13 @@ impl Flags {
             let same = (old.flag.kind, old.flag.reason) == (flag.kind, flag.reason)
                 && old.flag.shows == flag.shows
                 && without_numbers(&old.flag.message) == without_numbers(&flag.message);
-            let recent = now.duration_since(old.told) < every;
+            let recent = now.duration_since(old.reported_at) < every;
             same && (old.flag.message == flag.message || recent)
         });
         if let Some(old) = old {
             return (old.flag.clone(), false);
         }
-        let raised = Raised { flag: flag.clone(), told: now, condition: None };
+        let raised = Raised { flag: flag.clone(), reported_at: now, condition: None };
         known.raised.insert(key.clone(), raised);
         (flag, true)
     }
@@ -117,7 +117,7 @@ impl Flags {
         self.known().raised.get(key)?.condition.clone()
     }
 
-    /// Notes an object as a watch brings it.
+    /// Notes an object from a watch.
     pub(crate) fn hear(&self, obj: &Obj) {
         let conditions = obj.json().pointer("/status/conditions").and_then(Value::as_array);
         let mut known = self.known();
@@ -128,10 +128,10 @@ impl Flags {
         }
     }
 
-    /// Takes this controller's condition from an object on which all is well; whether it bears none
-    /// now. `fresh` is the object as it was just written, when it was.
+    /// Removes this controller's condition from an object whose pass succeeded; whether it has none
+    /// now. `fresh` is the object as it was just written, if it was.
     ///
-    /// What is read may be older than what was heard of: then the condition is still there.
+    /// A read may return an older state than the last event: then the condition is still there.
     pub(crate) async fn clear(&self, host: &Host, key: &Key, fresh: Option<&Arc<Obj>>) -> bool {
         {
             let mut known = self.known();
@@ -157,8 +157,8 @@ impl Flags {
         known.wrote.remove(key);
     }
 
-    /// Whether nothing has happened to an object since it was `heard` of but the last write of a
-    /// condition. A watch that was opened anew tells of the last of several writes only.
+    /// Whether nothing has happened to an object since `heard` but the last write of a condition. A
+    /// watch that was opened again reports only the last of several writes.
     pub(crate) fn left(&self, obj: &Obj, heard: Option<&Revision>) -> bool {
         let known = self.known();
         let wrote = known.wrote.get(obj.key());
@@ -174,7 +174,7 @@ impl Flags {
         [HELD, STALLED].contains(&text("type")) && own.is_some_and(|rest| rest.starts_with(": "))
     }
 
-    /// Brings the list of conditions up to date; the condition that it holds now.
+    /// Brings the list of conditions up to date; returns the condition that it holds now.
     async fn write(
         &self,
         host: &Host,
@@ -229,7 +229,7 @@ impl Flags {
         let same = |condition: &&Value| {
             flag.is_some_and(|flag| condition.get("type").is_some_and(|kind| kind == flag.kind))
         };
-        // A list has one condition per type: another controller's stays until it is taken away.
+        // A list has one condition per type: another controller's stays until it is removed.
         let is_taken = list.iter().any(|condition| same(&condition));
         let raised = flag.filter(|_| !is_taken).map(|flag| {
             let old = have.into_iter().flatten().find(same);
@@ -254,7 +254,7 @@ impl Flags {
     }
 }
 
-/// Words without the numbers in them.
+/// The text without the numbers in it.
 fn without_numbers(words: &str) -> String {
     let is_number = |c: char| c.is_ascii_digit() || c == '.';
     words.split(is_number).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("#")
@@ -316,15 +316,15 @@ mod tests {
         let wrote = (at("6").revision(), flagged.revision());
         flags.known().wrote.insert(flagged.key().clone(), wrote);
         assert!(flags.left(&flagged, Some(&at("6").revision())));
-        // The write before it was not told, as when the watch was opened anew in between.
+        // The write before it was not reported, as when the watch was opened again in between.
         assert!(!flags.left(&flagged, Some(&at("5").revision())));
         assert!(!flags.left(&flagged, None));
-        assert!(flags.left(&flagged, Some(&flagged.revision())), "told twice");
+        assert!(flags.left(&flagged, Some(&flagged.revision())), "reported twice");
         assert!(!flags.left(&at("8"), Some(&flagged.revision())));
     }
 
     #[test]
-    fn words_that_change_all_the_time_are_told_once_a_minute() {
+    fn words_that_change_all_the_time_are_reported_once_a_minute() {
         let (flags, key) = (Flags::new("delivery"), object(&json!([])).key().clone());
         let news = |message: &str, second| flags.note(&key, flag(message), at(second)).1;
         assert!(news("burn 14.1", 0));
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn another_policy_that_holds_is_told_at_once() {
+    fn another_policy_that_holds_is_reported_at_once() {
         let (flags, key) = (Flags::new("delivery"), object(&json!([])).key().clone());
         let shown = |message: &str, second| flags.note(&key, flag(message), at(second)).0.message;
         assert_eq!(shown("freeze: until 10:00", 0), "freeze: until 10:00");

@@ -48,15 +48,15 @@ pub trait Controller: Send + Sync + 'static {
     }
 }
 
-/// A kind that wakes a controller, and whom a change of it concerns.
+/// A kind that wakes a controller, and the objects that a change of it concerns.
 pub struct Interest {
     /// Which objects.
     pub query: ListQuery,
-    /// Whom a change concerns.
+    /// What a change concerns.
     pub trigger: Trigger,
 }
 
-/// Whom a change of one object concerns.
+/// What a change of one object concerns.
 #[derive(Clone)]
 pub enum Trigger {
     /// The object itself.
@@ -67,7 +67,7 @@ pub enum Trigger {
     Mapped(Arc<dyn Fn(&Obj) -> Wakes + Send + Sync>),
 }
 
-/// Whom to wake.
+/// What to wake.
 pub enum Wakes {
     /// These objects.
     These(Vec<Key>),
@@ -86,7 +86,7 @@ impl Interest {
         Self { query: ListQuery::all(GroupKind::of::<T>()), trigger }
     }
 
-    /// Objects of kind `T` matter to whomever `map` names.
+    /// Objects of kind `T` matter to the objects that `map` names.
     pub fn mapped<T: ApiObject>(map: impl Fn(&Obj) -> Wakes + Send + Sync + 'static) -> Self {
         let trigger = Trigger::Mapped(Arc::new(map));
         Self { query: ListQuery::all(GroupKind::of::<T>()), trigger }

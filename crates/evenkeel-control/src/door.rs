@@ -6,20 +6,20 @@ use serde_json::Value;
 
 use crate::{Action, BoxFuture, Direction};
 
-/// The one door every action leaves by. Implementations write the record *before* they allow, and
-/// its outcome afterwards.
+/// The one door that every action passes. Implementations write the record *before* they allow, and
+/// the outcome afterwards.
 pub trait Door: Send + Sync {
     /// May this happen now?
     ///
-    /// Laws: an action whose direction is [`Direction::Safer`] is allowed whatever the budget, a
-    /// freeze or the record's own failure says; everything else fails closed.
+    /// An action whose direction is [`Direction::Safer`] is allowed even if the budget, a freeze or
+    /// a failure of the record speaks against it; everything else fails closed.
     fn ask<'a>(&'a self, petition: &'a Petition<'a>) -> BoxFuture<'a, Verdict>;
 
-    /// Records what became of an allowed action.
+    /// Records the outcome of an allowed action.
     fn settle<'a>(&'a self, id: &'a AuditId, outcome: Outcome<'a>) -> BoxFuture<'a, ()>;
 }
 
-/// What the door is asked. `Debug` does not show what the target holds.
+/// What the door is asked. `Debug` does not show the content of the target.
 pub struct Petition<'a> {
     /// Which controller asks.
     pub controller: &'static str,
@@ -27,7 +27,7 @@ pub struct Petition<'a> {
     pub object: &'a Key,
     /// The effect.
     pub action: &'a Action,
-    /// The effect in words that may be recorded: nothing secret is in it.
+    /// The effect as text that may be recorded: it has no secrets.
     pub text: &'a str,
     /// The plan's reason.
     pub reason: &'static str,
@@ -56,13 +56,13 @@ pub enum Verdict {
     Allow(AuditId),
     /// Not now.
     Hold {
-        /// When it is worth asking again; `None` when that is not known. The loop asks again then,
-        /// and from time to time before: what holds may be lifted early.
+        /// When to ask again; `None` when that is not known. The loop asks then, and from time to
+        /// time before: a hold may be lifted early.
         until: Option<Timestamp>,
         /// Everything that speaks against it; the first one decided.
         objections: Vec<Objection>,
     },
-    /// Not at all, as things stand.
+    /// Not allowed under the present conditions.
     Deny {
         /// Everything that speaks against it; the first one decided.
         objections: Vec<Objection>,
@@ -74,7 +74,7 @@ pub enum Verdict {
 pub struct Objection {
     /// The policy's name.
     pub policy: &'static str,
-    /// Why, and who can change it.
+    /// Why, and how it can be changed.
     pub reason: String,
 }
 
@@ -88,12 +88,12 @@ impl fmt::Display for Objection {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AuditId(pub String);
 
-/// What became of an allowed action.
+/// The outcome of an allowed action.
 #[derive(Debug, Clone, Copy)]
 pub enum Outcome<'a> {
     /// It happened (or was already so).
     Done,
-    /// It did not happen, or not surely.
+    /// It did not happen, or that is uncertain.
     Failed(&'a str),
 }
 

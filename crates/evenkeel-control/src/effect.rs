@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{BoxFuture, Direction, Retry, redact};
 
-/// How long an effect may take when its effector says nothing else.
+/// How long an effect may take if its effector sets no other limit.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A change to something that is not an API object, as data.
@@ -20,11 +20,11 @@ pub struct EffectCall {
     pub target: String,
     /// Everything else the effector needs.
     pub args: Value,
-    /// How it is taken back: the record says so.
+    /// How it is taken back; this is recorded.
     pub reverts: Reversal,
 }
 
-/// How an effect is taken back. There is no third way. `Debug` does not show the arguments.
+/// How an effect is taken back; there are only two ways. `Debug` does not show the arguments.
 #[derive(Clone, PartialEq)]
 pub enum Reversal {
     /// By this verb of the same port on the same target.
@@ -103,11 +103,11 @@ pub enum Effected {
     /// It happened.
     Done,
     /// It is under way and must not hold up the plan. The record gets its outcome when this ends;
-    /// a failure becomes an Event, and the next observation learns of it by [`crate::Endings`].
+    /// a failure becomes an Event, and the next observation sees it through [`crate::Endings`].
     Pending(BoxFuture<'static, Result<(), EffectError>>),
 }
 
-/// Why an effect did not happen, or not surely.
+/// Why an effect did not happen, or why that is uncertain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct EffectError {
@@ -116,7 +116,7 @@ pub struct EffectError {
 }
 
 impl EffectError {
-    /// A failure in words, which are cleaned of secrets here.
+    /// A failure as text, from which secrets are removed here.
     pub fn new(problem: &str, retry: Retry) -> Self {
         Self { problem: redact::text(problem), retry }
     }

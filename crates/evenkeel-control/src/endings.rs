@@ -8,7 +8,7 @@ use std::{
 use evenkeel_api::Key;
 use jiff::Timestamp;
 
-/// Objects about which is remembered: beyond it the one is forgotten that was noted longest ago.
+/// Objects that are remembered: beyond it the one that was noted longest ago is forgotten.
 const OBJECTS_MAX: usize = 10_000;
 /// Targets per object and port: more than any spec names channels.
 const TARGETS_MAX: usize = 32;
@@ -18,11 +18,11 @@ const TARGETS_MAX: usize = 32;
 pub struct Ending {
     /// When.
     pub at: Timestamp,
-    /// What was to be done and why it failed, without anything secret; `None` when it went well.
+    /// What was to be done and why it failed, without secrets; `None` when it succeeded.
     pub failure: Option<String>,
 }
 
-/// The last ending per object, port and target. A process that has just started knows none.
+/// The last ending per object, port and target. Empty after a restart.
 #[derive(Debug, Default)]
 pub struct Endings(Mutex<Kept>);
 
@@ -42,7 +42,7 @@ struct Of {
 
 impl Endings {
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        // Whole entries are written; a panic elsewhere leaves none half.
+        // Entries are inserted whole; a panic elsewhere leaves no half entry.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -11,8 +11,8 @@ use crate::{
     notices::{NOTIFY, WEBHOOK},
 };
 
-/// What a [`crate::RunLoop`] stands on. A host names what it has; the rest says that it is not
-/// there.
+/// What a [`crate::RunLoop`] needs. A host sets what it has; the rest answers with an error that it
+/// is not configured.
 #[derive(Clone)]
 pub struct Host {
     pub(crate) write: Arc<dyn Write>,
@@ -25,7 +25,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host without metrics and channels, whose door is open and whom nobody observes.
+    /// A host without metrics, channels and observer, whose door is open.
     pub fn new(store: &Arc<dyn Store>, clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
         let ports = Ports {
             read: store.clone(),

@@ -8,11 +8,11 @@ use crate::{BoxFuture, Read};
 /// Which way an action moves the risk for users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
-    /// Back to what was known to work, or out of the way: never blocked.
+    /// Back to what was known to work, or out of traffic: never blocked.
     Safer,
     /// Changes nothing that serves.
     Neutral,
-    /// Something new meets traffic, or capacity goes: asks the budget.
+    /// Something new gets traffic, or capacity is removed: asks the budget.
     Riskier,
 }
 
@@ -52,7 +52,7 @@ impl fmt::Debug for Change<'_> {
 }
 
 /// Judges changes of one kind. The direction is computed from the object before and after, never
-/// declared by whoever wants the change.
+/// declared by the caller.
 pub trait Judge: Send + Sync {
     /// Which way this change moves the risk. `read` is for what the object alone does not say,
     /// such as whether a backend has endpoints; when it cannot be read, answer
@@ -82,8 +82,8 @@ impl Judges {
         self.0.insert(kind, judge);
     }
 
-    /// The direction, and whether a judge said so: what was judged is written only as it was
-    /// judged.
+    /// The direction, and whether a judge computed it: an object that was judged is written only as
+    /// it was judged.
     pub(crate) async fn direction(&self, change: Change<'_>, read: &dyn Read) -> (Direction, bool) {
         match self.0.get(&change.key.kind) {
             Some(judge) => (judge.direction(change, read).await, true),
@@ -92,15 +92,15 @@ impl Judges {
     }
 }
 
-/// Judges objects that no user meets (rules, bookkeeping): every change is neutral.
+/// Judges objects that do not serve users (rules, bookkeeping): every change is neutral.
 pub fn bookkeeping(_: Change<'_>) -> Direction {
     Direction::Neutral
 }
 
 /// Judges workloads by their replicas and their template.
 ///
-/// Making one or adding replicas is neutral: nothing new meets traffic by it. Fewer replicas,
-/// another template and a deletion are riskier, except of something that has no replicas.
+/// Creating one or adding replicas is neutral: nothing new gets traffic by it. Fewer replicas,
+/// another template and a deletion are riskier, except for something that has no replicas.
 pub fn workload(change: Change<'_>) -> Direction {
     let Some(before) = change.before.map(Obj::json) else { return Direction::Neutral };
     let replicas = |obj: &Value| obj.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);

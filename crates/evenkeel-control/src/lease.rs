@@ -3,11 +3,11 @@
 //! ```text
 //! Lease as read --decide--> Step: create, renew, take over, wait
 //! ```
-//! Clocks of different machines are never compared, and nobody's wall clock matters: a follower
-//! counts evenly from the moment at which it saw the Lease change, and a leader stops counting as
-//! one `renew_within` after it began its last renewal, and gives up its writes that are under way.
-//! Between that moment and the one at which anybody else may take over lies the time that those have
-//! to land which the network holds.
+//! Clocks of different machines are never compared, and wall clocks do not matter: a follower
+//! counts monotonic time from the moment at which it saw the Lease change. A leader stops counting
+//! as one `renew_within` after it began its last renewal, and gives up its writes that are under
+//! way. Writes that are still in the network must land between that moment and the one at which
+//! another process may take over.
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +25,9 @@ use crate::{Host, Patch, StoreError, WriteOptions};
 
 /// Field manager of leases.
 const MANAGER: &str = "evenkeel-leader-election";
-/// How often giving a Lease back is tried.
+/// How often releasing a Lease is tried.
 const RELEASE_TRIES: usize = 3;
-/// What is said when that does not succeed.
+/// Logged when that does not succeed.
 pub(crate) const NOT_RELEASED: &str = "lease not released, it will expire";
 
 /// Which Lease makes a leader, and how fast it changes hands.
@@ -37,7 +37,7 @@ pub(crate) const NOT_RELEASED: &str = "lease not released, it will expire";
 pub struct LeaseSettings {
     /// Namespace and name of the Lease.
     pub key: Key,
-    /// Who we are; unique per process.
+    /// Our identity; unique per process.
     pub identity: String,
     /// A leader that has not renewed for this long may be replaced.
     duration: Duration,
@@ -45,7 +45,7 @@ pub struct LeaseSettings {
     renew_within: Duration,
     /// Between two attempts.
     retry: Duration,
-    /// Written on the Lease by whoever takes it: where to ask this process.
+    /// Written on the Lease by the process that takes it: where to ask this process.
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -79,7 +79,7 @@ impl LeaseSettings {
 #[derive(Clone)]
 pub(crate) struct Leadership(Arc<Mutex<Term>>);
 
-/// Until when, in even time.
+/// Until when, in monotonic time.
 struct Term {
     until: Timestamp,
     resigned: bool,
@@ -100,18 +100,18 @@ impl Leadership {
         Self(Arc::new(Mutex::new(Term { until, resigned: false })))
     }
 
-    /// Whether this process may act at `now`, in even time.
+    /// Whether this process may act at `now`, in monotonic time.
     pub(crate) fn holds(&self, now: Timestamp) -> bool {
         let term = self.term();
         !term.resigned && now < term.until
     }
 
-    /// Until when it may act, as things stand, in even time.
+    /// Until when it may act if the Lease is not renewed again, in monotonic time.
     pub(crate) fn ends(&self) -> Timestamp {
         self.term().until
     }
 
-    /// Acts no more, for good: a renewal that is under way changes nothing about it.
+    /// Stops acting and does not start again: a renewal that is under way changes nothing about it.
     pub(crate) fn resign(&self) {
         self.term().resigned = true;
     }
@@ -129,7 +129,7 @@ impl Leadership {
 /// What is known of the Lease: its content, and when that was first seen here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
-    /// Somebody has deleted it since. Its holder may not know yet, so its time counts on.
+    /// It has been deleted since. Its holder may not know yet, so its time still counts.
     gone: bool,
     holder: String,
     renewed: String,
@@ -145,9 +145,9 @@ enum Step {
     Create,
     /// Renew our own.
     Renew,
-    /// Take over what nobody renews.
+    /// Take over a Lease that is not renewed.
     TakeOver,
-    /// Somebody else holds it.
+    /// Another process holds it.
     Wait(Duration),
 }
 
@@ -166,18 +166,18 @@ fn decide(seen: Option<&Seen>, settings: &LeaseSettings, now: Timestamp) -> Step
     if left.is_zero() { take } else { Step::Wait(left.min(settings.retry)) }
 }
 
-/// Keeps one Lease and tells the workers when leadership comes and goes.
+/// Keeps one Lease and notifies the workers when leadership is gained or lost.
 pub(crate) struct Elector {
     host: Host,
     settings: LeaseSettings,
     leadership: Leadership,
     workers: Vec<mpsc::UnboundedSender<()>>,
     seen: Option<Seen>,
-    /// What was seen is our own last write: the next renewal needs no look first.
+    /// The last state seen is our own last write: the next renewal needs no look first.
     is_own: bool,
     leading: bool,
-    /// The holder that was told last.
-    told: String,
+    /// The holder that was logged last.
+    logged_holder: String,
 }
 
 impl Elector {
@@ -195,7 +195,7 @@ impl Elector {
             seen: None,
             is_own: false,
             leading: false,
-            told: String::new(),
+            logged_holder: String::new(),
         }
     }
 
@@ -216,8 +216,8 @@ impl Elector {
     }
 
     /// One write, and a look before it unless the last write was ours; how long to wait until the
-    /// next. A renewal is conditioned on what we wrote last, so it bounces off whatever somebody
-    /// else has done meanwhile, and the next attempt looks.
+    /// next. A renewal is conditioned on what we wrote last, so it conflicts with whatever another
+    /// process has written meanwhile, and the next attempt looks.
     async fn attempt(&mut self) -> Result<Duration, StoreError> {
         if !std::mem::take(&mut self.is_own) {
             let found = self.within(self.host.ports.read.get(&self.settings.key)).await?;
@@ -234,15 +234,15 @@ impl Elector {
             Ok(lease) => {
                 self.note(Some(&lease), self.steady());
                 self.is_own = true;
-                // A term that has run out meanwhile must be told before the next one begins: a
-                // worker that saw the end waits to hear of a beginning.
+                // The end of a term that has run out meanwhile must be announced before the next
+                // one begins: a worker that saw the end waits to be notified of a beginning.
                 self.announce();
                 // Counted from before the request: its answer may be slow, the Lease is not longer
                 // for it.
                 self.leadership.set(later(started, self.settings.renew_within));
             }
-            // Somebody was faster or has deleted it, or our own write of before went through after
-            // all: the next look tells which.
+            // Another process was faster or has deleted it, or our own earlier write went through
+            // after all: the next look shows which.
             Err(
                 StoreError::Conflict { .. }
                 | StoreError::Exists { .. }
@@ -287,7 +287,7 @@ impl Elector {
         self.within(self.host.write.patch(&settings.key, &patch, &options)).await
     }
 
-    /// A silent server is no leader's friend: every request has a third of the renewal time.
+    /// A server may be silent: every request has a third of the renewal time.
     async fn within<T>(
         &self,
         request: impl Future<Output = Result<T, StoreError>>,
@@ -324,7 +324,7 @@ impl Elector {
                 && old.revision == fresh.revision
         });
         let at = same.map_or(now, |old| old.at);
-        self.tell(&fresh.holder);
+        self.log_leader(&fresh.holder);
         self.seen = Some(Seen { at, ..fresh });
     }
 
@@ -339,26 +339,26 @@ impl Elector {
                 tracing::info!(%lease, leader, "leadership lost: this process acts no more");
             }
             self.host.observer.led(&self.settings.key, leads);
-            // A worker that is gone needs no word.
+            // A worker that is gone is removed.
             self.workers.retain(|worker| worker.unbounded_send(()).is_ok());
         }
     }
 
-    /// Says once that somebody else leads, or nobody.
-    fn tell(&mut self, holder: &str) {
-        if holder == self.told {
+    /// Logs once that another process leads, or none.
+    fn log_leader(&mut self, holder: &str) {
+        if holder == self.logged_holder {
             return;
         }
-        holder.clone_into(&mut self.told);
+        holder.clone_into(&mut self.logged_holder);
         let lease = &self.settings.key;
         if holder.is_empty() {
-            tracing::info!(%lease, "nobody leads");
+            tracing::info!(%lease, "no process leads");
         } else if holder != self.settings.identity {
             tracing::info!(%lease, leader = holder, "another process leads");
         }
     }
 
-    /// Gives the Lease back, so that another process need not wait for it to expire.
+    /// Releases the Lease, so that another process need not wait for it to expire.
     pub(crate) async fn release(host: &Host, settings: &LeaseSettings) {
         for _ in 0..RELEASE_TRIES {
             match Self::give_back(host, settings).await {
@@ -396,8 +396,8 @@ fn later(at: Timestamp, by: Duration) -> Timestamp {
     at.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
-/// How long a Lease lasts that says so many seconds. No process takes one for longer than an hour,
-/// so more was written by hand, and must not stop everybody for years.
+/// How long a Lease lasts that names so many seconds. No process takes one for longer than an hour,
+/// so a longer one was written by hand, and must not stop all processes for years.
 fn lasts(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or_default().clamp(1, 3_600))
 }
@@ -446,14 +446,14 @@ mod tests {
         assert_eq!(step("other", 100, 115), Step::TakeOver);
         // A clock that stepped back never shortens it.
         assert_eq!(step("other", 100, 50), Step::Wait(Duration::from_secs(2)));
-        // Nor does it when somebody deletes it: whoever held it may not know yet.
+        // Nor when the Lease is deleted: its holder may not know yet.
         assert_eq!(step_of(true, "other", 100, 101), Step::Wait(Duration::from_secs(2)));
         assert_eq!(step_of(true, "other", 100, 115), Step::Create);
         assert_eq!(step_of(true, "me", 100, 101), Step::Create);
     }
 
     #[test]
-    fn a_leader_stops_before_anybody_may_take_over() {
+    fn a_leader_stops_before_another_may_take_over() {
         let settings = LeaseSettings::new("evenkeel", "delivery", "me");
         assert!(settings.renew_within + settings.retry < settings.duration);
         let leadership = Leadership::elected();

@@ -20,7 +20,7 @@ const SLACK: Duration = Duration::from_secs(30);
 /// A webhook call. `Debug` shows neither the body nor what is secret in the URL.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookCall {
-    /// Whom it is made for.
+    /// The object that it is made for.
     pub owner: String,
     /// Identity of this very call: the reply is kept under it, and it is made once per id.
     pub id: String,
@@ -34,8 +34,8 @@ pub struct HookCall {
     pub timeout: Duration,
     /// Further attempts after a failed one.
     pub retries: u32,
-    /// Whether all it can bring about is that a version goes out of traffic: such a question is
-    /// never held.
+    /// Whether its only effect can be that a version is taken out of traffic: such a call is never
+    /// held.
     #[serde(default)]
     pub way_back: bool,
 }
@@ -107,7 +107,7 @@ impl Webhooks {
 }
 
 fn arguments<T: serde::de::DeserializeOwned>(call: &EffectCall) -> Result<T, EffectError> {
-    // The decoder's words would quote them.
+    // The decoder's message would quote them.
     let unfit = |_| {
         let problem = format!("the arguments are not those of {} {}", call.port, call.verb);
         EffectError::new(&problem, Retry::Slowly)
@@ -122,8 +122,8 @@ impl Effector for Webhooks {
     ) -> BoxFuture<'a, Result<Effected, EffectError>> {
         Box::pin(async move {
             let call: HookCall = arguments(effect.call())?;
-            // What the answer means, and what it means that there is none, is the next
-            // observation's business. The record says whether the call was answered.
+            // The next observation decides what the answer, or a missing answer, means. The record
+            // says whether the call was answered.
             match self.0.call(&call).await {
                 Ok(_) => Ok(Effected::Done),
                 Err(error) => Err(EffectError::new(&error.to_string(), Retry::Proceed)),
@@ -172,7 +172,7 @@ impl Effector for Notices {
         })
     }
 
-    /// Telling people is never blocked.
+    /// Notifications are never blocked.
     fn direction(&self, _: &EffectCall) -> Direction {
         Direction::Safer
     }

@@ -47,11 +47,11 @@ pub struct Pass {
     pub took_ms: u64,
     /// `done`, `held`, `denied`, `retry`, `refused`, `repeated`, `timed-out`, `panicked`, `gone`.
     pub result: String,
-    /// The plan's reason, or why there was no plan.
+    /// The plan's reason, or why no plan was made.
     pub reason: String,
     /// Since when result and reason have been the same.
     pub since: Timestamp,
-    /// In words: the error, or what the door said.
+    /// As text: the error, or what the door said.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Policies that object, with their reasons; the first one decided.
@@ -133,7 +133,7 @@ impl Activity {
         books.last.values().map(|(_, pass)| pass).filter(same).cloned().collect()
     }
 
-    /// Every remembered pass that did not end well.
+    /// Every remembered pass that did not succeed.
     pub fn troubles(&self) -> Vec<Pass> {
         let books = self.books();
         let bad = |pass: &&Pass| !["done", "gone"].contains(&pass.result.as_str());

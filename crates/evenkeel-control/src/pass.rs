@@ -19,22 +19,22 @@ use crate::{
     lease::Leadership,
     perform::{chain, dropped, write_status},
     queue::{BackOff, later},
-    recorder::{Recorder, told_or_logged},
+    recorder::{Recorder, log_if_not_recorded},
     redact,
     repeats::{Calm, Mark, REPEATS_MAX, Repeats},
     within,
 };
 
-/// Pause before a condition is looked at again that should have been taken away.
+/// Pause before the next look at a condition that could not be removed.
 const CLEAR_AGAIN: Duration = Duration::from_secs(10);
 /// Longest observation. Metrics servers answer within seconds or not at all.
 const OBSERVE_MAX: Duration = Duration::from_mins(1);
 /// Longest request to the API server, to the door or of a judge.
 pub(crate) const REQUEST_MAX: Duration = Duration::from_secs(30);
-/// After a pass that changed nothing, the next one comes no sooner than this, or a plan that
-/// always wants to be looked at at once would never rest.
+/// After a pass that changed nothing, the next one comes no sooner than this: a plan that always
+/// asks for an immediate look would never rest.
 const LOOK_LEAST: Duration = Duration::from_secs(1);
-/// A wish to be looked at this soon means: at once.
+/// A plan that asks for a look this soon means: at once.
 const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// The outcome of effects that outlive their plan.
@@ -61,9 +61,9 @@ pub(crate) struct Ended {
     pub(crate) took: Duration,
 }
 
-/// What the queue is told.
+/// What the queue does next with the object.
 pub(crate) enum Next {
-    /// All is well; look again after this long.
+    /// It succeeded; look again after this long.
     Done(Option<Duration>),
     /// The door holds the plan; look again after this long.
     Held(Duration),
@@ -92,7 +92,7 @@ pub(crate) struct Done {
     pub(crate) changes: Vec<Mark>,
     /// Objects as they were stored: later steps build on them.
     pub(crate) stored: BTreeMap<Key, Arc<Obj>>,
-    /// Objects that were written without an answer that says what they are like now.
+    /// Objects that were written without an answer that contains their new state.
     pub(crate) touched: Vec<Key>,
     /// A field of a status that the server did not keep.
     dropped: Option<String>,
@@ -124,7 +124,7 @@ impl Worker {
         self.host.ports.clock.now()
     }
 
-    /// Even time, for waits.
+    /// Monotonic time, for waits.
     pub(crate) fn steady(&self) -> Timestamp {
         self.host.ports.clock.steady()
     }
@@ -166,7 +166,8 @@ impl Worker {
             }
             Some(Err(error)) => {
                 let words = redact::text(&chain(&error));
-                // What only a change of the object can mend is told once, not at every look.
+                // An error that only a change of the object can fix is logged once, not at every
+                // look.
                 if self.flags.says(key, STALLED, &words) {
                     tracing::debug!(controller = self.name(), object = %key, error = words,
                         "observation incomplete");
@@ -196,14 +197,14 @@ impl Worker {
         for write in &plan.status {
             self.write_status(key, plan, write, &mut done).await?;
         }
-        self.tell(key, &plan.events).await;
+        self.record_events(key, &plan.events).await;
         for action in &plan.then {
             self.step(key, plan, action, &mut done).await?;
         }
         Ok(self.rest(key, plan, &done).await)
     }
 
-    /// How a pass ends whose plan was carried out.
+    /// The end of a pass that carried its plan out.
     async fn rest(&self, key: &Key, plan: &Plan, done: &Done) -> Ended {
         let wake = wish(plan);
         if let Some(field) = &done.dropped {
@@ -225,7 +226,7 @@ impl Worker {
                 let next = Next::Back(BackOff::Slow, wake);
                 Ended::new("repeated", plan.reason, next).saying(message)
             }
-            // Not cleared yet: whoever undoes it may do so again any moment.
+            // Not cleared yet: the other writer may undo it again at any moment.
             Calm::NotYet(left) => {
                 let wait = wake.map_or(left, |wait| wait.max(LOOK_LEAST).min(left));
                 Ended::new("done", plan.reason, Next::Done(Some(wait)))
@@ -237,7 +238,7 @@ impl Worker {
                 let mut wait = if spins { Some(LOOK_LEAST) } else { plan.wake_after };
                 if !is_clear {
                     tracing::debug!(controller = self.name(), object = %key,
-                        "condition not taken away");
+                        "condition not removed");
                     wait = Some(wait.map_or(CLEAR_AGAIN, |wait| wait.min(CLEAR_AGAIN)));
                 }
                 Ended::new("done", plan.reason, Next::Done(wait))
@@ -290,7 +291,7 @@ impl Worker {
         }
     }
 
-    /// Nothing is written that was planned while leading and would land afterwards.
+    /// Nothing is written after leadership is lost, even if it was planned before.
     pub(crate) fn check_leads(&self, plan: &Plan) -> Result<(), Ended> {
         if self.leads() {
             return Ok(());
@@ -299,8 +300,8 @@ impl Worker {
         Err(Ended::new("retry", plan.reason, Next::Back(BackOff::Quick, None)).saying(words))
     }
 
-    /// What a write to the API comes to, within the time that it has. It is given up when our term
-    /// ends: nothing of ours may still be under way when somebody else begins.
+    /// The result of a write to the API, within the time that it has. It is given up when our term
+    /// ends: none of our writes may still be under way when another process begins.
     pub(crate) async fn while_leading<T>(&self, write: impl Future<Output = T>) -> Option<T> {
         let mut write = std::pin::pin!(write);
         let end = later(self.steady(), REQUEST_MAX);
@@ -318,7 +319,7 @@ impl Worker {
         }
     }
 
-    /// How a pass ends whose plan failed, by what the failure asks for.
+    /// The end of a pass that failed, by what the failure asks for.
     pub(crate) async fn failed(
         &self,
         key: &Key,
@@ -338,24 +339,24 @@ impl Worker {
         Ended::new(result, plan.reason, next).saying(words)
     }
 
-    /// How a pass ends that found a defect of ours.
+    /// How a pass ends that found a defect in evenkeel.
     pub(crate) async fn panicked(&self, key: &Key, words: &str) -> Ended {
         let words = format!("internal error: {words}");
         tracing::error!(controller = self.name(), object = %key, error = words, "pass panicked");
-        let telling = AssertUnwindSafe(self.stall(key, "Panicked", &words)).catch_unwind();
-        if telling.await.is_err() {
+        let stalling = AssertUnwindSafe(self.stall(key, "Panicked", &words)).catch_unwind();
+        if stalling.await.is_err() {
             tracing::error!(controller = self.name(), object = %key, "and so did its condition");
         }
         let next = Next::Back(BackOff::Panic, None);
         Ended::new("panicked", "Panicked", next).saying(words)
     }
 
-    pub(crate) async fn tell(&self, key: &Key, notes: &[EventNote]) {
+    pub(crate) async fn record_events(&self, key: &Key, notes: &[EventNote]) {
         for note in notes.iter().filter(|_| self.leads()) {
-            let telling = self.recorder.tell(&self.host, note, self.name());
-            let told = self.while_leading(telling).await;
+            let recording = self.recorder.record(&self.host, note, self.name());
+            let recorded = self.while_leading(recording).await;
             // An Event is for people; losing one must not repeat the actions before it.
-            told_or_logged(told, self.name(), key, note.reason);
+            log_if_not_recorded(recorded, self.name(), key, note.reason);
         }
     }
 
@@ -374,17 +375,17 @@ impl Worker {
         if self.while_leading(raising).await == Some(true) {
             tracing::info!(controller = self.name(), object = %key, reason, message);
             let note = EventNote { about: key.clone(), kind: EventType::Warning, reason, message };
-            self.tell(key, &[note]).await;
+            self.record_events(key, &[note]).await;
         }
     }
 
-    /// Whether nothing has happened to an object but that the loop set or took a condition.
+    /// Whether nothing has happened to an object except that the loop set or removed a condition.
     pub(crate) fn has_only_flagged(&self, obj: &Obj, heard: Option<&Revision>) -> bool {
         self.flags.hear(obj);
         self.flags.left(obj, heard)
     }
 
-    /// Tells the observer of a pass; `due` is when the next one comes, in even time.
+    /// Reports a pass to the observer; `due` is when the next one comes, in monotonic time.
     pub(crate) fn report(&self, key: &Key, ended: &Ended, due: Option<Timestamp>) {
         let now = self.now();
         let wait = due.map(|due| due.duration_since(self.steady()).max(SignedDuration::ZERO));
@@ -403,14 +404,14 @@ impl Worker {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
-/// When a plan wants to be looked at again. That it wants to go on at once is no such wish: it
-/// means that what it does has an effect.
+/// When a plan wants to be looked at again. `None` when it wants to continue at once: that means
+/// that what it does has an effect.
 pub(crate) fn wish(plan: &Plan) -> Option<Duration> {
     plan.wake_after.filter(|wait| *wait >= AT_ONCE)
 }

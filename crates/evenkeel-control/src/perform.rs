@@ -13,13 +13,13 @@ use crate::{
 /// what was not recorded.
 pub struct Cleared<'a> {
     pub(crate) action: &'a Action,
-    /// The merge patch that was judged, for actions that work by one.
+    /// The merge patch that was judged, for actions that use one.
     pub(crate) patch: Option<Value>,
     /// Whether the target was there.
     pub(crate) exists: bool,
     pub(crate) audit: AuditId,
     pub(crate) manager: &'static str,
-    /// The revision that was planned for or judged; the write bounces off on any other.
+    /// The revision that was planned for or judged; a write to any other is a conflict.
     pub(crate) expect: Option<Revision>,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Debug for Cleared<'_> {
     }
 }
 
-/// Why an action did not happen, or not surely.
+/// Why an action did not happen, or why that is uncertain.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum PerformError {
     /// The API refused or did not answer.
@@ -41,16 +41,16 @@ pub(crate) enum PerformError {
     /// The effector failed.
     #[error(transparent)]
     Effect(#[from] EffectError),
-    /// Nobody performs effects of this port.
+    /// This process has no effector for the port.
     #[error("this process performs no effects of {0:?}")]
     NoEffector(&'static str),
     /// It did not end in time.
     #[error("no answer within {0:?}; the action may have taken effect")]
     TimedOut(Duration),
-    /// Somebody else may lead by now.
+    /// Another process may lead by now.
     #[error("no answer while this process led; the action may have taken effect")]
     TermOver,
-    /// A defect of ours.
+    /// A defect in evenkeel.
     #[error("internal error ({0}); the action may have taken effect")]
     Panicked(String),
 }
@@ -67,11 +67,11 @@ impl PerformError {
         }
     }
 
-    /// In words that may be recorded.
+    /// As text that may be recorded.
     pub(crate) fn words(&self, target: Option<&Key>) -> String {
         let words = chain(self);
         match (self, target) {
-            // What a defect says about a Secret may quote it.
+            // The message of a defect may quote a Secret.
             (Self::Panicked(_), Some(key)) => redact::about(key, &words),
             _ => redact::text(&words),
         }
@@ -90,10 +90,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What carrying out an action came to.
+/// The result of an action that was carried out.
 pub(crate) struct Performed {
     pub(crate) effected: Effected,
-    /// The target as it is stored now, when the server said so.
+    /// The target as it is stored now, if the server returned it.
     pub(crate) stored: Option<Arc<Obj>>,
 }
 
@@ -128,7 +128,7 @@ pub(crate) async fn perform(host: &Host, cleared: &Cleared<'_>) -> Result<Perfor
     Ok(Performed { effected: Effected::Done, stored })
 }
 
-/// The verbs that answer with no object.
+/// The verbs whose answer has no object.
 async fn remove_or_bind(write: &dyn Write, cleared: &Cleared<'_>) -> Result<(), StoreError> {
     let revision = cleared.expect.as_ref();
     let done = match cleared.action {
@@ -187,8 +187,8 @@ pub(crate) async fn write_status(
     host.write.patch(&write.key, &patch, options).await
 }
 
-/// The first field of a merge patch that is not in what was stored: the server's schema has no
-/// such field, so it was dropped without a word.
+/// The first field of a merge patch that is not in what was stored: the server's schema has no such
+/// field, so it was dropped silently.
 ///
 /// Values that some servers leave out (zero, empty, false) count as stored.
 pub(crate) fn dropped(stored: Option<&Value>, patch: &Value) -> Option<String> {

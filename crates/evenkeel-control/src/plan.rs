@@ -12,9 +12,9 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// Written after the actions, and only if all of them happened.
     pub status: Vec<StatusWrite>,
-    /// Told after the status is written.
+    /// Recorded after the status is written.
     pub events: Vec<EventNote>,
-    /// Effects after all that: what the door says of them holds up nothing of the plan itself.
+    /// Effects after all that: if the door holds them, the plan itself is not held up.
     pub then: Vec<Action>,
     /// Machine-readable reason, also when nothing is to be done.
     pub reason: &'static str,
@@ -24,7 +24,7 @@ pub struct Plan {
     /// be wrong then.
     pub when_held: Option<HeldWords>,
     /// Revision of each object the plan would write, as it was seen. A write to one of them is
-    /// refused when it has moved on: a stale plan bounces off.
+    /// refused when its revision has changed: a stale plan is a conflict.
     pub assumed: Vec<(Key, Revision)>,
 }
 
@@ -72,7 +72,7 @@ impl Plan {
         self
     }
 
-    /// Also tells this event.
+    /// Also records this event.
     #[must_use]
     pub fn with_event(mut self, event: EventNote) -> Self {
         self.events.push(event);
@@ -94,10 +94,10 @@ impl Plan {
     }
 }
 
-/// Words of a condition while a plan is held.
+/// The message of a condition while a plan is held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldWords {
-    /// Type of the condition; where the object has none, nothing is said.
+    /// Type of the condition; an object without it stays as it is.
     pub condition: &'static str,
     /// Its message.
     pub message: String,
@@ -112,8 +112,8 @@ pub struct StatusWrite {
     pub status: Value,
 }
 
-/// A Kubernetes Event in the making. What is secret in its message is masked when it is written,
-/// and in `Debug`.
+/// A Kubernetes Event to write. Secrets in its message are masked when it is written, and in
+/// `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EventNote {
     /// The object it is about.
@@ -136,7 +136,7 @@ impl fmt::Debug for EventNote {
 /// Severity of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventType {
-    /// As it should be.
+    /// Nothing to do for a person.
     Normal,
     /// A person may have to act.
     Warning,

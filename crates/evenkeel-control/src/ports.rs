@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use crate::{BoxFuture, Endings, HookCall, HostWrites, Notification, Read, Store, Write, redact};
 
-/// Everything a controller may look through; there is no way to write in it. Cheap to clone.
+/// All that a controller may read through; it offers no writes. Cheap to clone.
 #[derive(Clone)]
 pub struct Ports {
     /// The Kubernetes API, to read.
@@ -20,7 +20,7 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
 }
 
-/// What a part of the host works with that reports about itself: a node agent, the gateway.
+/// The ports of a part of the host that reports about itself: a node agent, the gateway.
 #[derive(Clone)]
 pub struct HostPorts {
     /// The Kubernetes API, to read.
@@ -47,9 +47,9 @@ pub trait Timer: Send + Sync {
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()>;
 }
 
-/// PromQL, whoever evaluates it.
+/// Evaluates PromQL.
 pub trait Metrics: Send + Sync {
-    /// Evaluates an instant query at `at`. An empty vector is no error, it means: no data.
+    /// Evaluates an instant query at `at`. An empty vector is not an error, it means: no data.
     fn query<'a>(
         &'a self,
         expr: &'a str,
@@ -116,7 +116,7 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// Why a query gave no answer. Neither `Debug` nor `Display` shows what gives access to a server.
+/// Why a query gave no answer. `Debug` and `Display` do not show credentials.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetricsError {
     /// The expression is wrong.
@@ -124,13 +124,13 @@ pub enum MetricsError {
     Invalid {
         /// The expression.
         expr: String,
-        /// The parser's or engine's words.
+        /// The message of the parser or engine.
         problem: String,
     },
-    /// Nobody answered.
+    /// No answer.
     #[error("metrics server: {}", redact::text(problem))]
     Unreachable {
-        /// The transport's words.
+        /// The message of the transport.
         problem: String,
     },
 }
@@ -141,10 +141,10 @@ pub trait Replies: Send + Sync {
     fn reply(&self, id: &str) -> Option<Result<HookReply, HookError>>;
 }
 
-/// Calls webhooks. Only [`crate::Webhooks`], an effector, is handed this.
+/// Calls webhooks. Only [`crate::Webhooks`], an effector, gets this.
 pub trait Hooks: Replies {
     /// Makes the call (with its retries) and keeps the reply under its id. A call that is dropped
-    /// before it has ended keeps a failure: whoever asked learns that there is no answer.
+    /// before it has ended keeps a failure: the caller sees that there is no answer.
     fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Result<HookReply, HookError>>;
 
     /// The longest that a call takes, with all its attempts and the pauses between them.
@@ -153,12 +153,12 @@ pub trait Hooks: Replies {
     }
 }
 
-/// Delivers notifications. Only [`crate::Notices`], an effector, is handed this.
+/// Delivers notifications. Only [`crate::Notices`], an effector, gets this.
 pub trait Notifier: Send + Sync {
     /// Ready when the provider has accepted it, or when it is given up.
     ///
     /// Implementations keep the order per provider, retry, bound what waits, and deliver one id
-    /// once as far as they can tell.
+    /// once as far as they know.
     fn deliver(&self, notification: Notification) -> BoxFuture<'static, Result<(), String>>;
 }
 
@@ -171,11 +171,11 @@ pub struct HookReply {
     pub body: String,
 }
 
-/// Why a webhook gave no answer. Neither `Debug` nor `Display` shows what is secret in the URL.
+/// Why a webhook gave no answer. `Debug` and `Display` do not show secrets in the URL.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("webhook {}: {}", redact::url(url), redact::Secrets::of_url(url).text(problem))]
 pub struct HookError {
-    /// Where to, with all that stands in it.
+    /// The full URL.
     pub url: String,
     /// Timeout, unknown host, refused ...
     pub problem: String,
@@ -199,7 +199,7 @@ impl fmt::Debug for HookError {
     }
 }
 
-/// A [`Metrics`] without data source: every query says so.
+/// A [`Metrics`] without data source: every query fails with an error that says this.
 pub struct NoMetrics;
 
 impl Metrics for NoMetrics {
@@ -213,7 +213,7 @@ impl Metrics for NoMetrics {
     }
 }
 
-/// A [`Hooks`] that calls nobody.
+/// A [`Hooks`] that makes no calls.
 pub struct NoHooks;
 
 impl Hooks for NoHooks {
@@ -229,7 +229,7 @@ impl Replies for NoHooks {
     }
 }
 
-/// A [`Notifier`] without any channel: every notification says so.
+/// A [`Notifier`] without any channel: every notification fails with an error that says this.
 pub struct NoNotifier;
 
 impl Notifier for NoNotifier {

@@ -17,17 +17,17 @@ const DOUBLINGS_MAX: u32 = 16;
 /// How pauses grow while an object keeps failing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BackOff {
-    /// Somebody else was faster, or nobody answered: soon again.
+    /// A conflict, or no answer: soon again.
     Quick,
     /// Refused, or the same change again and again: only a person or another controller can help,
     /// so a change of the object may end the pause, but no sooner than the first one.
     Slow,
-    /// A defect of ours: long, and no event hurries it.
+    /// A defect in evenkeel: long, and no event hurries it.
     Panic,
 }
 
 impl BackOff {
-    /// First pause and longest pause. The longest ones are what a person waits at most after the
+    /// First pause and longest pause. The longest one is how long a person waits at most after the
     /// cause is gone.
     fn bounds(self) -> (Duration, Duration) {
         match self {
@@ -48,7 +48,7 @@ const HOLD_LEAST: Duration = Duration::from_secs(1);
 
 /// When to look at which object. Pure and ordered: due time first, then arrival, then nothing.
 ///
-/// All times are even ones ([`evenkeel_base::Clock::steady`]): nobody who sets a clock delays a
+/// All times are monotonic ([`evenkeel_base::Clock::steady`]): setting a clock does not delay a
 /// look. An object is never worked on twice at once; what happens to it meanwhile is remembered.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
@@ -96,7 +96,7 @@ impl Queue {
         self.due.first().map(|(at, _, _)| *at)
     }
 
-    /// Work on `key` ended well; look again after `wake_after`, if given.
+    /// Work on `key` succeeded; look again after `wake_after`, if given.
     pub(crate) fn done(&mut self, key: &Key, now: Timestamp, wake_after: Option<Duration>) {
         self.failures.remove(key);
         self.not_before.remove(key);
@@ -130,7 +130,7 @@ impl Queue {
         self.finish(key, Some(later(now, wait.max(HOLD_LEAST))));
     }
 
-    /// When `key` is looked at again, as things stand.
+    /// When `key` is looked at again if nothing happens before.
     pub(crate) fn due(&self, key: &Key) -> Option<Timestamp> {
         self.waiting.get(key).map(|(at, _)| *at)
     }
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_is_tried_again_for_ever_but_slowly() {
+    fn what_was_refused_is_tried_again_forever_but_slowly() {
         let mut queue = Queue::default();
         let pauses: Vec<_> =
             (0..8).map(|_| pause(&mut queue, BackOff::Slow, None).as_secs()).collect();
@@ -270,6 +270,6 @@ mod tests {
         assert_eq!(queue.due(&key("a")), Some(at(2)));
         begin(&mut queue);
         queue.failed(&key("a"), at(0), BackOff::Panic, None);
-        assert_eq!(queue.due(&key("a")), Some(at(60)), "a defect is not hurried");
+        assert_eq!(queue.due(&key("a")), Some(at(60)), "a defect is not retried sooner");
     }
 }

@@ -13,8 +13,8 @@ use serde_json::json;
 
 use crate::{EventNote, Host, Patch, StoreError, Write, WriteOptions, perform::chain, redact};
 
-/// Events remembered for counting; beyond it counting starts afresh. **Source**: `maxLruCacheEntries`
-/// of client-go's correlator.
+/// Events remembered for counting; beyond it counting starts again. **Source**:
+/// `maxLruCacheEntries` of client-go's correlator.
 const KNOWN_MAX: usize = 4_096;
 /// Names tried when several events about one object fall on one instant, as under virtual time.
 const NAMES_MAX: usize = 64;
@@ -53,9 +53,9 @@ pub async fn create_event(
     }
 }
 
-/// Tells events; the same event about the same object counts up instead of piling up.
+/// Records events; the same event about the same object counts up instead of piling up.
 ///
-/// What was told is remembered here only: a controller that starts again tells it anew.
+/// What was recorded is remembered here only: a controller that starts again records it again.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     /// Name of each event by what it says.
@@ -63,8 +63,8 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Tells one.
-    pub(crate) async fn tell(
+    /// Records one.
+    pub(crate) async fn record(
         &self,
         host: &Host,
         note: &EventNote,
@@ -110,18 +110,18 @@ impl Recorder {
     }
 }
 
-/// Logs why an event was not written. A namespace that is going takes none, which is as it should
-/// be.
-pub(crate) fn told_or_logged(
-    told: Option<Result<(), StoreError>>,
+/// Logs why an event was not written. A namespace that is being deleted accepts none, which is
+/// expected.
+pub(crate) fn log_if_not_recorded(
+    recorded: Option<Result<(), StoreError>>,
     controller: &'static str,
     object: &Key,
     reason: &'static str,
 ) {
-    let error = match told {
+    let error = match recorded {
         Some(Ok(())) => return,
         Some(Err(error)) => chain(&error),
-        None => "not within the time there is for it".to_owned(),
+        None => "not within the time limit".to_owned(),
     };
     if is_terminating(&error) {
         tracing::debug!(controller, %object, reason, error, "event not written");
@@ -137,7 +137,7 @@ fn is_terminating(error: &str) -> bool {
     error.contains("because it is being terminated")
 }
 
-/// `false` when the event is no longer there.
+/// `false` when the event no longer exists.
 async fn count_up(
     host: &Host,
     key: &Key,
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_namespace_that_is_being_deleted_is_no_warning() {
+    fn a_namespace_that_is_being_deleted_is_not_logged_as_a_warning() {
         let refused = |problem: &str| {
             let (object, problem) = ("Event/shop/a".to_owned(), problem.to_owned());
             is_terminating(&chain(&StoreError::Refused { object, problem }))

@@ -1,4 +1,4 @@
-//! Nothing secret leaves in words: every log line, Event, record and error goes through here.
+//! Removes secrets from text: every log line, Event, record and error goes through here.
 //!
 //! Bodies of objects are never printed at all; what is left are URLs and other people's error
 //! texts, which may quote what we sent.
@@ -14,10 +14,10 @@ use evenkeel_api::Key;
 pub use secrets::Secrets;
 use tracing::{Dispatch, dispatcher::get_default, subscriber::NoSubscriber};
 
-/// What stands in place of something secret.
+/// Replaces a secret.
 pub const MASK: &str = "***";
-/// Longest text of somebody else that is passed on: enough for a person, whatever a server says,
-/// and the longest message that an Event may have.
+/// Longest text from another program that is passed on: enough for a person, whatever a server
+/// sends, and the longest message that an Event may have.
 pub const TEXT_MAX: usize = 1_024;
 /// Longest value of a user's that is quoted in a message: enough to find it in the manifest.
 pub const QUOTE_MAX: usize = 64;
@@ -35,7 +35,7 @@ pub fn url(text: &str) -> String {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
         None => (String::new(), text),
     };
-    // A password with one of these in it, not encoded as it should be, ends in the wrong place.
+    // A password with one of these in it, not encoded as it should be, ends too early.
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
     let is_port = port.chars().all(|c| c.is_ascii_digit() || c == ']');
@@ -71,7 +71,7 @@ pub fn url_host(text: &str) -> String {
     format!("{scheme}://{host}/{MASK}")
 }
 
-/// Somebody else's words, with the URLs in them masked, passwords and tokens removed, and cut to
+/// Text from another program, with the URLs in it masked, passwords and tokens removed, and cut to
 /// [`TEXT_MAX`] bytes.
 pub fn text(words: &str) -> String {
     let mut out = masked(words, TEXT_MAX);
@@ -82,12 +82,12 @@ pub fn text(words: &str) -> String {
     out
 }
 
-/// As [`text`], of any length: for the terminal of whoever asked.
+/// As [`text`], of any length: for the terminal of the user who asked.
 pub fn whole(words: &str) -> String {
     masked(words, usize::MAX)
 }
 
-/// Words without what is secret in them, and no more of them once there are `max` bytes.
+/// The text without secrets, cut after `max` bytes.
 fn masked(words: &str, max: usize) -> String {
     let mut out = String::with_capacity(words.len().min(max));
     let mut before = "";
@@ -113,8 +113,8 @@ fn masked(words: &str, max: usize) -> String {
     out
 }
 
-/// A value that a user wrote, in quotes, as [`text`] and cut to [`QUOTE_MAX`] bytes: what is wrong
-/// with it must not be lost behind it.
+/// A value that a user wrote, in quotes, as [`text`] and cut to [`QUOTE_MAX`] bytes: the message
+/// about it must not be lost behind it.
 pub fn quote(value: &str) -> String {
     let value = text(value);
     if value.len() <= QUOTE_MAX {
@@ -124,7 +124,8 @@ pub fn quote(value: &str) -> String {
     format!("{kept:?}{CUT}")
 }
 
-/// Words about an object, as [`text`]; withheld when its content is secret, for they may quote it.
+/// Text about an object, as [`text`]; withheld when the object's content is secret, because the
+/// text may quote it.
 pub fn about(key: &Key, words: &str) -> String {
     if is_secret(key) { withheld(key) } else { text(words) }
 }
@@ -138,8 +139,8 @@ fn withheld(object: impl fmt::Display) -> String {
     format!("the reason is withheld, it may quote the content of {object}")
 }
 
-/// From now on a panic is a line of the log. The standard library prints what it says as it is,
-/// and it may quote what it stumbled over.
+/// From now on a panic is logged as one line. The standard library prints the message as it is, and
+/// it may quote a secret.
 pub fn panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
@@ -164,12 +165,13 @@ fn say(text: &str) {
     eprintln!("{text}");
 }
 
-/// Whether an object's content must never be printed, whatever it says.
+/// Whether an object's content must never be printed.
 pub fn is_secret(key: &Key) -> bool {
     &*key.kind.kind == "Secret" && key.kind.group.is_empty()
 }
 
-/// Whether a word is what an `Authorization` header, a flag or a field before it announces.
+/// Whether a word is the credential that the `Authorization` header, flag or field before it
+/// announces.
 fn is_credential(before: &str, word: &str) -> bool {
     let plain = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
     let scheme = ["bearer", "basic"].contains(&plain(before).as_str());
@@ -223,7 +225,7 @@ fn plain(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
 }
 
-/// Masks a URL that may stand in quotes or brackets.
+/// Masks a URL that may be in quotes or brackets.
 fn quoted_url(word: &str) -> String {
     let is_edge = |c: char| "\"'`()[]<>{},;".contains(c);
     let start = word.find(|c| !is_edge(c)).unwrap_or(0);
@@ -235,7 +237,7 @@ fn quoted_url(word: &str) -> String {
     format!("{before}{}{after}", url(inside))
 }
 
-/// Masks the values in `password=...`, `"token":"..."` and the like, which may be several.
+/// Masks the values in `password=...`, `"token":"..."` and similar text, which may be several.
 fn assignments(word: &str) -> String {
     let Some(at) = word.find(['=', ':']) else { return word.to_owned() };
     let (name, value) = word.split_at(at);

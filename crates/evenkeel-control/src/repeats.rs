@@ -9,13 +9,13 @@ use std::{
 use evenkeel_api::{Key, Revision};
 use jiff::{SignedDuration, Timestamp};
 
-/// How often the same change may be made within [`BURST`]: a few times is what a lagging cache or
-/// a second writer costs, and what a controller does that paces its repairs itself.
+/// How often the same change may be made within [`BURST`]: a few times happen with a lagging cache
+/// or a second writer, and with a controller that paces its own repairs.
 pub(crate) const REPEATS_MAX: u32 = 5;
-/// Changes are counted over so long.
+/// Changes are counted over this long.
 const BURST: Duration = Duration::from_mins(1);
-/// A repeated change is over when it was not made for so long. Longer than the longest pause after
-/// a repeated one, or it would be forgotten by then.
+/// A repeated change is over when it was not made for this long. Longer than the longest pause
+/// after a repeated one, or it would be forgotten by then.
 const WITHIN: Duration = Duration::from_mins(2);
 
 /// One change of one target, by hashes.
@@ -42,7 +42,7 @@ pub(crate) struct Repeats(Mutex<BTreeMap<Key, Last>>);
 
 #[derive(Default)]
 struct Last {
-    /// By target. Only what is recent: no more than an object's plans of two minutes.
+    /// By target. Only recent ones: no more than an object's plans of two minutes.
     changes: BTreeMap<u64, Times>,
     /// What each status was at when it was last written.
     statuses: BTreeMap<Key, Revision>,
@@ -62,7 +62,7 @@ impl Times {
         self.count > REPEATS_MAX
     }
 
-    /// Once more. What was not repeated within a burst is counted anew.
+    /// Once more. A repetition that did not come within a burst starts the count again.
     fn again(&mut self, now: Timestamp) {
         if !self.is_repeated() && since(self.first, now) >= BURST {
             (self.count, self.first) = (0, now);
@@ -72,14 +72,15 @@ impl Times {
     }
 }
 
-/// What a pass that carried its plan out makes of it.
+/// The verdict on a pass that carried its plan out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Calm {
     /// Nothing is repeated.
     Yes,
-    /// Nothing was repeated now, but a repeated change is too recent to be forgotten: so long.
+    /// Nothing was repeated now, but a repeated change is too recent to be forgotten; for this
+    /// long.
     NotYet(Duration),
-    /// This was done once more, too often.
+    /// The same change was made too often.
     No(String),
 }
 
@@ -89,7 +90,7 @@ impl Repeats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what a pass over `key` changed; `now` is even time.
+    /// Notes what a pass over `key` changed; `now` is monotonic time.
     pub(crate) fn note(&self, key: &Key, marks: &[Mark], now: Timestamp) -> Calm {
         let mut known = self.known();
         if marks.is_empty() && !known.contains_key(key) {
@@ -159,7 +160,7 @@ mod tests {
         };
         for second in [10, 15, 20, 25, 30] {
             assert_eq!(note(&["a"], second), Calm::Yes);
-            // A quiet look in between is no sign that it lasts.
+            // A quiet look in between does not prove that it lasts.
             assert_eq!(note(&[], second + 1), Calm::Yes);
         }
         assert_eq!(note(&["a"], 40), Calm::No("target".to_owned()));
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_stands_already_is_no_change() {
+    fn a_status_that_is_already_there_is_not_a_change() {
         let (repeats, key) = (Repeats::default(), Key::new(GroupKind::new("", "Pod"), "a", "b"));
         let change = |revision: u64| repeats.is_change(&key, &key, &revision.into());
         assert!(change(1) && !change(1) && change(2));

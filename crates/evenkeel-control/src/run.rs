@@ -25,14 +25,14 @@ use crate::{
     within,
 };
 
-/// Pause before a watch that ended is opened again, and before a worker that panicked starts anew.
+/// Pause before a watch that ended is opened again, and before a worker that panicked is restarted.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// Effects of one controller whose outcome is awaited beside its work. Beyond it, new passes wait:
-/// a channel that answers nobody must not fill the memory.
+/// a channel that does not answer must not fill the memory.
 const PENDING_MAX: usize = 256;
-/// How long passes that are under way may go on after a request to stop.
+/// How long passes that are under way may continue after a request to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
-/// Objects on which a trigger has panicked that are remembered, to say it once for each.
+/// Objects on which a trigger has panicked that are remembered, to log it once for each.
 const POISONS_MAX: usize = 100;
 
 /// Drives controllers: watches, queues, plans, asks the door, performs. Ends when dropped.
@@ -70,7 +70,7 @@ impl RunLoop {
         self
     }
 
-    /// What it stands on.
+    /// The host that it runs on.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -87,9 +87,9 @@ impl RunLoop {
         self.run_until(futures::future::pending()).await;
     }
 
-    /// Runs all controllers until `stop` is ready. Then no new action begins, and what is under
-    /// way may end. The Lease is given back when it has; otherwise it expires, so that nothing
-    /// lands while somebody else leads.
+    /// Runs all controllers until `stop` is ready. Then no new action begins, and what is under way
+    /// may end. The Lease is released when it has; otherwise it expires, so that no write lands
+    /// while another process leads.
     pub async fn run_until(self, stop: impl Future<Output = ()>) {
         let leadership = match &self.lease {
             Some(_) => Leadership::elected(),
@@ -99,10 +99,10 @@ impl RunLoop {
         let mut parts: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
         let mut workers = Vec::new();
         for controller in self.controllers {
-            let (tell, told) = mpsc::unbounded();
-            workers.push(tell);
+            let (notify, notified) = mpsc::unbounded();
+            workers.push(notify);
             let worker = Worker::new(controller, self.host.clone(), leadership.clone());
-            parts.push(supervise(worker, told, busy.clone()).boxed());
+            parts.push(supervise(worker, notified, busy.clone()).boxed());
         }
         if let Some(lease) = &self.lease {
             let (host, lease) = (self.host.clone(), lease.clone());
@@ -126,13 +126,13 @@ impl RunLoop {
     }
 }
 
-/// Runs a worker; a panic outside of a pass starts it anew.
-async fn supervise(worker: Worker, mut told: mpsc::UnboundedReceiver<()>, busy: Busy) {
+/// Runs a worker; restarts it after a panic outside of a pass.
+async fn supervise(worker: Worker, mut notified: mpsc::UnboundedReceiver<()>, busy: Busy) {
     loop {
-        let work = work(&worker, &mut told, &busy);
+        let work = work(&worker, &mut notified, &busy);
         let Err(panic) = AssertUnwindSafe(work).catch_unwind().await else { return };
         let error = crate::redact::text(&panic_words(&*panic));
-        tracing::error!(controller = worker.name(), error, "controller panicked, starting it anew");
+        tracing::error!(controller = worker.name(), error, "controller panicked, restarting it");
         worker.host.timer.sleep(REOPEN_AFTER).await;
     }
 }
@@ -143,14 +143,14 @@ struct State {
     interests: Vec<Interest>,
     /// Objects of the controller's own kind.
     known: BTreeSet<Key>,
-    /// What each of them was at when the watch last told of it.
+    /// The revision of each in the last event of the watch.
     heard: BTreeMap<Key, Revision>,
-    /// Those that were told again since the watch of that kind was opened anew.
+    /// Those that were seen again since the watch of that kind was opened again.
     again: Option<BTreeSet<Key>>,
-    /// Other watches that were opened anew and have not told everything yet.
+    /// Other watches that were opened again and have not yet listed everything.
     gaps: BTreeSet<usize>,
-    /// The last error of each watch, told once for as long as it stays the same.
-    told: BTreeMap<usize, String>,
+    /// The last error of each watch, logged once for as long as it stays the same.
+    logged: BTreeMap<usize, String>,
     /// Objects on which a trigger has panicked.
     poisons: BTreeSet<Key>,
 }
@@ -200,16 +200,16 @@ async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &B
     }
 }
 
-/// What a watch tells.
+/// What comes from a watch.
 enum Heard {
     Event(WatchEvent),
-    /// It does not get on, and resumes by itself.
+    /// It has failed, and resumes by itself.
     Interrupted(StoreError),
-    /// It ended and was opened anew: deletions in between were missed.
+    /// It ended and was opened again: deletions in between were missed.
     Reopened,
 }
 
-/// A watch that is opened again should it end, which it should not.
+/// A watch that is opened again if it ends, which it should not.
 fn follow(
     read: Arc<dyn Read>,
     timer: Arc<dyn Timer>,
@@ -239,7 +239,7 @@ impl State {
             heard: BTreeMap::new(),
             again: None,
             gaps: BTreeSet::new(),
-            told: BTreeMap::new(),
+            logged: BTreeMap::new(),
             poisons: BTreeSet::new(),
         }
     }
@@ -247,11 +247,11 @@ impl State {
     fn hear(&mut self, worker: &Worker, watch: usize, heard: Heard) {
         match heard {
             Heard::Event(WatchEvent::Synced) => {
-                self.told.remove(&watch);
+                self.logged.remove(&watch);
                 self.close_gap(watch, worker.steady());
             }
             Heard::Event(WatchEvent::Applied(obj)) => {
-                self.told.remove(&watch);
+                self.logged.remove(&watch);
                 if watch == 0 {
                     self.known.insert(obj.key().clone());
                     self.again.as_mut().map(|again| again.insert(obj.key().clone()));
@@ -263,7 +263,7 @@ impl State {
                 self.wake(worker, watch, &obj);
             }
             Heard::Event(WatchEvent::Deleted(obj)) => {
-                self.told.remove(&watch);
+                self.logged.remove(&watch);
                 if watch == 0 {
                     self.known.remove(obj.key());
                     self.heard.remove(obj.key());
@@ -291,7 +291,7 @@ impl State {
             self.heard.retain(|key, _| self.known.contains(key));
         }
         if self.gaps.remove(&watch) {
-            // Whose it was that is gone, nobody can tell any more.
+            // Which of them the missed deletion concerned is unknown.
             missed.extend(self.known.iter().cloned());
         }
         if matches!(self.interests.first().map(|own| &own.trigger), Some(Trigger::Itself)) {
@@ -301,13 +301,13 @@ impl State {
         }
     }
 
-    /// Says why a watch does not get on, once for as long as it stays the same: a kind that a
-    /// cluster does not have is asked for again and again.
+    /// Logs why a watch fails, once for as long as the error stays the same: a kind that a cluster
+    /// does not have is asked for again and again.
     fn interrupted(&mut self, worker: &Worker, watch: usize, error: String) {
         worker.host.observer.watch_interrupted(worker.name());
-        if self.told.get(&watch) != Some(&error) {
+        if self.logged.get(&watch) != Some(&error) {
             tracing::warn!(controller = worker.name(), error, "watch interrupted, resuming");
-            self.told.insert(watch, error);
+            self.logged.insert(watch, error);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     pass::{Done, Ended, Next, REQUEST_MAX, Worker, assumed, panic_words, wish},
     perform::{Cleared, PerformError, Performed, perform},
     queue::BackOff,
-    recorder::{Recorder, told_or_logged},
+    recorder::{Recorder, log_if_not_recorded},
     redact, within,
 };
 
@@ -23,8 +23,8 @@ use crate::{
 const HOLD: Duration = Duration::from_secs(30);
 /// Longest wait of a held action: a freeze may be lifted before its time.
 const HOLD_MAX: Duration = Duration::from_mins(5);
-/// A plan that wants to be looked at sooner than this is not, while it is held: each look asks the
-/// door, the API and the metrics. What happens to the object wakes it all the same.
+/// The soonest look at a held plan: each look asks the door, the API and the metrics. An event of
+/// the object still wakes it at once.
 const HOLD_WISH_LEAST: Duration = Duration::from_secs(10);
 /// Longest effect, whatever its effector says.
 const EFFECT_MAX: Duration = Duration::from_mins(15);
@@ -34,14 +34,14 @@ struct Step<'a> {
     key: &'a Key,
     plan: &'a Plan,
     action: &'a Action,
-    /// The action in words that may be recorded.
+    /// The action as text that may be recorded.
     text: String,
 }
 
 /// The target before and after.
 struct Target {
     before: Option<Arc<Obj>>,
-    /// What brings it from one to the other, for actions that work by a patch.
+    /// The patch from one to the other, for actions that use one.
     patch: Option<Value>,
     after: Option<Value>,
     /// The revision that the write must find.
@@ -49,7 +49,7 @@ struct Target {
 }
 
 impl Worker {
-    /// Asks the door about one action and performs it. What is so already is not asked about.
+    /// Asks the door about one action and performs it. A change that is already there is skipped.
     pub(crate) async fn step(
         &self,
         key: &Key,
@@ -96,7 +96,7 @@ impl Worker {
         Ok(())
     }
 
-    /// An action in words that may be recorded.
+    /// An action as text that may be recorded.
     fn text(&self, action: &Action) -> String {
         match action {
             Action::Effect(call) => {
@@ -112,8 +112,8 @@ impl Worker {
         }
     }
 
-    /// The target before and after; `None` when it is as it should be. An action without an
-    /// existing target is refused unless it makes one or is for it to go.
+    /// The target before and after; `None` when it needs no change. An action without an existing
+    /// target is refused unless it creates or removes it.
     async fn target(&self, step: &Step<'_>, done: &Done) -> Result<Option<Target>, PerformError> {
         let action = step.action;
         action.check()?;
@@ -154,7 +154,7 @@ impl Worker {
         Ok(Some(Target { before, patch, after, expect }))
     }
 
-    /// Which way it moves the risk, and whether a judge said so.
+    /// Which way it moves the risk, and whether a judge computed it.
     async fn direction(&self, step: &Step<'_>, target: &Target) -> (Direction, bool) {
         match (step.action, step.action.target()) {
             (Action::Effect(call), _) => {
@@ -192,7 +192,8 @@ impl Worker {
                 let wait = until.map_or(HOLD, |until| {
                     Duration::try_from(until.duration_since(petition.now)).unwrap_or_default()
                 });
-                // A look may find a reason to go back: that waits for no freeze to end.
+                // A look may find a reason to roll back: that must not wait for the end of a
+                // freeze.
                 let wish = wake.map_or(HOLD_MAX, |wake| wake.max(HOLD_WISH_LEAST));
                 let wait = wait.min(HOLD_MAX).min(wish);
                 ("held", "hold", Next::Held(wait), "ActionHeld", objections)
@@ -211,7 +212,7 @@ impl Worker {
         Err(Ended { policies, ..ended })
     }
 
-    /// Performs what was allowed, and records what became of it.
+    /// Performs what was allowed, and records the outcome.
     async fn perform(
         &self,
         step: &Step<'_>,
@@ -219,7 +220,7 @@ impl Worker {
         done: &mut Done,
     ) -> Result<(), Ended> {
         if let Err(ended) = self.check_leads(step.plan) {
-            // The door took its time, and another process leads by now.
+            // The door was slow, and another process leads by now.
             self.settle(&cleared.audit, Outcome::Failed(&ended.message)).await;
             return Err(ended);
         }
@@ -290,7 +291,7 @@ impl Worker {
         settle(&self.host, self.name(), audit, outcome).await;
     }
 
-    /// Records the outcome of an effect when it is known; the plan goes on meanwhile.
+    /// Records the outcome of an effect when it is known; the plan continues meanwhile.
     fn follow(
         &self,
         step: &Step<'_>,
@@ -317,7 +318,7 @@ impl Worker {
             let (at, failed) = (host.ports.clock.now(), failure.clone());
             host.ports.endings.note(&key, port, &target, Ending { at, failure });
             if let Some(words) = failed {
-                tell_failed(&host, &recorder, name, key, &words).await;
+                record_failure(&host, &recorder, name, key, &words).await;
             }
         };
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(pending.boxed());
@@ -346,8 +347,8 @@ impl Worker {
     }
 }
 
-/// The revision that a write must find. A plan made for another one is stale, and not even asked
-/// about.
+/// The revision that a write must find. A plan made for another one is stale, and its action is not
+/// sent to the door.
 fn expected(
     plan: &Plan,
     key: &Key,
@@ -376,8 +377,8 @@ async fn settle(host: &Host, controller: &'static str, audit: &AuditId, outcome:
     }
 }
 
-/// An effect that was to happen beside the plan did not: people must see it on the object.
-async fn tell_failed(
+/// An effect beside the plan failed: people must see that on the object.
+async fn record_failure(
     host: &Host,
     recorder: &Recorder,
     controller: &'static str,
@@ -387,7 +388,7 @@ async fn tell_failed(
     tracing::warn!(controller, object = %key, message, "effect failed");
     let (kind, message) = (EventType::Warning, message.to_owned());
     let note = EventNote { about: key, kind, reason: "EffectFailed", message };
-    let telling = recorder.tell(host, &note, controller);
-    let told = within(&*host.timer, REQUEST_MAX, telling).await;
-    told_or_logged(told, controller, &note.about, note.reason);
+    let recording = recorder.record(host, &note, controller);
+    let recorded = within(&*host.timer, REQUEST_MAX, recording).await;
+    log_if_not_recorded(recorded, controller, &note.about, note.reason);
 }

@@ -27,7 +27,7 @@ pub trait Read: Send + Sync {
     /// Reads all objects that fit, ordered by namespace and name.
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>>;
 
-    /// Follows all objects that fit, for ever: first what is there ([`WatchEvent::Applied`] each,
+    /// Follows all objects that fit, forever: first what is there ([`WatchEvent::Applied`] each,
     /// then one [`WatchEvent::Synced`]), then every change. The implementation resumes and lists
     /// again by itself; after a gap everything that changed in it is seen as applied or deleted.
     fn watch(&self, query: ListQuery) -> Watch;
@@ -68,8 +68,8 @@ pub trait Write: Send + Sync {
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
-/// Both halves: what a host has. An `Arc<dyn Store>` coerces to an `Arc<dyn Read>` or an
-/// `Arc<dyn Write>`, so that each part is handed the half that it may use.
+/// Both halves: what a host has. An `Arc<dyn Store>` coerces to an `Arc<dyn Read>` or an `Arc<dyn
+/// Write>`, so that each part gets only the half that it may use.
 pub trait Store: Read + Write {}
 
 impl<T: Read + Write + ?Sized> Store for T {}
@@ -96,7 +96,7 @@ impl std::ops::Deref for HostWrites {
     }
 }
 
-/// What [`Read::watch`] returns; errors inside are for the log, the stream goes on.
+/// What [`Read::watch`] returns; errors inside are for the log, the stream continues.
 pub type Watch = BoxStream<'static, Result<WatchEvent, StoreError>>;
 
 /// One change, or the end of the initial state.
@@ -106,7 +106,7 @@ pub enum WatchEvent {
     Applied(Arc<Obj>),
     /// The object is gone; this is its last known state.
     Deleted(Arc<Obj>),
-    /// All that existed at the start has been told.
+    /// All that existed at the start has been sent.
     Synced,
 }
 
@@ -185,7 +185,7 @@ pub struct WriteOptions {
     pub subresource: Option<Subresource>,
     /// Refuse with [`StoreError::Conflict`] unless the object is at this revision.
     pub expect: Option<Revision>,
-    /// Who writes, for `managedFields`.
+    /// The writer, for `managedFields`.
     pub manager: &'static str,
 }
 
@@ -265,11 +265,11 @@ pub enum Propagation {
 
 /// Failures of [`Read`] and [`Write`].
 ///
-/// A server may quote what was sent: neither `Debug` nor `Display` shows its words about a Secret,
-/// nor what gives access in its words about anything else.
+/// A server may quote what was sent: `Debug` and `Display` do not show its message about a Secret,
+/// and mask credentials in other messages.
 #[derive(Clone, thiserror::Error)]
 pub enum StoreError {
-    /// There is no such object.
+    /// The object does not exist.
     #[error("{object} does not exist")]
     NotFound {
         /// `Kind/namespace/name`.
@@ -305,7 +305,7 @@ pub enum StoreError {
         /// Why, and when to try again if known.
         problem: String,
     },
-    /// The server does not know the kind, or does not let us.
+    /// The server does not know the kind, or we lack permission.
     #[error("{object}: {}", redact::about_named(object, problem))]
     Refused {
         /// `Kind/namespace/name`.

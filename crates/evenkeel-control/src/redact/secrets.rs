@@ -3,9 +3,8 @@ use super::{MASK, text};
 /// Shortest piece of an address that is masked: `v1` and `api` are in many sentences.
 const PIECE_MIN: usize = 4;
 
-/// What gives access to a receiver. Receivers repeat what they were sent (`Cannot POST
-/// /services/T0`, `invalid token abc`), also as bare words, which are found only by those who know
-/// what is secret.
+/// The credentials of a receiver. Receivers repeat what they were sent (`Cannot POST /services/T0`,
+/// `invalid token abc`), also as bare words, which can be found only if the secrets are known.
 ///
 /// **Shape**: the longest comes first.
 #[derive(Clone, Default)]
@@ -62,7 +61,7 @@ impl Secrets {
         self.0.sort_by_key(|piece| std::cmp::Reverse(piece.len()));
     }
 
-    /// The receiver's words as [`text`], and without these, whatever their case.
+    /// The receiver's message as [`text`], and without these secrets, in upper and lower case.
     pub fn text(&self, words: &str) -> String {
         let mut words = words.to_owned();
         for secret in &self.0 {

@@ -1,4 +1,4 @@
-//! A stale plan bounces off, whatever the verb; what was judged is what is written.
+//! A stale plan is a conflict, whatever the verb; what was judged is what is written.
 
 use std::sync::{
     Arc, Mutex,
@@ -15,7 +15,7 @@ use crate::{
     world::{World, boxed, config, config_key, widget},
 };
 
-/// What stands for every kind: the server does not mind.
+/// A wildcard for every kind: the server accepts it.
 fn target() -> Value {
     let mut body = config("w", "old");
     body["spec"] = json!({"replicas": 1, "rules": [{"backendRefs": [{"name": "a", "weight": 1}]}]});
@@ -77,7 +77,7 @@ fn touch(server: &crate::store::Server) {
 }
 
 #[test]
-fn a_plan_made_for_an_older_revision_is_not_even_asked() {
+fn a_plan_made_for_an_older_revision_is_not_asked_about() {
     for (row, make) in verbs().into_iter().enumerate() {
         let server = Arc::new(Mutex::new(None::<crate::store::Server>));
         let later = server.clone();
@@ -179,7 +179,7 @@ fn what_was_made_meanwhile_is_not_taken_for_the_plans() {
 }
 
 #[test]
-fn a_namesake_is_not_deleted() {
+fn another_object_of_the_same_name_is_not_deleted() {
     let stale = |_: &Obj| Action::Delete {
         key: config_key("w"),
         uid: "uid-before".to_owned(),
@@ -227,7 +227,7 @@ fn two_changes_of_one_object_in_one_plan_build_on_each_other() {
 }
 
 #[test]
-fn a_status_bounces_off_too() {
+fn a_stale_status_is_a_conflict_too() {
     let planned = AtomicBool::new(false);
     let server = Arc::new(Mutex::new(None::<crate::store::Server>));
     let later = server.clone();

@@ -130,7 +130,7 @@ fn what_takes_longer_does_not_hold_up_the_plan_and_its_outcome_is_recorded_later
 }
 
 #[test]
-fn what_fails_later_is_told_on_the_object() {
+fn what_fails_later_is_recorded_on_the_object() {
     let mut world = calling("later-fails");
     world.run_for(30);
     assert_snapshot!(world.timeline(), @"
@@ -154,13 +154,13 @@ fn what_never_ends_or_panics_later_is_settled_as_a_failure() {
         world.run_for(1_000);
         assert!(world.server.find(&config_key("w")).is_some(), "{verb}");
         assert_eq!(world.gate.failures.lock().unwrap().len(), 1, "{verb}");
-        let told = world.timeline();
-        assert!(told.contains("event Warning EffectFailed w x1"), "{verb}: {told}");
+        let timeline = world.timeline();
+        assert!(timeline.contains("event Warning EffectFailed w x1"), "{verb}: {timeline}");
     }
 }
 
 #[test]
-fn an_outcome_that_nobody_takes_down_does_not_stop_the_controller() {
+fn an_outcome_that_is_not_recorded_does_not_stop_the_controller() {
     let mut world = calling("later");
     *world.gate.settles.lock().unwrap() = false;
     world.run_for(200);
@@ -226,14 +226,14 @@ fn a_panic_of_an_effector_is_settled_and_shown() {
 }
 
 #[test]
-fn an_effect_that_nobody_performs_is_refused_before_the_door() {
-    let mut world = calling_port("nobody", "call");
+fn an_effect_without_effector_is_refused_before_the_door() {
+    let mut world = calling_port("unknown", "call");
     world.run_for(30);
     assert_snapshot!(world.timeline(), @"
     0.000 status Widget/shop/w by fixture
     0.000 event Warning Refused w x1
     ");
-    assert_snapshot!(world.condition("w", "Stalled"), @r#"Refused: fixture: nobody call channel: this process performs no effects of "nobody""#);
+    assert_snapshot!(world.condition("w", "Stalled"), @r#"Refused: fixture: unknown call channel: this process performs no effects of "unknown""#);
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn notifications_are_recorded_and_counted_by_their_outcome() {
             })
         };
         let create = Action::Create(boxed(config(seen.name(), "1")));
-        Plan::act("Telling", vec![notify("pager"), notify("gone"), create])
+        Plan::act("Notifying", vec![notify("pager"), notify("gone"), create])
     };
     let mut world = World::new();
     world.server.add(widget("w", "1"));
@@ -306,7 +306,7 @@ fn notifications_are_recorded_and_counted_by_their_outcome() {
 const PENDING_MAX: usize = 256;
 
 #[test]
-fn a_channel_that_answers_nobody_does_not_fill_the_memory() {
+fn a_channel_that_does_not_answer_does_not_fill_the_memory() {
     let decide = |seen: &Seen| {
         Plan::act("Calling", vec![call("script", "later-never")])
             .with_status(seen.key(), json!({"phase": "Called"}))
@@ -324,7 +324,7 @@ fn a_channel_that_answers_nobody_does_not_fill_the_memory() {
     world.boot(setup);
     world.run_for(1);
     assert_eq!(world.gate.asked.lock().unwrap().len(), PENDING_MAX, "the others wait");
-    // Those that nobody answers are given up, and the others have their turn.
+    // Those that are not answered are given up, and the others have their turn.
     world.run_for(2_000);
     assert_eq!(world.gate.asked.lock().unwrap().len(), PENDING_MAX + 44);
     assert_eq!(world.gate.failures.lock().unwrap().len(), PENDING_MAX + 44);

@@ -1,4 +1,4 @@
-//! What goes wrong in a pass, and what becomes of it.
+//! What goes wrong in a pass, and how it ends.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ fn refused() -> StoreError {
 }
 
 fn conflict() -> StoreError {
-    StoreError::Conflict { object: "ConfigMap/shop/w".into(), problem: "somebody wrote".into() }
+    StoreError::Conflict { object: "ConfigMap/shop/w".into(), problem: "another write".into() }
 }
 
 #[test]
@@ -113,9 +113,9 @@ fn a_conflict_is_tried_again_soon() {
     world.run_for(600);
     assert_snapshot!(world.timeline(), @"
     0.000 ask apply ConfigMap/shop/w: allow
-    0.000 settle failed: ConfigMap/shop/w has changed: somebody wrote
+    0.000 settle failed: ConfigMap/shop/w has changed: another write
     0.020 ask apply ConfigMap/shop/w: allow
-    0.020 settle failed: ConfigMap/shop/w has changed: somebody wrote
+    0.020 settle failed: ConfigMap/shop/w has changed: another write
     0.060 ask apply ConfigMap/shop/w: allow
     0.060 create ConfigMap/shop/w by fixture
     0.060 settle done
@@ -272,7 +272,7 @@ fn an_observation_that_never_ends_is_given_up_and_the_next_object_comes() {
 }
 
 #[test]
-fn a_write_that_nobody_answers_is_given_up_and_said_to_be_uncertain() {
+fn a_write_without_answer_is_given_up_and_reported_as_uncertain() {
     let mut world = World::of(Fixture::copying());
     world.server.fault_times("create", "ConfigMap", Fault::Silence, 1);
     world.run_for(60);
@@ -309,7 +309,7 @@ fn a_door_that_takes_no_outcomes_does_not_stop_the_plan() {
     assert!(world.why("w").starts_with("done Copying"), "{}", world.why("w"));
 }
 
-/// A judge that asks somebody who does not answer.
+/// A judge that asks a server that does not answer.
 struct Silent;
 
 impl Judge for Silent {
@@ -353,7 +353,7 @@ fn an_observation_that_fails_says_what_is_missing() {
 }
 
 #[test]
-fn what_only_a_change_of_the_object_can_mend_is_a_warning_once() {
+fn what_only_a_change_of_the_object_can_fix_is_a_warning_once() {
     let lines = Lines::default();
     let guard = tracing::subscriber::set_default(lines.clone());
     let look = |_: &evenkeel_api::Key| Look::Fails(ObserveError::Store(refused()));

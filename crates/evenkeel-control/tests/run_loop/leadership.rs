@@ -56,7 +56,7 @@ fn writes(world: &World, client: &str) -> usize {
         .count()
 }
 
-/// Who leads when, without what they do.
+/// The leader at each time, without its writes.
 fn reign(world: &World) -> String {
     let all = world.timeline();
     let lines = all.lines().filter(|line| line.ends_with(" leads") || line.ends_with(" follows"));
@@ -97,7 +97,7 @@ fn a_leader_that_stops_gives_the_lease_back_at_once() {
 }
 
 #[test]
-fn a_leader_with_a_pass_under_way_does_not_give_the_lease_to_somebody_else() {
+fn a_leader_with_a_pass_under_way_does_not_give_the_lease_to_another_process() {
     let mut world = pair();
     world.run_for(60);
     world.server.fault_times("status", "Widget", Fault::Silence, 1);
@@ -210,7 +210,7 @@ fn setting_the_wall_clock_makes_no_second_leader() {
         clock_b.set_ahead(b);
         world.run_for(14);
         assert_eq!((holder(&world).as_str(), writes(&world, "b")), ("a", 0), "{a} {b}");
-        // And a leader whose clock was set back stops in time all the same.
+        // And a leader whose clock was set back still stops in time.
         world.server.fault("*", "Lease", Fault::Silence);
         world.run_for(11);
         let before = writes(&world, "a");
@@ -219,8 +219,9 @@ fn setting_the_wall_clock_makes_no_second_leader() {
     }
 }
 
-/// Two loops with slow, lossy ways to the server, processes that are suspended, clocks that are
-/// set, Leases that are deleted: everything that is written lands while the Lease names its writer.
+/// Two loops with slow, lossy connections to the server, processes that are suspended, clocks that
+/// are set, Leases that are deleted: everything that is written lands while the Lease names its
+/// writer.
 fn lands_only_under_its_own_lease(seed: u64) {
     let rng = Rng::new(seed);
     let mut world = World::new();
@@ -253,12 +254,12 @@ fn lands_only_under_its_own_lease(seed: u64) {
             _ => world.server.fault_times("status", "Widget", Fault::Silence, 1),
         }
     }
-    // Then all faults stop, and somebody acts again.
+    // Then all faults stop, and one process acts again.
     world.server.heal();
     let before = world.server.request_count();
     world.run_for(120);
     let acted = world.server.requests()[before..].iter().any(|r| r.key == "Widget/shop/w");
-    assert!(acted, "seed {seed}: nobody acts");
+    assert!(acted, "seed {seed}: no process acts");
     check_writers(&world, most, seed);
 }
 
@@ -271,8 +272,8 @@ fn check_writers(world: &World, most: Duration, seed: u64) {
         let at = crate::world::second(request.at);
         let [sent, arrived] = &request.holders;
         assert_eq!(request.client, sent, "seed {seed} at second {at}");
-        // What lay in the buffers of a process that was suspended no election can call back: for
-        // that there are the revisions that a write must find.
+        // No election can call back writes in the buffers of a process that was suspended: the
+        // revisions that a write must find protect against those.
         if request.under_way <= most {
             assert_eq!(request.client, arrived, "seed {seed} at second {at}");
         }

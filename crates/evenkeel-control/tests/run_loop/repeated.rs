@@ -109,13 +109,13 @@ fn a_fight_with_another_writer_is_slowed_down_although_it_looks_calm_in_between(
     assert!(world.condition("w", "Stalled").starts_with("RepeatedPlan"));
     let events = world.timeline().lines().filter(|line| line.contains("RepeatedPlan")).count();
     assert!(events <= 2, "{events} events");
-    // When the other one gives up, all is well again, without anybody touching anything.
+    // When the other one gives up, everything recovers without intervention.
     world.run_for(300);
     assert_eq!(world.condition("w", "Stalled"), "none");
 }
 
 #[test]
-fn the_same_status_written_at_every_look_is_no_fight() {
+fn the_same_status_written_at_every_look_is_not_a_fight() {
     let decide = |seen: &Seen| {
         Plan::wait("Looking", Duration::from_secs(10))
             .with_status(seen.key(), json!({"phase": seen.want()}))
@@ -127,7 +127,7 @@ fn the_same_status_written_at_every_look_is_no_fight() {
 }
 
 #[test]
-fn different_calls_to_one_target_are_no_repetition() {
+fn different_calls_to_one_target_are_not_a_repetition() {
     let decide = |seen: &Seen| {
         let call = evenkeel_control::EffectCall {
             port: "count",

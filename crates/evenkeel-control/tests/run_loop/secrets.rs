@@ -1,5 +1,5 @@
-//! Nothing secret leaves the loop in words: a marker is planted wherever a secret may stand, every
-//! way to fail is taken, and everything that people or machines may read is searched for it.
+//! No secret leaves the loop: a marker is planted wherever a secret may be, every way to fail is
+//! taken, and everything that people or machines may read is searched for it.
 
 use std::{
     collections::BTreeMap,
@@ -254,7 +254,7 @@ fn actions() -> Vec<(&'static str, Make)> {
     ]
 }
 
-/// What a request to the server may come to, quoting what was sent as far as a server can know.
+/// The faults of a request to the server, quoting what was sent as far as a server can know.
 fn faults(object: &str) -> Vec<Option<Fault>> {
     let (object, problem) = (object.to_owned(), || match object {
         "Secret/shop/db" => quoting(),
@@ -315,7 +315,7 @@ fn assert_clean(all: &str, what: &str) {
 }
 
 #[test]
-fn no_action_that_fails_tells_what_is_secret() {
+fn no_action_that_fails_shows_a_secret() {
     for (row, (verb, make)) in actions().into_iter().enumerate() {
         let kinds = if row == 4 {
             ["ConfigMap", "ConfigMap/shop/other"]
@@ -336,7 +336,7 @@ fn no_action_that_fails_tells_what_is_secret() {
 }
 
 #[test]
-fn no_look_that_fails_tells_what_is_secret() {
+fn no_look_that_fails_shows_a_secret() {
     for (column, fault) in faults("Secret/shop/db").into_iter().flatten().enumerate() {
         let planner = Planner { make: actions()[0].1, asks_metrics: false, panics: false };
         let all = read_all(planner, |world| world.server.fault("get", "Secret", fault));
@@ -356,7 +356,7 @@ fn no_look_that_fails_tells_what_is_secret() {
 }
 
 #[test]
-fn no_verdict_and_no_panic_tells_what_is_secret() {
+fn no_verdict_and_no_panic_shows_a_secret() {
     for (row, (_, make)) in actions().into_iter().enumerate() {
         for answer in [Answer::Hold(None), Answer::Deny, Answer::Silence] {
             let planner = Planner { make, asks_metrics: false, panics: false };
@@ -371,7 +371,7 @@ fn no_verdict_and_no_panic_tells_what_is_secret() {
 }
 
 #[test]
-fn no_debug_of_what_is_sent_tells_what_is_secret() {
+fn no_debug_of_what_is_sent_shows_a_secret() {
     let patch = json!({"data": MARKER});
     let patches = [
         evenkeel_control::Patch::Merge(patch.clone()),

@@ -1,4 +1,4 @@
-//! A small API server in memory with a script of faults. What it does not need it does not have.
+//! A small API server in memory with a script of faults. It has only what the tests need.
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +25,9 @@ type Watcher = (ListQuery, mpsc::UnboundedSender<Result<WatchEvent, StoreError>>
 pub(crate) enum Fault {
     /// The server answers this; nothing happens.
     Answer(StoreError),
-    /// Nothing happens, and nobody ever answers.
+    /// Nothing happens, and no answer ever comes.
     Silence,
-    /// It happens so much later, if the client still wants it by then.
+    /// It happens this much later, if the client still waits then.
     Late(Duration),
     /// It happens, but the answer is lost.
     LostAnswer,
@@ -37,13 +37,13 @@ pub(crate) enum Fault {
     Panic,
 }
 
-/// Which requests a fault befalls: by verb (`get`, `create`, `patch`, `status`, `delete`, `evict`,
-/// `bind`) and kind.
+/// The requests that a fault applies to: by verb (`get`, `create`, `patch`, `status`, `delete`,
+/// `evict`, `bind`) and kind.
 struct Rule {
     verb: &'static str,
     kind: &'static str,
     fault: Fault,
-    /// How often still.
+    /// How often it still applies.
     left: u32,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Request {
     pub(crate) client: &'static str,
     pub(crate) verb: &'static str,
     pub(crate) key: String,
-    /// Who held the Lease when it was sent and when it arrived.
+    /// The holder of the Lease when it was sent and when it arrived.
     pub(crate) holders: [String; 2],
     /// How long it was on its way.
     pub(crate) under_way: SignedDuration,
@@ -79,7 +79,7 @@ pub(crate) struct Server {
     log: Log,
 }
 
-/// One process' way to the server.
+/// The connection of one process to the server.
 #[derive(Clone)]
 pub(crate) struct Client {
     name: &'static str,
@@ -97,17 +97,17 @@ impl Server {
         Client { name, server: self.clone(), delay: None }
     }
 
-    /// A client whose requests take a while, and now and then get lost.
+    /// A client whose requests take a while, and are sometimes lost.
     pub(crate) fn slow_client(&self, name: &'static str, rng: Rng, most: Duration) -> Client {
         Client { name, server: self.clone(), delay: Some((Arc::new(Mutex::new(rng)), most)) }
     }
 
-    /// Lets this fault befall requests until [`Self::heal`].
+    /// Applies this fault to requests until [`Self::heal`].
     pub(crate) fn fault(&self, verb: &'static str, kind: &'static str, fault: Fault) {
         self.fault_times(verb, kind, fault, u32::MAX);
     }
 
-    /// Lets this fault befall so many requests.
+    /// Applies this fault to this many requests.
     pub(crate) fn fault_times(
         &self,
         verb: &'static str,
@@ -125,7 +125,7 @@ impl Server {
         inner.watches_end = false;
     }
 
-    /// From now on watches end when they have told their initial state; those that are open end.
+    /// From now on watches end after their initial state; those that are open end.
     pub(crate) fn end_watches(&self) {
         let mut inner = self.inner.lock().unwrap();
         inner.watches_end = true;
@@ -153,7 +153,7 @@ impl Server {
         self.inner.lock().unwrap().objects.values().cloned().collect()
     }
 
-    /// Puts an object there, as somebody else.
+    /// Creates an object, as another client.
     pub(crate) fn add(&self, mut body: Value) -> Arc<Obj> {
         let uid = format!("uid-{}", self.inner.lock().unwrap().revision + 1);
         body["metadata"]["uid"] = uid.into();
@@ -161,7 +161,7 @@ impl Server {
         self.put(body)
     }
 
-    /// Changes an object, as somebody else; a change that changes nothing is no event.
+    /// Changes an object, as another client; a change without effect is not an event.
     pub(crate) fn change(&self, key: &Key, change: impl FnOnce(&mut Value)) -> Option<Arc<Obj>> {
         let old = self.find(key)?;
         let mut body = old.json().clone();
@@ -178,7 +178,7 @@ impl Server {
     pub(crate) fn remove(&self, key: &Key) {
         let mut inner = self.inner.lock().unwrap();
         if let Some(gone) = inner.objects.remove(key) {
-            inner.tell(&WatchEvent::Deleted(gone));
+            inner.send(&WatchEvent::Deleted(gone));
         }
     }
 
@@ -188,7 +188,7 @@ impl Server {
         body["metadata"]["resourceVersion"] = inner.revision.to_string().into();
         let obj = Arc::new(Obj::from_json(body).unwrap());
         inner.objects.insert(obj.key().clone(), obj.clone());
-        inner.tell(&WatchEvent::Applied(obj.clone()));
+        inner.send(&WatchEvent::Applied(obj.clone()));
         obj
     }
 
@@ -259,7 +259,7 @@ fn class(error: &StoreError) -> &'static str {
 }
 
 impl Inner {
-    fn tell(&mut self, event: &WatchEvent) {
+    fn send(&mut self, event: &WatchEvent) {
         let (WatchEvent::Applied(obj) | WatchEvent::Deleted(obj)) = event else { return };
         self.watchers.retain(|(query, to)| {
             !query.matches(obj) || to.unbounded_send(Ok(event.clone())).is_ok()

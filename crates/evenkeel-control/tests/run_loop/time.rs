@@ -13,7 +13,7 @@ use evenkeel_control::{BoxFuture, Timer};
 use futures::{FutureExt as _, channel::oneshot};
 use jiff::{SignedDuration, Timestamp};
 
-/// Time that goes on only when it is told to.
+/// Time that advances only on request.
 pub(crate) struct Time {
     now: Mutex<Timestamp>,
     alarms: Mutex<Vec<(Timestamp, oneshot::Sender<()>)>>,
@@ -45,7 +45,7 @@ impl Time {
         *now = at.max(*now);
     }
 
-    /// Goes on to the next alarm, if there is one up to `end`; whether there was.
+    /// Advances to the next alarm, if there is one up to `end`; whether there was.
     pub(crate) fn leap(&self, end: Timestamp) -> bool {
         let next = {
             let mut alarms = self.alarms.lock().unwrap();

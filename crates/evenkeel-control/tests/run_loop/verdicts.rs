@@ -1,4 +1,4 @@
-//! What the door says, and what becomes of the plan.
+//! The door's answers, and their effect on the plan.
 
 use std::{
     sync::{
@@ -241,7 +241,7 @@ impl Observer for Bomb {
 }
 
 #[test]
-fn what_was_held_is_looked_at_again_after_the_worker_was_started_anew() {
+fn what_was_held_is_looked_at_again_after_the_worker_was_restarted() {
     let mut world = World::new();
     world.server.add(widget("w", "1"));
     world.gate.answer(Answer::Hold(None));
@@ -254,7 +254,7 @@ fn what_was_held_is_looked_at_again_after_the_worker_was_started_anew() {
     armed.store(true, Ordering::Relaxed);
     world.run_for(30);
     assert!(!armed.load(Ordering::Relaxed));
-    // It stands at the revision that the loop's own condition left it at.
+    // It is at the revision that the loop's own condition left.
     world.gate.answer(Answer::Allow);
     world.run_for(60);
     assert!(world.server.find(&config_key("w")).is_some(), "{}", world.timeline());

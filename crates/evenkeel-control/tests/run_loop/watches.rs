@@ -21,7 +21,7 @@ fn a_watch_that_ends_again_and_again_is_opened_once_a_second() {
         format!("evenkeel_watch_restarts_total{{controller=\"fixture\"}} {}", opened - 1);
     let metrics = world.activity.metrics();
     assert!(metrics.contains(&restarts), "{restarts}: {metrics}");
-    // It sees what happens all the same.
+    // It still sees what happens.
     world.server.change(&widget_key("w"), |widget| widget["spec"]["want"] = "2".into());
     world.run_for(2);
     assert_eq!(world.server.find(&config_key("w")).unwrap().json()["data"]["value"], "2");
@@ -60,7 +60,7 @@ fn a_trigger_that_panics_on_one_object_hides_no_other() {
     for name in ["a", "b"] {
         assert!(world.server.find(&config_key(name)).is_some(), "{name}");
     }
-    // It goes on being woken, and the poison may change as often as it likes.
+    // It is still woken, and the poison may change any number of times.
     for round in 0..50 {
         let value = round.to_string();
         world.server.change(&config_key("poison"), |config| config["data"]["value"] = value.into());
@@ -90,7 +90,7 @@ fn objects_are_worked_on_side_by_side_as_far_as_the_controller_allows() {
 }
 
 #[test]
-fn how_many_objects_wait_is_told() {
+fn how_many_objects_wait_is_reported() {
     let look = |_: &evenkeel_api::Key| crate::fixture::Look::Silence;
     let mut world = World::new();
     for name in ["a", "b", "c"] {

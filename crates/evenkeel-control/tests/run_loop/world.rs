@@ -43,7 +43,7 @@ impl Log {
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Answer {
     Allow,
-    /// Not now; after so many seconds, or without a time.
+    /// Not now; after this many seconds, or without a time.
     Hold(Option<i64>),
     Deny,
     /// Never.
@@ -53,15 +53,15 @@ pub(crate) enum Answer {
 
 type Rule = Box<dyn Fn(&Petition<'_>) -> Answer + Send>;
 
-/// A door that answers as it is told, and says what it was asked.
+/// A door with a set answer, which logs what it was asked.
 pub(crate) struct Gate {
     rule: Mutex<Rule>,
-    /// Whether outcomes are taken down.
+    /// Whether outcomes are recorded.
     pub(crate) settles: Mutex<bool>,
     log: Log,
     /// `text` of every petition.
     pub(crate) asked: Mutex<Vec<String>>,
-    /// Words of every failure.
+    /// The text of every failure.
     pub(crate) failures: Mutex<Vec<String>>,
 }
 
@@ -125,7 +125,7 @@ impl Door for Gate {
     }
 }
 
-/// Counts, remembers, and writes down who leads.
+/// Counts, remembers, and logs which process leads.
 struct Eye {
     activity: Arc<Activity>,
     process: &'static str,
@@ -287,13 +287,13 @@ impl World {
         self.processes.retain(|process| process.name != name);
     }
 
-    /// Does not schedule a process for so long.
+    /// Does not schedule a process for this long.
     pub(crate) fn suspend(&mut self, name: &str, wait: Duration) {
         let until = self.time.steady().checked_add(wait).unwrap();
         self.process(name).suspended_until = until;
     }
 
-    /// Lets everything happen that happens without time passing.
+    /// Processes everything that can happen without time passing.
     pub(crate) fn settle(&mut self) {
         let marks =
             |world: &Self| (world.server.request_count(), world.log.lines.lock().unwrap().len());
@@ -310,7 +310,7 @@ impl World {
         }
     }
 
-    /// Goes on to the next thing that is due, if there is one up to `end`; whether there was.
+    /// Advances to the next thing that is due, if there is one up to `end`; whether there was.
     pub(crate) fn leap(&mut self, end: Timestamp) -> bool {
         self.settle();
         let now = self.time.steady();
