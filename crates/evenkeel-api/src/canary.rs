@@ -20,7 +20,7 @@ use crate::{
     slo::ErrorBudget,
 };
 
-/// A workload whose new versions meet traffic step by step.
+/// A workload whose new versions get traffic step by step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Canary {
@@ -44,7 +44,8 @@ crate::api_kind!(Canary, "flagger.app", "v1beta1", "Canary", "canaries", Namespa
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CanarySpec {
-    /// Who routes, and so which metrics exist; empty means evenkeel's gateway.
+    /// The provider that routes traffic, and so which metrics exist; empty means evenkeel's
+    /// gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
     /// Prometheus for the built-in metrics; empty means the host's.
@@ -202,10 +203,10 @@ pub struct CanaryAnalysis {
     /// What is measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<CanaryMetric>,
-    /// Who is asked.
+    /// Webhooks that are called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub webhooks: Vec<CanaryWebhook>,
-    /// Who is alerted.
+    /// Alerts that are sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<CanaryAlert>,
     /// Everything else (mirrorWeight, sessionAffinity ...).
@@ -316,7 +317,7 @@ pub struct CanaryStatus {
     /// Checks done by an A/B test or blue/green release.
     #[serde(default)]
     pub iterations: i32,
-    /// Revision of the target last taken up.
+    /// Revision of the target that the last run started from.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub last_applied_spec: String,
     /// Revision of the target the primary runs.
@@ -411,7 +412,7 @@ impl Phase {
     }
 }
 
-/// What evenkeel must remember of a run to go on after a crash.
+/// What evenkeel must remember of a run to continue after a crash.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunStatus {
@@ -539,7 +540,7 @@ crate::api_kind!(
 /// Spec of a [`MetricTemplate`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricTemplateSpec {
-    /// Who is asked.
+    /// The server to ask.
     #[serde(default)]
     pub provider: MetricProvider,
     /// Query with `{{ name }}`, `{{ target }}`, `{{ interval }}` ... in it.
@@ -547,7 +548,7 @@ pub struct MetricTemplateSpec {
     pub query: String,
 }
 
-/// Who answers a [`MetricTemplate`].
+/// The server that answers a [`MetricTemplate`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricProvider {
     /// `prometheus`, or a hosted service.

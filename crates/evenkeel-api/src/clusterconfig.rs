@@ -54,7 +54,7 @@ pub struct NodeSpec {
     pub zone: String,
     /// Instance type, such as `c5.2xlarge`.
     pub instance_type: String,
-    /// Whether it may be taken away at two minutes' notice.
+    /// Whether it may be removed at two minutes' notice.
     pub spot: bool,
     /// All labels, the well-known ones included.
     pub labels: BTreeMap<String, String>,

@@ -85,7 +85,7 @@ mod tests {
         );
     }
 
-    /// The fields below a schema that say nothing about themselves.
+    /// The fields below a schema that have no description.
     fn undescribed(path: &str, schema: &Value, found: &mut Vec<String>) {
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {
             let path = format!("{path}.{name}");

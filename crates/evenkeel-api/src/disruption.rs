@@ -71,8 +71,8 @@ pub fn owner(pod: &Obj) -> Option<Key> {
     }
 }
 
-/// The Deployment above an owner, whose number counts instead: a `ReplicaSet` on its way down says
-/// nothing about how many pods there should be.
+/// The Deployment above an owner, whose number counts instead: the `replicas` of a `ReplicaSet`
+/// that is scaled down do not say how many pods there should be.
 pub fn deployment_above(owner: &Obj) -> Option<Key> {
     let above = owner.controller().filter(|above| &*above.kind == "Deployment")?;
     Some(Key::of::<Deployment>(owner.namespace(), &above.name))

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-/// Annotation of a pod: who empties it before it is stopped. Only [`GATE_GATEWAY`] has a meaning;
-/// nobody would open another gate, so a pod with another value is stopped as if it had none.
+/// Annotation of a pod: which component empties it before it is stopped. Only [`GATE_GATEWAY`] has
+/// a meaning; no component opens another gate, so a pod with another value is stopped as if it had
+/// none.
 pub const TERMINATION_GATE: &str = "evenkeel.dev/termination-gate";
 /// The value of [`TERMINATION_GATE`] that asks the gateway.
 pub const GATE_GATEWAY: &str = "gateway";
@@ -23,7 +24,7 @@ pub fn gated(meta: &ObjectMeta) -> bool {
     value(meta, TERMINATION_GATE) == Some(GATE_GATEWAY)
 }
 
-/// The value of a gate that nobody opens, if the pod has one.
+/// The value of a gate that no component opens, if the pod has one.
 pub fn unknown(meta: &ObjectMeta) -> Option<&str> {
     value(meta, TERMINATION_GATE).filter(|value| *value != GATE_GATEWAY)
 }
@@ -59,7 +60,10 @@ mod tests {
         assert_eq!(unknown(&meta(Some((TERMINATION_GATE, "backup")))), Some("backup"));
         assert_eq!(unknown(&meta(Some((TERMINATION_GATE, "gateway")))), None);
         assert!(drained(&meta(Some((DRAINED, "u-1")))));
-        assert!(!drained(&meta(Some((DRAINED, "u-0")))), "a namesake was emptied");
+        assert!(
+            !drained(&meta(Some((DRAINED, "u-0")))),
+            "another pod of the same name was emptied"
+        );
         assert!(!drained(&meta(Some((DRAINED, "")))));
         assert!(!drained(&ObjectMeta::default()), "no uid, no annotation");
     }

@@ -179,7 +179,7 @@ pub struct RouteStatus {
 pub struct RouteParentStatus {
     /// The parent as the route names it.
     pub parent_ref: ParentRef,
-    /// Who wrote this entry.
+    /// The controller that wrote this entry.
     pub controller_name: String,
     /// `Accepted`, `ResolvedRefs`, `Programmed` (every worker runs `observedGeneration`).
     #[serde(default)]
@@ -214,7 +214,7 @@ crate::api_kind!(
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewaySpec {
-    /// Who serves it.
+    /// The controller that serves it.
     #[serde(default)]
     pub gateway_class_name: String,
     /// Where it listens.
@@ -250,7 +250,7 @@ pub struct ReferenceGrant {
     /// Standard metadata.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// Who may refer to what.
+    /// Which objects may refer to which.
     #[serde(default)]
     pub spec: ReferenceGrantSpec,
 }

@@ -1,4 +1,4 @@
-//! Merging and comparing JSON bodies, once for everybody.
+//! Merging and comparing JSON bodies, in one place.
 //!
 //! ```text
 //! have --merge(patch)--> want        difference(have, want) = patch   (exactly want)

@@ -64,7 +64,7 @@ impl Kind {
     }
 }
 
-/// Every kind somebody knows, by group and kind.
+/// All known kinds, by group and kind.
 #[derive(Debug, Clone, Default)]
 pub struct KindTable {
     kinds: BTreeMap<GroupKind, Arc<Kind>>,

@@ -115,8 +115,8 @@ impl Obj {
 
     /// The typed view, decoded at most once.
     ///
-    /// **Errors**: another kind, or a body that does not fit. Treat as the object's fault: report
-    /// it on the object and go on with the others.
+    /// **Errors**: another kind, or a body that does not fit. Treat it as the object's fault:
+    /// report it on the object and continue with the others.
     pub fn get<T: ApiObject>(&self) -> Result<Arc<T>, ObjError> {
         if !self.key.kind.is::<T>() {
             return Err(ObjError::OtherKind { object: self.key.to_string(), kind: T::KIND });
@@ -212,7 +212,7 @@ impl Obj {
         self.meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
     }
 
-    /// Whether somebody has asked for its deletion.
+    /// Whether its deletion has been requested.
     pub fn is_deleting(&self) -> bool {
         self.meta.deletion_timestamp.is_some()
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 pub const NO_POLICY: &str = "NoPolicy";
 
 /// The budget of one Canary as its SLOs see it: `status.errorBudget` of a [`super::canary::Canary`],
-/// written by the SLO controllers (and by nobody else) and read by whoever would change something.
+/// written by the SLO controllers (and nothing else) and read before anything is changed.
 ///
 /// The answer is that of the strictest SLO; `slos` lists all that were asked. It is written when
 /// something changes that a reader decides by, and otherwise every few minutes, so that
@@ -72,7 +72,7 @@ pub fn is_never(seconds: &i64) -> bool {
 }
 
 impl ErrorBudget {
-    /// Age from which on an answer is none. It is written anew every few minutes, so three
+    /// Age at which an answer no longer counts. It is rewritten every few minutes, so three
     /// rewrites must have failed.
     pub const FRESH_SECONDS: i64 = 600;
 
@@ -82,9 +82,8 @@ impl ErrorBudget {
         now_s.saturating_sub(self.observed_at).saturating_abs() <= Self::FRESH_SECONDS
     }
 
-    /// Whether a step that adds risk may go ahead at `now_s` without asking anybody: the
-    /// permission says so, and it is fresh or no policy stands behind it. What is not known or old
-    /// is never a go-ahead.
+    /// Whether a step that adds risk may go ahead at `now_s` without asking: the permission allows
+    /// it, and it is fresh or no policy is behind it. An unknown or old answer never allows it.
     pub fn goes_ahead(&self, now_s: i64) -> bool {
         self.permission.goes_ahead() && (self.reason == NO_POLICY || self.is_fresh(now_s))
     }
@@ -105,7 +104,7 @@ pub enum Permission {
 }
 
 impl Permission {
-    /// Whether nobody needs to be asked.
+    /// Whether the step needs no approval.
     pub fn goes_ahead(self) -> bool {
         self >= Self::Slower
     }
@@ -139,11 +138,11 @@ kept_as_written! {
     ErrorBudgetPolicy, "evenkeel.dev", "v1alpha1", "ErrorBudgetPolicy", "errorbudgetpolicies"
 }
 kept_as_written! {
-    /// Time that does not count, with a reason and somebody who answers for it.
+    /// Time that does not count, with a reason and a person responsible for it.
     SloMaintenance, "evenkeel.dev", "v1alpha1", "SloMaintenance", "slomaintenances"
 }
 kept_as_written! {
-    /// Leave to go ahead against the policy, for a while.
+    /// Permission to go ahead against the policy, for a while.
     BreakGlass, "evenkeel.dev", "v1alpha1", "BreakGlass", "breakglasses"
 }
 kept_as_written! {
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_answer_is_no_go_ahead_and_one_without_policy_does_not_grow_old() {
+    fn an_old_answer_does_not_allow_a_step_and_one_without_policy_does_not_expire() {
         let allow = budget("allow", "BudgetHealthy");
         assert!(allow.goes_ahead(10_600));
         assert!(!allow.goes_ahead(10_601));

@@ -150,7 +150,7 @@ fn check_other_nodes(root: &Reader<'_>, warnings: &mut Vec<Warning>) {
         let names = profiles.iter().filter_map(|p| p.get("name").and_then(Value::as_str));
         let names: Vec<&str> = names.collect();
         let problem = format!(
-            "there is no Fargate here: pods of {} run on the nodes of the groups",
+            "Fargate is not supported: pods of {} run on the nodes of the groups",
             if names.is_empty() { "its profiles".to_owned() } else { names.join(", ") }
         );
         let fix = "give a node group that has room for them";

@@ -181,7 +181,7 @@ fn what_has_no_effect_here_is_a_warning_by_name() {
         let config = ClusterConfig::parse(&text).unwrap();
         config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     };
-    assert_snapshot!(warns("fargateProfiles: [{name: fp-dev, selectors: [{namespace: dev}]}]"), @"line 4: cluster c: field fargateProfiles: there is no Fargate here: pods of fp-dev run on the nodes of the groups; give a node group that has room for them");
+    assert_snapshot!(warns("fargateProfiles: [{name: fp-dev, selectors: [{namespace: dev}]}]"), @"line 4: cluster c: field fargateProfiles: Fargate is not supported: pods of fp-dev run on the nodes of the groups; give a node group that has room for them");
     assert_snapshot!(warns("karpenter: {version: 1.0.0}"), @"line 4: cluster c: field karpenter: no nodes are made as pods need them: only those of the groups are there; give a node group with the desiredCapacity that you need");
     assert_snapshot!(warns("autoModeConfig: {enabled: true}"), @"line 4: cluster c: field autoModeConfig: no nodes are made as pods need them: only those of the groups are there; give a node group with the desiredCapacity that you need");
     assert_snapshot!(warns("autoModeConfig: {enabled: false}\nfargateProfiles: []"), @"");
