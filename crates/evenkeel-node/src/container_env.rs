@@ -1,4 +1,4 @@
-//! The environment of a container: Services, `envFrom`, `env`, and who it is.
+//! The environment of a container: Services, `envFrom`, `env`, and its own names and addresses.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

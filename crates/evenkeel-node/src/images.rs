@@ -46,7 +46,7 @@ pub struct Image {
 pub enum Program {
     /// The demo workload, in our own executable.
     Demo,
-    /// Waits until it is told to stop, in our own executable.
+    /// Waits for a signal to stop, in our own executable.
     Pause,
     /// A program of this machine.
     Host(PathBuf),
@@ -87,7 +87,7 @@ pub enum MapFile<'a> {
 pub enum UnknownImage {
     /// The map has other images.
     #[error(
-        "image {image:?} is not in the image map{place}: nothing is pulled here, add under images: \
+        "image {image:?} is not in the image map{place}; images are not pulled, add under images: \
          the line  {image:?}: {{program: /path/to/program, args: []}}"
     )]
     NotListed {
@@ -96,9 +96,9 @@ pub enum UnknownImage {
         /// The map's file with a space before it, if it lies in one.
         place: String,
     },
-    /// There is no map.
+    /// No image map exists.
     #[error(
-        "image {image:?} is not built in, and there is no image map: nothing is pulled here, write \
+        "image {image:?} is not built in, and there is no image map; images are not pulled, write \
          a file {} with the line  images: {{{image:?}: {{program: /path/to/program, args: []}}}}",
         place.display()
     )]
@@ -289,14 +289,14 @@ images:
         assert_snapshot!(resolved("evenkeel/demo:3"), @r#"Demo [] {"VERSION": "3"}"#);
         assert_snapshot!(resolved("evenkeel/demo"), @r#"Demo [] {"VERSION": "latest"}"#);
         assert_snapshot!(resolved("evenkeel/pause:1"), @"Pause [] {}");
-        assert_snapshot!(resolved("nginx:1.25"), @r#"image "nginx:1.25" is not in the image map images.yaml: nothing is pulled here, add under images: the line  "nginx:1.25": {program: /path/to/program, args: []}"#);
+        assert_snapshot!(resolved("nginx:1.25"), @r#"image "nginx:1.25" is not in the image map images.yaml; images are not pulled, add under images: the line  "nginx:1.25": {program: /path/to/program, args: []}"#);
     }
 
     #[test]
     fn without_a_map_it_is_said_which_file_to_write() {
         let place = MapFile::NotThere(Path::new("/shop/images.yaml"));
         let error = ImageMap::default().resolve("nginx:1.25", place).unwrap_err().to_string();
-        assert_snapshot!(error, @r#"image "nginx:1.25" is not built in, and there is no image map: nothing is pulled here, write a file /shop/images.yaml with the line  images: {"nginx:1.25": {program: /path/to/program, args: []}}"#);
+        assert_snapshot!(error, @r#"image "nginx:1.25" is not built in, and there is no image map; images are not pulled, write a file /shop/images.yaml with the line  images: {"nginx:1.25": {program: /path/to/program, args: []}}"#);
         let (_, line) = error.split_once("the line  ").unwrap();
         assert!(ImageMap::parse(line).unwrap().resolve("nginx:1.25", place).is_ok());
         assert!(ImageMap::default().resolve("evenkeel/demo:1", place).is_ok());

@@ -6,9 +6,9 @@
 //!                                      +--> Store: status, Events, Lease, delete grace 0 |
 //!                       Runtime = ProcessRuntime (shims, /proc, sockets) or the simulator's
 //! ```
-//! [`pod::PodMachine`] holds every rule of the kubelet's pod life cycle and knows neither clock
-//! nor process; [`agent::run`] carries effects out and writes what changed, nothing else. Time
-//! comes through `Clock` and `Timer` alone, so the same agent runs under virtual time.
+//! [`pod::PodMachine`] holds every rule of the kubelet's pod life cycle and uses no clock and no
+//! process; [`agent::run`] carries effects out and writes what changed, nothing else. Time comes
+//! through `Clock` and `Timer` alone, so the same agent runs under virtual time.
 //!
 //! Not here: volumes, resource limits (cgroups), users and namespaces of containers. A container
 //! is an ordinary process of the user who runs the agent.

@@ -160,8 +160,8 @@ impl Prober {
         self.due = Some(at);
     }
 
-    /// A container found running after a restart of the agent keeps the result it had: nobody
-    /// loses traffic because the agent was away.
+    /// A container found running after a restart of the agent keeps the result it had: no traffic
+    /// is lost because the agent was away.
     pub fn adopted(&mut self, now: Timestamp, result: Option<bool>) {
         self.container_started(now);
         self.result = result.or(self.result);
@@ -224,7 +224,7 @@ impl Prober {
         self.due = due.checked_add(step).ok();
     }
 
-    /// A run has ended. Results of an earlier container must not be told here.
+    /// A run has ended. Do not pass results of an earlier container.
     pub fn record(&mut self, outcome: &Outcome) -> Change {
         self.in_flight = false;
         let healthy = match outcome {
@@ -301,7 +301,7 @@ mod tests {
     }
 
     /// Lets a probe run for `until` seconds on a container that started at `since`; `answers`
-    /// are given in turn, the last one for ever. Prints when it ran, and what changed.
+    /// are given in turn, the last one forever. Prints when it ran, and what changed.
     fn trace(kind: ProbeKind, rules: &str, answers: &str, since: f64, until: f64) -> String {
         let field = |name: &str| {
             rules
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn while_deleting_only_readiness_goes_on() {
+    fn while_deleting_only_readiness_continues() {
         let around = Surroundings { running_since: Some(at(0.0)), started: true, deleting: true };
         for (kind, runs) in [(ProbeKind::Liveness, false), (ProbeKind::Readiness, true)] {
             let mut prober = Prober::new(kind, Rules::of(&Probe::default()));
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parked_probe_waits_to_be_told_and_keeps_its_grid() {
+    fn a_parked_probe_waits_for_a_signal_and_keeps_its_grid() {
         let around = Surroundings { running_since: Some(at(0.0)), started: true, deleting: false };
         let mut prober = Prober::new(ProbeKind::Readiness, Rules::of(&Probe::default()));
         prober.container_started(at(0.0));

@@ -18,7 +18,7 @@ pub const CRASH_LOOP_BACK_OFF: &str = "CrashLoopBackOff";
 pub const COMPLETED: &str = "Completed";
 /// Ended with another exit code.
 pub const ERROR: &str = "Error";
-/// Ended while nobody looked.
+/// Ended unseen.
 pub const STATUS_UNKNOWN: &str = "ContainerStatusUnknown";
 
 /// Condition: some init containers have not completed.
@@ -50,5 +50,5 @@ pub const FAILED_PRE_STOP: &str = "FailedPreStopHook";
 pub const FAILED_POST_START: &str = "FailedPostStartHook";
 /// Event: a pod waits to be emptied by the gateway before it is stopped.
 pub const DRAINING: &str = "Draining";
-/// Event: the pod's termination gate has a value that nobody opens; it is not waited for.
+/// Event: the pod's termination gate has a value that no component opens; it is not waited for.
 pub const UNKNOWN_GATE: &str = "UnknownGate";

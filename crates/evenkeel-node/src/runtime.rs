@@ -98,7 +98,7 @@ pub struct Exit {
 /// A container that an earlier agent started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adopted {
-    /// Which one; only the last run of each container is told.
+    /// Which one; only the last run of each container is reported.
     pub container: ContainerRef,
     /// Its id and start.
     pub started: Started,

@@ -1,4 +1,4 @@
-//! The agent on the embedded API, with a runtime of paper, under virtual time.
+//! The agent on the embedded API, with a simulated runtime, under virtual time.
 #![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
 
 use std::{
@@ -57,26 +57,26 @@ impl Timer for TokioTimer {
 /// A run: when it began, and where its exit code goes.
 type Run = (Started, watch::Sender<Option<i32>>);
 
-/// Containers of paper: they start at once, end when told, and are as healthy as said.
-struct Paper {
+/// Simulated containers: they start at once, end on request, and are as healthy as set.
+struct FakeRuntime {
     clock: Arc<dyn Clock>,
     said: Mutex<Vec<String>>,
     runs: Mutex<BTreeMap<ContainerRef, Run>>,
     healthy: watch::Sender<bool>,
     env: Mutex<BTreeMap<String, String>>,
-    /// Whether probes tell until when nothing changes.
-    tells: bool,
+    /// Whether a probe reports until when nothing changes.
+    reports_changes: bool,
 }
 
-impl Paper {
-    fn new(clock: &Arc<dyn Clock>, tells: bool) -> Arc<Self> {
+impl FakeRuntime {
+    fn new(clock: &Arc<dyn Clock>, reports_changes: bool) -> Arc<Self> {
         Arc::new(Self {
             clock: clock.clone(),
             said: Mutex::default(),
             runs: Mutex::default(),
             healthy: watch::Sender::new(true),
             env: Mutex::default(),
-            tells,
+            reports_changes,
         })
     }
 
@@ -100,7 +100,7 @@ impl Paper {
     }
 }
 
-impl Runtime for Paper {
+impl Runtime for FakeRuntime {
     fn adopt(&self) -> BoxFuture<'_, Vec<Adopted>> {
         let runs = self.runs.lock().unwrap();
         let adopted = |(container, (started, _)): (&ContainerRef, &Run)| Adopted {
@@ -116,7 +116,7 @@ impl Runtime for Paper {
         let ContainerRef { container, attempt, .. } = &order.container;
         self.say(&format!("start {container}#{attempt} on {}", order.ip));
         self.env.lock().unwrap().clone_from(&order.env);
-        let id = format!("paper://{container}{attempt}");
+        let id = format!("runtime://{container}{attempt}");
         let started = Started { id, at: self.clock.now() };
         let run = (started.clone(), watch::Sender::new(None));
         self.runs.lock().unwrap().insert(order.container.clone(), run);
@@ -153,7 +153,7 @@ impl Runtime for Paper {
         let outcome =
             if is_healthy { Outcome::Success } else { Outcome::Failure("down".to_owned()) };
         let change = async move { healthy.changed().await.unwrap() };
-        let steady_until = self.tells.then(|| Box::pin(change) as _);
+        let steady_until = self.reports_changes.then(|| Box::pin(change) as _);
         Box::pin(async { ProbeReply { outcome, steady_until } })
     }
 
@@ -168,12 +168,12 @@ struct World {
     store: Arc<dyn Store>,
     server: Arc<ApiServer>,
     ports: HostPorts,
-    paper: Arc<Paper>,
+    runtime: Arc<FakeRuntime>,
     config: AgentConfig,
 }
 
 impl World {
-    fn new(tells: bool) -> Self {
+    fn new(reports_changes: bool) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(VirtualClock(tokio::time::Instant::now()));
         let server = ApiServer::new(clock.clone(), Rng::new(1));
         let store = server.store();
@@ -182,11 +182,11 @@ impl World {
         config.pod_cidr = Some("127.64.0.0/16".to_owned());
         config.zone = Some("z1".to_owned());
         config.lease_period = None;
-        Self { store, server, ports, paper: Paper::new(&clock, tells), config }
+        Self { store, server, ports, runtime: FakeRuntime::new(&clock, reports_changes), config }
     }
 
     fn start(&self) -> JoinHandle<Result<(), agent::AgentError>> {
-        tokio::spawn(agent::run(self.config.clone(), self.ports.clone(), self.paper.clone()))
+        tokio::spawn(agent::run(self.config.clone(), self.ports.clone(), self.runtime.clone()))
     }
 
     async fn pod(&self, name: &str, spec: &str, annotation: Option<&str>) -> Key {
@@ -218,7 +218,11 @@ impl World {
             }
         };
         let waited = tokio::time::timeout(Duration::from_mins(10), waiting).await;
-        assert!(waited.is_ok(), "it never came to that: {:?}", last.map(|o| o.json().clone()));
+        assert!(
+            waited.is_ok(),
+            "the condition was never met: {:?}",
+            last.map(|o| o.json().clone())
+        );
         last
     }
 
@@ -276,8 +280,8 @@ async fn a_node_registers_and_its_pods_become_ready() {
     let status = &pod.json()["status"];
     assert_eq!((&status["phase"], &status["podIP"]), (&json!("Running"), &json!("127.64.0.2")));
     assert_eq!(status["hostIP"], "127.64.0.1");
-    assert_eq!(status["containerStatuses"][0]["containerID"], "paper://a0");
-    let env = world.paper.env.lock().unwrap().clone();
+    assert_eq!(status["containerStatuses"][0]["containerID"], "runtime://a0");
+    let env = world.runtime.env.lock().unwrap().clone();
     assert_eq!((env["POD_IP"].as_str(), env["NODE_NAME"].as_str()), ("127.64.0.2", "n1"));
 }
 
@@ -289,7 +293,7 @@ async fn events_are_listed_as_they_came_and_counted_when_they_come_again() {
     world.until_ready(&key, "True").await;
     // All of one instant: what is listed by name is listed by time, too.
     assert_eq!(world.events().await, ["Pulled 1", "Created 1", "Started 1"]);
-    world.paper.end_all(1);
+    world.runtime.end_all(1);
     world.until_ready(&key, "False").await;
     world.until_ready(&key, "True").await;
     assert_eq!(world.events().await, ["Pulled 2", "Created 2", "Started 2"]);
@@ -319,27 +323,27 @@ async fn readiness_is_written_when_it_changes_and_only_then() {
     let before = world.server.revision();
     tokio::time::sleep(Duration::from_mins(5)).await;
     assert_eq!(world.server.revision(), before, "a write without a reason");
-    world.paper.healthy.send_replace(false);
+    world.runtime.healthy.send_replace(false);
     let pod = world.until_ready(&key, "False").await;
     assert_eq!(pod.json()["status"]["containerStatuses"][0]["restartCount"], 0);
-    world.paper.healthy.send_replace(true);
+    world.runtime.healthy.send_replace(true);
     world.until_ready(&key, "True").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_runtime_that_tells_changes_makes_a_steady_pod_cost_nothing() {
+async fn a_runtime_that_reports_changes_makes_a_steady_pod_cost_nothing() {
     let world = World::new(true);
     let _agent = world.start();
     let key = world.pod("web", PROBED, None).await;
     world.until_ready(&key, "True").await;
     tokio::time::sleep(Duration::from_hours(1)).await;
-    assert_eq!(world.paper.said().matches("probe").count(), 1);
+    assert_eq!(world.runtime.said().matches("probe").count(), 1);
     // A change is seen at the next time on the grid, as if it had been probed all along.
     let changed = world.seconds();
-    world.paper.healthy.send_replace(false);
+    world.runtime.healthy.send_replace(false);
     world.until_ready(&key, "False").await;
     assert!((0..=10).contains(&(world.seconds() - changed)));
-    assert_eq!(world.paper.said().matches("probe").count(), 2);
+    assert_eq!(world.runtime.said().matches("probe").count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -352,10 +356,10 @@ async fn a_deleted_pod_is_asked_to_stop_and_then_its_object_goes() {
     world.delete(&key, None).await;
     world.until(&key, |pod| pod.is_none()).await;
     assert_eq!(world.seconds(), began, "nothing to wait for");
-    let said = world.paper.said();
+    let said = world.runtime.said();
     let order: Vec<_> = said.lines().filter(|line| !line.contains("probe")).collect();
     assert_eq!(order, ["0 start a#0 on 127.64.0.2", "0 Term a", "0 remove"]);
-    // Its address goes to somebody else last of all.
+    // Its address goes to another pod last of all.
     let key = world.pod("next", PROBED, None).await;
     let pod = world.until_ready(&key, "True").await;
     assert_eq!(pod.json()["status"]["podIP"], "127.64.0.3");
@@ -369,14 +373,14 @@ async fn a_gated_pod_is_stopped_once_the_gateway_has_emptied_it() {
     world.until_ready(&key, "True").await;
     world.delete(&key, None).await;
     tokio::time::sleep(Duration::from_secs(7)).await;
-    assert!(!world.paper.said().contains("Term"));
+    assert!(!world.runtime.said().contains("Term"));
     let uid = world.store.get(&key).await.unwrap().unwrap().uid().to_owned();
     let drained = json!({"metadata": {"annotations": {DRAINED: uid}}});
     world.patch(&key, drained, None).await;
     world.until(&key, |pod| pod.is_none()).await;
-    assert!(world.paper.said().contains("7 Term a"), "{}", world.paper.said());
+    assert!(world.runtime.said().contains("7 Term a"), "{}", world.runtime.said());
 
-    // Nobody opens the gate: two seconds of the grace period are left for stopping.
+    // The gate is not opened: two seconds of the grace period are left for stopping.
     let key = world.pod("other", PROBED, Some(TERMINATION_GATE)).await;
     world.until_ready(&key, "True").await;
     let began = world.seconds();
@@ -391,7 +395,7 @@ async fn a_crashed_container_comes_back_under_the_same_address() {
     let _agent = world.start();
     let key = world.pod("web", PROBED, None).await;
     world.until_ready(&key, "True").await;
-    world.paper.end_all(137);
+    world.runtime.end_all(137);
     world.until_ready(&key, "False").await;
     let pod = world.until_ready(&key, "True").await;
     let status = &pod.json()["status"];
@@ -411,13 +415,13 @@ async fn the_next_agent_takes_over_without_a_blink() {
     world.until_ready(&doomed, "True").await;
     agent.abort();
     assert!(agent.await.is_err());
-    // While nobody looks, one pod is deleted by force.
+    // While no agent runs, one pod is deleted by force.
     world.delete(&doomed, Some(0)).await;
     let _agent = world.start();
     tokio::time::sleep(Duration::from_mins(2)).await;
     let after = world.store.get(&key).await.unwrap().unwrap();
     assert_eq!(after.json()["status"], before.json()["status"]);
-    let said = world.paper.said();
+    let said = world.runtime.said();
     assert_eq!(said.matches("start").count(), 2, "{said}");
     assert_eq!(said.matches("remove").count(), 1, "{said}");
 }
@@ -462,7 +466,7 @@ async fn a_hook_runs_before_the_signal() {
     world.until_ready(&key, "True").await;
     world.delete(&key, None).await;
     world.until(&key, |pod| pod.is_none()).await;
-    let said = world.paper.said();
+    let said = world.runtime.said();
     let at = |what: &str| said.find(what).unwrap();
     assert!(at("exec drain now") < at("Term a"), "{said}");
 }

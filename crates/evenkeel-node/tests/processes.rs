@@ -125,7 +125,7 @@ fn container(attempt: u32) -> ContainerRef {
 }
 
 fn lives(pid: i32) -> bool {
-    // A zombie that nobody buries does not live.
+    // A zombie that is not waited for does not live.
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.trim_start().starts_with('Z'))
 }
@@ -134,7 +134,7 @@ fn kill_9(pid: i32) {
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
 
-async fn a_container_runs_and_tells_how_it_ended() {
+async fn a_container_runs_and_reports_how_it_ended() {
     let world = World::new("runs");
     let run = world.start("echo hello $WHO; echo oops >&2; exit 3", 0).await;
     let exit = world.runtime.wait(&run).await;
@@ -192,7 +192,7 @@ async fn signals_end_a_container_with_their_number() {
     world.runtime.signal(&run, Signal::Kill).await;
     assert_eq!(world.runtime.wait(&run).await.code, 137);
 
-    // Somebody else's kill -9 is seen as well.
+    // A kill -9 from outside is seen as well.
     let run = world.start("exec sleep 1000", 2).await;
     kill_9(world.number(2, "/main/pid"));
     let exit = world.runtime.wait(&run).await;
@@ -412,7 +412,7 @@ fn main() -> ExitCode {
         )* };
     }
     tests! {
-        a_container_runs_and_tells_how_it_ended
+        a_container_runs_and_reports_how_it_ended
         logs_of_the_run_before_are_kept_and_older_ones_are_not
         logs_are_cut_as_asked_also_over_rotated_files
         following_ends_with_the_container

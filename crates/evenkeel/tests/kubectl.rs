@@ -1,5 +1,5 @@
-//! End to end: the real binary, real processes, real kubectl; its words are compared, not only its
-//! exit codes. One cluster serves all steps, because a machine has addresses for one at a time.
+//! End to end: the real binary, real processes, real kubectl; output is compared, not only exit
+//! codes. One cluster serves all steps, because a machine has addresses for one at a time.
 //!
 //! Takes about a minute: every step starts a kubectl, and pods really start and stop.
 //! Needs kubectl (Debian package kubernetes-client) on PATH or in KUBECTL.
@@ -176,7 +176,7 @@ fn the_folder_is_there(cluster: &Cluster, folder: &Folder) -> anyhow::Result<()>
          service/api-service-canary    ClusterIP   127.192.*     <none>        80/TCP    *
          service/api-service-primary   ClusterIP   127.192.*     <none>        80/TCP    *",
     )?;
-    // Nobody was looked for before there were nodes.
+    // Before there were nodes no place was looked for.
     let said = cluster.kubectl("get events --field-selector reason=FailedScheduling", "")?;
     let none = "No resources found in default namespace.\n";
     ensure!(said.out.is_empty() && said.err == none, "{said:?}");
@@ -276,8 +276,8 @@ fn containers_write_logs(cluster: &Cluster) -> anyhow::Result<()> {
     soon(|| cluster.says("logs greeter", "hello from greeter on application-nodes-*"))?;
     soon(|| cluster.mentions("logs -l app=web", "version v1 of pod web-* listens on 127.*:8080"))?;
     // The words around it differ between versions of kubectl.
-    let said = cluster.kubectl("logs nobody", "")?;
-    ensure!(said.code == Some(1) && said.err.contains(r#"pods "nobody" not found"#), "{said:?}");
+    let said = cluster.kubectl("logs absent", "")?;
+    ensure!(said.code == Some(1) && said.err.contains(r#"pods "absent" not found"#), "{said:?}");
     Ok(())
 }
 
@@ -376,7 +376,7 @@ fn pods_that_cannot_run_say_why(cluster: &Cluster) -> anyhow::Result<()> {
         "describe pod odd",
         "Status:       Pending
          Warning  Failed  *  kubelet  Failed to pull image \"nginx:1.25\": image \"nginx:1.25\" is not in \
-         the image map *images.yaml: nothing is pulled here, add under images: the line \
+         the image map *images.yaml; images are not pulled, add under images: the line \
          \"nginx:1.25\": {program: /path/to/program, args: []}",
     )?;
     soon(|| {

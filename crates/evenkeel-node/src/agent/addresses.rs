@@ -35,7 +35,7 @@ impl Addresses {
     }
 
     /// Takes the wanted address if it is free, else the next one. Addresses go round, so that one
-    /// is not used again while somebody may still remember its last owner.
+    /// is not used again while its last owner may still be remembered.
     pub(super) fn take(&mut self, wanted: Option<IpAddr>) -> Option<IpAddr> {
         if let Some(IpAddr::V4(wanted)) = wanted {
             let offset = u32::from(wanted).wrapping_sub(self.base);

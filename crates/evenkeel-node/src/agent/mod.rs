@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Taint;
 use self::{addresses::Addresses, pods::Agent};
 use crate::runtime::Runtime;
 
-/// Who writes, for `managedFields` and Events.
+/// The manager's name, for `managedFields` and Events.
 pub(crate) const MANAGER: &str = "kubelet";
 /// Wait before something the API refused is tried again; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -44,7 +44,7 @@ pub struct AgentConfig {
     /// `node.kubernetes.io/instance-type`.
     pub instance_type: Option<String>,
     /// How often the Lease is renewed; `None` never, for a simulated node whose failures are
-    /// told otherwise.
+    /// reported in another way.
     pub lease_period: Option<Duration>,
     /// Whether Events are written.
     pub events: bool,
@@ -74,7 +74,7 @@ impl AgentConfig {
 /// Why an agent cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AgentError {
-    /// Neither the Node nor the configuration says which addresses pods get.
+    /// The Node and the configuration do not say which addresses pods get.
     #[error("node {node} has no spec.podCIDR: set one, like 127.64.0.0/16")]
     NoPodCidr {
         /// Its name.
@@ -88,8 +88,8 @@ pub enum AgentError {
     },
 }
 
-/// Runs the agent of one node. Ends only when it cannot work at all; what it started goes on
-/// without it, and the next agent takes it over.
+/// Runs the agent of one node. Ends only when it cannot work at all; what it started keeps running,
+/// and the next agent takes it over.
 pub async fn run(
     config: AgentConfig,
     ports: HostPorts,

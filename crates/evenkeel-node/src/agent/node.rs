@@ -48,7 +48,7 @@ pub(super) async fn register(
             "metadata": {"name": config.name, "labels": labels},
             "spec": spec,
         }))?;
-        // Lost a race with somebody who makes Nodes: the caller tries again and finds it.
+        // Another writer has created the Node meanwhile: the caller tries again and finds it.
         ports.writes.create(&node, &MAIN).await?
     };
     let cidr = node.json().pointer("/spec/podCIDR").and_then(Value::as_str).map(str::to_owned);

@@ -20,14 +20,14 @@ use super::{
     AgentConfig, RETRY_FIRST, RETRY_MAX,
     addresses::Addresses,
     node,
-    work::{PodDone, PodIo, Told, status_patch},
+    work::{PodDone, PodIo, WrittenEvent, status_patch},
 };
 use crate::{
     pod::{Effect, PodMachine},
     runtime::{Adopted, ContainerRef, Runtime},
 };
 
-/// Events of one pod told apart for counting; beyond it counting starts afresh.
+/// Events of one pod that are counted separately; beyond it counting starts again.
 const NOTES_MAX: usize = 64;
 /// Shortest wait for a pod's own timer: a clock that lags behind the timer must not spin.
 const TICK_MIN: Duration = Duration::from_millis(1);
@@ -57,7 +57,7 @@ struct Held {
     wake: Option<Timestamp>,
     /// Its object is gone.
     gone: bool,
-    notes: BTreeMap<String, Told>,
+    notes: BTreeMap<String, WrittenEvent>,
 }
 
 enum Done {
@@ -123,7 +123,7 @@ impl Agent {
                 Done::Node(None, _) => {}
                 Done::Node(Some(event), watch) => {
                     self.follow(watch, Done::Node);
-                    // Somebody thought us dead: tell them otherwise.
+                    // The node was marked not ready: post that it is.
                     if matches!(event, Ok(WatchEvent::Applied(node)) if !node::is_ready(&node)) {
                         self.post_node();
                     }
@@ -201,7 +201,7 @@ impl Agent {
                 self.touch(&uid);
             }
             WatchEvent::Synced => {
-                // Whoever is left has no object any more.
+                // What is left has no object any more.
                 for uid in std::mem::take(&mut self.adopted).into_keys() {
                     tracing::info!(object = uid, "removing what is left of a deleted pod");
                     let removing = self.io.remove(uid.clone());
@@ -316,11 +316,11 @@ impl Agent {
                 self.spawn(uid, deleting);
             }
             PodDone::Deleted(result) => return self.deleted(uid, result),
-            PodDone::Told(identity, told) => {
+            PodDone::Recorded(identity, written) => {
                 if held.notes.len() >= NOTES_MAX {
                     held.notes.clear();
                 }
-                held.notes.insert(identity, told);
+                held.notes.insert(identity, written);
                 return;
             }
             PodDone::Nothing => return,
@@ -348,7 +348,7 @@ impl Agent {
     fn not_written(&mut self, uid: &str, error: &StoreError) {
         let Some(held) = self.pods.get_mut(uid) else { return };
         if matches!(error, StoreError::NotFound { .. }) || error.retry() == Retry::Slowly {
-            // Gone, which the watch will tell; or never possible: the next change tries again.
+            // Gone, which the watch will report; or never possible: the next change tries again.
             tracing::debug!(object = %held.key, %error, "status not written");
             return;
         }
@@ -361,7 +361,7 @@ impl Agent {
         self.spawn(uid, again);
     }
 
-    /// Lets a pod's machine go on, writes its status if that has changed, sets its timer.
+    /// Advances a pod's machine, writes its status if that has changed, sets its timer.
     fn touch(&mut self, uid: &str) {
         let now = self.now();
         let Some(held) = self.pods.get_mut(uid) else { return };
@@ -407,13 +407,13 @@ impl Agent {
                 io.probe(container(name), kind, check, timeout)
             }
             Effect::Finish => io.remove(uid.to_owned()),
-            Effect::Tell(note) => {
+            Effect::Record(note) => {
                 tracing::info!(object = %held.key, reason = note.reason, "{}", note.message);
                 if !self.config.events || held.gone {
                     return;
                 }
-                let told = held.notes.get(&note.identity()).cloned();
-                io.tell(held.machine.pod(), &self.config.name, note, told)
+                let written = held.notes.get(&note.identity()).cloned();
+                io.record_event(held.machine.pod(), &self.config.name, note, written)
             }
         };
         self.spawn(uid, future);
@@ -497,7 +497,7 @@ impl Agent {
     }
 }
 
-/// Whether somebody has overwritten what we wrote: the phase, the address or readiness.
+/// Whether another writer has overwritten what we wrote: the phase, the address or readiness.
 fn contradicts(object: &Value, written: &Value) -> bool {
     let have = object.get("status").unwrap_or(&Value::Null);
     let ready = |status: &Value| {

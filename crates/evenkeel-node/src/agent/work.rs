@@ -54,19 +54,19 @@ pub(super) enum PodDone {
     Status(Result<(), StoreError>),
     Removed,
     Deleted(Result<(), StoreError>),
-    /// What an event says, and how often it has been told.
-    Told(String, Told),
+    /// What an event says, and the event that was written for it.
+    Recorded(String, WrittenEvent),
     Nothing,
 }
 
 /// An event that has been written.
 #[derive(Debug, Clone)]
-pub(super) struct Told {
+pub(super) struct WrittenEvent {
     count: u32,
     name: String,
 }
 
-/// Conditions that are the agent's own; all others belong to whoever wrote them.
+/// Conditions that are the agent's own; all others belong to their writers.
 const CONDITIONS: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
@@ -289,12 +289,12 @@ impl PodIo {
     }
 
     /// Writes an Event: the first time as a new object, then as a higher count.
-    pub(super) fn tell(
+    pub(super) fn record_event(
         &self,
         pod: &Pod,
         node: &str,
         note: Note,
-        told: Option<Told>,
+        written: Option<WrittenEvent>,
     ) -> BoxFuture<'static, PodDone> {
         let ports = self.ports.clone();
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
@@ -307,13 +307,13 @@ impl PodIo {
             let identity = note.identity();
             let field = note.container.map(|name| format!("spec.containers{{{name}}}"));
             let now = Time(at);
-            let count = told.as_ref().map_or(1, |told| told.count + 1);
-            if let Some(told) = told {
-                let key = Key::of::<Event>(&namespace, &told.name);
+            let count = written.as_ref().map_or(1, |event| event.count + 1);
+            if let Some(event) = written {
+                let key = Key::of::<Event>(&namespace, &event.name);
                 let patch = Patch::Merge(json!({"count": count, "lastTimestamp": now}));
                 let options = WriteOptions { subresource: None, expect: None, manager: MANAGER };
                 if ports.writes.patch(&key, &patch, &options).await.is_ok() {
-                    return PodDone::Told(identity, Told { count, name: told.name });
+                    return PodDone::Recorded(identity, WrittenEvent { count, name: event.name });
                 }
             }
             let mut event = json!({
@@ -330,7 +330,7 @@ impl PodIo {
             });
             // An event is for people; losing one must not stop a pod.
             match create_event(&*ports.writes, &mut event, &name, at, MANAGER).await {
-                Ok(name) => PodDone::Told(identity, Told { count, name }),
+                Ok(name) => PodDone::Recorded(identity, WrittenEvent { count, name }),
                 Err(error) => {
                     tracing::debug!(object = name, reason = note.reason, %error,
                         "event not written");
@@ -342,7 +342,7 @@ impl PodIo {
 }
 
 /// The strategic merge patch that makes a status what it should be: only our own conditions, and
-/// what is no longer said is said to be gone.
+/// fields that no longer apply are removed.
 pub(super) fn status_patch(status: &PodStatus) -> Value {
     let mut patch = serde_json::to_value(status).unwrap_or_default();
     if let Some(conditions) = patch.get_mut("conditions").and_then(Value::as_array_mut) {

@@ -84,13 +84,13 @@ impl PodMachine {
         if slot.try_start(now) {
             out.push(Effect::Start { attempt: slot.attempt, container });
         } else if !waited && matches!(slot.state, State::Ended { restart_at: Some(_), .. }) {
-            let told = format!(
+            let message = format!(
                 "Back-off restarting failed container {container} in pod {}_{}({})",
                 self.name(),
                 self.namespace(),
                 self.uid()
             );
-            self.tell(true, reasons::BACK_OFF, &told, Some(&container));
+            self.note(true, reasons::BACK_OFF, &message, Some(&container));
         }
     }
 
@@ -103,14 +103,14 @@ impl PodMachine {
         }
         stop.gate_until = None;
         let deadline = stop.deadline;
-        let mut told = Vec::new();
+        let mut killed = Vec::new();
         for slot in self.slots.iter_mut().filter(|slot| slot.role != Role::Sidecar) {
             if slot.kill(deadline, now) {
-                told.push(slot.name.clone());
+                killed.push(slot.name.clone());
             }
         }
-        for container in told {
-            self.tell_killing(&container);
+        for container in killed {
+            self.note_killing(&container);
         }
         if self.slots.iter().all(|slot| slot.role == Role::Sidecar || slot.is_still()) {
             self.stop_sidecars(deadline, now);
@@ -123,7 +123,7 @@ impl PodMachine {
         let Some(slot) = sidecars.rev().find(|slot| !slot.is_still()) else { return };
         if slot.kill(deadline, now) {
             let container = slot.name.clone();
-            self.tell_killing(&container);
+            self.note_killing(&container);
         }
     }
 

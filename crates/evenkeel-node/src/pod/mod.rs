@@ -31,11 +31,11 @@ use crate::{
     runtime::{Adopted, Check, Exit, Signal, StartError, Started},
 };
 
-/// What is left of the grace period for stopping when nobody opens the gate.
+/// What is left of the grace period for stopping when the gate is not opened.
 const GATE_RESERVE: Duration = Duration::from_secs(2);
 /// Grace period of a pod that does not name one.
 const GRACE_S: i64 = 30;
-/// What containers of a pod get whose object is gone already (`--force`).
+/// Grace period of containers whose pod object is gone already (`--force`).
 const GRACE_ORPHANED: Duration = Duration::from_secs(2);
 /// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
 const ERR_SHOWN: Duration = Duration::from_secs(2);
@@ -84,10 +84,10 @@ pub enum Effect {
         /// After this time it has failed.
         timeout: Duration,
     },
-    /// Nothing runs any more and the pod is to go: forget it, delete its object for good.
+    /// Nothing runs any more and the pod is to go: forget it, delete its object.
     Finish,
-    /// Tell people.
-    Tell(Note),
+    /// Record an event.
+    Record(Note),
 }
 
 /// A hook of a container.
@@ -176,19 +176,19 @@ impl PodMachine {
         machine
     }
 
-    /// Takes over what an earlier agent left: runs that are still there go on, with the readiness
-    /// they had; a run that the status knows and nobody finds has ended unseen.
+    /// Takes over what an earlier agent left: runs that still exist continue, with the readiness
+    /// they had; a run that is in the status and was not found has ended unseen.
     pub fn adopt(&mut self, found: &[Adopted], now: Timestamp) {
         let status = self.pod.status.clone().unwrap_or_default();
         for slot in &mut self.slots {
-            let told = [&status.init_container_statuses, &status.container_statuses]
+            let known = [&status.init_container_statuses, &status.container_statuses]
                 .into_iter()
                 .flatten()
                 .flatten()
-                .find(|told| told.name == slot.name);
+                .find(|known| known.name == slot.name);
             match found.iter().find(|adopted| adopted.container.container == slot.name) {
                 Some(adopted) => {
-                    let same = told.and_then(|told| told.container_id.as_deref())
+                    let same = known.and_then(|known| known.container_id.as_deref())
                         == Some(adopted.started.id.as_str());
                     slot.attempt = adopted.container.attempt;
                     slot.state = State::Running {
@@ -196,12 +196,12 @@ impl PodMachine {
                         since: adopted.started.at,
                     };
                     for (prober, _) in &mut slot.probers {
-                        let told = told.filter(|_| same);
+                        let known = known.filter(|_| same);
                         prober.adopted(
                             now,
                             match prober.kind {
-                                ProbeKind::Startup => told.and_then(|t| t.started).filter(|s| *s),
-                                ProbeKind::Readiness => told.map(|t| t.ready),
+                                ProbeKind::Startup => known.and_then(|t| t.started).filter(|s| *s),
+                                ProbeKind::Readiness => known.map(|t| t.ready),
                                 ProbeKind::Liveness => None,
                             },
                         );
@@ -255,7 +255,7 @@ impl PodMachine {
         self.slots.iter().filter(|s| s.is_running()).map(|s| (s.name.as_str(), s.attempt))
     }
 
-    /// The object is gone although its containers are not: stop them, tell nobody.
+    /// The object is gone although its containers are not: stop them, without events.
     pub fn orphaned(&mut self, now: Timestamp) {
         let soon = now.checked_add(GRACE_ORPHANED).unwrap_or(now);
         let deadline = self.stop.as_ref().map_or(soon, |stop| stop.deadline.min(soon));
@@ -291,18 +291,18 @@ impl PodMachine {
         }
         let gated = gate::gated(&self.pod.metadata);
         if let Some(value) = gate::unknown(&self.pod.metadata) {
-            let told = format!(
+            let message = format!(
                 "Annotation {}: {value:?} is not known and not waited for; use {:?}",
                 gate::TERMINATION_GATE,
                 gate::GATE_GATEWAY
             );
-            self.tell(true, reasons::UNKNOWN_GATE, &told, None);
+            self.note(true, reasons::UNKNOWN_GATE, &message, None);
         }
         let runs = self.slots.iter().any(|slot| !slot.is_still());
         let gate_until =
             deadline.checked_sub(GATE_RESERVE).ok().filter(|until| gated && runs && *until > now);
         if gate_until.is_some() {
-            self.tell(false, reasons::DRAINING, "Waiting for the gateway to empty the pod", None);
+            self.note(false, reasons::DRAINING, "Waiting for the gateway to empty the pod", None);
         }
         self.stop = Some(Stop { deadline, gate_until, is_orphan: false });
     }
@@ -321,10 +321,10 @@ impl PodMachine {
                 slot.started(started.id, started.at, now);
                 slot.hooking = slot.post_start.is_some();
                 let present = format!("Container image \"{image}\" already present on machine");
-                self.tell(false, reasons::PULLED, &present, Some(container));
-                self.tell(false, reasons::CREATED, &created(container), Some(container));
+                self.note(false, reasons::PULLED, &present, Some(container));
+                self.note(false, reasons::CREATED, &created(container), Some(container));
                 let started = format!("Started container {container}");
-                self.tell(false, reasons::STARTED, &started, Some(container));
+                self.note(false, reasons::STARTED, &started, Some(container));
             }
             Err(error) => {
                 let (reason, message) = match error {
@@ -333,13 +333,13 @@ impl PodMachine {
                     StartError::Run(message) => (reasons::RUN_ERROR, message),
                 };
                 slot.refused(reason, message.clone(), now);
-                let told = match reason {
+                let message = match reason {
                     reasons::ERR_IMAGE_PULL => {
                         format!("Failed to pull image \"{image}\": {message}")
                     }
                     _ => format!("Error: {message}"),
                 };
-                self.tell(true, reasons::FAILED, &told, Some(container));
+                self.note(true, reasons::FAILED, &message, Some(container));
             }
         }
     }
@@ -359,8 +359,8 @@ impl PodMachine {
         slot.hooking = false;
         if let Err(problem) = result {
             slot.kill(deadline, now);
-            let told = format!("PostStartHook failed: {problem}");
-            self.tell(true, reasons::FAILED_POST_START, &told, Some(container));
+            let message = format!("PostStartHook failed: {problem}");
+            self.note(true, reasons::FAILED_POST_START, &message, Some(container));
         }
     }
 
@@ -369,8 +369,8 @@ impl PodMachine {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == container) else { return };
         slot.pre_stop_done();
         if let Err(problem) = result {
-            let told = format!("PreStopHook failed: {problem}");
-            self.tell(true, reasons::FAILED_PRE_STOP, &told, Some(container));
+            let message = format!("PreStopHook failed: {problem}");
+            self.note(true, reasons::FAILED_PRE_STOP, &message, Some(container));
         }
     }
 
@@ -391,7 +391,7 @@ impl PodMachine {
         let (settled, grace_s) = (prober.is_settled(), prober.rules.grace_s);
         let problem = match outcome {
             Outcome::Success => {
-                slot.told = slot.told.take().filter(|(told, _)| *told != kind);
+                slot.last_problem = slot.last_problem.take().filter(|(of, _)| *of != kind);
                 None
             }
             Outcome::Failure(problem) => Some(("failed", problem)),
@@ -399,11 +399,11 @@ impl PodMachine {
         };
         let mut notes = Vec::new();
         if let Some((verb, problem)) = problem {
-            let told = (kind, problem.clone());
-            if slot.told.as_ref() != Some(&told) {
+            let found = (kind, problem.clone());
+            if slot.last_problem.as_ref() != Some(&found) {
                 let message = format!("{} probe {verb}: {problem}", kind.as_str());
                 notes.push((true, reasons::UNHEALTHY, message));
-                slot.told = Some(told);
+                slot.last_problem = Some(found);
             }
         }
         match (kind, change) {
@@ -416,8 +416,9 @@ impl PodMachine {
             }
             (ProbeKind::Startup | ProbeKind::Liveness, Change::Unhealthy) if !deleting => {
                 let verb = kind.as_str().to_lowercase();
-                let told = format!("Container {container} failed {verb} probe, will be restarted");
-                notes.push((false, reasons::KILLING, told));
+                let message =
+                    format!("Container {container} failed {verb} probe, will be restarted");
+                notes.push((false, reasons::KILLING, message));
                 let deadline = self.grace_end(grace_s, now);
                 if let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == container) {
                     slot.kill(deadline, now);
@@ -426,7 +427,7 @@ impl PodMachine {
             _ => {}
         }
         for (is_warning, reason, message) in notes {
-            self.tell(is_warning, reason, &message, Some(container));
+            self.note(is_warning, reason, &message, Some(container));
         }
         settled
     }
@@ -469,7 +470,7 @@ impl PodMachine {
                 out.push(Effect::Finish);
             }
         }
-        out.extend(std::mem::take(&mut self.notes).into_iter().map(Effect::Tell));
+        out.extend(std::mem::take(&mut self.notes).into_iter().map(Effect::Record));
         out
     }
 
@@ -480,7 +481,7 @@ impl PodMachine {
         }
         let gate = self.stop.as_ref().and_then(|stop| stop.gate_until);
         let starting = self.stop.is_none() && !self.is_over();
-        // A container that is not to be started again has no reason to wake anybody.
+        // A container that is not to be started again needs no timer.
         let slots = self.slots.iter().filter(|slot| starting || !slot.is_still());
         let shown = self.slots.iter().filter_map(|slot| shown_until(slot).filter(|_| starting));
         let wakes = slots.filter_map(Slot::wake).chain(gate).chain(shown);
@@ -504,12 +505,12 @@ impl PodMachine {
         now.checked_add(Duration::from_secs(grace_s)).unwrap_or(Timestamp::MAX)
     }
 
-    fn tell_killing(&mut self, container: &str) {
-        let told = format!("Stopping container {container}");
-        self.tell(false, reasons::KILLING, &told, Some(container));
+    fn note_killing(&mut self, container: &str) {
+        let message = format!("Stopping container {container}");
+        self.note(false, reasons::KILLING, &message, Some(container));
     }
 
-    fn tell(
+    fn note(
         &mut self,
         is_warning: bool,
         reason: &'static str,

@@ -14,7 +14,7 @@ use crate::{
 pub(super) const BACK_OFF_FIRST: Duration = Duration::from_secs(10);
 /// Longest wait.
 pub(super) const BACK_OFF_MAX: Duration = Duration::from_mins(5);
-/// A container that ran this long starts afresh with the first wait.
+/// A container that ran this long starts again with the first wait.
 const BACK_OFF_RESET: Duration = Duration::from_mins(10);
 /// What SIGTERM gets when the preStop hook has used up the grace period.
 pub(super) const GRACE_LEFT: Duration = Duration::from_secs(2);
@@ -95,8 +95,8 @@ pub(super) struct Slot {
     back_off: BackOff,
     /// Failures to start in a row.
     refusals: u32,
-    /// The last thing told about each probe, so that a failing one is not told every period.
-    pub(super) told: Option<(ProbeKind, String)>,
+    /// The last event about each probe, so that a failing one is not reported every period.
+    pub(super) last_problem: Option<(ProbeKind, String)>,
 }
 
 /// The wait before a restart: none, 10 s, 20 s ... 300 s; forgotten after ten minutes.
@@ -175,7 +175,7 @@ impl Slot {
             pre_stop: hook(|lifecycle| &lifecycle.pre_stop),
             back_off: BackOff::default(),
             refusals: 0,
-            told: None,
+            last_problem: None,
         }
     }
 
@@ -190,7 +190,7 @@ impl Slot {
         matches!(self.state, State::Running { .. })
     }
 
-    /// Neither runs nor is about to.
+    /// Does not run and is not about to.
     pub(super) fn is_still(&self) -> bool {
         matches!(self.state, State::Waiting { .. } | State::Ended { .. })
     }
@@ -250,7 +250,7 @@ impl Slot {
             self.previous = after;
         }
         self.refusals = 0;
-        self.told = None;
+        self.last_problem = None;
         self.killing = None;
         for (prober, _) in &mut self.probers {
             prober.container_started(now);

@@ -44,24 +44,24 @@ impl PodMachine {
         }
     }
 
-    /// Takes over what the object tells, before the runtime is asked.
+    /// Takes over the status of the object, before the runtime is asked.
     pub(super) fn restore_from_status(&mut self) {
         let Some(status) = self.pod.status.clone() else { return };
         if let Some(Time(start)) = status.start_time {
             self.start_time = start;
         }
-        let told = [&status.init_container_statuses, &status.container_statuses];
-        for told in told.into_iter().flatten().flatten() {
-            let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == told.name) else {
+        let known = [&status.init_container_statuses, &status.container_statuses];
+        for known in known.into_iter().flatten().flatten() {
+            let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == known.name) else {
                 continue;
             };
-            slot.attempt = told.restart_count.max(0).unsigned_abs();
-            let last = told.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+            slot.attempt = known.restart_count.max(0).unsigned_abs();
+            let last = known.last_state.as_ref().and_then(|last| last.terminated.as_ref());
             slot.previous = last.map(ended_of);
-            let Some(state) = &told.state else { continue };
+            let Some(state) = &known.state else { continue };
             if let Some(running) = &state.running {
                 slot.state = State::Running {
-                    id: told.container_id.clone().unwrap_or_default(),
+                    id: known.container_id.clone().unwrap_or_default(),
                     since: running.started_at.as_ref().map_or(self.start_time, |at| at.0),
                 };
             } else if let Some(terminated) = &state.terminated {

@@ -1,4 +1,4 @@
-//! Lives of pods as scripts: what happens on the left, what comes of it on the right.
+//! Lives of pods as scripts: events on the left, effects on the right.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -110,7 +110,7 @@ fn effect(effect: &Effect) -> String {
         Effect::Signal { container, signal } => format!("{signal:?}({container})"),
         Effect::Probe { container, kind, .. } => format!("{kind:?}({container})"),
         Effect::Finish => "finish".to_owned(),
-        Effect::Tell(note) => format!("!{}", note.reason),
+        Effect::Record(note) => format!("!{}", note.reason),
     }
 }
 
@@ -302,13 +302,13 @@ fn deletion_runs_the_hook_then_asks_then_kills_at_the_end_of_grace() {
 fn a_gated_pod_is_stopped_when_the_gateway_has_emptied_it_or_time_is_up() {
     let spec = "{containers: [{name: a}]}";
     let lines =
-        "0 gate gateway\n0 up a\n10 delete 30\n11 drained namesake\n12 drained u\n12.1 exit a 0";
+        "0 gate gateway\n0 up a\n10 delete 30\n11 drained other\n12 drained u\n12.1 exit a 0";
     assert_snapshot!(script(spec, lines), @r"
        0 new                    -> start(a#0)                   | Pending a=ContainerCreating
        0 gate gateway           ->                              | Pending a=ContainerCreating
        0 up a                   -> !Pulled !Created !Started    | Running a=Running+ READY
       10 delete 30              -> !Draining                    | Running a=Running+ READY
-      11 drained namesake       ->                              | Running a=Running+ READY
+      11 drained other          ->                              | Running a=Running+ READY
       12 drained u              -> Term(a) !Killing             | Running a=Running+ READY
     12.1 exit a 0               -> finish                       | Succeeded a=Completed:0
     ");
@@ -321,7 +321,7 @@ fn a_gated_pod_is_stopped_when_the_gateway_has_emptied_it_or_time_is_up() {
     40                        -> Kill(a)                      | Running a=Running+ READY
     41 exit a 137             -> finish                       | Failed a=Error:137
     ");
-    // A gate that nobody opens holds nothing up, and that is said.
+    // A gate that no component opens holds nothing up, and an event says so.
     assert_snapshot!(script(spec, "0 gate backup\n0 up a\n10 delete 30"), @r"
      0 new                    -> start(a#0)                   | Pending a=ContainerCreating
      0 gate backup            ->                              | Pending a=ContainerCreating
@@ -374,7 +374,7 @@ fn an_unknown_image_is_looked_up_again_with_back_off() {
 }
 
 #[test]
-fn a_pod_whose_object_is_gone_is_stopped_without_a_word() {
+fn a_pod_whose_object_is_gone_is_stopped_without_events() {
     assert_snapshot!(script("{containers: [{name: a}]}", "0 up a\n5 gone\n8 exit a 137"), @r"
     0 new                    -> start(a#0)                   | Pending a=ContainerCreating
     0 up a                   -> !Pulled !Created !Started    | Running a=Running+ READY
@@ -448,7 +448,7 @@ proptest::proptest! {
         let mut now = at(0.0);
         let mut machine = PodMachine::new(Arc::new(object.clone()), ip, ip, now);
         let mut starting: Vec<String> = Vec::new();
-        for (what, whom, seconds) in events {
+        for (what, which, seconds) in events {
             let effects = machine.poll(now);
             starting.extend(effects.into_iter().filter_map(|effect| match effect {
                 Effect::Start { container, .. } => Some(container),
@@ -460,15 +460,15 @@ proptest::proptest! {
             proptest::prop_assert_eq!(&status, &machine.status(now + Duration::from_secs(1)));
             now += Duration::from_secs(seconds);
             // Answers to starts come only when there was one.
-            let container = ["side", "init", "a", "b"][usize::from(whom % 4)];
+            let container = ["side", "init", "a", "b"][usize::from(which % 4)];
             let asked = starting.iter().position(|name| name == container);
             match (what % 7 < 2, asked) {
                 (true, None) => {}
                 (true, Some(at)) => {
                     starting.remove(at);
-                    happen(&mut machine, (what, whom), now);
+                    happen(&mut machine, (what, which), now);
                 }
-                _ => happen(&mut machine, (what, whom), now),
+                _ => happen(&mut machine, (what, which), now),
             }
         }
         object.metadata.deletion_timestamp =

@@ -94,7 +94,7 @@ async fn exchange(get: &Get<'_>, path: &str) -> std::io::Result<String> {
             break head;
         }
     };
-    // What becomes of the body does not matter.
+    // The rest of the body does not matter.
     drop(timeout(BODY_TIMEOUT, read_body(&mut stream, &head, answer)).await);
     Ok(head)
 }
@@ -115,7 +115,7 @@ async fn read_head(stream: &mut TcpStream, answer: &mut Vec<u8>) -> std::io::Res
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
         if count == 0 {
-            // Cut off within the head; whoever reads it sees what is missing.
+            // Cut off within the head; the reader sees what is missing.
             return Ok(String::from_utf8_lossy(&std::mem::take(answer)).into_owned());
         }
     }
@@ -124,7 +124,7 @@ async fn read_head(stream: &mut TcpStream, answer: &mut Vec<u8>) -> std::io::Res
 /// Where the body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ends {
-    /// After so many bytes.
+    /// After this many bytes.
     After(usize),
     /// With an empty chunk.
     Chunked,
@@ -207,7 +207,7 @@ mod tests {
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(answer.as_bytes()).await.unwrap();
-            // Until the prober hangs up.
+            // Until the prober closes the connection.
             let mut request = Vec::new();
             while stream.read_buf(&mut request).await.is_ok_and(|count| count > 0) {}
         });

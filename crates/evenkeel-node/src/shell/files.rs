@@ -30,7 +30,7 @@ pub(crate) struct SpecFile {
     pub(crate) cwd: PathBuf,
     /// Programs that may be run beside it.
     pub(crate) commands: Vec<String>,
-    /// A log file that grows beyond it is put aside.
+    /// A log file that grows beyond it is rotated.
     pub(crate) log_bytes_max: u64,
     /// Log files kept, the present one included.
     pub(crate) log_files_max: u32,

@@ -26,7 +26,7 @@ impl Identity {
         Some((Self { pid, start }, state))
     }
 
-    /// Whether it still runs: one that has ended and was not buried yet does not.
+    /// Whether it still runs: a zombie does not.
     pub(crate) fn lives(self) -> bool {
         Self::with_state(self.pid).is_some_and(|(now, state)| now == self && state != "Z")
     }
@@ -43,7 +43,7 @@ impl Identity {
         (Self::of(self.pid)? == self).then_some(fd)
     }
 
-    /// Signals this process and nobody else. `false` when it is gone.
+    /// Signals this process only. `false` when it is gone.
     pub(crate) fn signal(self, signal: Signal) -> bool {
         self.open().is_some_and(|fd| pidfd_send_signal(fd, signal).is_ok())
     }

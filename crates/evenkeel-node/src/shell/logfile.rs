@@ -108,7 +108,7 @@ impl LogFile {
     }
 }
 
-/// The file that was put aside `number` times; 0 is the present one.
+/// The file that was rotated `number` times; 0 is the present one.
 pub(crate) fn rotated(path: &Path, number: u32) -> PathBuf {
     if number == 0 {
         return path.to_owned();

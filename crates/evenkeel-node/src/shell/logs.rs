@@ -32,9 +32,9 @@ pub struct LogQuery {
     pub uid: String,
     /// The container.
     pub container: String,
-    /// Goes on until the container ends.
+    /// Continues until the container ends.
     pub follow: bool,
-    /// Only so many lines from the end.
+    /// Only this many lines from the end.
     pub tail_lines: Option<u64>,
     /// Of the run before the last one.
     pub previous: bool,
@@ -42,7 +42,7 @@ pub struct LogQuery {
     pub since: Option<Timestamp>,
     /// Each line starts with its time.
     pub timestamps: bool,
-    /// Ends after so many bytes.
+    /// Ends after this many bytes.
     pub limit_bytes: Option<u64>,
 }
 
@@ -152,7 +152,7 @@ fn limited(output: BoxStream<'static, Bytes>, limit: u64) -> BoxStream<'static, 
 struct Tail {
     keep: Option<usize>,
     lines: VecDeque<Vec<u8>>,
-    /// The last line goes on.
+    /// The last line is not complete.
     open: bool,
 }
 
@@ -244,7 +244,7 @@ impl Follower {
         self.dir.join("exit.json").exists() || !self.dir.exists()
     }
 
-    /// Goes on with the next file when this one has been put aside.
+    /// Continues with the next file when this one has been rotated away.
     fn next_file(&mut self) -> bool {
         let path: &Path = &self.dir.join("output.log");
         let (Ok(present), Ok(ours)) = (std::fs::metadata(path), self.reader.get_ref().metadata())
@@ -254,7 +254,7 @@ impl Follower {
         if present.ino() == ours.ino() {
             return false;
         }
-        // It may have got its last lines after we read it and before it was put aside.
+        // It may have got its last lines after we read it and before it was rotated.
         let mut rest = Vec::new();
         if matches!(self.reader.read_to_end(&mut rest), Ok(1..)) {
             self.line.extend_from_slice(&rest);

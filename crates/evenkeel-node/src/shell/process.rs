@@ -53,7 +53,7 @@ pub struct ProcessSettings {
     pub workload_args: Vec<String>,
     /// The file with the image map, read at every start; it may be written later.
     pub image_map: Option<PathBuf>,
-    /// A log file that grows beyond it is put aside.
+    /// A log file that grows beyond it is rotated.
     pub log_bytes_max: u64,
     /// Log files kept per run.
     pub log_files_max: u32,
@@ -205,7 +205,7 @@ impl ProcessRuntime {
                 }
             }
         }
-        // From here on the shim is known by its files; tokio buries it when it has ended.
+        // From here on the shim is known by its files; tokio reaps it when it has ended.
         drop(shim);
         match (word.trim(), self.state(&order.container)) {
             ("ok", Some(state)) => Ok(Started { id: state.id(), at: state.at }),
@@ -241,7 +241,8 @@ impl ProcessRuntime {
         let spec: SpecFile = read_json(&self.dir(container).join("spec.json"))
             .ok_or("the container has not been started")?;
         let image = Image {
-            // Our own executable can do much more than the image: it is no command of a manifest.
+            // Our own executable can do much more than the image: it is not a command of a
+            // manifest.
             program: if spec.name.is_some() { Program::Pause } else { Program::Host(spec.program) },
             args: Vec::new(),
             env: BTreeMap::new(),
@@ -284,8 +285,8 @@ impl ProcessRuntime {
     }
 }
 
-/// Commands that hooks and probes often have, and that we do ourselves, so that they need no
-/// leave: `true`, `false`, `sleep N`, also under `sh -c`. How long it takes.
+/// Commands that hooks and probes often have, and that we run ourselves, so that they need no
+/// permission: `true`, `false`, `sleep N`, also under `sh -c`. How long it takes.
 fn harmless(command: &[String]) -> Option<Result<Duration, String>> {
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let words = match words.as_slice() {
@@ -340,12 +341,12 @@ async fn ended(pidfd: OwnedFd) {
     }
 }
 
-/// How a run ended whose shim is gone.
+/// How a run ended if its shim is gone.
 async fn exit_of(dir: &Path, state: Option<&StateFile>) -> Exit {
     if let Some(ExitFile { code, at }) = read_json(&dir.join("exit.json")) {
         return Exit { code, at, unseen: None };
     }
-    // Nobody watches the program any more: it must not run on unseen.
+    // The program is not watched any more: it must not run on unseen.
     if let Some(state) = state {
         kill_main(state).await;
     }
@@ -470,7 +471,7 @@ async fn kill_pod(dir: &Path) {
 }
 
 /// Kills every container below `root` (a node's files), for a host that goes down with all of its
-/// nodes. The files stay: whoever comes back sees how everything ended.
+/// nodes. The files stay, so that the next agent sees how everything ended.
 pub async fn stop_all(root: &Path) {
     let pods = root.join("pods");
     for uid in files::names(&pods) {

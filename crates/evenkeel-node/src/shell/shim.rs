@@ -30,8 +30,8 @@ use super::{
 
 /// Bytes read from a container at once.
 const READ_BYTES: usize = 16 * 1024;
-/// How often orphans of the container are buried even if it prints nothing.
-const BURY_S: i64 = 60;
+/// How often orphans of the container are reaped even if it prints nothing.
+const REAP_S: i64 = 60;
 /// Rounds of killing what the program leaves behind; each kills every child that is left.
 const SWEEPS_MAX: u32 = 100;
 
@@ -53,7 +53,7 @@ pub fn shim_main(mut args: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-/// Tells the agent. It may have gone away: then nobody needs to know.
+/// Reports to the agent. It may be gone: then the line is lost.
 fn say(line: &str) {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{}", line.replace('\n', " ")).and_then(|()| stdout.flush()).unwrap_or(());
@@ -86,7 +86,7 @@ fn run(dir: &Path) -> io::Result<()> {
     let result = supervise(dir, &mut child, log);
     if result.is_err() {
         // Without records it must not run.
-        shrug(child.kill().and_then(|()| child.wait()));
+        ignore(child.kill().and_then(|()| child.wait()));
     }
     result
 }
@@ -105,8 +105,8 @@ fn supervise(dir: &Path, child: &mut Child, log: LogFile) -> io::Result<()> {
     let mut pump = Pump::new(child, log)?;
     say("ok");
     pump.until_end(&pidfd, pid);
-    // Before it is waited for, its pid and its group cannot be anybody else's.
-    shrug(kill_process_group(pid, Signal::KILL));
+    // Before it is waited for, its pid and its group cannot be reused.
+    ignore(kill_process_group(pid, Signal::KILL));
     let status = child.wait()?;
     sweep();
     pump.finish();
@@ -115,7 +115,7 @@ fn supervise(dir: &Path, child: &mut Child, log: LogFile) -> io::Result<()> {
     write_json(&dir.join("exit.json"), &ExitFile { code, at: Timestamp::now() })
 }
 
-/// Kills and buries what the program has left behind.
+/// Kills and reaps what the program has left behind.
 fn sweep() {
     for _ in 0..SWEEPS_MAX {
         let left = children();
@@ -123,17 +123,17 @@ fn sweep() {
             return;
         }
         for pid in left {
-            // Our own child that nobody has waited for: the pid is still its own.
-            shrug(kill_process(pid, Signal::KILL));
-            shrug(waitpid(Some(pid), WaitOptions::empty()));
+            // Our own child, not yet waited for: the pid is still its own.
+            ignore(kill_process(pid, Signal::KILL));
+            ignore(waitpid(Some(pid), WaitOptions::empty()));
         }
     }
 }
 
 /// Waits for processes that the container has orphaned, as pid 1 of a container would.
-fn bury_orphans(main: Pid) {
+fn reap_orphans(main: Pid) {
     for pid in children().into_iter().filter(|pid| *pid != main) {
-        shrug(waitpid(Some(pid), WaitOptions::NOHANG));
+        ignore(waitpid(Some(pid), WaitOptions::NOHANG));
     }
 }
 
@@ -146,7 +146,7 @@ fn children() -> Vec<Pid> {
 }
 
 /// For calls whose failure means that there was nothing left to do.
-fn shrug<T, E>(_: Result<T, E>) {}
+fn ignore<T, E>(_: Result<T, E>) {}
 
 /// Carries output into the log.
 struct Pump {
@@ -169,13 +169,13 @@ impl Pump {
 
     /// Reads until the process behind `pidfd` has ended.
     fn until_end(&mut self, pidfd: &OwnedFd, main: Pid) {
-        let patience = Timespec { tv_sec: BURY_S, tv_nsec: 0 };
-        let mut buried = Instant::now();
+        let timeout = Timespec { tv_sec: REAP_S, tv_nsec: 0 };
+        let mut reaped = Instant::now();
         loop {
             let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
             let open = self.sources.iter().filter(|(_, _, open)| *open);
             fds.extend(open.map(|(fd, _, _)| PollFd::new(fd, PollFlags::IN)));
-            match poll(&mut fds, Some(&patience)) {
+            match poll(&mut fds, Some(&timeout)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => return,
             }
@@ -185,9 +185,9 @@ impl Pump {
                 return;
             }
             self.read_all();
-            if buried.elapsed() >= Duration::from_secs(BURY_S.unsigned_abs()) {
-                bury_orphans(main);
-                buried = Instant::now();
+            if reaped.elapsed() >= Duration::from_secs(REAP_S.unsigned_abs()) {
+                reap_orphans(main);
+                reaped = Instant::now();
             }
         }
     }
