@@ -7,10 +7,10 @@ use serde_json::json;
 
 use crate::{reasons, seen::Seen};
 
-/// Adopts orphans that match and lets go of what matches no longer. `None` when all is in order.
+/// Adopts orphans that match and releases what no longer matches. `None` when all is in order.
 ///
-/// **Source**: `pkg/controller/controller_ref_manager.go`. The owner was read afresh for this
-/// very plan, which is the live check that upstream makes before an adoption.
+/// **Source**: `pkg/controller/controller_ref_manager.go`. The owner was read again for this plan,
+/// which is the live check that upstream makes before an adoption.
 pub(crate) fn claim<T>(owner: &Obj, selector: &LabelSelector, objects: &[Seen<T>]) -> Option<Plan> {
     let mut plan = Plan::idle(reasons::CLAIMING);
     for object in objects {

@@ -6,8 +6,8 @@
 //!               -> RollingUpdate     -> new up, else old down, else clean up
 //!         always -> status, conditions, wake-up for the progress deadline
 //! ```
-//! **Source**: `pkg/controller/deployment`, step by step, so that `kubectl rollout` and everybody
-//! who reads conditions finds what it expects.
+//! **Source**: `pkg/controller/deployment`, step by step, so that `kubectl rollout` and other
+//! readers of conditions find what they expect.
 
 mod conditions;
 mod draft;
@@ -139,7 +139,7 @@ pub(crate) fn decide(view: &View) -> Plan {
     let mut sets = Sets::of(view);
     if view.deployment.obj.is_deleting() {
         draft.reason = reasons::BEING_DELETED;
-        return status::tell(draft, &sets, status::Progress::AsItWas);
+        return status::finish(draft, &sets, status::Progress::AsItWas);
     }
     draft.note_pause();
     if limits.paused || sets.was_scaled(limits) {
@@ -149,14 +149,14 @@ pub(crate) fn decide(view: &View) -> Plan {
         if limits.paused {
             rollout::clean_up(&mut draft, &sets);
         }
-        return status::tell(draft, &sets, status::Progress::AsItWas);
+        return status::finish(draft, &sets, status::Progress::AsItWas);
     }
     if limits.recreate {
         rollout::recreate(&mut draft, &mut sets);
     } else {
         rollout::roll(&mut draft, &mut sets);
     }
-    status::tell(draft, &sets, status::Progress::Judged)
+    status::finish(draft, &sets, status::Progress::Judged)
 }
 
 fn refuse(view: &View) -> Plan {

@@ -96,7 +96,7 @@ async fn zones(ports: &Ports) -> Result<BTreeMap<String, String>, ObserveError> 
     Ok(nodes.iter().filter_map(|node| zone(node)).collect())
 }
 
-/// What to match; `None` when the endpoints are somebody else's business.
+/// What to match; `None` when the endpoints are managed by another writer.
 fn selector(service: &Service) -> Option<LabelSelector> {
     let spec = service.spec.as_ref()?;
     let labels = spec.selector.as_ref().filter(|labels| !labels.is_empty())?;

@@ -1,7 +1,7 @@
-//! The garbage collector: what is owned goes with its owner.
+//! The garbage collector: deletes what is owned together with its owner.
 //!
-//! It is told of every object. One that is alive is checked for its own owners; one that is gone
-//! or going is looked up as an owner. Both directions are needed: owners may go first, and
+//! It sees events of all objects. A live one is checked for its own owners; one that is gone or
+//! being deleted is looked up as an owner. Both directions are needed: owners may go first, and
 //! dependents may come late. **Source**: `pkg/controller/garbagecollector`.
 
 use std::{
@@ -22,7 +22,7 @@ use crate::reasons;
 
 /// Finalizer of an owner that waits for its dependents.
 const FOREGROUND: &str = "foregroundDeletion";
-/// Finalizer of an owner whose dependents shall stay.
+/// Finalizer of an owner whose dependents are to stay.
 const ORPHAN: &str = "orphan";
 
 /// The controller. It watches every kind that the server has or will have: what owns others, and
@@ -163,7 +163,7 @@ async fn owners_of(
     for reference in object.meta().owner_references.iter().flatten() {
         let key = owner_key(reference, object.namespace());
         let mut owner = lookup(ports, &key, known).await?;
-        // A namespaced dependent may have a cluster-scoped owner; the reference does not tell.
+        // A namespaced dependent may have a cluster-scoped owner; the reference does not say which.
         if !matches!(owner, Owner::Found(_)) && !object.namespace().is_empty() {
             match lookup(ports, &owner_key(reference, ""), known).await? {
                 Owner::Unknown => {}

@@ -11,7 +11,7 @@
 //! (`minReadySeconds`, `progressDeadlineSeconds`): a settled cluster costs nothing. What they know
 //! is in the objects, with one exception: the node life cycle remembers when it last heard of each
 //! node by its own clock, as upstream does, so a restart gives every node its grace period again.
-//! Each works on one object at a time and reads afresh before it decides, so none needs the
+//! Each works on one object at a time and reads it again before it decides, so none needs the
 //! "expectations" that informer caches force on upstream.
 //!
 //! Not here: the API server (`cluster`), what runs on a node (`node`).

@@ -1,11 +1,12 @@
-//! Node lifecycle: a node that falls silent serves no more, and its pods move in time.
+//! Node lifecycle: a node that stops reporting gets no more pods and traffic, and its pods are
+//! moved after a while.
 //!
 //! ```text
 //! Lease not renewed 50 s --> Ready=Unknown --> taints --> pods unready --> evicted when their
 //!                                                                          toleration ends
 //! ```
-//! Silence is measured by this controller's own looking: a restart, a suspended laptop or a host
-//! too busy to look starts the measure afresh. While nodes are well, it looks once per Lease span
+//! Silence is measured by this controller's own looks: a restart, a suspended laptop or a host too
+//! busy to look starts the measurement again. While nodes are well, it looks once per Lease span
 //! and node. A node without Lease (a simulated one) is never judged.
 //!
 //! **Source**: `pkg/controller/nodelifecycle` and `tainteviction`. Not here: slower eviction while
@@ -38,10 +39,10 @@ use crate::{
 const LEASES: &str = "kube-node-lease";
 /// **Source**: `--node-monitor-grace-period`, 50 s since 1.32.
 const GRACE: Duration = Duration::from_secs(50);
-/// A look that comes later than planned by more than this judges nobody: whoever could not look
-/// could not hear either.
+/// A look that comes later than planned by more than this decides nothing: a process that could not
+/// look could not receive renewals either.
 const LATE: SignedDuration = SignedDuration::from_secs(5);
-/// How long pods stay that say nothing about it. **Source**: the `DefaultTolerationSeconds`
+/// How long pods stay that set no toleration for it. **Source**: the `DefaultTolerationSeconds`
 /// admission plugin, which the server may or may not have.
 const TOLERATED_S: i64 = 300;
 
@@ -271,7 +272,7 @@ fn evict(view: &View, mut plan: Plan) -> Plan {
     for pod in staying {
         let mut left = None;
         for taint in repels(&view.node) {
-            let Some(ends) = patience(pod, taint, view.now) else { continue };
+            let Some(ends) = time_left(pod, taint, view.now) else { continue };
             left = Some(left.map_or(ends, |left: Duration| left.min(ends)));
         }
         match left {
@@ -301,8 +302,8 @@ fn evict(view: &View, mut plan: Plan) -> Plan {
     plan
 }
 
-/// How much longer the pod bears the taint; `None` for ever.
-fn patience(pod: &Pod, taint: &Taint, now: Timestamp) -> Option<Duration> {
+/// How much longer the pod bears the taint; `None` forever.
+fn time_left(pod: &Pod, taint: &Taint, now: Timestamp) -> Option<Duration> {
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_ref());
     let covering = tolerations.into_iter().flatten().filter(|one| covers(one, taint));
     let mut seconds: Vec<Option<i64>> = covering.map(|one| one.toleration_seconds).collect();

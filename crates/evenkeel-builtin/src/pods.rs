@@ -6,17 +6,17 @@ use evenkeel_api::Obj;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 
-/// Its phase; empty before anybody has written one.
+/// Its phase; empty until one is written.
 pub(crate) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
-/// Whether it has ended for good.
+/// Whether it has ended and will not run again.
 pub(crate) fn is_terminal(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 
-/// Whether it counts as a replica: neither ended nor asked to leave.
+/// Whether it counts as a replica: not ended and not being deleted.
 ///
 /// **Source**: `FilterActivePods` in `pkg/controller/controller_utils.go`: a pod that terminates
 /// counts as gone at once.

@@ -58,7 +58,7 @@ impl Controller for ReplicaSets {
                 Wakes::These(vec![Key::of::<ReplicaSet>(pod.namespace(), &owner.name)])
             }
             Some(_) => Wakes::These(Vec::new()),
-            // An orphan may be anybody's.
+            // An orphan may match any of them.
             None => Wakes::Namespace(pod.namespace().to_owned()),
         });
         vec![pod]
@@ -106,7 +106,7 @@ fn selector(set: &Seen<ReplicaSet>) -> Result<LabelSelector, SelectorError> {
     )
 }
 
-/// Adopts and releases; else creates or deletes pods; always tells the status of what was seen.
+/// Adopts and releases; else creates or deletes pods; always writes the status of what was seen.
 pub(crate) fn decide(view: &View) -> Plan {
     let selector = match selector(&view.set) {
         Ok(selector) if !selector.is_empty() => selector,
@@ -123,7 +123,7 @@ pub(crate) fn decide(view: &View) -> Plan {
     } else {
         resize(view, &mine)
     };
-    tell_status(view, &mine, plan)
+    write_status(view, &mine, plan)
 }
 
 fn resize(view: &View, mine: &[&Seen<Pod>]) -> Plan {
@@ -213,7 +213,7 @@ fn delete(view: &View, mine: &[&Seen<Pod>], surplus: usize) -> Plan {
 }
 
 /// **Source**: `calculateStatus` in `pkg/controller/replicaset/replica_set_utils.go`.
-fn tell_status(view: &View, mine: &[&Seen<Pod>], mut plan: Plan) -> Plan {
+fn write_status(view: &View, mine: &[&Seen<Pod>], mut plan: Plan) -> Plan {
     let spec = view.set.spec.as_ref();
     let ready_s_min = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or_default();
     let template_labels = spec

@@ -7,7 +7,7 @@
 //! ```
 //! One object stands for all pending pods, so that one look at the cluster places a whole rollout.
 //! Nothing is retried by time: whatever may help (a pod that goes, a node that changes) is an
-//! event, and events wake it only while somebody waits.
+//! event, and events wake it only while a pod waits.
 //!
 //! **Source**: `pkg/scheduler/framework/plugins`, default profile. Not here: preemption, volumes,
 //! dynamic resources, image locality.

@@ -1,5 +1,5 @@
 //! A tiny API for tests: objects in a map, watches, a clock that is moved by hand, and the real
-//! run loop on one thread. Writes are told one by one, so a test can check every state in between.
+//! run loop on one thread. Watches get writes one by one, so a test can check every state between.
 
 use std::{
     collections::BTreeMap,
@@ -146,11 +146,11 @@ impl Inner {
         body["metadata"]["resourceVersion"] = self.revision.to_string().into();
         let obj = Arc::new(Obj::from_json(body)?);
         self.objects.insert(obj.key().clone(), obj.clone());
-        self.tell(&obj, &WatchEvent::Applied(obj.clone()));
+        self.send(&obj, &WatchEvent::Applied(obj.clone()));
         Ok(obj)
     }
 
-    fn tell(&mut self, obj: &Obj, event: &WatchEvent) {
+    fn send(&mut self, obj: &Obj, event: &WatchEvent) {
         self.writes += 1;
         for (query, watcher) in &self.watchers {
             if query.kind.is_every() || query.matches(obj) {
@@ -242,7 +242,7 @@ impl Inner {
     fn remove(&mut self, key: &Key) {
         if let Some(last) = self.objects.remove(key) {
             self.revision += 1;
-            self.tell(&last.clone(), &WatchEvent::Deleted(last));
+            self.send(&last.clone(), &WatchEvent::Deleted(last));
         }
     }
 }
@@ -350,7 +350,7 @@ impl Write for World {
     }
 }
 
-/// All built-in controllers at work on a [`World`].
+/// All built-in controllers on a [`World`].
 pub(crate) struct Cluster {
     pub(crate) world: Arc<World>,
     pool: LocalPool,
@@ -368,7 +368,7 @@ impl Cluster {
         Self { world, pool }
     }
 
-    /// Runs until nobody has anything to do before the clock moves.
+    /// Runs until all is idle and only the clock is left to move.
     pub(crate) fn settle(&mut self) {
         self.pool.run_until_stalled();
     }

@@ -30,21 +30,21 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-/// Those who wait, and until when.
+/// Sleeping tasks, and until when they sleep.
 type Sleepers = Vec<(Timestamp, oneshot::Sender<()>)>;
 
-/// Time that stands until it is moved.
-struct Hands {
+/// Time that advances only when the test moves it.
+struct ManualTime {
     now: Mutex<(Timestamp, Sleepers)>,
 }
 
-impl Clock for Hands {
+impl Clock for ManualTime {
     fn now(&self) -> Timestamp {
         self.now.lock().unwrap().0
     }
 }
 
-impl Timer for Hands {
+impl Timer for ManualTime {
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
         let mut now = self.now.lock().unwrap();
         if wait.is_zero() {
@@ -61,7 +61,7 @@ impl Timer for Hands {
 
 struct Cluster {
     store: Arc<dyn Store>,
-    hands: Arc<Hands>,
+    time: Arc<ManualTime>,
     pool: LocalPool,
 }
 
@@ -70,13 +70,13 @@ const TEST: WriteOptions = WriteOptions { subresource: None, expect: None, manag
 impl Cluster {
     fn new() -> Self {
         let start = Timestamp::from_second(1_700_000_000).unwrap();
-        let hands = Arc::new(Hands { now: Mutex::new((start, Vec::new())) });
-        let store = ApiServer::new(hands.clone(), Rng::new(1)).store();
-        let host = Host::new(&store, hands.clone(), hands.clone());
+        let time = Arc::new(ManualTime { now: Mutex::new((start, Vec::new())) });
+        let store = ApiServer::new(time.clone(), Rng::new(1)).store();
+        let host = Host::new(&store, time.clone(), time.clone());
         let run = evenkeel_builtin::install(RunLoop::new(host));
         let pool = LocalPool::new();
         pool.spawner().spawn_local(run.run()).unwrap();
-        let cluster = Self { store, hands, pool };
+        let cluster = Self { store, time, pool };
         cluster.create::<Namespace>(json!({"metadata": {"name": "shop"}}));
         for zone in ["a", "b", "c"] {
             let room = json!({"cpu": "8", "memory": "16Gi", "pods": "58"});
@@ -121,10 +121,10 @@ impl Cluster {
 
     /// Lets a second pass, with everything that falls due in it.
     fn tick(&mut self) {
-        let end = self.hands.now() + SignedDuration::from_secs(1);
+        let end = self.time.now() + SignedDuration::from_secs(1);
         loop {
             self.pool.run_until_stalled();
-            let mut now = self.hands.now.lock().unwrap();
+            let mut now = self.time.now.lock().unwrap();
             now.1.retain(|(_, fire)| !fire.is_canceled());
             now.1.sort_by_key(|(due, _)| *due);
             if now.1.first().is_none_or(|(due, _)| *due > end) {
@@ -149,7 +149,7 @@ impl Cluster {
                 && pod.json().pointer("/status/podIP").is_none()
             {
                 let ip = format!("127.64.{number}.{}", pod.revision().0.len());
-                let since = json!(Time(self.hands.now()));
+                let since = json!(Time(self.time.now()));
                 self.write_status(
                     pod.key(),
                     &json!({"phase": "Running", "podIP": ip,
@@ -249,10 +249,10 @@ fn events_of_one_instant_are_listed_as_they_came() {
         let (_, sizes) = message.split_once(" from ").unwrap();
         format!("{sizes} x{}", event.count.unwrap())
     };
-    let told: Vec<String> = about.map(text).collect();
+    let recorded: Vec<String> = about.map(text).collect();
     // The second 7 to 2 counts up the first one.
     assert_eq!(
-        told,
+        recorded,
         ["0 to 3 x1", "3 to 7 x1", "7 to 2 x2", "2 to 9 x1", "9 to 4 x1", "4 to 7 x1"]
     );
 }

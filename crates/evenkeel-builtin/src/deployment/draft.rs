@@ -31,7 +31,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) view: &'a View,
     pub(crate) limits: Limits,
     pub(crate) reason: &'static str,
-    /// The Deployment's conditions as they shall be.
+    /// The Deployment's conditions as they are to be written.
     pub(crate) conditions: Vec<DeploymentCondition>,
     pub(crate) collisions: Option<i32>,
     created: Option<Obj>,
@@ -115,7 +115,7 @@ impl<'a> Draft<'a> {
         self.edit(set, json!({"spec": {"replicas": replicas}}));
         let direction = if replicas > set.replicas { "up" } else { "down" };
         let name = set.seen.name();
-        self.tell(format!(
+        self.record(format!(
             "Scaled {direction} replica set {name} from {} to {replicas}",
             set.replicas
         ));
@@ -128,7 +128,7 @@ impl<'a> Draft<'a> {
         self.reason = reasons::SCALING_REPLICA_SET;
     }
 
-    fn tell(&mut self, message: String) {
+    fn record(&mut self, message: String) {
         self.events.push(EventNote {
             about: self.view.deployment.key().clone(),
             kind: EventType::Normal,
@@ -198,7 +198,7 @@ impl<'a> Draft<'a> {
         self.created = self.new_set(&name, &hash, (replicas, &next));
         self.reason = reasons::NEW_REPLICA_SET_CREATED;
         if replicas > 0 {
-            self.tell(format!("Scaled up replica set {name} from 0 to {replicas}"));
+            self.record(format!("Scaled up replica set {name} from 0 to {replicas}"));
         }
         self.revision = Some(next);
         if self.limits.deadline_s.is_some() {

@@ -1,4 +1,4 @@
-//! Somebody changed `replicas`: keep the proportions of a rollout under way.
+//! `replicas` was changed: keep the proportions of a rollout under way.
 //! **Source**: `scale` in `sync.go` and `GetReplicaSetProportion`.
 
 use std::cmp::Reverse;

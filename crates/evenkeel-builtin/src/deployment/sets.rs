@@ -159,7 +159,7 @@ pub(crate) struct Sets<'a> {
 }
 
 impl<'a> Sets<'a> {
-    /// The oldest `ReplicaSet` with the present template is the new one: should there be two by
+    /// The oldest `ReplicaSet` with the present template is the new one: if there are two by
     /// accident, all passes agree which.
     pub(crate) fn of(view: &'a View) -> Self {
         let deployment_uid = view.deployment.uid();
@@ -178,7 +178,7 @@ impl<'a> Sets<'a> {
         self.old.iter().chain(&self.new)
     }
 
-    /// Those that shall have pods, the new one last.
+    /// Those that should have pods, the new one last.
     pub(crate) fn active(&mut self) -> Vec<&mut Set<'a>> {
         self.old.iter_mut().chain(&mut self.new).filter(|set| set.replicas > 0).collect()
     }
@@ -188,13 +188,13 @@ impl<'a> Sets<'a> {
         self.all().map(|set| set.replicas).sum()
     }
 
-    /// Pods wanted, and those not yet taken away: what counts against the surge. Upstream counts
+    /// Pods wanted, and those not yet removed: what counts against the surge. Upstream counts
     /// the wanted ones alone and exceeds the surge while a `ReplicaSet` is still deleting.
     pub(crate) fn held(&self) -> i64 {
         self.all().map(|set| set.replicas.max(set.actual)).sum()
     }
 
-    /// Whether somebody changed the Deployment's `replicas` since the sets were sized.
+    /// Whether the Deployment's `replicas` was changed since the sets were sized.
     pub(crate) fn was_scaled(&self, limits: Limits) -> bool {
         let resized = |set: &Set<'_>| set.desired().is_some_and(|size| size != limits.replicas);
         self.all().filter(|set| set.replicas > 0).any(resized)

@@ -26,7 +26,7 @@ pub(crate) enum Progress {
 }
 
 /// Finishes the plan with the status of what was seen.
-pub(crate) fn tell(mut draft: Draft<'_>, sets: &Sets<'_>, progress: Progress) -> Plan {
+pub(crate) fn finish(mut draft: Draft<'_>, sets: &Sets<'_>, progress: Progress) -> Plan {
     let mut status = numbers(&draft, sets);
     let (reason, words) = if i64::from(status.available_replicas.unwrap_or_default())
         >= draft.limits.available_min()

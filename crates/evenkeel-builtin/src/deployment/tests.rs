@@ -83,7 +83,7 @@ fn conditions(cluster: &Cluster) -> String {
     let one = |condition: &Value| {
         let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
         let message = text("message");
-        // Names end in a hash that is no part of what is told.
+        // Names end in a hash, which is cut off.
         let message = message.split('"').enumerate().map(|(nth, part)| {
             if nth % 2 == 1 { part.rsplit_once('-').map_or(part, |(name, _)| name) } else { part }
         });
@@ -306,7 +306,7 @@ fn a_settled_deployment_costs_nothing() {
 }
 
 #[test]
-fn an_orphaned_replica_set_is_adopted_and_a_relabelled_one_let_go() {
+fn an_orphaned_replica_set_is_adopted_and_a_relabelled_one_released() {
     let mut cluster = cluster();
     cluster.world.apply(deployment("web", "web:1", &json!({"replicas": 1})));
     cluster.bring_up();
@@ -317,7 +317,7 @@ fn an_orphaned_replica_set_is_adopted_and_a_relabelled_one_let_go() {
     cluster.world.patch(&set, &json!({"metadata": {"labels": {"app": "other"}}}));
     cluster.bring_up();
     assert!(cluster.world.find(&set).unwrap().controller().is_none());
-    // The pods of the one that was let go stay its own; a new one takes its place.
+    // The pods of the released one stay its own; a new one takes its place.
     assert_eq!(cluster.world.all("ReplicaSet").len(), 2);
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn reconcile(view: &View, mut wanted: BTreeMap<PortsKey, Wanted>) -> 
         }
     }
     if count == 0 {
-        // A Service without endpoints keeps one empty slice: somebody may be watching it.
+        // A Service without endpoints keeps one empty slice: a client may be watching it.
         match spare.first().copied() {
             Some(slice) => {
                 spare.remove(0);

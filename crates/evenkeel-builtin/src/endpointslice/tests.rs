@@ -52,7 +52,7 @@ fn view(spec: Value, pods: &[&str], slices: Vec<Value>) -> View {
 }
 
 /// What the plan makes of its slices: `create 8080: a(ready) b(serving terminating)`.
-fn told(plan: &Plan) -> String {
+fn show(plan: &Plan) -> String {
     let mut lines = vec![plan.reason.to_owned()];
     for action in &plan.actions {
         let body = match action {
@@ -150,14 +150,14 @@ fn a_slice_names_addresses_ports_zone_and_pods() {
 }
 
 #[test]
-fn ready_serving_and_terminating_are_told_apart() {
+fn ready_serving_and_terminating_are_distinguished() {
     let rows = ["a ready", "b unready", "c leaving"];
-    assert_snapshot!(told(&decide(&view(json!({}), &rows, vec![]))), @r"
+    assert_snapshot!(show(&decide(&view(json!({}), &rows, vec![]))), @r"
     EndpointsChanged
     create 8080: a(ready serving) b() c(serving terminating)
     ");
     let published = json!({"publishNotReadyAddresses": true});
-    assert_snapshot!(told(&decide(&view(published, &rows, vec![]))), @r"
+    assert_snapshot!(show(&decide(&view(published, &rows, vec![]))), @r"
     EndpointsChanged
     create 8080: a(ready serving) b(ready) c(ready serving terminating)
     ");
@@ -166,7 +166,7 @@ fn ready_serving_and_terminating_are_told_apart() {
 #[test]
 fn pods_that_serve_a_named_port_elsewhere_get_their_own_slice() {
     let rows = ["a ready 8080", "b ready 9090", "c ready 8080"];
-    assert_snapshot!(told(&decide(&view(json!({}), &rows, vec![]))), @r"
+    assert_snapshot!(show(&decide(&view(json!({}), &rows, vec![]))), @r"
     EndpointsChanged
     create 8080: a(ready serving) c(ready serving)
     create 9090: b(ready serving)
@@ -178,9 +178,9 @@ fn nothing_changes_when_nothing_changed_and_one_pod_is_one_patch() {
     let first = decide(&view(json!({}), &["a ready", "b ready"], vec![]));
     let slice = created(&first, "web-x");
     let same = decide(&view(json!({}), &["a ready", "b ready"], vec![slice.clone()]));
-    assert_snapshot!(told(&same), @"Settled");
+    assert_snapshot!(show(&same), @"Settled");
     let gone = decide(&view(json!({}), &["b unready", "c ready"], vec![slice]));
-    assert_snapshot!(told(&gone), @r"
+    assert_snapshot!(show(&gone), @r"
     EndpointsChanged
     patch : b() c(ready serving)
     ");
@@ -189,18 +189,18 @@ fn nothing_changes_when_nothing_changed_and_one_pod_is_one_patch() {
 #[test]
 fn a_service_without_pods_keeps_one_empty_slice() {
     let first = decide(&view(json!({}), &[], vec![]));
-    assert_snapshot!(told(&first), @r"
+    assert_snapshot!(show(&first), @r"
     EndpointsChanged
     create :
     ");
     let slice = created(&first, "web-x");
-    assert_snapshot!(told(&decide(&view(json!({}), &[], vec![slice.clone()]))), @"Settled");
-    assert_snapshot!(told(&decide(&view(json!({}), &["a ready"], vec![slice.clone()]))), @r"
+    assert_snapshot!(show(&decide(&view(json!({}), &[], vec![slice.clone()]))), @"Settled");
+    assert_snapshot!(show(&decide(&view(json!({}), &["a ready"], vec![slice.clone()]))), @r"
     EndpointsChanged
     patch 8080: a(ready serving)
     ");
     let filled = created(&decide(&view(json!({}), &["a ready"], vec![])), "web-y");
-    assert_snapshot!(told(&decide(&view(json!({}), &[], vec![filled, slice]))), @r"
+    assert_snapshot!(show(&decide(&view(json!({}), &[], vec![filled, slice]))), @r"
     EndpointsChanged
     patch :
     delete :
@@ -209,9 +209,9 @@ fn a_service_without_pods_keeps_one_empty_slice() {
 
 #[test]
 fn services_without_selector_and_external_names_are_left_alone() {
-    assert_snapshot!(told(&decide(&view(json!({"selector": null}), &[], vec![]))), @"NotManaged");
+    assert_snapshot!(show(&decide(&view(json!({"selector": null}), &[], vec![]))), @"NotManaged");
     let external = json!({"type": "ExternalName", "externalName": "x"});
-    assert_snapshot!(told(&decide(&view(external, &["a ready"], vec![]))), @"NotManaged");
+    assert_snapshot!(show(&decide(&view(external, &["a ready"], vec![]))), @"NotManaged");
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn pass(cluster: &mut Cluster, seconds: u64, alive: &[&str]) {
 }
 
 /// `n1 Unknown taints`, then each pod: node, ready or not, leaving or not.
-fn told(cluster: &Cluster) -> String {
+fn show(cluster: &Cluster) -> String {
     let mut lines = Vec::new();
     for node in cluster.world.all("Node") {
         let typed = node.get::<Node>().unwrap();
@@ -65,28 +65,28 @@ fn told(cluster: &Cluster) -> String {
 fn a_node_that_falls_silent_is_unknown_after_50_s_and_its_pods_move_after_300_s() {
     let mut cluster = cluster();
     pass(&mut cluster, 300, &["n1", "n2"]);
-    assert_snapshot!(told(&cluster), @r"
+    assert_snapshot!(show(&cluster), @r"
     n1 True
     n2 True
     pod on n1 ready
     pod on n2 ready
     ");
     pass(&mut cluster, 30, &["n1"]);
-    assert_snapshot!(told(&cluster), @r"
+    assert_snapshot!(show(&cluster), @r"
     n1 True
     n2 True
     pod on n1 ready
     pod on n2 ready
     ");
     pass(&mut cluster, 20, &["n1"]);
-    assert_snapshot!(told(&cluster), @r"
+    assert_snapshot!(show(&cluster), @r"
     n1 True
     n2 Unknown node.kubernetes.io/unreachable:NoSchedule node.kubernetes.io/unreachable:NoExecute
     pod on n1 ready
     pod on n2 unready
     ");
     pass(&mut cluster, 310, &["n1"]);
-    assert_snapshot!(told(&cluster), @r"
+    assert_snapshot!(show(&cluster), @r"
     n1 True
     n2 Unknown node.kubernetes.io/unreachable:NoSchedule node.kubernetes.io/unreachable:NoExecute
     pod on n1 ready
@@ -104,7 +104,7 @@ fn a_node_that_speaks_again_loses_its_taints() {
     body["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);
     cluster.world.set_status(&Key::of::<Node>("", "n2"), &body["status"]);
     cluster.settle();
-    let nodes: Vec<String> = told(&cluster).lines().take(2).map(str::to_owned).collect();
+    let nodes: Vec<String> = show(&cluster).lines().take(2).map(str::to_owned).collect();
     assert_eq!(nodes, ["n1 True", "n2 True"]);
 }
 
@@ -113,7 +113,7 @@ fn with_every_node_silent_nothing_is_evicted() {
     let mut cluster = cluster();
     pass(&mut cluster, 700, &[]);
     let pods = cluster.world.all("Pod");
-    assert!(pods.len() == 2 && pods.iter().all(|pod| !pod.is_deleting()), "{}", told(&cluster));
+    assert!(pods.len() == 2 && pods.iter().all(|pod| !pod.is_deleting()), "{}", show(&cluster));
 }
 
 #[test]
@@ -122,13 +122,13 @@ fn a_cordoned_node_carries_the_taint_and_a_plain_no_execute_taint_evicts_at_once
     let key = Key::of::<Node>("", "n2");
     cluster.world.patch(&key, &json!({"spec": {"unschedulable": true}}));
     cluster.settle();
-    assert_snapshot!(told(&cluster).lines().nth(1).unwrap(), @"n2 True node.kubernetes.io/unschedulable:NoSchedule");
+    assert_snapshot!(show(&cluster).lines().nth(1).unwrap(), @"n2 True node.kubernetes.io/unschedulable:NoSchedule");
     cluster.world.patch(&key, &json!({"spec": {"unschedulable": null}}));
     cluster.settle();
     let taint = json!({"spec": {"taints": [{"key": "broken", "effect": "NoExecute"}]}});
     cluster.world.patch(&key, &taint);
     cluster.bring_up();
-    assert_snapshot!(told(&cluster), @r"
+    assert_snapshot!(show(&cluster), @r"
     n1 True
     n2 True broken:NoExecute
     pod on n1 ready
@@ -137,7 +137,7 @@ fn a_cordoned_node_carries_the_taint_and_a_plain_no_execute_taint_evicts_at_once
 }
 
 #[test]
-fn who_looks_too_late_judges_nobody() {
+fn a_look_that_is_too_late_decides_nothing() {
     let heard = Heard::update(None, at(-500), at(0));
     assert_eq!((heard.since, heard.look_at), (at(0), Some(at(50))));
     let in_time = Heard::update(Some(heard), at(-500), at(51));

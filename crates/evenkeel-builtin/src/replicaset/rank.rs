@@ -1,4 +1,4 @@
-//! Who goes first when there are too many.
+//! Which pods are deleted first when there are too many.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 

@@ -166,7 +166,7 @@ fn the_same_stale_view_gives_the_same_names_and_any_newer_one_others() {
 }
 
 #[test]
-fn surplus_pods_go_and_the_status_tells_what_was_seen() {
+fn surplus_pods_go_and_the_status_shows_what_was_seen() {
     let pods = vec![pod("a n1 Running 10"), pod("b n2 Running"), pod("c n3 Running 90")];
     assert_snapshot!(plan(1, json!({"replicas": 0}), pods), @r#"
     SuccessfulDelete

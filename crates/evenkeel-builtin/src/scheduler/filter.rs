@@ -23,17 +23,17 @@ pub(crate) struct Checks<'s, 'a> {
     wanted_company: BTreeSet<Domain>,
     /// Whether the pod may be the first of its group.
     may_be_first: bool,
-    /// Domains with a pod that this one shuns.
-    shunned: BTreeSet<Domain>,
-    /// Domains with a pod that shuns this one.
-    shunning: BTreeSet<Domain>,
+    /// Domains with a pod that this one's anti-affinity excludes.
+    excluded: BTreeSet<Domain>,
+    /// Domains with a pod whose anti-affinity excludes this one.
+    excluding: BTreeSet<Domain>,
 }
 
 impl<'s, 'a> Checks<'s, 'a> {
     pub(crate) fn of(state: &State<'a>, facts: &'s Facts<'a>) -> Self {
         static NONE: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
         let spec = facts.pod.spec.as_ref().unwrap_or(&NONE);
-        let (mut wanted_company, mut shunned, mut shunning) =
+        let (mut wanted_company, mut excluded, mut excluding) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (node, other) in state.placed() {
             let all = |terms: &[Term]| {
@@ -42,10 +42,10 @@ impl<'s, 'a> Checks<'s, 'a> {
             if all(&facts.affinity) {
                 wanted_company.extend(facts.affinity.iter().filter_map(|term| domain(term, node)));
             }
-            let shuns = facts.anti_affinity.iter().filter(|term| term.matches(other.pod, state));
-            shunned.extend(shuns.filter_map(|term| domain(term, node)));
+            let excludes = facts.anti_affinity.iter().filter(|term| term.matches(other.pod, state));
+            excluded.extend(excludes.filter_map(|term| domain(term, node)));
             let mutual = other.anti_affinity.iter().filter(|term| term.matches(facts.pod, state));
-            shunning.extend(mutual.filter_map(|term| domain(term, node)));
+            excluding.extend(mutual.filter_map(|term| domain(term, node)));
         }
         let may_be_first = wanted_company.is_empty()
             && facts.affinity.iter().all(|term| term.matches(facts.pod, state));
@@ -55,8 +55,8 @@ impl<'s, 'a> Checks<'s, 'a> {
             spread: Spread::of(state, facts),
             wanted_company,
             may_be_first,
-            shunned,
-            shunning,
+            excluded,
+            excluding,
         }
     }
 
@@ -84,7 +84,7 @@ impl<'s, 'a> Checks<'s, 'a> {
         if let Some(reason) = self.spread.refusal(node) {
             return one(reason);
         }
-        self.company(node).map(one).unwrap_or_default()
+        self.pod_affinity(node).map(one).unwrap_or_default()
     }
 
     fn untolerated<'n>(&self, node: &'n NodeState<'_>) -> Option<&'n Taint> {
@@ -111,7 +111,7 @@ impl<'s, 'a> Checks<'s, 'a> {
         short
     }
 
-    fn company(&self, node: &NodeState<'_>) -> Option<&'static str> {
+    fn pod_affinity(&self, node: &NodeState<'_>) -> Option<&'static str> {
         let here = |term: &Term| domain(term, node);
         let keys_known = self.facts.affinity.iter().all(|term| here(term).is_some());
         let has_company = self
@@ -123,13 +123,13 @@ impl<'s, 'a> Checks<'s, 'a> {
             return Some("node(s) didn't match pod affinity rules");
         }
         let mut domains = self.facts.anti_affinity.iter().filter_map(here);
-        if domains.any(|domain| self.shunned.contains(&domain)) {
+        if domains.any(|domain| self.excluded.contains(&domain)) {
             return Some("node(s) didn't match pod anti-affinity rules");
         }
-        let shuns = |(key, value): &Domain| node.label(key) == Some(value.as_str());
-        self.shunning
+        let excludes = |(key, value): &Domain| node.label(key) == Some(value.as_str());
+        self.excluding
             .iter()
-            .any(shuns)
+            .any(excludes)
             .then_some("node(s) didn't satisfy existing pods anti-affinity rules")
     }
 }

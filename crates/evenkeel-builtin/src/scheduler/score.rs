@@ -28,7 +28,7 @@ pub(crate) fn best(state: &State<'_>, facts: &Facts<'_>, fitting: &[usize]) -> u
         (3, taints(facts, &nodes)),
         (2, node_affinity(facts, &nodes)),
         (2, spreading(state, facts, &nodes)),
-        (2, company(state, facts, &nodes)),
+        (2, pod_affinity(state, facts, &nodes)),
         (1, nodes.iter().map(|node| least_allocated(facts, node)).collect()),
         (1, nodes.iter().map(|node| balanced(facts, node)).collect()),
     ];
@@ -176,7 +176,7 @@ fn relatives<'n>(
 }
 
 /// Preferred pod (anti-)affinity, of this pod towards others and of others towards it.
-fn company(state: &State<'_>, facts: &Facts<'_>, nodes: &[&NodeState<'_>]) -> Vec<i64> {
+fn pod_affinity(state: &State<'_>, facts: &Facts<'_>, nodes: &[&NodeState<'_>]) -> Vec<i64> {
     let mut sums: BTreeMap<Domain, i64> = BTreeMap::new();
     for (node, other) in state.placed() {
         let mut add = |weight: i64, found: Option<Domain>| {
@@ -192,7 +192,8 @@ fn company(state: &State<'_>, facts: &Facts<'_>, nodes: &[&NodeState<'_>]) -> Ve
         {
             add(*weight, domain(term, node));
         }
-        // A pod that needs company is glad of more: upstream's hardPodAffinityWeight of 1.
+        // A pod with required affinity also prefers more such pods: upstream's
+        // hardPodAffinityWeight of 1.
         for term in other.affinity.iter().filter(|term| term.matches(facts.pod, state)) {
             add(1, domain(term, node));
         }

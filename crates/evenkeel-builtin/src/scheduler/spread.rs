@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{pods, seen::Seen};
 
-/// Label that tells nodes apart.
+/// Label by which nodes are distinguished.
 pub(crate) const HOSTNAME: &str = labels::HOSTNAME;
 const ZONE: &str = labels::ZONE;
 
@@ -89,8 +89,8 @@ impl Constraint {
     }
 }
 
-/// The constraints that forbid (`hard`) or that only prefer. A pod of some owner that says nothing
-/// is spread over nodes and zones softly, as upstream's default constraints do.
+/// The constraints that forbid (`hard`) or that only prefer. A pod of some owner without
+/// constraints is spread over nodes and zones softly, as upstream's default constraints do.
 pub(crate) fn constraints(pod: &Seen<Pod>, hard: bool) -> Vec<Constraint> {
     let own = pod.spec.as_ref().and_then(|spec| spec.topology_spread_constraints.as_ref());
     let own: Vec<Constraint> =

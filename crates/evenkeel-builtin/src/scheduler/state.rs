@@ -104,14 +104,14 @@ impl<'a> Facts<'a> {
         preferences.extend(weighted(avoid, -1));
         let need =
             with.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-        let shun =
+        let anti_affinity =
             without.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
         Self {
             pod,
             requests: requests::of_pod(spec),
             assumed: requests::assumed_of_pod(spec),
             affinity: terms(need),
-            anti_affinity: terms(shun),
+            anti_affinity: terms(anti_affinity),
             preferences,
             host_ports: host_ports(spec),
         }
@@ -173,7 +173,7 @@ impl<'a> NodeState<'a> {
     }
 }
 
-/// The node's taints, and those that its state implies until somebody writes them.
+/// The node's taints, and those that its state implies until they are written.
 fn taints(node: &Seen<Node>) -> Vec<Taint> {
     let spec = node.spec.as_ref();
     let mut all = spec.and_then(|spec| spec.taints.clone()).unwrap_or_default();

@@ -122,9 +122,9 @@ fn the_whole_answer_is_a_condition_and_an_event_and_said_once() {
     status Pod/shop/big {"conditions":[{"lastTransitionTime":"2023-11-14T22:13:20Z","message":"0/9 nodes are available: 3 node(s) had untolerated taint {CriticalAddonsOnly: true}, 6 Insufficient cpu.","reason":"Unschedulable","status":"False","type":"PodScheduled"}]}
     event Pod/shop/big FailedScheduling: 0/9 nodes are available: 3 node(s) had untolerated taint {CriticalAddonsOnly: true}, 6 Insufficient cpu.
     "#);
-    let mut told = pod("big", asks("16", "1Gi"));
-    told["status"] = plan.status[0].status.clone();
-    assert_snapshot!(words(&decide(&view(&nine(), &[told]))), @"Unschedulable");
+    let mut marked = pod("big", asks("16", "1Gi"));
+    marked["status"] = plan.status[0].status.clone();
+    assert_snapshot!(words(&decide(&view(&nine(), &[marked]))), @"Unschedulable");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn anti_affinity_keeps_pods_apart_and_is_symmetric() {
     p2 -> n3
     p3: 0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules.
     ");
-    // The newcomer wants nothing, but who is there does not want it.
+    // The new pod has no constraints, but a pod that is there excludes it.
     let nodes = &three()[..1];
     let hermit = pod("hermit", on("n1", anti(HOST)));
     assert_snapshot!(placed(nodes, &[hermit, pod("guest", json!({}))]), @"guest: 0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.");
@@ -292,7 +292,7 @@ fn hard_spread_never_exceeds_its_skew_and_soft_spread_only_prefers() {
 }
 
 #[test]
-fn spread_counts_only_pods_of_the_same_template_when_told_so() {
+fn spread_counts_only_pods_of_the_same_template_if_configured() {
     let mut spec = spread("DoNotSchedule", HOST);
     spec["topologySpreadConstraints"][0]["matchLabelKeys"] = json!(["pod-template-hash"]);
     let labelled = |name: &str, hash: &str, spec: Value| {
@@ -312,7 +312,7 @@ fn spread_counts_only_pods_of_the_same_template_when_told_so() {
 }
 
 #[test]
-fn replicas_of_one_owner_spread_over_zones_without_being_told() {
+fn replicas_of_one_owner_spread_over_zones_by_default() {
     let mut cluster = Cluster::new(3);
     for node in nine() {
         cluster.world.apply(node);
@@ -401,9 +401,9 @@ proptest! {
         let nodes: Vec<Value> = cores.iter().enumerate().map(|(number, cores)| {
             node(&format!("n{number}"), "a", (&cores.to_string(), "8Gi"))
         }).collect();
-        let pending: Vec<Value> = pods.iter().enumerate().map(|(number, (tenths, shy))| {
+        let pending: Vec<Value> = pods.iter().enumerate().map(|(number, (tenths, exclusive))| {
             let mut spec = asks(&format!("{}m", tenths * 100), "1Mi");
-            if *shy {
+            if *exclusive {
                 spec["affinity"] = anti(HOST)["affinity"].clone();
             }
             pod(&format!("p{number:02}"), spec)
@@ -418,10 +418,10 @@ proptest! {
             entry.1 += 1;
             entry.2 |= pods[number].1;
         }
-        for (name, (tenths, count, shy)) in used {
+        for (name, (tenths, count, exclusive)) in used {
             let number: usize = name.trim_start_matches('n').parse().unwrap();
             prop_assert!(tenths <= cores[number] * 10);
-            prop_assert!(!shy || count == 1, "{} pods beside a shy one", count);
+            prop_assert!(!exclusive || count == 1, "{} pods beside an exclusive one", count);
         }
         // The same view gives the same plan.
         prop_assert_eq!(plan, decide(&view(&nodes, &pending)));
