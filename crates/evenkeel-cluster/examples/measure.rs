@@ -30,7 +30,7 @@ fn key(number: usize) -> Key {
     Key::new(GroupKind::new("", "Pod"), "default", &format!("web-{number}"))
 }
 
-/// Resident memory in MB, where the system tells it.
+/// Resident memory in MB, where the system reports it.
 fn memory_mb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 while feed.next().now_or_never().is_some() {}
             }
         }
-        say(&format!("patch a status, told to {watchers} watchers"), start.elapsed())?;
+        say(&format!("patch a status, sent to {watchers} watchers"), start.elapsed())?;
     }
     let start = Instant::now();
     for number in 0..COUNT {

@@ -25,7 +25,7 @@ impl Addresses {
             self.last = self.last.wrapping_add(1);
             let [high, low] = self.last.to_be_bytes();
             let address = Ipv4Addr::new(127, 192, high, low);
-            // Network and broadcast look wrong in logs; nothing else speaks against them.
+            // Network and broadcast addresses look wrong in logs, but would work.
             if self.last != 0 && self.last != u16::MAX && self.taken.insert(address) {
                 return Some(address);
             }

@@ -147,7 +147,7 @@ impl State {
         }
     }
 
-    /// Gives back what `old` had and `new` has no more.
+    /// Gives back what `old` had and `new` no longer has.
     pub(crate) fn release_dropped(&mut self, resource: &Resource, old: &Value, new: &Value) {
         if !resource.is("", "Service") {
             return;

@@ -1,4 +1,4 @@
-//! Server-side apply: who set which field, and what follows from it.
+//! Server-side apply: which manager set which field, and what follows from it.
 //!
 //! Ownership is kept once an object has been applied this way: from then on plain writes are
 //! recorded too. Objects never applied carry no `managedFields`, which keeps them small. Lists of
@@ -17,7 +17,7 @@ use crate::{
 
 impl State {
     /// Brings an object to what the manager's configuration says: sets its fields, and removes
-    /// those that it had set before, no longer sets, and nobody else has set.
+    /// those that it had set before, no longer sets, and no other manager has set.
     pub(crate) fn apply(
         &mut self,
         write: Write<'_>,
@@ -70,7 +70,7 @@ fn is_apply(entry: &Value) -> bool {
     text(entry, "operation") == "Apply"
 }
 
-/// Notes who made a plain write, on objects whose owners are known.
+/// Records the manager of a plain write, on objects whose field owners are known.
 pub(crate) fn track(write: Write<'_>, old: &Obj, new: &mut Value) {
     let Write { now, resource, context } = write;
     let mut entries = list_at(old.json(), "/metadata/managedFields").to_vec();
@@ -115,7 +115,7 @@ impl Rules {
     }
 }
 
-/// Not owned by anybody: identity, and what the server sets.
+/// Not owned by any manager: identity, and what the server sets.
 fn is_unowned(path: &str, name: &str) -> bool {
     match path {
         "" => matches!(name, "apiVersion" | "kind" | "status"),

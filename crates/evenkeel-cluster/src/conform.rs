@@ -11,7 +11,7 @@ use crate::{
     schema,
 };
 
-/// Unknown fields named in one message. A body of nonsense should not become a message of it.
+/// Unknown fields named in one message, so that a body of nonsense does not become the message.
 const UNKNOWN_MAX: usize = 20;
 
 /// Brings a body into the form of its kind: types are checked, unknown fields dropped (or refused),

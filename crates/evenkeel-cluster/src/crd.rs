@@ -67,8 +67,8 @@ pub(crate) fn default(body: &mut Value) {
     }
 }
 
-/// Says in the status that the kind is served. Done in the same write: there is nothing to wait
-/// for here.
+/// Sets the status that the kind is served. Done in the same write: there is nothing to wait for
+/// here.
 pub(crate) fn establish(body: &mut Value, now: Timestamp) {
     if body.pointer("/status/conditions").is_some_and(|list| list.as_array().is_some()) {
         return;

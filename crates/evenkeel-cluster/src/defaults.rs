@@ -1,4 +1,4 @@
-//! What the API server fills in where a manifest says nothing.
+//! What the API server fills in where a manifest leaves a field out.
 //!
 //! **Source**: `SetDefaults_*` in `pkg/apis/*/v1/defaults.go` and the default admission plugins.
 
@@ -54,7 +54,7 @@ pub(crate) fn on_create(resource: &Resource, body: &mut Value) {
     }
 }
 
-/// Selects a Job's pods by its uid, so that nobody takes others for them: without a selector,
+/// Selects a Job's pods by its uid, so that no other pods are taken for them: without a selector,
 /// `kubectl logs job/NAME` picks any pod of the namespace.
 ///
 /// **Source**: `generateSelector` in `pkg/registry/batch/job/strategy.go`.

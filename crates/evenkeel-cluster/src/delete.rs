@@ -14,11 +14,11 @@ use crate::{
     write::{CRD, is_finished},
 };
 
-/// How long an Event is kept after it was last told, as the API server does by default.
+/// How long an Event is kept after it was last recorded, as the API server does by default.
 const EVENT_AGE: SignedDuration = SignedDuration::from_hours(1);
-/// Events kept at most: enough for an hour of trouble, little enough to stay small.
+/// Events kept at most: enough for a busy hour, few enough to stay small.
 const EVENTS_MAX: usize = 4_000;
-/// New Events between two looks for old ones, so that telling one stays cheap.
+/// New Events between two looks for old ones, so that creating one stays cheap.
 const EVENTS_BETWEEN: u64 = 64;
 
 /// Keeps a `CustomResourceDefinition` until its objects are gone.
@@ -76,7 +76,7 @@ impl State {
         })
     }
 
-    /// Takes an object away for good; `body` is its last state.
+    /// Removes an object; `body` is its last state.
     pub(crate) fn commit_removal(
         &mut self,
         resource: &Resource,
@@ -101,7 +101,7 @@ impl State {
         Ok(last)
     }
 
-    /// What goes with a namespace or a definition of a kind.
+    /// Deletes what belongs to a namespace or to the definition of a kind.
     fn cascade(
         &mut self,
         resource: &Resource,
@@ -130,19 +130,19 @@ impl State {
         resource: &Resource,
         now: Timestamp,
     ) -> Result<(), ApiError> {
-        self.events_told += 1;
-        if !self.events_told.is_multiple_of(EVENTS_BETWEEN) {
+        self.events_created += 1;
+        if !self.events_created.is_multiple_of(EVENTS_BETWEEN) {
             return Ok(());
         }
-        let last_told = |event: &Obj| {
+        let last_recorded = |event: &Obj| {
             let body = event.json();
-            let told = [text_at(body, "/lastTimestamp"), text_at(body, "/eventTime")];
-            let told = told.into_iter().find_map(|at| at.parse::<Timestamp>().ok());
-            told.or_else(|| event.meta().creation_timestamp.as_ref().map(|at| at.0))
+            let times = [text_at(body, "/lastTimestamp"), text_at(body, "/eventTime")];
+            let at = times.into_iter().find_map(|at| at.parse::<Timestamp>().ok());
+            at.or_else(|| event.meta().creation_timestamp.as_ref().map(|at| at.0))
         };
         let mut events: Vec<(Option<Timestamp>, Arc<Obj>)> = self
             .objects(&resource.kind.id, None)
-            .map(|event| (last_told(event), event.clone()))
+            .map(|event| (last_recorded(event), event.clone()))
             .collect();
         events.sort_by_key(|(at, _)| *at);
         let oldest = now.checked_sub(EVENT_AGE).unwrap_or(Timestamp::MIN);
@@ -171,7 +171,7 @@ impl State {
         for key in keys {
             match self.delete(now, &resource, &key, &request) {
                 Ok(_) => {}
-                // Went with something deleted before it.
+                // Already deleted together with another object.
                 Err(error) if error.code == 404 => {}
                 Err(error) => return Err(error),
             }
@@ -261,7 +261,7 @@ fn set_finalizers(resource: &Resource, body: &mut Value, propagation: Option<Pro
         Some(Propagation::Foreground) => Some("foregroundDeletion"),
         Some(Propagation::Orphan) => Some("orphan"),
         Some(Propagation::Background) => None,
-        // Nothing said: what somebody has put there stays.
+        // No policy was given: existing finalizers stay.
         None => {
             let has = |name: &str| finalizers.iter().any(|have| have == name);
             ["foregroundDeletion", "orphan"].into_iter().find(|name| has(name))

@@ -63,7 +63,7 @@ impl ApiError {
         Self::new(400, "BadRequest", message)
     }
 
-    /// Not allowed, whoever asks.
+    /// Not allowed for any client.
     pub fn method_not_allowed(message: impl Into<String>) -> Self {
         Self::new(405, "MethodNotAllowed", message)
     }

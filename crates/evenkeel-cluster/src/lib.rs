@@ -7,21 +7,22 @@
 //! ```
 //! Objects are shared as `Arc<Obj>` between the store, its history, lists and in-process watchers;
 //! only HTTP clients pay for JSON. A write runs through: identity, what the writer may touch
-//! (status or the rest), unknown fields and types, defaults, validation, addresses, and is no write
-//! when nothing is different. Nothing here waits or spawns except [`http`], so the store runs on
-//! any executor and under virtual time; uids and generated names come from one seeded generator.
+//! (status or the rest), unknown fields and types, defaults, validation, addresses, and writes
+//! nothing when nothing is different. Nothing here waits or spawns except [`http`], so the store
+//! runs on any executor and under virtual time; uids and generated names come from one seeded
+//! generator.
 //!
-//! What it does with which kinds ([`ApiServer::kinds`] tells the same at run time):
+//! What it does with which kinds ([`ApiServer::kinds`] returns the same at run time):
 //!
 //! | | kinds |
 //! |---|---|
 //! | served | Namespace, Node, Pod, Service, `ConfigMap`, Secret, Event, Deployment, `ReplicaSet`, Lease, `EndpointSlice`, `PodDisruptionBudget` (asked by evictions), `CustomResourceDefinition` and the kinds they define |
-//! | passive: stored, nobody acts on it, a warning says so | Endpoints, `ServiceAccount`, `PersistentVolume`, `PersistentVolumeClaim`, `StatefulSet`, `DaemonSet`, `ControllerRevision`, Job, `CronJob`, `HorizontalPodAutoscaler`, Ingress, `IngressClass`, `PriorityClass`, `StorageClass` |
+//! | passive: stored, no controller acts on it, a warning says so | Endpoints, `ServiceAccount`, `PersistentVolume`, `PersistentVolumeClaim`, `StatefulSet`, `DaemonSet`, `ControllerRevision`, Job, `CronJob`, `HorizontalPodAutoscaler`, Ingress, `IngressClass`, `PriorityClass`, `StorageClass` |
 //! | refused with the reason | `NetworkPolicy`, Role, `RoleBinding`, `ClusterRole`, `ClusterRoleBinding`, `ResourceQuota`, `LimitRange`, admission webhook configurations |
 //! | answered, never stored | `SelfSubjectReview`, `SelfSubjectAccessReview`, `SelfSubjectRulesReview`, `SubjectAccessReview`, `TokenReview` |
 //!
 //! Not here: controllers, scheduler, node agents (they use the [`evenkeel_control::Store`] port
-//! like everybody else); authorisation (a token may do everything); CEL rules and conversion
+//! like all other clients); authorisation (a token may do everything); CEL rules and conversion
 //! webhooks of custom kinds; exec, attach, port-forward; durability.
 
 #![warn(clippy::disallowed_methods, reason = "the store must run under virtual time")]

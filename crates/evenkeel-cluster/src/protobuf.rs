@@ -248,7 +248,7 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Map<String, Value>,
     Ok(object)
 }
 
-/// One value; `None` when it says nothing.
+/// One value; `None` when it is absent.
 fn value(kind: &str, wire: &Wire<'_>, depth: usize) -> Result<Option<Value>, String> {
     Ok(match (kind, wire) {
         ("s", Wire::Bytes(bytes)) => Some(utf8(bytes)?).filter(|t| !t.is_empty()).map(Value::from),

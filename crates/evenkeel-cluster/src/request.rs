@@ -37,7 +37,7 @@ pub(crate) struct WriteContext {
     pub(crate) managed: Option<Value>,
 }
 
-/// Who writes what kind of object, when and how.
+/// One write: the writer, the kind, the time and the options.
 #[derive(Clone, Copy)]
 pub(crate) struct Write<'a> {
     pub(crate) now: Timestamp,
@@ -63,7 +63,7 @@ pub(crate) struct DeleteRequest {
 
 /// How a deletion ended for now.
 pub(crate) enum Deleted {
-    /// The object is no more.
+    /// The object has been deleted.
     Gone(Arc<Obj>),
     /// It is marked and waits for its finalizers or its grace period.
     Marked(Arc<Obj>),

@@ -17,7 +17,7 @@ use k8s_openapi::{
 pub enum Service {
     /// Stored, and something in the cluster acts on it.
     Served,
-    /// Stored; nothing here acts on it, and every write says so in a warning.
+    /// Stored; nothing here acts on it, and every write returns a warning about that.
     Passive,
     /// Listed in discovery, every request is refused with this explanation.
     Refused(&'static str),

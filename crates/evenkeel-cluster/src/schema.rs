@@ -12,7 +12,7 @@ use crate::error::Cause;
 /// Depth of a body beyond which it is no longer looked into.
 const DEPTH_MAX: usize = 64;
 
-/// Drops what the schema does not name, and tells the paths.
+/// Drops what the schema does not name, and lists the paths.
 pub(crate) fn prune(schema: &Value, body: &mut Value, dropped: &mut Vec<String>) {
     if !schema.is_object() {
         return;

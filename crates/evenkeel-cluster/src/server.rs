@@ -20,10 +20,10 @@ use crate::{
 
 /// A Kubernetes API server in memory.
 ///
-/// In-process users go through [`Store`], `kubectl` and node agents through
-/// [`crate::http::serve`]. Nothing in here waits, sleeps or spawns: every call works on the state
-/// under one short lock, and watches are woken by writes, so it runs on any executor and under
-/// virtual time. Equal calls in equal order give equal objects, names and uids included.
+/// In-process users go through [`Store`], `kubectl` and node agents through [`crate::http::serve`].
+/// Nothing in here waits, sleeps or spawns: every call works on the state under one short lock, and
+/// watches are woken by writes, so it runs on any executor and under virtual time. Equal calls in
+/// equal order give equal objects, including names and uids.
 pub struct ApiServer {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,

@@ -39,7 +39,7 @@ pub(crate) struct Change {
     pub(crate) removed: bool,
 }
 
-/// All objects of a kind, what happened to them lately, and who is waiting for more.
+/// All objects of a kind, their recent changes, and the watchers that wait for more.
 #[derive(Default)]
 pub(crate) struct Table {
     pub(crate) objects: BTreeMap<Name, Arc<Obj>>,
@@ -52,7 +52,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Where a watcher that has seen everything up to `revision` goes on; `None` when too old.
+    /// Where a watcher that has seen everything up to `revision` continues; `None` when too old.
     pub(crate) fn position_after(&self, revision: u64) -> Option<u64> {
         if revision < self.dropped_revision {
             return None;
@@ -61,7 +61,7 @@ impl Table {
         Some(self.dropped + u64::try_from(seen).unwrap_or_default())
     }
 
-    /// Where a watcher that has seen the present state goes on.
+    /// Where a watcher that has seen the present state continues.
     pub(crate) fn position_now(&self) -> u64 {
         self.dropped + u64::try_from(self.log.len()).unwrap_or_default()
     }
@@ -117,7 +117,7 @@ pub(crate) struct State {
     pub(crate) addresses: Addresses,
     pub(crate) rng: Rng,
     /// Events ever created; says when to look for old ones.
-    pub(crate) events_told: u64,
+    pub(crate) events_created: u64,
     tables: BTreeMap<GroupKind, Table>,
     watchers: u64,
     /// Watchers of every kind that wait for a kind that had no objects before.
@@ -132,7 +132,7 @@ impl State {
             registry: Registry::builtin(),
             addresses: Addresses::default(),
             rng,
-            events_told: 0,
+            events_created: 0,
             tables: BTreeMap::new(),
             watchers: 0,
             waiting_for_kinds: BTreeMap::new(),
@@ -190,7 +190,7 @@ impl State {
     }
 
     /// The one place where something is changed: stores the object (its revision is set already)
-    /// and tells the watchers.
+    /// and notifies the watchers.
     pub(crate) fn put(&mut self, obj: Arc<Obj>, now: Timestamp) {
         let revision = self.revision;
         let table = table_of(&mut self.tables, &obj.key().kind);
@@ -226,10 +226,11 @@ impl Shared {
         Self { state: Mutex::new(state) }
     }
 
-    /// Works on the state; watchers are woken after the lock is gone, in the order of their birth.
+    /// Works on the state; watchers are woken after the lock is released, in the order of their
+    /// creation.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
-        // A panic inside left at worst one request half done in plain maps; serving on is safer
-        // than taking every other client down.
+        // A panic inside left at worst one request half done in plain maps; to keep serving is
+        // safer than to disconnect all clients.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut state);
         let woken = std::mem::take(&mut state.woken);

@@ -239,7 +239,8 @@ impl State {
                 budget.name()
             ),
         });
-        // Without a time to try again: clients would wait it out silently instead of telling.
+        // Without a time to try again: clients would wait it out silently instead of reporting the
+        // error.
         Err(error)
     }
 }

@@ -95,7 +95,7 @@ pub(crate) struct Feed {
     shared: Arc<Shared>,
     query: ListQuery,
     cursor: Option<Cursor>,
-    /// What the reader has been told, to tell it about what vanished in a gap.
+    /// What the reader has been sent, to report what vanished in a gap.
     known: BTreeMap<Name, Arc<Obj>>,
     pending: VecDeque<WatchEvent>,
     synced: bool,
@@ -113,7 +113,7 @@ impl Feed {
         }
     }
 
-    /// Compares what is there with what the reader knows, and goes on from here.
+    /// Compares what is there with what the reader knows, and continues from here.
     fn relist(&mut self) -> Cursor {
         let (query, shared) = (&self.query, &self.shared);
         let (found, cursor) = shared.with(|state| {
@@ -142,7 +142,7 @@ impl Feed {
         cursor
     }
 
-    fn tell(&mut self, change: &Change) -> Option<WatchEvent> {
+    fn event_of(&mut self, change: &Change) -> Option<WatchEvent> {
         let key = name_of(change.obj.key());
         if !change.removed && self.query.matches(&change.obj) {
             self.known.insert(key, change.obj.clone());
@@ -170,7 +170,7 @@ impl Stream for Feed {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(Forgotten)) => self.cursor = None,
                 Poll::Ready(Ok(change)) => {
-                    if let Some(event) = self.tell(&change) {
+                    if let Some(event) = self.event_of(&change) {
                         return Poll::Ready(Some(Ok(event)));
                     }
                 }
@@ -216,7 +216,7 @@ impl Stream for EveryFeed {
         for feed in self.feeds.values_mut() {
             loop {
                 match Pin::new(&mut *feed).poll_next(cx) {
-                    // Told once, for all kinds together.
+                    // Sent once, for all kinds together.
                     Poll::Ready(Some(Ok(WatchEvent::Synced))) => {}
                     Poll::Ready(event) => return Poll::Ready(event),
                     Poll::Pending => break,

@@ -21,7 +21,7 @@ use crate::{
 const NAME_ATTEMPTS: usize = 8;
 
 impl State {
-    /// Gives the body the next revision, stores it and tells the watchers.
+    /// Gives the body the next revision, stores it and notifies the watchers.
     pub(crate) fn commit(&mut self, mut body: Value, now: Timestamp) -> Result<Arc<Obj>, ApiError> {
         let revision = self.revision + 1;
         meta_mut(&mut body).insert("resourceVersion".to_owned(), json!(revision.to_string()));
@@ -391,10 +391,10 @@ pub(crate) fn is_finished(resource: &Resource, body: &Value) -> bool {
     meta.get("deletionTimestamp").is_some_and(|at| !at.is_null()) && !held && !waits
 }
 
-/// Tells the writer what will not happen. Nothing is stored silently that does nothing.
+/// Warns the writer about what has no effect here. Nothing without effect is stored silently.
 fn passive_warnings(resource: &Resource, body: &Value, warnings: &mut Vec<String>) {
     let (kind, name) = (&resource.kind.id.kind, text_at(body, "/metadata/name"));
-    // Clients make these in passing; nobody expects more of them than to be there.
+    // Clients create these in passing and expect nothing more than that they exist.
     let expected = resource.is("", "ServiceAccount") || resource.is("", "Endpoints");
     if resource.service == Service::Passive && !expected {
         warnings.push(format!(
@@ -415,7 +415,7 @@ fn passive_warnings(resource: &Resource, body: &Value, warnings: &mut Vec<String
     if resource.is("", "Service") && matches!(service, "NodePort" | "LoadBalancer") {
         warnings.push(format!(
             "Service {name:?} has type {service}: this cluster answers on its cluster address \
-             only, nobody listens on node ports or provides a load balancer"
+             only; node ports and load balancers are not served"
         ));
     }
 }

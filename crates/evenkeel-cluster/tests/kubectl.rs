@@ -92,7 +92,7 @@ impl Cluster {
         text
     }
 
-    /// Starts a command that goes on.
+    /// Starts a command that keeps running.
     fn spawn(&self, line: &str) -> Running {
         let line = format!("exec {line}");
         let mut child = self.command(&line).stdout(Stdio::piped()).spawn().unwrap();
@@ -141,7 +141,7 @@ fn the_session_reads_as_on_any_cluster() {
     let wanted = fs::read_to_string(&path).unwrap();
     let mut said = String::new();
     for line in wanted.lines() {
-        if line.starts_with('#') || (line.is_empty() && said.ends_with("anew.\n")) {
+        if line.starts_with('#') || (line.is_empty() && said.ends_with("rewrites it.\n")) {
             writeln!(said, "{line}").unwrap();
         } else if let Some(command) = line.strip_prefix("$ ") {
             writeln!(said, "{line}").unwrap();
@@ -341,7 +341,7 @@ fn kinds_are_explained_and_what_is_not_there_says_so() {
 }
 
 #[test]
-fn long_lists_come_in_pages_and_old_watches_are_told_to_list_again() {
+fn long_lists_come_in_pages_and_old_watches_have_to_list_again() {
     let cluster = Cluster::start("pages");
     for name in ["a", "b", "c"] {
         cluster.create(json!({"apiVersion": "v1", "kind": "ConfigMap",

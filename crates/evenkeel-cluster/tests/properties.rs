@@ -1,4 +1,4 @@
-//! Laws that hold for any sequence of calls.
+//! Properties that hold for any sequence of calls.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -30,7 +30,7 @@ enum Step {
     Delete {
         name: usize,
     },
-    /// Lets the watcher read so many events.
+    /// Lets the watcher read this many events.
     Read {
         events: usize,
     },
@@ -78,7 +78,7 @@ impl Replica {
             }
             WatchEvent::Deleted(obj) => {
                 if self.objects.remove(obj.key()).is_none() {
-                    self.problems.push(format!("{obj:?} was deleted and never told"));
+                    self.problems.push(format!("{obj:?} was deleted and never sent"));
                 }
             }
         }
@@ -140,9 +140,9 @@ proptest! {
         }
         replica.read(&mut watch, usize::MAX);
         let listed = block_on(store.list(&query)).unwrap();
-        let told: Vec<_> = replica.objects.values().map(|obj| format!("{obj:?}")).collect();
+        let seen: Vec<_> = replica.objects.values().map(|obj| format!("{obj:?}")).collect();
         let there: Vec<_> = listed.items.iter().map(|obj| format!("{obj:?}")).collect();
-        prop_assert_eq!(told, there);
+        prop_assert_eq!(seen, there);
         prop_assert!(replica.problems.is_empty(), "{:?}", replica.problems);
     }
 

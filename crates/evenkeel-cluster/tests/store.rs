@@ -1,4 +1,4 @@
-//! The store behind the `Store` port: what it keeps, refuses and tells.
+//! The store behind the `Store` port: what it keeps, refuses and sends to watches.
 #![expect(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests")]
 
 use std::sync::Arc;
@@ -62,7 +62,7 @@ fn key(group: &str, kind: &str, name: &str) -> Key {
 }
 
 /// Everything the watch has to say by now, as `+name`, `-name` and `=`.
-fn told(watch: &mut Watch) -> String {
+fn sent(watch: &mut Watch) -> String {
     let mut words = Vec::new();
     while let Some(Some(event)) = watch.next().now_or_never() {
         words.push(match event.unwrap() {
@@ -112,11 +112,11 @@ fn generation_counts_changes_of_the_desired_state_only() {
     let seen = status(&store, &web, json!({"observedGeneration": 2})).unwrap();
     assert_eq!((seen.generation(), &seen.json()["status"]["observedGeneration"]), (2, &json!(2)));
     let again = status(&store, &web, json!({"observedGeneration": 2})).unwrap();
-    assert_eq!(again.revision(), seen.revision(), "a write that changes nothing is no write");
+    assert_eq!(again.revision(), seen.revision(), "a write that changes nothing is not stored");
 }
 
 #[test]
-fn a_stale_write_bounces_off() {
+fn a_stale_write_is_a_conflict() {
     let store = cluster();
     let old = create(&store, config("a", "1")).unwrap();
     let a = key("", "ConfigMap", "a");
@@ -145,35 +145,35 @@ fn watches_tell_what_is_there_then_every_change_of_what_they_select() {
         ListQuery::all(GroupKind::new("", "Pod"))
             .with_fields(FieldSelector::equal("spec.nodeName", "n1")),
     );
-    assert_eq!(told(&mut watch), "+a@6 =");
-    assert_eq!(told(&mut placed), "=");
+    assert_eq!(sent(&mut watch), "+a@6 =");
+    assert_eq!(sent(&mut placed), "=");
     create(&store, pod("b")).unwrap();
     let a = key("", "Pod", "a");
     merge(&store, &a, json!({"metadata": {"labels": {"x": "y"}}})).unwrap();
     let binding = json!({"target": {"name": "n1"}});
     block_on(store.post(&a, Subresource::Binding, &binding)).unwrap();
-    assert_eq!(told(&mut watch), "+a@8 +a@9");
-    assert_eq!(told(&mut placed), "+a@9");
+    assert_eq!(sent(&mut watch), "+a@8 +a@9");
+    assert_eq!(sent(&mut placed), "+a@9");
     // Leaving the selection is a deletion for the watcher.
     merge(&store, &a, json!({"metadata": {"labels": {"app": "z"}}})).unwrap();
-    assert_eq!((told(&mut watch), told(&mut placed)), ("-a@10".to_owned(), "+a@10".to_owned()));
+    assert_eq!((sent(&mut watch), sent(&mut placed)), ("-a@10".to_owned(), "+a@10".to_owned()));
 }
 
 #[test]
-fn a_watcher_that_slept_too_long_is_told_the_difference() {
+fn a_watcher_that_slept_too_long_gets_the_difference() {
     let store = cluster();
     for name in ["kept", "gone", "changed"] {
         create(&store, config(name, "1")).unwrap();
     }
     let mut watch = store.watch(ListQuery::all(GroupKind::new("", "ConfigMap")));
-    assert_eq!(told(&mut watch), "+changed@8 +gone@7 +kept@6 =");
+    assert_eq!(sent(&mut watch), "+changed@8 +gone@7 +kept@6 =");
     let gone = key("", "ConfigMap", "gone");
     block_on(store.delete(&gone, &DeleteOptions::default())).unwrap();
     for turn in 0..2_000 {
         let changed = key("", "ConfigMap", "changed");
         merge(&store, &changed, json!({"data": {"v": turn.to_string()}})).unwrap();
     }
-    assert_eq!(told(&mut watch), "-gone@7 +changed@2009");
+    assert_eq!(sent(&mut watch), "-gone@7 +changed@2009");
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn a_definition_makes_a_kind_and_takes_its_objects_along() {
     let unknown = create(&store, boat(json!({"keel": "even"}))).unwrap_err().to_string();
     assert!(unknown.contains("does not know kind Boat.example.com"), "{unknown}");
     let mut watch = store.watch(ListQuery::all(GroupKind::new("example.com", "Boat")));
-    assert_eq!(told(&mut watch), "=");
+    assert_eq!(sent(&mut watch), "=");
     let defined = create(&store, definition()).unwrap();
     let conditions = &defined.json()["status"]["conditions"];
     assert_eq!(conditions[1]["type"], "Established");
@@ -406,7 +406,7 @@ fn a_definition_makes_a_kind_and_takes_its_objects_along() {
     let crd = key("apiextensions.k8s.io", "CustomResourceDefinition", "boats.example.com");
     block_on(store.delete(&crd, &DeleteOptions::default())).unwrap();
     assert!(get(&store, &crd).is_none());
-    let words = told(&mut watch);
+    let words = sent(&mut watch);
     assert!(words.starts_with("+a") && words.contains("-a"), "{words}");
     assert!(create(&store, boat(json!({"keel": "even"}))).is_err());
 }

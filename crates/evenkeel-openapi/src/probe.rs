@@ -1,5 +1,5 @@
-//! Decoding a type asks, field by field, for what it expects. This decoder writes the questions
-//! down and answers each with the simplest thing that fits.
+//! Decoding a type asks, field by field, for what it expects. This decoder records the requests and
+//! answers each with the simplest value that fits.
 
 use std::fmt;
 
@@ -44,7 +44,7 @@ impl de::Error for Stopped {
 }
 
 struct Probe<'a> {
-    /// What is found out.
+    /// The result.
     schema: &'a mut Value,
     schemas: &'a mut Map<String, Value>,
     is_root: bool,
@@ -156,7 +156,7 @@ impl<'de> de::Deserializer<'de> for Probe<'_> {
         let component = format!("{PREFIX}{name}");
         *self.schema = json!({"$ref": format!("#/components/schemas/{component}")});
         if self.schemas.contains_key(&component) {
-            // Known, or being found out further up.
+            // Known already, or being described further up.
             return Self::fields(&mut Map::new(), &mut Value::Null, &[], visitor);
         }
         self.schemas.insert(component.clone(), json!({"type": "object"}));

@@ -21,17 +21,17 @@ pub struct LogRequest {
 /// Options of `kubectl logs`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Goes on until the container ends.
+    /// Continues until the container ends.
     pub follow: bool,
-    /// Only so many lines from the end; `None` is all.
+    /// Only this many lines from the end; `None` is all.
     pub tail_lines: Option<u64>,
     /// Of the previous run of the container.
     pub previous: bool,
-    /// Only lines written in the last so many seconds.
+    /// Only lines written in the last seconds, this many.
     pub since_seconds: Option<i64>,
     /// Each line starts with its time.
     pub timestamps: bool,
-    /// Ends after so many bytes.
+    /// Ends after this many bytes.
     pub limit_bytes: Option<u64>,
 }
 
@@ -41,12 +41,12 @@ pub enum LogError {
     /// The container has not run (yet, or never before).
     #[error("{0}")]
     NotFound(String),
-    /// Whoever keeps the logs does not answer.
+    /// The source of the logs does not answer.
     #[error("{0}")]
     Unreachable(String),
 }
 
-/// Where container output comes from: the node agents, told apart by the host.
+/// Where container output comes from: the node agents, which the host finds by node.
 pub trait LogSource: Send + Sync {
     /// Opens the output of one container.
     fn read(

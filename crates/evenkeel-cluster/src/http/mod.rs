@@ -1,4 +1,4 @@
-//! The server's face for `kubectl` and everything else that speaks Kubernetes over HTTPS.
+//! HTTPS for `kubectl` and all other Kubernetes clients.
 
 mod discovery;
 pub(crate) mod logs;
@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{ApiServer, LogSource, base64};
 
 /// Connections served at once. Nine node agents and a few people need a few dozen; the rest of the
-/// file descriptors belong to others.
+/// file descriptors is for other uses.
 const CONNECTIONS_MAX: usize = 512;
 /// Longest TLS handshake, so that a silent client does not hold a connection.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 pub struct HttpOptions {
     /// Where to listen; port 0 takes a free one.
     pub addr: SocketAddr,
-    /// Token to user name. Everybody else is anonymous and refused.
+    /// Token to user name. Other clients are anonymous and refused.
     pub tokens: BTreeMap<String, String>,
     /// Where `kubectl logs` reads.
     pub logs: Arc<dyn LogSource>,

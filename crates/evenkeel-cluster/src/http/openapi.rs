@@ -53,7 +53,7 @@ fn rendered(group: &str, version: &str, kinds: &[Arc<Resource>]) -> Arc<str> {
 const VERSION_TWO: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The version 2 document, without kinds. `kubectl` reads it when version 3 does not name a kind:
-/// finding nothing it says that the kind does not exist, finding no document it says less.
+/// with an empty document it reports that the kind does not exist, without one its error says less.
 pub(super) fn version_two(request: &Request) -> Result<Reply, ApiError> {
     let accept = request.headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
     if !accept.is_some_and(|accept| accept.contains("proto-openapi")) {
@@ -69,7 +69,7 @@ fn path_of(group: &str, version: &str) -> String {
 }
 
 /// The document of one group version. Built-in kinds have the fields of their Rust type, without
-/// words about them; custom kinds have their real schema.
+/// descriptions; custom kinds have their real schema.
 fn render(group: &str, version: &str, kinds: &[Arc<Resource>]) -> Value {
     let (mut paths, mut schemas) = (Map::new(), Map::new());
     for resource in kinds {

@@ -37,7 +37,7 @@ pub(super) fn error(error: &ApiError) -> Reply {
     reply
 }
 
-/// An answer that goes on.
+/// An answer that continues.
 pub(super) fn stream(media: &'static str, chunks: BoxStream<'static, Bytes>) -> Reply {
     let frames = chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
     let mut reply = Response::new(StreamBody::new(frames).boxed_unsync());

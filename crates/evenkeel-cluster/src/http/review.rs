@@ -16,7 +16,7 @@ pub(super) const REVIEWS: [(&str, &str, &str); 5] = [
     ("authentication.k8s.io", "tokenreviews", "TokenReview"),
 ];
 
-/// Answers `kubectl auth can-i` and `whoami`: whoever has a token may do everything here.
+/// Answers `kubectl auth can-i` and `whoami`: a client with a token may do everything here.
 pub(super) fn answer(
     request: &Request,
     group: &str,

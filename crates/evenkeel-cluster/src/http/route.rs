@@ -54,7 +54,7 @@ impl Router {
     async fn answer(&self, request: http::Request<Incoming>) -> Result<Reply, ApiError> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
-        // Says only that the process is there; tools that ask for it have no token.
+        // Says only that the process runs; tools that ask for it have no token.
         if ["/readyz", "/livez", "/healthz"].iter().any(|known| path.starts_with(known)) {
             return Ok(reply::bytes(200, "text/plain; charset=utf-8", "ok"));
         }
@@ -201,7 +201,7 @@ fn has_subresource(kind: &Kind, subresource: &str) -> bool {
     }
 }
 
-/// Compares without telling by its time where the difference is.
+/// Compares in constant time, so that the time taken does not show where the difference is.
 fn same(token: &str, given: &str) -> bool {
     let (token, given) = (token.as_bytes(), given.as_bytes());
     token.len() == given.len()

@@ -26,7 +26,7 @@ use crate::{
     watch::{Cursor, Opened},
 };
 
-/// A watch without a wish of its own ends after this long, and the client opens it again.
+/// A watch without a timeout of its own ends after this long, and the client opens it again.
 const WATCH_SECONDS_MAX: u64 = 1_800;
 /// Time between bookmarks, which keep an idle watcher's revision young.
 const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
@@ -133,8 +133,8 @@ impl Follower {
         event_line("BOOKMARK", &body.to_string())
     }
 
-    /// What a change means to somebody who sees only what the query selects.
-    fn told(&self, change: &Change) -> Option<Bytes> {
+    /// What a change means to a client that sees only what the query selects.
+    fn event_of(&self, change: &Change) -> Option<Bytes> {
         let was = change.before.as_ref().is_some_and(|before| self.query.matches(before));
         let is = !change.removed && self.query.matches(&change.obj);
         match (was, is) {
@@ -167,7 +167,7 @@ impl Stream for Follower {
                 let status = ApiError::expired(0).to_status();
                 return Poll::Ready(Some(event_line("ERROR", &status.to_string())));
             };
-            if let Some(line) = this.told(&change) {
+            if let Some(line) = this.event_of(&change) {
                 return Poll::Ready(Some(line));
             }
         }
