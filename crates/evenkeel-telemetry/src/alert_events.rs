@@ -17,21 +17,21 @@ use crate::{AlertSink, AlertUpdate};
 
 /// Events that wait to be written; beyond it they are counted in the log only.
 const WAITING_MAX: usize = 1_000;
-/// Firing alerts that are remembered, so that each is told once.
+/// Firing alerts that are remembered, so that each is reported once.
 const FIRING_MAX: usize = 10_000;
 /// Reason of the Event when an alert begins.
 const FIRING: &str = "AlertFiring";
 /// Reason of the Event when it ends.
 const RESOLVED: &str = "AlertResolved";
-/// Who writes them.
+/// The writer of the Events.
 const COMPONENT: &str = "evenkeel-rules";
 
-/// Tells each begin and each end of an alert once.
+/// Records each begin and each end of an alert once.
 pub struct AlertEvents {
-    told: Mutex<Told>,
+    state: Mutex<State>,
 }
 
-struct Told {
+struct State {
     queue: mpsc::Sender<AlertUpdate>,
     firing: BTreeMap<Labels, i64>,
 }
@@ -47,29 +47,29 @@ impl AlertEvents {
                 }
             }
         };
-        (Self { told: Mutex::new(Told { queue, firing: BTreeMap::new() }) }, writing)
+        (Self { state: Mutex::new(State { queue, firing: BTreeMap::new() }) }, writing)
     }
 }
 
 impl AlertSink for AlertEvents {
-    fn tell(&self, updates: &[AlertUpdate]) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+    fn send(&self, updates: &[AlertUpdate]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for update in updates {
-            if !told.is_news(&update.notice) {
+            if !state.is_news(&update.notice) {
                 continue;
             }
-            if told.queue.try_send(update.clone()).is_ok() {
-                told.note(&update.notice);
+            if state.queue.try_send(update.clone()).is_ok() {
+                state.note(&update.notice);
             } else {
-                // Rules repeat it soon; it is news until then.
+                // Rules repeat it soon; it stays new until then.
                 tracing::warn!(object = update.source, "too many alerts for Events");
             }
         }
     }
 }
 
-impl Told {
-    /// Whether an alert began or ended; rules tell it again and again.
+impl State {
+    /// Whether an alert began or ended; rules repeat it again and again.
     fn is_news(&self, notice: &Notice) -> bool {
         match self.firing.get(&notice.labels) {
             known if notice.resolved => known.is_some(),
@@ -142,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn each_begin_and_each_end_is_news_once() {
-        let mut told = Told { queue: mpsc::channel(1).0, firing: BTreeMap::new() };
+    fn each_begin_and_each_end_is_new_once() {
+        let mut state = State { queue: mpsc::channel(1).0, firing: BTreeMap::new() };
         let mut news = |job, starts, resolved| {
             let notice = notice(job, starts, resolved);
-            let news = told.is_news(&notice);
-            // One that could not be queued stays news.
-            assert_eq!(news, told.is_news(&notice));
-            told.note(&notice);
+            let news = state.is_news(&notice);
+            // An alert that could not be queued stays new.
+            assert_eq!(news, state.is_news(&notice));
+            state.note(&notice);
             news
         };
         assert!(news("a", 1, false) && !news("a", 1, false) && news("b", 1, false));

@@ -1,4 +1,4 @@
-//! One target's way into the store: what it showed last time, what is new, what has vanished.
+//! The intake of one target: what it showed last time, what is new, what has vanished.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -40,10 +40,10 @@ const REPORT: [&str; 5] = [
 /// Why a scrape gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScrapeError {
-    /// The target did not answer as it should.
+    /// The target gave no valid answer.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// The text is no exposition.
+    /// The text is not an exposition.
     #[error("the exposition is malformed: {0}")]
     Malformed(#[from] ExpositionError),
     /// Too many lines.
@@ -95,7 +95,7 @@ pub(crate) struct Taken {
     pub(crate) added: usize,
 }
 
-/// What a scrape is told to be in the report series.
+/// What the report series say about a scrape.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Report {
     pub(crate) up: bool,
@@ -172,7 +172,7 @@ impl Intake {
         self.end(store, at_ms, |_, _| true);
     }
 
-    /// Writes `up` and its like.
+    /// Writes `up` and the other report series.
     pub(crate) fn report(
         &mut self,
         store: &mut SeriesStore,
@@ -184,7 +184,7 @@ impl Intake {
             self.report.len() == REPORT.len() && self.report.iter().all(|id| store.is_live(*id));
         if !live {
             let ids = REPORT.iter().map(|name| store.series(&target.labels.with("__name__", name)));
-            // A full store has no room for these either; the target's status tells.
+            // A full store has no room for these either; the target's status shows that.
             self.report = ids.collect::<Result<_, _>>().unwrap_or_default();
         }
         let samples = count(report.taken.samples);
@@ -209,7 +209,7 @@ impl Intake {
         }
     }
 
-    /// What the target told about its metrics.
+    /// The metadata that the target sent about its metrics.
     pub(crate) fn families(&self) -> &BTreeMap<String, Family> {
         &self.families
     }
@@ -238,7 +238,7 @@ impl Intake {
         (text, format): (&str, Format),
     ) -> Result<Vec<Pending>, ScrapeError> {
         if format == Format::OpenMetrics && !text.trim_end().ends_with("# EOF") {
-            // The real parser words it.
+            // The error comes from the real parser.
             parse(text, format)?;
         }
         let mut pending = Vec::with_capacity(self.entries.len());
@@ -332,11 +332,11 @@ impl Intake {
 /// `increase()` would not see what it counted until then: the first errors of a new version.
 /// Prometheus does the same with the created time of a series (`created-timestamp-zero-ingestion`).
 fn begin(store: &mut SeriesStore, id: SeriesId, read_ms: Option<i64>, (value, at_ms): (f64, i64)) {
-    // At the first look nobody knows since when it counts.
+    // At the first look it is unknown since when it counts.
     let Some(read_ms) = read_ms else { return };
     // What is this much was restored from somewhere, or passed on.
     if value <= NEW_PER_MS_MAX * count_ms(at_ms - read_ms) {
-        // Refused when the same series stands twice in the text: then it has begun.
+        // Refused when the same series is in the text twice: then it has begun.
         store.append_to(id, read_ms, Value::Float(0.0), 0).unwrap_or_default();
     }
 }

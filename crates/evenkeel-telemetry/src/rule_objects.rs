@@ -11,16 +11,16 @@ const REFUSED: &str = "RulesRefused";
 /// Nothing is wrong with them.
 const LOADED: &str = "RulesLoaded";
 
-/// Keeps the store's rules as the cluster's `PrometheusRule` objects say.
+/// Keeps the store's rules in line with the cluster's `PrometheusRule` objects.
 ///
-/// An object that cannot be read leaves what it said before in force, and an event names the
+/// An object that cannot be read leaves its earlier rules in force, and an event names the problem.
 /// problem.
 #[derive(Clone)]
 pub struct RuleController {
     telemetry: Telemetry,
 }
 
-/// What became of one object.
+/// The result for one object.
 #[derive(Debug, Clone)]
 pub struct RulesView {
     key: Key,

@@ -16,7 +16,7 @@ use evenkeel_promql::{
 
 use crate::Telemetry;
 
-/// How often a firing alert is told again.
+/// How often a firing alert is sent again.
 const RESEND_MS: i64 = 60_000;
 /// Looks at the groups at least this often: new ones may have come.
 const LOOK_EVERY_MS: i64 = 1_000;
@@ -44,11 +44,11 @@ pub struct Round {
     pub failed: usize,
     /// Samples that their queries read.
     pub samples_read: u64,
-    /// Alerts to be told.
+    /// Alerts to send.
     pub updates: Vec<AlertUpdate>,
 }
 
-/// A group as it is now, for those who show it.
+/// A group as it is now, for display.
 #[derive(Debug, Clone)]
 pub struct GroupView {
     /// The group.
@@ -66,8 +66,8 @@ impl Rules {
 impl Telemetry {
     /// Puts the groups of a file (or object) in the place of those it had before.
     ///
-    /// Groups of the same name and text go on as they are. What the others wrote ends now. An
-    /// expression that is no query leaves everything as it was.
+    /// Groups of the same name and text continue as they are. Series that the others wrote end now.
+    /// An expression that cannot be parsed leaves everything as it was.
     pub fn set_rules(&self, source: &str, file: &RuleFile, now_ms: i64) -> Result<(), ParseError> {
         let fresh: Vec<Group> =
             file.groups.iter().map(|spec| Group::new(spec, source)).collect::<Result<_, _>>()?;
@@ -172,7 +172,7 @@ pub(crate) fn health_words(health: &Health) -> (&'static str, &str) {
     }
 }
 
-/// An alert that has to be told now: new, over, or due again.
+/// An alert to send now: new, over, or due again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AlertUpdate {
     /// Where its rule comes from: `PrometheusRule/NAMESPACE/NAME`, or a file.
@@ -183,11 +183,11 @@ pub struct AlertUpdate {
 
 /// Takes the alerts of the rules. Must not block.
 pub trait AlertSink: Send + Sync {
-    /// What has to be told now.
-    fn tell(&self, updates: &[AlertUpdate]);
+    /// Sends alerts that are due now.
+    fn send(&self, updates: &[AlertUpdate]);
 }
 
-/// Evaluates rule groups at their intervals, for ever.
+/// Evaluates rule groups at their intervals, forever.
 pub struct RuleRunner {
     telemetry: Telemetry,
     clock: Arc<dyn Clock>,
@@ -196,12 +196,12 @@ pub struct RuleRunner {
 }
 
 impl RuleRunner {
-    /// A runner whose alerts are only shown, not told.
+    /// A runner whose alerts are only shown, not sent.
     pub fn new(telemetry: Telemetry, clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
         Self { telemetry, clock, timer, sinks: Vec::new() }
     }
 
-    /// Tells alerts to this sink, too.
+    /// Sends alerts to this sink, too.
     #[must_use]
     pub fn with_sink(mut self, sink: Arc<dyn AlertSink>) -> Self {
         self.sinks.push(sink);
@@ -217,7 +217,7 @@ impl RuleRunner {
                 self.timer.sleep(Duration::ZERO).await;
             }
             for sink in self.sinks.iter().filter(|_| !round.updates.is_empty()) {
-                sink.tell(&round.updates);
+                sink.send(&round.updates);
             }
             self.timer.sleep(self.wait()).await;
         }

@@ -1,4 +1,4 @@
-//! The scrape loop: who is due, fetch, read, again. One future for all targets.
+//! The scrape loop: find the targets that are due, fetch, read, again. One future for all targets.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -71,10 +71,10 @@ pub enum FetchError {
         /// The limit.
         limit: usize,
     },
-    /// The bytes are no text.
+    /// The bytes are not text.
     #[error("the exposition is not UTF-8")]
     NotText,
-    /// The target's own annotations stand in the way.
+    /// The target's own annotations do not allow it.
     #[error("{problem}")]
     Misconfigured {
         /// What is wrong, and the fix.
@@ -88,7 +88,7 @@ pub trait Source: Send + Sync {
     fn expose(&self) -> String;
 }
 
-/// Scrapes all targets, for ever.
+/// Scrapes all targets, forever.
 pub struct Scraper {
     telemetry: Telemetry,
     settings: ScrapeSettings,
@@ -109,7 +109,7 @@ struct Job {
     next: Next,
 }
 
-/// What becomes of a target when its running scrape is over.
+/// What happens to a target when its running scrape is over.
 #[derive(Default)]
 enum Next {
     #[default]

@@ -28,7 +28,7 @@ pub struct Target {
     pub discovered: Labels,
     /// Labels in the exposition win over the target's; else they are kept as `exported_*`.
     pub honor_labels: bool,
-    /// Why it cannot be scraped, in words that name the fix.
+    /// Why it cannot be scraped, with the fix.
     pub problem: Option<String>,
 }
 

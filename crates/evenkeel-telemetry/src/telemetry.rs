@@ -58,7 +58,7 @@ impl Telemetry {
         self.inner.store.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The series, for writing. Everybody waits until it is dropped.
+    /// The series, for writing. All others wait until it is dropped.
     pub fn write(&self) -> RwLockWriteGuard<'_, SeriesStore> {
         self.inner.store.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,7 +137,7 @@ impl Telemetry {
         targets.values().cloned().collect()
     }
 
-    /// What targets told about their metrics, by family.
+    /// The metadata that targets sent about their metrics, by family.
     pub fn families(&self) -> BTreeMap<String, Family> {
         self.inner.families.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -155,14 +155,14 @@ impl Telemetry {
         self.inner.targets.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    /// Takes over what a target told, as far as it is news.
-    pub(crate) fn learn_families(&self, told: &BTreeMap<String, Family>) {
+    /// Takes over the metadata of a target, as far as it is new.
+    pub(crate) fn learn_families(&self, sent: &BTreeMap<String, Family>) {
         let known = self.inner.families.read().unwrap_or_else(PoisonError::into_inner);
-        let is_news = told.keys().any(|name| !known.contains_key(name));
+        let is_news = sent.keys().any(|name| !known.contains_key(name));
         drop(known);
         if is_news {
             let mut known = self.inner.families.write().unwrap_or_else(PoisonError::into_inner);
-            for (name, family) in told {
+            for (name, family) in sent {
                 if known.len() >= FAMILIES_MAX {
                     break;
                 }

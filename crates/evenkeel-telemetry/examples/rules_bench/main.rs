@@ -65,7 +65,7 @@ impl FromStr for Shape {
     }
 }
 
-/// One counter: grows evenly for ever, each from another start.
+/// One counter: grows evenly forever, each from another start.
 struct Counter {
     service: u32,
     pod: u32,

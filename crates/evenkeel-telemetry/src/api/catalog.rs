@@ -1,4 +1,4 @@
-//! What there is: `series`, `labels`, `label/<name>/values`, `metadata`.
+//! The contents: `series`, `labels`, `label/<name>/values`, `metadata`.
 
 use std::collections::BTreeSet;
 
@@ -54,7 +54,7 @@ pub(super) fn metadata(telemetry: &Telemetry, params: &Params) -> Result<Reply, 
     let limit = params.limit()?.unwrap_or(usize::MAX);
     let only = params.get("metric");
     let families = telemetry.families();
-    let told = families
+    let metadata = families
         .iter()
         .filter(|(name, _)| only.is_empty() || only == name.as_str())
         .take(limit)
@@ -62,7 +62,7 @@ pub(super) fn metadata(telemetry: &Telemetry, params: &Params) -> Result<Reply, 
             let (kind, help, unit) = (family.kind.as_str(), &family.help, &family.unit);
             (name.clone(), json!([{"type": kind, "help": help, "unit": unit}]))
         });
-    Ok(Value::Object(told.collect()).into())
+    Ok(Value::Object(metadata.collect()).into())
 }
 
 /// The series that any of the selectors picks.

@@ -70,7 +70,7 @@ impl ApiError {
     }
 }
 
-/// Answers one request. `now` is what `time` and the like default to.
+/// Answers one request. `now` is the default of `time` and similar parameters.
 pub fn handle(telemetry: &Telemetry, request: &Request<Bytes>, now: Timestamp) -> Response<Bytes> {
     let path = request.uri().path();
     if let "/-/healthy" | "/-/ready" = path {

@@ -172,7 +172,7 @@ fn alert(alert: &ActiveAlert) -> Value {
     out
 }
 
-/// A name for a group to go on from.
+/// A name from which the next page of groups continues.
 fn token_of(group: &Group) -> String {
     format!("{:016x}", stable_hash(format!("{}\0{}", group.source, group.name).as_bytes()))
 }

@@ -1,4 +1,4 @@
-//! What goes on: `targets`, `status/buildinfo`.
+//! The current state: `targets`, `status/buildinfo`.
 
 use evenkeel_base::format_duration;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ pub(super) fn targets(telemetry: &Telemetry, params: &Params) -> Result<Reply, A
 
 fn target(status: &TargetStatus) -> Value {
     let target = &status.target;
-    // A source in this process has no address; the API wants a text all the same.
+    // A source in this process has no address; the API still wants a text.
     let url =
         if target.url.is_empty() { format!("inprocess:{}", target.id) } else { target.url.clone() };
     json!({

@@ -92,7 +92,7 @@ fn a_counter_that_appears_at_a_known_target_begins_with_zero() {
     bench.text(&format!("{types}hits{{code=\"200\"}} 70\n"));
     bench.text(&format!(
         "{types}hits{{code=\"200\"}} 80\nhits{{code=\"500\"}} 9\ntook_bucket{{le=\"1\"}} 3\n\
-         took_count 3\ntook_sum 2.5\ntemp 20\nuntold_total 4\nuntold 5\nstamped_total 6 1500\n\
+         took_count 3\ntook_sum 2.5\ntemp 20\nuntyped_total 4\nuntyped 5\nstamped_total 6 1500\n\
          restored_total 1000001\n"
     ));
     insta::assert_snapshot!(bench.dump(), @r#"
@@ -104,13 +104,13 @@ fn a_counter_that_appears_at_a_known_target_begins_with_zero() {
     {__name__="took_bucket", le="1.0"} 1000=0 2000=3
     {__name__="took_count"} 1000=0 2000=3
     {__name__="took_sum"} 1000=0 2000=2.5
-    {__name__="untold"} 2000=5
-    {__name__="untold_total"} 1000=0 2000=4
+    {__name__="untyped"} 2000=5
+    {__name__="untyped_total"} 1000=0 2000=4
     "#);
 }
 
 #[test]
-fn a_counter_seen_before_is_not_begun_anew() {
+fn a_counter_seen_before_does_not_begin_again() {
     let mut bench = Bench::new();
     bench.text("a_total 1\nb_total 7\n");
     // One that vanishes, then a scrape without an answer.
@@ -184,7 +184,7 @@ fn open_metrics_is_read_with_exemplars_and_its_end() {
 }
 
 #[test]
-fn what_a_target_tells_of_its_metrics_is_bounded() {
+fn the_metadata_of_a_target_is_bounded() {
     let mut bench = Bench::new();
     let help = format!("# HELP m0 {}\n", "é".repeat(100_000));
     let types: Vec<_> = (0..FAMILIES_MAX + 10).map(|n| format!("# TYPE m{n} counter\n")).collect();
@@ -220,7 +220,7 @@ fn pruned_series_come_back() {
 }
 
 #[test]
-fn the_report_tells_about_the_scrape_and_ends_with_the_target() {
+fn the_report_describes_the_scrape_and_ends_with_the_target() {
     let mut bench = Bench::new();
     bench.text("a 1\n");
     let taken = Taken { samples: 1, refused: 0, added: 1 };
@@ -238,7 +238,7 @@ fn the_report_tells_about_the_scrape_and_ends_with_the_target() {
 }
 
 proptest::proptest! {
-    /// Any text is read or refused, never more; a second time gives the same series.
+    /// Any text is read or refused, without a panic; a second time gives the same series.
     #[test]
     fn no_text_breaks_the_intake(text in "([a-b#{}\",= \\\\\n\t0-9.-]|TYPE |HELP |EOF|NaN){0,60}") {
         for format in [Format::Text, Format::OpenMetrics] {

@@ -20,8 +20,8 @@ use crate::{AlertSink, AlertUpdate};
 
 /// Alerts in one request, as Prometheus sends them.
 const BATCH_MAX: usize = 256;
-/// Alerts that wait. Beyond it the ones that end first are dropped and counted: rules tell a
-/// firing alert again every minute.
+/// Alerts that wait. Beyond it the ones that end first are dropped and counted: rules send a firing
+/// alert again every minute.
 const WAITING_MAX: usize = 10_000;
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub struct Alertmanager(Arc<Shared>);
 
 struct Shared {
     endpoint: Endpoint,
-    /// Where a person looks the rule's expression up.
+    /// Where a person can look up the rule's expression.
     generator: String,
     waiting: Mutex<BTreeMap<Labels, Notice>>,
     news: Notify,
@@ -55,12 +55,12 @@ struct Shared {
 enum Failure {
     /// Trying again may help.
     Later(String),
-    /// It will not: something in the request is wrong.
+    /// It will not help: something in the request is wrong.
     Refused(String),
 }
 
 impl Alertmanager {
-    /// An Alertmanager at `url`; `generator` is the address of whoever evaluates the rules.
+    /// An Alertmanager at `url`; `generator` is the address of the evaluator of the rules.
     ///
     /// **Errors**: `url` cannot be used.
     pub fn new(url: &str, generator: &str) -> Result<Self, ClientError> {
@@ -109,8 +109,8 @@ impl Alertmanager {
         }
     }
 
-    /// Sends a batch. Where it is refused, each alert goes by itself, so that one that the
-    /// Alertmanager does not take holds up no other; that one is dropped.
+    /// Sends a batch. If it is refused, each alert is sent by itself, so that one that the
+    /// Alertmanager does not accept does not hold up the others; that one is dropped.
     async fn deliver(&self, batch: &[Notice]) -> Result<(), String> {
         match self.send(batch).await {
             Ok(()) => {
@@ -184,7 +184,7 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what was sent, unless there is newer word of it.
+    /// Forgets what was sent, unless there is a newer state of it.
     fn settle(&self, batch: &[Notice]) {
         let mut waiting = self.waiting();
         for notice in batch {
@@ -206,7 +206,7 @@ impl Shared {
 }
 
 impl AlertSink for Alertmanager {
-    fn tell(&self, updates: &[AlertUpdate]) {
+    fn send(&self, updates: &[AlertUpdate]) {
         let mut waiting = self.0.waiting();
         for AlertUpdate { notice, .. } in updates {
             waiting.insert(notice.labels.clone(), notice.clone());

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::endpoint::{ClientError, Endpoint};
 
-/// How long one query may take unless told otherwise.
+/// How long one query may take by default.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A Prometheus, Thanos or Mimir that answers `PromQL` over HTTP.
 #[derive(Clone)]

@@ -14,7 +14,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Bytes an answer may have: what we ask for is small.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Another server that is spoken to over HTTP: its address and the connections to it.
+/// Another server that is asked over HTTP: its address and the connections to it.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     client: Transport,

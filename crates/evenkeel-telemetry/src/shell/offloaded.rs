@@ -3,8 +3,8 @@ use jiff::Timestamp;
 
 use crate::Telemetry;
 
-/// Queries on threads of their own: a heavy one, or one that waits for a writer, holds up nobody
-/// on the executor that asks. Needs a tokio runtime.
+/// Queries on threads of their own: a heavy one, or one that waits for a writer, does not delay the
+/// executor that asks. Needs a tokio runtime.
 #[derive(Clone)]
 pub struct Offloaded(Telemetry);
 
@@ -56,7 +56,7 @@ mod tests {
     use crate::Limits;
 
     #[test]
-    fn a_query_that_waits_for_the_series_holds_up_nobody_else() {
+    fn a_query_that_waits_for_the_series_does_not_delay_others() {
         let telemetry = Telemetry::new(Limits::default());
         let metrics = Offloaded::new(telemetry.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -18,11 +18,11 @@ use tokio::{
 
 type Got = Arc<Mutex<Vec<(String, Value)>>>;
 
-/// Answers with these statuses, then 200; tells each request that it has answered.
+/// Answers with these statuses, then 200; signals each answer on the channel.
 async fn receiver(answers: &'static [&'static str]) -> (SocketAddr, Got, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (got, (tell, told)) = (Got::default(), mpsc::channel(64));
+    let (got, (done, answered)) = (Got::default(), mpsc::channel(64));
     let seen = got.clone();
     tokio::spawn(async move {
         let mut answers = answers.iter();
@@ -41,10 +41,10 @@ async fn receiver(answers: &'static [&'static str]) -> (SocketAddr, Got, mpsc::R
             let head = "content-length: 0\r\nconnection: close";
             let answer = format!("HTTP/1.1 {status}\r\n{head}\r\n\r\n");
             stream.write_all(answer.as_bytes()).await.unwrap();
-            tell.send(()).await.unwrap();
+            done.send(()).await.unwrap();
         }
     });
-    (address, got, told)
+    (address, got, answered)
 }
 
 fn update(job: &str, resolved: bool) -> AlertUpdate {
@@ -62,17 +62,17 @@ fn manager(address: SocketAddr) -> Alertmanager {
 }
 
 #[tokio::test]
-async fn what_fails_is_sent_again_and_newer_word_replaces_older() {
-    let (address, got, mut told) = receiver(&["503 Unavailable", "500 Error"]).await;
+async fn what_fails_is_sent_again_and_a_newer_state_replaces_an_older_one() {
+    let (address, got, mut answered) = receiver(&["503 Unavailable", "500 Error"]).await;
     let manager = manager(address);
-    manager.tell(&[update("api", false), update("web", false)]);
-    manager.tell(&[update("api", true)]);
+    manager.send(&[update("api", false), update("web", false)]);
+    manager.send(&[update("api", true)]);
     let sending = tokio::spawn(manager.clone().run());
     for _ in 0..3 {
-        told.recv().await.unwrap();
+        answered.recv().await.unwrap();
     }
-    manager.tell(&[update("web", true)]);
-    told.recv().await.unwrap();
+    manager.send(&[update("web", true)]);
+    answered.recv().await.unwrap();
     sending.abort();
     let got = got.lock().unwrap();
     let words: Vec<_> = got
@@ -95,17 +95,17 @@ async fn what_fails_is_sent_again_and_newer_word_replaces_older() {
 }
 
 #[tokio::test]
-async fn an_alert_that_is_refused_holds_up_no_other() {
-    let (address, got, mut told) = receiver(&["400 Bad Request", "422 Wrong", "200 OK"]).await;
+async fn an_alert_that_is_refused_does_not_hold_up_others() {
+    let (address, got, mut answered) = receiver(&["400 Bad Request", "422 Wrong", "200 OK"]).await;
     let manager = manager(address);
-    manager.tell(&[update("bad", false), update("good", false)]);
+    manager.send(&[update("bad", false), update("good", false)]);
     let sending = tokio::spawn(manager.clone().run());
     for _ in 0..3 {
-        told.recv().await.unwrap();
+        answered.recv().await.unwrap();
     }
-    // What is told now comes when all before it is settled.
-    manager.tell(&[update("next", false)]);
-    told.recv().await.unwrap();
+    // What is sent now comes when all before it is settled.
+    manager.send(&[update("next", false)]);
+    answered.recv().await.unwrap();
     sending.abort();
     let jobs = |alerts: &Value| {
         let jobs = alerts.as_array().unwrap().iter().map(|alert| alert["labels"]["job"].clone());
@@ -122,7 +122,7 @@ async fn too_many_are_dropped_and_counted() {
     let (address, ..) = receiver(&[]).await;
     let manager = manager(address);
     let updates: Vec<_> = (0..10_003).map(|n| update(&format!("job-{n}"), n < 2)).collect();
-    manager.tell(&updates);
+    manager.send(&updates);
     let metrics = manager.metrics();
     assert!(metrics.contains("evenkeel_alertmanager_alerts_dropped_total 3\n"), "{metrics}");
 }

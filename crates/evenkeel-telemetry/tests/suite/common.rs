@@ -38,7 +38,7 @@ impl Timer for TokioTime {
     }
 }
 
-/// A store whose watch tells what the test sends.
+/// A store whose watch sends what the test puts in.
 pub(crate) struct PodStore(std::sync::Mutex<Option<mpsc::UnboundedReceiver<WatchEvent>>>);
 
 pub(crate) fn pod_store() -> (mpsc::UnboundedSender<WatchEvent>, Arc<PodStore>) {

@@ -42,7 +42,7 @@ groups:
 struct Sink(Mutex<Vec<String>>);
 
 impl AlertSink for Sink {
-    fn tell(&self, updates: &[AlertUpdate]) {
+    fn send(&self, updates: &[AlertUpdate]) {
         let word = |n: &Notice| if n.resolved { "resolved" } else { "firing" };
         let notices = updates.iter().map(|update| &update.notice);
         let rows = notices.map(|n| format!("{} {}", n.labels.get("job"), word(n)));
@@ -132,7 +132,7 @@ fn groups_come_in_pages() {
 }
 
 #[test]
-fn replaced_rules_end_and_equal_ones_go_on() {
+fn replaced_rules_end_and_equal_ones_continue() {
     let telemetry = Telemetry::new(Limits::default());
     let rules = |record: &str| {
         let text = format!(
@@ -148,7 +148,7 @@ fn replaced_rules_end_and_equal_ones_go_on() {
     assert_eq!(telemetry.evaluate_rules(&evenkeel_base::FixedClock(at(0))).groups, 0);
     telemetry.set_rules("x", &rules("new"), ms(1)).unwrap();
     insta::assert_snapshot!(value(&telemetry, "count({__name__=~'old|kept'}) by (__name__)", 1), @r#"[{"metric":{"__name__":"kept"},"value":[1700000001,"1"]}]"#);
-    // Only the new group is due at once; the other one goes on as it was.
+    // Only the new group is due at once; the other one continues as it was.
     assert_eq!(telemetry.evaluate_rules(&evenkeel_base::FixedClock(at(1))).groups, 1);
     telemetry.set_rules("x", &RuleFile::default(), ms(2)).unwrap();
     insta::assert_snapshot!(value(&telemetry, "count({__name__=~'old|kept|new'})", 2), @"[]");

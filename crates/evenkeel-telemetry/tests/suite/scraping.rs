@@ -15,7 +15,7 @@ use evenkeel_telemetry::{
 };
 use jiff::Timestamp;
 
-/// Pods that answer with a counter of their scrapes, unless told to fail or hang.
+/// Pods that answer with a counter of their scrapes, unless set to fail or hang.
 #[derive(Default)]
 struct Pods {
     mood: Mutex<BTreeMap<String, &'static str>>,
