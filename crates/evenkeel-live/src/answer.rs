@@ -1,4 +1,4 @@
-//! What the server, or nobody, answered, in the words of the port.
+//! What the server answered, or that it did not answer, in the terms of the port.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use evenkeel_control::StoreError;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::words::told;
+use crate::words::describe;
 
 /// Characters of an answer that is not a Status that are shown: proxies send whole pages.
 const TEXT_MAX: usize = 300;
 
-/// Why an exchange gave nothing.
+/// Why an exchange gave no result.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The server answered with a refusal.
@@ -49,9 +49,9 @@ impl Failure {
     /// No exchange, because of this error; `plugin` is where the credentials come from.
     pub(crate) fn broken(error: &kube::Error, plugin: Option<&str>) -> Self {
         Self::Broken(match error {
-            // The envelope says nothing.
-            kube::Error::Service(error) => told(&**error, plugin),
-            other => told(other, plugin),
+            // The envelope adds nothing.
+            kube::Error::Service(error) => describe(&**error, plugin),
+            other => describe(other, plugin),
         })
     }
 
@@ -66,7 +66,7 @@ impl Failure {
         matches!(self, Self::Status(status) if status.code == 404 && !status.names_an_object())
     }
 
-    /// Whether the server has forgotten a place in its history.
+    /// Whether the server has forgotten a revision of its history.
     pub(crate) fn is_gone(&self) -> bool {
         matches!(self, Self::Status(status) if status.code == 410)
     }
@@ -76,8 +76,8 @@ impl Failure {
         matches!(self, Self::Status(status) if matches!(status.code, 401 | 403 | 404 | 405))
     }
 
-    /// Whether something is wrong. That an object is missing, there already or has changed is
-    /// everyday life.
+    /// Whether something is wrong. That an object is missing, exists already or has changed is
+    /// normal.
     pub(crate) fn is_trouble(&self) -> bool {
         match self {
             Self::Status(status) => !matches!(status.code, 404 | 409 | 410),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_object_and_an_unknown_kind_are_told_apart() {
+    fn a_missing_object_and_an_unknown_kind_are_distinguished() {
         let missing = json!({"kind": "Status", "code": 404, "reason": "NotFound",
             "message": "pods \"a\" not found", "details": {"name": "a", "kind": "pods"}});
         let missing = answer(404, &missing.to_string());
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_no_status_is_shown_in_short() {
+    fn an_answer_that_is_not_a_status_is_shown_in_short() {
         let error = answer(502, &"x".repeat(5000)).translate("Pod/x/a");
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
         assert!(error.to_string().len() < 400, "{error}");

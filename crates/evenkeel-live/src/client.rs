@@ -31,7 +31,7 @@ use crate::{
     counts::{Counts, Tally, Verb},
     pace::Pace,
     settings::LiveSettings,
-    words::{plugin, told},
+    words::{describe, plugin},
 };
 
 /// What we call ourselves, to API servers, webhooks and metrics servers alike.
@@ -93,7 +93,7 @@ impl ApiClient {
         }
         let plugin = plugin(&config.auth_info);
         Self::with(config, settings, plugin.as_deref())
-            .map_err(|error| ClientError::Setup { problem: told(&error, plugin.as_deref()) })
+            .map_err(|error| ClientError::Setup { problem: describe(&error, plugin.as_deref()) })
     }
 
     fn with(

@@ -20,15 +20,15 @@ pub enum ConnectError {
     Config {
         /// Its path, or where it was looked for.
         path: String,
-        /// The reader's words.
+        /// The message of the reader.
         problem: String,
     },
-    /// TLS or the like could not be set up.
+    /// TLS or another part could not be set up.
     #[error("client for {path}: {problem}")]
     Client {
         /// Path of the kubeconfig.
         path: String,
-        /// The library's words.
+        /// The message of the library.
         problem: String,
     },
 }
@@ -85,23 +85,22 @@ async fn of_home_or_pod(home: Option<PathBuf>) -> (String, Result<Config, String
         (None, Ok(pod)) => ("of this pod".to_owned(), Ok(pod)),
         (None, Err(error)) => {
             let problem =
-                format!("there is no ~/.kube/config, and this is no pod ({})", chain(&error));
+                format!("there is no ~/.kube/config, and this is not a pod ({})", chain(&error));
             ("from the environment".to_owned(), Err(problem))
         }
     }
 }
 
-/// Reads a list of files as kubectl does: those that are not there are passed over, the first to
-/// set a value wins.
+/// Reads a list of files as kubectl does: missing files are skipped, the first to set a value wins.
 fn merge(list: &OsStr) -> Result<Kubeconfig, String> {
     let named: Vec<PathBuf> =
         std::env::split_paths(list).filter(|path| !path.as_os_str().is_empty()).collect();
     let mut merged: Option<Kubeconfig> = None;
     for path in named.iter().filter(|path| path.exists()) {
-        let told = |error: KubeconfigError| format!("{}: {}", path.display(), chain(&error));
-        let next = Kubeconfig::read_from(path).map_err(told)?;
+        let failed = |error: KubeconfigError| format!("{}: {}", path.display(), chain(&error));
+        let next = Kubeconfig::read_from(path).map_err(failed)?;
         merged = Some(match merged {
-            Some(first) => first.merge(next).map_err(told)?,
+            Some(first) => first.merge(next).map_err(failed)?,
             None => next,
         });
     }
@@ -127,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_merged_and_missing_files_are_passed_over() {
+    fn a_list_is_merged_and_missing_files_are_skipped() {
         let dir = std::env::temp_dir().join(format!("evenkeel-kubeconfig-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let missing = dir.join("missing");

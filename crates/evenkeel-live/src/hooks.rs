@@ -158,8 +158,8 @@ impl Hooks for HttpHooks {
     }
 }
 
-/// A call that keeps its reply when it is dropped: without any, a failure, or it would be made for
-/// ever.
+/// A call that keeps its reply when it is dropped: without a reply, a failure is kept, or it would
+/// be made forever.
 struct UnderWay<'a> {
     hooks: &'a HttpHooks,
     call: &'a HookCall,
@@ -201,11 +201,11 @@ pub(crate) fn http_client() -> std::io::Result<HttpClient> {
     Ok(client)
 }
 
-/// The limits of one call: those of the manifest, as far as they are not beyond ours.
+/// The limits of one call: those of the manifest, up to ours.
 struct Limits {
     timeout: Duration,
     retries: u32,
-    /// What was cut, in words.
+    /// What was cut, as text.
     cut: String,
 }
 

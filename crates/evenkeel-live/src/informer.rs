@@ -22,7 +22,7 @@ use crate::{
     kinds::Route,
     lines::Lines,
     settings::LiveSettings,
-    shelf::{Shelf, Told},
+    shelf::{Shelf, Update},
     store::{KubeStore, Refused, object},
 };
 
@@ -328,8 +328,8 @@ pub(crate) fn watch(store: KubeStore, query: ListQuery) -> Watch {
             };
             let is_first_list = matches!(change, Change::Listed(..)) && !alone.shelf.is_synced();
             let told = alone.shelf.take(change).into_iter().map(|told| match told {
-                Told::Applied { new, .. } => WatchEvent::Applied(new),
-                Told::Deleted(old) => WatchEvent::Deleted(old),
+                Update::Applied { new, .. } => WatchEvent::Applied(new),
+                Update::Deleted(old) => WatchEvent::Deleted(old),
             });
             alone.ready.extend(told);
             if is_first_list {

@@ -49,8 +49,8 @@ impl Route {
     }
 }
 
-/// The kinds that a server has. Read when an unknown one is asked for, by whoever asks first; all
-/// others who ask meanwhile share the answer. While something stays unknown, all of them together
+/// The kinds that a server has. Read when an unknown one is asked for, by the first caller; all
+/// other callers meanwhile share the answer. While something stays unknown, all of them together
 /// look at most every [`LiveSettings::discovery_min`], and less and less often.
 pub(crate) struct Kinds {
     known: Mutex<BTreeMap<GroupKind, Route>>,

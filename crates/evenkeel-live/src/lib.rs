@@ -5,14 +5,14 @@
 //! KubeStore  Read and Write over kube's Client: raw requests, one JSON layer
 //!   client     connections: a limit on everything, dead ones are replaced
 //!   answer     what an answer means; "no such object" is not "no such kind"
-//!   words      what libraries say, without the secrets that they quote
+//!   words      messages of libraries, without the secrets that they quote
 //!   kinds      which kinds there are, asked for as rarely as possible
-//!   informer   list + watch that resumes, lists again after 410, and tells what it missed
-//!   pace       turns, for informers whose watches are no use
+//!   informer   list + watch that resumes, lists again after 410, and reports what it missed
+//!   pace       turns, for informers whose watches end at once
 //!   shelf      what is known of one query: the newer of the watch and of our own writes
 //! HttpHooks  webhooks, with in-cluster Service names resolved through the Store, and the built-in
 //!            load tester behind http://flagger-loadtester/
-//! ProviderNotifier  notifications to Slack, Discord and the like, in order, tried again
+//! ProviderNotifier  notifications to Slack, Discord and others, in order, tried again
 //! RealTime   Clock and Timer
 //! ```
 //! Not here: any decision. Nothing is generic over kinds: requests and answers are JSON values, so

@@ -172,7 +172,7 @@ async fn worker(client: &HttpClient, plan: &LoadPlan, target: &Uri, left: Option
             return;
         }
         let Some(request) = request(plan, target) else { return };
-        // What becomes of each request is measured by the gateway, not here.
+        // The gateway measures the result of each request, not the load tester.
         let exchange = async {
             if let Ok(answer) = client.request(request).await {
                 answer.into_body().collect().await.map(drop).unwrap_or_default();

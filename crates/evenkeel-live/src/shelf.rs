@@ -18,7 +18,7 @@ const GONE_MAX: usize = 4096;
 pub(crate) struct Shelf {
     query: ListQuery,
     objects: BTreeMap<Key, Arc<Obj>>,
-    /// What we have deleted, with uid, until the watch says so too.
+    /// What we have deleted, with uid, until the watch has reported it.
     gone: BTreeMap<Key, String>,
     revision: Revision,
     is_synced: bool,
@@ -26,14 +26,14 @@ pub(crate) struct Shelf {
 
 /// A change of what is known.
 #[derive(Debug, Clone)]
-pub(crate) enum Told {
+pub(crate) enum Update {
     /// An object is there; `old` is what was known of it before.
     Applied { old: Option<Arc<Obj>>, new: Arc<Obj> },
     /// An object is gone; this was known of it.
     Deleted(Arc<Obj>),
 }
 
-/// Whether revision `a` is later than `b`; `None` when nobody can say.
+/// Whether revision `a` is later than `b`; `None` when they cannot be compared.
 fn is_later(a: &str, b: &str) -> Option<bool> {
     Some(a.parse::<u64>().ok()? > b.parse::<u64>().ok()?)
 }
@@ -82,8 +82,8 @@ impl Shelf {
         inside.filter(fits).cloned().collect()
     }
 
-    /// Takes what the watch says, and tells what is new in it.
-    pub(crate) fn take(&mut self, change: Change) -> Vec<Told> {
+    /// Takes a change from the watch, and returns what is new in it.
+    pub(crate) fn take(&mut self, change: Change) -> Vec<Update> {
         match change {
             Change::Listed(objects, revision) => self.listed(objects, revision),
             Change::Applied(obj) => {
@@ -103,7 +103,7 @@ impl Shelf {
     }
 
     /// Takes the answer of a write of ours, unless the watch is past it already.
-    pub(crate) fn written(&mut self, obj: &Arc<Obj>) -> Option<Told> {
+    pub(crate) fn written(&mut self, obj: &Arc<Obj>) -> Option<Update> {
         let key = obj.key();
         if self.gone.get(key).is_some_and(|uid| uid == obj.uid()) {
             return None;
@@ -114,24 +114,24 @@ impl Shelf {
             return None;
         }
         if !self.query.matches(obj) {
-            return self.objects.remove(key).map(Told::Deleted);
+            return self.objects.remove(key).map(Update::Deleted);
         }
         let old = self.objects.insert(key.clone(), obj.clone());
-        Some(Told::Applied { old, new: obj.clone() })
+        Some(Update::Applied { old, new: obj.clone() })
     }
 
-    /// Takes a deletion of ours after which the object with this uid is gone for good.
-    pub(crate) fn unmade(&mut self, key: &Key, uid: &str) -> Option<Told> {
+    /// Takes a deletion of ours after which the object with this uid does not exist any more.
+    pub(crate) fn unmade(&mut self, key: &Key, uid: &str) -> Option<Update> {
         if uid.is_empty() || self.objects.get(key).is_none_or(|old| old.uid() != uid) {
             return None;
         }
         if self.gone.len() < GONE_MAX {
             self.gone.insert(key.clone(), uid.to_owned());
         }
-        self.objects.remove(key).map(Told::Deleted)
+        self.objects.remove(key).map(Update::Deleted)
     }
 
-    fn applied(&mut self, obj: Arc<Obj>) -> Vec<Told> {
+    fn applied(&mut self, obj: Arc<Obj>) -> Vec<Update> {
         let key = obj.key().clone();
         if self.gone.get(&key).is_some_and(|uid| uid == obj.uid()) {
             return Vec::new();
@@ -145,15 +145,15 @@ impl Shelf {
             }
         }
         self.objects.insert(key, obj.clone());
-        // A namesake with another uid: the old one went first.
+        // An object of the same name with another uid: the old one went first.
         let (old, went) = match old {
             Some(old) if old.uid() != obj.uid() => (None, Some(old)),
             old => (old, None),
         };
-        went.map(Told::Deleted).into_iter().chain([Told::Applied { old, new: obj }]).collect()
+        went.map(Update::Deleted).into_iter().chain([Update::Applied { old, new: obj }]).collect()
     }
 
-    fn deleted(&mut self, obj: Arc<Obj>) -> Option<Told> {
+    fn deleted(&mut self, obj: Arc<Obj>) -> Option<Update> {
         let key = obj.key();
         if self.gone.get(key).is_some_and(|uid| uid == obj.uid()) {
             self.gone.remove(key);
@@ -162,10 +162,10 @@ impl Shelf {
             return None;
         }
         self.objects.remove(key);
-        Some(Told::Deleted(obj))
+        Some(Update::Deleted(obj))
     }
 
-    fn listed(&mut self, objects: Vec<Arc<Obj>>, revision: Revision) -> Vec<Told> {
+    fn listed(&mut self, objects: Vec<Arc<Obj>>, revision: Revision) -> Vec<Update> {
         let listed: BTreeMap<&Key, &str> =
             objects.iter().map(|obj| (obj.key(), obj.uid())).collect();
         let vanished = |key: &Key, old: &Arc<Obj>| {
@@ -173,22 +173,22 @@ impl Shelf {
             // What we wrote after the list was made is not in it.
             !is_there && is_later(revision_of(old), &revision.0) != Some(true)
         };
-        let mut told = Vec::new();
+        let mut updates = Vec::new();
         self.objects.retain(|key, old| {
             let goes = vanished(key, old);
             if goes {
-                told.push(Told::Deleted(old.clone()));
+                updates.push(Update::Deleted(old.clone()));
             }
             !goes
         });
-        // A list from before a deletion of ours: the watch will tell of it.
+        // A list from before a deletion of ours: the watch will report it.
         self.gone.retain(|key, uid| listed.get(key).is_some_and(|listed| listed == uid));
         for obj in objects {
-            told.extend(self.applied(obj));
+            updates.extend(self.applied(obj));
         }
         self.revision = revision;
         self.is_synced = true;
-        told
+        updates
     }
 }
 
@@ -214,12 +214,12 @@ mod tests {
         Change::Listed(objects.iter().map(|text| obj(text)).collect(), Revision::from(revision))
     }
 
-    fn show(told: impl IntoIterator<Item = Told>) -> String {
-        let one = |told| match told {
-            Told::Applied { new, .. } => format!("+{}@{}", new.name(), new.revision()),
-            Told::Deleted(old) => format!("-{}@{}", old.name(), old.revision()),
+    fn show(updates: impl IntoIterator<Item = Update>) -> String {
+        let one = |update| match update {
+            Update::Applied { new, .. } => format!("+{}@{}", new.name(), new.revision()),
+            Update::Deleted(old) => format!("-{}@{}", old.name(), old.revision()),
         };
-        told.into_iter().map(one).collect::<Vec<_>>().join(" ")
+        updates.into_iter().map(one).collect::<Vec<_>>().join(" ")
     }
 
     fn known(shelf: &Shelf) -> String {
@@ -234,15 +234,15 @@ mod tests {
     }
 
     #[test]
-    fn a_list_after_a_gap_tells_what_changed_and_what_vanished() {
+    fn a_list_after_a_gap_shows_what_changed_and_what_vanished() {
         let mut shelf = shelf(9, &["a@1", "b@2", "c@3", "d@4"]);
-        let told = shelf.take(list(20, &["a@1", "b@12", "d@15:2"]));
-        assert_eq!(show(told), "-c@3 -d@4 +b@12 +d@15");
+        let updates = shelf.take(list(20, &["a@1", "b@12", "d@15:2"]));
+        assert_eq!(show(updates), "-c@3 -d@4 +b@12 +d@15");
         assert_eq!(known(&shelf), "a@1 b@12 d@15");
     }
 
     #[test]
-    fn a_write_of_ours_is_seen_at_once_and_told_once() {
+    fn a_write_of_ours_is_seen_at_once_and_reported_once() {
         let mut shelf = shelf(9, &["a@1"]);
         assert_eq!(show(shelf.written(&obj("a@12"))), "+a@12");
         assert_eq!(known(&shelf), "a@12");
@@ -275,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn what_we_deleted_does_not_come_back_but_a_namesake_may() {
+    fn what_we_deleted_does_not_come_back_but_a_new_object_of_that_name_may() {
         let mut shelf = shelf(9, &["a@1"]);
         let key = obj("a@1").key().clone();
         assert_eq!(show(shelf.unmade(&key, "1")), "-a@1");
         assert_eq!(show(shelf.take(Change::Applied(obj("a@10")))), "", "before our deletion");
         assert_eq!(show(shelf.take(list(10, &["a@10"]))), "", "before our deletion");
-        assert_eq!(show(shelf.take(Change::Deleted(obj("a@11")))), "", "told already");
+        assert_eq!(show(shelf.take(Change::Deleted(obj("a@11")))), "", "reported already");
         assert_eq!(show(shelf.take(Change::Applied(obj("a@14:2")))), "+a@14");
         // Our answer comes late, and is about the old one.
         assert_eq!(show(shelf.unmade(&key, "1")), "");
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn revisions_that_are_no_numbers_leave_it_to_the_watch() {
+    fn revisions_that_are_not_numbers_are_left_to_the_watch() {
         let mut shelf = shelf(9, &["a@x"]);
         assert_eq!(show(shelf.written(&obj("a@y"))), "");
         assert_eq!(show(shelf.take(Change::Applied(obj("a@y")))), "+a@y");

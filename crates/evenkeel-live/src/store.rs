@@ -144,7 +144,7 @@ impl KubeStore {
         }))
     }
 
-    /// Deletes an object, and tells what has become of it.
+    /// Deletes an object, and returns the result.
     pub(crate) async fn delete_now(
         &self,
         key: &Key,
@@ -177,7 +177,7 @@ impl KubeStore {
     }
 }
 
-/// What has become of a deleted object.
+/// The result of a deletion.
 #[derive(Debug)]
 pub(crate) enum Deleted {
     /// It had this uid and is gone.
@@ -350,8 +350,8 @@ impl Page {
 }
 
 /// Reads an object out of an answer. List items lack `apiVersion` and `kind`, and answers without
-/// bodies have those of the envelope, so they are given. Who wrote which field is dropped: nobody
-/// here asks, and it is often half of an object.
+/// bodies have those of the envelope, so they are given. `managedFields` are dropped: nothing here
+/// reads them, and they are often half of an object.
 pub(crate) fn object(mut body: Value, kind: &GroupKind, route: &Route) -> Result<Obj, ObjError> {
     if let Some(fields) = body.as_object_mut() {
         fields.insert("apiVersion".to_owned(), json!(route.api_version));

@@ -1,15 +1,14 @@
 //! Real time.
 //!
-//! **The law.**
 //! 1. `now` is the wall clock, read at every call. So it is right after a suspend and after a step
-//!    of the clock, and agrees with what the API server, Prometheus and other replicas call now;
-//!    a stamp in an object, an Event or a query is never hours off because a process is old.
-//! 2. A wait is a wait: [`Timer::sleep`] and [`Clock::steady`] follow the clock that counts since
-//!    boot, suspend included. Nobody can set it, so nobody stretches or cuts a wait that runs.
-//! 3. The wall clock may step, forwards or back, when a person or NTP sets it. That is said in the
-//!    log, once per step. Who computes a wait from a stamp in an object bounds it: a stamp later
-//!    than now counts as made now, so a step back costs at most one more interval. Who keeps
-//!    alarms in memory keeps them in `steady` time.
+//!    of the clock, and agrees with what the API server, Prometheus and other replicas call now; a
+//!    stamp in an object, an Event or a query is never hours off because a process is old.
+//! 2. [`Timer::sleep`] and [`Clock::steady`] follow the clock that counts since boot, suspend
+//!    included. It cannot be set, so a wait that runs is neither stretched nor cut.
+//! 3. The wall clock may step, forwards or back, when a person or NTP sets it. That is logged once
+//!    per step. Code that computes a wait from a stamp in an object bounds it: a stamp later than
+//!    now counts as made now, so a step back costs at most one more interval. Code that keeps alarms
+//!    in memory keeps them in `steady` time.
 
 use std::{
     sync::{
@@ -27,10 +26,10 @@ use rustix::time::{ClockId, clock_gettime};
 /// Tokio's timers stand still in suspend, so a long wait is cut into pieces of this length, and
 /// what is left is read from the clock that does not.
 const PIECE: Duration = Duration::from_secs(5);
-/// A smaller step is the everyday slewing of NTP: nothing to tell.
+/// A smaller step is the everyday slewing of NTP and is not logged.
 const STEP_MIN: SignedDuration = SignedDuration::from_secs(1);
 
-/// The clocks of this machine. See the module for the law that they obey.
+/// The clocks of this machine. See the module for their rules.
 #[derive(Debug, Clone)]
 pub struct RealTime {
     wall: fn() -> Timestamp,
@@ -62,7 +61,7 @@ impl RealTime {
         if step.abs() < STEP_MIN {
             return None;
         }
-        // Whoever is first to store it tells it.
+        // The first to store it reports it.
         let ordering = Ordering::Relaxed;
         let stored = self.offset_us.compare_exchange(before, offset, ordering, ordering);
         stored.is_ok().then_some(step)
@@ -75,7 +74,7 @@ impl Clock for RealTime {
         if let Some(step) = self.notice(now, boot) {
             let way = if step.is_negative() { "back" } else { "forward" };
             let by = format!("{:#}", step.abs());
-            tracing::warn!(by, "the wall clock was set {way}; waits go on as they were");
+            tracing::warn!(by, "the wall clock was set {way}; waits are not affected");
         }
         now
     }
@@ -107,7 +106,7 @@ fn sleep(wait: Duration, clock: impl Fn() -> Duration) -> impl Future<Output = (
     }
 }
 
-/// Time since boot, suspend included, as nobody can set it.
+/// Time since boot, suspend included; it cannot be set.
 pub(crate) fn since_boot() -> Duration {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     const CLOCK: ClockId = ClockId::Boottime;
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_of_the_wall_clock_is_told_once_and_a_suspend_is_none() {
+    fn a_step_of_the_wall_clock_is_reported_once_and_a_suspend_is_not() {
         let time = RealTime::start();
         let (wall, boot) = (time.started, time.boot);
         let hour = Duration::from_hours(1);
@@ -172,7 +171,7 @@ mod tests {
             |wall: Timestamp, boot: Duration| time.notice(wall, boot).map(|step| step.as_secs());
         assert_eq!(steps(wall + hour, boot + hour), None, "an hour went by, in suspend or not");
         assert_eq!(steps(wall - hour + hour, boot + hour), Some(-3600));
-        assert_eq!(steps(wall, boot + hour), None, "told already");
+        assert_eq!(steps(wall, boot + hour), None, "reported already");
         assert_eq!(steps(wall + hour, boot + hour), Some(3600), "set right again");
         let slewed = SignedDuration::from_millis(900);
         assert_eq!(steps(wall + hour + slewed, boot + hour), None, "NTP at work");

@@ -1,5 +1,5 @@
-//! What libraries say about a failure, without what they quote: the lines of a kubeconfig, the
-//! output of a credential plugin.
+//! The messages of libraries about a failure, without what they quote: the lines of a kubeconfig,
+//! the output of a credential plugin.
 
 use std::error::Error;
 
@@ -11,12 +11,12 @@ use serde_saphyr::Error as YamlError;
 
 /// An error with its causes in one line, each once.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    told(error, None)
+    describe(error, None)
 }
 
-/// As [`chain`], of whoever uses this credential plugin.
-pub(crate) fn told(error: &(dyn Error + 'static), plugin: Option<&str>) -> String {
-    // Envelopes repeat what such an error quotes.
+/// As [`chain`], for a user of this credential plugin.
+pub(crate) fn describe(error: &(dyn Error + 'static), plugin: Option<&str>) -> String {
+    // Outer errors repeat what such an error quotes.
     if let Some(words) = causes(error).find_map(|error| unquoted(error, plugin)) {
         return words;
     }
@@ -36,7 +36,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Our own words for an error whose text may contain a secret.
+/// Our own message for an error whose text may contain a secret.
 fn unquoted(error: &(dyn Error + 'static), plugin: Option<&str>) -> Option<String> {
     if let Some(KubeconfigError::Parse(problem)) = error.downcast_ref() {
         return Some(yaml(problem));

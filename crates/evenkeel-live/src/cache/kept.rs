@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use super::{Shared, readers::Reader};
 use crate::{
     informer::{Change, Detail, Informer},
-    shelf::{Shelf, Told},
+    shelf::{Shelf, Update},
     time::since_boot,
 };
 
@@ -184,7 +184,7 @@ impl State {
         });
     }
 
-    fn tell(&mut self, told: impl IntoIterator<Item = Told>) {
+    fn tell(&mut self, told: impl IntoIterator<Item = Update>) {
         for told in told {
             self.each(|reader| reader.tell(&told));
         }
@@ -214,7 +214,7 @@ pub(super) fn follow(cache: Arc<Cache>, query: &ListQuery) -> Watch {
     {
         let mut state = cache.state();
         for obj in state.shelf.list(query) {
-            reader.tell(&Told::Applied { old: None, new: obj });
+            reader.tell(&Update::Applied { old: None, new: obj });
         }
         if state.shelf.is_synced() {
             reader.synced();

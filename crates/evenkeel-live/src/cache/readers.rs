@@ -7,7 +7,7 @@ use evenkeel_api::{Key, Obj};
 use evenkeel_control::{ListQuery, StoreError, WatchEvent};
 use tokio::sync::Notify;
 
-use crate::shelf::Told;
+use crate::shelf::Update;
 
 /// One watch of a controller: what it has yet to be told.
 ///
@@ -48,20 +48,20 @@ impl Reader {
     }
 
     /// Takes a change of the cache, as far as it is one for this reader.
-    pub(super) fn tell(&self, told: &Told) {
+    pub(super) fn tell(&self, told: &Update) {
         match told {
-            Told::Applied { new, .. } if self.query.matches(new) => {
+            Update::Applied { new, .. } if self.query.matches(new) => {
                 self.put(new, |waiting| waiting.applied = Some(new.clone()));
             }
             // It does not fit any more: gone, as far as this reader knows.
-            Told::Applied { old: Some(gone), .. } | Told::Deleted(gone)
+            Update::Applied { old: Some(gone), .. } | Update::Deleted(gone)
                 if self.query.matches(gone) =>
             {
                 self.put(gone, |waiting| {
                     *waiting = Waiting { deleted: Some(gone.clone()), applied: None };
                 });
             }
-            Told::Applied { .. } | Told::Deleted(_) => {}
+            Update::Applied { .. } | Update::Deleted(_) => {}
         }
     }
 
@@ -141,8 +141,8 @@ mod tests {
         Arc::new(Obj::from_json(body).unwrap())
     }
 
-    fn applied(name: &str, revision: u64) -> Told {
-        Told::Applied { old: None, new: obj(name, revision, "web") }
+    fn applied(name: &str, revision: u64) -> Update {
+        Update::Applied { old: None, new: obj(name, revision, "web") }
     }
 
     fn reader() -> Reader {
@@ -173,9 +173,9 @@ mod tests {
         reader.tell(&applied("a", 4));
         assert_eq!(drain(&reader), "+a@4 +b@2 synced");
         reader.tell(&applied("a", 5));
-        reader.tell(&Told::Deleted(obj("a", 6, "web")));
+        reader.tell(&Update::Deleted(obj("a", 6, "web")));
         assert_eq!(drain(&reader), "-a@6");
-        reader.tell(&Told::Deleted(obj("a", 6, "web")));
+        reader.tell(&Update::Deleted(obj("a", 6, "web")));
         reader.tell(&applied("a", 8));
         reader.tell(&applied("a", 9));
         assert_eq!(drain(&reader), "-a@6 +a@9");
@@ -185,10 +185,10 @@ mod tests {
     #[test]
     fn what_no_longer_fits_is_gone_and_what_never_did_is_not_told() {
         let reader = reader();
-        let relabelled = Told::Applied { old: Some(obj("a", 1, "web")), new: obj("a", 2, "old") };
+        let relabelled = Update::Applied { old: Some(obj("a", 1, "web")), new: obj("a", 2, "old") };
         reader.tell(&relabelled);
-        reader.tell(&Told::Applied { old: Some(obj("b", 1, "old")), new: obj("b", 2, "old") });
-        reader.tell(&Told::Deleted(obj("c", 1, "old")));
+        reader.tell(&Update::Applied { old: Some(obj("b", 1, "old")), new: obj("b", 2, "old") });
+        reader.tell(&Update::Deleted(obj("c", 1, "old")));
         assert_eq!(drain(&reader), "-a@1");
     }
 

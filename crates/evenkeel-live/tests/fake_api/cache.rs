@@ -1,4 +1,4 @@
-//! One watch for everybody, and what a reader may count on.
+//! One watch for all readers, and what a reader may rely on.
 
 use std::{
     sync::{
@@ -38,7 +38,7 @@ fn patient() -> LiveSettings {
 /// A server with ConfigMaps `a` and `b`, and the other end of its watch. Writes are answered with
 /// revision 20.
 async fn server() -> (Server, mpsc::UnboundedSender<Value>) {
-    let (tell, feed) = mpsc::unbounded_channel();
+    let (events, feed) = mpsc::unbounded_channel();
     let feed = Mutex::new(Some(feed));
     let server = Server::start(move |request| match (&*request.method, request.path()) {
         ("GET", ALL) if request.is_watch() => match feed.lock().unwrap().take() {
@@ -58,10 +58,10 @@ async fn server() -> (Server, mpsc::UnboundedSender<Value>) {
         _ => UNKNOWN,
     })
     .await;
-    (server, tell)
+    (server, events)
 }
 
-/// Reads events until everything that is there has been told.
+/// Reads events until everything that exists has been sent.
 async fn synced(watch: &mut Watch) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
@@ -91,7 +91,7 @@ fn is_read(request: &Request) -> bool {
 
 #[tokio::test]
 async fn all_watches_and_reads_of_a_kind_share_one_list_and_one_watch() {
-    let (server, tell) = server().await;
+    let (server, events) = server().await;
     let store = CachedStore::new(server.store(patient()));
     let all = ListQuery::of::<ConfigMap>();
     let mut first = store.watch(all.clone());
@@ -100,7 +100,7 @@ async fn all_watches_and_reads_of_a_kind_share_one_list_and_one_watch() {
     assert_eq!(synced(&mut second).await, ["+a@1", "+b@2"]);
     let mut elsewhere = store.watch(all.clone().within("y"));
     assert_eq!(synced(&mut elsewhere).await, [""; 0]);
-    tell.send(event("MODIFIED", &config_map("a", 11, "two"))).unwrap();
+    events.send(event("MODIFIED", &config_map("a", 11, "two"))).unwrap();
     assert_eq!(next(&mut first).await, "+a@11");
     assert_eq!(next(&mut second).await, "+a@11");
     let found = store.get(&key("a")).await.unwrap().unwrap();
@@ -118,7 +118,7 @@ async fn all_watches_and_reads_of_a_kind_share_one_list_and_one_watch() {
 
 #[tokio::test]
 async fn a_write_is_read_at_once_and_older_events_do_not_undo_it() {
-    let (server, tell) = server().await;
+    let (server, events) = server().await;
     let store = CachedStore::new(server.store(patient()));
     let mut watch = store.watch(ListQuery::of::<ConfigMap>());
     synced(&mut watch).await;
@@ -133,12 +133,12 @@ async fn a_write_is_read_at_once_and_older_events_do_not_undo_it() {
     store.delete(&key("b"), &DeleteOptions::default()).await.unwrap();
     assert!(store.get(&key("b")).await.unwrap().is_none());
     assert_eq!(next(&mut watch).await, "-b@2");
-    // What the watch has to say about all this comes late, and in its own order.
-    tell.send(event("MODIFIED", &config_map("a", 15, "half"))).unwrap();
-    tell.send(event("MODIFIED", &config_map("b", 16, "half"))).unwrap();
-    tell.send(event("MODIFIED", &config_map("a", 20, "two"))).unwrap();
-    tell.send(event("DELETED", &config_map("b", 21, "half"))).unwrap();
-    tell.send(event("MODIFIED", &config_map("a", 22, "three"))).unwrap();
+    // The events about all this come late, and in the order of the watch.
+    events.send(event("MODIFIED", &config_map("a", 15, "half"))).unwrap();
+    events.send(event("MODIFIED", &config_map("b", 16, "half"))).unwrap();
+    events.send(event("MODIFIED", &config_map("a", 20, "two"))).unwrap();
+    events.send(event("DELETED", &config_map("b", 21, "half"))).unwrap();
+    events.send(event("MODIFIED", &config_map("a", 22, "three"))).unwrap();
     assert_eq!(next(&mut watch).await, "+a@22");
     let listed = store.list(&ListQuery::of::<ConfigMap>()).await.unwrap();
     assert_eq!(
@@ -167,7 +167,7 @@ async fn a_cache_whose_watch_is_dead_answers_nothing() {
     dead.store(true, Ordering::Relaxed);
     let error = soon(async {
         loop {
-            // The watch says that it does not get on; some time later nobody believes the cache.
+            // The watch reports that it is broken; some time later the cache is not read any more.
             assert!(watch.next().await.unwrap().is_err());
             if let Err(error) = store.get(&key("a")).await {
                 return error;
@@ -213,14 +213,14 @@ async fn secrets_are_watched_without_their_content() {
     // The answer of a write does not bring it in either.
     store.patch(&a, &Patch::Merge(json!({})), &WriteOptions::default()).await.unwrap();
     let WatchEvent::Applied(seen) = soon(watch.next()).await.unwrap().unwrap() else {
-        panic!("a write is told as an object")
+        panic!("a write is sent as an object")
     };
     assert_eq!(&*seen.revision().0, "20");
     assert!(!seen.json().to_string().contains("c2VjcmV0"));
 }
 
 #[tokio::test]
-async fn what_is_read_often_is_watched_in_its_namespace_until_nobody_reads_it() {
+async fn what_is_read_often_is_watched_in_its_namespace_until_it_is_not_read_any_more() {
     let server = Server::start(|request| match request.path() {
         INSIDE if request.is_watch() => Reply::Watch(Vec::new(), End::Clean),
         INSIDE => Reply::Json(200, list(10, &[config_map("a", 1, "one")])),
@@ -254,7 +254,7 @@ async fn what_is_read_often_is_watched_in_its_namespace_until_nobody_reads_it() 
 }
 
 #[tokio::test]
-async fn a_dropped_watch_lets_its_cache_go() {
+async fn a_dropped_watch_closes_its_cache() {
     let server = Server::start(|request| match request.path() {
         ALL if request.is_watch() => Reply::Watch(Vec::new(), End::Clean),
         ALL => Reply::Json(200, list(10, &[])),
@@ -266,7 +266,7 @@ async fn a_dropped_watch_lets_its_cache_go() {
     let mut watch = store.watch(ListQuery::of::<ConfigMap>());
     synced(&mut watch).await;
     server.reached(3, Request::is_watch).await;
-    assert_eq!(store.kept().len(), 1, "somebody watches it");
+    assert_eq!(store.kept().len(), 1, "it is still watched");
     drop(watch);
     soon(async {
         while !store.kept().is_empty() {

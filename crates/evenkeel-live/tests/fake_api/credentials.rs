@@ -15,7 +15,7 @@ async fn refused(folder: &Path, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_kubeconfig_that_cannot_be_read_is_told_by_line_and_column_and_never_quoted() {
+async fn a_kubeconfig_that_cannot_be_read_is_reported_by_line_and_column_and_never_quoted() {
     let folder = std::env::temp_dir().join(format!("evenkeel-broken-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let cases = [

@@ -137,7 +137,7 @@ async fn no_command_line_ends_the_load_tester() {
     }
     // These are read as they are, and come to nothing; the place is free again each time.
     for command in [
-        "hey -n 1 http://nobody/",
+        "hey -n 1 http://unknown/",
         "hey -n 1 'http://[::1/'",
         "hey -n 1 -H 'Content-Length: x' http://127.0.0.1:1/",
     ] {
