@@ -30,7 +30,7 @@ use crate::view::{Name, PodFacts, View};
 
 /// Changes taken together at most; a rebuild in between keeps a flood from starving traffic.
 const CHANGES_AT_ONCE: usize = 1_024;
-/// When to try again what did not work.
+/// When to try again after a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// What the controller works with.
@@ -47,7 +47,7 @@ pub struct Setup {
 /// A kind whose objects are followed.
 struct Followed {
     kind: GroupKind,
-    /// A cluster may lack it; then there are none, and the rest must be served.
+    /// The cluster may not define the kind; then there are none, and the rest must be served.
     optional: bool,
     /// Whether all that existed at the start has been seen.
     synced: bool,
@@ -68,7 +68,7 @@ impl Followed {
     }
 }
 
-/// Keeps the data plane in step with the objects.
+/// Keeps the data plane in line with the objects.
 pub struct Controller {
     setup: Setup,
     view: View,
@@ -79,7 +79,7 @@ pub struct Controller {
     generation: u64,
     errors: BTreeMap<SocketAddr, String>,
     applied_once: bool,
-    /// Something did not work that may work later.
+    /// Something failed that may work later.
     unfinished: bool,
 }
 
@@ -110,7 +110,7 @@ impl Controller {
         }
     }
 
-    /// Follows the objects for ever; ends only when every watch has ended.
+    /// Follows the objects forever; ends only when every watch has ended.
     pub async fn run(mut self) {
         let watch = |(index, followed): (usize, &Followed)| {
             let query = ListQuery::all(followed.kind.clone());
@@ -173,7 +173,7 @@ impl Controller {
             obj.get().map(|slice| self.view.slices.insert(name, slice)).map(|_| true)
         } else if kind.is::<HttpRoute>() {
             self.written.insert(obj.key().clone(), Arc::clone(obj));
-            // Our own status writes come back too; only the wish counts.
+            // Our own status writes come back too; only the spec counts.
             obj.get::<HttpRoute>().map(|route| {
                 let before = self.view.routes.insert(name, Arc::clone(&route));
                 before.is_none_or(|old| {
@@ -309,13 +309,13 @@ impl Controller {
     async fn report_drained(&mut self, name: Name, pod: &Leaving) {
         let key = Key::of::<Pod>(&name.0, &name.1);
         let uid = &*pod.uid;
-        // With the uid the write bounces off a successor of the same name.
+        // With the uid the write to a successor of the same name is refused.
         let metadata = json!({"uid": uid, "annotations": {DRAINED: uid}});
         let patch = Patch::Merge(json!({"metadata": metadata}));
         let options = WriteOptions { manager: CONTROLLER, ..WriteOptions::default() };
         match self.setup.ports.writes.patch(&key, &patch, &options).await {
             Ok(_) => tracing::info!(controller = CONTROLLER, object = %key, "drained"),
-            // It is gone already; that is as empty as it gets.
+            // It is gone already, so there is nothing to report.
             Err(StoreError::NotFound { .. } | StoreError::Conflict { .. }) => {}
             Err(error) => {
                 tracing::warn!(controller = CONTROLLER, object = %key, %error, "not reported");
@@ -329,7 +329,7 @@ impl Controller {
         }
     }
 
-    /// Writes the status as a whole; a stale write bounces off and is made again after the next look.
+    /// Writes the status as a whole; a stale write is refused and made again after the next look.
     async fn write_status(&mut self, key: &Key, status: serde_json::Value) -> Option<Arc<Obj>> {
         let options = WriteOptions {
             subresource: Some(Subresource::Status),

@@ -9,12 +9,12 @@ use evenkeel_control::BoxFuture;
 
 use crate::engine::{Snapshot, Switches};
 
-/// What changed last; whoever waits for workers compares two of these.
+/// What changed last; code that waits for workers compares two of these.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The generation that every worker runs.
     pub acknowledged: u64,
-    /// Grows whenever an endpoint that gets no more requests has none left.
+    /// Grows whenever an endpoint that gets no new requests has none left.
     pub emptied: u64,
 }
 
@@ -36,7 +36,7 @@ impl Lag {
 
 /// Runs configurations: `shell::Gateway` on sockets, the simulator on engines.
 pub trait DataPlane: Send + Sync {
-    /// Hands over a configuration. The result tells the addresses that cannot be served, and why.
+    /// Hands over a configuration. Returns the addresses that cannot be served, and why.
     fn apply(&self, snapshot: &Arc<Snapshot>) -> BTreeMap<SocketAddr, String>;
 
     /// How far all workers are.

@@ -1,6 +1,6 @@
 //! Names that others rely on: controller, condition types and reasons.
 
-/// Who writes our entries in the status of routes and Gateways.
+/// The controller name in our entries in the status of routes and Gateways.
 pub const CONTROLLER: &str = "evenkeel.dev/gateway";
 
 /// The parent takes the route.
@@ -20,7 +20,7 @@ pub const NOT_ALLOWED_BY_LISTENERS: &str = "NotAllowedByListeners";
 pub const UNSUPPORTED_VALUE: &str = "UnsupportedValue";
 /// A backend does not exist.
 pub const BACKEND_NOT_FOUND: &str = "BackendNotFound";
-/// A backend is no Service.
+/// A backend is not a Service.
 pub const INVALID_KIND: &str = "InvalidKind";
 /// A backend lies in another namespace that does not let the route refer to it.
 pub const REF_NOT_PERMITTED: &str = "RefNotPermitted";
@@ -37,7 +37,7 @@ pub const CONFLICTED: &str = "Conflicted";
 pub const NO_CONFLICTS: &str = "NoConflicts";
 /// Two listeners have the same port and host name.
 pub const HOSTNAME_CONFLICT: &str = "HostnameConflict";
-/// The port belongs to somebody else.
+/// The port is used by another process.
 pub const PORT_UNAVAILABLE: &str = "PortUnavailable";
 /// The listener wants something else than HTTP.
 pub const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";

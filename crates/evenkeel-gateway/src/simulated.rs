@@ -49,7 +49,7 @@ pub struct Simulated {
 struct State {
     workers: Vec<Worker>,
     emptied: u64,
-    /// Grows with every change, so that nobody waits for what has happened.
+    /// Grows with every change, so that no waiter misses what has happened.
     changes: u64,
     waiting: Vec<Waker>,
 }
@@ -83,7 +83,7 @@ pub struct Sent {
     pub took: Duration,
     /// Attempts made.
     pub attempts: u32,
-    /// Who answered.
+    /// The endpoint that answered.
     pub endpoint: Option<SocketAddr>,
 }
 

@@ -15,10 +15,10 @@ use crate::reasons::{
     RESOLVED_REFS,
 };
 
-/// When and of what a condition speaks.
+/// The generation that a condition is about, and its time.
 type Observed = (i64, Timestamp);
 
-/// The parents in the status of a route: ours anew, those of others as they were.
+/// The parents in the status of a route: ours rebuilt, those of others as they were.
 pub(crate) fn parents(
     before: &RouteStatus,
     verdict: &RouteVerdict,
@@ -125,7 +125,7 @@ fn listener(
 
 fn conditions_of(before: &Value) -> Vec<Condition> {
     let list = before.get("conditions").cloned().unwrap_or_else(|| json!([]));
-    // What cannot be read is written anew.
+    // What cannot be read is replaced.
     serde_json::from_value(list).unwrap_or_default()
 }
 

@@ -35,7 +35,7 @@ pub struct View {
     pub gateway_address: IpAddr,
 }
 
-/// The little that the gateway needs to know of a pod.
+/// The facts about a pod that the gateway needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
     /// Its uid: a successor of the same name is another pod.

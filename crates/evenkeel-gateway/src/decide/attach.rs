@@ -31,7 +31,7 @@ struct Places<'a> {
     served: BTreeMap<SocketAddr, Served>,
 }
 
-/// What is collected for an address, and whom it belongs to.
+/// What is collected for an address, and the Gateway that it belongs to.
 #[derive(Default)]
 struct Served {
     owner: Name,
@@ -74,7 +74,7 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// A Service that no route speaks for serves its own endpoints.
+    /// A Service that is not a parent of any route serves its own endpoints.
     fn complete(&mut self, pools: &Pools) {
         for one in &pools.services {
             let sections = self.served.get_mut(&one.address).map(|place| &mut place.sections);
@@ -99,7 +99,7 @@ pub(super) fn routes(view: &View, pools: &Pools) -> Attached {
                 ("gateway.networking.k8s.io", "Gateway") => {
                     to_gateway((name, route), parent, &translated, &mut places)
                 }
-                // Somebody else's parent.
+                // A parent of another implementation.
                 _ => continue,
             };
             let accepted = if accepted.good { translated.accepted.clone() } else { accepted };

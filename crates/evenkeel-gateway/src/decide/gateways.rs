@@ -45,8 +45,7 @@ enum Allowed {
 }
 
 /// Places every Gateway. `taken` holds what Services listen on, by their names; it is extended.
-///
-/// Older Gateways choose first, so that a new one never takes anything away from another.
+/// Older Gateways choose first, so that a new one never takes an address or port from another.
 pub(super) fn place<'a>(
     view: &'a View,
     taken: &mut BTreeMap<SocketAddr, String>,
@@ -89,7 +88,7 @@ impl<'a> Placed<'a> {
         Self { listeners, generation, unsupported, addresses }
     }
 
-    /// What the Gateway is told.
+    /// What the Gateway's status says.
     pub(super) fn verdict(self) -> GatewayVerdict {
         let bad = |one: &&PlacedListener<'_>| !one.verdict.accepted.good;
         let problems: Vec<String> =
@@ -181,7 +180,7 @@ impl<'a> PlacedListener<'a> {
         }
     }
 
-    /// What is wrong with it, for people.
+    /// What is wrong with it, as a message.
     pub(super) fn said(&self) -> String {
         let finding = self.verdict.conflict.as_ref().unwrap_or(&self.verdict.accepted);
         format!("listener {}: {}", self.spec.name, finding.message)
@@ -190,11 +189,11 @@ impl<'a> PlacedListener<'a> {
     /// Whether it takes `HTTPRoute`s of a namespace; `Err` says why not.
     pub(super) fn takes(&self, view: &View, gateway: &str, route: &str) -> Result<(), String> {
         let labels = || view.namespaces.get(route).map(|labels| &**labels);
-        let nobody = BTreeMap::new();
+        let none = BTreeMap::new();
         match &self.allowed {
             Allowed::All => Ok(()),
             Allowed::Same if gateway == route => Ok(()),
-            Allowed::Labelled(selector) if selector.matches(labels().unwrap_or(&nobody)) => Ok(()),
+            Allowed::Labelled(selector) if selector.matches(labels().unwrap_or(&none)) => Ok(()),
             Allowed::Labelled(_) => Err(format!(
                 "the labels of namespace {route} do not fit allowedRoutes.namespaces.selector"
             )),
@@ -249,8 +248,8 @@ fn kinds(spec: &ListenerSpec) -> (bool, Finding) {
     (kinds.iter().any(|kind| ours(&kind)), resolved)
 }
 
-/// IP addresses in `spec.addresses`, and what is said to others. An entry without value leaves the
-/// choice to us.
+/// IP addresses in `spec.addresses`, and the message for other entries. An entry without value
+/// leaves the choice to us.
 fn named_addresses(gateway: &Gateway) -> (Vec<IpAddr>, Option<String>) {
     let list = gateway.spec.other.get("addresses").and_then(Value::as_array);
     let (mut addresses, mut problem) = (Vec::new(), None);

@@ -1,4 +1,4 @@
-//! From what was seen to a configuration, and to what is told about it.
+//! From what was seen to a configuration, and to the status to write about it.
 #![warn(clippy::disallowed_methods, reason = "must run under virtual time")]
 
 mod attach;
@@ -17,14 +17,14 @@ use crate::engine::Snapshot;
 use crate::view::{Name, PodFacts, View};
 use pools::Pools;
 
-/// What should be the case.
+/// The desired state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Desired {
     /// The configuration; its generation is given when it is applied.
     pub snapshot: Snapshot,
-    /// What each route that concerns us is told.
+    /// The status of each route that concerns us.
     pub routes: BTreeMap<Name, RouteVerdict>,
-    /// What each Gateway is told.
+    /// The status of each Gateway.
     pub gateways: BTreeMap<Name, GatewayVerdict>,
     /// Pods that wait to be emptied.
     pub leaving: BTreeMap<Name, Leaving>,
@@ -39,7 +39,7 @@ pub struct Leaving {
     pub address: Option<IpAddr>,
 }
 
-/// What a route is told, once every worker runs the configuration.
+/// The status of a route, once every worker runs the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RouteVerdict {
     /// The generation that was looked at.
@@ -48,7 +48,7 @@ pub struct RouteVerdict {
     pub parents: Vec<ParentVerdict>,
 }
 
-/// What one parent says to a route.
+/// The verdict of one parent on a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentVerdict {
     /// The parent as the route names it.
@@ -59,7 +59,7 @@ pub struct ParentVerdict {
     pub resolved: Finding,
 }
 
-/// What a Gateway is told.
+/// The status of a Gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayVerdict {
     /// The generation that was looked at.
@@ -72,7 +72,7 @@ pub struct GatewayVerdict {
     pub listeners: Vec<ListenerVerdict>,
 }
 
-/// What a listener of a Gateway is told.
+/// The status of a listener of a Gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerVerdict {
     /// Its name.
@@ -94,7 +94,7 @@ pub struct ListenerVerdict {
 /// A condition in the making.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Whether all is well.
+    /// Whether the condition is good.
     pub good: bool,
     /// Reason of the condition.
     pub reason: &'static str,
@@ -109,12 +109,13 @@ impl Leaving {
 }
 
 impl Finding {
-    /// All is well; `kind` is the condition's type and its reason.
+    /// A good condition; `kind` is its type and its reason.
     pub fn good(kind: &'static str) -> Self {
         Self { good: true, reason: kind, message: String::new() }
     }
 
-    /// Adds a note about something that is served otherwise than asked. A problem says more.
+    /// Adds a note about something that is served differently than requested. A problem is reported
+    /// instead.
     pub fn note(&mut self, words: &str) {
         if self.good && !self.message.contains(words) {
             let separator = if self.message.is_empty() { "" } else { "; " };

@@ -113,8 +113,8 @@ fn number(port: &ServicePort) -> u16 {
     u16::try_from(port.port).unwrap_or_default()
 }
 
-/// Whether a port speaks HTTP, by `appProtocol`, name and number. When nothing speaks against it, it
-/// does: that is what services mostly are, and what routes need.
+/// Whether a port uses HTTP, by `appProtocol`, name and number. Without another hint it does: most
+/// services do, and routes need it.
 fn http(port: &ServicePort) -> bool {
     if let Some(protocol) = port.app_protocol.as_deref() {
         return protocol.contains("http") || protocol.contains("ws") || protocol.contains("h2c");
@@ -124,7 +124,7 @@ fn http(port: &ServicePort) -> bool {
     !other && (name.starts_with("http") || !OTHER_PORTS.contains(&port.port))
 }
 
-/// Whether an endpoint gets requests; `None` when it is not even a last resort.
+/// Whether an endpoint gets requests; `None` when it must not be used as a last resort either.
 fn state(view: &View, namespace: &str, endpoint: &SliceEndpoint) -> Option<EndpointState> {
     let pod = pod_name(namespace, endpoint).and_then(|name| view.pods.get(&name));
     if view.drain && pod.is_some_and(|pod| pod.gated) {

@@ -97,7 +97,7 @@ fn rule(base: Rule, spec: &HttpRouteRule) -> Result<Rule, String> {
     Ok(rule)
 }
 
-/// What is said about a backend that wants each client to stay with one endpoint.
+/// The message about a backend that wants each client to stay with one endpoint.
 fn affinity(view: &View, namespace: &str, backend: &BackendRef) -> Option<String> {
     let home = backend.namespace.as_deref().unwrap_or(namespace);
     let service = view.services.get(&(home.to_owned(), backend.name.clone()))?;

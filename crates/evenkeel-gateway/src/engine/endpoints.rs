@@ -38,7 +38,7 @@ impl Board {
 
     fn load(&self, address: SocketAddr) -> Arc<Load> {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        // Entries that no engine holds any more are of no use to anyone.
+        // Entries that no engine holds any more are not needed.
         if loads.len() > 1_000 {
             loads.retain(|_, load| Arc::strong_count(load) > 1);
         }
@@ -82,7 +82,7 @@ impl Slot {
         self.load.in_flight.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// True when this was the last request of an endpoint that gets no more.
+    /// True when this was the last request of an endpoint that gets no new ones.
     pub(super) fn end(&mut self) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
         let before = self.load.in_flight.fetch_sub(1, Ordering::SeqCst);
@@ -129,7 +129,7 @@ impl Slots {
                 *state = endpoint.state;
             }
         }
-        self.let_go(&standing);
+        self.release(&standing);
         let joined = self.started.then_some(now);
         self.started = true;
         for (address, state) in standing {
@@ -153,7 +153,7 @@ impl Slots {
         pools.map(|pool| pool.endpoints.iter().filter_map(|e| id(&e.address)).collect()).collect()
     }
 
-    fn let_go(&mut self, keep: &BTreeMap<SocketAddr, EndpointState>) {
+    fn release(&mut self, keep: &BTreeMap<SocketAddr, EndpointState>) {
         let slots = &mut self.all;
         self.by_address.retain(|address, index| {
             let Some(slot) = slots.get_mut(*index as usize) else { return false };

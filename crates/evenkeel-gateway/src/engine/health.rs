@@ -16,7 +16,7 @@ pub(super) enum Sign {
     Good,
     /// A server error, a broken fresh connection or no answer in time.
     Bad,
-    /// Nobody listens.
+    /// Nothing listens on the port.
     Refused,
 }
 

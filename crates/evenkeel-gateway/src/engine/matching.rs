@@ -72,7 +72,7 @@ impl PathMatch {
         }
     }
 
-    /// The part of the path that a prefix replacement takes away.
+    /// The part of the path that a prefix replacement removes.
     pub fn prefix(&self) -> &str {
         match self {
             Self::Prefix(prefix) => prefix,

@@ -1,7 +1,7 @@
 //! The engine: every decision about a request, without a socket, a clock or a task.
 //!
 //! One engine serves one thread (or one simulation). Time comes in as `now`, counted from any fixed
-//! start. The caller does what `Step` says and reports what came of it:
+//! start. The caller does what `Step` says and reports the result:
 //!
 //! ```text
 //! start ──> Attempt ──> on_result ──> Respond ──> finish
@@ -49,7 +49,7 @@ pub use weights::SmoothWeights;
 /// How long a client waits for the head of an answer when the route does not say.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
 
-/// Safeguards; all on, except to show what they are good for.
+/// Safeguards; all on, except to show their effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Switches {
     /// Repeat failed attempts where that is safe.
@@ -225,7 +225,7 @@ impl Engine {
         matches!(standing, Some(Standing::In(EndpointState::Ready | EndpointState::Terminating)))
     }
 
-    /// True once after the last request of an endpoint that gets no more has ended.
+    /// True once after the last request of an endpoint that gets no new ones has ended.
     pub fn take_emptied(&mut self) -> bool {
         std::mem::take(&mut self.emptied)
     }
@@ -342,7 +342,7 @@ impl Engine {
         let mut health = std::mem::take(&mut slot.health);
         let ejected = health.note(now, sign, || {
             // Never more than half of a pool, or ejection itself is the outage. The pools may be
-            // newer than the attempt; then its endpoint is one of none and the bound is strict.
+            // newer than the attempt; then its endpoint is in no pool and the bound is strict.
             let ring = self.pools.get(open.pool).map(|pool| &pool.ring);
             ring.is_some_and(|ring| (ring.ejected(now, &self.slots) + 1) * 2 <= ring.members.len())
         });

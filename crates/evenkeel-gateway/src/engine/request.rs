@@ -11,7 +11,7 @@ use super::matching::{PathMatch, without_port};
 use super::retry;
 use super::snapshot::{Backend, Listener, PathChange, Redirect, Rewrite, Rule, Snapshot};
 
-/// What routing needs to know of a request.
+/// The parts of a request that routing needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Meta<'a> {
     /// Method.
@@ -29,9 +29,9 @@ pub struct Meta<'a> {
 /// What the caller does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Send the request to an endpoint, then tell the result.
+    /// Send the request to an endpoint, then report the result.
     Attempt(Attempt),
-    /// Pass on the answer whose head arrived, then tell how it ended.
+    /// Pass on the answer whose head arrived, then report how it ended.
     Respond,
     /// Answer so; the request is over.
     Answer(Answer),
@@ -148,7 +148,7 @@ impl Answer {
     }
 }
 
-/// Where a request stands; made by `Engine::start`, told of results until it is over.
+/// Where a request stands; made by `Engine::start`, updated with results until it is over.
 #[derive(Debug)]
 pub struct Request {
     pub(super) snapshot: Arc<Snapshot>,

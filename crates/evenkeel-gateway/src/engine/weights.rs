@@ -12,7 +12,7 @@ pub struct SmoothWeights {
 }
 
 impl SmoothWeights {
-    /// Starts with nothing owed to anyone.
+    /// Starts without credit.
     pub fn new(weights: Vec<u32>) -> Self {
         let credit = vec![0; weights.len()];
         let total = weights.iter().map(|weight| i64::from(*weight)).sum();

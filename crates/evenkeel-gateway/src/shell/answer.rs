@@ -17,7 +17,7 @@ use super::wire::{Head, Malformed};
 use super::worker::Worker;
 use crate::engine::{self, Answer, Attempted, End, Step};
 
-/// A request under way; whoever drops it early is a client that went away.
+/// A request under way. If it is dropped early, the client went away.
 #[derive(Debug)]
 pub(super) struct Lease {
     client: Rc<Client>,
@@ -30,11 +30,11 @@ impl Lease {
         Self { client, request, over: false }
     }
 
-    /// Reports an attempt and learns what comes next.
+    /// Reports an attempt and returns what comes next.
     pub(super) fn on_result(&mut self, result: Attempted) -> Step {
         let worker = &self.client.worker;
         let step = worker.engine.borrow_mut().on_result(worker.now(), &mut self.request, result);
-        worker.tell_emptied();
+        worker.report_emptied();
         step
     }
 
@@ -45,7 +45,7 @@ impl Lease {
             let worker = &self.client.worker;
             let now = worker.now();
             worker.engine.borrow_mut().finish(now, &mut self.request, end);
-            worker.tell_emptied();
+            worker.report_emptied();
             self.client.endpoint.set(None);
             self.client.wait_for(Waits::Idle);
         }
@@ -58,7 +58,7 @@ impl Drop for Lease {
     }
 }
 
-/// The endpoint broke off within the answer; the client's connection is closed to tell it.
+/// The endpoint broke off within the answer; the client's connection is closed to signal it.
 #[derive(Debug, thiserror::Error)]
 #[error("the endpoint broke off within its answer")]
 pub(super) struct BrokenOff;

@@ -38,7 +38,7 @@ pub(super) fn check(parts: &mut Parts) -> Result<(), Refusal> {
             let Some(host) = host.ok().filter(|host| is_host(host.as_bytes())) else {
                 return bad("the target's host is malformed\n");
             };
-            // It holds, whatever Host says.
+            // The target's host counts, whatever `Host` says.
             parts.headers.insert(HOST, host);
             Ok(())
         }
@@ -58,8 +58,8 @@ fn check_host(headers: &HeaderMap, version: Version) -> Result<(), Refusal> {
     }
 }
 
-/// Only `chunked` is decoded here, and what cannot be decoded cannot be passed on: the endpoint would
-/// get the bytes without being told what they are.
+/// Only `chunked` is decoded here, and what cannot be decoded cannot be passed on: the endpoint
+/// would get the bytes without knowing their coding.
 fn check_codings(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut chunked = 0;
     for value in headers.get_all(TRANSFER_ENCODING) {
@@ -78,8 +78,8 @@ fn check_codings(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// `uri-host [":" port]`. An empty host is one (the target has no authority then). A comma is none,
-/// though RFC 3986 lets it pass: it comes from two Hosts that somebody joined.
+/// `uri-host [":" port]`. An empty host is allowed (the target has no authority then). A comma is
+/// not, though RFC 3986 allows it: it comes from two Hosts that were joined on the way.
 fn is_host(text: &[u8]) -> bool {
     let after_literal = text.iter().position(|byte| *byte == b']').map_or(0, |at| at + 1);
     let (literal, rest) = text.split_at(after_literal);

@@ -18,7 +18,7 @@ use super::upstream::Upstream;
 use super::worker::Worker;
 use crate::engine::TIMEOUT_DEFAULT;
 
-/// How long a connection waits for what. Nobody waits for ever: a connection that does nothing holds
+/// How long a connection waits for what. Every wait ends: a connection that does nothing holds
 /// memory, and an endpoint that is to be emptied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -28,8 +28,8 @@ pub struct Limits {
     pub head: Duration,
     /// For the next bytes of a request's body.
     pub body: Duration,
-    /// For the head of an answer, when the route does not say. Counts anew with every piece of a body
-    /// that is too large to be kept.
+    /// For the head of an answer, when the route does not say. Starts again with every piece of a
+    /// body that is too large to be kept.
     pub response: Duration,
     /// For the next bytes of an answer's body, from the endpoint.
     pub answer: Duration,
@@ -86,7 +86,7 @@ pub(super) struct Client {
     pub(super) peer: IpAddr,
     /// Of the attempt under way.
     pub(super) deadline: Rc<Deadline>,
-    /// Who answers the request under way.
+    /// The endpoint that answers the request under way.
     pub(super) endpoint: Cell<Option<SocketAddr>>,
     waits: Cell<(Waits, Duration)>,
     /// Since when the client takes no bytes.
@@ -94,11 +94,11 @@ pub(super) struct Client {
     /// It has waited too long.
     late: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    /// Interim answers that hyper does not know of.
+    /// Interim answers, which hyper does not handle.
     interim: RefCell<Vec<u8>>,
     /// It was answered before all that it sent was read.
     pub(super) refused: Cell<bool>,
-    /// Set by a 101: what becomes of the connection.
+    /// Set by a 101: what the connection turns into.
     pub(super) tunnel: RefCell<Option<Tunnel>>,
 }
 
@@ -133,7 +133,7 @@ impl Client {
         self.waits.get().0
     }
 
-    /// Says what it waits for from now on; what it waits for already goes on.
+    /// Sets what it waits for from now on; a wait for the same thing continues.
     pub(super) fn wait_for(&self, waits: Waits) {
         if self.waits() != waits {
             self.waits.set((waits, self.worker.coarse_now()));
@@ -178,11 +178,11 @@ impl Client {
     }
 
     /// Whether the connection has to be given up, because it has waited too long for something that
-    /// nobody else gives up.
+    /// nothing else gives up.
     pub(super) fn gives_up(&self) -> bool {
-        let nobody_else = matches!(self.waits(), Waits::Idle | Waits::Head) || self.stalls();
+        let only_here = matches!(self.waits(), Waits::Idle | Waits::Head) || self.stalls();
         // What came in the meantime lifts it.
-        self.late.replace(false) && nobody_else
+        self.late.replace(false) && only_here
     }
 
     /// Whether the client takes no bytes.
@@ -305,7 +305,7 @@ impl AsyncWrite for Downstream {
             let wrote = ready!(self.note_write(wrote))?;
             interim.drain(..wrote);
             if interim.is_empty() {
-                // Whoever waits for it is in this very task, and was asked before.
+                // The code that waits for it is in this task, and was polled before.
                 cx.waker().wake_by_ref();
             }
         }

@@ -21,7 +21,7 @@ const REPLAY_BYTES_MAX: usize = 64 << 10;
 pub(super) enum RequestBody {
     /// None; `true` when the client said `Content-Length: 0`.
     Empty {
-        /// Say so to the endpoint too.
+        /// Send `Content-Length: 0` to the endpoint too.
         stated: bool,
     },
     /// Complete, can be sent any number of times.
@@ -72,7 +72,7 @@ impl RequestBody {
         Ok(Self::Whole(if more.is_empty() { whole } else { more.freeze() }))
     }
 
-    /// How the endpoint learns where it ends.
+    /// How the endpoint finds the end of the body.
     pub(super) fn framing(&self) -> Framing {
         match self {
             Self::Empty { stated: false } => Framing::Empty,
@@ -113,7 +113,7 @@ pub(super) enum NoHead {
     /// What came is not an answer.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// The client is to blame.
+    /// The client broke off.
     #[error("the request's body broke off or is malformed")]
     Client,
 }
@@ -250,7 +250,7 @@ impl Exchange {
         }
     }
 
-    /// Ends with what sending has come to; `Err` when the endpoint takes no more.
+    /// Ends with the result of sending; `Err` when the endpoint takes no more bytes.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Sending>> {
         self.starved = false;
         loop {

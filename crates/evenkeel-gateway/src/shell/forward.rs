@@ -1,4 +1,4 @@
-//! The way of one request: ask the engine, do the attempt, report, until there is an answer.
+//! One request on its way: ask the engine, do the attempt, report, until there is an answer.
 
 use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
@@ -194,7 +194,7 @@ async fn try_once(
     Tried::Failed { outcome: Outcome::Broken { sent, reused }, replayable, body, why }
 }
 
-/// What comes of waiting for a head.
+/// The result of waiting for a head.
 enum Heard {
     Head(Result<Head, NoHead>),
     /// Nothing in time.
@@ -239,8 +239,8 @@ fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
-/// Passes on what an endpoint says before its answer (RFC 9110, 15.2): not to HTTP/1.0, which knows
-/// nothing of it, and not 100, which the client got from us when it asked for it.
+/// Passes on interim answers of an endpoint (RFC 9110, 15.2): not to HTTP/1.0, which does not have
+/// them, and not 100, which the client got from us when it asked for it.
 async fn pass_interim(client: &Client, version: Version, head: &Head) {
     if version == Version::HTTP_11 && head.status != StatusCode::CONTINUE {
         let mut bytes = Vec::new();

@@ -114,8 +114,8 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Hands a configuration to every worker and returns at once. The result tells the addresses that
-    /// cannot be listened on; they are tried again with the next configuration.
+    /// Hands a configuration to every worker and returns at once. Returns the addresses that cannot
+    /// be listened on; they are tried again with the next configuration.
     ///
     /// A worker that runs it acknowledges it: see `acknowledged` and `progress`.
     pub fn apply(&self, snapshot: &Arc<Snapshot>) -> BTreeMap<SocketAddr, BindError> {
@@ -147,12 +147,12 @@ impl Gateway {
         for (worker, sockets) in self.workers.iter().zip(sockets) {
             let snapshot = Arc::clone(snapshot);
             let apply = Apply { snapshot, listeners: sockets, sent };
-            self.tell(worker, Command::Apply(Box::new(apply)));
+            self.send(worker, Command::Apply(Box::new(apply)));
         }
         errors
     }
 
-    fn tell(&self, worker: &mpsc::UnboundedSender<Command>, command: Command) {
+    fn send(&self, worker: &mpsc::UnboundedSender<Command>, command: Command) {
         if worker.send(command).is_err() {
             tracing::error!(workers = self.workers.len(), "a gateway worker has ended");
         }
@@ -192,7 +192,7 @@ impl Gateway {
     /// From now on each client's connection is closed with its next answer, never while idle.
     pub fn close_clients(&self) {
         for worker in &self.workers {
-            self.tell(worker, Command::Close);
+            self.send(worker, Command::Close);
         }
     }
 }
@@ -229,7 +229,7 @@ impl DataPlane for Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         for worker in &self.workers {
-            self.tell(worker, Command::Stop);
+            self.send(worker, Command::Stop);
         }
         // A worker that is late by order of a test is not waited for.
         let late = self.shared.lag.is_some();

@@ -22,8 +22,8 @@ use super::forward::forward;
 use super::upstream::Upstream;
 use crate::engine::End;
 
-/// How long what a client still sends is read after its last answer. Closing at once would reset the
-/// connection, and with it the answer on its way.
+/// How long data that a client still sends is read after its last answer. Closing at once would
+/// reset the connection, and with it the answer on its way.
 const LINGER: Duration = Duration::from_secs(2);
 /// How much of it.
 const LINGER_BYTES_MAX: u64 = 1 << 20;
@@ -74,7 +74,7 @@ pub(super) async fn serve(client: Rc<Client>, stream: TcpStream) {
         None if client.stalls() || client.waits() != Waits::Head => return,
         None => Some(HEAD_LATE),
     };
-    // A client that takes nothing of it is left.
+    // A client that does not read is disconnected.
     tokio::time::timeout(LINGER, end(&mut downstream, last_words)).await.unwrap_or_default();
 }
 

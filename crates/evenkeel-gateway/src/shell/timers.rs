@@ -46,14 +46,14 @@ impl Deadlines {
         }
     }
 
-    /// Takes the deadline away.
+    /// Removes the deadline.
     pub(super) fn disarm(&self, deadline: &Deadline) {
         if deadline.at.take().is_some() {
             self.armed.set(self.armed.get().saturating_sub(1));
         }
     }
 
-    /// Wakes whose deadline has passed.
+    /// Wakes tasks whose deadline has passed.
     fn tick(&self, now: Duration) {
         self.all.borrow_mut().retain(|deadline| {
             let Some(deadline) = deadline.upgrade() else { return false };

@@ -23,7 +23,7 @@ const FIELDS_MAX: usize = 100;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-/// Tells the endpoint which attempt this is; never passed on from clients.
+/// Header with the number of the attempt; never passed on from clients.
 const ATTEMPT: HeaderName = HeaderName::from_static("evenkeel-attempt");
 /// Carries the client's address to the endpoint.
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -40,7 +40,7 @@ pub(super) struct Outgoing<'a> {
     pub(super) body: Framing,
     /// The protocol to switch to, when the client asked for that.
     pub(super) upgrade: Option<&'a HeaderValue>,
-    /// Which attempt this is; told to the endpoint from the second on.
+    /// Which attempt this is; sent to the endpoint from the second on.
     pub(super) attempt: u8,
 }
 
@@ -110,7 +110,7 @@ fn per_hop(name: &HeaderName) -> bool {
         || *name == TRAILER
 }
 
-/// Headers of a request that are written anew.
+/// Headers of a request that are written by us.
 fn left_out(name: &HeaderName) -> bool {
     *name == HOST || *name == CONTENT_LENGTH || *name == EXPECT || *name == ATTEMPT
 }
@@ -211,7 +211,7 @@ pub(super) fn write_interim(out: &mut Vec<u8>, head: &Head) {
 }
 
 fn why_not(error: httparse::Error, read: &[u8]) -> &'static str {
-    // RFC 9112, 5.2: folding is either mended or refused with this reason.
+    // RFC 9112, 5.2: folding is either repaired or refused with this reason.
     let folded = |pair: &[u8]| matches!(pair, [b'\n', b' ' | b'\t']);
     match error {
         httparse::Error::TooManyHeaders => "it has more than 100 header fields",
@@ -274,7 +274,7 @@ impl Fields {
             self.headers.append(name, value);
             return Ok(());
         }
-        // What is not text is no coding and no token that anybody knows.
+        // What is not text is neither a coding nor a known token.
         let text = value.to_str().unwrap_or("?");
         if name == TRANSFER_ENCODING {
             for coding in text.split(',').map(str::trim) {

@@ -27,7 +27,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection (no file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// What a worker is told.
+/// A command to a worker.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Run this configuration, and listen on these further addresses.
@@ -68,7 +68,7 @@ impl Worker {
         self.started.elapsed()
     }
 
-    /// The time as of the last tick: for limits that need no better.
+    /// The time as of the last tick: for limits that need no better resolution.
     pub(super) fn coarse_now(&self) -> Duration {
         self.coarse.get()
     }
@@ -77,8 +77,8 @@ impl Worker {
         &self.shared.limits
     }
 
-    /// Tells the gateway when an endpoint that gets no more requests has none left.
-    pub(super) fn tell_emptied(&self) {
+    /// Notifies the gateway when an endpoint that gets no new requests has none left.
+    pub(super) fn report_emptied(&self) {
         if self.engine.borrow_mut().take_emptied() {
             self.shared.progress.send_modify(|progress| progress.emptied += 1);
         }
@@ -104,7 +104,7 @@ impl Worker {
     }
 }
 
-/// Runs a worker until it is told to stop.
+/// Runs a worker until it gets the command to stop.
 pub(super) async fn run(
     index: usize,
     shared: Arc<Shared>,
