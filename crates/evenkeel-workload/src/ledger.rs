@@ -59,7 +59,7 @@ impl Ledger {
         Ok(Self { path: path.to_owned(), file, read_to: 0, seen: HashSet::new() })
     }
 
-    /// Whether a key has been executed by anybody.
+    /// Whether a key has been executed by any instance.
     pub fn contains(&mut self, key: &str) -> Result<bool, LedgerError> {
         self.locked(|ledger| ledger.look_up(key))
     }

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 /// Upper bounds in seconds. **Source**: the article's `app_request_duration_seconds`.
 const BUCKETS: [f64; 8] = [0.001, 0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Distinct paths told apart; a client that asks for everything must not fill the memory.
+/// Distinct paths counted separately; a client that asks for everything must not fill the memory.
 const ENDPOINTS_MAX: usize = 50;
 
 /// The metrics of one instance.

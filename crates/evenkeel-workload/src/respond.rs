@@ -36,7 +36,8 @@ const SLOW_SPREAD: f64 = 0.1;
 /// What an instance with these settings answers. Pure: the server and the simulator share it.
 ///
 /// Draws three numbers from `rng` for every request, whatever the settings, so that two versions
-/// under the same seed meet the same luck. `/health` and `/ready` draw nothing and never fail.
+/// under the same seed get the same random numbers. `/health` and `/ready` draw nothing and never
+/// fail.
 pub fn respond(
     settings: &Settings,
     request: &Request<'_>,

@@ -71,8 +71,8 @@ pub enum Stopped {
     Gracefully,
 }
 
-/// The hidden subcommand: serves on `POD_IP:PORT` with settings from the environment until
-/// SIGTERM. Exits 143 when told to stop (0 if graceful), 1 when it cannot serve.
+/// The hidden subcommand: serves on `POD_IP:PORT` with settings from the environment until SIGTERM.
+/// Exits 143 after a signal (0 if graceful), 1 when it cannot serve.
 pub fn main(env: impl Fn(&str) -> Option<String>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = match runtime {
@@ -105,26 +105,26 @@ async fn serve_env(env: impl Fn(&str) -> Option<String>) -> Result<Stopped, Serv
     serve(settings, listener).await
 }
 
-/// A line of the log. A reader that has gone away is no error.
+/// A line of the log. A reader that has gone away is not an error.
 fn say(line: &str) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).unwrap_or_default();
 }
 
-/// The last words of a process that has no log set up.
+/// The last message of a process that has no log set up.
 fn complain(error: &ServeError) {
     use std::{error::Error as _, io::Write as _};
     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-    // Without stderr there is nobody left to tell.
+    // Without stderr the message is lost.
     writeln!(std::io::stderr(), "evenkeel workload: {error}{cause}").unwrap_or_default();
 }
 
 /// Serves until SIGTERM: any GET, POST with an Idempotency-Key, `/health`, `/ready`, `/metrics`.
 ///
 /// A POST whose key is in the ledger is answered 200 with `Idempotent-Replay: true` and not
-/// executed again. By default a SIGTERM ends the process with requests in it: draining is the
-/// work of whoever sends them here.
+/// executed again. By default a SIGTERM ends the process with requests in it: draining is the job
+/// of the component that sends them here.
 pub async fn serve(settings: Settings, listener: TcpListener) -> Result<Stopped, ServeError> {
     let addr = listener.local_addr().unwrap_or_else(|_| ([0, 0, 0, 0], 0).into());
     let io = |source| ServeError::Io { addr, source };
@@ -167,7 +167,7 @@ pub async fn serve(settings: Settings, listener: TcpListener) -> Result<Stopped,
                 }
             }
             server.say_access();
-            say("told to stop");
+            say("stopping");
             if !graceful {
                 return Ok(Stopped::AtOnce);
             }

@@ -5,11 +5,11 @@ use jiff::Timestamp;
 /// How an instance of the workload behaves; read from its environment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// `VERSION`: what it says it is.
+    /// `VERSION`: the version that it reports.
     pub version: String,
     /// `SERVICE`: the `service` label of its metrics.
     pub service: String,
-    /// `POD_NAME`: told in header `X-Pod` and in the ledger.
+    /// `POD_NAME`: sent in header `X-Pod` and written to the ledger.
     pub pod: String,
     /// `ERROR_RATE`: share of requests answered 500, from 0 to 1.
     pub error_rate: f64,

@@ -115,7 +115,7 @@ fn everything_sent_is_answered_and_every_post_is_executed_once() {
 }
 
 #[test]
-fn failures_are_told_with_kind_and_who_answered() {
+fn failures_are_reported_with_kind_and_who_answered() {
     let lines = beside(settings("VERSION=8 ERROR_RATE=0.5 POD_NAME=p", None), async |addr| {
         two_phases(load_on(addr)).await
     });
@@ -137,7 +137,7 @@ fn failures_are_told_with_kind_and_who_answered() {
 }
 
 #[test]
-fn nobody_listening_is_a_failure_of_kind_connect() {
+fn a_port_without_listener_is_a_failure_of_kind_connect() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let lines = LocalSet::new().block_on(&runtime, async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -20,7 +20,7 @@ use super::{
     records::{Failure, FailureKind, Line, Records, Settled},
 };
 
-/// What to send where, how often.
+/// The requests to send: where, which, how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadSettings {
     /// Where the connections go.
@@ -43,12 +43,12 @@ pub struct LoadSettings {
     pub timeout: Duration,
 }
 
-/// What the parent tells a running client.
+/// A command from the parent to a running client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// The next phase begins. On stdin: `mark NAME`.
     Mark(String),
-    /// Send no more; what is on its way is settled. On stdin: `stop`, or the end of it.
+    /// Stop sending; what is on its way is settled. On stdin: `stop`, or the end of it.
     Stop,
 }
 
@@ -77,7 +77,7 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
     let print: Sink = Box::new(|line| {
         use std::io::Write as _;
         let text = serde_json::to_string(line).expect("plain data serialises");
-        // When nobody reads, the load goes on: the traffic is the point.
+        // The load continues when nothing reads its reports: the traffic matters.
         writeln!(std::io::stdout().lock(), "{text}").unwrap_or_default();
     });
     // Ends with the process: a blocked read of stdin must not keep it.
@@ -88,7 +88,7 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
 
 fn complain(problem: &str) {
     use std::io::Write as _;
-    // Without stderr there is nobody left to tell.
+    // Without stderr the message is lost.
     writeln!(std::io::stderr(), "evenkeel load: {problem}").unwrap_or_default();
 }
 
@@ -148,8 +148,8 @@ fn listen(commands: &mpsc::UnboundedSender<Command>) {
     // The parent is gone or has closed the pipe: the receiver sees the end by the drop.
 }
 
-/// Runs until told to stop (or `commands` ends), then settles what is on its way. Every request
-/// is reported exactly once, by time of sending.
+/// Runs until stopped by a command (or until `commands` ends), then settles what is on its way.
+/// Every request is reported exactly once, by time of sending.
 pub async fn drive(
     settings: LoadSettings,
     mut commands: mpsc::UnboundedReceiver<Command>,
@@ -336,7 +336,7 @@ impl Run {
     }
 }
 
-/// What the headers of an answer tell.
+/// What is read from the headers of an answer.
 #[derive(Default)]
 struct Seen {
     endpoint: Option<String>,

@@ -35,7 +35,7 @@ impl Pool {
     }
 
     /// Sends a request once. A kept connection that the server closed before anything was written
-    /// is put aside and another one taken: nothing was sent, so nothing is retried.
+    /// is dropped and another one taken: nothing was sent, so nothing is retried.
     pub(crate) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,

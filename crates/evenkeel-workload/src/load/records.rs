@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Buckets of the latency histogram: 32 per factor of two over a microsecond, 26 factors (67 s).
 const BUCKETS: usize = 32 * 26;
-/// Versions told apart in a phase.
+/// Versions counted separately in a phase.
 const VERSIONS_MAX: usize = 16;
 
 /// One line of the client's output, as JSON with the name of the variant around it.
@@ -63,7 +63,7 @@ pub struct Failure {
     /// The status, if there was an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Who answered: header `X-Evenkeel-Endpoint`, else `X-Pod`.
+    /// What answered: header `X-Evenkeel-Endpoint`, else `X-Pod`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// Which version answered: header `X-Version`.
@@ -236,7 +236,7 @@ impl Records {
         }
     }
 
-    /// Phases that are over, fully settled, and not told yet.
+    /// Phases that are over, fully settled, and not reported yet.
     pub(crate) fn finished(&mut self) -> Vec<PhaseReport> {
         let over = |phase: &&mut Phase| {
             let Tally { sent, answered, failed, .. } = phase.tally;
@@ -368,9 +368,9 @@ mod tests {
         records.settled(&settled(0, 10, None));
         assert!(records.finished().is_empty(), "one of its requests is still on its way");
         records.settled(&settled(0, 0, Some(FailureKind::Timeout)));
-        let told = records.finished();
-        insta::assert_snapshot!(serde_json::to_string(&told).unwrap(), @r#"[{"name":"steady","from":0,"to":1000,"sent":2,"answered":1,"failed":1,"sent_post":1,"failed_post":0,"p50_ms":10.0,"p99_ms":10.0,"max_ms":10.0,"kinds":{"timeout":1},"versions":{"1":2}}]"#);
-        assert!(records.finished().is_empty(), "told once");
+        let finished = records.finished();
+        insta::assert_snapshot!(serde_json::to_string(&finished).unwrap(), @r#"[{"name":"steady","from":0,"to":1000,"sent":2,"answered":1,"failed":1,"sent_post":1,"failed_post":0,"p50_ms":10.0,"p99_ms":10.0,"max_ms":10.0,"kinds":{"timeout":1},"versions":{"1":2}}]"#);
+        assert!(records.finished().is_empty(), "reported once");
         let second = records.second(2000);
         assert_eq!((second.sent, second.answered, second.failed, second.in_flight), (3, 1, 1, 1));
         assert_eq!(records.second(3000).sent, 0);
