@@ -1,10 +1,10 @@
-//! One list of domains, installed alike by `run`, `up` and the simulator.
+//! One list of domains, installed in the same way by `run`, `up` and the simulator.
 //!
 //! ```text
 //! DOMAINS --install--> one RunLoop per domain, each with its Lease --> one Door, one Observer
 //! ```
 //! A new domain is one entry in [`domains`]. It gets watches, cache, door, record, Lease, metrics,
-//! `why` and simulation from the loop; nothing else has to know it.
+//! `why` and simulation from the loop; no other code has to know it.
 //!
 //! Not here: what a host brings (store, time, transports, the door).
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
@@ -75,7 +75,7 @@ pub struct Settings {
 pub struct Leases {
     /// Namespace of the Leases.
     pub namespace: String,
-    /// Who we are; unique per process.
+    /// Our identity; unique per process.
     pub identity: String,
     /// A leader that has not renewed for this long may be replaced.
     pub duration: Duration,
@@ -144,7 +144,7 @@ impl Assembly {
         self.run_until(futures::future::pending()).await;
     }
 
-    /// Runs until `stop` is ready; then passes under way may end and the Leases are given back.
+    /// Runs until `stop` is ready; then passes under way may end and the Leases are released.
     pub async fn run_until(self, stop: impl Future<Output = ()> + Send + 'static) {
         let stop: Shared<BoxFuture<'static, ()>> = stop.boxed().shared();
         let mut beside: FuturesUnordered<_> = self.background.into_iter().collect();

@@ -5,8 +5,8 @@ pub trait Clock: Send + Sync {
     /// Present time. May step back (a person set the clock): callers saturate differences.
     fn now(&self) -> Timestamp;
 
-    /// Time that runs evenly: nobody can set it, and it counts suspend. For alarms and waits
-    /// within one process; only differences mean something, so it never goes into an object.
+    /// Monotonic time: it cannot be set, and it counts suspend. For alarms and waits within one
+    /// process; only differences mean something, so it never goes into an object.
     fn steady(&self) -> Timestamp {
         self.now()
     }

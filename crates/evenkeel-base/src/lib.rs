@@ -1,6 +1,6 @@
-//! What every other crate stands on: time, durations as people write them, ids and randomness.
+//! The base of all other crates: time, durations as people write them, ids and randomness.
 //!
-//! No I/O, no async, no global state. A real clock is handed in by the host, so nothing below a
+//! No I/O, no async, no global state. A real clock is passed in by the host, so nothing below a
 //! host can read one by accident.
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
 

@@ -50,7 +50,7 @@ impl ValueType {
 /// A node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expr {
-    /// Where it stands in the text.
+    /// Its position in the text.
     pub span: Span,
     /// What it is.
     pub kind: ExprKind,

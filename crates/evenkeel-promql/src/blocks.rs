@@ -1,4 +1,4 @@
-//! Sums over blocks of samples, so that windows of days need not look at every sample again.
+//! Sums over blocks of samples, so that windows of days do not read every sample again.
 //!
 //! A block covers [`BLOCK`] neighbouring samples of a series. Rates, sums and means over a window
 //! then take the whole blocks inside of it and only the samples at its two ends. Counter increases

@@ -8,7 +8,7 @@ use ValueType::{Matrix as M, Scalar as S, String as T, Vector as V};
 pub enum Arity {
     /// Exactly the listed ones.
     Exact,
-    /// The last so many of the listed ones may be left out.
+    /// The last of the listed ones, this many, may be left out.
     Optional(usize),
     /// The last listed one may repeat any number of times, also none.
     Repeats,

@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn the_revision_tells_whether_inputs_changed() {
+    fn the_revision_shows_whether_inputs_changed() {
         let mut store = store();
         let web = [Matcher::equal("job", "web")];
         let before = store.revision(&web);

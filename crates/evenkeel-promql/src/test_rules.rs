@@ -24,7 +24,7 @@ const INTERVAL_MS: i64 = 60_000;
 /// Sample visits that one evaluation of a rule stands for, besides those it makes.
 const EVALUATION_VISITS: u64 = 100;
 
-/// What a file of tests came to.
+/// The result of a file of tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Tests that passed.

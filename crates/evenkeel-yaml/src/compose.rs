@@ -208,7 +208,7 @@ impl<'t> Composer<'t> {
     }
 }
 
-/// The parser's problem in words that say what to do.
+/// The parser's problem as a message that says what to do.
 fn explained(error: &ScanError) -> String {
     let known = match error.kind() {
         ErrorKind::ExpectedDocumentStart => {

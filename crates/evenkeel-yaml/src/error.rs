@@ -1,4 +1,4 @@
-//! What is wrong with a document, in the words of the person who wrote it.
+//! What is wrong with a document, in the terms of the file.
 
 use std::fmt;
 

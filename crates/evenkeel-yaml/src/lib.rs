@@ -9,8 +9,8 @@
 //! differs: a field of type string keeps the text as it was written (`1.10` stays `1.10`), JSON
 //! has the resolved value.
 //!
-//! Stricter than Go in two places, because Go loses data without a word there: a key given twice
-//! is an error, and so is text after the end of the document.
+//! Stricter than Go in two places, because Go silently loses data there: a key given twice is an
+//! error, and so is text after the end of the document.
 //!
 //! Not here: writing YAML, comments, `!!binary`.
 //!

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// Where we differ: we refuse what contains a text, or read `Some` value instead.
 ///
-/// Go loses data without a word in the first four. In the fifth, a merged key that comes later
+/// Go silently loses data in the first four. In the fifth, a merged key that comes later
 /// wins over the one that is written out; every other reader, go-yaml 3 among them, has it the
 /// other way round. In the last, Go ends a line at U+2028, as YAML 1.1 did.
 const DIFFERENT: [(&str, Result<&str, &str>); 7] = [

@@ -56,13 +56,13 @@ fn text_fields_take_the_scalar_as_it_was_written() {
     assert!(from_str::<Rule>("limit:\nlabels:\nratio: .inf").unwrap().ratio.is_infinite());
 }
 
-fn told(outcome: Result<impl std::fmt::Debug, Error>) -> String {
+fn render(outcome: Result<impl std::fmt::Debug, Error>) -> String {
     outcome.map_or_else(|error| error.to_string(), |value| format!("{value:?}"))
 }
 
 #[test]
 fn errors_name_line_field_and_what_to_write() {
-    let group = |text: &str| told(from_str::<Group>(text));
+    let group = |text: &str| render(from_str::<Group>(text));
     let rule = |text: &str| group(&format!("name: a\nrules:\n- expr: x\n  {text}\n"));
     assert_snapshot!(rule("limit: many"), @r#"line 4: field rules[0].limit: must be a whole number, not the text "many""#);
     assert_snapshot!(rule("limit: -1"), @"line 4: field rules[0].limit: invalid value: integer `-1`, expected usize");
@@ -80,7 +80,7 @@ fn errors_name_line_field_and_what_to_write() {
 
 #[test]
 fn syntax_errors_say_what_a_person_can_do() {
-    let read = |text: &str| told(Node::parse(text).and_then(|node| node.json()));
+    let read = |text: &str| render(Node::parse(text).and_then(|node| node.json()));
     assert_snapshot!(read("a: b: c"), @"line 1: a value cannot have a colon and a blank in it: put it in quotes, or check the indentation");
     assert_snapshot!(read("a:\n  b: 1\n c: 2"), @"line 3: a key was expected here; check the indentation");
     assert_snapshot!(read("a: 1\nkind Pod\nb: 2"), @"line 2: a colon and a blank are missing behind the key");
@@ -97,7 +97,7 @@ fn syntax_errors_say_what_a_person_can_do() {
     assert_snapshot!(read("spec:\n- a: 1\n  b: 2\n  a: 3"), @"line 4: field spec[0].a: is given twice, first in line 2");
     assert_snapshot!(read("yes: 1\n'true': 2"), @"line 2: field true: is given twice, first in line 1");
     let documents = split("a: 1\n---\nb: {c\n").unwrap();
-    assert_snapshot!(told(documents[1].parse()), @"line 3: field b: unclosed bracket '{'");
+    assert_snapshot!(render(documents[1].parse()), @"line 3: field b: unclosed bracket '{'");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Source (a file)  --uses-->  paths by `use`, `crate::` and `super::`  --resolve-->  edges  -->  circles
 //! ```
 //! Files of a circle can only be read together. What a parent and its own submodules use of each
-//! other is no edge: a folder is read as one. Methods are not seen, only paths.
+//! other does not count: a folder is read as one. Methods are not seen, only paths.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -290,7 +290,7 @@ mod tests {
         circles(&sources).iter().map(Circle::to_string).collect()
     }
 
-    /// No more than now: who breaks one lowers it.
+    /// No more than now: a change that removes one lowers it.
     const KNOWN_MAX: usize = 13;
     /// Crates that have none, and get none.
     const FREE: [&str; 3] = ["evenkeel-cluster", "evenkeel-delivery", "evenkeel-slo"];
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_comments_and_texts_are_no_use() {
+    fn tests_comments_and_texts_do_not_count() {
         let files = [
             ("lib.rs", "mod a; mod b;"),
             ("a.rs", "use crate::b::Item; #[cfg(test)] mod tests { use crate::b::X; fn f() {} }"),

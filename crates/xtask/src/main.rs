@@ -48,8 +48,8 @@ fn sim(seeds: &str) -> anyhow::Result<()> {
 /// Cargo, as it is when called by hand.
 fn cargo() -> Command {
     let mut command = Command::new(env!("CARGO"));
-    // What `cargo run` has told us about ourselves would make build scripts run again, and all
-    // that depends on them be compiled again.
+    // What `cargo run` sets for this process would make build scripts run again, and all that
+    // depends on them compile again.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {

@@ -59,7 +59,7 @@ fn tree(tokens: &[&str], mut at: usize, prefix: &[String], imported: &mut Vec<Im
                     }
                 }
             }
-            // `use<'a>` bounds and the like.
+            // Bounds such as `use<'a>`.
             step if !is_name(step) => return at,
             "self" if !path.is_empty() => break,
             step => {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_code_is_blank() {
+    fn text_that_is_not_code_is_blank() {
         let text =
             "a /* b */ \"c\\\"d\" 'e' '\\'' '\"' r#\"f\"g\"# br\"h\" &'static str // i\nfor x";
         let blanked = code(text);

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use crate::say;
 
-/// Control planes side by side: so many tests run at once that need one for themselves.
+/// Control planes side by side: this many tests run at once that need one for themselves.
 const CLUSTERS: [&str; 5] = ["one", "two", "three", "four", "five"];
 /// What `build` and `up` answer when something is missing that only the machine's owner can add.
 const MISSING: i32 = 3;

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 
 use crate::{asks, greeter::GREETER, settings};
 
-/// Generous, for machines that do much else.
+/// Generous, for busy machines.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Reads of objects that the server was asked for.
@@ -65,7 +65,7 @@ async fn a_new_domain_reads_from_the_cache_and_not_from_the_server() {
     for number in 0..20 {
         greeted(&truth, &mut events, &format!("guest-{number}")).await;
     }
-    // Each was looked at, its greeting too, and nobody asked the server for either.
+    // Each was looked at, and its greeting too, without a request to the server.
     assert_eq!(reads(&cached), before, "{:?}", cached.counts());
     assert!(cached.counts().cache_hits >= hits + 40, "{:?}", cached.counts());
     assert_eq!(cached.kept().len(), 1, "one cache for the kind: {:?}", cached.kept());

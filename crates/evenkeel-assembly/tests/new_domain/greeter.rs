@@ -1,4 +1,4 @@
-//! Greets whom a ConfigMap names.
+//! Greets the name that a ConfigMap holds.
 
 use evenkeel_api::Key;
 use evenkeel_assembly::Domain;

@@ -1,5 +1,5 @@
 //! A new domain of three files gets watch, door, record, Lease, metrics, `why` and the cache from
-//! the assembly; nothing else knows it. How it fares among faults is a test of `evenkeel-sim`.
+//! the assembly; no other code knows it. A test of `evenkeel-sim` runs it with faults.
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod cached;
@@ -30,11 +30,11 @@ use serde_json::json;
 
 use greeter::GREETER;
 
-/// Virtual time that moves when everybody waits.
+/// Virtual time that advances when all tasks wait.
 #[derive(Default)]
 struct Time(Mutex<(Timestamp, Alarms)>);
 
-/// When somebody is to be woken.
+/// When each sleeper is due.
 type Alarms = Vec<(Timestamp, oneshot::Sender<()>)>;
 
 impl Clock for Time {
@@ -68,13 +68,13 @@ impl Time {
             }
             let (due, fire) = time.1.remove(0);
             time.0 = time.0.max(due);
-            // Whoever waited may be gone.
+            // The sleeper may be gone.
             fire.send(()).unwrap_or_default();
         }
     }
 }
 
-/// Somebody asks for a greeting.
+/// A user asks for a greeting.
 fn asks(name: &str) -> Obj {
     let asks = json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": name, "namespace": "default"}, "data": {"name": name}});
@@ -118,7 +118,7 @@ fn a_new_domain_is_one_entry() {
     let greeting = Key::of::<ConfigMap>("default", "ann-greeting");
     let greeting = block_on(store.get(&greeting)).unwrap().unwrap();
     assert_eq!(greeting.json().pointer("/data/text"), Some(&json!("Hello ann")));
-    // Door and record: asked, and what became of it.
+    // Door and record: the questions and their outcomes.
     let lines = serde_json::to_string(&door.lines()).unwrap();
     assert!(lines.contains("greeter") && lines.contains("create"), "{lines}");
     assert_eq!(door.lines().len(), 2, "{lines}");
@@ -137,7 +137,7 @@ fn a_new_domain_is_one_entry() {
     assert!(metrics.contains("evenkeel_leader{lease=\"Lease/default/evenkeel-greeter\"} 1"));
     let why = activity.why("ConfigMap/default/ann");
     assert_eq!((why[0].result.as_str(), why[0].reason.as_str()), ("done", "Greeting"));
-    // An orderly end gives the Lease back.
+    // An orderly end releases the Lease.
     stop.send(()).unwrap();
     time.pass(&mut pool, Duration::from_secs(1));
     assert_eq!(holder(&store), json!(""));

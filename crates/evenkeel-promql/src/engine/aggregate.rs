@@ -136,7 +136,7 @@ impl Evaluator<'_> {
         }
         let series = self.vector(&agg.expr)?;
         let groups = Self::groups(agg, &series);
-        // `without` also takes the label away that the value would stand in.
+        // `without` also removes the label in which the value would be.
         let drops = agg.without && agg.grouping.contains(&label);
         let mut cursors = Cursors::new(series.len());
         let mut merge = Merge::default();
@@ -166,7 +166,7 @@ impl Evaluator<'_> {
     }
 }
 
-/// Which aggregation of what, and where its operand stands in the query.
+/// Which aggregation of what, and the position of its operand in the query.
 #[derive(Clone, Copy)]
 struct Place<'s> {
     op: AggregateOp,

@@ -1,4 +1,4 @@
-//! Means that neither lose precision nor overflow.
+//! Means that do not lose precision and do not overflow.
 
 use crate::histogram::{Histogram, HistogramError, Merge};
 use crate::number::kahan_add;

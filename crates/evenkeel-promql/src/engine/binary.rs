@@ -213,7 +213,7 @@ fn group(lhs: Vec<Series>, rhs: Vec<Series>, matching: &Matching) -> Sides {
     Sides { lhs, rhs, left_groups, right_groups, groups }
 }
 
-/// A vector operator at work: `sides.lhs` is the "many" side.
+/// The state of a vector operator: `sides.lhs` is the "many" side.
 struct Pairing<'p> {
     binary: &'p Binary,
     matching: &'p Matching,
@@ -237,7 +237,7 @@ const FILLED: usize = usize::MAX;
 
 /// What an operator makes of a pair.
 enum Combined {
-    /// It is not defined for the two, which upstream does not even count as a match.
+    /// It is not defined for the two; upstream does not count this as a match.
     Undefined,
     /// A comparison dropped it.
     Dropped,
@@ -321,7 +321,7 @@ impl Pairing<'_> {
     }
 
     /// Adds the value of a pair to its series. A pair that a comparison dropped leaves no value,
-    /// but its labels must be unique all the same where there are many on one side.
+    /// but its labels must still be unique where there are many on one side.
     fn push(
         &mut self,
         t_ms: i64,

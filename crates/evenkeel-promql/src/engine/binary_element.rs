@@ -122,7 +122,7 @@ fn histograms(
     Some(Outcome { value: sum.into(), keep: true })
 }
 
-/// Tells what a combination of histograms met.
+/// Notes what a combination of histograms found.
 pub(super) fn note_merge(merge: Merge, what: &str, span: Span, notes: &mut Notes) {
     if merge.reset_collision {
         notes.warn(span, &format!("conflicting counter resets during histogram {what}"));

@@ -89,7 +89,7 @@ impl<'a> Evaluator<'a> {
         out
     }
 
-    /// Evaluates with or without buckets of histograms, then goes on as before.
+    /// Evaluates with or without buckets of histograms, then restores the setting.
     pub(super) fn with_statistics<T>(
         &mut self,
         plain: bool,
@@ -359,7 +359,7 @@ pub(super) fn check_distinct(series: &[Series]) -> Result<(), QueryError> {
     Ok(())
 }
 
-/// Positions of several series while time goes on.
+/// Positions in several series as time advances.
 pub(super) struct Cursors(Vec<usize>);
 
 impl Cursors {

@@ -190,7 +190,7 @@ pub fn range(
     range_unbounded(storage, query, steps, options)
 }
 
-/// As [`range`], for callers who chose the steps themselves.
+/// As [`range`], for callers that chose the steps themselves.
 pub(crate) fn range_unbounded(
     storage: &dyn Storage,
     query: &Query,

@@ -33,7 +33,7 @@ const BY_BLOCKS: [&str; 10] = [
 pub(super) struct Site<'s> {
     pub(super) name: &'static str,
     pub(super) metric: &'s str,
-    /// Where the first argument stands in the query.
+    /// The position of the first argument in the query.
     pub(super) span: Span,
     pub(super) range_ms: i64,
     pub(super) step_ms: i64,
@@ -258,8 +258,8 @@ struct Steady {
     value: f64,
 }
 
-/// The sum of a window that only grew since the last step goes on from the sum of then, in the same
-/// order as from the start.
+/// The sum of a window that only grew since the last step continues from the previous sum, in the
+/// same order as from the start.
 #[derive(Default)]
 struct RunningSum {
     from: usize,

@@ -24,7 +24,7 @@ fn start_of(window: Window<'_>, at: usize) -> Option<i64> {
     window.starts.get(at).copied().filter(|start| *start != 0 && *start < window.times[at])
 }
 
-/// Whether a counter's start time says that it began anew after the sample before.
+/// Whether a counter's start time says that it restarted after the sample before.
 pub(super) fn restarted(window: Window<'_>, at: usize) -> bool {
     let Some(start) = start_of(window, at) else { return false };
     match start.cmp(&window.times[at - 1]) {
@@ -195,7 +195,7 @@ fn histogram_rate(
     let from_zero = if began {
         Some(first)
     } else {
-        // The first sample does not matter if the second starts anew, nor does its layout.
+        // The first sample does not matter if the second is a restart, nor does its layout.
         all.get(1).copied().filter(|_| counter && reset(1))
     };
     if let Some(like) = from_zero {
@@ -270,8 +270,8 @@ pub(super) fn last_two(
                 not_gauge(e, site);
             }
             let mut result = Histogram::clone(b);
-            let anew = e.options.start_timestamps && restarted(window, last);
-            if !rate || !(anew || b.is_reset_after(a)) {
+            let restarts = e.options.start_timestamps && restarted(window, last);
+            if !rate || !(restarts || b.is_reset_after(a)) {
                 if let Ok(merge) = result.sub(a) {
                     note(e, site, merge, "subtraction");
                 } else {

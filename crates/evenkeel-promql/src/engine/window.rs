@@ -11,7 +11,7 @@ use crate::storage::{Needs, Samples, TimeRange};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// From so many steps on, drops are looked up once for all windows.
+/// From this many steps on, drops are looked up once for all windows.
 const DROPS_STEPS_MIN: usize = 8;
 
 /// Samples of one window, column by column. No sample marks an end.
@@ -105,7 +105,7 @@ pub(super) struct RangeSource<'s> {
     pub(super) offset_ms: i64,
     pub(super) at: Option<At>,
     pub(super) extension: Option<Extension>,
-    /// What the function at work looks at.
+    /// What the current function reads.
     pub(super) needs: Needs,
 }
 
@@ -418,7 +418,7 @@ fn columns(points: Vec<Point>) -> Samples<'static> {
         if any_histogram {
             histograms.push(match point.value {
                 Value::Histogram(mut h) => {
-                    // Samples between these steps were skipped, so their hints say nothing here.
+                    // Samples between these steps were skipped, so their hints mean nothing here.
                     if matches!(h.reset, ResetHint::Reset | ResetHint::NotReset) {
                         Arc::make_mut(&mut h).reset = ResetHint::Unknown;
                     }

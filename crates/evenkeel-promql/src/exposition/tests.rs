@@ -40,7 +40,7 @@ fn openmetrics_has_seconds_exemplars_and_an_end() {
 }
 
 #[test]
-fn malformed_lines_are_told_with_their_place() {
+fn malformed_lines_are_reported_with_their_place() {
     let row = |text: &str| rows(text, Format::Text);
     assert_snapshot!(row("ok 1\na{b=\"c\" 1\n"), @"line 2, column 9: expected `}`, found `1`");
     assert_snapshot!(row("a{b=\"c"), @"line 1, column 7: the quoted text does not end");

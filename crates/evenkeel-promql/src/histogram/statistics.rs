@@ -179,8 +179,8 @@ impl Histogram {
         below
     }
 
-    /// Without the observations above (or below) a bound; the sum is estimated anew if anything was
-    /// cut.
+    /// Without the observations above (or below) a bound; the sum is estimated again if anything
+    /// was cut.
     pub(crate) fn trimmed(&self, bound: f64, upper: bool) -> Histogram {
         let mut out = self.clone();
         let everything = if upper { f64::INFINITY } else { f64::NEG_INFINITY };
@@ -223,7 +223,7 @@ impl Histogram {
             return (0.0, 0.0);
         }
         if top == f64::INFINITY {
-            // Nobody knows how far it reaches: it stays whole above, and goes whole below.
+            // Its extent is unknown: it stays whole above, and goes whole below.
             let goes = upper || bound == f64::INFINITY;
             return if goes { (0.0, 0.0) } else { (count, lower.max(bound)) };
         }

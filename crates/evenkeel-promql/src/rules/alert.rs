@@ -106,7 +106,7 @@ pub struct AlertingRule {
 /// Labels and annotations of an alert.
 type Filled = (Labels, BTreeMap<String, String>);
 
-/// Templates are filled in anew when this many are remembered.
+/// Templates are filled in again when this many are remembered.
 const FILLED_MAX: usize = 1_000;
 
 impl AlertingRule {

@@ -412,7 +412,7 @@ fn recorded(
     Ok(out.into_iter().collect())
 }
 
-/// Whether a query reads neither series nor time.
+/// Whether a query reads no series and no time.
 pub(super) fn is_constant(query: &Query) -> bool {
     query.expr.selectors().is_empty() && crate::engine::is_invariant(&query.expr)
 }

@@ -247,8 +247,8 @@ fn with_ends(points: Vec<Point>, steps: Steps, was_written: bool) -> impl Iterat
         }
         let point = points.next()?;
         let next_ms = point.t_ms + steps.step_ms;
-        let goes_on = points.peek().is_some_and(|p| p.t_ms == next_ms);
-        if !goes_on && next_ms <= steps.end_ms {
+        let continues = points.peek().is_some_and(|p| p.t_ms == next_ms);
+        if !continues && next_ms <= steps.end_ms {
             ended = Some(end(next_ms));
         }
         Some(point)

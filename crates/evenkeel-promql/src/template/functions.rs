@@ -383,7 +383,7 @@ fn incompatible(a: &Data, b: &Data) -> String {
     format!("incompatible types for comparison: {a} and {b}")
 }
 
-/// As Go: numbers of two types are no more equal than a number and a text.
+/// As Go: numbers of two types are not equal, like a number and a text.
 fn equal_to_any(first: &Data, rest: &[Data]) -> Result<Data, String> {
     if rest.is_empty() {
         return Err("missing argument for comparison".to_owned());

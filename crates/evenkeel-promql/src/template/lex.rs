@@ -102,8 +102,8 @@ fn number_end(text: &str) -> usize {
         let is_sign = matches!(c, '-' | '+');
         let signs_exponent = is_sign && !is_hex && matches!(last, 'e' | 'E');
         last = *c;
-        let goes_on = c.is_ascii_alphanumeric() || matches!(c, '.' | '_');
-        !(goes_on || signs_exponent || (*at == 0 && is_sign))
+        let continues = c.is_ascii_alphanumeric() || matches!(c, '.' | '_');
+        !(continues || signs_exponent || (*at == 0 && is_sign))
     });
     stop.map_or(text.len(), |(at, _)| at)
 }

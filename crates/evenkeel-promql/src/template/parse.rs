@@ -283,7 +283,7 @@ impl Blocks<'_> {
         }))
     }
 
-    /// Reads the body of a template; it knows none of the variables around it.
+    /// Reads the body of a template; it sees none of the variables around it.
     fn define(&mut self, line: usize, word: &str, name: String) -> Result<(), TemplateError> {
         self.deeper(line)?;
         let known = std::mem::replace(&mut self.known, vec![String::new()]);

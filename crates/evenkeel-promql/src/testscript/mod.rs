@@ -21,7 +21,7 @@ pub(crate) use compare::{near, near_histogram as same_histograms};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a script's run came to.
+/// The result of a script's run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Evaluations as expected.

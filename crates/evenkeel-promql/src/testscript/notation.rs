@@ -214,7 +214,7 @@ fn repeats(word: &str) -> Result<(&str, Option<usize>), String> {
     }
 }
 
-/// `a+b` and `a-b`: the sign that is neither at the start nor in an exponent.
+/// `a+b` and `a-b`: the sign that is not at the start and not in an exponent.
 fn split_step(body: &str) -> (&str, Option<&str>) {
     let bytes = body.as_bytes();
     let split = (1..bytes.len()).find(|i| {
