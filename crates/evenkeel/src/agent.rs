@@ -17,7 +17,7 @@ use crate::{cli::AgentArgs, signals};
 /// Our own executable, also when its file has been replaced since we were started.
 const OWN: &str = "/proc/self/exe";
 
-/// Runs until it is told to stop or `up` is gone; then its containers are stopped, too.
+/// Runs until a signal to stop or until `up` is gone; then its containers are stopped, too.
 pub(crate) async fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(&args.node).context("read the node's description")?;
     let node: Node = serde_json::from_str(&text).context("the node's description")?;
@@ -36,8 +36,8 @@ pub(crate) async fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ready when whoever holds the other end of our standard input has ended. Never, when that is no
-/// pipe.
+/// Ready when the process at the other end of our standard input has ended. Never, when that is not
+/// a pipe.
 async fn abandoned() {
     let input = std::io::stdin().as_fd().try_clone_to_owned().and_then(Receiver::from_owned_fd);
     match input {

@@ -42,7 +42,7 @@ pub(crate) enum Command {
     /// List the alerts that are pending or firing; exit 1 when one fires, 2 when they are not known
     Alerts(AlertsArgs),
     /// Explain an object's state: the last decision, what it waits for, which policy holds it;
-    /// exit 1 when it is not as it should be, 2 when that is not known
+    /// exit 1 when it needs attention, 2 when that is not known
     Why(WhyArgs),
     /// Print what runs the controllers on a cluster, for `kubectl apply -f -`
     Install(InstallArgs),
@@ -98,7 +98,7 @@ pub(crate) enum Output {
     Yaml,
 }
 
-/// A safeguard that can be switched off, to see what it is good for.
+/// A safeguard that can be switched off, to see its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Safeguard {
     /// The gateway retries nothing.
@@ -212,7 +212,7 @@ pub(crate) struct AlertsArgs {
     /// Any Prometheus; default: the metrics of a running `evenkeel up`
     #[arg(long, value_name = "URL")]
     pub(crate) prometheus: Option<String>,
-    /// Where the state of a running `evenkeel up` lies
+    /// Where the state of a running `evenkeel up` is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// How to print it
@@ -232,7 +232,7 @@ pub(crate) struct WhyArgs {
     /// The cluster; default: $KUBECONFIG, ~/.kube/config, or a running `evenkeel up`
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Where the state of a running `evenkeel up` lies
+    /// Where the state of a running `evenkeel up` is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Namespace of the controllers' Leases
@@ -255,7 +255,7 @@ pub(crate) struct DemoArgs {
     /// Seed of everything random under virtual time
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Switch one safeguard off and see what it was good for
+    /// Switch one safeguard off to see its effect
     #[arg(long, value_name = "SAFEGUARD")]
     pub(crate) without: Option<Safeguard>,
     /// How to print the result
@@ -345,8 +345,8 @@ pub(crate) enum SloCommand {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// Show how SLOs stand: budget left, burn, when it will be gone; exit 1 when one is out of
-    /// budget or without data, 2 when they could not be asked for
+    /// Show the state of SLOs: budget left, burn, when it will be gone; exit 1 when one is out of
+    /// budget or without data, 2 when the metrics server did not answer
     Status(SloStatusArgs),
     /// Print manifests that Sloth accepts
     Export {
@@ -370,7 +370,7 @@ pub(crate) struct SloStatusArgs {
     /// `evenkeel up`
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Where the state of a running `evenkeel up` lies
+    /// Where the state of a running `evenkeel up` is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// How to print it

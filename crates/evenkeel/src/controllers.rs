@@ -24,15 +24,15 @@ pub(crate) struct Options<'a> {
     pub(crate) only: &'a [String],
     /// Namespace of the Leases.
     pub(crate) namespace: &'a str,
-    /// How long a leader may be silent.
+    /// How long a leader may fail to renew its Lease.
     pub(crate) lease_duration: Duration,
-    /// Where this process answers questions.
+    /// Where this process serves its diagnostics.
     pub(crate) diagnostics: SocketAddr,
     /// Counts what is done.
     pub(crate) activity: Arc<Activity>,
 }
 
-/// The domains behind the door that keeps the record and minds the error budget.
+/// The domains behind the door that keeps the record and checks the error budget.
 pub(crate) fn assemble(
     host: Host,
     (door, watching): (FileDoor, Watching),
@@ -58,7 +58,7 @@ pub(crate) fn assemble(
     Ok(assembly.beside(watching.run(read)))
 }
 
-/// Who this process is: as client-go names it, the host and something random.
+/// The identity of this process: as client-go names it, the host and something random.
 fn identity() -> anyhow::Result<String> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Ok(format!("{}_{:016x}", host.trim(), secrets::random_u64()?))

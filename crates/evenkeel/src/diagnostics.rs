@@ -1,4 +1,4 @@
-//! What a process says about itself over HTTP: `/metrics`, `/why`, `/healthz`, `/readyz`.
+//! The diagnostics of a process over HTTP: `/metrics`, `/why`, `/healthz`, `/readyz`.
 
 use std::{
     collections::VecDeque,
@@ -24,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Connections at once. One gives way to a new one, the oldest that has not sent a whole head if
+/// Connections at once. For a new one, one is closed: the oldest that has not sent a whole head if
 /// there is one, or else the oldest: each serves one request, which takes milliseconds unless its
 /// client is slow, and the health of this process must not wait for that.
 const CONNECTIONS_MAX: usize = 256;
@@ -53,7 +53,7 @@ pub(crate) struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Listens. There is no authentication and nothing secret in the answers.
+    /// Listens. There is no authentication; the answers contain no secrets.
     pub(crate) async fn bind(
         address: SocketAddr,
         activity: Arc<Activity>,
@@ -100,7 +100,7 @@ impl Diagnostics {
             let task = tasks.spawn(diagnostics.clone().serve(stream, has_asked.clone()));
             connections.push_back(Connection { task, has_asked });
             // With many waiting to be accepted, those that were get a turn in between. Nothing
-            // depends on it: whose head is not read yet is only nearer to giving way.
+            // depends on it: a connection whose head is not read yet is only closed sooner.
             tokio::task::yield_now().await;
         }
     }
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::thread::Thread;
 
-    /// Pieces of 4 KiB that are written to somebody who should not read them: far more than the
+    /// Pieces of 4 KiB that are written to a server that should not read them: far more than the
     /// system keeps on the way.
     const WRITES_MAX: usize = 1 << 16;
 
@@ -205,8 +205,8 @@ mod tests {
     }
 
     #[test]
-    fn slow_clients_keep_nobody_from_asking_for_health() {
-        // However long this test takes, only room is what slow clients lack.
+    fn slow_clients_do_not_block_health_checks() {
+        // The test limits only the number of slow clients, not their time.
         let (address, _serving) = start(|diagnostics| {
             diagnostics.head_timeout = Duration::from_mins(5);
             diagnostics.connection_timeout = Duration::from_mins(5);
@@ -216,7 +216,7 @@ mod tests {
             let health = send(address, "GET /healthz HTTP/1.0\r\n\r\n");
             assert_eq!(status(health), "HTTP/1.0 200 OK");
         }
-        // The oldest gave way, and the newest may go on.
+        // The oldest was closed, and the newest may continue.
         assert_eq!(status(slow.remove(0)), "");
         let mut newest = slow.pop().unwrap();
         newest.write_all(b"x\r\n\r\n").unwrap();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_asked_stays_when_others_that_have_not_may_give_way() {
+    fn a_connection_that_sent_its_head_is_kept_before_those_that_did_not() {
         let (address, _serving) = start(|diagnostics| {
             diagnostics.head_timeout = Duration::from_mins(5);
             diagnostics.connection_timeout = Duration::from_mins(5);
@@ -242,19 +242,19 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_does_not_end_and_an_answer_that_nobody_reads_have_a_limit() {
+    fn a_head_that_does_not_end_and_an_answer_that_is_not_read_have_a_limit() {
         let (address, _serving) = start(|diagnostics| {
             diagnostics.head_timeout = Duration::from_millis(100);
             diagnostics.connection_timeout = Duration::from_secs(1);
         });
-        // Ends, with or without a word.
+        // Ends, with or without an answer.
         assert!(!status(send(address, BEGUN)).contains("200"));
         // The answer is larger than what the system keeps on the way. Writing stops there until the
         // other end is gone.
         let mut unread = send(address, "GET /metrics HTTP/1.0\r\n\r\n");
         unread.set_write_timeout(Some(Duration::from_mins(1))).unwrap();
         let written = (0..WRITES_MAX).take_while(|_| unread.write_all(&[b'x'; 4096]).is_ok());
-        assert!(written.count() < WRITES_MAX, "the other end goes on reading");
+        assert!(written.count() < WRITES_MAX, "the other end keeps reading");
         let mut begun = Vec::new();
         assert!(unread.read_to_end(&mut begun).is_err() || begun.len() < 18 << 20);
     }

@@ -14,7 +14,7 @@ use evenkeel_guard::{
 
 use crate::tools::audit_args::RecordArgs;
 
-/// What keeps the policies up to date.
+/// Keeps the policies up to date.
 pub(crate) struct Watching {
     gate: BudgetGate,
     switches: [(Switch, PathBuf); 2],
@@ -22,7 +22,7 @@ pub(crate) struct Watching {
 }
 
 /// Opens the record below `data_dir`, with the switches, the error budget and the rate limit in
-/// front of it. Before anything else happens, [`Watching::run`] must run.
+/// front of it. [`Watching::run`] must be started before anything else.
 ///
 /// **Errors**: nothing can be recorded, so nothing may be done.
 pub(crate) fn open(
@@ -51,7 +51,7 @@ pub(crate) fn open(
     let switch = |name: &str, make: fn(&str) -> Switch| {
         let file = data_dir.join(name);
         let switch = make(&file.display().to_string());
-        // Once before the first question, so that a stop of before the start counts.
+        // Once before the first question, so that a stop from before the start counts.
         switch.look_at(&file);
         (switch, file)
     };
@@ -73,7 +73,7 @@ fn unrecorded(place: &Path) -> String {
     )
 }
 
-/// Where the private key lies when nothing else is said: outside the record.
+/// Where the private key is by default: outside the record.
 pub(crate) fn key_file(data_dir: &Path) -> PathBuf {
     data_dir.join("keys/audit.key")
 }

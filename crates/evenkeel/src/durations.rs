@@ -1,4 +1,4 @@
-//! Durations on the command line: each flag says what makes sense.
+//! Durations on the command line: each flag has its bounds.
 
 use std::time::Duration;
 
@@ -9,12 +9,13 @@ pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     between(text, Duration::from_millis(100), Duration::from_hours(24))
 }
 
-/// How long a leader may be silent. Shorter Leases change hands whenever a machine is slow.
+/// How long a leader may fail to renew its Lease. Shorter Leases change hands whenever a machine is
+/// slow.
 pub(crate) fn lease(text: &str) -> Result<Duration, String> {
     between(text, Duration::from_secs(2), Duration::from_hours(1))
 }
 
-/// How late something is, on purpose.
+/// A delay that is set on purpose.
 pub(crate) fn delay(text: &str) -> Result<Duration, String> {
     between(text, Duration::ZERO, Duration::from_hours(24))
 }
@@ -49,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_what_can() {
+    fn values_out_of_bounds_are_refused_with_the_bounds() {
         assert_eq!(interval("15s"), Ok(Duration::from_secs(15)));
         assert_eq!(interval("100ms"), Ok(Duration::from_millis(100)));
         for text in ["0", "0s", "99ms", "0.0001s", "25h", "100000w"] {

@@ -140,7 +140,7 @@ pub(crate) fn read_text(file: &str, text: &str, input: &mut Input) -> anyhow::Re
     Ok(())
 }
 
-/// The object, or what is wrong with it in the words of the file.
+/// The object, or what is wrong with it, with file and line.
 fn object(file: &str, value: Value, node: &Node) -> anyhow::Result<Obj> {
     Obj::from_json(value).map_err(|error| {
         let ObjError::Malformed { object, field, problem } = &error else {
@@ -160,7 +160,7 @@ fn object(file: &str, value: Value, node: &Node) -> anyhow::Result<Obj> {
     })
 }
 
-/// The order in which objects must be made: what others need comes first.
+/// The order in which objects must be created: objects that others need come first.
 pub(crate) fn rank(obj: &Obj) -> u8 {
     match &*obj.key().kind.kind {
         "Namespace" => 0,
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_is_none_says_what_to_name() {
+    fn a_path_that_is_not_a_folder_says_what_to_name() {
         let error = |dir: &str| read(Path::new(dir)).unwrap_err().to_string();
         assert_eq!(
             error("no/such"),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubectl_takes_is_read() {
+    fn manifests_that_kubectl_accepts_are_read() {
         let text = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n  annotations:\n    note:\n\
                     \x20   text: \"one\n    two: three\"\n  labels: {x: , y: 'y'}\ndata:\n  on: 'yes'\n";
         let input = parse(text).unwrap();

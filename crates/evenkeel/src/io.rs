@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use evenkeel_control::redact;
 use tokio::{io::Interest, net::unix::pipe};
 
-/// Writes a result. A reader that has gone away (`| head`) is no error.
+/// Writes a result. A reader that has gone away (`| head`) is not an error.
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let end = if text.ends_with('\n') || text.is_empty() { "" } else { "\n" };
@@ -33,7 +33,7 @@ pub(crate) async fn reader_gone() {
     }
 }
 
-/// Whether results go to a terminal, whose lines are only so long.
+/// Whether results go to a terminal, whose lines have a limited width.
 pub(crate) fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
@@ -43,8 +43,7 @@ pub(crate) fn complain(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").unwrap_or_default();
 }
 
-/// An error with its causes, in words for the terminal. It may quote an address or somebody's
-/// answer.
+/// An error with its causes, for the terminal. It may quote an address or an answer.
 pub(crate) fn words(error: &anyhow::Error) -> String {
     redact::whole(&format!("{error:#}"))
 }

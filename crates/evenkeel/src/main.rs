@@ -24,15 +24,16 @@ use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command};
 use evenkeel_control::redact;
 
-/// What is logged unless `EVENKEEL_LOG` says otherwise: warnings, and who leads. The Kubernetes
+/// What is logged unless `EVENKEEL_LOG` says otherwise: warnings, and leadership. The Kubernetes
 /// client's own lines repeat what we log with the object and the next step.
 const LOG_DEFAULT: &str = "warn,evenkeel_control::lease=info,kube_client=off";
-/// Exit code of a command that could not find out what it was asked for: 1 would be an answer.
+/// Exit code of a command that could not get an answer: 1 would be an answer.
 pub(crate) const NOT_KNOWN: u8 = 2;
 
 fn main() -> ExitCode {
     name_process();
-    // The hot helpers come first: they run in many small processes and need none of the rest.
+    // The frequently started helpers come first: they run in many small processes and need none of
+    // the rest.
     let words: Vec<String> = std::env::args().collect();
     match words.get(1).map(String::as_str) {
         Some("shim") => return evenkeel_node::shell::shim_main(words.into_iter().skip(2)),
@@ -55,8 +56,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is wrong with the flags, or the help that was asked for. It quotes the words that it does
-/// not know, which may be an address with a password.
+/// What is wrong with the flags, or the help that was asked for. It quotes the arguments that it
+/// does not know, which may be an address with a password.
 fn refused(refusal: &clap::Error) -> ExitCode {
     let words = refusal.to_string();
     let masked = redact::whole(&words);
@@ -69,7 +70,7 @@ fn refused(refusal: &clap::Error) -> ExitCode {
 
 /// What `ps` and `top` show, also of a process that was started through `/proc/self/exe`.
 fn name_process() {
-    // Where it cannot be set, the process is called otherwise and works the same.
+    // If it cannot be set, the process keeps its other name and works the same.
     std::fs::write("/proc/self/comm", "evenkeel").unwrap_or_default();
 }
 
@@ -125,7 +126,7 @@ fn log_to_stderr() {
         .with_env_filter(filter)
         .with_ansi(colour)
         .with_writer(std::io::stderr)
-        // Standard error may lie on a full disk: to complain about it there would panic.
+        // Standard error may be on a full disk: a message about that would panic.
         .log_internal_errors(false)
         .init();
 }

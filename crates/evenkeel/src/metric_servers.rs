@@ -9,7 +9,8 @@ use evenkeel_control::Metrics;
 use evenkeel_delivery::MetricServers;
 use evenkeel_telemetry::shell::PrometheusClient;
 
-/// Servers whose connections are kept; beyond it those go that were not asked for longest.
+/// Servers whose connections are kept; beyond it the ones that were not asked for longest are
+/// dropped.
 const SERVERS_MAX: usize = 64;
 
 /// Prometheus servers, each asked over connections of its own.
@@ -27,7 +28,7 @@ struct Known {
 }
 
 impl PrometheusServers {
-    /// Servers beside the one at this URL, which is asked where none is named.
+    /// Servers besides the one at this URL, which is asked where none is named.
     pub(crate) fn beside(own: &str) -> Self {
         Self { own: Some(own.to_owned()), known: Mutex::default() }
     }
@@ -41,7 +42,7 @@ impl std::fmt::Debug for PrometheusServers {
 
 impl MetricServers for PrometheusServers {
     fn at(&self, address: &str) -> Result<Arc<dyn Metrics>, String> {
-        // Clients are only put in whole; a panic elsewhere leaves the map as good as it was.
+        // Clients are inserted whole; a panic elsewhere leaves the map consistent.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.requests += 1;
         let request = known.requests;
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_that_nobody_asks_any_more_make_room() {
+    fn unused_servers_make_room() {
         let servers = PrometheusServers::default();
         let first = servers.at("http://first:9090").unwrap();
         for n in 0..SERVERS_MAX {

@@ -1,4 +1,4 @@
-//! Whether the metrics server answers, said when it changes.
+//! Whether the metrics server answers; logged when it changes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,8 +12,8 @@ const EVERY: Duration = Duration::from_mins(1);
 /// Between two questions while it does not.
 const EVERY_MISSING: Duration = Duration::from_secs(10);
 
-/// Asks for ever. Controllers say on each object what a missing answer means for it, but only when
-/// they need one: a wrong address would show in the first release.
+/// Asks forever. Controllers report on each object what a missing answer means for it, but only
+/// when they need one: a wrong address would show in the first release.
 pub(crate) async fn run(
     url: String,
     metrics: Arc<dyn Metrics>,
@@ -28,7 +28,7 @@ pub(crate) async fn run(
         match now {
             Err(error) if before != Some(false) => tracing::warn!(
                 url, %error,
-                "Prometheus does not answer (--prometheus): releases do not go on and error \
+                "Prometheus does not answer (--prometheus): releases do not advance and error \
                  budgets are not known until it does"
             ),
             Ok(_) if before == Some(false) => tracing::warn!(url, "Prometheus answers again"),

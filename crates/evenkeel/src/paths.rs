@@ -1,4 +1,4 @@
-//! Where files lie.
+//! Where files are.
 
 use std::{
     fs::{self, File},
@@ -74,7 +74,7 @@ pub(crate) fn kubeconfig_of_up(data_dir: Option<&Path>) -> Option<PathBuf> {
 
 /// Where the `evenkeel up` of this folder serves its metrics, or did so.
 ///
-/// **Errors**: none has written it there.
+/// **Errors**: no `up` has written it there.
 pub(crate) fn console_of_up(data_dir: Option<&Path>) -> anyhow::Result<String> {
     let file = existing_data_dir(data_dir)?.join(CONSOLE);
     fs::read_to_string(&file).with_context(|| {
@@ -92,7 +92,7 @@ pub(crate) fn names_cluster() -> bool {
     std::env::var_os("KUBECONFIG").is_some_and(|list| !list.is_empty())
 }
 
-/// Whether kubectl has one without being told.
+/// Whether kubectl has one by default.
 pub(crate) fn has_home_cluster() -> bool {
     std::env::home_dir().is_some_and(|home| home.join(".kube").join("config").exists())
 }
@@ -103,7 +103,7 @@ fn server(kubeconfig: &str) -> Option<String> {
     file.pointer("/clusters/0/cluster/server")?.as_str().map(str::to_owned)
 }
 
-/// Whether somebody listens at this address. What `up` has written stays when it ends.
+/// Whether a server listens at this address. What `up` has written stays when it ends.
 fn is_alive(url: &str) -> bool {
     let Ok(url) = url.trim().parse::<http::Uri>() else { return false };
     let Some((host, port)) = url.host().zip(url.port_u16()) else { return false };
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_address_where_somebody_listens_is_alive() {
+    fn only_an_address_with_a_listener_is_alive() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         assert!(is_alive(&url));

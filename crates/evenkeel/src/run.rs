@@ -18,7 +18,7 @@ use crate::{
     signals::stop_signal,
 };
 
-/// Runs until it is told to stop; then the Leases are given back.
+/// Runs until a signal to stop; then the Leases are released.
 pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut stop = Box::pin(stop_signal().context("listen for signals")?);
     let (assembly, diagnostics) = tokio::select! {

@@ -1,5 +1,5 @@
-//! A thread with a runtime of its own, for work that computes or waits for the disk: whoever
-//! shares a runtime with it stands still meanwhile.
+//! A thread with a runtime of its own, for work that computes or waits for the disk: everything
+//! that shares a runtime with it would stand still meanwhile.
 
 use std::{io, thread};
 
@@ -26,12 +26,12 @@ impl Thread {
             runtime.block_on(async {
                 tokio::select! {
                     biased;
-                    // Told to stop, or nobody is left to tell.
+                    // Stopped, or the owner is gone.
                     _ = stopped => {}
                     () = work() => {}
                 }
             });
-            // Blocking work may take long; nobody waits for its result.
+            // Blocking work may take long; its result is not needed.
             runtime.shutdown_background();
         })?;
         Ok(Self { stop: Some(stop), ended })
@@ -39,7 +39,7 @@ impl Thread {
 
     /// Ready when the work has ended by itself.
     pub(crate) async fn ended(&mut self) {
-        // An error says that the other end is gone: that is the news.
+        // An error means that the other end is gone, which is the event waited for.
         (&mut self.ended).await.unwrap_or_default();
     }
 }
@@ -47,7 +47,7 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
-            // Nobody is told when it has ended already.
+            // It may have ended already.
             stop.send(()).unwrap_or_default();
         }
     }
@@ -64,12 +64,12 @@ mod tests {
     }
 
     #[test]
-    fn work_that_blocks_its_thread_stops_nobody_else() {
+    fn work_that_blocks_its_thread_does_not_stop_others() {
         let (release, blocked) = mpsc::channel::<()>();
         let thread = Thread::start("blocks", || async move { blocked.recv().unwrap_or_default() });
         let mut thread = thread.unwrap();
         current().block_on(async {
-            // While it blocks, this runtime of one thread goes on.
+            // While it blocks, this runtime of one thread continues.
             tokio::spawn(async {}).await.unwrap();
             release.send(()).unwrap();
             thread.ended().await;
@@ -77,18 +77,18 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_when_it_is_dropped_and_says_so_when_it_panics() {
-        struct Told(mpsc::Sender<()>);
-        impl Drop for Told {
+    fn it_ends_when_it_is_dropped_and_reports_its_end_when_it_panics() {
+        struct OnDrop(mpsc::Sender<()>);
+        impl Drop for OnDrop {
             fn drop(&mut self) {
                 self.0.send(()).unwrap_or_default();
             }
         }
         let (sender, dropped) = mpsc::channel();
-        let told = Told(sender);
+        let on_drop = OnDrop(sender);
         let thread = Thread::start("waits", || async move {
             std::future::pending::<()>().await;
-            drop(told);
+            drop(on_drop);
         });
         drop(thread.unwrap());
         dropped.recv().unwrap();

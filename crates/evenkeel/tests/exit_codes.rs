@@ -1,4 +1,4 @@
-//! Commands that answer a question: 0 and 1 are answers, 2 is none.
+//! Commands that answer a question: 0 and 1 are answers, 2 means that there is no answer.
 #![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
 
 use std::{
@@ -15,10 +15,10 @@ fn evenkeel(words: &[&str]) -> (Option<i32>, String) {
     at_home(&folder("home"), words)
 }
 
-/// The same for somebody with this home folder.
+/// The same for a user with this home folder.
 fn at_home(home: &Path, words: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
-    // An empty list of files is none.
+    // An empty list of files counts as not set.
     command.args(words).env("HOME", home).env("KUBECONFIG", "").env_remove("XDG_STATE_HOME");
     let ended = command.env_remove("KUBERNETES_SERVICE_HOST").output().unwrap();
     (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
@@ -53,11 +53,11 @@ fn prometheus(state: &str) -> String {
 }
 
 #[test]
-fn alerts_that_fire_and_alerts_that_are_not_known_are_told_apart() {
+fn alerts_that_fire_and_alerts_that_are_not_known_are_distinguished() {
     let alerts = |url: &str| evenkeel(&["alerts", "--prometheus", url]);
     assert_eq!(alerts(&prometheus("pending")).0, Some(0));
     assert_eq!(alerts(&prometheus("firing")).0, Some(1));
-    // Nobody listens on the port of a listener that is gone.
+    // Nothing listens on the port of a listener that is gone.
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (code, complaint) = alerts(&format!("http://{gone}"));
     assert!(code == Some(2) && complaint.contains("for its alerts"), "{code:?} {complaint}");
@@ -85,7 +85,7 @@ fn every_other_question_does_the_same() {
         let (code, complaint) = evenkeel(words);
         assert_eq!(code, Some(2), "{words:?}: {complaint}");
     }
-    // A record that is not there was deleted as a whole, perhaps: that is an answer.
+    // A missing record may have been deleted as a whole: that is an answer.
     let (code, complaint) = evenkeel(&["audit", "verify", "--data-dir", data]);
     assert!(code == Some(1) && complaint.contains("no audit record"), "{code:?} {complaint}");
 }
@@ -117,7 +117,7 @@ fn an_up_that_has_ended_is_not_asked_and_other_clusters_come_first() {
     let up = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = up.local_addr().unwrap();
     fs::write(data.join("console"), format!("http://{addr}")).unwrap();
-    // Without a context: whoever reads it complains and names the file.
+    // Without a context: a reader complains and names the file.
     let cluster = format!("clusters: [{{name: up, cluster: {{server: 'http://{addr}'}}}}]");
     fs::write(data.join("kubeconfig"), cluster).unwrap();
     let status = || at_home(&home, &["slo", "status"]);
@@ -139,13 +139,13 @@ fn an_up_that_has_ended_is_not_asked_and_other_clusters_come_first() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_was_not_tampered_with_as_far_as_anybody_knows() {
+fn a_record_that_cannot_be_read_is_not_reported_as_tampered_with() {
     let data = folder("unreadable");
     let audit = data.join("audit");
     if audit.is_dir() {
         fs::remove_dir_all(&audit).unwrap();
     }
-    // No folder: the system refuses to list it, whoever asks.
+    // No folder: the system refuses to list it for any user.
     fs::write(&audit, "").unwrap();
     let words = ["audit", "verify", "--data-dir", data.to_str().unwrap()];
     let (code, complaint) = evenkeel(&words);

@@ -9,7 +9,7 @@ use evenkeel_promql::labels::Labels;
 use evenkeel_telemetry::{Limits, Telemetry, shell::Server};
 use jiff::SignedDuration;
 
-/// A service that answered 100 requests per second for twenty minutes, until two minutes ago; so
+/// A service that answered 100 requests per second for twenty minutes, until two minutes ago; this
 /// many failed.
 fn served(failing_per_second: f64) -> Telemetry {
     let telemetry = Telemetry::new(Limits::default());
@@ -43,7 +43,7 @@ async fn status(telemetry: Telemetry, file: &Path, output: &str) -> (String, Opt
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_budget_is_shown_and_the_exit_code_says_whether_all_is_well() {
+async fn every_budget_is_shown_and_the_exit_code_says_whether_all_are_met() {
     let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slo.yaml"));
     let (table, code) = status(served(0.02), file, "table").await;
     // How much the window allows depends on how long this test takes.
@@ -58,7 +58,7 @@ async fn every_budget_is_shown_and_the_exit_code_says_whether_all_is_well() {
     let slo = &json["slos"][0];
     assert_eq!((&slo["state"], &slo["bad"]), (&"burning".into(), &24_000.0.into()));
     assert_eq!((&slo["forecast"]["forecast"], code), (&"at".into(), Some(0)));
-    // 22 minutes of 43,200 have data: so many times as much may come, and one in a thousand fail.
+    // 22 minutes of 43,200 have data: that many times as much may come, and one in a thousand fail.
     let allowed = slo["allowed"].as_f64().unwrap();
     assert!((allowed / 120_000.0 / (43_200.0 / 22.0) * 1000.0 - 1.0).abs() < 0.1, "{allowed}");
     assert_eq!(slo["total"], 120_000.0);

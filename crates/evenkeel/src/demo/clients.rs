@@ -1,4 +1,4 @@
-//! What the load client said, and the record of it.
+//! The reports of the load client, and the record of them.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +18,10 @@ use tokio::{
 
 use crate::io;
 
-/// A first report tells of this long.
+/// A first report covers this long.
 const SECOND_MS: i64 = 1_000;
 
-/// Everything the load client said so far.
+/// All reports of the load client so far.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     /// One per second.
@@ -34,12 +34,12 @@ pub(super) struct Clients {
     pub(super) executed_twice: BTreeMap<&'static str, u64>,
 }
 
-/// The load client's words, shared with the task that reads them.
+/// The load client's reports, shared with the task that reads them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shared(Arc<Mutex<Clients>>);
 
 impl Shared {
-    /// What was said so far.
+    /// What was reported so far.
     pub(super) fn lock(&self) -> MutexGuard<'_, Clients> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -63,8 +63,8 @@ impl Shared {
 }
 
 impl Clients {
-    /// Writes a line about what the Canary does and how clients fare, once there are any.
-    pub(super) fn tell(&self, moment: &Moment) {
+    /// Prints a line about the state of the Canary and of the clients, once there are any.
+    pub(super) fn report(&self, moment: &Moment) {
         let Some(last) = self.seconds.last() else { return };
         io::complain(&format!(
             "  {:<12} weight {:>3} %  failed checks {}  {} requests/s  {} failed so far",

@@ -1,4 +1,4 @@
-//! How long this machine lets a thread wait that has work to do.
+//! How long this machine makes a thread wait that has work to do.
 
 use std::{
     sync::{
@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Pause between two looks: shorter stalls harm nobody.
+/// Pause between two looks: shorter stalls are harmless.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// A thread that wakes up again and again and sees how late it is.
+/// A thread that wakes up again and again and measures how late it is.
 pub(super) struct Stalls {
     worst_us: Arc<AtomicU64>,
 }

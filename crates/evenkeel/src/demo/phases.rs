@@ -50,7 +50,7 @@ pub(super) async fn play(stage: &mut Stage<'_>, settings: Settings) -> Report {
             }
         }
         let clients = stage.clients.lock();
-        tell_failures(&clients, phase.name);
+        report_failures(&clients, phase.name);
         let record = clients.record();
         let shown = |last| judge::shows_damage(last, &record, &pace);
         if without.is_some() && all.last().is_some_and(shown) {
@@ -63,11 +63,11 @@ pub(super) async fn play(stage: &mut Stage<'_>, settings: Settings) -> Report {
     let ledger = if without.is_none() && report.broken.is_none() {
         io::complain("waiting for the SLO's ledger to settle the last release ...");
         let changes = all.iter().filter_map(ledger::change_of).collect();
-        let told = ledger::settled(&stage.store, &changes, LEDGER_PATIENCE).await;
-        if told.is_none() {
+        let settled = ledger::settled(&stage.store, &changes, LEDGER_PATIENCE).await;
+        if settled.is_none() {
             report.broken = Some(ledger::SILENT.to_owned());
         }
-        told
+        settled
     } else {
         None
     };
@@ -129,7 +129,7 @@ async fn one(stage: &mut Stage<'_>, phase: &Phase) -> anyhow::Result<Happened> {
     })
 }
 
-/// What is about to happen, for people who watch.
+/// What is about to happen, printed for people who watch.
 fn plan(event: &Event, pace: &Pace) -> String {
     match event {
         Event::Nothing => format!("nothing happens for {} s", pace.quiet.as_secs()),
@@ -157,8 +157,8 @@ async fn apply(stage: &Stage<'_>, release: &Release) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says what failed in a phase, alike ones together.
-fn tell_failures(clients: &Clients, phase: &str) {
+/// Reports what failed in a phase, equal failures as one line.
+fn report_failures(clients: &Clients, phase: &str) {
     let mut kinds = std::collections::BTreeMap::new();
     for failure in clients.failures.iter().filter(|failure| failure.phase == phase) {
         let answer = match (failure.status, &failure.problem) {

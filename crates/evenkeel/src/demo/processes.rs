@@ -12,7 +12,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// Longest wait for a process to say what it should, or to end.
+/// Longest wait for the expected output of a process, or for its end.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The processes that run, in the order in which they end.
@@ -41,7 +41,7 @@ impl Processes {
     }
 }
 
-/// Starts this program with these words.
+/// Starts this program with these arguments.
 pub(super) fn spawn(words: &[String], stdin: Stdio) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("find this program")?;
     Command::new(program)

@@ -1,4 +1,4 @@
-//! What the demo plays on: a cluster, the controllers, and the load.
+//! The stage of the demo: a cluster, the controllers, and the load.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{cli::Safeguard, io};
 
-/// How the demo is to go.
+/// The demo's settings.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings {
     /// How fast.
@@ -44,9 +44,9 @@ pub(super) struct Stage<'a> {
     pub(super) store: Arc<dyn Store>,
     /// What clients see.
     pub(super) clients: clients::Shared,
-    /// What the Canary says.
+    /// The history of the Canary's status.
     pub(super) canary: Timeline,
-    /// What the machine did to all of them.
+    /// The stalls of this machine meanwhile.
     pub(super) stalls: Stalls,
 }
 
@@ -71,12 +71,13 @@ impl<'a> Stage<'a> {
         let store: Arc<dyn Store> = Arc::new(connect(Some(Path::new(&kubeconfig))).await?);
         let clients = clients::Shared::default();
         let seen = clients.clone();
-        let canary = Timeline::follow(&store, now_ms, move |moment| seen.lock().tell(moment));
+        let canary = Timeline::follow(&store, now_ms, move |moment| seen.lock().report(moment));
         io::complain("the Canary takes over api-service ...");
         let ready = canary.wait_since(0, PATIENCE, |now| now.phase == "Initialized").await;
         ready.with_context(|| format!("the Canary still is {:?}", canary.since(0).last()))?;
         if without == Some(Safeguard::Confirmation) {
-            // Nobody says when the gateway serves at all; that is not what the run is about.
+            // Without confirmation it is unknown when the gateway serves the first configuration;
+            // the run is not about that.
             tokio::time::sleep(pace.gateway_lag).await;
         }
         let target = service_address(store.as_ref()).await?;
@@ -114,13 +115,13 @@ impl<'a> Stage<'a> {
         deployment(&self.dir, &self.settings, release)
     }
 
-    /// Tells the load client that the next phase begins.
+    /// Announces the next phase to the load client.
     pub(super) async fn mark(&mut self, phase: &str) -> anyhow::Result<()> {
         let line = format!("mark {phase}\n");
         self.load_stdin.write_all(line.as_bytes()).await.context("the load client has ended")
     }
 
-    /// Kills the controllers with SIGKILL; says which process that was.
+    /// Kills the controllers with SIGKILL; returns their process id.
     pub(super) async fn kill_controllers(&mut self) -> anyhow::Result<u32> {
         const ENDED: &str = "the controllers have ended by themselves";
         let mut controllers = self.processes.controllers.take().context(ENDED)?;
@@ -226,7 +227,7 @@ async fn start_controllers(
         &look,
         "--data-dir",
         &data_dir,
-        // A killed process cannot give its Lease back; the next one waits no longer than this.
+        // A killed process cannot release its Lease; the next one waits no longer than this.
         "--lease-duration",
         "4s",
     ];
@@ -253,5 +254,5 @@ async fn service_address(store: &dyn Store) -> anyhow::Result<String> {
             return Ok(address);
         }
     }
-    bail!("{key}: nobody listens on {ip}, port 80 or 8080")
+    bail!("{key}: nothing listens on {ip}, port 80 or 8080")
 }

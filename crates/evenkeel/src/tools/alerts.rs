@@ -21,7 +21,7 @@ pub(crate) fn run(args: &AlertsArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let alerts = runtime.block_on(client.alerts());
     let mut alerts = alerts.with_context(|| format!("ask {url} for its alerts"))?;
-    // What fires comes first, then what has been so for longest.
+    // Firing alerts come first, then the oldest.
     alerts.sort_by_key(|alert| (Reverse(is_firing(alert)), text(alert, "/activeAt")));
     match args.output {
         Output::Table => io::print(&table(&alerts)),

@@ -116,7 +116,7 @@ fn load(file: &Path) -> anyhow::Result<(SeriesStore, i64)> {
     let parsed = parse(&text, format).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
     let mut store = SeriesStore::new();
     let mut samples = parsed.samples;
-    // Files often list one series after the other; the store wants time to go on.
+    // Files often list one series after the other; the store needs increasing times.
     samples.sort_by_key(|sample| sample.t_ms);
     let mut newest = 0;
     for sample in &samples {

@@ -10,7 +10,7 @@ const FILES_MAX: usize = 10_000;
 
 /// Name and text of each file that `pattern`, relative to `folder`, stands for, in name order.
 ///
-/// A pattern that matches nothing is only complained about, as promtool does.
+/// A pattern that matches nothing is only a warning, as in promtool.
 pub(super) fn read(folder: &Path, pattern: &str) -> Result<Vec<(String, String)>, String> {
     let paths = if pattern.contains(['*', '?', '[']) {
         let found = matching(folder, pattern)?;
@@ -63,7 +63,7 @@ fn matching(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
 fn matches(pattern: &str, name: &str) -> Result<bool, String> {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
-    // Where to go on when a star has to take one character more.
+    // Where to continue when a star has to match one character more.
     let mut retry: Option<(usize, usize)> = None;
     let (mut p, mut n) = (0, 0);
     loop {
@@ -91,7 +91,7 @@ fn matches(pattern: &str, name: &str) -> Result<bool, String> {
     }
 }
 
-/// Where the pattern goes on if its piece at `at` matches the character.
+/// Where the pattern continues if its piece at `at` matches the character.
 fn one(pattern: &[char], at: usize, c: Option<char>) -> Result<Option<usize>, String> {
     let bad = || format!("syntax error in pattern {}", pattern.iter().collect::<String>());
     match pattern.get(at) {

@@ -26,7 +26,7 @@ pub(crate) fn run(command: &SloCommand) -> anyhow::Result<ExitCode> {
                 options(extra_labels, default_slo_period, slo_period_windows_path.as_deref())?;
             Ok(match evenkeel_slo::generate(&read(files)?, &options) {
                 Ok(output) => {
-                    tell(&output.findings);
+                    report(&output.findings);
                     print(&output.to_yaml());
                     ExitCode::SUCCESS
                 }
@@ -42,7 +42,7 @@ pub(crate) fn run(command: &SloCommand) -> anyhow::Result<ExitCode> {
         SloCommand::Export { sloth: _, files } => {
             Ok(match evenkeel_slo::export_sloth(&read(files)?, &Options::default()) {
                 Ok((text, findings)) => {
-                    tell(&findings);
+                    report(&findings);
                     print(&text);
                     ExitCode::SUCCESS
                 }
@@ -117,14 +117,14 @@ pub(super) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
         .collect()
 }
 
-pub(super) fn tell(findings: &[Finding]) {
+pub(super) fn report(findings: &[Finding]) {
     for finding in findings {
         complain(&finding.to_string());
     }
 }
 
 fn refuse(findings: &[Finding]) -> ExitCode {
-    tell(findings);
+    report(findings);
     ExitCode::FAILURE
 }
 

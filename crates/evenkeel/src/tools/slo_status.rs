@@ -18,21 +18,21 @@ use evenkeel_slo::{
 };
 use evenkeel_telemetry::shell::PrometheusClient;
 
-use super::slo::{read, tell};
+use super::slo::{read, report};
 use crate::{
     NOT_KNOWN,
     cli::{Output, SloStatusArgs},
     io, paths,
 };
 
-/// Where the counters are when nobody says otherwise and no `evenkeel up` is running.
+/// Where the counters are if no flag names a server and no `evenkeel up` is running.
 const PROMETHEUS: &str = "http://127.0.0.1:9090";
 /// Distance of the looks at the last hour.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// Failures in a row after which the metrics server is taken to be out of order.
+/// Failures in a row after which the metrics server counts as down.
 const FAILURES_MAX: u32 = 4;
 /// Longest wait for one answer: thirty days of many series.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What is shown, and what the cluster knows about it.
 #[derive(Default)]
@@ -72,13 +72,13 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     };
     let mut findings = Vec::new();
     let loaded = load(&subject.inputs, &Options::default(), &mut findings);
-    // What else there is to say about a manifest is for `slo lint`.
+    // Other findings about a manifest are for `slo lint`.
     findings.retain(|finding| finding.severity == Severity::Error);
-    tell(&findings);
+    report(&findings);
     if has_errors(&findings) && loaded.groups.is_empty() {
         return Ok(ExitCode::from(NOT_KNOWN));
     }
-    let metrics = PrometheusClient::new(&url).context("--prometheus")?.with_timeout(PATIENCE);
+    let metrics = PrometheusClient::new(&url).context("--prometheus")?.with_timeout(TIMEOUT);
     let time = RealTime::start();
     let mut shown = Vec::new();
     for group in &loaded.groups {
@@ -97,7 +97,7 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
             let standing = history.standing(now, &one.exclusions, options.stale_after);
             let signal = Signal::observe(&policy, history, &standing);
             let alone = || step(&policy, None, &signal, now).state;
-            // What the cluster's policy has decided stands; that nothing is known is seen here.
+            // The cluster's policy decides the state; only missing data is seen here.
             let known = subject.states.get(&key.id).copied();
             let known = known.filter(|_| standing.remaining().is_some());
             inputs.push(StatusInput {
@@ -157,11 +157,11 @@ async fn count(
         return Ok(None);
     };
     let mut tracker = tracker.within(namespace);
-    let (mut told, mut failures) = (0, 0);
+    let (mut shown_percent, mut failures) = (0, 0);
     loop {
         match tracker.advance(metrics, time, LOOK_EVERY).await {
             Ok(()) => failures = 0,
-            // It asks for less after a failure, and goes on where it was.
+            // It asks for less after a failure, and continues where it was.
             Err(_) if failures < FAILURES_MAX => {
                 failures += 1;
                 continue;
@@ -172,8 +172,8 @@ async fn count(
             }
         }
         match tracker.sight() {
-            Sight::Counting(percent) if *percent > told => {
-                told = *percent;
+            Sight::Counting(percent) if *percent > shown_percent => {
+                shown_percent = *percent;
                 io::complain(&format!("{}: {percent} % of {} is counted", slo.id, slo.window));
             }
             Sight::Counting(_) => {}

@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Event};
 use serde_json::{Value, json};
 
-use super::why_text::{EVENTS_MAX, Leader, Told, event_time, named};
+use super::why_text::{EVENTS_MAX, Explanation, Leader, event_time, named};
 use crate::{
     cli::{Output, WhyArgs},
     controllers::DIAGNOSTICS,
@@ -26,14 +26,14 @@ use crate::{
     tools::object_name::ObjectName,
 };
 
-/// Version of the JSON: fields are added to it, none is changed or taken away.
+/// Version of the JSON: fields are added to it, none is changed or removed.
 const API_VERSION: &str = "why.evenkeel.dev/v1";
 /// Longest wait for a process to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read.
 const ANSWER_MAX: usize = 1 << 20;
 
-/// Runs `evenkeel why`; exit 1 when the object is not as it should be.
+/// Runs `evenkeel why`; exit 1 when the object needs attention.
 pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(show(args))
@@ -87,7 +87,7 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
             let (now, events) = (RealTime::start().now(), events(&store, &obj).await);
             let (key, obj) = (&key, &*obj);
             let (passes, leaders, events) = (&*passes, &*leaders, &*events);
-            io::print(&Told { now, key, obj, passes, leaders, events }.text());
+            io::print(&Explanation { now, key, obj, passes, leaders, events }.text());
         }
         Output::Json => io::print(&format!("{:#}\n", report(&key, &obj, &passes, &leaders))),
         Output::Yaml => {
@@ -117,7 +117,7 @@ fn key(object: &str, namespace: &str) -> anyhow::Result<Key> {
     })
 }
 
-/// Its last Events, oldest first. They are an extra: without them the rest is told all the same.
+/// Its last Events, oldest first. They are an extra: the rest is printed without them too.
 async fn events(store: &KubeStore, obj: &Obj) -> Vec<Value> {
     let query = ListQuery::of::<Event>()
         .within(obj.namespace())
@@ -168,10 +168,10 @@ async fn ask(url: &str, key: &Key) -> anyhow::Result<Vec<Pass>> {
         let body = body.map_err(|error| anyhow::anyhow!("{error}"))?;
         anyhow::Ok(serde_json::from_slice(&body.to_bytes())?)
     };
-    tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")?
+    tokio::time::timeout(TIMEOUT, exchange).await.context("no answer in time")?
 }
 
-/// The conditions by which the loop says that an object is held up.
+/// The conditions that the loop sets on an object that is held up.
 fn flags(obj: &Obj) -> Vec<&Value> {
     let conditions = obj.json().pointer("/status/conditions").and_then(Value::as_array);
     let is_flag = |condition: &&Value| {

@@ -1,5 +1,5 @@
-//! What `evenkeel why` prints for people: a short block that says what is, since when, and what is
-//! next. Times are told twice: how long ago, and when.
+//! What `evenkeel why` prints for people: a short block that says what the state is, since when,
+//! and what is next. Times are printed twice: how long ago, and when.
 
 use evenkeel_api::{Key, Obj};
 use evenkeel_control::Pass;
@@ -9,17 +9,17 @@ use serde_json::Value;
 /// Events shown, the last ones: enough to see what was done, and how it began.
 pub(super) const EVENTS_MAX: usize = 5;
 
-/// Who leads a domain.
+/// The leader of a domain.
 pub(super) struct Leader {
     pub(super) holder: String,
     pub(super) renewed: String,
-    /// Whether it has not renewed its Lease in time: then nobody acts.
+    /// Whether it has not renewed its Lease in time: then no process acts.
     pub(super) is_late: bool,
     pub(super) url: Option<String>,
 }
 
-/// Everything that is told.
-pub(super) struct Told<'a> {
+/// All that is printed.
+pub(super) struct Explanation<'a> {
     pub(super) now: Timestamp,
     pub(super) key: &'a Key,
     pub(super) obj: &'a Obj,
@@ -29,7 +29,7 @@ pub(super) struct Told<'a> {
     pub(super) events: &'a [Value],
 }
 
-impl Told<'_> {
+impl Explanation<'_> {
     pub(super) fn text(&self) -> String {
         let mut lines = vec![named(self.key)];
         lines.extend(self.state());
@@ -46,7 +46,7 @@ impl Told<'_> {
         lines.join("\n")
     }
 
-    /// Phase, weight and the words of the condition that tells of it, in one line.
+    /// Phase, weight and the message of the condition about it, in one line.
     fn state(&self) -> Option<String> {
         let status = self.obj.json().get("status")?;
         let phase = status.get("phase").and_then(Value::as_str)?;
@@ -77,11 +77,11 @@ impl Told<'_> {
         lines.push(format!("    last look {at}, took {ms} ms"));
     }
 
-    /// All but the one that the state has told.
+    /// All but the one that the state line shows.
     fn conditions(&self, lines: &mut Vec<String>) {
         let has_phase = self.state().is_some();
-        let told = |condition: &&Value| has_phase && text(condition, "type") == "Promoted";
-        let mut others = conditions(self.obj).filter(|condition| !told(condition)).peekable();
+        let shown = |condition: &&Value| has_phase && text(condition, "type") == "Promoted";
+        let mut others = conditions(self.obj).filter(|condition| !shown(condition)).peekable();
         if others.peek().is_some() {
             lines.push("  conditions:".to_owned());
         }
@@ -115,10 +115,13 @@ impl Told<'_> {
 
     fn leaders(&self, lines: &mut Vec<String>) {
         for (domain, leader) in self.leaders {
-            let holder = if leader.holder.is_empty() { "nobody" } else { &leader.holder };
+            let led = match &*leader.holder {
+                "" => "has no leader".to_owned(),
+                holder => format!("is led by {holder}"),
+            };
             let renewed = leader.renewed.parse::<Timestamp>();
             let renewed = renewed.map_or(leader.renewed.clone(), |at| self.moment(at));
-            lines.push(format!("  {domain} is led by {holder}, renewed {renewed}"));
+            lines.push(format!("  {domain} {led}, renewed {renewed}"));
             if leader.is_late {
                 lines.push(
                     "    which is too long ago: nobody acts until a process reaches the API server \
@@ -152,7 +155,7 @@ pub(super) fn named(key: &Key) -> String {
     format!("{} {}/{}", key.kind.kind, key.namespace, key.name)
 }
 
-/// What a result means to somebody who has to act; nothing where all went well.
+/// What a result means to a person who has to act; `None` where it succeeded.
 fn result_words(result: &str) -> Option<&str> {
     Some(match result {
         "done" => return None,
@@ -230,7 +233,7 @@ mod tests {
         }
     }
 
-    fn told(status: &Value, passes: &[Pass], events: &[Value]) -> String {
+    fn explain(status: &Value, passes: &[Pass], events: &[Value]) -> String {
         let obj = Obj::from_json(json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary",
             "metadata": {"name": "api", "namespace": "shop"}, "status": status}))
         .unwrap();
@@ -244,11 +247,11 @@ mod tests {
         let leaders = [("delivery", leader)];
         let now = at("03:05:00");
         let leaders = if passes.is_empty() { &[][..] } else { &leaders[..] };
-        Told { now, key: &key, obj: &obj, passes, leaders, events }.text()
+        Explanation { now, key: &key, obj: &obj, passes, leaders, events }.text()
     }
 
     #[test]
-    fn a_wait_is_told_in_a_few_lines() {
+    fn a_wait_is_explained_in_a_few_lines() {
         let status = json!({"phase": "Progressing", "canaryWeight": 20, "conditions": [
             {"type": "Promoted", "status": "Unknown", "reason": "Progressing",
                 "message": "New revision detected, progressing canary analysis.",
@@ -261,7 +264,7 @@ mod tests {
             event("Normal", "Advance api.shop canary weight 20", "03:04:00", 1),
             event("Warning", "Halt api.shop advancement", "03:04:30", 3),
         ];
-        assert_snapshot!(told(&status, &[pass("IntervalRunning")], &events), @r"
+        assert_snapshot!(explain(&status, &[pass("IntervalRunning")], &events), @r"
         Canary shop/api
           state: Progressing, weight 20 %: New revision detected, progressing canary analysis.
           delivery: IntervalRunning, since 48s ago (03:04:11Z)
@@ -293,7 +296,7 @@ mod tests {
         let conditions = json!({"conditions": [{"type": "Held", "status": "True",
             "reason": "ActionHeld", "message": "delivery: freeze",
             "lastTransitionTime": "2026-03-01T01:00:00Z"}]});
-        assert_snapshot!(told(&conditions, &[held, failed], &[]), @r"
+        assert_snapshot!(explain(&conditions, &[held, failed], &[]), @r"
         Canary shop/api
           delivery: StepDue (held by a policy), since 2d ago (2026-02-27T01:00:00Z)
             held by   freeze: until 12:00
@@ -308,7 +311,7 @@ mod tests {
             Held=True ActionHeld, since 2h ago (01:00:00Z): delivery: freeze
           delivery is led by host-7, renewed 1s ago (03:04:58Z)
         ");
-        assert_snapshot!(told(&json!({}), &[], &[]), @r"
+        assert_snapshot!(explain(&json!({}), &[], &[]), @r"
         Canary shop/api
           no reachable controller has processed it
           no controllers are running in this cluster: start `evenkeel run` (or name the Leases' namespace with --lease-namespace)

@@ -38,8 +38,8 @@ pub(crate) struct Agents {
 /// Our own executable, also when its file has been replaced since we were started.
 const OWN: &str = "/proc/self/exe";
 
-/// Ends what is left of an earlier cluster in this folder, whose agents did not end well, and
-/// forgets its files: a new cluster knows nothing of those pods.
+/// Ends what is left of an earlier cluster in this folder, whose agents did not stop, and forgets
+/// its files: a new cluster knows nothing of those pods.
 pub(crate) async fn clear(data_dir: &Path) -> anyhow::Result<()> {
     let nodes = data_dir.join("nodes");
     stop_containers(&nodes).await;
@@ -78,7 +78,7 @@ pub(crate) fn start(nodes: &[NodeSpec], options: &Options<'_>) -> anyhow::Result
             .arg("--node")
             .arg(&file);
         command.arg("--root").arg(&root).arg("--images").arg(options.images);
-        // When we end, however that may be, the pipe does: the agent's sign to end, too.
+        // However we end, the pipe closes: the signal for the agent to end, too.
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -94,7 +94,7 @@ impl Agents {
     pub(crate) async fn stop(mut self) {
         for pid in self.children.iter().filter_map(|child| i32::try_from(child.id()?).ok()) {
             if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM) {
-                tracing::warn!(pid, %error, "agent not told to stop");
+                tracing::warn!(pid, %error, "signal to stop not sent to an agent");
             }
         }
         for child in &mut self.children {

@@ -30,7 +30,7 @@ use crate::{
 /// File below the data directory that says where the metrics and rules are served.
 pub(crate) const CONSOLE: &str = "console";
 
-/// As Kubernetes' own controllers have it. Somebody may run `evenkeel run` beside `up`.
+/// The default of Kubernetes' own controllers. `evenkeel run` may run beside `up`.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 
 /// What every part needs.
@@ -43,7 +43,7 @@ pub(super) struct Host<'a> {
     pub(super) activity: Arc<Activity>,
 }
 
-/// A part that runs until its owner goes.
+/// A part that runs until its owner is dropped.
 pub(super) struct Part {
     name: &'static str,
     running: Running,
@@ -91,7 +91,7 @@ impl Drop for Part {
     }
 }
 
-/// Ready when the first part has ended, which none does by itself; says which.
+/// Ready when the first part has ended, which none does by itself; names it.
 pub(super) async fn first_to_end(parts: &mut [Part]) -> anyhow::Error {
     if parts.is_empty() {
         return std::future::pending().await;
@@ -117,7 +117,7 @@ impl Host<'_> {
         Part::task("kubernetes-controllers", run.run())
     }
 
-    /// What makes routes and Services the gateway's configuration.
+    /// Builds the gateway's configuration from routes and Services.
     pub(super) fn start_routing(&self, gateway: &Arc<Gateway>) -> Part {
         let setup = controller::Setup {
             ports: self.ports(),
@@ -127,10 +127,10 @@ impl Host<'_> {
         Part::task("gateway-controller", controller::Controller::new(setup).run())
     }
 
-    /// Scraping, rules, and the Prometheus API; says where that is.
+    /// Scraping, rules, and the Prometheus API; returns its address.
     ///
-    /// Whoever writes series waits for the queries that read them, so scraping and rules have a
-    /// thread to themselves. The API evaluates its queries on further threads.
+    /// Writers of series wait for the queries that read them, so scraping and rules have a thread
+    /// to themselves. The API evaluates its queries on further threads.
     pub(super) async fn start_telemetry(
         &self,
         gateway: &Arc<Gateway>,
@@ -143,7 +143,7 @@ impl Host<'_> {
         let addr = server.address()?;
         let console = format!("http://{addr}");
         secrets::write_private(&self.data_dir.join(CONSOLE), &console)?;
-        let (events, telling) = AlertEvents::new(self.ports());
+        let (events, recording) = AlertEvents::new(self.ports());
         let manager = self.args.alertmanager.as_deref();
         let manager = manager.map(|url| Alertmanager::new(url, &console)).transpose();
         let manager = manager.context("--alertmanager")?;
@@ -176,7 +176,7 @@ impl Host<'_> {
                 () = scraper.run() => {}
                 () = runner.run() => {}
                 () = rules.run() => {}
-                () = telling => {}
+                () = recording => {}
                 () = sending => {}
             }
         })?;
@@ -241,7 +241,7 @@ impl Source for GatewayMetrics {
 mod tests {
     use super::*;
 
-    /// The part that `make` makes ends, others beside it do not, and it is said which.
+    /// The part that `make` makes ends, others beside it do not, and the error names it.
     fn named(name: &'static str, make: impl FnOnce(&'static str) -> Part) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let said = runtime.block_on(async {

@@ -1,5 +1,5 @@
-//! The image map, read before anything is started: the nodes read it when they need it, and a
-//! mistake in it would be found pod by pod.
+//! The image map, read before anything is started: the nodes read it only when they need it, and
+//! would report a mistake in it pod by pod.
 
 use std::path::Path;
 

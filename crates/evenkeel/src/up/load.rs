@@ -25,7 +25,7 @@ pub(crate) async fn install_crds(store: &dyn Store) -> anyhow::Result<()> {
 }
 
 /// Creates or updates every object; what the server refuses is reported with its place in the
-/// files, and the others go on.
+/// files, and the others continue.
 pub(crate) async fn apply(store: &dyn Store, objects: &[(Origin, Obj)]) {
     let mut ordered: Vec<_> = objects.iter().collect();
     ordered.sort_by_key(|(_, obj)| rank(obj));
@@ -61,7 +61,7 @@ fn advice(error: &StoreError, obj: &Obj) -> String {
 
 /// The object in namespace `default` when it names none; `None` when it stays as it is.
 ///
-/// Whether a kind is namespaced is the server's business: it refuses a wrong one.
+/// The server decides whether a kind is namespaced: it refuses a wrong one.
 fn placed(obj: &Obj) -> Option<Obj> {
     const CLUSTER_WIDE: [&str; 9] = [
         "Namespace",

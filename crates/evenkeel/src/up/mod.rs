@@ -1,7 +1,7 @@
 //! `evenkeel up DIR`: a whole cluster on this machine.
 //!
-//! One process holds the API server, the built-in controllers, the gateway, the metrics and (unless
-//! told otherwise) the domain controllers; each node is a child process.
+//! One process holds the API server, the built-in controllers, the gateway, the metrics and (by
+//! default) the domain controllers; each node is a child process.
 
 mod agents;
 mod host;
@@ -48,9 +48,9 @@ const DEFAULT_CLUSTER: &str = "apiVersion: eksctl.io/v1alpha5\nkind: ClusterConf
 /// How long workloads wait for all nodes: pods that find none, or only some, are not spread well.
 const NODES_WAIT: Duration = Duration::from_secs(10);
 
-/// Runs until it is told to stop.
+/// Runs until a signal to stop.
 pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
-    // From here on being told to stop means to stop well.
+    // From here on a signal to stop leads to an orderly stop.
     let stop = stop_signal().context("listen for signals")?;
     let input = input::read(&args.dir)?;
     let nodes = nodes(&input)?;
@@ -116,7 +116,7 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-/// The nodes of all `ClusterConfig`s; what eksctl would refuse in them is said as a warning.
+/// The nodes of all `ClusterConfig`s; what eksctl would refuse in them is logged as a warning.
 fn nodes(input: &Input) -> anyhow::Result<Vec<NodeSpec>> {
     let mut nodes = Vec::new();
     for (origin, node) in &input.clusters {

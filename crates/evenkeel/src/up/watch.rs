@@ -17,14 +17,14 @@ use serde_json::Value;
 
 use crate::io;
 
-/// After this long it is said what is missing.
+/// After this long a log line says what is missing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What was said of pods that do not start; beyond it nothing more is.
+/// Messages about pods that do not start; beyond it no more are logged.
 const SAID_MAX: usize = 200;
 
-/// Ready when all nodes are Ready and every Deployment has the replicas it wants. Until then it is
-/// said which pods do not start, and why, as soon as that is known.
+/// Ready when all nodes are Ready and every Deployment has the replicas it wants. Until then it
+/// logs which pods do not start, and why, as soon as that is known.
 pub(crate) async fn ready(store: Arc<dyn Store>, nodes: usize) {
     let kinds = [GroupKind::of::<Node>(), GroupKind::of::<Deployment>(), GroupKind::of::<Pod>()];
     let watches = kinds.each_ref().map(|kind| store.watch(ListQuery::all(kind.clone())));
@@ -66,7 +66,7 @@ pub(crate) async fn ready(store: Arc<dyn Store>, nodes: usize) {
     }
 }
 
-/// Waits until this many nodes are Ready, or for as long as is worth it.
+/// Waits until this many nodes are Ready, but not longer than `wait`.
 pub(crate) async fn nodes_ready(store: Arc<dyn Store>, nodes: usize, wait: Duration) {
     let mut events = store.watch(ListQuery::all(GroupKind::of::<Node>()));
     let mut ready = BTreeSet::new();
@@ -82,19 +82,19 @@ pub(crate) async fn nodes_ready(store: Arc<dyn Store>, nodes: usize, wait: Durat
         }
     };
     if tokio::time::timeout(wait, waiting).await.is_err() {
-        tracing::debug!(nodes, "not all nodes are ready yet, going on");
+        tracing::debug!(nodes, "not all nodes are ready yet, continuing");
     }
 }
 
-/// Why a pod does not start, and what tells it from other troubles: the same one of the pods of one
-/// workload is said once.
+/// Why a pod does not start, and a key for the cause: the same cause for several pods of one
+/// workload is logged once.
 fn trouble(pod: &Obj) -> Option<(String, String)> {
     if !pod.key().kind.is::<Pod>() || pod.is_deleting() {
         return None;
     }
     let cause = evenkeel_delivery::pod_trouble(pod)?;
     let owner = pod.controller().map_or(pod.name(), |owner| owner.name.as_str());
-    // Without the message, in which there may be numbers that change.
+    // Without the message, which may contain numbers that change.
     let kind: Vec<&str> = cause.split(": ").take(2).collect();
     let about = format!("{}/{owner} {}", pod.namespace(), kind.join(": "));
     Some((about, format!("{}: {cause}", pod.key())))
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_waited_for_is_said_with_the_pod_that_does_not_start() {
+    fn what_is_waited_for_is_logged_with_the_pod_that_does_not_start() {
         let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment",
             "metadata": {"name": "api", "namespace": "shop"}, "spec": {"replicas": 2}});
         let pod = |n: u32| {

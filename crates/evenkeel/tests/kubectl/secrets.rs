@@ -11,10 +11,10 @@ use anyhow::{Context as _, ensure};
 
 use crate::world::{Cluster, Folder, soon};
 
-/// In each Secret, and how Secrets have it.
+/// In each Secret, plain and in base64.
 const PLANTED: [&str; 2] = ["pl4nted", "cGw0bnRlZA=="];
 
-/// A Secret that is not taken.
+/// A Secret that is refused.
 pub(crate) const UNFIT: &str = "
 apiVersion: v1
 kind: Secret
@@ -49,7 +49,7 @@ spec:
     - {name: USER, valueFrom: {secretKeyRef: {name: vault, key: user}}}
 ";
 
-/// Pods use a Secret, and nobody is told what is in it.
+/// Pods use a Secret, and its content is shown nowhere.
 pub(crate) fn are_kept(cluster: &Cluster, folder: &Folder) -> anyhow::Result<()> {
     let complaints = cluster.complaints()?;
     let unfit = "not applied: unfit.yaml";
@@ -65,7 +65,7 @@ pub(crate) fn are_kept(cluster: &Cluster, folder: &Folder) -> anyhow::Result<()>
         .says("wait --for=condition=Ready pod/keeper --timeout=30s", "pod/keeper condition met")?;
     let waiting = "get pod seeker -o jsonpath={.status.containerStatuses[0].state.waiting.reason}";
     soon(|| cluster.says(waiting, "CreateContainerConfigError"))?;
-    // Were there none, the search would not find it elsewhere either.
+    // If there were none, the search would not find it elsewhere either.
     ensure!(are_in_private_files_alone(folder)? > 0, "no pod has the Secret");
     for words in ["describe pods", "describe secret vault", "get events -o yaml", "logs keeper"] {
         are_not_in(&cluster.kubectl(words, "")?.out)?;

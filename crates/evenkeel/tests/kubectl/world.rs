@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// How long something may take that has to happen.
+/// Longest wait for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait for the addresses of this machine when another cluster has them.
 const BUSY: Duration = Duration::from_mins(10);
@@ -260,7 +260,7 @@ impl Cluster {
         Ok(Watch { child, lines })
     }
 
-    /// Takes the program's file away, as an update does that puts another one there.
+    /// Removes the program's file, as an update does that puts another one there.
     pub(crate) fn replace_program(&self) -> anyhow::Result<()> {
         fs::remove_file(&self.program).context("remove the program")
     }
@@ -317,7 +317,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Waits for such a line; others before it are passed over.
+    /// Waits for such a line; lines before it are skipped.
     pub(crate) fn sees(&self, wanted: &str) -> anyhow::Result<()> {
         let mut seen = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
@@ -395,7 +395,7 @@ fn fits(word: &str, form: &str) -> bool {
     }
 }
 
-/// A process, told apart from a later one with its number by when it started.
+/// A process, distinguished from a later one with its number by when it started.
 #[derive(Debug, Clone)]
 struct Process {
     id: u32,
@@ -421,7 +421,7 @@ fn processes() -> Vec<Process> {
     entries.filter_map(|entry| process(&entry.path())).collect()
 }
 
-/// `None` for what is no process, and for one that has ended and only waits for its parent.
+/// `None` if there is no such process, and for one that has ended and only waits for its parent.
 fn process(dir: &Path) -> Option<Process> {
     let id = dir.file_name()?.to_str()?.parse().ok()?;
     let stat = fs::read_to_string(dir.join("stat")).ok()?;

@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use crate::{rights, until};
 
-/// Clusters that no test uses now; `None` before anybody has looked.
+/// Clusters that no test uses now; `None` before the first look.
 static FREE: Mutex<Option<Vec<String>>> = Mutex::new(None);
 static FREED: Condvar = Condvar::new();
 static SKIPPED: Once = Once::new();
@@ -224,7 +224,7 @@ impl Bed {
         of.find(|condition| condition["type"] == kind).cloned().unwrap_or_default()
     }
 
-    /// Takes away what the next test's controllers would look after.
+    /// Removes the objects that the next test's controllers would look after.
     fn tidy_up(&self) {
         rights::note_use(self);
         self.forget::<Canary>();

@@ -4,9 +4,9 @@
 //! cargo xtask realk8s        builds and starts the control planes, runs this, stops them
 //! Bed       a control plane, one test (or one Stage) at a time
 //! Evenkeel  the real program, as a process
-//! Prometheus, Gateways, Wire   what stands around it, faked: metrics, the status of routes, a
-//!           network that goes silent
-//! audit     who has asked the API server what
+//! Prometheus, Gateways, Wire   fakes of the surroundings: metrics, the status of routes, a
+//!           network that stops answering
+//! audit     which client has sent which requests to the API server
 //! ```
 //! Without a control plane every test says that it is skipped, once for all.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails fails the test")]
@@ -31,7 +31,7 @@ mod startup;
 
 use std::time::{Duration, Instant};
 
-/// How long something may take that has to happen; generous, for machines that do much else.
+/// Longest wait for something that must happen; generous, for busy machines.
 const PATIENCE: Duration = Duration::from_mins(3);
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 /// How far back its series go.
 const SERIES: Duration = Duration::from_mins(10);
 
-/// A Prometheus that knows what it was told: all requests of a namespace succeed, or a fifth of
-/// them fails. The counters of SLOs stand still, so that nothing happens to a budget.
+/// A Prometheus with set answers: all requests of a namespace succeed, or a fifth of them fails.
+/// The counters of SLOs stand still, so that nothing happens to a budget.
 pub(crate) struct Prometheus {
     pub(crate) url: String,
-    told: Arc<Told>,
+    state: Arc<State>,
 }
 
 #[derive(Default)]
-struct Told {
+struct State {
     bad: Mutex<BTreeSet<String>>,
 }
 
@@ -27,25 +27,25 @@ impl Prometheus {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let told = Arc::<Told>::default();
-        let answering = Arc::downgrade(&told);
+        let state = Arc::<State>::default();
+        let answering = Arc::downgrade(&state);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (Ok(stream), Some(told)) = (stream, answering.upgrade()) else { return };
-                std::thread::spawn(move || serve(&stream, &told));
+                let (Ok(stream), Some(state)) = (stream, answering.upgrade()) else { return };
+                std::thread::spawn(move || serve(&stream, &state));
             }
         });
-        Self { url, told }
+        Self { url, state }
     }
 
     /// From now on a fifth of the requests in this namespace fails.
     pub(crate) fn worsen(&self, namespace: &str) {
-        let mut bad = self.told.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bad = self.state.bad.lock().unwrap_or_else(PoisonError::into_inner);
         bad.insert(namespace.to_owned());
     }
 }
 
-fn serve(stream: &TcpStream, told: &Told) {
+fn serve(stream: &TcpStream, state: &State) {
     let mut reader = BufReader::new(stream);
     loop {
         let (mut first, mut length) = (String::new(), 0);
@@ -70,7 +70,7 @@ fn serve(stream: &TcpStream, told: &Told) {
             return;
         }
         let form = String::from_utf8(body).unwrap();
-        let answer = answer(&first, &form, told).to_string();
+        let answer = answer(&first, &form, state).to_string();
         let head = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             answer.len()
@@ -82,13 +82,13 @@ fn serve(stream: &TcpStream, told: &Told) {
     }
 }
 
-fn answer(first: &str, form: &str, told: &Told) -> Value {
+fn answer(first: &str, form: &str, state: &State) -> Value {
     let field = |name: &str| {
         let pairs = form.split('&').filter_map(|pair| pair.split_once('='));
         pairs.filter(|(key, _)| *key == name).map(|(_, value)| decode(value)).next()
     };
     let query = field("query").unwrap_or_default();
-    let value = value(&query, told);
+    let value = value(&query, state);
     let data = if first.contains("/query_range") {
         let number = |name| field(name).and_then(|text| text.parse::<f64>().ok()).unwrap();
         let (start, end, step) = (number("start"), number("end"), number("step"));
@@ -112,8 +112,8 @@ fn answer(first: &str, form: &str, told: &Told) -> Value {
     json!({"status": "success", "data": data})
 }
 
-fn value(query: &str, told: &Told) -> f64 {
-    let bad = told.bad.lock().unwrap_or_else(PoisonError::into_inner);
+fn value(query: &str, state: &State) -> f64 {
+    let bad = state.bad.lock().unwrap_or_else(PoisonError::into_inner);
     let is_bad = bad.iter().any(|namespace| query.contains(&format!("namespace=\"{namespace}\"")));
     match (query.contains("5.*") || query.contains("5.."), is_bad) {
         (true, true) => 20.0,

@@ -1,4 +1,4 @@
-//! What the controllers ask of the API server when nothing happens, and when something does.
+//! The requests of the controllers to the API server when nothing happens, and when something does.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ fn per_second(requests: &[Request]) -> f64 {
     f64::from(count) / WINDOW.as_secs_f64()
 }
 
-/// Waits until the controllers have said what they have to say.
+/// Waits until the controllers have written everything.
 fn settled(bed: &Bed, run: &Evenkeel) {
     until("requests become few", || {
         let requests = within(bed, run, Duration::from_secs(3));
@@ -111,7 +111,7 @@ fn fifty_canaries_and_fifty_slos_at_rest_cost_a_few_requests() {
     }
 }
 
-/// Makes all of them, and waits until each has said what it has to say.
+/// Creates all of them, and waits until each is initialised.
 fn all_begin(stage: &Stage, ns: &str) {
     let bed = &stage.bed;
     bed.namespace(ns);

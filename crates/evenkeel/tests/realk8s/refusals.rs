@@ -1,4 +1,4 @@
-//! What the API server refuses is said on the object, tried again slowly, and heals.
+//! What the API server refuses is shown on the object, tried again slowly, and heals.
 
 use evenkeel_api::{GroupKind, Key};
 use evenkeel_control::StoreError;
@@ -47,7 +47,7 @@ fn forbid_updates(bed: &Bed, ns: &str) -> [Key; 2] {
 }
 
 #[test]
-fn a_rollback_that_a_policy_forbids_is_said_and_done_when_it_may_be() {
+fn a_rollback_that_a_policy_forbids_is_shown_and_done_when_it_is_allowed() {
     let Some(stage) = Stage::shared() else { return };
     let (bed, ns) = (&stage.bed, "frozen");
     let canary = stage.app(ns);
@@ -55,8 +55,8 @@ fn a_rollback_that_a_policy_forbids_is_said_and_done_when_it_may_be() {
     stage.reaches_weight(ns, 10);
     let rules = forbid_updates(bed, ns);
     stage.prometheus.worsen(ns);
-    let said = until("the refusal is said", || words(bed, &canary).contains("routes are frozen"));
-    figure(&format!("a forbidden rollback was said after {:.0} s", said.as_secs_f64()));
+    let said = until("the refusal is shown", || words(bed, &canary).contains("routes are frozen"));
+    figure(&format!("a forbidden rollback was shown after {:.0} s", said.as_secs_f64()));
     assert_eq!(bed.condition(&canary, "Stalled")["reason"], "Refused");
     let refused = || {
         let all = audit::requests(bed, &stage.run.user);
@@ -81,7 +81,7 @@ fn a_rollback_that_a_policy_forbids_is_said_and_done_when_it_may_be() {
 }
 
 #[test]
-fn a_quota_that_forbids_the_primary_is_said_and_made_good_when_it_is_lifted() {
+fn a_quota_that_forbids_the_primary_is_shown_and_recovers_when_it_is_lifted() {
     let Some(stage) = Stage::shared() else { return };
     let (bed, ns) = (&stage.bed, "quota");
     bed.namespace(ns);
@@ -91,7 +91,7 @@ fn a_quota_that_forbids_the_primary_is_said_and_made_good_when_it_is_lifted() {
     until("the quota is counted", || bed.field(&quota, "/status/hard") != Value::Null);
     bed.create(crate::objects::deployment(ns, APP, "web:1", 1));
     let canary = bed.create(crate::objects::canary(ns, APP, &json!({})));
-    until("the refusal is said", || words(bed, &canary).contains("exceeded quota"));
+    until("the refusal is shown", || words(bed, &canary).contains("exceeded quota"));
     assert_eq!(bed.condition(&canary, "Stalled")["reason"], "Refused");
     let kind = GroupKind::new("", "ResourceQuota");
     bed.delete(&Key::new(kind, ns, "tight"));

@@ -15,7 +15,7 @@ impl Drop for Foreign<'_> {
     }
 }
 
-/// A definition whose schema knows of the status what Flagger's knows.
+/// A definition whose schema of the status has only Flagger's fields.
 fn foreign() -> Value {
     let mut crd = evenkeel_api::crds()
         .into_iter()
@@ -40,7 +40,7 @@ fn foreign() -> Value {
 }
 
 #[test]
-fn a_definition_that_drops_the_status_is_said_and_no_release_begins() {
+fn a_definition_that_drops_the_status_is_reported_and_no_release_begins() {
     let Some(bed) = Bed::take_later() else { return };
     let stage = Stage::set(bed);
     let (bed, ns) = (&stage.bed, "schema");
@@ -51,14 +51,14 @@ fn a_definition_that_drops_the_status_is_said_and_no_release_begins() {
         let conditions = bed.field(&canary, "/status/conditions").to_string();
         conditions.contains("status.evenkeel") && conditions.contains("evenkeel crds")
     };
-    until("it is said", || said(bed));
+    until("it is reported", || said(bed));
     bed.release(ns, "web:2");
-    // Long enough for a step, had there been one.
+    // Long enough for a step if there were one.
     std::thread::sleep(std::time::Duration::from_secs(15));
     assert!(stage.gateways.weights(ns).iter().all(|weight| *weight == 0));
     assert!(said(bed), "{}", bed.field(&canary, "/status"));
 
-    // With the right definition it goes on by itself.
+    // With the right definition it continues by itself.
     drop(Foreign(bed));
     bed.reaches(ns, "Initialized");
     until("the release begins", || {

@@ -1,4 +1,4 @@
-//! A network, and an API server, that say nothing any more.
+//! A network, and an API server, that stop answering.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use crate::{
     wire::Wire,
 };
 
-/// How long the API server stands still.
+/// How long the API server is stopped.
 const STOPPED: Duration = Duration::from_mins(1);
 
 #[test]
-fn connections_that_are_lost_without_a_word_are_noticed() {
+fn connections_that_are_lost_without_an_error_are_noticed() {
     let Some(bed) = Bed::take() else { return };
     let server = port_of(&std::fs::read_to_string(bed.file("kubeconfig")).unwrap());
     let wire = Wire::to(&bed, server);
@@ -57,7 +57,7 @@ fn connections_that_are_lost_without_a_word_are_noticed() {
     assert_eq!(stage.gateways.weights(ns), [0, 10, 20, 30, 0]);
 }
 
-/// Goes on when the test ends, however it ends.
+/// Resumes when the test ends, however it ends.
 struct Paused(Pid);
 
 impl Drop for Paused {
@@ -67,7 +67,7 @@ impl Drop for Paused {
 }
 
 #[test]
-fn an_api_server_that_stands_still_for_a_minute_is_found_again() {
+fn an_api_server_that_stops_for_a_minute_is_found_again() {
     let Some(bed) = Bed::take() else { return };
     let server = bed.pid("apiserver");
     let stage = Stage::set(bed);
@@ -88,7 +88,7 @@ fn an_api_server_that_stands_still_for_a_minute_is_found_again() {
         late.iter().any(|request| request.resource == "canaries/status" && request.code == 200)
     });
     figure(&format!(
-        "API server stopped for 60 s: next status written {:.1} s after it went on",
+        "API server stopped for 60 s: next status written {:.1} s after it resumed",
         healed.as_secs_f64()
     ));
     assert!(weights.ends_with(&[10]), "no step while the server stood still: {weights:?}");

@@ -1,4 +1,4 @@
-//! What is said at the start, and when.
+//! What is logged at the start, and when.
 
 use evenkeel_api::Key;
 use jiff::Timestamp;
@@ -12,10 +12,10 @@ use crate::{
 };
 
 #[test]
-fn a_prometheus_that_does_not_answer_is_said_and_leases_have_the_right_time() {
+fn a_prometheus_that_does_not_answer_is_reported_and_leases_have_the_right_time() {
     let Some(bed) = Bed::take_later() else { return };
     let run = Evenkeel::start(&bed, &Start { lease: "3s", ..Start::with("http://127.0.0.1:1") });
-    until("it is said", || {
+    until("it is reported", || {
         let log = run.log();
         log.lines().any(|line| line.contains("127.0.0.1:1") && line.contains("WARN"))
     });

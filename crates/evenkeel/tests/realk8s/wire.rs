@@ -14,8 +14,8 @@ use tokio::{
 
 use crate::bed::Bed;
 
-/// A wire between a client and a server on this machine. It can lose all connections that are
-/// open as a firewall does: nothing comes through any more, and nobody is told.
+/// A wire between a client and a server on this machine. It can lose all connections that are open
+/// as a firewall does: nothing comes through any more, without an error.
 pub(crate) struct Wire {
     pub(crate) port: u16,
     shared: Arc<Shared>,
