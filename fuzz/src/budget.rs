@@ -90,7 +90,7 @@ impl World {
         match bytes.below(8) {
             0..4 => self.look(bytes),
             4 => {
-                // A slice that somebody else counted.
+                // A slice that another process counted.
                 let slice = slice(bytes, self.now);
                 let _refused = self.history.push(slice).is_err();
             }
@@ -158,7 +158,7 @@ impl World {
         }
         assert_eq!(standing.counted.plus(standing.excluded), by_one, "running sums are exact");
         if let Some(remaining) = standing.remaining() {
-            assert!(remaining <= 1.0, "nobody has more than the whole budget: {remaining}");
+            assert!(remaining <= 1.0, "nothing has more than the whole budget: {remaining}");
         }
         let lines = ledger.lines(&standing);
         let lines = lines.iter().fold(Events::ZERO, |sum, line| sum.plus(line.bad));
@@ -232,6 +232,6 @@ fn canary(bytes: &mut Bytes<'_>, standing: &Standing) {
         assert!(worst.bound >= worst.unnoticed && worst.bound >= worst.noticed);
     }
     if let Some(share) = plan.budget_share(standing) {
-        assert!(share >= 0.0, "a cost is no gain: {share}");
+        assert!(share >= 0.0, "a cost is not a gain: {share}");
     }
 }

@@ -20,7 +20,7 @@ const START_MS: i64 = 1_700_000_000_000;
 /// Answers that are taken from one input.
 const ANSWERS_MAX: usize = 8;
 
-/// Time that passes when somebody waits, and the answers that are left.
+/// Time that passes during waits, and the answers that are left.
 #[derive(Default)]
 struct Host {
     waited_ms: Mutex<i64>,

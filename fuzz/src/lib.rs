@@ -3,7 +3,7 @@
 //!
 //! One module per target with `run(data)`, which panics when something is wrong. The binaries under
 //! `targets/` hand it to libFuzzer (`fuzz/run`); `tests/replay.rs` plays seeds, regressions and
-//! simple mutations of them on any toolchain. Every target takes any bytes; bytes that are no UTF-8
+//! simple mutations of them on any toolchain. Every target takes any bytes; bytes that are not UTF-8
 //! are read as far as they go.
 
 pub mod budget;

@@ -34,7 +34,7 @@ static DEFINITIONS: LazyLock<Vec<Obj>> = LazyLock::new(|| {
     parsed.map(|crd| crd.expect("our own definitions are well formed")).collect()
 });
 
-/// Time stands still: whoever waits, waits for ever.
+/// Time stands still: a wait never ends.
 struct Never;
 
 impl Timer for Never {

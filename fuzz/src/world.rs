@@ -39,7 +39,7 @@ pub(crate) fn store() -> SeriesStore {
     let mut store = SeriesStore::with_limit(5_000);
     let long = Labels::from_pairs([("__name__", "long_total"), ("job", "a")]);
     for i in 0..2_000_i32 {
-        // Every 700 samples the counter starts anew.
+        // Every 700 samples the counter starts again.
         let value = f64::from(i % 700) * 1.5;
         store.append(&long, i64::from(i) * 1_500, value).expect("times ascend");
     }
