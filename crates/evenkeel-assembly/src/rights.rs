@@ -1,7 +1,7 @@
 //! What each domain asks of the API server, for the roles that `evenkeel install` prints.
 //!
-//! The suite on a real control plane runs with exactly these: a request that is missing here is
-//! refused there.
+//! A simulated life of releases asks for no more, and writes no less (`evenkeel-sim`'s test
+//! `rights`); the suite on a real control plane runs with exactly these.
 
 /// Verbs on objects of one API group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,22 +27,24 @@ const READ: &[&str] = &["get", "list", "watch"];
 const KEEP: &[&str] = &["get", "list", "watch", "create", "patch"];
 
 /// Whatever runs: the door's error budget policy follows Canaries, and everybody writes Events.
-pub const COMMON: &[Right] =
-    &[right("flagger.app", &["canaries"], READ), right("", &["events"], &["create"])];
+pub const COMMON: &[Right] = &[
+    right("flagger.app", &["canaries"], READ),
+    // One that comes again is counted up.
+    right("", &["events"], &["get", "create", "patch"]),
+];
 
 /// In the namespace of the Leases.
 pub const LEASES: &[Right] =
-    &[right("coordination.k8s.io", &["leases"], &["get", "create", "update", "patch"])];
+    &[right("coordination.k8s.io", &["leases"], &["get", "create", "patch"])];
 
 pub(crate) const DELIVERY: &[Right] = &[
     // The finalizer, and the hand-over of what is selected.
     right("flagger.app", &["canaries"], &["patch"]),
     right("flagger.app", &["canaries/status"], &["patch"]),
-    // Objects that a Canary owns may block its deletion; some clusters ask for this.
+    // What a Canary owns may block its deletion: OwnerReferencesPermissionEnforcement asks for this.
     right("flagger.app", &["canaries/finalizers"], &["update"]),
     right("flagger.app", &["metrictemplates", "alertproviders"], READ),
     right("apps", &["deployments"], KEEP),
-    right("apps", &["deployments/scale"], &["patch"]),
     // Copies for the primary. The content of a Secret is read where a Canary's target uses it.
     right("", &["services", "configmaps", "secrets"], KEEP),
     // Why pods do not start.
@@ -56,6 +58,7 @@ pub(crate) const DELIVERY: &[Right] = &[
 pub(crate) const SLO: &[Right] = &[
     right("sloth.slok.dev", &["prometheusservicelevels"], READ),
     right("sloth.slok.dev", &["prometheusservicelevels/status"], &["patch"]),
+    right("sloth.slok.dev", &["prometheusservicelevels/finalizers"], &["update"]),
     right("monitoring.coreos.com", &["prometheusrules"], KEEP),
     right("monitoring.coreos.com", &["prometheusrules"], &["delete"]),
     right("evenkeel.dev", &["errorbudgetpolicies", "slomaintenances", "breakglasses"], READ),

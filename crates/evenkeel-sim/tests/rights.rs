@@ -1,4 +1,4 @@
-//! What `run` must be allowed to do is what `docs/rights.md` says, no less and no more.
+//! What `run` must be allowed to do is what the domains declare, no less and no more.
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use std::{
@@ -6,43 +6,32 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{Key, canary::Canary, slo::PrometheusServiceLevel};
+use evenkeel_api::{
+    Key,
+    canary::Canary,
+    slo::{PrometheusRule, PrometheusServiceLevel},
+};
+use evenkeel_assembly::{COMMON, LEASES, domains};
 use evenkeel_base::Clock as _;
+use evenkeel_control::ListQuery;
 use evenkeel_sim::world::{Right, World, releases};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use serde::Deserialize;
 use serde_json::json;
 
 /// Verbs on resources, as a role has them.
 type Rights = BTreeSet<(String, String)>;
 
-#[derive(Deserialize)]
-struct ClusterRole {
-    rules: Vec<Rule>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Rule {
-    api_groups: Vec<String>,
-    resources: Vec<String>,
-    verbs: Vec<String>,
-}
-
-fn documented() -> Rights {
-    let page = include_str!("../../../docs/rights.md");
-    let role = page.split("```yaml").nth(1).unwrap().split("```").next().unwrap();
-    let role: ClusterRole = serde_saphyr::from_str(role).unwrap();
+/// What `evenkeel install` grants.
+fn granted() -> Rights {
+    let domains = domains();
+    let of_domains = domains.iter().flat_map(|domain| domain.rights);
+    let all = COMMON.iter().chain(LEASES).chain(of_domains);
     let mut rights = Rights::new();
-    for rule in role.rules {
-        for (group, resource) in
-            rule.api_groups.iter().flat_map(|group| rule.resources.iter().map(move |r| (group, r)))
-        {
-            for verb in &rule.verbs {
-                let resource = format!("{resource}.{group}");
-                assert!(rights.insert((verb.clone(), resource.clone())), "{verb} {resource} twice");
-            }
+    for right in all {
+        for resource in right.resources {
+            let resource = format!("{resource}.{}", right.group);
+            rights.extend(right.verbs.iter().map(|verb| ((*verb).to_owned(), resource.clone())));
         }
     }
     rights
@@ -123,7 +112,7 @@ async fn install(world: &World) {
 }
 
 #[test]
-fn the_documented_role_is_what_a_life_of_releases_needs() {
+fn what_is_granted_is_what_a_life_of_releases_needs() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -151,18 +140,26 @@ fn the_documented_role_is_what_a_life_of_releases_needs() {
         reach(&world, "Failed").await;
         world.delete(&Key::of::<Canary>("default", "shop")).await.unwrap();
         reach(&world, "").await;
+        let key = Key::of::<PrometheusServiceLevel>("default", "shop");
+        world.delete(&key).await.unwrap();
+        let rules = ListQuery::of::<PrometheusRule>();
+        let end = world.time.elapsed() + Duration::from_hours(1);
+        while !world.store.list(&rules).await.unwrap().items.is_empty() {
+            assert!(world.time.elapsed() < end, "the rules stay");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
         world.process(process).unwrap().store.requests().asked
     });
-    let documented = documented();
+    let granted = granted();
     let asked: BTreeMap<(String, String), &Right> =
         asked.iter().map(|right| ((right.verb.to_owned(), resource(right)), right)).collect();
-    let missing: Vec<_> = asked.keys().filter(|right| !documented.contains(*right)).collect();
-    assert!(missing.is_empty(), "not in docs/rights.md: {missing:#?}");
+    let missing: Vec<_> = asked.keys().filter(|right| !granted.contains(*right)).collect();
+    assert!(missing.is_empty(), "not granted: {missing:#?}");
     // What is read may be followed from the cache, and the API server alone asks for finalizers.
     let plain = |right: &&(String, String)| {
         !["get", "list", "watch"].contains(&right.0.as_str()) && !right.1.contains("/finalizers")
     };
     let idle: Vec<_> =
-        documented.iter().filter(plain).filter(|right| !asked.contains_key(*right)).collect();
-    assert!(idle.is_empty(), "in docs/rights.md and never asked for: {idle:#?}");
+        granted.iter().filter(plain).filter(|right| !asked.contains_key(*right)).collect();
+    assert!(idle.is_empty(), "granted and never asked for: {idle:#?}");
 }
