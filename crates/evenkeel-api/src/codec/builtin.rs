@@ -14,7 +14,7 @@ use super::{Codec, conform};
 ///
 /// Rust compiles generic code in the first crate that names it, and crates above use that. Without
 /// this table every crate that reads a pod would compile the decoder of all its hundreds of fields
-/// again, and so would its tests: a third of a build from nothing.
+/// again, and so would its tests.
 pub static CODECS: [Codec; 27] = [
     conform::<core::Namespace>,
     conform::<core::Node>,

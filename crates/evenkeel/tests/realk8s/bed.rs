@@ -141,6 +141,21 @@ impl Bed {
         made.unwrap().key().clone()
     }
 
+    /// Whether an object like this one may not be created; it is not there afterwards.
+    pub(crate) fn refuses(&self, body: Value) -> bool {
+        let obj = Obj::from_json(body).unwrap();
+        match self.runtime.block_on(self.store.create(&obj, &WriteOptions::default())) {
+            Ok(made) => {
+                self.delete(made.key());
+                false
+            }
+            Err(StoreError::Refused { .. }) => true,
+            // Not gone yet.
+            Err(StoreError::Exists { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     pub(crate) fn patch(&self, key: &Key, patch: Value) {
         self.try_patch(key, patch).unwrap();
     }

@@ -41,12 +41,16 @@ fn kubectl(bed: &Bed, words: &[&str], input: &[u8]) -> String {
     text
 }
 
-/// Every object with our label, as kubectl names them.
+/// Every object with our label, as kubectl names them. In the namespace `default` there are roles of
+/// the tests.
 fn ours(bed: &Bed) -> Vec<String> {
-    let kinds = "namespaces,serviceaccounts,clusterroles,clusterrolebindings,roles,rolebindings,\
-        services,poddisruptionbudgets,networkpolicies,statefulsets,pods";
     let label = "app.kubernetes.io/part-of=evenkeel";
-    let found = kubectl(bed, &["get", kinds, "-A", "-l", label, "-o", "name"], b"");
+    let find = |kinds: &str| {
+        kubectl(bed, &["get", kinds, "-n", NAMESPACE, "-l", label, "-o", "name"], b"")
+    };
+    let found = find("namespaces,clusterroles,clusterrolebindings")
+        + &find("serviceaccounts,roles,rolebindings,services,poddisruptionbudgets")
+        + &find("networkpolicies,statefulsets,pods");
     // That there are none is a line, too.
     found.lines().filter(|line| line.contains('/')).map(str::to_owned).collect()
 }

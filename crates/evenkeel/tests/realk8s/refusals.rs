@@ -90,6 +90,8 @@ fn a_quota_that_forbids_the_primary_is_shown_and_recovers_when_it_is_lifted() {
         "spec": {"hard": {"count/deployments.apps": "1"}}}));
     until("the quota is counted", || bed.field(&quota, "/status/hard") != Value::Null);
     bed.create(crate::objects::deployment(ns, APP, "web:1", 1));
+    // Admission learns of the quota when it likes, and until then allows what is too much.
+    until("the quota is in force", || bed.refuses(crate::objects::deployment(ns, "x", "web:1", 0)));
     let canary = bed.create(crate::objects::canary(ns, APP, &json!({})));
     until("the refusal is shown", || words(bed, &canary).contains("exceeded quota"));
     assert_eq!(bed.condition(&canary, "Stalled")["reason"], "Refused");
