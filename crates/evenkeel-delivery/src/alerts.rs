@@ -26,7 +26,7 @@ pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Alerts {
         let key = Provider::key(namespace, &provider.name);
         match ports.read.get(&key).await {
             Ok(Some(found)) => {
-                // Nobody waits for a server that does not answer once per provider.
+                // One wait for a server that does not answer is enough, not one per provider.
                 let Ok(problem) = unusable(&found, view, ports).await else {
                     return Alerts::Unknown;
                 };
@@ -59,7 +59,7 @@ pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Alerts {
 }
 
 /// Whether the Secrets of providers are read in this look. What is in a Secret comes from the server
-/// every time, so it is read when a release is about to begin, and until what was wrong is mended.
+/// every time, so it is read when a release is about to begin, and until the problem is fixed.
 fn reads_secrets(view: &CanaryView) -> bool {
     let fails =
         |condition: &Condition| condition.type_ == reasons::ALERTS && condition.status == "False";

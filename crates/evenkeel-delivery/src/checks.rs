@@ -52,7 +52,7 @@ pub(crate) enum Checked {
 pub(crate) enum Missing {
     /// The server has none: perhaps nothing is measured yet.
     NoValues,
-    /// What it has is no number to judge by; in words.
+    /// Its value cannot be compared with a threshold; in words.
     Unusable(String),
     /// What it has passes, but is from before the last step; in words.
     Old(String),
@@ -106,7 +106,7 @@ impl Asked<'_> {
             .map(str::to_owned);
         let asked = server.as_deref().or(self.own_server);
         // The last query that found something.
-        let telling: RefCell<Option<String>> = RefCell::default();
+        let last_found: RefCell<Option<String>> = RefCell::default();
         let ask = |expr: String, of_time: bool| {
             let query = Query { server: server.clone(), expr, of_time };
             let Some(answer) = answer(&query) else { return Err(Unanswered(query)) };
@@ -115,7 +115,7 @@ impl Asked<'_> {
         let answer = |expr: String| {
             let found = ask(expr.clone(), false)?;
             if found.as_ref().is_ok_and(|samples| !samples.is_empty()) {
-                telling.replace(Some(expr));
+                last_found.replace(Some(expr));
             }
             Ok(found)
         };
@@ -138,9 +138,9 @@ impl Asked<'_> {
             Ok(value) => Self::compare(rule, value),
             Err(missing) => Checked::NoData(missing),
         };
-        let times = telling.into_inner().and_then(|expr| freshness::query(&expr));
+        let times = last_found.into_inner().and_then(|expr| freshness::query(&expr));
         let (Checked::Passed, Some(times)) = (&checked, times) else { return Ok(checked) };
-        // A server that cannot tell stops no release: the check itself was answered.
+        // A server without sample times does not stop a release: the check itself was answered.
         let Ok(newest_s) = value_of(ask(times, true)?) else { return Ok(checked) };
         Ok(match freshness::too_old(newest_s, self.since, self.now) {
             None => Checked::Passed,
@@ -172,7 +172,7 @@ impl Asked<'_> {
     fn success_pct(
         &self,
         rule: &MetricRule,
-        answer: impl Fn(String) -> Result<Told, Unanswered>,
+        answer: impl Fn(String) -> Result<Found, Unanswered>,
     ) -> Result<Result<f64, Missing>, Unanswered> {
         let window = format_duration(rule.window);
         let mesh = (format!("istio_requests_total{{{}", self.mesh_selector()), "response_code");
@@ -208,7 +208,7 @@ impl Asked<'_> {
     fn duration_ms(
         &self,
         rule: &MetricRule,
-        answer: impl Fn(String) -> Result<Told, Unanswered>,
+        answer: impl Fn(String) -> Result<Found, Unanswered>,
     ) -> Result<Result<f64, Missing>, Unanswered> {
         let window = format_duration(rule.window);
         let mesh = (
@@ -281,7 +281,7 @@ impl Asked<'_> {
 }
 
 /// An answer, or why there is none in words.
-type Told = Result<Vec<Sample>, Missing>;
+type Found = Result<Vec<Sample>, Missing>;
 
 /// Why a server has not answered, in words.
 pub(crate) fn unanswered(server: Option<&str>, error: &MetricsError) -> String {
@@ -332,8 +332,8 @@ pub(crate) fn unsupported(template: &MetricTemplate) -> Option<String> {
 }
 
 /// The last element's value, as Flagger takes it; NaN counts as missing.
-fn value_of(told: Told) -> Result<f64, Missing> {
-    match told?.last() {
+fn value_of(found: Found) -> Result<f64, Missing> {
+    match found?.last() {
         Some(sample) if !sample.value.is_nan() => Ok(sample.value),
         _ => Err(Missing::NoValues),
     }
@@ -396,7 +396,7 @@ mod tests {
         // No bad answer at all means no series of them.
         assert_snapshot!(judge(MetricKind::SuccessRate, Some(100.0), None, &[("istio_requests_total{reporter=\"destination\",destination_workload_namespace=\"shop\",destination_workload=~\"api\"}[1m]", 2.0)]), @"Ok(Passed)");
         assert_snapshot!(rate(&[("status", 1.0), ("seconds_count", 2.0)]), @r#"Ok(Failed { event: "success rate 50.00% < 99%", check: "m 50.00% < 99%" })"#);
-        // Infinite rates are no rates: their quotient is not a number, which no bound excludes.
+        // The quotient of two infinite rates is NaN, which no bound excludes.
         let infinite = f64::INFINITY;
         assert_snapshot!(rate(&[("response_code", infinite), ("istio_requests_total", infinite)]), @r#"Ok(NoData(Unusable("the rate of requests is infinite")))"#);
         assert_snapshot!(rate(&[("response_code", 0.0), ("istio_requests_total", infinite)]), @r#"Ok(NoData(Unusable("the rate of requests is infinite")))"#);

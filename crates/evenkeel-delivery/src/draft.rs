@@ -349,7 +349,7 @@ impl<'a> Draft<'a> {
             self.status.last_transition_time = Some(Time(self.view.now));
         }
         self.conditions();
-        // What is held otherwise is no step of a release.
+        // Anything else that is held is not a step of a release.
         let phase = self.view.status.phase;
         let steps = is_under_way(phase) || phase == Phase::Waiting;
         let promoted = self.status.conditions.iter().find(|c| c.type_ == PROMOTED);

@@ -12,7 +12,7 @@ use evenkeel_promql::{
 };
 use jiff::Timestamp;
 
-/// Older answers are no times of samples: queries look back five minutes at most by default.
+/// Older answers are not times of samples: queries look back five minutes at most by default.
 const AGE_S_MAX: f64 = 3600.0;
 
 /// The query for the time since when all that `expr` reads is newer: of each selector the newest
@@ -39,7 +39,7 @@ pub(crate) fn query(expr: &str) -> Option<String> {
     (!apart.is_empty()).then(|| format!("min({})", apart.join(" or ")))
 }
 
-/// `None` for what is not of now, and for several names, whose times would not be told apart.
+/// `None` for a query that is not about now, and for several names, whose times would be mixed up.
 fn time_of(selector: &Selector) -> Option<String> {
     let named = |matcher: &Matcher| &*matcher.name == "__name__" && matcher.op == MatchOp::Equal;
     if selector.offset.is_some() || selector.at.is_some() || !selector.matchers.iter().any(named) {

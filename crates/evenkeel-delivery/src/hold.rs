@@ -37,7 +37,7 @@ pub(crate) fn risk(ctx: &Context<'_>) -> Option<Plan> {
     Some(draft.done(reasons::READ_FAILED))
 }
 
-/// A promotion waits for the content that it copies, but not for ever. The version is judged anew
+/// A promotion waits for the content that it copies, but not forever. The version is judged again
 /// in each interval meanwhile, as while an approval is waited for.
 pub(crate) fn promotion(ctx: &Context<'_>) -> Option<Turn> {
     if !ctx.view.unread.has_content() {

@@ -18,7 +18,7 @@ use crate::{
 pub(crate) const REPLY_WAIT: Duration = Duration::from_millis(100);
 
 /// Longest wait for an approval before the version is given up: a forgotten gate must not keep a
-/// half-released version for ever.
+/// half-released version forever.
 pub(crate) const APPROVAL_WAIT_MAX: Duration = Duration::from_hours(24);
 
 /// What the webhooks of one kind say together.
@@ -116,7 +116,7 @@ fn call_at(
     }
 }
 
-/// Tells a webhook from those before it that have its name and type: each is asked for itself.
+/// Distinguishes a webhook from earlier ones of the same name and type: each is asked separately.
 fn twin(ctx: &Context<'_>, hook: &HookRule) -> String {
     let mut namesakes = ctx.rules.hooks(hook.kind).filter(|other| other.name == hook.name);
     let before = namesakes.position(|other| other == hook).unwrap_or_default();

@@ -120,7 +120,7 @@ fn initialized(ctx: &Context<'_>, mut draft: Draft<'_>, primary: &Workload) -> P
         (!ctx.config_hashes.is_empty()).then(|| ctx.config_hashes.clone());
     draft.phase(Phase::Initialized).weight(0).quiet();
     draft.run.note = None;
-    // What was made once is no repair.
+    // Making an object once does not count as a repair.
     draft.run.repairs.retain(|repair| repair.attempts > 1);
     let message = format!("Initialization done! {}.{}", ctx.view.obj.name(), names.namespace);
     draft.alert(Severity::Info, &message);

@@ -95,8 +95,8 @@ pub(crate) fn service(change: Change<'_>) -> Direction {
     if served(before.json()) == served(after) { Direction::Neutral } else { Direction::Riskier }
 }
 
-/// What of an object decides whether users are served and by whom, but for the shares of a route's
-/// backends.
+/// The part of an object that decides whether users are served and by which pods, except for the
+/// shares of a route's backends.
 fn served(obj: &Value) -> Value {
     let mut obj = obj.clone();
     if let Some(fields) = obj.as_object_mut() {

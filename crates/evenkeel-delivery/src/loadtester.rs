@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use evenkeel_base::{format_duration, parse_duration};
 
-/// Longest run: a load test that nobody stops ends by itself.
+/// Longest run: a load test that is not stopped ends by itself.
 const DURATION_MAX: Duration = Duration::from_hours(1);
 /// Concurrent workers at most; `hey` itself defaults to 50.
 const WORKERS_MAX: u32 = 1000;
@@ -133,7 +133,7 @@ fn take(plan: &mut LoadPlan, name: &str, value: String) -> Result<(), String> {
         }
         "q" => {
             let rate: f64 = value.parse().map_err(|_| wrong("a number of requests per second"))?;
-            // As in hey: 0 is no limit.
+            // As in hey: 0 means unlimited.
             let is_unlimited = rate == 0.0;
             if !is_unlimited && !RATES.contains(&rate) {
                 let (min, max) = (RATES.start(), RATES.end());

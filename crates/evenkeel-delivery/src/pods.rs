@@ -48,7 +48,7 @@ struct Failed {
     /// In even time.
     at: Timestamp,
     pause: Duration,
-    /// What people are told.
+    /// The message for people.
     words: Option<String>,
 }
 
@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    fn told(status: &Value) -> String {
+    fn describe(status: &Value) -> String {
         let pod = Obj::from_json(json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "api-1", "namespace": "shop"}, "status": status}))
         .unwrap();
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn what_keeps_a_pod_from_starting_is_named() {
         let waiting = |reason: &str, message: &str| {
-            told(&json!({"containerStatuses": [{"name": "app",
+            describe(&json!({"containerStatuses": [{"name": "app",
                 "state": {"waiting": {"reason": reason, "message": message}},
                 "lastState": {"terminated": {"exitCode": 3, "reason": "Error"}}}]}))
         };
@@ -175,10 +175,10 @@ mod tests {
         assert_snapshot!(waiting("ContainerCreating", ""), @"none");
         let init = json!({"initContainerStatuses": [{"name": "migrate",
             "state": {"waiting": {"reason": "ErrImagePull"}}}]});
-        assert_snapshot!(told(&init), @"Pod/shop/api-1: container migrate: ErrImagePull");
+        assert_snapshot!(describe(&init), @"Pod/shop/api-1: container migrate: ErrImagePull");
         let unplaced = json!({"conditions": [{"type": "PodScheduled", "status": "False",
             "reason": "Unschedulable", "message": "0/3 nodes are available: Insufficient cpu."}]});
-        assert_snapshot!(told(&unplaced), @"Pod/shop/api-1: Unschedulable: 0/3 nodes are available: Insufficient cpu.");
-        assert_snapshot!(told(&json!({"containerStatuses": [{"name": 7, "state": "odd"}]})), @"none");
+        assert_snapshot!(describe(&unplaced), @"Pod/shop/api-1: Unschedulable: 0/3 nodes are available: Insufficient cpu.");
+        assert_snapshot!(describe(&json!({"containerStatuses": [{"name": 7, "state": "odd"}]})), @"none");
     }
 }

@@ -67,8 +67,8 @@ pub(crate) fn roll_back(view: &CanaryView, mut draft: Draft<'_>) -> Turn {
         format_duration(took),
         rollback.cause
     );
-    let told = view.run.alerted_at.is_some_and(|at| at >= rollback.since);
-    let severity = if told { Severity::Info } else { Severity::Error };
+    let has_alerted = view.run.alerted_at.is_some_and(|at| at >= rollback.since);
+    let severity = if has_alerted { Severity::Info } else { Severity::Error };
     draft.alert(severity, &message).warning(message);
     Turn::Now(draft.done(reasons::ROLLED_BACK))
 }

@@ -470,7 +470,7 @@ mod tests {
 
     #[test]
     fn what_is_not_acted_on_is_refused_by_name() {
-        let mut told = Vec::new();
+        let mut problems = Vec::new();
         for (path, value) in [
             ("/service/headless", json!(true)),
             ("/service/corsPolicy", json!({"allowOrigins": [{"exact": "*"}]})),
@@ -483,12 +483,12 @@ mod tests {
             ("/analysis/mirror", json!(true)),
             ("/analysis/webhooks/0/disableTLS", json!(true)),
         ] {
-            told.push(problem(|spec| {
+            problems.push(problem(|spec| {
                 let (parent, field) = path.rsplit_once('/').unwrap();
                 spec.pointer_mut(parent).unwrap()[field] = value;
             }));
         }
-        assert_snapshot!(told.join("\n"), @r"
+        assert_snapshot!(problems.join("\n"), @r"
         spec.service.headless: is not supported: the gateway routes by the Services' cluster addresses; remove it
         spec.service.corsPolicy: is not supported: answer CORS requests in the service; remove it
         spec.service.retries: is not supported: the gateway retries by its own rules; remove it

@@ -218,7 +218,7 @@ fn due(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Turn, Need> {
         (false, false) => judge(ctx)?,
     };
     let measured = match measured {
-        // The way back waits for nobody.
+        // A rollback waits for nothing.
         Judged::Failed(failure) if ctx.status.failed_checks + 1 >= ctx.rules.threshold => {
             return Ok(Turn::Now(failed(ctx, failure)));
         }
@@ -353,7 +353,7 @@ fn with_two_versions(ctx: &Context<'_>, rule: &MetricRule, clean_at: Timestamp) 
     Judged::Early(draft.done(reasons::DATA_PENDING), News::No)
 }
 
-/// No data says nothing about the version: it is waited for, but not for ever.
+/// Missing data says nothing about the version: the release waits for it, but not forever.
 fn without_data(ctx: &Context<'_>, rule: &MetricRule, missing: &Missing) -> Judged {
     let since = ctx.run.data_missing_since.unwrap_or(ctx.view.now);
     let (patience, pause) = match missing {

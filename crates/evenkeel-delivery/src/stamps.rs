@@ -5,9 +5,9 @@
 //! time from a stamp to now    as the even clock counts it, while this process has looked on
 //! ```
 //! A clock that is set moves the stamps along: an interval that has run for ten seconds has run for
-//! ten seconds afterwards, and a deadline is neither met nor missed by it. Somebody who did not look
-//! on cannot know: a stamp later than now is then taken as made now, once, so that a step back costs
-//! one more interval and not the step.
+//! ten seconds afterwards, and a deadline is neither met nor missed by it. A process that has just
+//! started cannot know: a stamp later than now is then taken as made now, once, so that a step back
+//! costs one more interval and not the step.
 
 use std::{
     collections::BTreeMap,

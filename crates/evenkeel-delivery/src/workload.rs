@@ -185,7 +185,7 @@ pub(crate) fn is_ours(revision: &str) -> bool {
 pub(crate) struct Rewrite<'a> {
     /// Name of its primary copy.
     pub(crate) primary: &'a str,
-    /// The label that tells them apart.
+    /// The label that distinguishes their pods.
     pub(crate) label: &'a str,
     /// Its value on the target.
     pub(crate) value: &'a str,
@@ -203,7 +203,7 @@ impl Rewrite<'_> {
         format!("{}-primary", self.value)
     }
 
-    /// The primary's pod template: as the target's, but for what tells them apart.
+    /// The primary's pod template: the target's, except for what distinguishes the two.
     pub(crate) fn template(&self, target: &Workload) -> Value {
         let mut template = target.template().clone();
         configs::rename(&mut template, self.copies);

@@ -191,7 +191,7 @@ impl Cluster {
         }
     }
 
-    /// Nodes start and stop what they are told, at once; the gateway follows the routes.
+    /// Nodes start and stop pods at once; the gateway follows the routes.
     fn play(&self) {
         for (number, pod) in self.all::<Pod>().iter().enumerate() {
             if pod.is_deleting() {
@@ -241,7 +241,7 @@ impl Cluster {
                 })
             }
         };
-        assert!(ready || !self.served, "users find nobody");
+        assert!(ready || !self.served, "users find no pod");
         self.served = ready;
     }
 

@@ -405,16 +405,16 @@ fn what_is_wrong_is_said_with_object_field_and_fix() {
         json!({"analysis": {"interval": "soon"}}),
         json!({"provider": "linkerd"}),
     ];
-    let mut told = String::new();
+    let mut lines = String::new();
     for patch in table {
         let mut world = World::new(with(&patch), Settings::default());
         world.run_for(minutes(2));
         let canary = world.canary();
         let condition = canary.json().pointer("/status/conditions/0").unwrap();
         let (kind, reason) = (&condition["type"], &condition["reason"]);
-        writeln!(told, "{kind} {reason} | {}", world.events()).unwrap();
+        writeln!(lines, "{kind} {reason} | {}", world.events()).unwrap();
     }
-    assert_snapshot!(told, @r#"
+    assert_snapshot!(lines, @r#"
     "Accepted" "TargetMissing" | Warning Deployment/shop/nobody does not exist: create it, or correct spec.targetRef.name
     "Accepted" "InvalidSpec" | Warning spec.analysis.interval: "soon" is not a duration: a number is missing (write it like 30s, 5m or 1h30m)
     "Accepted" "InvalidSpec" | Warning spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or remove it
@@ -490,7 +490,7 @@ fn a_canary_named_otherwise_than_its_service_and_target() {
 }
 
 #[test]
-fn a_template_measures_what_it_says_and_its_absence_is_told() {
+fn a_template_measures_what_it_says_and_its_absence_is_reported() {
     let metric = json!({"name": "errors", "templateRef": {"name": "errors"},
         "thresholdRange": {"max": 0.1}});
     let canary = with(&json!({"analysis": {"threshold": 1, "metrics": [metric]}}));

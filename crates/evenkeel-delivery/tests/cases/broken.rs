@@ -91,7 +91,7 @@ fn an_older_canary_on_the_same_target_ends_the_exposure() {
 }
 
 #[test]
-fn without_a_primary_that_serves_the_weight_stays_and_is_told() {
+fn without_a_primary_that_serves_the_weight_stays_and_is_reported() {
     let mut world = running();
     world.broken.insert("api-service-primary".into());
     world.settle();
@@ -171,7 +171,7 @@ fn a_canary_is_deleted_without_a_gap_also_when_its_spec_is_refused() {
 #[test]
 fn a_canary_and_its_target_can_be_deleted_together_in_the_middle_of_a_run() {
     let mut world = running();
-    // Nobody is left to serve anybody.
+    // No pod is left to serve users.
     world.unchecked = true;
     world.store.remove(&deployment_key("api-service"));
     world.store.change(&canary_key(), |body| {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The SLO controller's answer, found `age` seconds ago.
-pub(crate) fn tell(world: &World, permission: &str, reason: &str, age: i64) {
+pub(crate) fn set(world: &World, permission: &str, reason: &str, age: i64) {
     let observed_at = world.now().as_second() - age;
     let budget = json!({"slo": "shop/api/api-requests", "state": "frozen",
         "permission": permission, "reason": reason, "message": "0.0 % of the budget is left",
@@ -19,13 +19,13 @@ fn condition(world: &World) -> String {
 #[test]
 fn a_frozen_budget_holds_the_start_until_it_recovers() {
     let mut world = initialized(article());
-    tell(&world, "deny", "BudgetFrozen", 0);
+    set(&world, "deny", "BudgetFrozen", 0);
     world.release("2");
     world.run_for(minutes(3));
     assert_eq!((world.phase().as_str(), world.weight()), ("Waiting", Some(0)));
     assert_eq!(world.replicas("api-service"), Some(0), "nothing is started");
     assert_snapshot!(condition(&world), @"False BudgetFrozen: Halt api-service.shop advancement shop/api/api-requests: 0.0 % of the budget is left");
-    tell(&world, "allow", "BudgetHealthy", 0);
+    set(&world, "allow", "BudgetHealthy", 0);
     world.run_until(&["Succeeded"]);
     assert_eq!(condition(&world), "none");
     let halts = world.events().matches("Halt").count();
@@ -35,12 +35,12 @@ fn a_frozen_budget_holds_the_start_until_it_recovers() {
 #[test]
 fn an_answer_nobody_repeats_holds_and_one_without_policy_does_not() {
     let mut world = initialized(article());
-    tell(&world, "allow", "BudgetHealthy", 3_600);
+    set(&world, "allow", "BudgetHealthy", 3_600);
     world.release("2");
     world.run_for(minutes(3));
     assert_eq!(world.phase(), "Waiting");
     assert!(condition(&world).contains("last looked at"), "{}", condition(&world));
-    tell(&world, "allow", "NoPolicy", 3_600);
+    set(&world, "allow", "NoPolicy", 3_600);
     world.run_until(&["Succeeded"]);
 }
 
@@ -48,7 +48,7 @@ fn an_answer_nobody_repeats_holds_and_one_without_policy_does_not() {
 fn little_budget_makes_the_steps_longer() {
     let start_to_end = |permission: &str| {
         let mut world = initialized(article());
-        tell(&world, permission, "NoPolicy", 0);
+        set(&world, permission, "NoPolicy", 0);
         world.release("2");
         let from = world.now();
         world.run_until(&["Succeeded"]);
@@ -61,7 +61,7 @@ fn little_budget_makes_the_steps_longer() {
 #[test]
 fn a_version_that_is_taken_back_while_it_waits_is_forgotten() {
     let mut world = initialized(article());
-    tell(&world, "deny", "BudgetFrozen", 0);
+    set(&world, "deny", "BudgetFrozen", 0);
     let image = world.image("api-service");
     world.release("2");
     world.run_for(minutes(2));
@@ -89,7 +89,7 @@ fn a_canary_is_deleted_while_its_budget_burns() {
 fn a_canary_is_deleted_while_nothing_is_known_of_its_budget() {
     for (permission, reason) in [("approve", "BudgetUnknown"), ("deny", "BudgetFrozen")] {
         let mut world = initialized(article());
-        tell(&world, permission, reason, 0);
+        set(&world, permission, reason, 0);
         let key = Key::of::<Canary>(NS, "api-service");
         world.store.change(&key, |body| {
             body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();

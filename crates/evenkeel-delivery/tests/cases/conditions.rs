@@ -3,17 +3,17 @@
 use super::*;
 
 #[test]
-fn conditions_stand_still_while_event_webhooks_are_told() {
+fn conditions_stay_the_same_while_event_webhooks_are_called() {
     let hook = json!({"name": "pager", "type": "event", "url": "http://pager/"});
     let mut world = initialized(with(&json!({"analysis": {"webhooks": [hook]}})));
-    budget::tell(&world, "deny", "BudgetFrozen", 0);
+    budget::set(&world, "deny", "BudgetFrozen", 0);
     world.release("2");
     world.run_for(Duration::from_secs(15));
     let first = world.condition("BudgetAllows");
     assert!(first.starts_with("False BudgetFrozen"), "{first}");
-    // The webhook never answers: it is told of the hold for the whole of its timeout.
+    // The webhook never answers: its call for the hold takes its whole timeout.
     for second in 0..300 {
-        budget::tell(&world, "deny", "BudgetFrozen", 0);
+        budget::set(&world, "deny", "BudgetFrozen", 0);
         world.run_for(Duration::from_secs(1));
         assert_eq!(world.condition("BudgetAllows"), first, "after {second} s");
     }
@@ -94,7 +94,7 @@ fn what_is_held_is_not_said_to_go_on() {
     assert!(!world.condition("Promoted").contains("held"), "{}", world.condition("Promoted"));
     assert_eq!(world.condition("Held"), "none");
     let mut world = initialized(article());
-    budget::tell(&world, "deny", "BudgetFrozen", 0);
+    budget::set(&world, "deny", "BudgetFrozen", 0);
     world.release("2");
     world.run_for(minutes(3));
     assert_snapshot!(world.condition("Promoted"), @"Unknown Waiting: Waiting for the error budget, see the condition BudgetAllows.");

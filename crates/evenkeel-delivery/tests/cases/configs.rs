@@ -131,7 +131,7 @@ fn a_copy_that_is_deleted_is_made_again_from_what_was_promoted() {
         "{}",
         world.events()
     );
-    // Content that nobody has judged does not get to the primary this way.
+    // Content that was not judged does not get to the primary this way.
     world.run_for(minutes(20));
     world
         .store
@@ -197,7 +197,7 @@ fn uses_secrets(body: &mut Value) {
         {"name": "all", "projected": {"sources": [{"secret": {"name": "extra"}}]}}]);
 }
 
-/// A service that uses Secrets, whose webhook and chat are told everything.
+/// A service that uses Secrets, whose webhook and chat receive everything.
 fn with_secrets() -> World {
     let pager = json!({"name": "pager", "type": "event",
         "url": "http://ann:pl4nted@pager.test/?token=pl4nted"});
@@ -218,7 +218,7 @@ fn with_secrets() -> World {
 }
 
 fn keeps_its_secrets(world: &World) {
-    let mut all = world.told.lock().unwrap().clone();
+    let mut all = world.messages.lock().unwrap().clone();
     all.extend([world.timeline(), world.queries.lock().unwrap().join(" ")]);
     for obj in world.store.all() {
         let mut body = obj.json().clone();
@@ -237,7 +237,7 @@ fn keeps_its_secrets(world: &World) {
 
 /// Refuses each write of a life in turn: copies are made, promoted, and made again.
 #[test]
-fn what_is_in_secrets_is_told_to_nobody_whatever_is_refused() {
+fn what_is_in_secrets_is_never_sent_whatever_is_refused() {
     let mut lives = 0;
     for writes in 0..1000 {
         let mut world = with_secrets();

@@ -1,4 +1,4 @@
-//! Who is asked, who is told, and what their answers do.
+//! Which webhooks and providers are called, and what their answers do.
 
 use evenkeel_api::GroupKind;
 
@@ -121,11 +121,11 @@ fn event_webhooks_hear_every_event_in_order_and_hold_nothing_up() {
     let hook = json!({"name": "pager", "type": "event", "url": "http://pager/",
         "metadata": {"team": "shop", "eventMessage": "overridden"}});
     let mut world = initialized(with(&json!({"analysis": {"webhooks": [hook]}})));
-    // It never answers: every telling takes its whole timeout, beside the release.
+    // It never answers: every call takes its whole timeout, and the release goes on.
     world.release("2");
     world.run_for(minutes(12));
     assert_eq!(world.phase(), "Succeeded");
-    let told: Vec<String> = world
+    let messages: Vec<String> = world
         .calls
         .lock()
         .unwrap()
@@ -135,7 +135,7 @@ fn event_webhooks_hear_every_event_in_order_and_hold_nothing_up() {
             call.body["metadata"]["eventMessage"].as_str().unwrap().to_owned()
         })
         .collect();
-    assert_snapshot!(told.join("\n"), @r"
+    assert_snapshot!(messages.join("\n"), @r"
     Initialization done! api-service.shop
     New revision detected! Scaling up api-service.shop
     Starting canary analysis for api-service.shop
@@ -171,7 +171,7 @@ fn webhooks_of_one_name_are_each_asked() {
 }
 
 #[test]
-fn events_noted_under_the_former_name_are_told_all_the_same() {
+fn events_stored_under_the_former_name_are_still_sent() {
     let hook = json!({"name": "pager", "type": "event", "url": "http://pager/"});
     let mut world = initialized(with(&json!({"analysis": {"webhooks": [hook]}})));
     answer(&world, &[("pager", 200)]);
@@ -185,8 +185,9 @@ fn events_noted_under_the_former_name_are_told_all_the_same() {
     world.boot();
     world.run_for(minutes(1));
     let calls = world.calls.lock().unwrap();
-    let told: Vec<_> = calls.iter().map(|call| &call.body["metadata"]["eventMessage"]).collect();
-    assert_eq!(told, ["an old one"]);
+    let messages: Vec<_> =
+        calls.iter().map(|call| &call.body["metadata"]["eventMessage"]).collect();
+    assert_eq!(messages, ["an old one"]);
     let status = world.canary().json()["status"]["evenkeel"].clone();
     assert_eq!((&status["untold"], &status["pendingEvents"]), (&Value::Null, &Value::Null));
 }
@@ -242,7 +243,7 @@ fn an_alert_provider_that_does_not_exist_is_named() {
 
 #[test]
 fn a_provider_that_can_deliver_nothing_is_named_before_the_first_alert() {
-    let mut told = Vec::new();
+    let mut conditions = Vec::new();
     for spec in [
         json!({"type": "pigeon".repeat(100), "address": "http://chat/"}),
         json!({"type": "slack"}),
@@ -262,9 +263,9 @@ fn a_provider_that_can_deliver_nothing_is_named_before_the_first_alert() {
         let key = Key::new(GroupKind::new("flagger.app", "AlertProvider"), NS, "chat");
         world.store.change(&key, |body| body["spec"] = spec);
         world.run_until(&["Initialized"]);
-        told.push(world.condition("AlertsDelivered"));
+        conditions.push(world.condition("AlertsDelivered"));
     }
-    assert_snapshot!(told.join("\n"), @r#"
+    assert_snapshot!(conditions.join("\n"), @r#"
     False ProviderInvalid: AlertProvider/shop/chat: spec.type "pigeonpigeonpigeonpigeonpigeonpigeonpigeonpigeonpigeonpigeonpige" ... is not supported; use one of slack, discord, rocket, msteams, gchat, webhook
     False ProviderInvalid: AlertProvider/shop/chat has no address: set spec.address, or `address` in the Secret of spec.secretRef
     False ProviderInvalid: AlertProvider/shop/chat: spec.address is not an http:// or https:// URL: correct it

@@ -219,11 +219,11 @@ fn with_template() -> Value {
 
 #[test]
 fn a_server_that_is_not_asked_is_refused_by_name() {
-    let mut told = Vec::new();
+    let mut conditions = Vec::new();
     let mut world =
         World::new(with(&json!({"metricsServer": "http://other:9090"})), Settings::default());
     world.run_for(minutes(1));
-    told.push(world.condition("Accepted"));
+    conditions.push(world.condition("Accepted"));
     for provider in [
         json!({"type": "prometheus", "address": "http://other:9090"}),
         json!({"type": "prometheus", "secretRef": {"name": "x"}}),
@@ -232,9 +232,9 @@ fn a_server_that_is_not_asked_is_refused_by_name() {
         let mut world = World::new(with_template(), Settings::default());
         world.store.create_now(template(&provider));
         world.run_for(minutes(1));
-        told.push(world.condition("Accepted"));
+        conditions.push(world.condition("Accepted"));
     }
-    assert_snapshot!(told.join("\n"), @r#"
+    assert_snapshot!(conditions.join("\n"), @r#"
     False InvalidSpec: spec.metricsServer: is not supported here: only the metrics server of this process is asked; remove it
     False InvalidSpec: MetricTemplate/shop/errors: spec.provider.address: is not supported here: only the metrics server of this process is asked; remove it
     False InvalidSpec: MetricTemplate/shop/errors: spec.provider.secretRef: is not supported; remove it
@@ -321,7 +321,7 @@ fn what_gives_access_to_a_metrics_server_is_said_nowhere() {
 
 #[test]
 fn what_can_never_be_measured_is_refused_before_a_release() {
-    let mut told = Vec::new();
+    let mut conditions = Vec::new();
     let metric = |metric: Value| with(&json!({"analysis": {"metrics": [metric]}}));
     let templated = json!({"name": "errors", "templateRef": {"name": "errors"},
         "thresholdRange": {"max": 0.1}});
@@ -337,9 +337,9 @@ fn what_can_never_be_measured_is_refused_before_a_release() {
         template["spec"]["query"] = query.into();
         world.store.create_now(template);
         world.run_for(minutes(1));
-        told.push(world.condition("Accepted"));
+        conditions.push(world.condition("Accepted"));
     }
-    assert_snapshot!(told.join("\n"), @r#"
+    assert_snapshot!(conditions.join("\n"), @r#"
     False InvalidSpec: spec.analysis.metrics[0].thresholdRange: min 99 is more than max 1: no value would pass
     False InvalidSpec: spec.analysis.metrics[0].query: "app" is not known in the query: use name, namespace, target, service, ingress, route, interval, or variables.NAME with NAME in templateVariables
     False InvalidSpec: MetricTemplate/shop/errors: spec.query: "app" is not known in the query: use name, namespace, target, service, ingress, route, interval, or variables.NAME with NAME in templateVariables

@@ -128,7 +128,7 @@ fn nothing_begins_on_a_budget_that_cannot_be_read() {
     let said = world.condition("BudgetAllows");
     assert!(said.starts_with("False BudgetUnreadable: Halt"), "{said}");
     assert!(said.contains("status.errorBudget.permission"), "{said}");
-    budget::tell(&world, "allow", "BudgetHealthy", 0);
+    budget::set(&world, "allow", "BudgetHealthy", 0);
     world.run_until(&["Succeeded"]);
     assert_eq!(world.condition("BudgetAllows"), "none");
 }

@@ -25,7 +25,7 @@ fn the_primary_gets_the_targets_labels_and_annotations_and_nobodys_bookkeeping()
         format!("{} {}", metadata["labels"], metadata["annotations"])
     };
     assert_snapshot!(metadata(&world), @r#"{"app":"api-service-primary","team":"pay"} {"team.example.com/owner":"pay"}"#);
-    // Somebody else's stay, and new ones come with the next promotion.
+    // Those of others stay, and new ones come with the next promotion.
     world.store.change(&deployment_key("api-service-primary"), |body| {
         body["metadata"]["annotations"]["other.example.com/mark"] = "kept".into();
     });
@@ -76,7 +76,7 @@ fn recommended(world: &World, name: &str) {
 }
 
 #[test]
-fn services_tell_two_instances_of_one_app_apart() {
+fn services_distinguish_two_instances_of_one_app() {
     let mut world = initialized(article());
     for name in ["app-a", "app-b"] {
         recommended(&world, name);

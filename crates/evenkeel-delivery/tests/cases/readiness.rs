@@ -65,7 +65,7 @@ fn a_promotion_that_fails_leaves_the_traffic_where_it_is_served() {
     world.run_for(minutes(1));
     assert_eq!((world.phase().as_str(), world.weight()), ("Failed", Some(100)));
     assert_eq!(world.image("api-service"), "2");
-    // Another version mends it: judged with all the traffic it has, then promoted.
+    // Another version repairs it: judged with all the traffic it has, then promoted.
     world.release("3");
     world.run_for(minutes(1));
     world.broken.clear();

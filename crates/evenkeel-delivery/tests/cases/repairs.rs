@@ -1,4 +1,4 @@
-//! Objects that somebody or something does not leave as they should be.
+//! Objects that something else keeps changing.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn old_gateway_api() -> World {
 }
 
 #[test]
-fn a_field_that_the_server_does_not_keep_is_told_and_not_set_without_end() {
+fn a_field_that_the_server_does_not_keep_is_reported_and_not_set_forever() {
     let mut world = old_gateway_api();
     world.run_for(minutes(60));
     assert_snapshot!(world.condition("ObjectsInSync"), @"False RepairNotKept: HTTPRoute/shop/api-service (spec.rules[0].timeouts; set 17 times) keeps being changed back: the API server or another controller does not keep it");

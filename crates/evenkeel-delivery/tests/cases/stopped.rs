@@ -51,7 +51,7 @@ fn a_load_test_goes_on_while_the_checks_fail() {
     let calls = world.calls.lock().unwrap().len();
     world.traffic.lock().unwrap().error_ratio = Some(0.5);
     world.run_until(&["Failed"]);
-    // At the threshold nobody is asked any more.
+    // At the threshold no more webhooks are called.
     assert_eq!(world.calls.lock().unwrap().len() - calls, 4);
 }
 

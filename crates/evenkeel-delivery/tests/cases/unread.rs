@@ -100,10 +100,10 @@ fn a_promotion_waits_for_what_it_copies_and_the_version_is_judged_meanwhile() {
     let called = world.calls.lock().unwrap().len();
     world.run_for(minutes(3));
     assert!(world.queries.lock().unwrap().len() >= asked + 3, "it is not judged any more");
-    assert!(world.calls.lock().unwrap().len() >= called + 3, "nobody makes requests any more");
+    assert!(world.calls.lock().unwrap().len() >= called + 3, "no more webhooks are called");
     let events = world.events();
-    let told = |text: &str| events.lines().filter(|line| line.contains(text)).count();
-    assert_eq!((told("Until that can be read"), told("Waiting to promote")), (1, 1), "{events}");
+    let count = |text: &str| events.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((count("Until that can be read"), count("Waiting to promote")), (1, 1), "{events}");
     world.store.answer_reads("Secret/shop/db", 200);
     world.run_until(&["Succeeded"]);
     assert_eq!(world.image("api-service-primary"), "2");
@@ -310,7 +310,7 @@ fn pods_that_may_not_be_listed_are_said_and_not_asked_for_at_every_look() {
     assert!(looks > 10, "{looks}");
     assert_eq!(world.store.reads("Pod") - before, 1);
     assert_snapshot!(world.condition("Promoted"), @"Unknown Progressing: New revision detected, progressing canary analysis. Waiting for api-service.shop rollout to finish: 0 of 3 (readyThreshold 100%) updated replicas are available: pods cannot be listed: Pod: HTTP status 403");
-    // From time to time, for somebody may have given the right.
+    // From time to time, because the right may have been granted.
     world.run_for(minutes(4));
     assert_eq!(world.store.reads("Pod") - before, 2);
 }

@@ -40,7 +40,7 @@ impl Timer for Time {
 /// What the canary's requests look like.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Traffic {
-    /// Share of 5xx answers; `None` is no data at all.
+    /// Share of 5xx answers; `None` means no data at all.
     pub(crate) error_ratio: Option<f64>,
     /// 99th percentile.
     pub(crate) p99_ms: f64,
@@ -94,7 +94,7 @@ pub(crate) type Answers = BTreeMap<&'static str, u16>;
 pub(super) struct Called {
     pub(super) answers: Arc<Mutex<Answers>>,
     pub(super) log: Arc<Mutex<Vec<HookCall>>>,
-    pub(super) told: Told,
+    pub(super) messages: Messages,
     pub(super) replies: Mutex<BTreeMap<String, Result<HookReply, HookError>>>,
     pub(super) time: Arc<Time>,
 }
@@ -102,7 +102,7 @@ pub(super) struct Called {
 impl Hooks for Called {
     fn call<'a>(&'a self, call: &'a HookCall) -> BoxFuture<'a, Result<HookReply, HookError>> {
         self.log.lock().unwrap().push(call.clone());
-        self.told.lock().unwrap().push(json!(call.body).to_string());
+        self.messages.lock().unwrap().push(json!(call.body).to_string());
         let name = call.id.rsplit('/').next().unwrap_or_default().to_owned();
         let answer = self.answers.lock().unwrap().get(name.as_str()).copied();
         Box::pin(async move {
@@ -140,15 +140,15 @@ pub(super) enum Rule {
 
 pub(super) struct Gate {
     pub(super) rule: Arc<Mutex<Rule>>,
-    pub(super) told: Told,
+    pub(super) messages: Messages,
 }
 
-/// What was told to others in words, or in bodies for them.
-pub(crate) type Told = Arc<Mutex<Vec<String>>>;
+/// What was sent to others, as text.
+pub(crate) type Messages = Arc<Mutex<Vec<String>>>;
 
 impl Door for Gate {
     fn ask<'a>(&'a self, petition: &'a Petition<'a>) -> BoxFuture<'a, Verdict> {
-        self.told.lock().unwrap().push(format!("{petition:?}"));
+        self.messages.lock().unwrap().push(format!("{petition:?}"));
         let riskier = petition.direction == Direction::Riskier;
         let held = match *self.rule.lock().unwrap() {
             Rule::Nothing => false,
@@ -164,7 +164,7 @@ impl Door for Gate {
         async { verdict }.boxed()
     }
     fn settle<'a>(&'a self, _: &'a AuditId, outcome: Outcome<'a>) -> BoxFuture<'a, ()> {
-        self.told.lock().unwrap().push(format!("{outcome:?}"));
+        self.messages.lock().unwrap().push(format!("{outcome:?}"));
         async {}.boxed()
     }
 }
@@ -173,13 +173,13 @@ impl Door for Gate {
 pub(super) struct Mailbox {
     pub(super) problem: Arc<Mutex<Option<String>>>,
     pub(super) mail: Arc<Mutex<Vec<String>>>,
-    pub(super) told: Told,
+    pub(super) messages: Messages,
 }
 
 impl Notifier for Mailbox {
     fn deliver(&self, note: Notification) -> BoxFuture<'static, Result<(), String>> {
         self.mail.lock().unwrap().push(format!("{} {}", note.severity, note.message));
-        self.told.lock().unwrap().push(json!(note).to_string());
+        self.messages.lock().unwrap().push(json!(note).to_string());
         let problem = self.problem.lock().unwrap().clone();
         async { problem.map_or(Ok(()), Err) }.boxed()
     }

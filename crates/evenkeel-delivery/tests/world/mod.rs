@@ -1,5 +1,5 @@
 //! A world for one Canary in virtual time: the real run loop, observation and performing over a
-//! small store; Deployments, endpoints and the gateway follow at once or as told.
+//! small store; Deployments, endpoints and the gateway follow at once, or as the test says.
 //!
 //! What must hold of every release whatever happens is checked in `evenkeel_sim::world`, from
 //! outside and among many more faults. Here is what takes a look inside, after every single step:
@@ -28,7 +28,7 @@ use k8s_openapi::api::{
 };
 use serde_json::{Value, json};
 
-use host::{Called, Gate, Mailbox, Rule, Time, Told};
+use host::{Called, Gate, Mailbox, Messages, Rule, Time};
 
 pub(crate) use host::{Answers, Asked, Traffic};
 pub(crate) use store::MemStore;
@@ -46,8 +46,8 @@ pub(crate) struct World {
     pub(crate) mail_problem: Arc<Mutex<Option<String>>>,
     /// Notifications, as `severity message`.
     pub(crate) mail: Arc<Mutex<Vec<String>>>,
-    /// What the door, webhooks and people were told.
-    pub(crate) told: Told,
+    /// What was sent to the door, to webhooks and to people.
+    pub(crate) messages: Messages,
     rule: Arc<Mutex<Rule>>,
     /// Deployments whose pods do not become ready.
     pub(crate) broken: BTreeSet<String>,
@@ -55,7 +55,7 @@ pub(crate) struct World {
     pub(crate) limping: BTreeSet<String>,
     /// Whether the gateway follows the routes.
     pub(crate) confirming: bool,
-    /// Somebody else who changes things back all the time.
+    /// Another client that keeps changing things back.
     pub(crate) meddler: Option<fn(&MemStore)>,
     /// What must hold always does not hold where the world itself is broken.
     pub(crate) unchecked: bool,
@@ -91,7 +91,7 @@ impl World {
             calls: Arc::default(),
             mail_problem: Arc::default(),
             mail: Arc::default(),
-            told: Arc::default(),
+            messages: Arc::default(),
             rule: Arc::default(),
             broken: BTreeSet::new(),
             limping: BTreeSet::new(),
@@ -148,7 +148,7 @@ impl World {
             .with_hooks(Arc::new(Called {
                 answers: self.answers.clone(),
                 log: self.calls.clone(),
-                told: self.told.clone(),
+                messages: self.messages.clone(),
                 replies: Mutex::default(),
                 time: self.time.clone(),
             }));
@@ -156,9 +156,9 @@ impl World {
             .with_notifier(Arc::new(Mailbox {
                 problem: self.mail_problem.clone(),
                 mail: self.mail.clone(),
-                told: self.told.clone(),
+                messages: self.messages.clone(),
             }))
-            .with_door(Arc::new(Gate { rule: self.rule.clone(), told: self.told.clone() }));
+            .with_door(Arc::new(Gate { rule: self.rule.clone(), messages: self.messages.clone() }));
         let run = install(RunLoop::new(host), self.settings.clone());
         self.pool.spawner().spawn_local(run.run()).unwrap();
     }
@@ -352,12 +352,12 @@ impl World {
             "weight {weight}: {}",
             self.timeline()
         );
-        assert!(weight == 0 || target > 0, "traffic to nobody: {}", self.timeline());
+        assert!(weight == 0 || target > 0, "traffic without pods: {}", self.timeline());
         // From the first ready pod on, users always find one: by the route, or without it.
         let ready = self.users_find_a_pod();
         let fair = self.broken.is_empty();
-        assert!(ready || !self.served || !fair, "nobody behind the apex: {}", self.timeline());
-        // What was excused by a fault is no promise for the moment after its end.
+        assert!(ready || !self.served || !fair, "no pod behind the apex: {}", self.timeline());
+        // An outage excused by a fault does not count against the moment after its end.
         self.served = ready && fair;
     }
 

@@ -105,7 +105,7 @@ impl MemStore {
         Some(StoreError::Invalid { object: key.to_string(), problem })
     }
 
-    /// Waits for ever once no more writes get through.
+    /// Waits forever once no more writes get through.
     async fn alive(&self) {
         if self.is_dead() {
             futures::future::pending::<()>().await;
@@ -179,7 +179,7 @@ impl MemStore {
     pub(crate) fn remove(&self, key: &Key) {
         let mut inner = self.inner.lock().unwrap();
         if let Some(gone) = inner.objects.remove(key) {
-            inner.tell(&WatchEvent::Deleted(gone));
+            inner.send(&WatchEvent::Deleted(gone));
         }
     }
 
@@ -189,13 +189,13 @@ impl MemStore {
         body["metadata"]["resourceVersion"] = inner.revision.to_string().into();
         let obj = Arc::new(Obj::from_json(body).unwrap());
         inner.objects.insert(obj.key().clone(), obj.clone());
-        inner.tell(&WatchEvent::Applied(obj.clone()));
+        inner.send(&WatchEvent::Applied(obj.clone()));
         obj
     }
 }
 
 impl Inner {
-    fn tell(&mut self, event: &WatchEvent) {
+    fn send(&mut self, event: &WatchEvent) {
         let (WatchEvent::Applied(obj) | WatchEvent::Deleted(obj)) = event else { return };
         self.watchers.retain(|(query, to)| {
             !query.matches(obj) || to.unbounded_send(Ok(event.clone())).is_ok()
