@@ -240,7 +240,7 @@ fn what_a_mute_watch_does_not_bring_is_seen_when_it_is_opened_anew() {
 }
 
 #[test]
-fn events_that_are_told_twice_are_no_news() {
+fn events_that_are_sent_twice_change_nothing() {
     play(async |mut world, _| {
         world.start();
         both(&world, "Initialized", 30 * MINUTE).await;

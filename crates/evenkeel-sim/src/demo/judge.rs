@@ -92,7 +92,7 @@ fn number(count: u64) -> f64 {
     count as f64
 }
 
-/// Failed POSTs that are no fault of ours.
+/// Failed POSTs that are not our fault.
 #[derive(Default)]
 struct Excused {
     count: u64,

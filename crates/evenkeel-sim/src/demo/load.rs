@@ -27,7 +27,7 @@ use crate::world::{
 
 /// Requests are looked after this often; their own times are exact.
 const SLICE: Duration = Duration::from_millis(5);
-/// Whom clients ask for.
+/// The host that clients ask for.
 const HOST: &str = "api.elseblock.io";
 
 /// What happens at some time.
@@ -70,7 +70,7 @@ pub(super) struct Scene {
     pub(super) gateway: Simulated,
     /// Who answers.
     pub(super) fleet: Arc<Fleet>,
-    /// Where failures are told.
+    /// Where failures are reported.
     pub(super) trace: Trace,
     /// Where results go.
     pub(super) clients: Arc<Mutex<Clients>>,

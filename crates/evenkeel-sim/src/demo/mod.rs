@@ -1,7 +1,7 @@
 //! The demo: one script, run in the real world by the binary and under virtual time here.
 //!
 //! ```text
-//! script, manifests, pods     what happens to whom
+//! script, manifests, pods     what happens to what
 //! timeline, record            what the Canary said; what clients saw
 //! ledger                      what the SLO's ledger says that the releases cost
 //! happened, judge, report     from these to a row; the table and the JSON. Both worlds share all nine

@@ -17,7 +17,7 @@ pub struct PhaseResult {
     pub failed: u64,
     /// Failed POSTs.
     pub failed_post: u64,
-    /// Failed POSTs that are no fault of ours: answered 5xx by the bad release itself, or in
+    /// Failed POSTs that are not our fault: answered 5xx by the bad release itself, or in
     /// flight on the killed process.
     pub excused_post: u64,
     /// Most POSTs that can be excused, by weight and time.

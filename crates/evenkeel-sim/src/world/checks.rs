@@ -62,7 +62,7 @@ struct State {
     reads_are_stale: bool,
     stale_at: Option<Duration>,
     /// Until when processes may leave an object alone on which they panicked; as long as they do,
-    /// for ever.
+    /// forever.
     resting_until: Duration,
     plant_is_calm: bool,
 }
@@ -150,7 +150,7 @@ impl Checks {
             }
             return;
         }
-        // The true store answers at once; a watch would tell of a new leader too late.
+        // The true store answers at once; a watch would report a new leader too late.
         let lease = Key::of::<Lease>("default", RELEASES);
         let lease = self.store.get(&lease).now_or_never();
         let lease = lease.and_then(Result::ok).flatten();

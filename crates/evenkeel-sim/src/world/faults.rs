@@ -1,8 +1,8 @@
-//! A store between a process and the cluster that misbehaves as told.
+//! A store between a process and the cluster that misbehaves as its menu says.
 //!
 //! ```text
 //! reads    an earlier state, slow, 403 on a kind, never answered, or the process panics
-//! watches  slow, told twice, ended cleanly again and again, mute until opened anew, 403 on a kind
+//! watches  slow, sent twice, ended cleanly again and again, mute until opened anew, 403 on a kind
 //! writes   conflict, slow, answer lost after the write, 403 or 422 on a kind, never answered,
 //!          and death after any write
 //! ```

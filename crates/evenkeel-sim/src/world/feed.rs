@@ -1,8 +1,8 @@
 //! One watch through a store that misbehaves.
 //!
-//! What a real API server and its client do: a connection may be late, tell something again, end,
-//! or fall mute. It is then opened anew, and what happened meanwhile is told as the difference
-//! between what was told and what is: steps in between are lost, outcomes never.
+//! What a real API server and its client do: a connection may be late, repeat an event, end,
+//! or fall mute. It is then opened anew, and what happened meanwhile is sent as the difference
+//! between what was sent and what is: steps in between are lost, outcomes never.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,7 +21,7 @@ use super::{
     time::locked,
 };
 
-/// After this long an event is told again.
+/// After this long an event is sent again.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long a watch is mute until its client opens it anew.
 const MUTE_FOR: Duration = Duration::from_secs(45);
@@ -40,7 +40,7 @@ pub(super) struct Feed {
     /// Events that come next.
     next: VecDeque<Result<WatchEvent, StoreError>>,
     told: BTreeMap<Key, Arc<Obj>>,
-    /// What was told before it fell mute, and has not been seen again since.
+    /// What was sent before it fell mute, and has not been seen again since.
     before: Option<BTreeMap<Key, Arc<Obj>>>,
     is_synced: bool,
 }
@@ -159,7 +159,7 @@ impl Feed {
         self.connect().unwrap_or_default();
     }
 
-    /// What an event of a watch that was opened anew says that has not been told yet.
+    /// The event of a reopened watch, if it has not been sent yet.
     fn is_news(&mut self, event: WatchEvent) -> Option<WatchEvent> {
         let Some(before) = &mut self.before else { return Some(event) };
         match event {
@@ -184,7 +184,7 @@ impl Feed {
         }
     }
 
-    /// Takes down what the reader is told.
+    /// Records what is sent to the reader.
     fn tell(&mut self, event: WatchEvent) -> WatchEvent {
         match &event {
             WatchEvent::Applied(obj) => drop(self.told.insert(obj.key().clone(), obj.clone())),

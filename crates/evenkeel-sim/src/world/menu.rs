@@ -22,7 +22,7 @@ pub struct Menu {
     pub stale_pct: u64,
     /// Requests and events that take up to five seconds.
     pub slow_pct: u64,
-    /// Writes that are told of a conflict and do not happen.
+    /// Writes that get a conflict as the answer and do not happen.
     pub conflict_pct: u64,
     /// Writes that happen and whose answer is lost.
     pub lost_answer_pct: u64,

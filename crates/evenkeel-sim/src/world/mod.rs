@@ -98,7 +98,7 @@ impl World {
         Ok(world)
     }
 
-    /// Only the API server, and nobody who does anything about what is applied.
+    /// Only the API server, without anything that acts on what is applied.
     pub(crate) async fn bare(seed: u64) -> Result<Self, StoreError> {
         let (time, rng) = (Arc::new(VirtualTime::begin()), Rng::new(seed));
         let store = ApiServer::new(time.clone(), rng.child("api")).store();

@@ -1,6 +1,6 @@
 //! What the rest of a cluster does, at once: Deployments roll, endpoints follow, the gateway
-//! confirms; or they do not, as told. Enough for a controller of releases, and cheap enough for
-//! ten thousand runs.
+//! confirms; or they do not, as the test says. Enough for a controller of releases, and cheap
+//! enough for ten thousand runs.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -25,7 +25,7 @@ pub struct Troubles {
 }
 
 /// Plays the cluster around the controllers until dropped: Deployments are ready at once, Services
-/// have endpoints, routes are confirmed, but for the troubles told. It sees the true store.
+/// have endpoints, routes are confirmed, except for the troubles received. It sees the true store.
 pub async fn play(store: Arc<dyn Store>, mut told: watch::Receiver<Troubles>) {
     let watches = [
         store.watch(ListQuery::of::<Deployment>()),
@@ -68,7 +68,7 @@ async fn follow(store: &dyn Store, obj: &Obj, troubles: &Troubles) {
         roll(store, obj, troubles.broken.contains(obj.name())).await
     };
     if let Err(error) = played {
-        // Somebody else was faster; the event of that write comes next.
+        // Another writer was faster; the event of that write comes next.
         tracing::debug!(%error, object = %obj.key(), "plant");
     }
 }

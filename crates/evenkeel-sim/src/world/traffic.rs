@@ -22,7 +22,7 @@ const SCRAPE_S: i64 = 10;
 /// What the requests of a service's new version look like.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
-    /// Share of answers that are 5xx; `None` is no data at all.
+    /// Share of answers that are 5xx; `None` means no data at all.
     pub error_ratio: Option<f64>,
     /// 99th percentile of durations.
     pub p99_ms: f64,

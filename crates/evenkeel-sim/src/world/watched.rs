@@ -148,7 +148,7 @@ impl Watched {
         if self.served && !finds && !truth.broken {
             wrong.push("users find no pod".to_owned());
         }
-        // What was excused by a fault is no promise for the moment after its end.
+        // An outage excused by a fault does not count against the moment after its end.
         self.served = finds && !truth.broken;
         let (Some(asked), Some(weight)) = (&self.asked, &self.weight) else { return };
         // A promotion that failed leaves all traffic with the canary until the next version.
@@ -186,7 +186,7 @@ impl Watched {
                 self.passed.entry(target.image.clone()).or_insert(truth.at);
             }
             self.way = match self.way {
-                // Perhaps for the version before, by somebody who did not know of this one.
+                // Perhaps for the version before, by a process that did not know of this one.
                 Way::Open if pct > from && !self.is_settled(truth) => Way::Inherited,
                 Way::Open if pct == 0 && from > 0 && self.is_settled(truth) => Way::Fell,
                 Way::Inherited if pct == 0 => Way::Open,

@@ -7,7 +7,7 @@ use super::*;
 const STATUS: WriteOptions =
     WriteOptions { subresource: Some(Subresource::Status), expect: None, manager: "another" };
 
-/// Somebody else writes this into a Canary's status.
+/// Another client writes this into a Canary's status.
 async fn write_status(world: &World, service: &str, status: &Value) {
     let key = Key::of::<Canary>("default", service);
     let patch = Patch::Merge(json!({ "status": status }));
@@ -55,7 +55,7 @@ fn a_canary_is_deleted_whatever_others_wrote_into_its_status() {
     for status in spoilt {
         for amid in [false, true] {
             play(async |mut world, _| {
-                // Nobody who would write the budget anew.
+                // Without the controller that would write the budget again.
                 world.domains = vec!["delivery".to_owned()];
                 world.start();
                 both(&world, "Initialized", 30 * MINUTE).await;
@@ -130,7 +130,7 @@ fn a_canary_is_deleted_while_nothing_is_known_of_its_budget() {
             world.create(service_level("requests")).await.unwrap();
             budget_is(&world, "shop", "BudgetUnknown").await;
             if amid {
-                // The door holds the next step, for ever.
+                // The door holds the next step forever.
                 tokio::time::sleep(10 * MINUTE).await;
                 assert_eq!(flag(&world, "shop").await, "Held ActionHeld");
                 assert_eq!(world.checks.weights("shop").last(), Some(&10));
