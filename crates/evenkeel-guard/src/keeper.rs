@@ -100,7 +100,7 @@ impl FileDoor {
         Ok(Self::over(writer, clock, damage))
     }
 
-    /// Waits for a disk that does not answer no longer than a moment. Without it, for ever.
+    /// Waits for a disk that does not answer no longer than a moment. Without it, forever.
     #[must_use]
     pub fn with_timer(mut self, timer: Arc<dyn Timer>) -> Self {
         self.timer = Some(timer);

@@ -32,7 +32,7 @@ pub struct SigningKey {
     public: PublicKey,
 }
 
-/// The public half: what [`crate::verify`] needs to tell our record from a rewritten one.
+/// The public half: what [`crate::verify`] needs to distinguish our record from a rewritten one.
 ///
 /// **Text**: base64 of its 32 bytes. It is read from that, from PEM, and from a file with either.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

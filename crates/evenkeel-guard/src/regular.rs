@@ -64,7 +64,7 @@ fn opened(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     Ok(file)
 }
 
-/// **Errors**: it is no regular file.
+/// **Errors**: it is not a regular file.
 fn check(found: FileType) -> io::Result<()> {
     if found.is_file() {
         return Ok(());

@@ -2,7 +2,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use evenkeel_base::parse_duration;
 
-/// How much is kept when nobody says otherwise: some two million actions.
+/// How much is kept by default: some two million actions.
 const BYTES_DEFAULT: u64 = 1 << 30;
 /// A record that keeps less would consist of one file, of which nothing can be dropped.
 const BYTES_MIN: u64 = 64 << 20;

@@ -44,7 +44,7 @@ pub(crate) fn numbers(dir: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
-/// The number of the file with this name; `None` when it is no file of lines.
+/// The number of the file with this name; `None` when it is not a file of lines.
 fn number(file: &OsString) -> Option<u32> {
     let number = file.to_str()?.strip_suffix(".jsonl")?.parse().ok()?;
     (file.to_str() == Some(&*name(number))).then_some(number)

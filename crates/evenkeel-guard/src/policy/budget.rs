@@ -61,7 +61,7 @@ impl BudgetGate {
         let mut trouble: Option<String> = None;
         loop {
             let mut events = read.watch(ListQuery::all(GroupKind::of::<Canary>())).fuse();
-            // What was there when it was opened, until all of that has been told.
+            // What was there when it was opened, until all of that has been sent.
             let mut there = Some(BTreeSet::new());
             loop {
                 let event = futures::select_biased! {
@@ -102,7 +102,7 @@ impl BudgetGate {
         }
     }
 
-    /// All Canaries that are there have been told.
+    /// All existing Canaries have been sent.
     fn note_all(&self, there: Option<BTreeSet<String>>) {
         let mut known = self.known();
         known.synced = true;
