@@ -44,7 +44,7 @@ const IDLE: Duration = Duration::from_secs(45);
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// The HTTP client of one API server. Nothing it does waits for ever: connecting and every
+/// The HTTP client of one API server. Nothing it does waits forever: connecting and every
 /// exchange have a limit, dead connections are closed by the kernel's probes, and when an exchange
 /// runs into its limit all pooled connections are dropped, so that the next request does not meet
 /// the same dead peer.

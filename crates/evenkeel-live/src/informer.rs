@@ -108,7 +108,7 @@ pub(crate) enum Change {
     Open,
 }
 
-/// Follows one query, for ever.
+/// Follows one query forever.
 pub(crate) struct Informer {
     store: KubeStore,
     query: ListQuery,
@@ -125,8 +125,8 @@ struct Open {
     generation: Generation,
     route: Route,
     since: Instant,
-    /// Whether it has told anything.
-    has_told: bool,
+    /// Whether it has sent anything.
+    has_sent: bool,
 }
 
 impl Informer {
@@ -172,7 +172,7 @@ impl Informer {
         let settings = &self.store.client.settings;
         let open = self.open.take();
         let lived = open.as_ref().map_or(Duration::ZERO, |open| open.since.elapsed());
-        let is_useless = open.is_some_and(|open| !open.has_told) && lived < settings.settled;
+        let is_useless = open.is_some_and(|open| !open.has_sent) && lived < settings.settled;
         // Once is an accident: nobody waits for others because of it.
         self.awaits_turn = is_useless && self.pauses.are_growing();
         self.pauses.failed(settings, lived, refused);
@@ -212,7 +212,7 @@ impl Informer {
         };
         let Some(line) = line else { return Ok(None) };
         let change = read(line, self.detail, &self.query.kind, &open.route)?;
-        open.has_told = true;
+        open.has_sent = true;
         self.revision = Some(match &change {
             Change::Applied(obj) | Change::Deleted(obj) => obj.revision(),
             Change::At(revision) | Change::Listed(_, revision) => revision.clone(),
@@ -228,7 +228,7 @@ impl Informer {
         let lines = Lines::new(body, settings.watch + settings.watch_grace);
         self.store.client.counts.tally(Tally::WatchOpened);
         let since = Instant::now();
-        self.open = Some(Open { lines, generation, route, since, has_told: false });
+        self.open = Some(Open { lines, generation, route, since, has_sent: false });
         Ok(Change::Open)
     }
 

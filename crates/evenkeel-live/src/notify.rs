@@ -34,8 +34,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// Longest wait for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// Identities remembered per provider, so that a plan made again does not tell twice.
-const TOLD_MAX: usize = 1_024;
+/// Identities remembered per provider, so that a plan made again is not sent twice.
+const SENT_MAX: usize = 1_024;
 /// Bytes of an answer that are read.
 const BODY_MAX: usize = 16 * 1_024;
 /// A provider that nothing was sent to for this long is forgotten.
@@ -152,7 +152,7 @@ impl Channel {
                 }
             };
             if outcome.is_ok() {
-                if told.len() == TOLD_MAX {
+                if told.len() == SENT_MAX {
                     told.pop_front();
                 }
                 told.push_back(notification.id);
