@@ -85,14 +85,14 @@ fn play(engine: &mut Engine, request: &str, script: &str) -> String {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     let now = Duration::from_secs(1);
     let (mut request, mut step) = start(engine, now, &method, keyed);
-    let mut told = Vec::new();
+    let mut shown = Vec::new();
     let mut words = script.split_whitespace();
     loop {
         match step {
             Step::Attempt(attempt) => {
                 let fresh = if attempt.connection == Connection::Validated { "v" } else { "" };
                 let word = words.next().unwrap_or("200");
-                told.push(format!("{}{fresh}", attempt.endpoint.port()));
+                shown.push(format!("{}{fresh}", attempt.endpoint.port()));
                 let (word, replayable) = match word.strip_suffix('!') {
                     Some(word) => (word, false),
                     None => (word, true),
@@ -109,12 +109,12 @@ fn play(engine: &mut Engine, request: &str, script: &str) -> String {
             }
             Step::Respond => {
                 engine.finish(now, &mut request, End::Complete);
-                told.push("pass".to_owned());
-                return told.join(" ");
+                shown.push("pass".to_owned());
+                return shown.join(" ");
             }
             Step::Answer(answer) => {
-                told.push(format!("answer {}", answer.status()));
-                return told.join(" ");
+                shown.push(format!("answer {}", answer.status()));
+                return shown.join(" ");
             }
         }
     }
@@ -152,7 +152,7 @@ fn a_server_error_is_tried_on_another_version_first() {
     let mut both = engine(ready(&[(2, 50), (2, 50)]));
     assert_snapshot!(play(&mut both, "GET", "500"), @"101 201v pass");
     assert_snapshot!(play(&mut both, "GET", "refused"), @"202 201v pass");
-    // A backend without weight is no way out.
+    // A backend without weight is not an alternative.
     let mut one = engine(ready(&[(1, 100), (2, 0)]));
     assert_snapshot!(play(&mut one, "GET", "500"), @"101 pass");
 }

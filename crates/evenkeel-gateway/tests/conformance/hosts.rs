@@ -52,8 +52,8 @@ fn a_route_is_served_where_its_hosts_and_the_listeners_meet() {
         ],
     );
     let scene = Scene::of(TEST);
-    let told = scene.route(INFRA, "no-intersecting-hosts");
-    assert_eq!(told, "not NoMatchingListenerHostname ResolvedRefs");
+    let shown = scene.route(INFRA, "no-intersecting-hosts");
+    assert_eq!(shown, "not NoMatchingListenerHostname ResolvedRefs");
     // A route counts only where it is accepted.
     assert_eq!(scene.listeners(TEST), "listener-1=2, listener-2=1, listener-3=1");
 }
@@ -116,22 +116,22 @@ fn attached_routes_are_counted() {
     let scene = Scene::of("gateway-with-attached-routes");
     assert_eq!(scene.listeners("gateway-with-one-attached-route"), "http=1");
     assert_eq!(scene.listeners("gateway-with-two-attached-routes"), "http=2");
-    let told = scene.route(INFRA, "http-route-not-accepted");
-    assert_eq!(told, "not NoMatchingListenerHostname ResolvedRefs");
+    let shown = scene.route(INFRA, "http-route-not-accepted");
+    assert_eq!(shown, "not NoMatchingListenerHostname ResolvedRefs");
 }
 
 #[test]
 fn what_a_listener_asks_for_that_is_not_served_is_said() {
     let scene = Scene::of("gateway-invalid-route-kind");
-    let told = scene.listeners("gateway-only-invalid-route-kind");
-    assert_eq!(told, "http=0 InvalidRouteKinds");
-    let told = scene.listeners("gateway-supported-and-invalid-route-kind");
-    assert_eq!(told, "http=0 InvalidRouteKinds");
+    let shown = scene.listeners("gateway-only-invalid-route-kind");
+    assert_eq!(shown, "http=0 InvalidRouteKinds");
+    let shown = scene.listeners("gateway-supported-and-invalid-route-kind");
+    assert_eq!(shown, "http=0 InvalidRouteKinds");
     let scene = Scene::of("gateway-invalid-listeners-unsupported-protocol");
-    let told = scene.listeners("gateway-only-unsupported-protocols");
-    assert_eq!(told, "invalid=0 UnsupportedProtocol");
-    let told = scene.listeners("gateway-supported-and-unsupported-protocols");
-    assert_eq!(told, "http=0, invalid=0 UnsupportedProtocol");
+    let shown = scene.listeners("gateway-only-unsupported-protocols");
+    assert_eq!(shown, "invalid=0 UnsupportedProtocol");
+    let shown = scene.listeners("gateway-supported-and-unsupported-protocols");
+    assert_eq!(shown, "http=0, invalid=0 UnsupportedProtocol");
     // An address without value leaves the choice to the gateway.
     let mut scene = Scene::of("gateway-optional-address-value");
     assert_eq!(scene.ask("gateway-without-address-value", "any.test:8080/"), "404");

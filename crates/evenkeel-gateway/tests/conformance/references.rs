@@ -5,7 +5,7 @@ use super::{SAME, V1, play};
 
 #[test]
 fn a_backend_that_cannot_be_used_answers_500_and_is_said() {
-    for (test, route, told) in [
+    for (test, route, shown) in [
         (
             "httproute-invalid-backendref-unknown-kind",
             "invalid-backend-ref-unknown-kind",
@@ -25,7 +25,7 @@ fn a_backend_that_cannot_be_used_answers_500_and_is_said() {
     ] {
         play(test, SAME, &[("/", "500")]);
         let scene = Scene::of(test);
-        assert_eq!(scene.route(INFRA, route), format!("Accepted not {told}"), "{test}");
+        assert_eq!(scene.route(INFRA, route), format!("Accepted not {shown}"), "{test}");
     }
     play(
         "httproute-omitted-backendrefs",
@@ -49,7 +49,7 @@ fn a_grant_lets_a_route_use_what_it_names_and_nothing_else() {
 
 #[test]
 fn a_parent_that_does_not_take_a_route_says_why() {
-    for (test, namespace, route, told) in [
+    for (test, namespace, route, shown) in [
         (
             "httproute-invalid-cross-namespace-parent-ref",
             "gateway-conformance-web-backend",
@@ -76,8 +76,8 @@ fn a_parent_that_does_not_take_a_route_says_why() {
         ),
         ("httproute-disallowed-kind", INFRA, "disallowed-kind", "NotAllowedByListeners"),
     ] {
-        let told = format!("not {told} ResolvedRefs");
-        assert_eq!(Scene::of(test).route(namespace, route), told, "{test}");
+        let shown = format!("not {shown} ResolvedRefs");
+        assert_eq!(Scene::of(test).route(namespace, route), shown, "{test}");
     }
     play("httproute-invalid-cross-namespace-parent-ref", SAME, &[("/", "404")]);
 }

@@ -1,4 +1,4 @@
-//! A store that tells what the test says and notes what is written; a data plane without data.
+//! A store that sends what the test says and records what is written; a data plane without data.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -251,7 +251,7 @@ impl Stage {
         self.sync_only(|_| true);
     }
 
-    /// Says of these kinds that all that exists has been told.
+    /// Says of these kinds that all that exists has been sent.
     pub(crate) fn sync_only(&mut self, kinds: impl Fn(&str) -> bool) {
         let watches = self.store.watches.lock().unwrap().clone();
         for (_, watch) in watches.iter().filter(|(kind, _)| kinds(&kind.kind)) {
@@ -260,7 +260,7 @@ impl Stage {
         self.settle();
     }
 
-    /// The server refuses to tell about a kind.
+    /// The server refuses to list or watch a kind.
     pub(crate) fn refuse(&mut self, kind: &str) {
         let watches = self.store.watches.lock().unwrap().clone();
         for (_, watch) in watches.iter().filter(|(one, _)| &*one.kind == kind) {
@@ -270,7 +270,7 @@ impl Stage {
         self.settle();
     }
 
-    /// Puts another object in place of the one of the same name, without telling.
+    /// Puts another object in place of the one of the same name, without an event.
     pub(crate) fn replace_unseen(&mut self, kind: &str, namespace: &str, name: &str) {
         let key = Key::new(GroupKind::new("", kind), namespace, name);
         let mut objects = self.store.objects.lock().unwrap();

@@ -53,13 +53,13 @@ fn route(
     let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
     let meta = Meta { method: &method, path, query, host: Some(host), headers: &headers };
     let (mut request, step) = engine.start(Duration::ZERO, LISTEN, &meta);
-    let told = match step {
+    let shown = match step {
         Step::Attempt(attempt) => format!("{}", attempt.endpoint.port() / 100 - 1),
         Step::Answer(Answer::Redirect { status, location }) => format!("{status} {location}"),
         other => format!("{other:?}"),
     };
     engine.finish(Duration::ZERO, &mut request, End::ClientGone);
-    told
+    shown
 }
 
 #[test]

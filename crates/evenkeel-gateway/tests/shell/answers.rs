@@ -105,7 +105,7 @@ fn protocols_switch_when_both_sides_want_it() {
     // One that does not want to.
     bench.act(&[say("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")]);
     assert_eq!(statuses(&bench.raw(format!("{ask}{GET}").as_bytes())), "426 426");
-    // HTTP/1.0 cannot ask, and HTTP/2 is no way around routing.
+    // HTTP/1.0 cannot ask, and HTTP/2 must not bypass routing.
     for request in [ask.replace("HTTP/1.1", "HTTP/1.0"), ask.replace("websocket", "h2c")] {
         bench.act(&[Act::Say(switch("websocket")), Act::Wait]);
         assert_eq!(statuses(&bench.raw(request.as_bytes())), "502");

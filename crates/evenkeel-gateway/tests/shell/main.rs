@@ -365,7 +365,7 @@ fn without_retries_failures_are_seen() {
     assert!(statuses.contains(&502), "{statuses:?}");
 }
 
-/// For what no watch tells: the system closing sockets, tasks ending.
+/// For what no watch reports: the system closing sockets, tasks ending.
 fn wait_until(done: impl Fn() -> bool) {
     while !done() {
         std::thread::yield_now();
