@@ -77,7 +77,7 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "forecast", content = "at")]
 pub enum Forecast {
-    /// There is no data to tell.
+    /// There is no data to decide by.
     Unknown,
     /// Nothing burns, or so slowly that the window moves on first.
     NotBurning,

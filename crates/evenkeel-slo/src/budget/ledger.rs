@@ -3,7 +3,7 @@
 //! Failures of a slice go, in this order, to
 //! 1. causes that were measured on their own (a canary's own failures), as much as they measured;
 //! 2. the changes and faults that were at work in the slice: all of it, also when one began or
-//!    ended within the slice, for nothing tells when in the slice its failures happened;
+//!    ended within the slice, because nothing shows when in the slice its failures happened;
 //! 3. when none was, the change or fault that ended last, while what it did may still show up;
 //! 4. incidents that were at work: they are consequences more often than causes;
 //! 5. nobody: the background rate is never blamed on anyone, nor is what is left.

@@ -151,7 +151,7 @@ pub(super) async fn rates(
     Ok(answers)
 }
 
-/// Every second of a step as one event, by group. A ratio that is no number is 0 / 0: no events.
+/// Every second of a step as one event, by group. A ratio that is not a number is 0 / 0: no events.
 pub(super) async fn ratios(
     metrics: &dyn Metrics,
     ratio: &Template,

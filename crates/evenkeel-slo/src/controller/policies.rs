@@ -1,4 +1,4 @@
-//! The controller of `ErrorBudgetPolicy`s: says whether one is valid and whom it concerns.
+//! The controller of `ErrorBudgetPolicy`s: says whether one is valid and which SLOs it concerns.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! No series at all: has the service no traffic yet, or is nobody looking?
+//! No series at all: has the service no traffic yet, or is it not scraped?
 //!
 //! Client libraries make a counter with labels when the first event comes, so before the first
 //! request there is nothing to see. Absence alone is not known to be that: the query may be wrong,

@@ -230,7 +230,7 @@ impl SloStatusObject {
         serde_json::to_string(&quiet).unwrap_or_default()
     }
 
-    /// Failures and whom they are charged to.
+    /// Failures and what they are charged to.
     pub(crate) fn costs(&self) -> impl Iterator<Item = (&str, &Labels, &str, f64)> {
         self.slos.iter().flat_map(|slo| {
             let (id, group) = (slo.id.as_str(), &slo.group);
@@ -242,7 +242,7 @@ impl SloStatusObject {
 /// A change of a number by less than this share changes no decision that the next one would not.
 const MOVE_MIN: f64 = 0.02;
 
-/// Whether a number has moved by so much that somebody may decide otherwise.
+/// Whether a number has moved by so much that a decision may change.
 pub(crate) fn moved(old: Option<f64>, new: Option<f64>) -> bool {
     let (old, new) = (old.unwrap_or(0.0), new.unwrap_or(0.0));
     (new - old).abs() > MOVE_MIN * old.abs().max(new.abs())

@@ -393,7 +393,7 @@ impl Tracker {
             .entry(self.key(group))
             .or_insert_with(|| Arc::new(History::new(objective, window)));
         let history = Arc::make_mut(history);
-        // After a gap the events since its start count, in the time that is not told yet.
+        // After a gap the events since its start count, in the time that is not recorded yet.
         let told = history.slices().next_back().map_or(slice.from, |last| last.to);
         let slice = Slice { from: slice.from.max(told), ..slice };
         if slice.tally.is_some() {

@@ -20,7 +20,7 @@ pub struct Reservation {
     pub spent: f64,
     /// When it was made.
     pub made: Timestamp,
-    /// When it ends by itself, should nobody settle it.
+    /// When it ends by itself, if it is not settled.
     pub expires: Timestamp,
 }
 
@@ -137,7 +137,7 @@ impl Account {
         Ok(settlement)
     }
 
-    /// Drops reservations nobody settled in time and returns them, for the record.
+    /// Drops reservations that were not settled in time and returns them, for the record.
     pub fn expire(&mut self, now: Timestamp) -> Vec<(String, Reservation)> {
         let late: Vec<_> = self
             .reservations

@@ -47,7 +47,7 @@ pub struct Situation<'a> {
     pub account: &'a Account,
     /// Share of the budget that faults on purpose have spent in this window.
     pub chaos_spent: f64,
-    /// Exceptions somebody made.
+    /// Exceptions that people made.
     pub break_glass: &'a [BreakGlass],
 }
 
@@ -90,7 +90,7 @@ pub struct Decision {
     pub break_glass: Option<(String, String)>,
 }
 
-/// Somebody's decision to go ahead against the policy, for a while.
+/// A person's decision to go ahead against the policy, for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BreakGlass {
@@ -330,7 +330,7 @@ fn by_cost(
     let cost = ask.cost?;
     let remaining = situation.remaining?;
     let free = remaining - reserved;
-    // A cost that is no number is one nobody knows: worse than any.
+    // A cost that is not a number is unknown: worse than any.
     let cost = if cost.is_nan() { f64::INFINITY } else { cost };
     if cost <= 0.0 {
         return None;

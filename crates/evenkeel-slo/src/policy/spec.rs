@@ -22,9 +22,9 @@ pub enum State {
     Slow,
     /// It is gone.
     Frozen,
-    /// It burns so fast that somebody is woken.
+    /// It burns so fast that it pages.
     Burning,
-    /// There is no data to tell.
+    /// There is no data to decide by.
     Unknown,
 }
 
@@ -257,7 +257,7 @@ impl ErrorBudgetPolicy {
         Ok(policy)
     }
 
-    /// The policy that shows the state of an SLO for which nobody wrote one.
+    /// The policy that shows the state of an SLO that has none of its own.
     pub fn built_in() -> Self {
         let selector = SloSelector { all: true, ..SloSelector::default() };
         let spec = PolicySpec { selector, ..PolicySpec::default() };
