@@ -1,4 +1,4 @@
-//! `evenkeel audit` on records that the keeper has written, or somebody else.
+//! `evenkeel audit` on records that the keeper or someone else has written.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a setup that fails is a test that fails")]
 
 use std::{

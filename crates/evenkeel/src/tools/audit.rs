@@ -148,7 +148,7 @@ fn told(asked: &Line, outcome: Option<&Line>) -> anyhow::Result<String> {
         }
     }
     if let Some(body) = body {
-        // A body that was cut is no JSON any more.
+        // A truncated body is not valid JSON.
         let pretty = serde_json::from_str::<Value>(&body)
             .and_then(|body| serde_json::to_string_pretty(&body))
             .unwrap_or(body);

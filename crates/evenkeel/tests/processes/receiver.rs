@@ -1,4 +1,4 @@
-//! Somebody who is sent webhooks and notifications.
+//! A receiver of webhooks and notifications.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Watches that are no use.
+//! Watches that are useless.
 
 use std::time::Instant;
 
