@@ -48,7 +48,7 @@ pub(crate) const DELIVERY: &[Right] = &[
     // Copies for the primary. The content of a Secret is read where a Canary's target uses it.
     right("", &["services", "configmaps", "secrets"], KEEP),
     // Why pods do not start.
-    right("", &["pods"], READ),
+    right("", &["pods"], &["list", "watch"]),
     right("discovery.k8s.io", &["endpointslices"], READ),
     right("gateway.networking.k8s.io", &["gateways"], READ),
     right("gateway.networking.k8s.io", &["httproutes"], KEEP),

@@ -197,3 +197,21 @@ fn builtin() -> Vec<Resource> {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_with_a_rust_type_has_a_schema_and_a_codec_of_its_own() {
+        let served: Vec<_> =
+            builtin().into_iter().filter(|r| !matches!(r.service, Service::Refused(_))).collect();
+        assert_eq!(served.len(), evenkeel_api::CODECS.len());
+        for resource in served {
+            let schema = evenkeel_openapi::schema(&resource.kind.id, &mut serde_json::Map::new());
+            // Its schemas of schemas have any shape.
+            let is_odd = resource.is("apiextensions.k8s.io", "CustomResourceDefinition");
+            assert_eq!(schema.is_none(), is_odd, "{}", resource.kind.id);
+        }
+    }
+}

@@ -57,7 +57,7 @@ pub(crate) struct ApiClient {
     pool: Pool,
     pub(crate) settings: Arc<LiveSettings>,
     pub(crate) counts: Counts,
-    /// For watches that are no use.
+    /// Whose watches end at once, list again in these turns.
     pub(crate) relists: Arc<Pace>,
     /// The command that the credentials come from.
     plugin: Option<Arc<str>>,
@@ -115,7 +115,7 @@ impl ApiClient {
             None => stack.with_layer(&config.base_uri_layer()).build::<Incoming>(),
         };
         let plugin = plugin.map(Arc::from);
-        let relists = Arc::new(Pace::new(settings.relist_interval));
+        let relists = Arc::new(Pace::new(settings.relist_interval, settings.stale_after / 2));
         Ok(Self { client, pool, settings: Arc::new(settings), counts, relists, plugin })
     }
 

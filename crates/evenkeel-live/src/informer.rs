@@ -135,7 +135,8 @@ impl Informer {
         Self { store, query, detail, revision: None, open: None, pauses, awaits_turn: false }
     }
 
-    /// The next change. After an error the next call pauses first, then goes on.
+    /// The next change. After an error the next call pauses first, then goes on. Not cancel-safe: a
+    /// call that is dropped while it pauses does not pause again.
     pub(crate) async fn next(&mut self) -> Result<Change, StoreError> {
         loop {
             if self.open.is_none() {

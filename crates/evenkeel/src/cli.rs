@@ -170,6 +170,10 @@ pub(crate) struct RunArgs {
     /// Where /metrics, /why and /healthz are served; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     pub(crate) listen: std::net::SocketAddr,
+    /// The address at which others reach this process, which its Leases say; default: that of
+    /// --listen
+    #[arg(long, value_name = "IP")]
+    pub(crate) advertise: Option<std::net::IpAddr>,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
     /// Switch one safeguard off

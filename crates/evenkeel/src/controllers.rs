@@ -26,7 +26,7 @@ pub(crate) struct Options<'a> {
     pub(crate) namespace: &'a str,
     /// How long a leader may fail to renew its Lease.
     pub(crate) lease_duration: Duration,
-    /// Where this process serves its diagnostics.
+    /// Where others find the diagnostics of this process.
     pub(crate) diagnostics: SocketAddr,
     /// Counts what is done.
     pub(crate) activity: Arc<Activity>,

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -59,9 +59,15 @@ impl Diagnostics {
         activity: Arc<Activity>,
         more: impl Fn() -> String + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listen on {address} for diagnostics (--listen)"))?;
+        let bound = match TcpListener::bind(address).await {
+            // A machine without IPv6 has all its addresses here.
+            Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+            }
+            bound => bound,
+        };
+        let listener =
+            bound.with_context(|| format!("listen on {address} for diagnostics (--listen)"))?;
         Ok(Self {
             listener,
             activity,

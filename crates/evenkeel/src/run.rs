@@ -1,6 +1,6 @@
 //! `evenkeel run`: the controllers alone, against any Kubernetes.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use evenkeel_assembly::Assembly;
@@ -82,7 +82,10 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
         only: &args.only,
         namespace: &args.lease_namespace,
         lease_duration: args.lease_duration,
-        diagnostics: diagnostics.address()?,
+        diagnostics: match args.advertise {
+            Some(ip) => SocketAddr::new(ip, diagnostics.address()?.port()),
+            None => diagnostics.address()?,
+        },
         activity,
     };
     let assembly = controllers::assemble(host, door, &options)?;

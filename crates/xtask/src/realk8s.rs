@@ -48,16 +48,8 @@ pub(crate) fn run(only: &[&str]) -> anyhow::Result<()> {
 }
 
 fn test(folder: &Path, only: &[&str]) -> anyhow::Result<ExitStatus> {
-    let run = |words: &[&str]| {
-        let mut command = cargo(&["--", "--test-threads", THREADS]);
-        command.args(words).env("EVENKEEL_REALK8S", folder).status().context("run cargo test")
-    };
-    let tested = run(only)?;
-    // Which rights are used, only the whole suite tells.
-    if !tested.success() || !only.is_empty() {
-        return Ok(tested);
-    }
-    run(&["--ignored", "every_right_is_used"])
+    let mut command = cargo(&["--", "--test-threads", THREADS]);
+    command.args(only).env("EVENKEEL_REALK8S", folder).status().context("run cargo test")
 }
 
 /// `cargo test` of the suite.

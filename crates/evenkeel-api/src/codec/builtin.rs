@@ -12,7 +12,8 @@ use super::{Codec, conform};
 
 /// [`conform`] for the built-in kinds that the embedded server stores.
 ///
-/// Rust compiles generic code in the first crate that names it, and crates above use that. Without
+/// In development builds, generic code is compiled in the first crate that names it, and crates
+/// above use that (rustc's `share-generics`). Without
 /// this table every crate that reads a pod would compile the decoder of all its hundreds of fields
 /// again, and so would its tests.
 pub static CODECS: [Codec; 27] = [

@@ -23,19 +23,39 @@ fn manifest(args: &InstallArgs) -> String {
         format!("--prometheus={}", args.prometheus),
         "--data-dir=/data".to_owned(),
         format!("--lease-namespace={}", args.namespace),
-        // Of this pod alone: the Lease says where its holder answers.
-        "--listen=$(POD_IP):9091".to_owned(),
+        // Also on loopback, for `kubectl port-forward`.
+        "--listen=[::]:9091".to_owned(),
+        // The Lease says where its holder answers.
+        "--advertise=$(POD_IP)".to_owned(),
     ];
     if !args.only.is_empty() {
         command.push(format!("--only={}", args.only.join(",")));
     }
-    TEMPLATE
-        .replace("{crds}", &evenkeel_api::crds_yaml(args.all_crds))
-        .replace("{rules}", &rules(&granted(&args.only)))
-        .replace("{lease_rules}", &rules(LEASES))
-        .replace("{namespace}", &args.namespace)
-        .replace("{args}", &json!(command).to_string())
-        .replace("{image}", &args.image)
+    fill(&[
+        ("{crds}", &evenkeel_api::crds_yaml(args.all_crds)),
+        ("{rules}", &rules(&granted(&args.only))),
+        ("{lease_rules}", &rules(LEASES)),
+        ("{namespace}", &args.namespace),
+        ("{args}", &json!(command).to_string()),
+        ("{image}", &args.image),
+    ])
+}
+
+/// The template with these values. What is put in is not looked at again.
+fn fill(values: &[(&str, &str)]) -> String {
+    let (mut text, mut rest) = (String::new(), TEMPLATE);
+    let first = |rest: &str| {
+        let places =
+            values.iter().filter_map(|(name, value)| Some((rest.find(name)?, *name, *value)));
+        places.min()
+    };
+    while let Some((_, name, value)) = first(rest) {
+        let Some((before, after)) = rest.split_once(name) else { break };
+        text.push_str(before);
+        text.push_str(value);
+        rest = after;
+    }
+    text + rest
 }
 
 /// What the domains with these names ask for; none named means all.

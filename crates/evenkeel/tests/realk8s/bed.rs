@@ -241,7 +241,6 @@ impl Bed {
 
     /// Removes the objects that the next test's controllers would look after.
     fn tidy_up(&self) {
-        rights::note_use(self);
         self.forget::<Canary>();
         self.forget::<PrometheusServiceLevel>();
         self.forget::<Lease>();
