@@ -73,8 +73,10 @@ pub fn url_host(text: &str) -> String {
 
 /// Text from another program, with the URLs in it masked, passwords and tokens removed, and cut to
 /// [`TEXT_MAX`] bytes.
+///
+/// It stays one line, so that nobody's answer looks like lines of ours.
 pub fn text(words: &str) -> String {
-    let mut out = masked(words, TEXT_MAX);
+    let mut out = masked(words, TEXT_MAX).replace(['\n', '\r'], " ");
     if out.len() > TEXT_MAX {
         out.truncate(out.floor_char_boundary(TEXT_MAX - CUT.len()));
         out.push_str(CUT);

@@ -184,8 +184,8 @@ pub(crate) struct RunArgs {
 /// `evenkeel install`
 #[derive(Debug, Args)]
 pub(crate) struct InstallArgs {
-    /// Namespace of the controllers; it is made
-    #[arg(short, long, default_value = "evenkeel", value_parser = install::namespace)]
+    /// Namespace of the controllers, which must exist
+    #[arg(short, long, default_value = install::NAMESPACE, value_parser = install::namespace)]
     pub(crate) namespace: String,
     /// Image with this program as its entry point
     #[arg(long, value_parser = install::image)]
@@ -196,10 +196,6 @@ pub(crate) struct InstallArgs {
     /// Only these groups of controllers, and their rights
     #[arg(long, value_delimiter = ',', value_name = "GROUPS", value_parser = group_names())]
     pub(crate) only: Vec<String>,
-    /// Also the definitions of Flagger's, Sloth's, the Gateway API's and the Prometheus operator's
-    /// kinds, for a cluster that has none of them
-    #[arg(long)]
-    pub(crate) all_crds: bool,
 }
 
 /// The groups of controllers that can run as a process of their own.
@@ -239,9 +235,9 @@ pub(crate) struct WhyArgs {
     /// Where the state of a running `evenkeel up` is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Namespace of the controllers' Leases
-    #[arg(long, default_value = "default", value_name = "NAMESPACE")]
-    pub(crate) lease_namespace: String,
+    /// Namespace of the controllers' Leases; default: that of `run` or of `install`
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) lease_namespace: Option<String>,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,

@@ -23,6 +23,8 @@ pub const ATTEMPTS: &str = "istio_requests_total";
 pub const ATTEMPT_DURATION: &str = "istio_request_duration_milliseconds";
 /// What clients saw.
 pub const REQUESTS: &str = "evenkeel_gateway_requests_total";
+/// What clients saw fail: an answer of 500 or more, or one that broke off.
+pub const FAILED: &str = "evenkeel_gateway_failed_requests_total";
 /// Duration of requests as clients saw it.
 pub const REQUEST_DURATION: &str = "evenkeel_gateway_request_duration_seconds";
 /// Attempts that followed a failed one.
@@ -215,6 +217,17 @@ impl Metrics {
                 histogram(&names, &labels(subject, *code, *flag), cells, &mut each);
             }
         }
+        // From the first request on, so that a service without failures has a zero and no gap.
+        let mut failed = BTreeMap::<&Subject, f64>::new();
+        for ((subject, code, flag), cells) in cells.iter().filter(|((s, ..), _)| !s.attempts()) {
+            let count = failed.entry(subject).or_default();
+            if *code >= 500 || *flag == Flag::Broken {
+                *count += sum(cells, |cell| &cell.count);
+            }
+        }
+        for (subject, value) in failed {
+            each(Sample { name: FAILED, labels: subject.labels(), value });
+        }
         drop(cells);
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, of_attempts) in [(RETRIES, false), (EJECTIONS, true)] {
@@ -233,6 +246,7 @@ impl Metrics {
             (ATTEMPTS, "counter"),
             (ATTEMPT_DURATION, "histogram"),
             (REQUESTS, "counter"),
+            (FAILED, "counter"),
             (REQUEST_DURATION, "histogram"),
             (RETRIES, "counter"),
             (EJECTIONS, "counter"),
@@ -365,6 +379,32 @@ mod tests {
             format!("| `{name}` | `{}` |", labels.join("`, `"))
         };
         rows.iter().map(row).collect()
+    }
+
+    #[test]
+    fn failures_are_counted_from_zero_on_and_broken_answers_with_them() {
+        let metrics = Arc::new(Metrics::default());
+        let name: Arc<str> = "x".into();
+        let subject = Subject::Requests { namespace: name.clone(), service: name };
+        let mut recorder = Recorder::new(Arc::clone(&metrics), subject);
+        let failed = || {
+            let mut found = Vec::new();
+            metrics.samples(|sample| {
+                if sample.name == FAILED {
+                    found.push((sample.labels.len(), sample.value.to_string()));
+                }
+            });
+            found
+        };
+        assert_eq!(failed(), []);
+        recorder.note(200, Flag::None, Duration::ZERO);
+        recorder.note(404, Flag::None, Duration::ZERO);
+        recorder.note(0, Flag::ClientGone, Duration::ZERO);
+        assert_eq!(failed(), [(2, "0".to_owned())]);
+        recorder.note(200, Flag::Broken, Duration::ZERO);
+        recorder.note(500, Flag::Broken, Duration::ZERO);
+        recorder.note(503, Flag::ConnectFailed, Duration::ZERO);
+        assert_eq!(failed(), [(2, "3".to_owned())]);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use serde_json::json;
 
 use crate::{cli::InstallArgs, io};
 
+/// Where the controllers and their Leases are, unless another namespace is named.
+pub(crate) const NAMESPACE: &str = "evenkeel";
 /// The objects, with the places that differ in braces.
 const TEMPLATE: &str = include_str!("install.yaml");
 
@@ -32,7 +34,6 @@ fn manifest(args: &InstallArgs) -> String {
         command.push(format!("--only={}", args.only.join(",")));
     }
     fill(&[
-        ("{crds}", &evenkeel_api::crds_yaml(args.all_crds)),
         ("{rules}", &rules(&granted(&args.only))),
         ("{lease_rules}", &rules(LEASES)),
         ("{namespace}", &args.namespace),
@@ -126,7 +127,6 @@ mod tests {
             image: "registry.example.com/evenkeel:1.0".to_owned(),
             prometheus: "http://prometheus.monitoring:9090".to_owned(),
             only: only.iter().map(|&name| name.to_owned()).collect(),
-            all_crds: false,
         }
     }
 
@@ -148,8 +148,6 @@ mod tests {
         let wanted = [
             "ClusterRole",
             "ClusterRoleBinding",
-            "CustomResourceDefinition",
-            "Namespace",
             "NetworkPolicy",
             "PodDisruptionBudget",
             "Role",

@@ -18,7 +18,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Event};
 use serde_json::{Value, json};
 
-use super::why_text::{EVENTS_MAX, Explanation, Leader, event_time, named};
+use super::{
+    install,
+    why_text::{EVENTS_MAX, Explanation, Leader, event_time, named},
+};
 use crate::{
     cli::{Output, WhyArgs},
     controllers::DIAGNOSTICS,
@@ -32,6 +35,13 @@ const API_VERSION: &str = "why.evenkeel.dev/v1";
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read.
 const ANSWER_MAX: usize = 1 << 20;
+
+/// Where `run` and `install` put the Leases unless they are told otherwise.
+const LEASE_NAMESPACES: [&str; 2] = ["default", install::NAMESPACE];
+/// Conditions of ours and of Kubernetes that say what is wrong.
+const BAD_WHEN_TRUE: [&str; 3] = ["Held", "Stalled", "ReplicaFailure"];
+/// A Canary's condition that is false until a release has ended; its phase says when one failed.
+const PROGRESS: &str = "Promoted";
 
 /// Runs `evenkeel why`; exit 1 when the object needs attention.
 pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
@@ -56,12 +66,14 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
             key.namespace
         )
     };
+    let namespaces = match &args.lease_namespace {
+        Some(namespace) => vec![namespace.as_str()],
+        None => LEASE_NAMESPACES.to_vec(),
+    };
     let mut leaders = Vec::new();
     let mut passes = Vec::new();
     for domain in evenkeel_assembly::domains() {
-        let Some(leader) = leader(&store, &args.lease_namespace, domain.name).await? else {
-            continue;
-        };
+        let Some(leader) = leader(&store, &namespaces, domain.name).await? else { continue };
         if let Some(url) = &leader.url {
             match ask(url, &key).await {
                 Ok(more) => passes.extend(more),
@@ -81,7 +93,7 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     passes.dedup();
     let troubled = passes.iter().any(|pass| pass.result != "done")
         || leaders.iter().any(|(_, leader)| leader.is_late)
-        || !flags(&obj).is_empty();
+        || needs_attention(&obj);
     match args.output {
         Output::Table => {
             let (now, events) = (RealTime::start().now(), events(&store, &obj).await);
@@ -137,13 +149,21 @@ async fn events(store: &KubeStore, obj: &Obj) -> Vec<Value> {
     events
 }
 
+/// The leader of a domain, by its Lease in the first namespace that has one.
 async fn leader(
     store: &KubeStore,
-    namespace: &str,
+    namespaces: &[&str],
     domain: &str,
 ) -> anyhow::Result<Option<Leader>> {
-    let key = Key::of::<Lease>(namespace, &evenkeel_assembly::lease_name(domain));
-    let Some(lease) = store.get(&key).await? else { return Ok(None) };
+    let mut found = None;
+    for namespace in namespaces {
+        let key = Key::of::<Lease>(namespace, &evenkeel_assembly::lease_name(domain));
+        found = store.get(&key).await?;
+        if found.is_some() {
+            break;
+        }
+    }
+    let Some(lease) = found else { return Ok(None) };
     let text = |path: &str| {
         lease.json().pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
@@ -171,14 +191,17 @@ async fn ask(url: &str, key: &Key) -> anyhow::Result<Vec<Pass>> {
     tokio::time::timeout(TIMEOUT, exchange).await.context("no answer in time")?
 }
 
-/// The conditions that the loop sets on an object that is held up.
-fn flags(obj: &Obj) -> Vec<&Value> {
+/// Whether an object says of itself that it is not as it should be: it is held or stalled, a
+/// condition that ought to be true is false, or its last release failed.
+fn needs_attention(obj: &Obj) -> bool {
     let conditions = obj.json().pointer("/status/conditions").and_then(Value::as_array);
-    let is_flag = |condition: &&Value| {
+    let is_bad = |condition: &Value| {
         let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
-        ["Held", "Stalled"].contains(&text("type")) && text("status") == "True"
+        let bad = if BAD_WHEN_TRUE.contains(&text("type")) { "True" } else { "False" };
+        text("status") == bad && text("type") != PROGRESS
     };
-    conditions.into_iter().flatten().filter(is_flag).collect()
+    let phase = obj.json().pointer("/status/phase").and_then(Value::as_str);
+    phase == Some("Failed") || conditions.into_iter().flatten().any(is_bad)
 }
 
 fn report(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> Value {
@@ -196,6 +219,36 @@ fn report(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_object_says_against_itself_needs_attention() {
+        let needs = |status: Value| {
+            let body = json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+                "metadata": {"name": "api", "namespace": "shop"}, "status": status});
+            needs_attention(&Obj::from_json(body).unwrap())
+        };
+        let condition = |kind: &str, status: &str| json!({"phase": "Waiting", "conditions": [{"type": kind, "status": status}]});
+        for (kind, status) in [
+            ("Held", "True"),
+            ("Stalled", "True"),
+            ("Accepted", "False"),
+            ("Valid", "False"),
+            ("BudgetAllows", "False"),
+            ("MetricsAvailable", "False"),
+        ] {
+            assert!(needs(condition(kind, status)), "{kind} {status}");
+        }
+        assert!(needs(json!({"phase": "Failed"})));
+        for (kind, status) in [
+            ("Held", "False"),
+            ("Accepted", "True"),
+            ("Promoted", "False"),
+            ("Accepted", "Unknown"),
+        ] {
+            assert!(!needs(condition(kind, status)), "{kind} {status}");
+        }
+        assert!(!needs(json!({"phase": "Succeeded"})) && !needs(json!(null)));
+    }
 
     #[test]
     fn a_kind_that_nothing_is_decided_about_is_quoted_as_it_was_given() {
