@@ -19,6 +19,7 @@ use crate::{
     endpoints, fill, pods, route,
     rules::{MetricKind, SpecError},
     services::Names,
+    stamps::LookClock,
     time::elapsed,
     view::StrayRoute,
     workload::Workload,
@@ -40,16 +41,24 @@ pub(crate) async fn observe(
     memory: &Memory,
 ) -> Result<Option<CanaryView>, ObserveError> {
     let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
-    let mut view = CanaryView::new(obj, settings, ports.clock.now());
-    memory.clocks.correct(&mut view, &*ports.clock);
+    let look = LookClock::begin(&*ports.clock);
+    let mut view = CanaryView::new(obj, settings, look.began());
+    memory.clocks.correct(&mut view, &look);
     let names = view.names.clone();
     view.conflicting_canary = conflicting_canary(&view, ports).await?;
     let readable = view.unreadable.len();
     view.target = workload(&mut view, &names.target, ports).await?;
     view.target_unreadable = view.unreadable.len() > readable;
     view.primary = workload(&mut view, &names.target_primary, ports).await?;
-    for name in [&names.apex, &names.primary, &names.canary] {
-        match read(&mut view, &key.sibling::<Service>(name), ports).await {
+    let services = [&names.apex, &names.primary, &names.canary];
+    let keys = services.map(|name| key.sibling::<Service>(name)).into_iter();
+    let keys = keys.chain(gateway_keys(&view)).chain(template_keys(&view));
+    // A server that does not answer is waited for once.
+    let found = read_all(keys.collect(), ports).await;
+    for name in services {
+        let service = key.sibling::<Service>(name);
+        let answer = found.get(&service).cloned().unwrap_or(Ok(None));
+        match answered(&mut view, &service, answer) {
             Ok(Some(service)) => drop(view.services.insert(name.clone(), service)),
             Ok(None) => {}
             Err(error) => drop(view.unread.services.insert(name.clone(), error.to_string())),
@@ -69,8 +78,8 @@ pub(crate) async fn observe(
         Err(error) => view.unread.endpoints = Some(error.to_string()),
     }
     view.stray_route = stray_route(&view, ports).await?;
-    gateways(&mut view, ports).await;
-    templates(&mut view, ports).await;
+    gateways(&mut view, &found);
+    templates(&mut view, &found);
     // Each may wait for a server that does not answer: together no longer than one of them.
     let (stuck, configs, alerts) = futures::join!(
         stuck_pods(&view, &memory.listings, ports),
@@ -81,7 +90,7 @@ pub(crate) async fn observe(
     take_configs(&mut view, configs);
     // What was seen last is stamped with a time at which it was so: an interval that begins with
     // the gateway's confirmation never begins before it, however slow the server is.
-    view.now = ports.clock.now();
+    view.now = look.now(&*ports.clock);
     answers(&mut view, ports).await;
     Ok(Some(view))
 }
@@ -99,7 +108,17 @@ async fn read(
     key: &Key,
     ports: &Ports,
 ) -> Result<Option<Arc<Obj>>, StoreError> {
-    match ports.read.get(key).await {
+    let found = ports.read.get(key).await;
+    answered(view, key, found)
+}
+
+/// What was found, but for what is there and cannot be read.
+fn answered(
+    view: &mut CanaryView,
+    key: &Key,
+    found: Result<Option<Arc<Obj>>, StoreError>,
+) -> Result<Option<Arc<Obj>>, StoreError> {
+    match found {
         Err(
             error @ (StoreError::Refused { .. }
             | StoreError::Invalid { .. }
@@ -209,26 +228,13 @@ async fn endpoints(
 }
 
 /// Which of the named Gateways exist: the article's `public-gateway` may well not.
-async fn gateways(view: &mut CanaryView, ports: &Ports) {
-    let service = &view.canary.spec.service;
-    let mut wanted: Vec<ParentRef> = Vec::new();
-    for name in service.gateways.iter().filter(|name| *name != "mesh") {
-        let (namespace, name) = match name.split_once('/') {
-            Some((namespace, name)) => (Some(namespace.to_owned()), name),
-            None => (None, name.as_str()),
-        };
-        wanted.push(ParentRef { namespace, name: name.to_owned(), ..ParentRef::default() });
-    }
-    wanted.extend(service.gateway_refs.iter().cloned());
-    for gateway in wanted {
-        let is_gateway = gateway.kind.as_deref().is_none_or(|kind| kind == "Gateway");
-        let namespace = gateway.namespace.as_deref().unwrap_or(view.obj.namespace());
-        let key = Key::of::<Gateway>(namespace, &gateway.name);
-        if !is_gateway {
+fn gateways(view: &mut CanaryView, found: &Found) {
+    for gateway in wanted_gateways(view) {
+        let Some(key) = gateway_key(view, &gateway) else {
             view.gateways.push(gateway);
             continue;
-        }
-        match ports.read.get(&key).await {
+        };
+        match found.get(&key).cloned().unwrap_or(Ok(None)) {
             Ok(Some(_)) => view.gateways.push(gateway),
             Ok(None) => view.gateways_missing.push(key.to_string()),
             Err(error) => {
@@ -242,14 +248,42 @@ async fn gateways(view: &mut CanaryView, ports: &Ports) {
     }
 }
 
-/// Answers for the configs that the target and its primary name, and for the copies of them.
-type Configs = BTreeMap<Key, Result<Option<Arc<Obj>>, StoreError>>;
+/// What a Canary's route is to be attached to, as its spec names it.
+fn wanted_gateways(view: &CanaryView) -> Vec<ParentRef> {
+    let service = &view.canary.spec.service;
+    let named = service.gateways.iter().filter(|name| *name != "mesh").map(|name| {
+        let (namespace, name) = match name.split_once('/') {
+            Some((namespace, name)) => (Some(namespace.to_owned()), name),
+            None => (None, name.as_str()),
+        };
+        ParentRef { namespace, name: name.to_owned(), ..ParentRef::default() }
+    });
+    named.chain(service.gateway_refs.iter().cloned()).collect()
+}
+
+/// The Gateway that is meant; `None` for what is no Gateway.
+fn gateway_key(view: &CanaryView, gateway: &ParentRef) -> Option<Key> {
+    let is_gateway = gateway.kind.as_deref().is_none_or(|kind| kind == "Gateway");
+    let namespace = gateway.namespace.as_deref().unwrap_or(view.obj.namespace());
+    is_gateway.then(|| Key::of::<Gateway>(namespace, &gateway.name))
+}
+
+fn gateway_keys(view: &CanaryView) -> Vec<Key> {
+    wanted_gateways(view).iter().filter_map(|gateway| gateway_key(view, gateway)).collect()
+}
+
+/// What was found of several objects.
+type Found = BTreeMap<Key, Result<Option<Arc<Obj>>, StoreError>>;
 
 /// Reads the configs that the target uses, and whatever may be a copy of them.
-async fn used_configs(view: &CanaryView, ports: &Ports) -> Configs {
+async fn used_configs(view: &CanaryView, ports: &Ports) -> Found {
     let keys: BTreeSet<Key> = sources(view).into_iter().chain(used_copies(view)).collect();
     let copies = sources(view).into_iter().flat_map(|key| copies_of(view, &key));
-    let keys: BTreeSet<Key> = keys.into_iter().chain(copies).collect();
+    read_all(keys.into_iter().chain(copies).collect(), ports).await
+}
+
+/// Reads all of these at the same time.
+async fn read_all(keys: BTreeSet<Key>, ports: &Ports) -> Found {
     let reads = keys.into_iter().map(|key| async move {
         let found = ports.read.get(&key).await;
         (key, found)
@@ -289,7 +323,7 @@ fn copies_of(view: &CanaryView, source: &Key) -> [Key; 2] {
 
 /// Sorts the configs and copies that were read into the view. What could not be read is taken to
 /// be as it was when a version was last taken up: nothing that needs more is done.
-fn take_configs(view: &mut CanaryView, answers: Configs) {
+fn take_configs(view: &mut CanaryView, answers: Found) {
     let named: BTreeSet<Key> = sources(view).into_iter().collect();
     view.used_copies = used_copies(view);
     let copies: BTreeSet<Key> = named.iter().flat_map(|key| copies_of(view, key)).collect();
@@ -330,14 +364,11 @@ fn take_configs(view: &mut CanaryView, answers: Configs) {
     view.copy_names = configs::copy_names(&view.configs, &view.config_copies, uid, target);
 }
 
-async fn templates(view: &mut CanaryView, ports: &Ports) {
-    let canary = view.canary.clone();
-    let named =
-        canary.spec.analysis.metrics.iter().filter_map(|metric| metric.template_ref.clone());
-    for reference in named.collect::<BTreeSet<TemplateRef>>() {
-        let namespace = reference.namespace.as_deref().unwrap_or(view.obj.namespace());
-        let key = Key::of::<MetricTemplate>(namespace, &reference.name);
-        let found = match read(view, &key, ports).await {
+fn templates(view: &mut CanaryView, found: &Found) {
+    for reference in named_templates(view) {
+        let key = template_key(view, &reference);
+        let answer = found.get(&key).cloned().unwrap_or(Ok(None));
+        let template = match answered(view, &key, answer) {
             Ok(Some(found)) => found,
             Ok(None) => continue,
             Err(error) => {
@@ -345,7 +376,7 @@ async fn templates(view: &mut CanaryView, ports: &Ports) {
                 continue;
             }
         };
-        let template = match found.get::<MetricTemplate>() {
+        let template = match template.get::<MetricTemplate>() {
             Ok(template) => template,
             Err(error) => {
                 view.unreadable.push(error.to_string());
@@ -371,6 +402,20 @@ async fn templates(view: &mut CanaryView, ports: &Ports) {
         }
         view.templates.insert(reference, template);
     }
+}
+
+fn named_templates(view: &CanaryView) -> BTreeSet<TemplateRef> {
+    let metrics = view.canary.spec.analysis.metrics.iter();
+    metrics.filter_map(|metric| metric.template_ref.clone()).collect()
+}
+
+fn template_key(view: &CanaryView, reference: &TemplateRef) -> Key {
+    let namespace = reference.namespace.as_deref().unwrap_or(view.obj.namespace());
+    Key::of::<MetricTemplate>(namespace, &reference.name)
+}
+
+fn template_keys(view: &CanaryView) -> Vec<Key> {
+    named_templates(view).iter().map(|reference| template_key(view, reference)).collect()
 }
 
 /// Looks up what deciding asks for, one thing after the other, so that nothing is queried that

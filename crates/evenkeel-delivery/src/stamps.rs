@@ -23,6 +23,10 @@ use crate::CanaryView;
 /// Smaller ones are the everyday corrections of NTP.
 const STEP_MIN: SignedDuration = SignedDuration::from_secs(1);
 
+/// A change of our own comes back within this, as an event of the watch. What changed later may be
+/// another process's, which led meanwhile and whose clock is not known: it is taken as right.
+const OWN_CHANGE: SignedDuration = SignedDuration::from_secs(1);
+
 /// What this process knows of the clock by which each Canary's stamps were made.
 #[derive(Debug, Default)]
 pub(crate) struct Clocks(Mutex<BTreeMap<Key, Seen>>);
@@ -35,6 +39,8 @@ struct Seen {
     made_at: SignedDuration,
     /// The same at the last look, when newer ones may have been made.
     looked_at: SignedDuration,
+    /// When that was, by the even clock.
+    last_look: Timestamp,
 }
 
 impl Clocks {
@@ -43,17 +49,18 @@ impl Clocks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the stamps of a view, which has just been read, to the wall clock as it is now.
-    pub(crate) fn correct(&self, view: &mut CanaryView, clock: &dyn Clock) {
-        let (key, now) = (view.obj.key().clone(), clock.now());
-        let off = now.duration_since(clock.steady());
+    /// Brings the stamps of a view, which has just been read, to the wall clock of the look.
+    pub(crate) fn correct(&self, view: &mut CanaryView, look: &LookClock) {
+        let (key, now) = (view.obj.key().clone(), look.wall);
+        let off = now.duration_since(look.even);
         let mut all = self.seen();
         let made_at = match all.get(&key) {
             Some(seen) if seen.run == view.run => seen.made_at,
-            Some(seen) => seen.looked_at,
-            None => off,
+            Some(seen) if look.even.duration_since(seen.last_look) <= OWN_CHANGE => seen.looked_at,
+            _ => off,
         };
-        all.insert(key, Seen { run: view.run.clone(), made_at, looked_at: off });
+        let run = view.run.clone();
+        all.insert(key, Seen { run, made_at, looked_at: off, last_look: look.even });
         drop(all);
         let step = off.saturating_sub(made_at);
         for stamp in stamps(view) {
@@ -67,6 +74,29 @@ impl Clocks {
     /// Forgets a Canary that is gone.
     pub(crate) fn forget(&self, key: &Key) {
         self.seen().remove(key);
+    }
+}
+
+/// The wall clock of one look, which does not see it being set.
+pub(crate) struct LookClock {
+    wall: Timestamp,
+    even: Timestamp,
+}
+
+impl LookClock {
+    pub(crate) fn begin(clock: &dyn Clock) -> Self {
+        Self { wall: clock.now(), even: clock.steady() }
+    }
+
+    /// When the look began.
+    pub(crate) fn began(&self) -> Timestamp {
+        self.wall
+    }
+
+    /// The time now, on the clock as it was when the look began.
+    pub(crate) fn now(&self, clock: &dyn Clock) -> Timestamp {
+        let passed = clock.steady().duration_since(self.even);
+        self.wall.saturating_add(passed).unwrap_or(self.wall)
     }
 }
 
@@ -146,7 +176,7 @@ mod tests {
                     "rollback": {"cause": "x", "since": at}}}}));
             let now = self.hands.now();
             let mut view = CanaryView::new(Arc::new(obj.unwrap()), &Settings::default(), now);
-            self.clocks.correct(&mut view, &self.hands);
+            self.clocks.correct(&mut view, &LookClock::begin(&self.hands));
             let ticked = view.run.ticked_at.unwrap();
             assert_eq!(view.run.rollback.unwrap().since, ticked);
             if writes {
@@ -180,6 +210,27 @@ mod tests {
         assert_eq!(case.look(true), 0);
         case.hands.pass(30);
         assert_eq!(case.look(true), 30);
+    }
+
+    #[test]
+    fn a_stamp_of_another_leader_is_right_as_it_is() {
+        for step in [-3_600, 3_600] {
+            let mut case = Case::new();
+            assert_eq!(case.look(false), 0);
+            // Another process leads; the clock is set, then it makes a stamp; this one leads again.
+            case.hands.set(step, 30);
+            case.stored = case.hands.now().as_second();
+            case.hands.pass(5);
+            assert_eq!(case.look(false), 5, "after a step of {step} s");
+        }
+    }
+
+    #[test]
+    fn a_look_does_not_see_the_clock_being_set() {
+        let case = Case::new();
+        let look = LookClock::begin(&case.hands);
+        case.hands.set(-3_600, 40);
+        assert_eq!(look.now(&case.hands).duration_since(look.began()).as_secs(), 40);
     }
 
     #[test]

@@ -33,8 +33,8 @@ use health::Sign;
 pub use matching::{Match, PathMatch, Pattern, TextMatch};
 use metrics::Recorder;
 pub use metrics::{
-    ATTEMPT_DURATION, ATTEMPTS, BUCKETS_MS, EJECTIONS, Flag, Metrics, REQUEST_DURATION, REQUESTS,
-    RETRIES, Sample, Subject,
+    ATTEMPT_DURATION, ATTEMPTS, BUCKETS_MS, EJECTIONS, FAILED, Flag, Metrics, REQUEST_DURATION,
+    REQUESTS, RETRIES, Sample, Subject,
 };
 use request::Open;
 pub use request::{Answer, Attempt, Attempted, Connection, End, Meta, Outcome, Request, Step};
