@@ -49,6 +49,8 @@ pub(crate) struct Worker {
     flags: Flags,
     repeats: Repeats,
     pub(crate) pending: Mutex<Vec<Pending>>,
+    /// Each effect whose outcome is awaited holds one of these.
+    pub(crate) awaited: Arc<()>,
 }
 
 /// How a pass ended.
@@ -112,6 +114,7 @@ impl Worker {
             recorder: Arc::default(),
             repeats: Repeats::default(),
             pending: Mutex::default(),
+            awaited: Arc::default(),
         }
     }
 

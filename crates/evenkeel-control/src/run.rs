@@ -27,9 +27,6 @@ use crate::{
 
 /// Pause before a watch that ended is opened again, and before a worker that panicked is restarted.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
-/// Effects of one controller whose outcome is awaited beside its work. Beyond it, new passes wait:
-/// a channel that does not answer must not fill the memory.
-const PENDING_MAX: usize = 256;
 /// How long passes that are under way may continue after a request to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// Objects on which a trigger has panicked that are remembered, to log it once for each.
@@ -169,13 +166,14 @@ async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &B
     loop {
         let now = worker.steady();
         let may_act = worker.leads();
-        while may_act && working.len() < concurrency && pending.len() < PENDING_MAX {
+        // Passes never wait for effects that are pending: a rollback must not wait for a chat.
+        while may_act && working.len() < concurrency {
             let Some(key) = state.queue.take(now) else { break };
             let (pass, busy) = (worker.pass(key), busy.enter());
             working.push(pass.inspect(move |_| drop(busy)).boxed());
         }
         worker.host.observer.queued(worker.name(), state.queue.len());
-        let room = may_act && working.len() < concurrency && pending.len() < PENDING_MAX;
+        let room = may_act && working.len() < concurrency;
         let mut alarm = match state.queue.next_at().filter(|_| room) {
             Some(at) => {
                 let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();

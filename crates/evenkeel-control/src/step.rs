@@ -29,6 +29,10 @@ const HOLD_WISH_LEAST: Duration = Duration::from_secs(10);
 /// Longest effect, whatever its effector says.
 const EFFECT_MAX: Duration = Duration::from_mins(15);
 
+/// Effects of one controller whose outcome is awaited beside its work. Beyond it, new ones fail at
+/// once: a channel that does not answer must neither fill the memory nor hold up a plan.
+const PENDING_MAX: usize = 256;
+
 /// Everything about one action of a plan.
 struct Step<'a> {
     key: &'a Key,
@@ -302,6 +306,17 @@ impl Worker {
         let (host, recorder, name) = (self.host.clone(), self.recorder.clone(), self.name());
         let (key, text, verb) = (step.key.clone(), step.text.clone(), call.verb);
         let (port, target) = (call.port, call.target.clone());
+        let awaited = Arc::clone(&self.awaited);
+        // The worker has one itself, and this is another.
+        let outcome = if Arc::strong_count(&awaited) - 2 < PENDING_MAX {
+            outcome
+        } else {
+            let words = format!(
+                "{PENDING_MAX} effects wait for their outcome already; this one was given up, and \
+                 may have taken effect"
+            );
+            futures::future::ready(Err(EffectError::new(&words, Retry::Proceed))).boxed()
+        };
         let pending = async move {
             let outcome = AssertUnwindSafe(outcome).catch_unwind();
             let failed = |words: &str| Err(EffectError::new(words, Retry::Proceed));
@@ -320,6 +335,7 @@ impl Worker {
             if let Some(words) = failed {
                 record_failure(&host, &recorder, name, key, &words).await;
             }
+            drop(awaited);
         };
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(pending.boxed());
     }
