@@ -44,6 +44,44 @@ fn a_record_that_is_begun_anew_is_followed_from_its_first_line() {
     assert_eq!(seqs(&mut follow), [1, 2, 3]);
 }
 
+/// A file system may give the number of a removed file to the next one at once. Here it is the same
+/// file every time, whatever the file system does.
+#[test]
+fn another_file_is_read_from_its_start_also_when_it_has_the_inode_of_the_last_one() {
+    let dir = folder("followed-inode");
+    act(&open(&dir), 1);
+    let mut follow = Follow::new(&dir.join("audit"));
+    assert_eq!(seqs(&mut follow), [1, 2, 3]);
+    // The folder was empty in between.
+    fs::rename(path(&dir, 1), dir.join("away")).unwrap();
+    assert_eq!(seqs(&mut follow), [0; 0]);
+    fs::rename(dir.join("away"), path(&dir, 1)).unwrap();
+    assert_eq!(seqs(&mut follow), [1, 2, 3]);
+    // The last file was dropped when the next one was there.
+    fs::rename(path(&dir, 1), path(&dir, 2)).unwrap();
+    assert_eq!(seqs(&mut follow), [1, 2, 3]);
+}
+
+#[test]
+fn a_new_record_that_has_the_followed_file_already_is_followed_from_its_first_file() {
+    let (dir, other) = (folder("followed-file"), folder("followed-file-other"));
+    act(&open(&dir), 1);
+    fs::rename(path(&dir, 1), path(&dir, 2)).unwrap();
+    let mut follow = Follow::new(&dir.join("audit"));
+    assert_eq!(seqs(&mut follow), [1, 2, 3]);
+    // Another key signs it, so its first line is another one.
+    let door = open(&other);
+    (1..=3).for_each(|replicas| act(&door, replicas));
+    drop(door);
+    let begun = fs::read(path(&other, 1)).unwrap();
+    assert_ne!(begun, fs::read(path(&dir, 2)).unwrap());
+    fs::write(path(&dir, 1), &begun).unwrap();
+    // It keeps its inode.
+    fs::write(path(&dir, 2), &begun).unwrap();
+    assert_eq!(seqs(&mut follow), [1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(seqs(&mut follow), [0; 0]);
+}
+
 #[test]
 fn what_cannot_be_read_is_named() {
     let dir = recorded("followed-unreadable");
