@@ -34,7 +34,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// Longest wait for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// Identities remembered per provider, so that a plan made again is not sent twice.
+/// Identities of delivered notifications that are remembered per provider, so that a plan made again
+/// does not send them twice. What failed or was given up may have arrived, and is sent again when
+/// its plan is made again: a message that comes twice is better than one that is lost.
 const SENT_MAX: usize = 1_024;
 /// Bytes of an answer that are read.
 const BODY_MAX: usize = 16 * 1_024;
@@ -49,8 +51,10 @@ type Done = oneshot::Sender<Result<(), String>>;
 /// Delivers notifications to what Flagger's `AlertProvider`s name: Slack, Discord, Rocket.Chat,
 /// Microsoft Teams, Google Chat, and plain webhooks.
 ///
-/// Order is kept per provider; what fails is tried again for about two minutes. The provider and
-/// its Secret are read for every attempt, so that a corrected one is used at once.
+/// Order is kept per provider. What fails is attempted seven times: that takes about two minutes at
+/// most, or seven if the receiver asks for pauses (`Retry-After`). What is no longer awaited is
+/// given up. The provider and its Secret are read for every attempt, so that a corrected one is used
+/// at once.
 ///
 /// **Source**: `pkg/notifier` of Flagger 1.44 for the shapes of the messages. `webhook` is ours.
 pub struct ProviderNotifier {
@@ -135,11 +139,14 @@ impl Channel {
     async fn work(self, mut jobs: mpsc::Receiver<(Notification, Done)>) {
         let mut told = VecDeque::new();
         loop {
-            let next = tokio::time::timeout(IDLE_MAX, jobs.recv()).await;
-            let next = next.unwrap_or_else(|_| {
-                jobs.close();
-                jobs.try_recv().ok()
-            });
+            let next = tokio::select! {
+                biased;
+                next = jobs.recv() => next,
+                () = self.timer.sleep(IDLE_MAX) => {
+                    jobs.close();
+                    jobs.try_recv().ok()
+                }
+            };
             let Some((notification, mut done)) = next else { return };
             let outcome = if told.contains(&notification.id) {
                 Ok(())

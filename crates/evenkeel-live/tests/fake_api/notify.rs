@@ -24,6 +24,8 @@ use crate::support::{Reply, Server, soon};
 
 /// Longest wait for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A provider that nothing was sent to for this long is forgotten.
+const IDLE_MAX: Duration = Duration::from_hours(1);
 /// Notifications that wait for one provider behind the one that is being sent.
 const WAITING_MAX: usize = 128;
 
@@ -56,15 +58,17 @@ impl Read for Objects {
 type Got = Arc<Mutex<Vec<(String, Value)>>>;
 
 /// Pauses pass at once and are noted. The longest wait for an answer is over as often as the test
-/// says so.
+/// says so, and the time after which a provider is forgotten.
 struct Paced {
     pauses: Mutex<Vec<u64>>,
     over: Arc<Semaphore>,
+    idle: Arc<Semaphore>,
 }
 
 impl Paced {
     fn new() -> Arc<Self> {
-        Arc::new(Self { pauses: Mutex::default(), over: Arc::new(Semaphore::new(0)) })
+        let [over, idle] = [0, 0].map(|permits| Arc::new(Semaphore::new(permits)));
+        Arc::new(Self { pauses: Mutex::default(), over, idle })
     }
 
     /// Those so far, in seconds.
@@ -75,8 +79,12 @@ impl Paced {
 
 impl Timer for Paced {
     fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
-        if wait == ANSWER_MAX {
-            let over = self.over.clone();
+        let over = match wait {
+            ANSWER_MAX => Some(self.over.clone()),
+            IDLE_MAX => Some(self.idle.clone()),
+            _ => None,
+        };
+        if let Some(over) = over {
             return Box::pin(async move { over.acquire().await.unwrap().forget() });
         }
         self.pauses.lock().unwrap().push(wait.as_secs());
@@ -342,11 +350,37 @@ async fn what_nobody_waits_for_any_more_is_not_sent() {
     gate.add_permits(2);
     assert_eq!(soon(join_all([first, third])).await, [Ok(()), Ok(())]);
     assert_eq!(messages(&got), ["1", "3"]);
-    // Nor is one sent again of which it is not known whether it arrived.
+    // Nor is one attempted again that was on its way.
     let fourth = notifier.deliver(notification("4", "4"));
     reached(&got, 3).await;
     drop(fourth);
     gate.add_permits(2);
     assert_eq!(soon(notifier.deliver(notification("5", "5"))).await, Ok(()));
     assert_eq!(messages(&got), ["1", "3", "4", "5"]);
+    // It is not known whether it arrived: told once more, it goes out again. What was delivered
+    // does not.
+    gate.add_permits(2);
+    let again = ["4", "5"].map(|id| notifier.deliver(notification(id, id)));
+    assert_eq!(soon(join_all(again)).await, [Ok(()), Ok(())]);
+    assert_eq!(messages(&got), ["1", "3", "4", "5", "4"]);
+}
+
+#[tokio::test]
+async fn a_provider_that_nothing_is_sent_to_is_forgotten_by_the_clock_of_its_host() {
+    let (address, got) = receiver(&[]).await;
+    let time = Paced::new();
+    let notifier = paced(vec![provider("webhook", &format!("http://{address}/"))], &time);
+    for _ in 0..3 {
+        assert_eq!(soon(notifier.deliver(notification("1", "m"))).await, Ok(()));
+    }
+    assert_eq!(messages(&got), ["m"]);
+    time.idle.add_permits(1);
+    // Its identities are forgotten with it.
+    soon(async {
+        while messages(&got).len() < 2 {
+            assert_eq!(notifier.deliver(notification("1", "m")).await, Ok(()));
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
