@@ -76,7 +76,11 @@ pub fn url_host(text: &str) -> String {
 ///
 /// It stays one line, so that nobody's answer looks like lines of ours.
 pub fn text(words: &str) -> String {
-    let mut out = masked(words, TEXT_MAX).replace(['\n', '\r'], " ");
+    short(words).replace(['\n', '\r'], " ")
+}
+
+fn short(words: &str) -> String {
+    let mut out = masked(words, TEXT_MAX);
     if out.len() > TEXT_MAX {
         out.truncate(out.floor_char_boundary(TEXT_MAX - CUT.len()));
         out.push_str(CUT);
@@ -118,7 +122,7 @@ fn masked(words: &str, max: usize) -> String {
 /// A value that a user wrote, in quotes, as [`text`] and cut to [`QUOTE_MAX`] bytes: the message
 /// about it must not be lost behind it.
 pub fn quote(value: &str) -> String {
-    let value = text(value);
+    let value = short(value);
     if value.len() <= QUOTE_MAX {
         return format!("{value:?}");
     }
@@ -308,7 +312,7 @@ mod tests {
             ("password=pl4nted, user=me", "password=***, user=me"),
             ("sent Authorization: Bearer pl4nted again", "sent Authorization: *** *** again"),
             ("basic checks pass, the bearer waits", "basic checks pass, the bearer waits"),
-            ("token: pl4nted\nand more", "token: ***\nand more"),
+            ("token: pl4nted\nand more", "token: *** and more"),
             (r#"{"user":"me","token":"pl4nted","n":1}"#, r#"{"user":"me","token":"***","n":1}"#),
             (r#"body {\"password\":\"pl4nted\"}"#, r#"body {\"password\":\"***\"}"#),
             ("a=1&access_token=pl4nted&b=2", "a=1&access_token=***&b=2"),

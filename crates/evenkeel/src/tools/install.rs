@@ -171,7 +171,8 @@ mod tests {
                 "--prometheus=http://prometheus.monitoring:9090",
                 "--data-dir=/data",
                 "--lease-namespace=ops",
-                "--listen=$(POD_IP):9091"
+                "--listen=[::]:9091",
+                "--advertise=$(POD_IP)"
             ])
         );
     }
