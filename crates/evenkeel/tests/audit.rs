@@ -200,6 +200,23 @@ fn what_is_followed_ends_when_nobody_reads_it_any_more() {
 }
 
 #[test]
+fn what_is_followed_ends_when_it_is_told_to_although_its_reader_takes_nothing() {
+    let data = folder("unread");
+    // More than a pipe and the reader hold.
+    record(&data, 0, 1..=400);
+    let mut child = command(&data, &["list", "--follow", "-o", "json"]);
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    let mut row = String::new();
+    reader.read_line(&mut row).unwrap();
+    assert!(row.contains("scale Deployment/shop/api to 1"), "{row}");
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    let (_, rows) = mpsc::channel();
+    assert_eq!(Following { child, rows }.end(), (0, String::new()));
+    drop(reader);
+}
+
+#[test]
 fn what_cannot_be_read_while_it_is_followed_is_no_answer() {
     let data = folder("followed-unreadable");
     record(&data, 0, [1]);

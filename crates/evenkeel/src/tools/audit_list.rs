@@ -1,6 +1,6 @@
 //! `evenkeel audit list`: one line per action, with what became of it.
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, path::Path, process::ExitCode, thread, time::Duration};
 
 use anyhow::Context as _;
 use evenkeel_guard::{Dropped, Entry, Follow, Line, Objected, read};
@@ -98,7 +98,7 @@ pub(super) fn run(dir: &Path, args: &ListArgs) -> anyhow::Result<ExitCode> {
     let object = args.object.as_deref().map(ObjectName::parse).transpose()?;
     let filter = Filter { object, since };
     if args.follow {
-        return follow(dir, args, &filter);
+        return follow(dir, args.output, filter);
     }
     let mut actions = Actions::default();
     let sound = read(dir, |line| actions.take(line, &filter));
@@ -119,25 +119,33 @@ pub(super) fn run(dir: &Path, args: &ListArgs) -> anyhow::Result<ExitCode> {
 
 /// Prints every action once its outcome is known, or after a moment without. It ends when it is
 /// told to, or when nobody reads it any more.
-fn follow(dir: &Path, args: &ListArgs, filter: &Filter) -> anyhow::Result<ExitCode> {
-    runtime(1)?.block_on(async {
+///
+/// A thread of its own reads and prints. It waits for as long as a reader that is there takes
+/// nothing; nobody waits for that thread.
+fn follow(dir: &Path, output: Output, filter: Filter) -> anyhow::Result<ExitCode> {
+    let runtime = runtime(1)?;
+    let dir = dir.to_owned();
+    let ended = runtime.block_on(async {
         let stop = stop_signal().context("listen for signals")?;
+        let printing = tokio::task::spawn_blocking(move || print_new(&dir, output, &filter));
         tokio::select! {
             biased;
             () = stop => Ok(ExitCode::SUCCESS),
             () = io::reader_gone() => Ok(ExitCode::SUCCESS),
-            ended = print_new(dir, args, filter) => ended,
+            ended = printing => ended.context("follow the record")?,
         }
-    })
+    });
+    runtime.shutdown_background();
+    ended
 }
 
-async fn print_new(dir: &Path, args: &ListArgs, filter: &Filter) -> anyhow::Result<ExitCode> {
+fn print_new(dir: &Path, output: Output, filter: &Filter) -> anyhow::Result<ExitCode> {
     let mut record = Follow::new(dir);
     let mut actions = Actions::default();
     let mut waiting: BTreeMap<u64, u32> = BTreeMap::new();
     let page = Page::of_output();
     let row = |cells: &[&str; 7]| row(cells, &FOLLOWED, page);
-    if args.output == Output::Table && !io::try_print(&row(&COLUMNS.map(|(title, _)| title))) {
+    if output == Output::Table && !io::try_print(&row(&COLUMNS.map(|(title, _)| title))) {
         return Ok(ExitCode::SUCCESS);
     }
     loop {
@@ -162,7 +170,7 @@ async fn print_new(dir: &Path, args: &ListArgs, filter: &Filter) -> anyhow::Resu
         for seq in ready {
             waiting.remove(&seq);
             let Some(action) = actions.0.remove(&seq) else { continue };
-            let text = match args.output {
+            let text = match output {
                 Output::Table => row(&action.cells().each_ref().map(String::as_str)),
                 Output::Json => format!("{}\n", serde_json::to_string(&action)?),
                 Output::Yaml => format!("---\n{}", serde_saphyr::to_string(&action)?),
@@ -171,7 +179,7 @@ async fn print_new(dir: &Path, args: &ListArgs, filter: &Filter) -> anyhow::Resu
                 return Ok(ExitCode::SUCCESS);
             }
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        thread::sleep(LOOK_EVERY);
     }
 }
 
