@@ -47,18 +47,15 @@ pub(crate) fn promotion(ctx: &Context<'_>) -> Option<Turn> {
     let full = ctx.view.names.full();
     let what = ctx.view.unread.names();
     let mut draft = ctx.draft();
-    // What was waited for until now was an approval, which has been given.
-    let is_approved = ctx.view.status.phase == Phase::WaitingPromotion;
-    let since = ctx.run.waiting_since.filter(|_| !is_approved).unwrap_or(ctx.view.now);
+    // While an approval was waited for, the stamp is the start of that wait, which is over.
+    let approved = ctx.status.phase == Phase::WaitingPromotion;
+    let since = ctx.run.waiting_since.filter(|_| !approved).unwrap_or(ctx.view.now);
     if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
         draft.roll_back(format!("what its promotion copies could not be read: {what}"));
         return Some(Turn::Now(draft.done(reasons::ROLLING_BACK)));
     }
-    draft.tick().run.note.clone_from(&ctx.run.note);
+    draft.phase(Phase::Progressing).tick().run.note.clone_from(&ctx.run.note);
     draft.run.waiting_since = Some(since);
-    if is_approved {
-        draft.phase(Phase::Progressing);
-    }
     draft.waiting(format!("Waiting to promote {full} until its configs can be read: {what}"));
     draft.wake(ctx.rules.interval);
     Some(Turn::Calm(draft.done(reasons::READ_FAILED)))

@@ -8,7 +8,8 @@ use evenkeel_api::{
     canary::{Canary, MetricTemplate, Phase, TemplateRef},
     httproute::{Gateway, HttpRoute, ParentRef},
 };
-use evenkeel_control::{ListQuery, MetricsError, ObserveError, Ports, StoreError, redact};
+use evenkeel_control::{ListQuery, MetricsError, ObserveError, Plan, Ports, StoreError, redact};
+use futures::future::join_all;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::Value;
 
@@ -19,7 +20,7 @@ use crate::{
     endpoints, fill, pods, route,
     rules::{MetricKind, SpecError},
     services::Names,
-    stamps::LookClock,
+    stamps,
     time::elapsed,
     view::StrayRoute,
     workload::Workload,
@@ -41,57 +42,57 @@ pub(crate) async fn observe(
     memory: &Memory,
 ) -> Result<Option<CanaryView>, ObserveError> {
     let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
-    let look = LookClock::begin(&*ports.clock);
-    let mut view = CanaryView::new(obj, settings, look.began());
-    memory.clocks.correct(&mut view, &look);
+    let mut view = CanaryView::new(obj, settings, ports.clock.now());
+    let off = memory.clocks.correct(&mut view, &*ports.clock);
     let names = view.names.clone();
     view.conflicting_canary = conflicting_canary(&view, ports).await?;
-    let readable = view.unreadable.len();
+    let before = view.unreadable.len();
     view.target = workload(&mut view, &names.target, ports).await?;
-    view.target_unreadable = view.unreadable.len() > readable;
+    view.target_unreadable = view.unreadable.len() > before;
     view.primary = workload(&mut view, &names.target_primary, ports).await?;
-    let services = [&names.apex, &names.primary, &names.canary];
-    let keys = services.map(|name| key.sibling::<Service>(name)).into_iter();
-    let keys = keys.chain(gateway_keys(&view)).chain(template_keys(&view));
-    // A server that does not answer is waited for once.
-    let found = read_all(keys.collect(), ports).await;
-    for name in services {
-        let service = key.sibling::<Service>(name);
-        let answer = found.get(&service).cloned().unwrap_or(Ok(None));
-        match answered(&mut view, &service, answer) {
-            Ok(Some(service)) => drop(view.services.insert(name.clone(), service)),
-            Ok(None) => {}
-            Err(error) => drop(view.unread.services.insert(name.clone(), error.to_string())),
-        }
-    }
     let route = view.route_key();
     view.route = read(&mut view, &route, ports).await?;
-    if counts_as_unconfirmed(&view, ports) {
-        // It counts against a version: not because a watch is behind.
-        view.route = ports.read.get_latest(&route).await.unwrap_or(view.route);
+    view.stray_route = stray_route(&view, ports).await?;
+    // Each may wait for a server that does not answer: together no longer than one of them.
+    let services = [&names.apex, &names.primary, &names.canary].map(|name| {
+        let key = key.sibling::<Service>(name);
+        async move { (name.clone(), ports.read.get(&key).await, key) }
+    });
+    let (route, services, endpoints, gateways, templates, stuck, configs, alerts) = futures::join!(
+        latest_route(&view, ports),
+        join_all(services),
+        endpoints(&names, ports),
+        gateways(&view, ports),
+        templates(&view, ports),
+        stuck_pods(&view, &memory.listings, ports),
+        used_configs(&view, ports),
+        alerts::look(&view, ports),
+    );
+    view.route = route;
+    for (name, answer, key) in services {
+        match readable(&mut view, &key, answer) {
+            Ok(Some(service)) => drop(view.services.insert(name, service)),
+            Ok(None) => {}
+            Err(error) => drop(view.unread.services.insert(name, error.to_string())),
+        }
     }
-    match endpoints(&names, ports).await {
+    match endpoints {
         Ok(endpoints) => view.endpoints = endpoints,
         Err(error @ StoreError::Refused { .. }) => {
             view.unreadable.push(format!("EndpointSlices cannot be read: {error}"));
         }
         Err(error) => view.unread.endpoints = Some(error.to_string()),
     }
-    view.stray_route = stray_route(&view, ports).await?;
-    gateways(&mut view, &found);
-    templates(&mut view, &found);
-    // Each may wait for a server that does not answer: together no longer than one of them.
-    let (stuck, configs, alerts) = futures::join!(
-        stuck_pods(&view, &memory.listings, ports),
-        used_configs(&view, ports),
-        alerts::look(&view, ports),
-    );
+    take_gateways(&mut view, gateways);
+    take_templates(&mut view, templates);
     (view.stuck_pods, view.alerts) = (stuck, alerts);
     take_configs(&mut view, configs);
     // What was seen last is stamped with a time at which it was so: an interval that begins with
     // the gateway's confirmation never begins before it, however slow the server is.
-    view.now = look.now(&*ports.clock);
-    answers(&mut view, ports).await;
+    let off = stamps::Clocks::correct_again(&mut view, off, &*ports.clock);
+    if let Some(plan) = answers(&mut view, ports).await {
+        memory.clocks.planned(&view, &plan, off);
+    }
     Ok(Some(view))
 }
 
@@ -102,23 +103,29 @@ fn counts_as_unconfirmed(view: &CanaryView, ports: &Ports) -> bool {
     view.status.phase == Phase::Progressing && view.pct() != 0 && late && !view.confirmed()
 }
 
+/// The route, from the server itself where it counts against a version: not because a watch is
+/// behind.
+async fn latest_route(view: &CanaryView, ports: &Ports) -> Option<Arc<Obj>> {
+    let known = view.route.clone();
+    if !counts_as_unconfirmed(view, ports) {
+        return known;
+    }
+    ports.read.get_latest(&view.route_key()).await.unwrap_or(known)
+}
+
 /// An object; one that the server does not let us read is noted in the view.
 async fn read(
     view: &mut CanaryView,
     key: &Key,
     ports: &Ports,
 ) -> Result<Option<Arc<Obj>>, StoreError> {
-    let found = ports.read.get(key).await;
-    answered(view, key, found)
+    let answer = ports.read.get(key).await;
+    readable(view, key, answer)
 }
 
-/// What was found, but for what is there and cannot be read.
-fn answered(
-    view: &mut CanaryView,
-    key: &Key,
-    found: Result<Option<Arc<Obj>>, StoreError>,
-) -> Result<Option<Arc<Obj>>, StoreError> {
-    match found {
+/// An answer; that the server does not let us read an object is noted in the view.
+fn readable(view: &mut CanaryView, key: &Key, answer: Answered) -> Answered {
+    match answer {
         Err(
             error @ (StoreError::Refused { .. }
             | StoreError::Invalid { .. }
@@ -227,17 +234,41 @@ async fn endpoints(
     Ok(ready)
 }
 
-/// Which of the named Gateways exist: the article's `public-gateway` may well not.
-fn gateways(view: &mut CanaryView, found: &Found) {
-    for gateway in wanted_gateways(view) {
-        let Some(key) = gateway_key(view, &gateway) else {
-            view.gateways.push(gateway);
-            continue;
+/// What one read was answered.
+type Answered = Result<Option<Arc<Obj>>, StoreError>;
+
+/// Looks for the Gateways that the spec names: the article's `public-gateway` may well not be there.
+/// A parent of another kind is not looked for.
+async fn gateways(view: &CanaryView, ports: &Ports) -> Vec<(ParentRef, Option<(Key, Answered)>)> {
+    let service = &view.canary.spec.service;
+    let mut wanted: Vec<ParentRef> = Vec::new();
+    for name in service.gateways.iter().filter(|name| *name != "mesh") {
+        let (namespace, name) = match name.split_once('/') {
+            Some((namespace, name)) => (Some(namespace.to_owned()), name),
+            None => (None, name.as_str()),
         };
-        match found.get(&key).cloned().unwrap_or(Ok(None)) {
-            Ok(Some(_)) => view.gateways.push(gateway),
-            Ok(None) => view.gateways_missing.push(key.to_string()),
-            Err(error) => {
+        wanted.push(ParentRef { namespace, name: name.to_owned(), ..ParentRef::default() });
+    }
+    wanted.extend(service.gateway_refs.iter().cloned());
+    let looks = wanted.into_iter().map(|gateway| async move {
+        if gateway.kind.as_deref().is_some_and(|kind| kind != "Gateway") {
+            return (gateway, None);
+        }
+        let namespace = gateway.namespace.as_deref().unwrap_or(view.obj.namespace());
+        let key = Key::of::<Gateway>(namespace, &gateway.name);
+        let answer = ports.read.get(&key).await;
+        (gateway, Some((key, answer)))
+    });
+    join_all(looks).await
+}
+
+/// Sorts the Gateways into those that exist and those that do not.
+fn take_gateways(view: &mut CanaryView, gateways: Vec<(ParentRef, Option<(Key, Answered)>)>) {
+    for (gateway, look) in gateways {
+        match look {
+            None | Some((_, Ok(Some(_)))) => view.gateways.push(gateway),
+            Some((key, Ok(None))) => view.gateways_missing.push(key.to_string()),
+            Some((key, Err(error))) => {
                 // It may be there: who is attached to it stays so.
                 if view.route.as_ref().is_some_and(|route| route::names(route, &gateway)) {
                     view.gateways.push(gateway);
@@ -248,47 +279,19 @@ fn gateways(view: &mut CanaryView, found: &Found) {
     }
 }
 
-/// What a Canary's route is to be attached to, as its spec names it.
-fn wanted_gateways(view: &CanaryView) -> Vec<ParentRef> {
-    let service = &view.canary.spec.service;
-    let named = service.gateways.iter().filter(|name| *name != "mesh").map(|name| {
-        let (namespace, name) = match name.split_once('/') {
-            Some((namespace, name)) => (Some(namespace.to_owned()), name),
-            None => (None, name.as_str()),
-        };
-        ParentRef { namespace, name: name.to_owned(), ..ParentRef::default() }
-    });
-    named.chain(service.gateway_refs.iter().cloned()).collect()
-}
-
-/// The Gateway that is meant; `None` for what is no Gateway.
-fn gateway_key(view: &CanaryView, gateway: &ParentRef) -> Option<Key> {
-    let is_gateway = gateway.kind.as_deref().is_none_or(|kind| kind == "Gateway");
-    let namespace = gateway.namespace.as_deref().unwrap_or(view.obj.namespace());
-    is_gateway.then(|| Key::of::<Gateway>(namespace, &gateway.name))
-}
-
-fn gateway_keys(view: &CanaryView) -> Vec<Key> {
-    wanted_gateways(view).iter().filter_map(|gateway| gateway_key(view, gateway)).collect()
-}
-
-/// What was found of several objects.
-type Found = BTreeMap<Key, Result<Option<Arc<Obj>>, StoreError>>;
+/// Answers for the configs that the target and its primary name, and for the copies of them.
+type Configs = BTreeMap<Key, Answered>;
 
 /// Reads the configs that the target uses, and whatever may be a copy of them.
-async fn used_configs(view: &CanaryView, ports: &Ports) -> Found {
+async fn used_configs(view: &CanaryView, ports: &Ports) -> Configs {
     let keys: BTreeSet<Key> = sources(view).into_iter().chain(used_copies(view)).collect();
     let copies = sources(view).into_iter().flat_map(|key| copies_of(view, &key));
-    read_all(keys.into_iter().chain(copies).collect(), ports).await
-}
-
-/// Reads all of these at the same time.
-async fn read_all(keys: BTreeSet<Key>, ports: &Ports) -> Found {
+    let keys: BTreeSet<Key> = keys.into_iter().chain(copies).collect();
     let reads = keys.into_iter().map(|key| async move {
         let found = ports.read.get(&key).await;
         (key, found)
     });
-    futures::future::join_all(reads).await.into_iter().collect()
+    join_all(reads).await.into_iter().collect()
 }
 
 /// Why a config could not be read. What a server says of a Secret is withheld; that it refuses is
@@ -323,7 +326,7 @@ fn copies_of(view: &CanaryView, source: &Key) -> [Key; 2] {
 
 /// Sorts the configs and copies that were read into the view. What could not be read is taken to
 /// be as it was when a version was last taken up: nothing that needs more is done.
-fn take_configs(view: &mut CanaryView, answers: Found) {
+fn take_configs(view: &mut CanaryView, answers: Configs) {
     let named: BTreeSet<Key> = sources(view).into_iter().collect();
     view.used_copies = used_copies(view);
     let copies: BTreeSet<Key> = named.iter().flat_map(|key| copies_of(view, key)).collect();
@@ -364,11 +367,24 @@ fn take_configs(view: &mut CanaryView, answers: Found) {
     view.copy_names = configs::copy_names(&view.configs, &view.config_copies, uid, target);
 }
 
-fn templates(view: &mut CanaryView, found: &Found) {
-    for reference in named_templates(view) {
-        let key = template_key(view, &reference);
-        let answer = found.get(&key).cloned().unwrap_or(Ok(None));
-        let template = match answered(view, &key, answer) {
+/// Reads the templates that the metrics name.
+async fn templates(view: &CanaryView, ports: &Ports) -> Vec<(TemplateRef, Key, Answered)> {
+    let metrics = &view.canary.spec.analysis.metrics;
+    let named: BTreeSet<TemplateRef> =
+        metrics.iter().filter_map(|metric| metric.template_ref.clone()).collect();
+    let reads = named.into_iter().map(|reference| async move {
+        let namespace = reference.namespace.as_deref().unwrap_or(view.obj.namespace());
+        let key = Key::of::<MetricTemplate>(namespace, &reference.name);
+        let answer = ports.read.get(&key).await;
+        (reference, key, answer)
+    });
+    join_all(reads).await
+}
+
+/// Puts the templates that can be used into the view.
+fn take_templates(view: &mut CanaryView, templates: Vec<(TemplateRef, Key, Answered)>) {
+    for (reference, key, answer) in templates {
+        let found = match readable(view, &key, answer) {
             Ok(Some(found)) => found,
             Ok(None) => continue,
             Err(error) => {
@@ -376,7 +392,7 @@ fn templates(view: &mut CanaryView, found: &Found) {
                 continue;
             }
         };
-        let template = match template.get::<MetricTemplate>() {
+        let template = match found.get::<MetricTemplate>() {
             Ok(template) => template,
             Err(error) => {
                 view.unreadable.push(error.to_string());
@@ -404,26 +420,12 @@ fn templates(view: &mut CanaryView, found: &Found) {
     }
 }
 
-fn named_templates(view: &CanaryView) -> BTreeSet<TemplateRef> {
-    let metrics = view.canary.spec.analysis.metrics.iter();
-    metrics.filter_map(|metric| metric.template_ref.clone()).collect()
-}
-
-fn template_key(view: &CanaryView, reference: &TemplateRef) -> Key {
-    let namespace = reference.namespace.as_deref().unwrap_or(view.obj.namespace());
-    Key::of::<MetricTemplate>(namespace, &reference.name)
-}
-
-fn template_keys(view: &CanaryView) -> Vec<Key> {
-    named_templates(view).iter().map(|reference| template_key(view, reference)).collect()
-}
-
 /// Looks up what deciding asks for, one thing after the other, so that nothing is queried that
-/// does not matter now.
-async fn answers(view: &mut CanaryView, ports: &Ports) {
+/// does not matter now. Returns what is decided by it.
+async fn answers(view: &mut CanaryView, ports: &Ports) -> Option<Plan> {
     for _ in 0..NEEDS_MAX {
         match advance(view) {
-            Ok(_) => return,
+            Ok(plan) => return Some(plan),
             Err(Need::Reply(id)) => {
                 let reply = ports.replies.reply(&id);
                 view.replies.insert(id, reply);
@@ -441,4 +443,5 @@ async fn answers(view: &mut CanaryView, ports: &Ports) {
             }
         }
     }
+    None
 }

@@ -140,6 +140,44 @@ fn a_promotion_does_not_wait_for_ever() {
     assert!(said.contains("could not be read: Secret/shop/db"), "{said}");
 }
 
+/// Takes a second: it is looked at for a day.
+#[test]
+fn the_wait_of_a_promotion_begins_when_it_was_approved() {
+    let hook = json!({"name": "confirm-promotion", "type": "confirm-promotion",
+        "url": "http://gate/"});
+    let analysis = json!({"interval": "2h", "stepWeight": 50, "webhooks": [hook]});
+    let mut world = with_configs(&analysis);
+    answer(&world, &[("confirm-promotion", 403)]);
+    world.run_until(&["Initialized"]);
+    world.release("2");
+    world.run_until(&["WaitingPromotion"]);
+    world.run_for(minutes(21 * 60));
+    assert_eq!(world.phase(), "WaitingPromotion");
+    world.store.answer_reads("Secret/shop/db", 500);
+    answer(&world, &[("confirm-promotion", 200)]);
+    world.run_for(minutes(12 * 60));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(50)));
+    world.store.answer_reads("Secret/shop/db", 200);
+    world.run_until(&["Succeeded"]);
+}
+
+#[test]
+fn a_bad_version_is_rolled_back_while_several_reads_are_not_answered() {
+    let mut world = running();
+    for what in [
+        "Service/shop/api-service",
+        "Service/shop/api-service-primary",
+        "EndpointSlice",
+        "Gateway/shop/public-gateway",
+        "Secret/shop/db",
+    ] {
+        world.store.answer_reads(what, 504);
+    }
+    world.traffic.lock().unwrap().error_ratio = Some(0.5);
+    world.run_for(minutes(5));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Failed", Some(0)));
+}
+
 #[test]
 fn a_promotion_without_analysis_waits_too() {
     let mut world = with_configs(&json!({}));

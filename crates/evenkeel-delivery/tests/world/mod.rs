@@ -79,7 +79,7 @@ impl World {
         *time.now.lock().unwrap() = start;
         let max = canary.pointer("/spec/analysis/maxWeight").and_then(Value::as_i64);
         let mut world = Self {
-            store: MemStore::default(),
+            store: MemStore::new(time.clone()),
             traffic: Arc::new(Mutex::new(Traffic {
                 error_ratio: Some(0.0),
                 p99_ms: 20.0,

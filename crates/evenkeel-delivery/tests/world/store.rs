@@ -3,15 +3,18 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use evenkeel_api::{Key, Obj, Revision, json::merge};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Read, StoreError, Subresource, Watch,
-    WatchEvent, Write, WriteOptions,
+    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Read, StoreError, Subresource, Timer as _,
+    Watch, WatchEvent, Write, WriteOptions,
 };
 use futures::{StreamExt as _, channel::mpsc};
 use serde_json::Value;
+
+use super::host::Time;
 
 type Watcher = (ListQuery, mpsc::UnboundedSender<Result<WatchEvent, StoreError>>);
 
@@ -32,6 +35,8 @@ struct Inner {
     broken: BTreeMap<String, u16>,
     /// Reads of each, by the same names.
     reads: BTreeMap<String, u32>,
+    /// By what a read waits that is not answered.
+    time: Arc<Time>,
 }
 
 /// Objects in memory.
@@ -41,6 +46,11 @@ pub(crate) struct MemStore {
 }
 
 impl MemStore {
+    /// An empty one.
+    pub(super) fn new(time: Arc<Time>) -> Self {
+        Self { inner: Arc::new(Mutex::new(Inner { time, ..Inner::default() })) }
+    }
+
     pub(crate) fn find(&self, key: &Key) -> Option<Arc<Obj>> {
         self.inner.lock().unwrap().objects.get(key).cloned()
     }
@@ -66,7 +76,7 @@ impl MemStore {
     }
 
     /// Answers reads of `Kind/namespace/name`, or lists of a kind, with this status from now on; 200
-    /// is as they should be.
+    /// is as they should be, and 504 comes only when a client has waited for its 30 s.
     pub(crate) fn answer_reads(&self, what: &str, code: u16) {
         let broken = &mut self.inner.lock().unwrap().broken;
         if code == 200 {
@@ -82,10 +92,15 @@ impl MemStore {
     }
 
     /// Notes a read, and how it fails if it does.
-    fn failure(&self, object: String) -> Option<StoreError> {
-        let mut inner = self.inner.lock().unwrap();
-        *inner.reads.entry(object.clone()).or_default() += 1;
-        let code = *inner.broken.get(&object)?;
+    async fn failure(&self, object: String) -> Option<StoreError> {
+        let (code, time) = {
+            let mut inner = self.inner.lock().unwrap();
+            *inner.reads.entry(object.clone()).or_default() += 1;
+            (*inner.broken.get(&object)?, inner.time.clone())
+        };
+        if code == 504 {
+            time.sleep(Duration::from_secs(30)).await;
+        }
         let problem = format!("HTTP status {code}");
         Some(match code {
             403 => StoreError::Refused { object, problem },
@@ -210,14 +225,14 @@ fn missing(key: &Key) -> StoreError {
 impl Read for MemStore {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
         Box::pin(async move {
-            let failure = self.failure(key.to_string());
+            let failure = self.failure(key.to_string()).await;
             failure.map_or_else(|| Ok(self.find(key)), Err)
         })
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>> {
         Box::pin(async move {
-            if let Some(failure) = self.failure(query.kind.kind.to_string()) {
+            if let Some(failure) = self.failure(query.kind.kind.to_string()).await {
                 return Err(failure);
             }
             let items = self.all().into_iter().filter(|obj| query.matches(obj)).collect();
