@@ -5,11 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    durations,
-    tools::{
-        audit_args::{AuditCommand, RecordArgs},
-        install,
-    },
+    durations, install_flags,
+    tools::audit_args::{AuditCommand, RecordArgs},
 };
 
 /// Keeps services on Kubernetes up: releases, SLOs, gateway, alerts and audit in one binary.
@@ -185,10 +182,15 @@ pub(crate) struct RunArgs {
 #[derive(Debug, Args)]
 pub(crate) struct InstallArgs {
     /// Namespace of the controllers, which must exist
-    #[arg(short, long, default_value = install::NAMESPACE, value_parser = install::namespace)]
+    #[arg(
+        short,
+        long,
+        default_value = install_flags::NAMESPACE,
+        value_parser = install_flags::namespace
+    )]
     pub(crate) namespace: String,
     /// Image with this program as its entry point
-    #[arg(long, value_parser = install::image)]
+    #[arg(long, value_parser = install_flags::image)]
     pub(crate) image: String,
     /// Prometheus that has the gateway's or mesh's metrics, as pods reach it
     #[arg(long, value_name = "URL")]

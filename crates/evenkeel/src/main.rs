@@ -8,6 +8,7 @@ mod diagnostics;
 mod door;
 mod durations;
 mod input;
+mod install_flags;
 mod io;
 mod metric_servers;
 mod metrics_probe;

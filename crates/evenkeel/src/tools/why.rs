@@ -18,14 +18,11 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Event};
 use serde_json::{Value, json};
 
-use super::{
-    install,
-    why_text::{EVENTS_MAX, Explanation, Leader, event_time, named},
-};
+use super::why_text::{EVENTS_MAX, Explanation, Leader, event_time, named};
 use crate::{
     cli::{Output, WhyArgs},
     controllers::DIAGNOSTICS,
-    io, paths,
+    install_flags, io, paths,
     tools::object_name::ObjectName,
 };
 
@@ -37,7 +34,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_MAX: usize = 1 << 20;
 
 /// Where `run` and `install` put the Leases unless they are told otherwise.
-const LEASE_NAMESPACES: [&str; 2] = ["default", install::NAMESPACE];
+const LEASE_NAMESPACES: [&str; 2] = ["default", install_flags::NAMESPACE];
 /// Conditions of ours and of Kubernetes that say what is wrong.
 const BAD_WHEN_TRUE: [&str; 3] = ["Held", "Stalled", "ReplicaFailure"];
 /// A Canary's condition that is false until a release has ended; its phase says when one failed.
