@@ -63,3 +63,19 @@ fn cargo() -> Command {
 fn say(text: &str) {
     eprintln!("{text}");
 }
+
+#[cfg(test)]
+mod tests {
+    /// README says `cargo run`; a workspace with several programs would ask which.
+    #[test]
+    fn cargo_run_knows_which_program_is_meant() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let mut metadata = std::process::Command::new(env!("CARGO"));
+        metadata.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
+        let output = metadata.current_dir(root).output().expect("cargo");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let members = text.split("\"workspace_default_members\":[").nth(1).expect("members");
+        let members = members.split(']').next().unwrap_or_default();
+        assert!(!members.contains(',') && members.contains("/crates/evenkeel#"), "{members}");
+    }
+}
