@@ -133,17 +133,7 @@ fn controlled(host: Host) {
 
 /// The gateway's configuration from whatever became of the objects.
 fn routed(store: &dyn Store, keys: &[Key]) {
-    let mut view = View {
-        services: BTreeMap::new(),
-        slices: BTreeMap::new(),
-        routes: BTreeMap::new(),
-        gateways: BTreeMap::new(),
-        grants: BTreeMap::new(),
-        namespaces: BTreeMap::new(),
-        pods: BTreeMap::new(),
-        drain: true,
-        gateway_address: Ipv4Addr::LOCALHOST.into(),
-    };
+    let mut view = View::empty(true, Ipv4Addr::LOCALHOST.into());
     let kinds: std::collections::BTreeSet<_> = keys.iter().map(|key| key.kind.clone()).collect();
     for kind in kinds {
         let Ok(listed) = now(store.list(&ListQuery::all(kind))) else { continue };

@@ -86,17 +86,7 @@ pub struct Controller {
 impl Controller {
     /// A controller that has seen nothing yet.
     pub fn new(setup: Setup) -> Self {
-        let view = View {
-            services: BTreeMap::new(),
-            slices: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            gateways: BTreeMap::new(),
-            grants: BTreeMap::new(),
-            namespaces: BTreeMap::new(),
-            pods: BTreeMap::new(),
-            drain: setup.plane.switches().drain,
-            gateway_address: setup.gateway_address,
-        };
+        let view = View::empty(setup.plane.switches().drain, setup.gateway_address);
         Self {
             setup,
             view,

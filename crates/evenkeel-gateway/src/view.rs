@@ -35,6 +35,23 @@ pub struct View {
     pub gateway_address: IpAddr,
 }
 
+impl View {
+    /// A cluster without objects.
+    pub fn empty(drain: bool, gateway_address: IpAddr) -> Self {
+        Self {
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            drain,
+            gateway_address,
+        }
+    }
+}
+
 /// The facts about a pod that the gateway needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {

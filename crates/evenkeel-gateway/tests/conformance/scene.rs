@@ -72,17 +72,7 @@ impl Pods {
 impl Scene {
     /// The base manifests and those of one test.
     pub(crate) fn of(test: &str) -> Self {
-        let mut view = View {
-            services: BTreeMap::new(),
-            slices: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            gateways: BTreeMap::new(),
-            grants: BTreeMap::new(),
-            namespaces: BTreeMap::new(),
-            pods: BTreeMap::new(),
-            drain: true,
-            gateway_address: IpAddr::from([127, 0, 0, 1]),
-        };
+        let mut view = View::empty(true, IpAddr::from([127, 0, 0, 1]));
         let mut pods = Pods { owners: BTreeMap::new(), made: 0 };
         for body in documents("base").into_iter().chain(documents(test)) {
             see(&mut view, &mut pods, body);
