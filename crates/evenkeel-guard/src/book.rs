@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use crate::{
     Dropped, SigningKey,
+    files::Counters,
     record::{Entry, Tip},
 };
 
@@ -26,6 +27,9 @@ pub(crate) const LATE_MAX: usize = 4096;
 const LATE_FIRST: usize = 8;
 /// And then.
 const LATE_PIECE: usize = 256;
+/// How often lines are chained anew because another process was faster. Each time one of them has
+/// appended, so beyond it this process is only slow.
+const MOVES_MAX: usize = 64;
 
 /// Where lines go.
 pub(crate) trait Sink: Send {
@@ -41,7 +45,29 @@ pub(crate) trait Sink: Send {
 
     /// Appends lines (newlines included); `tip` is the new end of the record. When it fails,
     /// nothing of them may stay. Durable lines are on disk when it returns, and so are all before.
-    fn append(&mut self, text: &str, tip: &Tip, now: Timestamp, durable: bool) -> io::Result<()>;
+    fn append(
+        &mut self,
+        text: &str,
+        tip: &Tip,
+        now: Timestamp,
+        durable: bool,
+    ) -> Result<(), AppendError>;
+
+    /// Where the record ends, after [`AppendError::Moved`].
+    fn end(&self) -> Tip {
+        Tip::default()
+    }
+
+    /// The end of the record if it contains the line `tip` by now, which was
+    /// [`AppendError::Unknown`].
+    fn end_if_stored(&mut self, _tip: &Tip) -> io::Result<Option<Tip>> {
+        Ok(None)
+    }
+
+    /// What it cost so far.
+    fn counters(&self) -> Arc<Counters> {
+        Arc::default()
+    }
 
     /// Makes durable what is not yet.
     fn sync(&mut self) -> io::Result<()> {
@@ -54,13 +80,40 @@ pub(crate) trait Sink: Send {
     }
 
     /// Old files that are to be dropped, and what the record says about it.
-    fn overdue(&self, _now: Timestamp) -> io::Result<Option<(Dropped, Vec<u32>)>> {
+    fn overdue(&mut self, _now: Timestamp) -> io::Result<Option<(Dropped, Vec<u32>)>> {
         Ok(None)
     }
 
-    /// Removes old files, oldest first.
+    /// Removes old files, oldest first; none when it was not possible to say so in the record.
     fn remove(&mut self, _files: &[u32]) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Why lines were not appended.
+#[derive(Debug)]
+pub(crate) enum AppendError {
+    /// Nothing of them is in the record.
+    Failed(io::Error),
+    /// Whether they are in the record is not known.
+    Unknown(io::Error),
+    /// Nothing of them is in the record, because it does not end where they begin: another process
+    /// has appended. [`Sink::end`] is where it ends now.
+    Moved,
+}
+
+impl From<io::Error> for AppendError {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl AppendError {
+    fn into_io(self) -> io::Error {
+        match self {
+            Self::Failed(error) | Self::Unknown(error) => error,
+            Self::Moved => io::Error::other("other processes write to it all the time"),
+        }
     }
 }
 
@@ -122,6 +175,9 @@ pub(crate) struct Book<S> {
     tickets: BTreeMap<String, u64>,
     /// Lines allowed too late: their action was given up meanwhile.
     withdrawn: Vec<u64>,
+    /// The last line of a batch that may be in the record although that was not confirmed, and the
+    /// requests in it. Whoever made them heard that they are not.
+    doubt: Option<(Tip, Vec<u64>)>,
     /// Old files were looked for since the last file was begun.
     retained: bool,
 }
@@ -137,6 +193,7 @@ impl<S: Sink> Book<S> {
             lost: 0,
             tickets: BTreeMap::new(),
             withdrawn: Vec::new(),
+            doubt: None,
             retained: false,
         }
     }
@@ -170,9 +227,16 @@ impl<S: Sink> Book<S> {
         };
         let requests: Vec<_> = requests.into_iter().filter(|request| !given_up(request)).collect();
         let now = self.clock.now();
-        match self.write(&requests, now) {
+        let mut written = self.write(&requests, now);
+        for _ in 0..MOVES_MAX {
+            if !matches!(written, Err(AppendError::Moved)) {
+                break;
+            }
+            written = self.write(&requests, now);
+        }
+        match written {
             Ok(seqs) => self.written(requests, &seqs),
-            Err(error) => self.not_written(requests, &error),
+            Err(error) => self.not_written(requests, &error.into_io()),
         }
         if !self.retained && self.damage.is_none() {
             self.retained = true;
@@ -190,9 +254,20 @@ impl<S: Sink> Book<S> {
     }
 
     /// All lines of one batch, in one write; the numbers of those for `requests`.
-    pub(crate) fn write(&mut self, requests: &[Request], now: Timestamp) -> io::Result<Vec<u64>> {
+    pub(crate) fn write(
+        &mut self,
+        requests: &[Request],
+        now: Timestamp,
+    ) -> Result<Vec<u64>, AppendError> {
         if let Some(damage) = &self.damage {
-            return Err(io::Error::other(damage.clone()));
+            return Err(io::Error::other(damage.clone()).into());
+        }
+        if let Some((tip, asks)) = &self.doubt
+            && let Some(end) = self.sink.end_if_stored(tip)?
+        {
+            self.withdrawn.extend(asks);
+            self.tip = end;
+            self.doubt = None;
         }
         self.write_late(now)?;
         let begins = self.sink.begin_file(&self.tip, now)?;
@@ -230,7 +305,7 @@ impl<S: Sink> Book<S> {
     }
 
     /// Writes what waits, in pieces: the first one is small, since it shows whether it works.
-    fn write_late(&mut self, now: Timestamp) -> io::Result<()> {
+    fn write_late(&mut self, now: Timestamp) -> Result<(), AppendError> {
         let mut piece = LATE_FIRST;
         while !self.late.is_empty() {
             let begins = self.sink.begin_file(&self.tip, now)?;
@@ -298,17 +373,34 @@ impl<S: Sink> Book<S> {
         begins: Option<u32>,
         now: Timestamp,
         durable: bool,
-    ) -> io::Result<()> {
+    ) -> Result<(), AppendError> {
         if drafts.is_empty() {
             return Ok(());
         }
-        let (mut text, mut tip) = (String::new(), self.tip.clone());
+        let (mut text, mut tip, mut asks) = (String::new(), self.tip.clone(), Vec::new());
         for draft in drafts {
+            let is_ask = matches!(draft.entry, Entry::Ask(_));
             let (line, next) = tip.next(draft.time, draft.late, draft.entry, self.sink.key());
             text.push_str(&line);
             tip = next;
+            asks.extend(is_ask.then_some(tip.seq));
         }
-        self.sink.append(&text, &tip, now, durable)?;
+        let appended = self.sink.append(&text, &tip, now, durable);
+        match appended {
+            Ok(()) => {}
+            Err(AppendError::Moved) => {
+                // Whoever tries again, or writes something else, continues there.
+                self.tip = self.sink.end();
+                return Err(AppendError::Moved);
+            }
+            Err(AppendError::Unknown(error)) => {
+                self.doubt = Some((tip, asks));
+                return Err(AppendError::Unknown(error));
+            }
+            Err(AppendError::Failed(error)) => return Err(AppendError::Failed(error)),
+        }
+        // They follow on the line before, and so nothing else does.
+        self.doubt = None;
         self.tip = tip;
         if begins.is_some() {
             self.retained = false;
@@ -362,7 +454,10 @@ impl<S: Sink> Book<S> {
         let Some((dropped, files)) = self.sink.overdue(now)? else { return Ok(()) };
         let (first, last) = (dropped.first, dropped.last);
         let draft = Draft { time: now, late: false, entry: Entry::Dropped(dropped) };
-        self.append(vec![draft], None, now, true)?;
+        if let Err(error) = self.append(vec![draft], None, now, true) {
+            self.sink.remove(&[])?;
+            return Err(error.into_io());
+        }
         self.sink.remove(&files)?;
         tracing::info!(first, last, files = files.len(), "old lines dropped from the audit record");
         Ok(())

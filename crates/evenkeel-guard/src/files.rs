@@ -7,27 +7,21 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use jiff::Timestamp;
 
 use crate::{
     Dropped, Keep, SigningKey, Unsound,
-    book::Sink,
+    book::{AppendError, Sink},
     end::{self, End},
     head::Head,
     key::make_private,
     record::Tip,
     regular::writable,
+    retention::{FILE_BYTES_MAX, Size, is_full, overdue},
     segment,
 };
-
-/// A file is closed once it is larger: small enough to copy, and to be dropped whole.
-const FILE_BYTES_MAX: u64 = 16 << 20;
-/// A file is closed once it spans this share of the age that is kept, so that dropping whole files
-/// keeps lines at most that much longer.
-const AGE_SHARE: u32 = 8;
 
 /// Why a record could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -172,10 +166,6 @@ impl FileSink {
         Ok((sink, end.tip, damage))
     }
 
-    pub(crate) fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
-    }
-
     fn step(&mut self, step: Step) -> io::Result<()> {
         if matches!(step, Step::Sync | Step::SyncDir) {
             self.counters.syncs.fetch_add(1, Relaxed);
@@ -184,14 +174,8 @@ impl FileSink {
     }
 
     fn is_full(&self, now: Timestamp) -> bool {
-        let age_max = self.keep.age.map(|age| age / AGE_SHARE);
-        let age = self
-            .started
-            .map(|started| Duration::try_from(now.duration_since(started)).unwrap_or_default());
-        self.file.is_none()
-            || self.old_format
-            || self.len > self.file_bytes_max
-            || age.zip(age_max).is_some_and(|(age, max)| age > max)
+        let size = Size { bytes: self.len, started: self.started };
+        self.file.is_none() || self.old_format || is_full(size, self.file_bytes_max, self.keep, now)
     }
 
     fn write(&mut self, text: &str, durable: bool) -> io::Result<()> {
@@ -272,6 +256,10 @@ impl Sink for FileSink {
         Some(&self.key)
     }
 
+    fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
     fn begin_file(&mut self, tip: &Tip, now: Timestamp) -> io::Result<Option<u32>> {
         if self.is_full(now) {
             self.sync()?;
@@ -280,7 +268,13 @@ impl Sink for FileSink {
         Ok((self.len == 0).then_some(self.number))
     }
 
-    fn append(&mut self, text: &str, tip: &Tip, now: Timestamp, durable: bool) -> io::Result<()> {
+    fn append(
+        &mut self,
+        text: &str,
+        tip: &Tip,
+        now: Timestamp,
+        durable: bool,
+    ) -> Result<(), AppendError> {
         if self.unclean {
             self.clean()?;
         }
@@ -290,7 +284,7 @@ impl Sink for FileSink {
             if let Err(undo) = self.clean() {
                 tracing::warn!(error = %undo, "audit record: a failed write is not undone yet");
             }
-            return Err(error);
+            return Err(error.into());
         }
         self.len += u64::try_from(text.len()).unwrap_or_default();
         self.started.get_or_insert(now);
@@ -325,8 +319,16 @@ impl Sink for FileSink {
         self.unsynced_tip.is_some()
     }
 
-    fn overdue(&self, now: Timestamp) -> io::Result<Option<(Dropped, Vec<u32>)>> {
-        overdue(&self.dir, self.number, self.keep, now)
+    fn overdue(&mut self, now: Timestamp) -> io::Result<Option<(Dropped, Vec<u32>)>> {
+        let mut files = Vec::new();
+        for number in segment::numbers(&self.dir)? {
+            let path = self.dir.join(segment::name(number));
+            let first = segment::first_line(&path)?.ok_or_else(|| {
+                io::Error::other(format!("{} does not begin with a line", path.display()))
+            })?;
+            files.push((number, fs::metadata(&path)?.len(), first));
+        }
+        Ok(overdue(&files, self.number, self.keep, now))
     }
 
     fn remove(&mut self, files: &[u32]) -> io::Result<()> {
@@ -337,47 +339,6 @@ impl Sink for FileSink {
         }
         Ok(())
     }
-}
-
-/// Files that the rule drops now, and the line that says so.
-fn overdue(
-    dir: &Path,
-    current: u32,
-    keep: Keep,
-    now: Timestamp,
-) -> io::Result<Option<(Dropped, Vec<u32>)>> {
-    let mut files = Vec::new();
-    for number in segment::numbers(dir)? {
-        let path = dir.join(segment::name(number));
-        let first = segment::first_line(&path)?.ok_or_else(|| {
-            io::Error::other(format!("{} does not begin with a line", path.display()))
-        })?;
-        files.push((number, fs::metadata(&path)?.len(), first));
-    }
-    let mut total: u64 = files.iter().map(|(_, len, _)| len).sum();
-    let mut gone = Vec::new();
-    let mut last = None;
-    for ((number, len, _), (_, _, next)) in files.iter().zip(files.iter().skip(1)) {
-        // All lines of a file are at most as old as the first one of the next.
-        let age = Duration::try_from(now.duration_since(next.time)).unwrap_or_default();
-        if *number >= current || (total <= keep.bytes && keep.age.is_none_or(|max| age <= max)) {
-            break;
-        }
-        total -= len;
-        gone.push(*number);
-        last = Some(next);
-    }
-    let Some((first, next)) = files.first().map(|(_, _, line)| line).zip(last) else {
-        return Ok(None);
-    };
-    let dropped = Dropped {
-        first: first.seq,
-        last: next.seq - 1,
-        lines: next.seq - first.seq,
-        files: u32::try_from(gone.len()).unwrap_or(u32::MAX),
-        last_hash: next.prev.clone(),
-    };
-    Ok(Some((dropped, gone)))
 }
 
 fn damage_text(dir: &Path, unsound: &Unsound) -> String {

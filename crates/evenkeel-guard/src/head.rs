@@ -39,10 +39,14 @@ impl Head {
         file.write_all_at(self.to_slot().as_bytes(), offset)
     }
 
+    /// What stands in a HEAD file.
+    pub(crate) fn to_text(&self) -> String {
+        format!("2 {:020} {} {}", self.tip.seq, self.tip.hash, self.signature)
+    }
+
     /// One line of always the same length.
     fn to_slot(&self) -> String {
-        let text = format!("2 {:020} {} {}", self.tip.seq, self.tip.hash, self.signature);
-        format!("{text:<width$}\n", width = SLOT_BYTES - 1)
+        format!("{:<width$}\n", self.to_text(), width = SLOT_BYTES - 1)
     }
 
     fn parse(line: &str) -> Option<Self> {

@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeMap,
+    io,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,12 +19,13 @@ use futures::{
 };
 
 use crate::{
-    Keep, Line, MemorySink, OpenError, Opinion, Policy, SigningKey,
+    Keep, Line, LineStore, MemorySink, OpenError, Opinion, Policy, SigningKey,
     book::{Ask, Book, Request, What},
     describe,
     files::FileSink,
     policy::{Chain, Judgement},
     record::{Entry, Objected, Tip},
+    shared::SharedSink,
     writer::{Inline, Record, Writer},
 };
 
@@ -37,8 +39,11 @@ const SECRET_SUFFIX: &str = "-secret";
 const SAFER_WAIT: Duration = Duration::from_secs(1);
 /// So long any other one does.
 const OTHER_WAIT: Duration = Duration::from_secs(10);
-/// What helps when the record cannot be written.
-const REPAIR: &str = "free disk space or repair DATA-DIR/audit; evenkeel resumes by itself";
+/// What helps when the record in files cannot be written.
+const REPAIR_FILES: &str = "free disk space or repair DATA-DIR/audit; evenkeel resumes by itself";
+/// And when the one in a store cannot.
+const REPAIR_STORE: &str = "see that the store of --record answers and takes new lines; evenkeel \
+                            resumes by itself";
 
 /// The door with its record: asks the policies, writes the line, then answers.
 pub struct Keeper<R> {
@@ -51,10 +56,12 @@ pub struct Keeper<R> {
     refused: Mutex<BTreeMap<String, String>>,
     /// What is wrong with the record that was found.
     damage: Option<String>,
+    /// What helps when it cannot be written.
+    repair: &'static str,
 }
 
 /// The door of a running system.
-pub type FileDoor = Keeper<Writer>;
+pub type RecordDoor = Keeper<Writer>;
 
 /// The door of a simulation or a test.
 pub type MemoryDoor = Keeper<Inline<MemorySink>>;
@@ -70,7 +77,7 @@ pub struct Settings {
     pub keep: Keep,
 }
 
-/// What the record of a [`FileDoor`] cost so far.
+/// What the record of a [`RecordDoor`] cost so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
     /// Writes to its files; each holds all lines that came in during the one before.
@@ -79,7 +86,7 @@ pub struct Stats {
     pub syncs: u64,
 }
 
-impl FileDoor {
+impl RecordDoor {
     /// Opens or starts the record.
     ///
     /// A damaged record opens too: then only actions that make things safer pass, and the others
@@ -98,6 +105,30 @@ impl FileDoor {
         let book = Book::new(sink, tip, clock.clone(), damage.clone());
         let writer = Writer::start(book).map_err(|source| OpenError::Io { path: dir, source })?;
         Ok(Self::over(writer, clock, damage))
+    }
+
+    /// Opens or starts a record that several processes write.
+    ///
+    /// A damaged one opens too, as in [`Self::open`].
+    ///
+    /// **Errors**: the store does not answer.
+    pub fn open_shared(
+        store: Box<dyn LineStore>,
+        key: SigningKey,
+        keep: Keep,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
+        let (sink, tip, damage) = SharedSink::open(store, Arc::new(key), keep)?;
+        let damage = damage.map(|problem| format!("the audit record is damaged: {problem}"));
+        if let Some(error) = &damage {
+            tracing::error!(error, "only actions that make things safer will pass");
+        } else {
+            tracing::info!(seq = tip.seq, hash = tip.hash, "shared audit record open");
+        }
+        let book = Book::new(sink, tip, clock.clone(), damage.clone());
+        let mut door = Self::over(Writer::start(book)?, clock, damage);
+        door.repair = REPAIR_STORE;
+        Ok(door)
     }
 
     /// Waits for a disk that does not answer no longer than a moment. Without it, forever.
@@ -143,6 +174,7 @@ impl<R: Record> Keeper<R> {
             tickets: AtomicU64::new(0),
             refused: Mutex::default(),
             damage,
+            repair: REPAIR_FILES,
         }
     }
 
@@ -199,7 +231,8 @@ impl<R: Record> Keeper<R> {
             Err(error) => Verdict::Hold {
                 until: None,
                 objections: vec![objection(format!(
-                    "the audit record cannot be written ({error}): {REPAIR}"
+                    "the audit record cannot be written ({error}): {}",
+                    self.repair
                 ))],
             },
         }
@@ -231,7 +264,7 @@ impl<R: Record> Keeper<R> {
                 }
             },
         };
-        let not_in_time = || format!("the disk did not answer within {} s", wait.as_secs());
+        let not_in_time = || format!("no answer within {} s", wait.as_secs());
         let recorded = match in_time {
             Some(Ok(id)) => Ok(id),
             Some(Err(error)) => Err(error),

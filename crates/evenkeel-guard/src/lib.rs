@@ -3,7 +3,8 @@
 //! ```text
 //! Petition --policies--> verdict --record--> Sink (files or memory) --> the run loop acts --> outcome
 //! ```
-//! [`FileDoor`] writes DATA-DIR/audit/: one line before an effect, one with its outcome. Every
+//! [`RecordDoor`] writes DATA-DIR/audit/, or a record that several processes share (see
+//! [`LineStore`]): one line before an effect, one with its outcome. Every
 //! line carries the SHA-256 of the line before it and an Ed25519 signature; the private key lies
 //! outside the folder. [`verify`] with the public key finds an edited, deleted, inserted, moved or
 //! cut line and a record that was rewritten as a whole. **What it cannot find**: that somebody put
@@ -25,23 +26,27 @@ mod head;
 mod keeper;
 mod key;
 mod memory;
+mod mirror;
 mod policy;
 mod record;
 mod redact;
 mod regular;
 mod retention;
 mod segment;
+mod shared;
 mod verify;
 mod writer;
 
 pub use files::{FileSink, OpenError};
 pub use follow::Follow;
 pub use head::copy_of_head;
-pub use keeper::{FileDoor, Keeper, MemoryDoor, Settings, Stats};
+pub use keeper::{Keeper, MemoryDoor, RecordDoor, Settings, Stats};
 pub use key::{KeyError, PublicKey, SigningKey};
 pub use memory::MemorySink;
+pub use mirror::Mirror;
 pub use policy::{BudgetGate, Opinion, Policy, RateLimit, Switch, TargetSanity};
 pub use record::{Asked, Dropped, Entry, Line, Objected, State};
 pub use retention::{Keep, KeepError};
+pub use shared::{Batch, Doubt, LineStore, StoredEnd, StoredFile, StoredLine};
 pub use verify::{Check, Summary, Tampering, Torn, Unsound, read, verify};
 pub use writer::{Inline, Record, Writer};

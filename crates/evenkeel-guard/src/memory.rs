@@ -1,8 +1,11 @@
-use std::{collections::VecDeque, io};
+use std::collections::VecDeque;
 
 use jiff::Timestamp;
 
-use crate::{book::Sink, record::Tip};
+use crate::{
+    book::{AppendError, Sink},
+    record::Tip,
+};
 
 /// Lines kept at most; a simulated year makes more, its digest covers them all.
 const LINES_MAX: usize = 100_000;
@@ -21,7 +24,7 @@ impl MemorySink {
 }
 
 impl Sink for MemorySink {
-    fn append(&mut self, text: &str, _: &Tip, _: Timestamp, _: bool) -> io::Result<()> {
+    fn append(&mut self, text: &str, _: &Tip, _: Timestamp, _: bool) -> Result<(), AppendError> {
         for line in text.lines() {
             if self.lines.len() == LINES_MAX {
                 self.lines.pop_front();

@@ -1,7 +1,15 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use evenkeel_base::parse_duration;
+use jiff::Timestamp;
 
+use crate::{Dropped, Line};
+
+/// A file is closed once it is larger: small enough to copy, and to be dropped whole.
+pub(crate) const FILE_BYTES_MAX: u64 = 16 << 20;
+/// A file is closed once it spans this share of the age that is kept, so that dropping whole files
+/// keeps lines at most that much longer.
+const AGE_SHARE: u32 = 8;
 /// How much is kept by default: some two million actions.
 const BYTES_DEFAULT: u64 = 1 << 30;
 /// A record that keeps less would consist of one file, of which nothing can be dropped.
@@ -65,6 +73,56 @@ impl fmt::Display for Keep {
             None => write!(f, "{}Mi", self.bytes >> 20),
         }
     }
+}
+
+/// How large a file is, and when its first line was written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) bytes: u64,
+    pub(crate) started: Option<Timestamp>,
+}
+
+/// Whether the next line begins a new file.
+pub(crate) fn is_full(size: Size, bytes_max: u64, keep: Keep, now: Timestamp) -> bool {
+    let age = size.started.map(|started| age(started, now));
+    let age_max = keep.age.map(|age| age / AGE_SHARE);
+    size.bytes > bytes_max || age.zip(age_max).is_some_and(|(age, max)| age > max)
+}
+
+/// Which of these files (number, bytes, first line; oldest first) the rule drops now, and the line
+/// that says so.
+pub(crate) fn overdue(
+    files: &[(u32, u64, Line)],
+    current: u32,
+    keep: Keep,
+    now: Timestamp,
+) -> Option<(Dropped, Vec<u32>)> {
+    let mut total: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+    let mut gone = Vec::new();
+    let mut last = None;
+    for ((number, bytes, _), (_, _, next)) in files.iter().zip(files.iter().skip(1)) {
+        // All lines of a file are at most as old as the first one of the next.
+        let too_old = keep.age.is_some_and(|max| age(next.time, now) > max);
+        if *number >= current || (total <= keep.bytes && !too_old) {
+            break;
+        }
+        total -= bytes;
+        gone.push(*number);
+        last = Some(next);
+    }
+    let (first, next) = files.first().map(|(_, _, line)| line).zip(last)?;
+    let dropped = Dropped {
+        first: first.seq,
+        last: next.seq - 1,
+        lines: next.seq - first.seq,
+        files: u32::try_from(gone.len()).unwrap_or(u32::MAX),
+        last_hash: next.prev.clone(),
+    };
+    Some((dropped, gone))
+}
+
+fn age(of: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(of)).unwrap_or_default()
 }
 
 fn size(text: &str) -> Option<u64> {

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     book::{Ask, Book, LATE_MAX, Request, Sink, What},
-    files::{Counters, FileSink},
+    files::Counters,
 };
 
 /// Lines written together at most: keeps one write, and what a crash can tear, small.
@@ -58,7 +58,7 @@ impl<S: Sink> Record for Inline<S> {
     }
 }
 
-/// A thread that writes to disk, so that no runtime waits for a disk. What comes in while it
+/// A thread that writes, so that no runtime waits for a disk or a database. What comes in while it
 /// writes becomes one batch with one sync.
 pub struct Writer {
     queue: Option<mpsc::Sender<Request>>,
@@ -72,7 +72,7 @@ impl Writer {
     /// Starts the thread.
     ///
     /// **Errors**: the system has no more threads.
-    pub(crate) fn start(book: Book<FileSink>) -> std::io::Result<Self> {
+    pub(crate) fn start(book: Book<impl Sink + 'static>) -> std::io::Result<Self> {
         let (queue, requests) = mpsc::channel();
         let (waiting, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
         let counters = book.sink.counters();
@@ -86,7 +86,7 @@ impl Writer {
 impl Record for Writer {
     fn submit(&self, request: Request) {
         if self.waiting.load(Relaxed) >= QUEUE_MAX {
-            return refuse(request, &self.lost, "too many lines wait for the disk");
+            return refuse(request, &self.lost, "too many lines wait to be written");
         }
         self.waiting.fetch_add(1, Relaxed);
         let sent = match &self.queue {
@@ -126,14 +126,14 @@ fn refuse(request: Request, lost: &AtomicU64, why: &str) {
     reply.send(answer).unwrap_or_default();
 }
 
-struct Worker {
-    book: Book<FileSink>,
+struct Worker<S> {
+    book: Book<S>,
     requests: mpsc::Receiver<Request>,
     waiting: Arc<AtomicUsize>,
     lost: Arc<AtomicU64>,
 }
 
-impl Worker {
+impl<S: Sink> Worker<S> {
     fn run(mut self) {
         loop {
             let batch = match self.next() {

@@ -13,6 +13,7 @@
 //! HttpHooks  webhooks, with in-cluster Service names resolved through the Store, and the built-in
 //!            load tester behind http://flagger-loadtester/
 //! ProviderNotifier  notifications to Slack, Discord and others, in order, tried again
+//! PostgresRecord    the audit record that several processes write, in a database
 //! RealTime   Clock and Timer
 //! ```
 //! Not here: any decision. Nothing is generic over kinds: requests and answers are JSON values, so
@@ -31,6 +32,7 @@ mod load;
 mod metrics;
 mod notify;
 mod pace;
+mod postgres;
 mod settings;
 mod shelf;
 mod store;
@@ -44,6 +46,7 @@ pub use config::{ConnectError, connect, connect_with};
 pub use counts::ApiCounts;
 pub use hooks::HttpHooks;
 pub use notify::ProviderNotifier;
+pub use postgres::{PostgresRecord, RecordStoreError};
 pub use settings::LiveSettings;
 pub use store::KubeStore;
 pub use time::RealTime;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use evenkeel_assembly::{Assembly, Leases, Settings};
 use evenkeel_control::{Activity, Host};
 use evenkeel_delivery::MetricServers;
-use evenkeel_guard::FileDoor;
+use evenkeel_guard::RecordDoor;
 
 use crate::{door::Watching, up::secrets};
 
@@ -35,7 +35,7 @@ pub(crate) struct Options<'a> {
 /// The domains behind the door that keeps the record and checks the error budget.
 pub(crate) fn assemble(
     host: Host,
-    (door, watching): (FileDoor, Watching),
+    (door, watching): (RecordDoor, Watching),
     options: &Options<'_>,
 ) -> anyhow::Result<Assembly> {
     let read = host.ports().read.clone();

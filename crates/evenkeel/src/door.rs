@@ -3,14 +3,17 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use evenkeel_base::Clock;
 use evenkeel_control::{Read, Timer};
 use evenkeel_guard::{
-    BudgetGate, FileDoor, KeyError, OpenError, RateLimit, Settings, SigningKey, Switch,
+    BudgetGate, Keep, KeyError, OpenError, RateLimit, RecordDoor, Settings, SigningKey, Switch,
 };
+
+use evenkeel_live::PostgresRecord;
 
 use crate::tools::audit_args::RecordArgs;
 
@@ -30,8 +33,7 @@ pub(crate) fn open(
     args: &RecordArgs,
     clock: Arc<dyn Clock>,
     timer: Arc<dyn Timer>,
-) -> anyhow::Result<(FileDoor, Watching)> {
-    let dir = data_dir.join("audit");
+) -> anyhow::Result<(RecordDoor, Watching)> {
     let key = if let Some(file) = &args.audit_key {
         SigningKey::read(file)?
     } else {
@@ -42,11 +44,11 @@ pub(crate) fn open(
             other => other.into(),
         })?
     };
-    let settings = Settings { dir: dir.clone(), key, keep: args.audit_keep.unwrap_or_default() };
-    let door = FileDoor::open(settings, clock).map_err(|error| match error {
-        OpenError::Io { .. } => anyhow!(error).context(unrecorded(&dir)),
-        OpenError::InUse { .. } => anyhow!(error),
-    })?;
+    let keep = args.audit_keep.unwrap_or_default();
+    let door = match &args.record {
+        Some(address) => open_shared(address.clone(), key, keep, clock)?,
+        None => open_files(&data_dir.join("audit"), key, keep, clock)?,
+    };
     let door = door.with_timer(timer.clone());
     let switch = |name: &str, make: fn(&str) -> Switch| {
         let file = data_dir.join(name);
@@ -63,6 +65,37 @@ pub(crate) fn open(
         .with_policy(gate.clone())
         .with_policy(RateLimit::default());
     Ok((door, Watching { gate, switches: [stop, freeze], timer }))
+}
+
+fn open_files(
+    dir: &Path,
+    key: SigningKey,
+    keep: Keep,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<RecordDoor> {
+    let settings = Settings { dir: dir.to_owned(), key, keep };
+    RecordDoor::open(settings, clock).map_err(|error| match error {
+        OpenError::Io { .. } => anyhow!(error).context(unrecorded(dir)),
+        OpenError::InUse { .. } => anyhow!(error),
+    })
+}
+
+/// In a thread of its own: it waits for the database, which a thread that drives futures must not.
+fn open_shared(
+    address: String,
+    key: SigningKey,
+    keep: Keep,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<RecordDoor> {
+    let open = move || {
+        let store = PostgresRecord::open(&address)?;
+        anyhow::Ok(RecordDoor::open_shared(Box::new(store), key, keep, clock)?)
+    };
+    let opened = thread::spawn(open).join();
+    opened.unwrap_or_else(|_| Err(anyhow!("internal error while opening the record"))).context(
+        "nothing is done without a record of it: see that the database of --record answers, and \
+         that its user may make tables or add rows to them",
+    )
 }
 
 fn unrecorded(place: &Path) -> String {

@@ -14,7 +14,7 @@ use std::{
 use evenkeel_api::{Key, canary::Canary};
 use evenkeel_base::FixedClock;
 use evenkeel_control::{Action, Direction, Door as _, Outcome, Petition, Verdict};
-use evenkeel_guard::{FileDoor, Keep, Settings, SigningKey};
+use evenkeel_guard::{Keep, RecordDoor, Settings, SigningKey};
 use futures::executor::block_on;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -47,7 +47,7 @@ fn record(data: &Path, day: i64, replicas: impl IntoIterator<Item = i32>) {
         key: SigningKey::read_or_create(&data.join("keys/audit.key")).unwrap(),
         keep: Keep { age: Some(Duration::from_hours(80 * 24)), ..Keep::default() },
     };
-    let door = FileDoor::open(settings, Arc::new(FixedClock(now))).unwrap();
+    let door = RecordDoor::open(settings, Arc::new(FixedClock(now))).unwrap();
     for replicas in replicas {
         let action = Action::Scale { key: Key::of::<Deployment>("shop", "api"), replicas };
         let petition = Petition {

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::json;
 
 use super::*;
-use crate::book::{LATE_MAX, Sink};
+use crate::book::{AppendError, LATE_MAX, Sink};
 
 /// Refuses as long as it is told to.
 struct Disk {
@@ -18,9 +18,15 @@ struct Disk {
 }
 
 impl Sink for Disk {
-    fn append(&mut self, text: &str, tip: &Tip, now: Timestamp, durable: bool) -> io::Result<()> {
+    fn append(
+        &mut self,
+        text: &str,
+        tip: &Tip,
+        now: Timestamp,
+        durable: bool,
+    ) -> Result<(), AppendError> {
         if self.full.load(Relaxed) {
-            return Err(io::Error::other("no space left"));
+            return Err(io::Error::other("no space left").into());
         }
         self.lines.append(text, tip, now, durable)
     }
@@ -249,7 +255,7 @@ fn a_disk_that_does_not_answer_blocks_no_safer_action() {
     let mut door = Keeper::over(Hanging::default(), clock(), None);
     door.timer = Some(Arc::new(Impatient));
     let Verdict::Hold { objections, .. } = ask(&door, Direction::Riskier) else { panic!() };
-    assert!(objections[0].reason.contains("(the disk did not answer within 10 s)"));
+    assert!(objections[0].reason.contains("(no answer within 10 s)"));
     let safer = ask(&door, Direction::Safer);
     settle(&door, &safer);
     // The disk comes back: what was given up is not written, what happened is, as late.

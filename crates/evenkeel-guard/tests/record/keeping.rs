@@ -65,7 +65,7 @@ fn a_crash_while_files_are_removed_is_no_tampering_and_is_finished_later() {
 }
 
 /// Asks for this many actions at once.
-fn ask_many(door: &FileDoor, action: &Action, count: usize) {
+fn ask_many(door: &RecordDoor, action: &Action, count: usize) {
     let object = Key::of::<Canary>("shop", "api");
     let petition = || Petition {
         controller: "delivery",

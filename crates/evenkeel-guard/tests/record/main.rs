@@ -6,6 +6,7 @@ mod following;
 mod forging;
 mod format1;
 mod keeping;
+mod sharing;
 mod tampering;
 
 use std::{
@@ -18,7 +19,7 @@ use evenkeel_api::{Key, canary::Canary};
 use evenkeel_base::FixedClock;
 use evenkeel_control::{Action, Direction, Door as _, Outcome, Petition, Verdict};
 use evenkeel_guard::{
-    Check, FileDoor, Keep, Line, OpenError, PublicKey, Settings, SigningKey, Tampering, Unsound,
+    Check, Keep, Line, OpenError, PublicKey, RecordDoor, Settings, SigningKey, Tampering, Unsound,
     read, verify,
 };
 use futures::executor::block_on;
@@ -54,15 +55,15 @@ fn settings(dir: &Path, keep: Keep) -> Settings {
     Settings { dir: dir.join("audit"), key, keep }
 }
 
-fn try_open(dir: &Path, keep: Keep, second: i64) -> Result<FileDoor, OpenError> {
-    FileDoor::open(settings(dir, keep), Arc::new(FixedClock(at(second))))
+fn try_open(dir: &Path, keep: Keep, second: i64) -> Result<RecordDoor, OpenError> {
+    RecordDoor::open(settings(dir, keep), Arc::new(FixedClock(at(second))))
 }
 
-fn open(dir: &Path) -> FileDoor {
+fn open(dir: &Path) -> RecordDoor {
     try_open(dir, Keep::default(), 50).unwrap()
 }
 
-fn ask(door: &FileDoor, replicas: i32, direction: Direction) -> Verdict {
+fn ask(door: &RecordDoor, replicas: i32, direction: Direction) -> Verdict {
     let action = Action::Scale { key: Key::of::<Deployment>("shop", "api"), replicas };
     let petition = Petition {
         controller: "delivery",
@@ -79,12 +80,12 @@ fn ask(door: &FileDoor, replicas: i32, direction: Direction) -> Verdict {
 }
 
 /// Why the door refuses an action.
-fn denied(door: &FileDoor) -> String {
+fn denied(door: &RecordDoor) -> String {
     let Verdict::Deny { objections } = ask(door, 0, Direction::Riskier) else { panic!() };
     objections[0].reason.clone()
 }
 
-fn act(door: &FileDoor, replicas: i32) {
+fn act(door: &RecordDoor, replicas: i32) {
     let Verdict::Allow(id) = ask(door, replicas, Direction::Riskier) else { panic!() };
     block_on(door.settle(&id, Outcome::Done));
 }

@@ -1,9 +1,6 @@
 //! `evenkeel audit`: looks at the record of what was done.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use evenkeel_guard::{
@@ -17,6 +14,7 @@ use crate::{
     tools::{
         audit_args::{AuditCommand, KeyArgs, ShowArgs, VerifyArgs},
         audit_list,
+        audit_source::Source,
         audit_unsound::{code, told_of},
     },
 };
@@ -25,10 +23,7 @@ use crate::{
 pub(crate) fn run(command: &AuditCommand) -> anyhow::Result<ExitCode> {
     match command {
         AuditCommand::Verify(args) => check(args),
-        AuditCommand::List(args) => {
-            let dir = folder(args.data_dir.as_deref())?;
-            audit_list::run(&dir, args)
-        }
+        AuditCommand::List(args) => audit_list::run(Source::existing(&args.source)?, args),
         AuditCommand::Show(args) => show(args),
         AuditCommand::Key(args) => key(args),
     }
@@ -36,7 +31,7 @@ pub(crate) fn run(command: &AuditCommand) -> anyhow::Result<ExitCode> {
 
 fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     // Without a record in it, that is what is found.
-    let dir = paths::existing_data_dir(args.data_dir.as_deref())?.join("audit");
+    let source = Source::open(&args.source)?;
     let key = args.key.as_deref().map(PublicKey::given).transpose()?;
     let copy = match &args.head {
         Some(file) => {
@@ -45,13 +40,13 @@ fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let check = Check { key: key.as_ref(), copy_of_head: copy.as_deref() };
-    match verify(&dir, &check) {
+    match verify(&source.dir, &check) {
         Ok(summary) => {
             io::print(&sound(&summary, key.is_some()));
             Ok(ExitCode::SUCCESS)
         }
         Err(unsound) => {
-            io::complain(&told_of(&dir, &unsound));
+            io::complain(&told_of(&source.name, &unsound));
             Ok(code(&unsound))
         }
     }
@@ -97,16 +92,16 @@ fn sound(summary: &Summary, with_key: bool) -> String {
 }
 
 fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
-    let dir = folder(args.data_dir.as_deref())?;
+    let source = Source::existing(&args.source)?;
     let (mut asked, mut outcome) = (None, None);
-    let sound = read(&dir, |line| match &line.entry {
+    let sound = read(&source.dir, |line| match &line.entry {
         Entry::Outcome { of, .. } if *of == Some(args.seq) => outcome = Some(line),
         _ if line.seq == args.seq => asked = Some(line),
         _ => {}
     });
     let Some(asked) = asked else {
         if let Err(unsound) = sound {
-            io::complain(&told_of(&dir, &unsound));
+            io::complain(&told_of(&source.name, &unsound));
             return Ok(code(&unsound));
         }
         bail!("the record has no line {}: see `evenkeel audit list`", args.seq);
@@ -120,7 +115,7 @@ fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     Ok(match sound {
         Ok(()) => ExitCode::SUCCESS,
         Err(unsound) => {
-            io::complain(&told_of(&dir, &unsound));
+            io::complain(&told_of(&source.name, &unsound));
             code(&unsound)
         }
     })
@@ -178,22 +173,10 @@ fn key(args: &KeyArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn folder(data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let data_dir = paths::existing_data_dir(data_dir)?;
-    let dir = data_dir.join("audit");
-    if !dir.is_dir() {
-        bail!(
-            "{} has no audit record: nothing was done there yet, or another --data-dir was given \
-             to `evenkeel up` or `evenkeel run`",
-            data_dir.display()
-        );
-    }
-    Ok(dir)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tools::audit_args::SourceArgs;
 
     #[test]
     fn a_sound_record_says_what_was_proven_and_what_was_not() {
@@ -229,16 +212,17 @@ mod tests {
 
     #[test]
     fn a_folder_without_a_record_says_what_to_name() {
-        let error = folder(Some(Path::new("no/such"))).unwrap_err().to_string();
+        let of = |dir: &str| SourceArgs { data_dir: Some(dir.into()), record: None };
+        let error = |dir: &str| Source::existing(&of(dir)).err().unwrap().to_string();
         assert_eq!(
-            error,
+            error("no/such"),
             "no/such does not exist: name the folder that `evenkeel up` or `evenkeel run` wrote to \
              (--data-dir)"
         );
-        let error = folder(Some(Path::new("src"))).unwrap_err().to_string();
+        let without = error("src");
         assert!(
-            error.starts_with("src has no audit record: nothing was done there yet"),
-            "{error}"
+            without.starts_with("src has no audit record: nothing was done there yet"),
+            "{without}"
         );
     }
 }

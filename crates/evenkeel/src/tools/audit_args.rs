@@ -18,6 +18,22 @@ pub(crate) struct RecordArgs {
     /// beyond either is dropped [default: 1Gi]
     #[arg(long, value_name = "AGE|SIZE")]
     pub(crate) audit_keep: Option<Keep>,
+    /// PostgreSQL database that holds the record, as one chain of all processes that name it:
+    /// `postgres://USER@HOST/DATABASE`; the password may be in PGPASSWORD. Needs --audit-key, the
+    /// same for all of them [default: files in the data folder]
+    #[arg(long, value_name = "URL", requires = "audit_key")]
+    pub(crate) record: Option<String>,
+}
+
+/// Which record a tool reads.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct SourceArgs {
+    /// Folder with the audit record
+    #[arg(long, value_name = "DIR", conflicts_with = "record")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// PostgreSQL database with the audit record, as `evenkeel run --record` was given it
+    #[arg(long, value_name = "URL")]
+    pub(crate) record: Option<String>,
 }
 
 /// `evenkeel audit`
@@ -37,9 +53,8 @@ pub(crate) enum AuditCommand {
 /// `evenkeel audit verify`
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// Folder with the audit record
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
     /// The public key that must have signed it: a file or pipe, or its text as `audit key` prints
     /// it. Without it, only accidental damage and partial edits are found
     #[arg(long, value_name = "KEY")]
@@ -53,9 +68,8 @@ pub(crate) struct VerifyArgs {
 /// `evenkeel audit list`
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Folder with the audit record
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
     /// Only actions for this object, or on it: canary/api in any namespace, or canary/shop/api
     #[arg(long, value_name = "KIND/[NS/]NAME")]
     pub(crate) object: Option<String>,
@@ -75,9 +89,8 @@ pub(crate) struct ListArgs {
 pub(crate) struct ShowArgs {
     /// Number of the action, as `audit list` prints it
     pub(crate) seq: u64,
-    /// Where the record lies
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,

@@ -1,6 +1,6 @@
 //! `evenkeel audit list`: one line per action, with what became of it.
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode, thread, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, thread, time::Duration};
 
 use anyhow::Context as _;
 use evenkeel_guard::{Dropped, Entry, Follow, Line, Objected, read};
@@ -13,6 +13,7 @@ use crate::{
     signals::stop_signal,
     tools::{
         audit_args::ListArgs,
+        audit_source::Source,
         audit_unsound::{code, told_of},
         object_name::ObjectName,
     },
@@ -93,15 +94,15 @@ struct Filter {
 #[derive(Default)]
 struct Actions(BTreeMap<u64, Listed>);
 
-pub(super) fn run(dir: &Path, args: &ListArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(source: Source, args: &ListArgs) -> anyhow::Result<ExitCode> {
     let since = args.since.and_then(|age| Timestamp::now().checked_sub(age).ok());
     let object = args.object.as_deref().map(ObjectName::parse).transpose()?;
     let filter = Filter { object, since };
     if args.follow {
-        return follow(dir, args.output, filter);
+        return follow(source, args.output, filter);
     }
     let mut actions = Actions::default();
-    let sound = read(dir, |line| actions.take(line, &filter));
+    let sound = read(&source.dir, |line| actions.take(line, &filter));
     let rows: Vec<Listed> = actions.0.into_values().collect();
     io::print(&match args.output {
         Output::Table => table(&rows, Page::of_output()),
@@ -111,7 +112,10 @@ pub(super) fn run(dir: &Path, args: &ListArgs) -> anyhow::Result<ExitCode> {
     Ok(match sound {
         Ok(()) => ExitCode::SUCCESS,
         Err(unsound) => {
-            io::complain(&format!("{}; what follows is not listed", told_of(dir, &unsound)));
+            io::complain(&format!(
+                "{}; what follows is not listed",
+                told_of(&source.name, &unsound)
+            ));
             code(&unsound)
         }
     })
@@ -122,12 +126,11 @@ pub(super) fn run(dir: &Path, args: &ListArgs) -> anyhow::Result<ExitCode> {
 ///
 /// A thread of its own reads and prints. It waits for as long as a reader that is there takes
 /// nothing; nobody waits for that thread.
-fn follow(dir: &Path, output: Output, filter: Filter) -> anyhow::Result<ExitCode> {
+fn follow(source: Source, output: Output, filter: Filter) -> anyhow::Result<ExitCode> {
     let runtime = runtime(1)?;
-    let dir = dir.to_owned();
     let ended = runtime.block_on(async {
         let stop = stop_signal().context("listen for signals")?;
-        let printing = tokio::task::spawn_blocking(move || print_new(&dir, output, &filter));
+        let printing = tokio::task::spawn_blocking(move || print_new(source, output, &filter));
         tokio::select! {
             biased;
             () = stop => Ok(ExitCode::SUCCESS),
@@ -139,8 +142,8 @@ fn follow(dir: &Path, output: Output, filter: Filter) -> anyhow::Result<ExitCode
     ended
 }
 
-fn print_new(dir: &Path, output: Output, filter: &Filter) -> anyhow::Result<ExitCode> {
-    let mut record = Follow::new(dir);
+fn print_new(mut source: Source, output: Output, filter: &Filter) -> anyhow::Result<ExitCode> {
+    let mut record = Follow::new(&source.dir);
     let mut actions = Actions::default();
     let mut waiting: BTreeMap<u64, u32> = BTreeMap::new();
     let page = Page::of_output();
@@ -149,10 +152,11 @@ fn print_new(dir: &Path, output: Output, filter: &Filter) -> anyhow::Result<Exit
         return Ok(ExitCode::SUCCESS);
     }
     loop {
+        source.refresh()?;
         let lines = match record.lines() {
             Ok(lines) => lines,
             Err(unsound) => {
-                io::complain(&told_of(dir, &unsound));
+                io::complain(&told_of(&source.name, &unsound));
                 return Ok(code(&unsound));
             }
         };

@@ -1,15 +1,15 @@
 //! What is said about a record that is not known to be sound.
 
-use std::{path::Path, process::ExitCode};
+use std::process::ExitCode;
 
 use evenkeel_guard::Unsound;
 
 use crate::NOT_KNOWN;
 
 /// Why a record is not known to be sound, in one line.
-pub(super) fn told_of(dir: &Path, unsound: &Unsound) -> String {
+pub(super) fn told_of(record: &str, unsound: &Unsound) -> String {
     match unsound {
-        Unsound::Tampered(tampering) => format!("{}: {tampering}", dir.display()),
+        Unsound::Tampered(tampering) => format!("{record}: {tampering}"),
         Unsound::Unreadable { path, source } => {
             format!("{} cannot be read, so nothing is known about it: {source}", path.display())
         }

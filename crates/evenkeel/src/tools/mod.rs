@@ -4,6 +4,7 @@ pub(crate) mod alerts;
 pub(crate) mod audit;
 pub(crate) mod audit_args;
 mod audit_list;
+mod audit_source;
 mod audit_unsound;
 pub(crate) mod install;
 mod object_name;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use evenkeel_control::{self as control, Activity, HostPorts, RunLoop, Store};
 use evenkeel_gateway::{controller, shell::Gateway};
-use evenkeel_guard::FileDoor;
+use evenkeel_guard::RecordDoor;
 use evenkeel_live::{HttpHooks, ProviderNotifier, RealTime};
 use evenkeel_telemetry::{
     AlertEvents, RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
@@ -189,7 +189,7 @@ impl Host<'_> {
     /// themselves.
     pub(super) async fn start_controllers(
         &self,
-        door: (FileDoor, Watching),
+        door: (RecordDoor, Watching),
     ) -> anyhow::Result<[Part; 2]> {
         let hooks = HttpHooks::new(self.store.clone()).context("set up webhooks")?;
         let notifier = ProviderNotifier::new(self.store.clone(), self.time.clone());
