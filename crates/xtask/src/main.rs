@@ -1,12 +1,15 @@
 //! Repository chores. `cargo xtask tidy` checks the shape of the workspace, `cargo xtask bench
 //! NAME -o json` runs a benchmark against its peers, `cargo xtask sim --seeds N` plays simulated faults,
-//! `cargo xtask realk8s` tests against a real Kubernetes, `cargo test -p xtask` holds the fence.
+//! `cargo xtask image` makes the container image, `cargo xtask realk8s` tests against a real
+//! Kubernetes, `cargo test -p xtask` holds the fence.
 
 mod bench;
 mod circles;
 mod fence;
+mod image;
 mod paths;
 mod realk8s;
+mod tar;
 mod tidy;
 
 use std::process::{Command, ExitCode};
@@ -19,11 +22,13 @@ fn main() -> ExitCode {
         ["bench", name] => bench::run(name, &bench::Form::Table),
         ["bench", name, "-o", "json"] => bench::run(name, &bench::Form::Json),
         ["sim", "--seeds", seeds] => sim(seeds),
+        ["image", flags @ ..] => image::run(flags),
         ["realk8s", more @ ..] => realk8s::run(more),
         _ => {
             say(
                 "usage: cargo xtask tidy | cargo xtask bench gateway|rules|up [-o json] | cargo xtask sim \
-                 --seeds N | cargo xtask realk8s [TEST...]",
+                 --seeds N | cargo xtask image [--binary PATH] [--out FILE] [--name NAME] | cargo \
+                 xtask realk8s [TEST...]",
             );
             return ExitCode::from(2);
         }
