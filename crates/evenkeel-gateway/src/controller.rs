@@ -100,6 +100,15 @@ impl Controller {
         }
     }
 
+    /// Serves only Gateways of this class, and no Services: beside other implementations, on a
+    /// cluster whose Services have addresses already.
+    #[must_use]
+    pub fn of_class(mut self, class: &str) -> Self {
+        self.view.class = Some(class.to_owned());
+        self.view.serves_services = false;
+        self
+    }
+
     /// Follows the objects forever; ends only when every watch has ended.
     pub async fn run(mut self) {
         let watch = |(index, followed): (usize, &Followed)| {

@@ -33,6 +33,10 @@ pub struct View {
     pub drain: bool,
     /// Where Gateways listen that name no address.
     pub gateway_address: IpAddr,
+    /// The class of the Gateways that are ours; `None`: all are.
+    pub class: Option<String>,
+    /// Whether the addresses of Services are ours to serve, too.
+    pub serves_services: bool,
 }
 
 impl View {
@@ -48,7 +52,14 @@ impl View {
             pods: BTreeMap::new(),
             drain,
             gateway_address,
+            class: None,
+            serves_services: true,
         }
+    }
+
+    /// Whether a Gateway is ours: others leave theirs, and routes to them, to others.
+    pub(crate) fn is_ours(&self, gateway: &Gateway) -> bool {
+        self.class.as_ref().is_none_or(|class| gateway.spec.gateway_class_name == *class)
     }
 }
 

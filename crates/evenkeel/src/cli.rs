@@ -55,6 +55,9 @@ pub(crate) enum Command {
         /// For which shell
         shell: clap_complete::Shell,
     },
+    /// A gateway of the Gateway API on any Kubernetes
+    #[command(hide = true)]
+    Gateway(GatewayArgs),
     /// A node agent (started by `up`)
     #[command(hide = true)]
     Agent(AgentArgs),
@@ -380,6 +383,23 @@ pub(crate) struct SloStatusArgs {
     pub(crate) output: Output,
     /// SLO manifests to look at instead of a cluster's
     pub(crate) files: Vec<PathBuf>,
+}
+
+/// `evenkeel gateway`
+#[derive(Debug, Args)]
+pub(crate) struct GatewayArgs {
+    /// The cluster; default: $KUBECONFIG, ~/.kube/config, or the pod's service account
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The class of the Gateways that it serves
+    #[arg(long, default_value = "evenkeel", value_name = "NAME")]
+    pub(crate) class: String,
+    /// Where Gateways listen that name no address
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    pub(crate) address: std::net::IpAddr,
+    /// Where /metrics and /healthz are served; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    pub(crate) listen: std::net::SocketAddr,
 }
 
 /// `evenkeel agent`

@@ -7,6 +7,7 @@ mod demo;
 mod diagnostics;
 mod door;
 mod durations;
+mod gateway;
 mod input;
 mod install_flags;
 mod io;
@@ -79,6 +80,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Up(args) => runtime(2)?.block_on(up::up(args)),
         Command::Run(args) => runtime(1)?.block_on(run::run(args)),
+        Command::Gateway(args) => runtime(1)?.block_on(gateway::run(args)),
         Command::Agent(args) => runtime(1)?.block_on(agent::run(args)),
         Command::Demo(args) if args.virtual_time => demo::virtual_run(args),
         Command::Demo(args) => runtime(1)?.block_on(demo::run(args)),

@@ -94,6 +94,9 @@ pub(super) fn routes(view: &View, pools: &Pools) -> Attached {
         let translated = rules::translate(view, name, route, pools);
         let mut parents = Vec::new();
         for parent in &route.spec.parent_refs {
+            if !may_be_ours(view, name, parent) {
+                continue;
+            }
             let accepted = match kind(parent) {
                 ("" | "core", "Service") => to_service(name, parent, &translated, &mut places),
                 ("gateway.networking.k8s.io", "Gateway") => {
@@ -134,6 +137,20 @@ fn by_age(view: &View) -> Vec<(&Name, &HttpRoute)> {
 fn kind(parent: &ParentRef) -> (&str, &str) {
     let group = parent.group.as_deref().unwrap_or("gateway.networking.k8s.io");
     (group, parent.kind.as_deref().unwrap_or("Gateway"))
+}
+
+/// Whether we say something about a parent. Where Gateways have classes, one that does not exist is
+/// not ours: each implementation would say so.
+fn may_be_ours(view: &View, route: &Name, parent: &ParentRef) -> bool {
+    match kind(parent) {
+        ("" | "core", "Service") => view.serves_services,
+        _ if view.class.is_none() => true,
+        _ => {
+            let namespace = parent.namespace.as_ref().unwrap_or(&route.0);
+            let gateway = view.gateways.get(&(namespace.clone(), parent.name.clone()));
+            gateway.is_some_and(|gateway| view.is_ours(gateway))
+        }
+    }
 }
 
 fn to_service(

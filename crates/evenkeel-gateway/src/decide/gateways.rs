@@ -50,7 +50,8 @@ pub(super) fn place<'a>(
     view: &'a View,
     taken: &mut BTreeMap<SocketAddr, String>,
 ) -> BTreeMap<&'a Name, Placed<'a>> {
-    let mut gateways: Vec<_> = view.gateways.iter().map(|(name, one)| (name, &**one)).collect();
+    let ours = view.gateways.iter().map(|(name, one)| (name, &**one));
+    let mut gateways: Vec<_> = ours.filter(|(_, one)| view.is_ours(one)).collect();
     let age = |one: &Gateway| one.metadata.creation_timestamp.as_ref().map(|time| time.0);
     gateways.sort_by(|a, b| age(a.1).cmp(&age(b.1)).then_with(|| a.0.cmp(b.0)));
     let placed = gateways.into_iter().map(|(name, gateway)| {

@@ -48,7 +48,9 @@ impl Pools {
             let own = slices.get(&(name.0.as_str(), name.1.as_str()));
             for port in ports(service) {
                 let pool = pools.add(view, name, port, own.map_or(&[][..], Vec::as_slice));
-                pools.add_address(name, service, port, pool);
+                if view.serves_services {
+                    pools.add_address(name, service, port, pool);
+                }
             }
         }
         pools

@@ -521,3 +521,30 @@ fn filters_of_backends_count_or_are_refused() {
     shop/api-primary:80=90 nowhere=10
     ");
 }
+
+#[test]
+fn beside_others_only_gateways_of_its_class_are_served_and_told_about() {
+    let mut stage = Stage::with(|controller| controller.of_class("evenkeel"));
+    stage.apply(SERVICES);
+    let gateway = |name: &str, class: &str, port: u16| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {name}, \
+             namespace: shop, generation: 1, resourceVersion: '1'}}\nspec: {{gatewayClassName: \
+             {class}, listeners: [{{name: web, port: {port}, protocol: HTTP}}]}}"
+        )
+    };
+    stage.apply(&gateway("ours", "evenkeel", 80));
+    stage.apply(&gateway("theirs", "istio", 81));
+    let parents = "[{group: '', kind: Service, name: api, port: 80}, {name: ours}, \
+                   {name: theirs}, {name: nobodys}]";
+    stage.apply(&ROUTE.replace("[{group: '', kind: Service, name: api, port: 80}]", parents));
+    stage.sync();
+    stage.acknowledge_all();
+    insta::assert_snapshot!(gateways(&stage), @"127.0.0.1:80 shop/ours -> shop/api-primary:80=90 shop/api-canary:80=10");
+    insta::assert_snapshot!(stage.configuration().matches("127.9.").count(), @"0");
+    insta::assert_snapshot!(stage.writes(), @r"
+    HTTPRoute/shop/api status ours: Accepted=True Accepted@3, ResolvedRefs=True ResolvedRefs@3, Programmed=True Programmed@3
+    Gateway/shop/ours at 127.0.0.1 status Accepted=True Accepted@1, Programmed=True Programmed@1
+      web HTTPRoute=1
+    ");
+}

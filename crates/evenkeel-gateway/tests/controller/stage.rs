@@ -214,6 +214,11 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
+        Self::with(|controller| controller)
+    }
+
+    /// One whose controller is set up further.
+    pub(crate) fn with(set_up: impl FnOnce(Controller) -> Controller) -> Self {
         let store = Arc::new(FakeStore::default());
         let plane = Arc::new(FakePlane {
             applied: Mutex::new(None),
@@ -227,7 +232,7 @@ impl Stage {
             plane: plane.clone(),
             gateway_address: IpAddr::from([127, 0, 0, 1]),
         };
-        let mut stage = Self { store, plane, run: Box::pin(Controller::new(setup).run()) };
+        let mut stage = Self { store, plane, run: Box::pin(set_up(Controller::new(setup)).run()) };
         stage.settle();
         stage
     }
