@@ -53,6 +53,20 @@ impl KubeStore {
         route.map(|route| route.plural)
     }
 
+    /// What a pod answers to a GET, by way of the API server: it reaches pods where others do not.
+    /// That takes the right to get `pods/proxy`.
+    pub async fn ask_pod(&self, pod: &Key, port: u16, path: &str) -> Result<Bytes, StoreError> {
+        let (namespace, name) = (escape(&pod.namespace), escape(&pod.name));
+        let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy{path}");
+        let invalid = |error: http::Error| StoreError::Invalid {
+            object: pod.to_string(),
+            problem: error.to_string(),
+        };
+        let request = Request::get(uri).body(Vec::new()).map_err(invalid)?;
+        let answer = self.client.exchange(Verb::Get, request).await;
+        answer.map_err(|failure| Refused::of(failure, &pod.to_string()).error)
+    }
+
     /// What has been asked of the server so far.
     pub fn counts(&self) -> ApiCounts {
         self.client.counts.snapshot()

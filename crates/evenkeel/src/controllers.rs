@@ -12,6 +12,11 @@ use crate::{door::Watching, up::secrets};
 /// Annotation of our Leases: where the leader answers `evenkeel why` and `/metrics`.
 pub(crate) const DIAGNOSTICS: &str = "evenkeel.dev/diagnostics";
 
+/// Annotation of our Leases: the pod that the leader runs in, as NAMESPACE/NAME, if it does.
+pub(crate) const POD: &str = "evenkeel.dev/pod";
+/// Where a pod finds the name of its namespace.
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+
 /// How the controllers are set up.
 pub(crate) struct Options<'a> {
     /// Whether weights count as set only when the gateway has confirmed them.
@@ -45,21 +50,28 @@ pub(crate) fn assemble(
         metric_servers: options.metric_servers.clone(),
         look_every: options.look_every,
     };
+    let (host_name, identity) = identity()?;
+    let address = format!("http://{}", options.diagnostics);
+    let mut annotations = BTreeMap::from([(DIAGNOSTICS.to_owned(), address)]);
+    // A pod's host has its name.
+    if let Ok(namespace) = std::fs::read_to_string(NAMESPACE_FILE) {
+        annotations.insert(POD.to_owned(), format!("{}/{host_name}", namespace.trim()));
+    }
     let leases = Leases {
         namespace: options.namespace.to_owned(),
-        identity: identity()?,
+        identity,
         duration: options.lease_duration,
-        annotations: BTreeMap::from([(
-            DIAGNOSTICS.to_owned(),
-            format!("http://{}", options.diagnostics),
-        )]),
+        annotations,
     };
     let assembly = Assembly::new(host, settings).only(options.only).with_leases(leases);
     Ok(assembly.beside(watching.run(read)))
 }
 
-/// The identity of this process: as client-go names it, the host and something random.
-fn identity() -> anyhow::Result<String> {
+/// The host's name, and the identity of this process: as client-go names it, the host and something
+/// random.
+fn identity() -> anyhow::Result<(String, String)> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Ok(format!("{}_{:016x}", host.trim(), secrets::random_u64()?))
+    let host = host.trim().to_owned();
+    let identity = format!("{host}_{:016x}", secrets::random_u64()?);
+    Ok((host, identity))
 }

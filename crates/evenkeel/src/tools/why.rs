@@ -1,6 +1,6 @@
 //! `evenkeel why`: what a controller last decided about an object, and what it waits for.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -10,26 +10,31 @@ use evenkeel_api::{
     slo::{BreakGlass, ErrorBudgetPolicy, PrometheusServiceLevel, SloMaintenance},
 };
 use evenkeel_base::Clock as _;
-use evenkeel_control::{ListQuery, Pass, Read as _, redact};
+use evenkeel_control::{ListQuery, Pass, Read as _, StoreError, redact};
 use evenkeel_live::{KubeStore, RealTime, connect};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Event};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Event, Pod},
+};
 use serde_json::{Value, json};
 
 use super::why_text::{EVENTS_MAX, Explanation, Leader, event_time, named};
 use crate::{
     cli::{Output, WhyArgs},
-    controllers::DIAGNOSTICS,
+    controllers::{DIAGNOSTICS, POD},
     install_flags, io, paths,
     tools::object_name::ObjectName,
 };
 
 /// Version of the JSON: fields are added to it, none is changed or removed.
 const API_VERSION: &str = "why.evenkeel.dev/v1";
-/// Longest wait for a process to answer.
+/// Longest wait for a process to answer by way of the API server.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for its answer without: the addresses of pods may lead nowhere from here.
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest answer that is read.
 const ANSWER_MAX: usize = 1 << 20;
 
@@ -69,23 +74,22 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     };
     let mut leaders = Vec::new();
     let mut passes = Vec::new();
+    let mut asked = BTreeSet::new();
     for domain in evenkeel_assembly::domains() {
         let Some(leader) = leader(&store, &namespaces, domain.name).await? else { continue };
-        if let Some(url) = &leader.url {
-            match ask(url, &key).await {
+        // Two domains may share a process.
+        if leader.url.is_some() && asked.insert(leader.url.clone()) {
+            match ask(&store, &leader, &key).await {
                 Ok(more) => passes.extend(more),
                 Err(error) => io::complain(&format!(
-                    "warning: the leader of {} does not answer at {} ({}): what follows is from \
-                     the object alone",
+                    "warning: the leader of {} {}: what follows is from the object alone",
                     domain.name,
-                    redact::url(url),
                     io::words(&error)
                 )),
             }
         }
         leaders.push((domain.name, leader));
     }
-    // Two domains may share a process.
     passes.sort_by(|a: &Pass, b| a.controller.cmp(&b.controller));
     passes.dedup();
     let troubled = passes.iter().any(|pass| pass.result != "done")
@@ -173,19 +177,47 @@ async fn leader(
         is_late: renewed.parse().is_ok_and(|at: Timestamp| now.duration_since(at) > lasts),
         renewed,
         url: lease.annotation(DIAGNOSTICS).map(str::to_owned),
+        pod: lease.annotation(POD).map(str::to_owned),
     }))
 }
 
-async fn ask(url: &str, key: &Key) -> anyhow::Result<Vec<Pass>> {
+/// Asks the leader itself, or else the API server to ask it.
+async fn ask(store: &KubeStore, leader: &Leader, key: &Key) -> anyhow::Result<Vec<Pass>> {
+    let url = leader.url.as_deref().unwrap_or_default();
+    let path = format!("/why?object={key}");
+    let direct = tokio::time::timeout(DIRECT_TIMEOUT, get(format!("{url}{path}"))).await;
+    let direct = direct.context("no answer in time").and_then(|answer| answer);
+    let Err(error) = direct else { return direct };
+    let silent = format!("does not answer at {} ({})", redact::url(url), io::words(&error));
+    let Some((pod, port)) = pod_of(leader) else { bail!(silent) };
+    let through = tokio::time::timeout(TIMEOUT, store.ask_pod(&pod, port, &path)).await;
+    match through.context("no answer in time") {
+        Ok(Ok(body)) => Ok(serde_json::from_slice(&body)?),
+        // It is no pod.
+        Ok(Err(StoreError::NotFound { .. })) => bail!(silent),
+        Ok(Err(error)) => {
+            bail!("{silent}, nor through the API server ({})", io::words(&error.into()))
+        }
+        Err(error) => bail!("{silent}, nor through the API server ({error})"),
+    }
+}
+
+async fn get(url: String) -> anyhow::Result<Vec<Pass>> {
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let request = http::Request::get(format!("{url}/why?object={key}")).body(Empty::new())?;
-    let exchange = async {
-        let answer = client.request(request).await?;
-        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("{error}"))?;
-        anyhow::Ok(serde_json::from_slice(&body.to_bytes())?)
-    };
-    tokio::time::timeout(TIMEOUT, exchange).await.context("no answer in time")?
+    let answer = client.request(http::Request::get(url).body(Empty::new())?).await?;
+    let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(serde_json::from_slice(&body.to_bytes())?)
+}
+
+/// The pod that a leader runs in, if it does, and the port of its diagnostics. A leader before it
+/// may have left the name of its own pod: a pod's host has its name, and the identity begins with
+/// that.
+fn pod_of(leader: &Leader) -> Option<(Key, u16)> {
+    let (namespace, name) = leader.pod.as_deref()?.split_once('/')?;
+    let (host, _) = leader.holder.rsplit_once('_')?;
+    let uri: http::Uri = leader.url.as_deref()?.parse().ok()?;
+    (host == name).then_some((Key::of::<Pod>(namespace, name), uri.port_u16()?))
 }
 
 /// Whether an object says of itself that it is not as it should be: it is held or stalled, a
@@ -245,6 +277,21 @@ mod tests {
             assert!(!needs(condition(kind, status)), "{kind} {status}");
         }
         assert!(!needs(json!({"phase": "Succeeded"})) && !needs(json!(null)));
+    }
+
+    #[test]
+    fn a_leader_is_asked_in_its_own_pod() {
+        let pod = |holder: &str, pod: Option<&str>| {
+            let (holder, url) = (holder.to_owned(), Some("http://[fd00::1]:9091".to_owned()));
+            let (renewed, pod) = (String::new(), pod.map(str::to_owned));
+            let leader = Leader { holder, renewed, is_late: false, url, pod };
+            pod_of(&leader).map(|(pod, port)| format!("{pod} {port}"))
+        };
+        let named = Some("ops/evenkeel-0");
+        assert_eq!(pod("evenkeel-0_b7ab16", named).as_deref(), Some("Pod/ops/evenkeel-0 9091"));
+        for (holder, named) in [("evenkeel-1_b7ab16", named), ("evenkeel-0_b7ab16", None)] {
+            assert_eq!(pod(holder, named), None);
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(super) struct Leader {
     /// Whether it has not renewed its Lease in time: then no process acts.
     pub(super) is_late: bool,
     pub(super) url: Option<String>,
+    /// The pod that the Lease names, as NAMESPACE/NAME.
+    pub(super) pod: Option<String>,
 }
 
 /// All that is printed.
@@ -242,6 +244,7 @@ mod tests {
             renewed: "2026-03-01T03:04:58.000001Z".to_owned(),
             is_late: false,
             url: None,
+            pod: None,
         };
         let key = Key::of::<Canary>("shop", "api");
         let leaders = [("delivery", leader)];
