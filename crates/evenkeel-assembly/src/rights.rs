@@ -34,8 +34,7 @@ pub const COMMON: &[Right] = &[
 ];
 
 /// In the namespace of the Leases.
-pub const LEASES: &[Right] =
-    &[right("coordination.k8s.io", &["leases"], &["get", "create", "patch"])];
+pub const LEASES: &[Right] = &[right("coordination.k8s.io", &["leases"], KEEP)];
 
 pub(crate) const DELIVERY: &[Right] = &[
     // The finalizer, and the hand-over of what is selected.

@@ -3,6 +3,9 @@
 //! ```text
 //! Lease as read --decide--> Step: create, renew, take over, wait
 //! ```
+//! A follower looks as often as a leader renews, and at once when the Lease is given back, which a
+//! watch tells it.
+//!
 //! Clocks of different machines are never compared, and wall clocks do not matter: a follower
 //! counts monotonic time from the moment at which it saw the Lease change. A leader stops counting
 //! as one `renew_within` after it began its last renewal, and gives up its writes that are under
@@ -11,17 +14,18 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use evenkeel_api::{Key, Obj, Revision};
-use futures::channel::mpsc;
+use evenkeel_api::{FieldSelector, Key, Obj, Revision};
+use futures::{StreamExt as _, channel::mpsc, future::select};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
 use serde_json::{Value, json};
 
-use crate::{Host, Patch, StoreError, WriteOptions};
+use crate::{Host, ListQuery, Patch, StoreError, Watch, WatchEvent, WriteOptions};
 
 /// Field manager of leases.
 const MANAGER: &str = "evenkeel-leader-election";
@@ -201,6 +205,7 @@ impl Elector {
 
     /// Never ends.
     pub(crate) async fn run(mut self) {
+        let mut watch = None;
         loop {
             let wait = match self.attempt().await {
                 Ok(wait) => wait,
@@ -210,9 +215,28 @@ impl Elector {
                 }
             };
             self.announce();
-            self.host.timer.sleep(wait).await;
+            self.rest(wait, &mut watch).await;
             self.announce();
         }
+    }
+
+    /// Waits until the next attempt; a follower no longer than until the Lease is given back. Its
+    /// watch only tells when to look: without it the next look is later.
+    async fn rest(&self, wait: Duration, watch: &mut Option<Watch>) {
+        let others = |seen: &Seen| {
+            !seen.gone && !seen.holder.is_empty() && seen.holder != self.settings.identity
+        };
+        let sleep = self.host.timer.sleep(wait);
+        if !self.seen.as_ref().is_some_and(others) {
+            *watch = None;
+            return sleep.await;
+        }
+        let watch = watch.get_or_insert_with(|| {
+            let name = FieldSelector::equal("metadata.name", &self.settings.key.name);
+            let lease = ListQuery::of::<Lease>().within(&self.settings.key.namespace);
+            self.host.ports.read.watch(lease.with_fields(name))
+        });
+        select(sleep, pin!(given_back(watch))).await;
     }
 
     /// One write, and a look before it unless the last write was ours; how long to wait until the
@@ -389,6 +413,19 @@ impl Elector {
         tracing::info!(%lease, leader, "leadership given back: another process may act at once");
         Ok(())
     }
+}
+
+/// Ready when nobody holds the Lease. What hinders the watch is not reported: the next look is.
+async fn given_back(watch: &mut Watch) {
+    while let Some(event) = watch.next().await {
+        let Ok(WatchEvent::Applied(lease)) = event else { continue };
+        let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str);
+        if holder.is_none_or(str::is_empty) {
+            return;
+        }
+    }
+    // It has ended.
+    std::future::pending::<()>().await;
 }
 
 fn later(at: Timestamp, by: Duration) -> Timestamp {

@@ -92,7 +92,7 @@ fn a_leader_that_stops_gives_the_lease_back_at_once() {
     assert_eq!(writes(&world, "a"), acted);
     assert_snapshot!(reign(&world), @"
     0.000 a leads
-    62.000 b leads
+    60.000 b leads
     ");
 }
 
