@@ -388,7 +388,7 @@ fn a_definition_makes_a_kind_and_takes_its_objects_along() {
             "metadata": {"name": "a", "namespace": "default"}, "spec": spec})
     };
     let unknown = create(&store, boat(json!({"keel": "even"}))).unwrap_err().to_string();
-    assert!(unknown.contains("does not know kind Boat.example.com"), "{unknown}");
+    assert!(unknown.contains("has no kind Boat.example.com"), "{unknown}");
     let mut watch = store.watch(ListQuery::all(GroupKind::new("example.com", "Boat")));
     assert_eq!(sent(&mut watch), "=");
     let defined = create(&store, definition()).unwrap();

@@ -61,8 +61,8 @@ pub use recorder::{create_event, event_name};
 pub use retry::Retry;
 pub use run::RunLoop;
 pub use store::{
-    DeleteOptions, HostWrites, ListQuery, Listed, Patch, Propagation, Read, Store, StoreError,
-    Subresource, Watch, WatchEvent, Write, WriteOptions,
+    DeleteOptions, HostWrites, ListQuery, Listed, NO_KIND, Patch, Propagation, Read, Store,
+    StoreError, Subresource, Watch, WatchEvent, Write, WriteOptions,
 };
 
 use std::time::Duration;

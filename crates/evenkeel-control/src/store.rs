@@ -332,7 +332,15 @@ impl fmt::Debug for StoreError {
     }
 }
 
+/// How a server's word begins that it has no such kind: its CRD is not installed.
+pub const NO_KIND: &str = "the server has no kind";
+
 impl StoreError {
+    /// Whether the server does not have the kind at all.
+    pub fn is_without_kind(&self) -> bool {
+        matches!(self, Self::Refused { problem, .. } if problem.starts_with(NO_KIND))
+    }
+
     /// What the caller should do next.
     pub fn retry(&self) -> Retry {
         match self {

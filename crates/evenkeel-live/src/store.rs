@@ -3,8 +3,8 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use evenkeel_api::{GroupKind, Key, Obj, ObjError, Revision};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Propagation, Read, StoreError, Subresource,
-    Watch, Write, WriteOptions,
+    BoxFuture, DeleteOptions, ListQuery, Listed, NO_KIND, Patch, Propagation, Read, StoreError,
+    Subresource, Watch, Write, WriteOptions,
 };
 use http::{
     Method, Request,
@@ -77,7 +77,7 @@ impl KubeStore {
         let refused = || StoreError::Refused {
             object: call.object(),
             problem: format!(
-                "the server has no kind {}: install its CRD first (evenkeel crds --all prints it)",
+                "{NO_KIND} {}: install its CRD first (evenkeel crds --all prints it)",
                 call.kind
             ),
         };
@@ -308,7 +308,8 @@ impl<'a> Call<'a> {
     fn request(&self, route: &Route) -> Result<Request<Vec<u8>>, StoreError> {
         let invalid = |problem: String| StoreError::Invalid { object: self.object(), problem };
         let body = match self.body {
-            Some(body) => serde_json::to_vec(body).map_err(|error| invalid(error.to_string()))?,
+            Some(body) => serde_json::to_vec(&*self.in_version(body, route))
+                .map_err(|error| invalid(error.to_string()))?,
             None => Vec::new(),
         };
         let mut path = route.path(self.namespace, self.name.filter(|_| !self.to_collection));
@@ -327,6 +328,17 @@ impl<'a> Call<'a> {
         let request = Request::builder().method(method).uri(path).header(ACCEPT, self.accept);
         let request = request.header(CONTENT_TYPE, self.content_type).body(body);
         request.map_err(|error| invalid(error.to_string()))
+    }
+
+    /// A new object in the version of its kind that is spoken with this server.
+    fn in_version<'a>(&self, body: &'a Value, route: &Route) -> Cow<'a, Value> {
+        let creates = self.verb == Verb::Create && self.subresource.is_none();
+        if !creates || body["apiVersion"] == *route.api_version {
+            return Cow::Borrowed(body);
+        }
+        let mut body = body.clone();
+        body["apiVersion"] = json!(route.api_version);
+        Cow::Owned(body)
     }
 
     /// A failure of this call. A path that stays unknown although the kind is known is the

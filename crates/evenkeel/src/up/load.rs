@@ -46,7 +46,7 @@ pub(crate) async fn apply(store: &dyn Store, objects: &[(Origin, Obj)]) {
 /// What to do next, where the server's message does not contain it.
 fn advice(error: &StoreError, obj: &Obj) -> String {
     match error {
-        StoreError::Refused { problem, .. } if problem.contains("does not know kind") => {
+        error if error.is_without_kind() => {
             "; add its CustomResourceDefinition to the folder, or leave the file out".to_owned()
         }
         StoreError::Refused { problem, .. }
