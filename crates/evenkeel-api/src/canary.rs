@@ -431,6 +431,9 @@ pub struct RunStatus {
     /// Generation of the route that was confirmed then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed_generation: Option<i64>,
+    /// The state of a route that no data plane confirms, and since when it is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route_seen: Option<RouteSeen>,
     /// Failed checks since the present weight was set.
     #[serde(default)]
     pub step_failed_checks: i32,
@@ -479,6 +482,19 @@ pub struct RunStatus {
     /// The former name of `pendingEvents`. Still read, never written.
     #[serde(default, skip_serializing)]
     pub untold: Vec<PendingEvent>,
+}
+
+/// A state of a route, and when it was first seen in the API server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteSeen {
+    /// Uid of the route: one that is made again counts anew.
+    #[serde(default)]
+    pub uid: String,
+    /// Its generation.
+    pub generation: i64,
+    /// When that was seen first.
+    pub at: Timestamp,
 }
 
 /// Why and since when a version is being rolled back.

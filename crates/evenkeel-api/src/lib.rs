@@ -28,6 +28,7 @@ pub mod json;
 pub mod labels;
 pub mod misfit;
 pub mod slo;
+pub mod weighted;
 
 #[cfg(not(test))]
 pub use codec::builtin::CODECS;

@@ -1,8 +1,8 @@
 use std::fmt;
 
-use evenkeel_api::{Key, Obj, json};
+use evenkeel_api::{Key, Obj, json, weighted};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{EffectCall, Propagation, StoreError, repeats::Mark};
 
@@ -59,7 +59,7 @@ pub enum Action {
     },
     /// Splits a route's traffic.
     SetWeights {
-        /// The HTTPRoute.
+        /// The `HTTPRoute` or `VirtualService`.
         route: Key,
         /// Backend Service and its share; every rule that names these backends is set.
         weights: Vec<RouteWeight>,
@@ -147,9 +147,9 @@ impl Action {
             Self::Patch { patch, .. } => Some(patch.clone()),
             Self::Scale { replicas, .. } => Some(json!({"spec": {"replicas": replicas}})),
             Self::SetWeights { route, weights } => {
-                let rules = reweighted(before, weights);
-                let rules = rules.ok_or_else(|| TargetError::NoBackends(route.clone()))?;
-                Some(json!({"spec": {"rules": rules}}))
+                let spec = reweighted(before, weights);
+                let spec = spec.ok_or_else(|| TargetError::NoBackends(route.clone()))?;
+                Some(json!({"spec": spec}))
             }
             _ => None,
         })
@@ -219,27 +219,35 @@ impl Action {
     }
 }
 
-/// The rules of a route with these weights; `None` when no rule has these backends.
+/// What changes in the spec of a route with these weights; `None` when no rule has these backends.
 fn reweighted(route: &Value, weights: &[RouteWeight]) -> Option<Value> {
-    let mut rules = route.pointer("/spec/rules").cloned().unwrap_or_default();
-    let mut hits = 0;
-    let backends = rules.as_array_mut().into_iter().flatten();
-    for backends in backends.filter_map(|rule| rule.get_mut("backendRefs")?.as_array_mut()) {
-        let has = |want: &RouteWeight| {
-            backends.iter().any(|backend| backend.get("name") == Some(&json!(want.backend)))
-        };
-        if !weights.iter().all(has) {
-            continue;
-        }
-        for backend in backends.iter_mut() {
-            let name = backend.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-            if let Some(want) = weights.iter().find(|want| want.backend == name) {
-                backend["weight"] = json!(want.weight);
-                hits += 1;
+    let mut spec = Map::new();
+    for (rules, destinations) in weighted::RULES {
+        let Some(all) = route.pointer(&format!("/spec/{rules}")) else { continue };
+        let mut all = all.clone();
+        let mut hits = 0;
+        let lists = all.as_array_mut().into_iter().flatten();
+        for backends in lists.filter_map(|rule| rule.get_mut(destinations)?.as_array_mut()) {
+            let has = |want: &RouteWeight| {
+                backends.iter().any(|it| weighted::backend(it) == Some(&want.backend))
+            };
+            if !weights.iter().all(has) {
+                continue;
+            }
+            for backend in backends.iter_mut() {
+                let name = weighted::backend(backend);
+                let want = weights.iter().find(|want| name == Some(&want.backend));
+                if let Some(weight) = want.map(|want| want.weight) {
+                    backend["weight"] = json!(weight);
+                    hits += 1;
+                }
             }
         }
+        if hits > 0 {
+            spec.insert(rules.to_owned(), all);
+        }
     }
-    (hits > 0).then_some(rules)
+    (!spec.is_empty()).then_some(Value::Object(spec))
 }
 
 /// The paths that a patch writes, two levels deep, without any value.
@@ -304,9 +312,21 @@ mod tests {
             {"backendRefs": [{"name": "p", "weight": 100}, {"name": "c", "weight": 0}]},
             {"backendRefs": [{"name": "other"}]}]}});
         let weight = |backend: &str, weight| RouteWeight { backend: backend.to_owned(), weight };
-        let rules = reweighted(&route, &[weight("p", 90), weight("c", 10)]).unwrap();
-        assert_eq!(rules[0]["backendRefs"][1]["weight"], json!(10));
-        assert_eq!(rules[1], route["spec"]["rules"][1]);
+        let spec = reweighted(&route, &[weight("p", 90), weight("c", 10)]).unwrap();
+        assert_eq!(spec["rules"][0]["backendRefs"][1]["weight"], json!(10));
+        assert_eq!(spec["rules"][1], route["spec"]["rules"][1]);
         assert_eq!(reweighted(&route, &[weight("absent", 1)]), None);
+    }
+
+    #[test]
+    fn weights_go_into_http_and_tcp_routes_of_a_virtual_service() {
+        let to = |host: &str| json!({"destination": {"host": host}});
+        let route = json!({"spec": {"hosts": ["p"], "http": [{"route": [to("other")]},
+            {"route": [to("p"), to("c.shop.svc.cluster.local")], "timeout": "5s"}]}});
+        let weight = |backend: &str, weight| RouteWeight { backend: backend.to_owned(), weight };
+        let spec = reweighted(&route, &[weight("p", 90), weight("c", 10)]).unwrap();
+        assert_eq!(spec["http"][1]["route"][1]["weight"], json!(10));
+        assert_eq!(spec["http"][1]["timeout"], json!("5s"));
+        assert_eq!((&spec["http"][0], spec.get("tcp")), (&route["spec"]["http"][0], None));
     }
 }
