@@ -52,6 +52,10 @@ pub(crate) const DELIVERY: &[Right] = &[
     right("gateway.networking.k8s.io", &["gateways"], READ),
     right("gateway.networking.k8s.io", &["httproutes"], KEEP),
     right("gateway.networking.k8s.io", &["httproutes"], &["delete"]),
+    // Canaries with provider istio; where there is no Istio, these mean nothing.
+    right("networking.istio.io", &["gateways"], READ),
+    right("networking.istio.io", &["virtualservices", "destinationrules"], KEEP),
+    right("networking.istio.io", &["virtualservices"], &["delete"]),
 ];
 
 pub(crate) const SLO: &[Right] = &[

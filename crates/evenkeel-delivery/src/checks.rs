@@ -8,8 +8,9 @@ use evenkeel_control::{MetricsError, Sample, redact};
 use jiff::Timestamp;
 
 use crate::{
+    builtin::Source,
     fill, freshness,
-    rules::{MetricKind, MetricRule, MetricSource},
+    rules::{MetricKind, MetricRule},
     services::Names,
 };
 
@@ -75,7 +76,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) names: &'a Names,
     /// Name of the Canary.
     pub(crate) canary: &'a str,
-    pub(crate) source: MetricSource,
+    pub(crate) source: Source,
     /// `spec.metricsServer`.
     pub(crate) server: Option<&'a str>,
     /// The host's own server, which is asked where none is named; `None` when it has no address.
@@ -151,37 +152,16 @@ impl Asked<'_> {
         })
     }
 
-    fn mesh_selector(&self) -> String {
-        format!(
-            "reporter=\"destination\",destination_workload_namespace=\"{}\",\
-             destination_workload=~\"{}\"",
-            self.names.namespace, self.names.target
-        )
-    }
-
-    fn pod_selector(&self) -> String {
-        format!(
-            "kubernetes_namespace=\"{}\",\
-             kubernetes_pod_name=~\"{}-[0-9a-zA-Z]+(-[0-9a-zA-Z]+)\"",
-            self.names.namespace, self.names.target
-        )
-    }
-
-    /// Percent of answers that were not 5xx. Asked as two sums, because a vector that has no bad
+    /// Percent of answers that were not errors. Asked as two sums, because a vector that has no bad
     /// (or no good) answer in it has no element at all.
     fn success_pct(
         &self,
         rule: &MetricRule,
         answer: impl Fn(String) -> Result<Found, Unanswered>,
     ) -> Result<Result<f64, Missing>, Unanswered> {
-        let window = format_duration(rule.window);
-        let mesh = (format!("istio_requests_total{{{}", self.mesh_selector()), "response_code");
-        let pods =
-            (format!("http_request_duration_seconds_count{{{}", self.pod_selector()), "status");
         let mut outcome = Err(Missing::NoValues);
-        for (series, label) in self.sources(mesh, pods) {
-            let all = value_of(answer(format!("sum(rate({series}}}[{window}]))"))?);
-            let all = match all {
+        for query in self.source.success(self.names, &format_duration(rule.window)) {
+            let all = match value_of(answer(query.all)?) {
                 Ok(all) if all > 0.0 => all,
                 Ok(_) => continue,
                 Err(problem) => {
@@ -189,8 +169,7 @@ impl Asked<'_> {
                     continue;
                 }
             };
-            let bad = answer(format!("sum(rate({series},{label}=~\"5.*\"}}[{window}]))"))?;
-            let bad = match bad {
+            let bad = match answer(query.bad)? {
                 Ok(samples) => samples.last().map_or(0.0, |sample| sample.value),
                 Err(missing) => return Ok(Err(missing)),
             };
@@ -210,29 +189,14 @@ impl Asked<'_> {
         rule: &MetricRule,
         answer: impl Fn(String) -> Result<Found, Unanswered>,
     ) -> Result<Result<f64, Missing>, Unanswered> {
-        let window = format_duration(rule.window);
-        let mesh = (
-            format!("istio_request_duration_milliseconds_bucket{{{}}}", self.mesh_selector()),
-            1.0,
-        );
-        let pods =
-            (format!("http_request_duration_seconds_bucket{{{}}}", self.pod_selector()), 1000.0);
         let mut outcome = Err(Missing::NoValues);
-        for (series, scale) in self.sources(mesh, pods) {
-            let query = format!("histogram_quantile(0.99, sum by (le) (rate({series}[{window}])))");
-            match value_of(answer(query)?) {
-                Ok(value) => return Ok(Ok(value * scale)),
+        for query in self.source.duration(self.names, &format_duration(rule.window)) {
+            match value_of(answer(query.expr)?) {
+                Ok(value) => return Ok(Ok(value * query.ms)),
                 Err(problem) => outcome = Err(problem),
             }
         }
         Ok(outcome)
-    }
-
-    fn sources<T>(&self, mesh: T, pods: T) -> Vec<T> {
-        match self.source {
-            MetricSource::Mesh => vec![mesh],
-            MetricSource::MeshOrPods => vec![mesh, pods],
-        }
     }
 
     /// Fills `{{ name }}` and its like in; what is unknown is named.
@@ -369,7 +333,7 @@ mod tests {
         let asked = Asked {
             names: &names,
             canary: "api",
-            source: MetricSource::MeshOrPods,
+            source: Source::MeshOrPods,
             server: None,
             own_server: None,
             template: Ok(&template),
@@ -450,7 +414,7 @@ mod tests {
         let asked = Asked {
             names: &names,
             canary: "api",
-            source: MetricSource::Mesh,
+            source: Source::Mesh,
             server: Some("http://other/"),
             own_server: None,
             template: Err(String::new()),

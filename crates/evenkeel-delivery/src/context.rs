@@ -82,6 +82,9 @@ impl<'a> Context<'a> {
         if let Some(error) = view.spec_error.as_ref().filter(|_| !deleting) {
             return obstacle(reasons::INVALID_SPEC, error.to_string());
         }
+        if let Some(problem) = view.kind_missing.as_ref().filter(|_| !deleting) {
+            return obstacle(reasons::KIND_MISSING, problem.clone());
+        }
         if !view.unreadable.is_empty() {
             return obstacle(reasons::UNREADABLE, view.unreadable.join("; "));
         }
@@ -156,6 +159,8 @@ impl<'a> Context<'a> {
         Draft::new(self.view)
             .accepted()
             .without_gateways(&self.view.gateways_missing)
+            .refused_by(self.view.gateway_trouble())
+            .confirming(self.view.unconfirmable())
             .alerting(&self.view.alerts)
             .measuring(self.view.unmeasured())
             .reading(self.view.unread.message())

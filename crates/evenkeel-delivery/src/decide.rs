@@ -7,7 +7,9 @@ use crate::{
     CanaryView, alerts,
     context::{Context, Need, Obstacle, Turn},
     draft::Draft,
-    finish, hold, hooks, init, objects, reasons, repair, revert, rollback, run, safety, start,
+    finish, hold, hooks, init, objects, reasons, repair, revert, rollback,
+    router::Router,
+    run, safety, start,
     time::{LOOK_AGAIN, elapsed},
     workload::is_ours,
 };
@@ -45,7 +47,8 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
         // No watch reports whether a notification was accepted.
         plan = plan.waking(ALERT_CHECK);
     }
-    if !view.unread.is_empty() {
+    // Nothing watches Istio's objects: most clusters do not have them.
+    if !view.unread.is_empty() || (view.router == Router::Istio && !deleting) {
         plan = plan.waking(LOOK_AGAIN);
     }
     let quiet = plan.actions.is_empty() && plan.status.is_empty() && plan.then.is_empty();
@@ -80,6 +83,8 @@ fn next(ctx: &Context<'_>) -> Result<Plan, Need> {
         // Before anything that a policy might hold: a rollback is never held up.
         rollback::roll_back(ctx.view, ctx.draft())
     } else if let Some(plan) = adopt_revisions(ctx) {
+        Turn::Now(plan)
+    } else if let Some(plan) = safety::weigh_route(ctx.view, ctx.draft()) {
         Turn::Now(plan)
     } else if let Some(primary) = &ctx.view.primary {
         match phase {

@@ -13,7 +13,7 @@ use crate::{
     CanaryView, diff,
     reasons::{
         ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, METRICS, PROMOTED,
-        READ_FAILED, READABLE, REPAIR_NOT_KEPT, SYNCED,
+        READ_FAILED, READABLE, REPAIR_NOT_KEPT, SYNCED, WEIGHTS_CONFIRMED,
     },
     view::{AlertProblem, Alerts, Metering},
 };
@@ -75,6 +75,7 @@ pub(crate) struct Draft<'a> {
     budget: Trouble,
     objects: Trouble,
     gateways: Trouble,
+    weights: Trouble,
     alerts: Trouble,
     metrics: Trouble,
     reading: Trouble,
@@ -85,7 +86,8 @@ pub(crate) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// A plan that changes nothing so far.
     pub(crate) fn new(view: &'a CanaryView) -> Self {
-        let (status, run) = (view.status.clone(), view.run.clone());
+        let (status, mut run) = (view.status.clone(), view.run.clone());
+        run.route_seen = view.route_seen();
         Self {
             view,
             plan: Plan::default(),
@@ -95,6 +97,7 @@ impl<'a> Draft<'a> {
             budget: Trouble::Unknown,
             objects: Trouble::Unknown,
             gateways: Trouble::Unknown,
+            weights: Trouble::Unknown,
             alerts: Trouble::Unknown,
             metrics: Trouble::Unknown,
             reading: Trouble::Unknown,
@@ -122,6 +125,24 @@ impl<'a> Draft<'a> {
             );
             Trouble::Some { reason: GATEWAY_MISSING.to_owned(), message }
         };
+        self
+    }
+
+    /// A Gateway that exists and does not serve the route: a reason, and who says so. `None` when all
+    /// serve it, as far as is known.
+    pub(crate) fn refused_by(mut self, problem: Option<(&'static str, String)>) -> Self {
+        if let (Trouble::None, Some((reason, message))) = (&self.gateways, problem) {
+            self.gateways = Trouble::Some { reason: reason.to_owned(), message };
+        }
+        self
+    }
+
+    /// Why nobody says that traffic goes by a weight; `None` where somebody does.
+    pub(crate) fn confirming(mut self, problem: Option<(&'static str, String)>) -> Self {
+        self.weights = problem.map_or(Trouble::None, |(reason, message)| Trouble::Some {
+            reason: reason.to_owned(),
+            message,
+        });
         self
     }
 
@@ -343,6 +364,9 @@ impl<'a> Draft<'a> {
 
     /// The plan, with the difference between the old and the new status.
     pub(crate) fn done(mut self, reason: &'static str) -> Plan {
+        if let Some(left) = self.view.settling(&self.run) {
+            self.wake(left);
+        }
         let old = &self.view.status;
         let shown = |s: &CanaryStatus| (s.phase, s.canary_weight, s.failed_checks, s.iterations);
         if shown(old) != shown(&self.status) {
@@ -385,6 +409,7 @@ impl<'a> Draft<'a> {
             (BUDGET, &self.budget),
             (IN_SYNC, &self.objects),
             (GATEWAYS, &self.gateways),
+            (WEIGHTS_CONFIRMED, &self.weights),
             (ALERTS, &self.alerts),
             (METRICS, &self.metrics),
             (READABLE, &self.reading),

@@ -65,7 +65,7 @@ pub(crate) fn initialize(ctx: &Context<'_>) -> Plan {
         draft.waiting(format!("Waiting for endpoints of Service {}", names.primary));
         return draft.done(reasons::ENDPOINTS_PENDING);
     }
-    let mut drifts: Vec<_> = objects::route(ctx).into_iter().collect();
+    let mut drifts = objects::route(ctx);
     drifts.extend(objects::services(ctx, &[Role::Apex]));
     if let Some(reason) = repair::make(ctx, &mut draft, &drifts) {
         return draft.done(reason);

@@ -2,23 +2,32 @@
 //!
 //! ```text
 //! less for a canary                                  safer
-//! anything but weights, labels and annotations       riskier
+//! anything but weights, labels and annotations       riskier, except
+//!   of rules that send nothing to a primary,
+//!   to one that sends all of it there                safer
+//! a route that is given back as it was               safer
 //! more for a canary                                  riskier, except
 //!   its Canary is being deleted (traffic goes back)  safer
 //!   nothing else is ready and the canary is          safer
 //! ```
 //! By Flagger's convention the backend whose name ends in `-canary` is the new version.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, sync::Arc};
 
-use evenkeel_api::{Obj, httproute::HttpRoute};
+use evenkeel_api::{Key, Obj, weighted};
 use evenkeel_control::{BoxFuture, Change, Direction, Judge, Read, StoreError, workload};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
-use crate::{endpoints, route, services::Names, view};
+use crate::{
+    endpoints,
+    router::{self, Router},
+    services::Names,
+    view,
+    workload::Workload,
+};
 
-/// Judges changes of `HTTPRoute`s.
+/// Judges changes of `HTTPRoute`s and `VirtualService`s.
 pub(crate) struct RouteJudge;
 
 impl Judge for RouteJudge {
@@ -31,7 +40,9 @@ impl Judge for RouteJudge {
             };
             let Some(before) = change.before else { return Direction::Neutral };
             if served(before.json()) != served(after) {
-                return Direction::Riskier;
+                let safe =
+                    is_brought_back(before.json(), after) || is_given_back(change, read).await;
+                return if safe { Direction::Safer } else { Direction::Riskier };
             }
             let (now, then) = (canary_share(before.json()), canary_share(after));
             match then.cmp(&now) {
@@ -83,16 +94,103 @@ async fn is_given_up(change: Change<'_>, read: &dyn Read) -> bool {
     if !decided || *change.key != owner.key().sibling::<Deployment>(&names.target) {
         return false;
     }
-    let route = read.get(&owner.key().sibling::<HttpRoute>(&names.apex)).await;
-    let pct = |route: &Obj| route::canary_pct(route, &names.primary, &names.canary);
-    route.is_ok_and(|route| route.is_some_and(|route| pct(&route) == 0))
+    let router = Router::of(canary.spec.provider.as_deref());
+    let key = Key::new(router.kind(), owner.namespace(), &names.apex);
+    let Ok(Some(route)) = read.get(&key).await else { return false };
+    if router != Router::Service {
+        return router::canary_pct(&route, &names) == Some(0);
+    }
+    let selector = route.json().pointer("/spec/selector");
+    Workload::of(Arc::new(before.clone())).is_ok_and(|target| {
+        let primary = target.selector_of_primary();
+        let mut labels = primary.as_object().into_iter().flatten();
+        labels.all(|(name, value)| selector.and_then(|all| all.get(name)) == Some(value))
+    })
 }
 
 /// Judges changes of Services: another selector sends users elsewhere, a port that is gone nowhere.
-pub(crate) fn service(change: Change<'_>) -> Direction {
+/// From the new version to the primary is safer; so is what a deletion gives back, and the
+/// new version where nothing else is ready.
+pub(crate) struct ServiceJudge;
+
+impl Judge for ServiceJudge {
+    fn direction<'a>(&'a self, change: Change<'a>, read: &'a dyn Read) -> BoxFuture<'a, Direction> {
+        Box::pin(async move {
+            let Some(before) = change.before else { return Direction::Neutral };
+            let Some(after) = change.after else { return Direction::Riskier };
+            if served(before.json()) == served(after) {
+                return Direction::Neutral;
+            }
+            let rest = |service: &Value| {
+                let mut service = served(service);
+                let spec = service.get_mut("spec").and_then(Value::as_object_mut);
+                let selector = spec.and_then(|spec| spec.shift_remove("selector"));
+                if let Some(meta) = service.get_mut("metadata").and_then(Value::as_object_mut) {
+                    meta.shift_remove("ownerReferences");
+                }
+                (service, selector.unwrap_or_default())
+            };
+            let ((had, was), (gets, is)) = (rest(before.json()), rest(after));
+            if had != gets {
+                return Direction::Riskier;
+            }
+            let (to_primary, to_canary) = (is_primary_of(&was, &is), is_primary_of(&is, &was));
+            let safe = to_primary
+                || is_given_back(change, read).await
+                || (to_canary && is_last_resort(before, read).await);
+            if safe { Direction::Safer } else { Direction::Riskier }
+        })
+    }
+}
+
+/// Whether one selector is that of the other's primary: `-primary` at one value.
+fn is_primary_of(target: &Value, primary: &Value) -> bool {
+    let (Some(target), Some(primary)) = (target.as_object(), primary.as_object()) else {
+        return false;
+    };
+    let mut changed = primary.iter().filter(|(name, value)| target.get(*name) != Some(*value));
+    let renamed = changed.next().is_some_and(|(name, value)| {
+        let was = target.get(name).and_then(Value::as_str);
+        was.is_some_and(|was| value.as_str() == Some(&format!("{was}-primary")))
+    });
+    renamed && changed.next().is_none() && target.len() == primary.len()
+}
+
+/// Whether nothing of the primary is ready, and something of the canary is.
+async fn is_last_resort(apex: &Obj, read: &dyn Read) -> bool {
+    let ready = async |role: &str| {
+        ready_behind(apex.namespace(), &format!("{}-{role}", apex.name()), read).await
+    };
+    let primary = ready("primary").await.is_ok_and(|ready| ready == 0);
+    primary && ready("canary").await.is_ok_and(|ready| ready > 0)
+}
+
+/// Judges changes of Istio's rules for connections: they may cut them.
+pub(crate) fn destination_rule(change: Change<'_>) -> Direction {
     let Some(before) = change.before else { return Direction::Neutral };
-    let Some(after) = change.after else { return Direction::Riskier };
-    if served(before.json()) == served(after) { Direction::Neutral } else { Direction::Riskier }
+    let same = change.after.is_some_and(|after| served(before.json()) == served(after));
+    if same { Direction::Neutral } else { Direction::Riskier }
+}
+
+/// Whether a route that had no shares for primary and canary gets them, and the primary all.
+fn is_brought_back(before: &Value, after: &Value) -> bool {
+    let hosts = |route: &Value| {
+        let field = |name: &str| route.pointer(&format!("/spec/{name}")).cloned();
+        [field("hosts"), field("gateways"), field("hostnames"), field("parentRefs")]
+    };
+    let lost = !weighted::shares(before).any(|shares| {
+        shares.iter().any(|(name, weight)| name.ends_with("-primary") && *weight > 0)
+    });
+    let mut shares = weighted::shares(after).peekable();
+    let all = shares.peek().is_some()
+        && shares.all(|shares| {
+            shares.iter().all(|(name, weight)| match (name.ends_with("-primary"), is_new(name)) {
+                (true, _) => *weight > 0,
+                (_, true) => *weight == 0,
+                _ => false,
+            })
+        });
+    lost && all && hosts(before) == hosts(after)
 }
 
 /// The part of an object that decides whether users are served and by which pods, except for the
@@ -105,11 +203,13 @@ fn served(obj: &Value) -> Value {
     if let Some(metadata) = obj.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.retain(|name, _| !["labels", "annotations"].contains(&name.as_str()));
     }
-    let rules = obj.pointer_mut("/spec/rules").and_then(Value::as_array_mut);
-    let backends =
-        rules.into_iter().flatten().filter_map(|r| r.get_mut("backendRefs")?.as_array_mut());
-    for backend in backends.flatten().filter_map(Value::as_object_mut) {
-        backend.remove("weight");
+    for (rules, destinations) in weighted::RULES {
+        let rules = obj.pointer_mut(&format!("/spec/{rules}")).and_then(Value::as_array_mut);
+        let lists =
+            rules.into_iter().flatten().filter_map(|r| r.get_mut(destinations)?.as_array_mut());
+        for backend in lists.flatten().filter_map(Value::as_object_mut) {
+            backend.remove("weight");
+        }
     }
     obj
 }
@@ -123,12 +223,7 @@ pub(crate) fn config(change: Change<'_>) -> Direction {
 }
 
 fn backends(route: &Value) -> impl Iterator<Item = (&str, i64)> {
-    let rules = route.pointer("/spec/rules").and_then(Value::as_array);
-    let backends = rules.into_iter().flatten().filter_map(|r| r.get("backendRefs")?.as_array());
-    backends.flatten().filter_map(|backend| {
-        let weight = backend.get("weight").and_then(Value::as_i64).unwrap_or(1);
-        Some((backend.get("name")?.as_str()?, weight))
-    })
+    weighted::shares(route).flatten()
 }
 
 fn is_new(name: &str) -> bool {
@@ -175,7 +270,7 @@ async fn ready_behind(
 mod tests {
     use std::sync::Arc;
 
-    use evenkeel_api::{Key, canary::Canary};
+    use evenkeel_api::{canary::Canary, httproute::HttpRoute};
     use evenkeel_control::{ListQuery, Listed, Watch};
     use futures::{FutureExt as _, StreamExt as _, executor::block_on};
     use k8s_openapi::api::core::v1::Service;
@@ -285,10 +380,14 @@ mod tests {
             let mut after = before.clone();
             *after.pointer_mut(path).unwrap() = value;
             let before = Obj::from_json(before.clone()).unwrap();
-            service(Change { key: &key, before: Some(&before), after: Some(&after), owner: &key })
+            let change =
+                Change { key: &key, before: Some(&before), after: Some(&after), owner: &key };
+            let cluster = Cluster { ready: vec![("api-primary", 2)], deleting: false };
+            block_on(ServiceJudge.direction(change, &cluster))
         };
         assert_eq!(judged("/spec/ports", json!([{"port": 80}])), Direction::Riskier);
         assert_eq!(judged("/spec/selector", json!({"app": "other"})), Direction::Riskier);
+        assert_eq!(judged("/spec/selector", json!({"app": "api-primary"})), Direction::Safer);
         assert_eq!(judged("/metadata/annotations", json!({"a": "c"})), Direction::Neutral);
     }
 

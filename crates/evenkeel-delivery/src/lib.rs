@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Canary --names--> Deployment X ("canary", at zero replicas between releases)
-//!    makes: Deployment X-primary (serves), Services X, X-primary, X-canary, HTTPRoute X
+//!    makes: Deployment X-primary (serves), Services X, X-primary, X-canary, and a route X
 //!    route X: X-primary 100-w %, X-canary w %      status of the route: the gateway's word
 //! ```
 //! A new pod template in X starts a run: scale X up, then step by step more weight, a check after
@@ -21,9 +21,12 @@
 //! of bounds counts at once. Before the first step every metric is asked for once: while one cannot
 //! be, the version waits at weight 0 (`MetricsAvailable`).
 //!
+//! The route is an `HTTPRoute`, an Istio `VirtualService`, or nothing but the apex Service
+//! (`router`).
+//!
 //! Not here: sending requests (the host runs the load tester's [`loadtester::LoadPlan`]), the
-//! evaluation of `PromQL`, other routers than the Gateway API, `DaemonSet` and Service targets,
-//! autoscalers, A/B matching, mirroring, session affinity: those are refused by name.
+//! evaluation of `PromQL`, routers of other meshes and Ingress controllers, `DaemonSet` and Service
+//! targets, autoscalers, A/B matching, mirroring, session affinity: those are refused by name.
 #![warn(clippy::disallowed_methods, reason = "this crate must run under virtual time")]
 
 mod view;
@@ -36,18 +39,22 @@ mod finish;
 mod hold;
 mod hooks;
 mod init;
+mod istio;
 mod judge;
 mod objects;
+mod plain;
 mod ramp;
 mod repair;
 mod revert;
 mod rollback;
 mod route;
+mod router;
 mod run;
 mod safety;
 mod start;
 
 mod alerts;
+mod builtin;
 mod checks;
 mod configs;
 mod diff;
@@ -69,7 +76,7 @@ pub mod reasons;
 
 use std::{fmt, sync::Arc};
 
-use evenkeel_api::{GroupKind, Key, canary::Canary, httproute::HttpRoute};
+use evenkeel_api::{GroupKind, Key, canary::Canary, httproute::HttpRoute, weighted};
 use evenkeel_control::{
     Controller, Interest, Judged, ListQuery, Metrics, ObserveError, Plan, Ports, RunLoop, Wakes,
     bookkeeping, redact,
@@ -160,8 +167,10 @@ pub(crate) struct Memory {
 pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
     run.with(CanaryController { settings, memory: Arc::default() }).map_host(|host| {
         host.with_judge(GroupKind::of::<HttpRoute>(), judge::RouteJudge)
+            .with_judge(weighted::virtual_service(), judge::RouteJudge)
+            .with_judge(weighted::destination_rule(), Judged(judge::destination_rule))
             .with_judge(GroupKind::of::<Deployment>(), judge::DeploymentJudge)
-            .with_judge(GroupKind::of::<Service>(), Judged(judge::service))
+            .with_judge(GroupKind::of::<Service>(), judge::ServiceJudge)
             .with_judge(GroupKind::of::<ConfigMap>(), Judged(judge::config))
             .with_judge(GroupKind::of::<Secret>(), Judged(judge::config))
             .with_judge(GroupKind::of::<Canary>(), Judged(bookkeeping))

@@ -9,13 +9,23 @@ use serde_json::{Value, json};
 use crate::{
     configs,
     context::Context,
-    diff,
+    diff, istio,
+    router::Router,
     services::{self, Parents, Role},
 };
 
 /// Fields on which traffic depends.
-const ESSENTIAL: [&str; 4] =
-    ["spec.selector", "spec.ports", "spec.parentRefs", "spec.rules[0].backendRefs"];
+const ESSENTIAL: [&str; 9] = [
+    "spec.selector",
+    "spec.ports",
+    "spec.parentRefs",
+    "spec.rules[0].backendRefs",
+    "spec.hosts",
+    "spec.gateways",
+    "spec.http",
+    "spec.tcp",
+    "spec.trafficPolicy",
+];
 
 /// An object that is missing, or not as it should be.
 #[derive(Debug, Clone)]
@@ -45,7 +55,11 @@ impl Drift {
     }
 
     /// An object compared with what it should be; `None` when that is the same.
-    fn between(have: Option<&Obj>, want: Value) -> Option<Self> {
+    fn between(have: Option<&Obj>, mut want: Value) -> Option<Self> {
+        if let Some(have) = have {
+            // Whatever version of the kind the server speaks.
+            want["apiVersion"] = have.json()["apiVersion"].clone();
+        }
         let fields = have.map(|have| diff::uncovered(have.json(), &want));
         if fields.as_ref().is_some_and(Vec::is_empty) {
             return None;
@@ -197,13 +211,62 @@ pub(crate) fn services(ctx: &Context<'_>, roles: &[Role]) -> Vec<Drift> {
             Some(have) => want = services::adopted_apex(spec, ctx.target, have),
             None => drop_others(&mut want, have, "/spec/selector"),
         }
+        if *role == Role::Apex && is_rescued(ctx) {
+            want["spec"].as_object_mut()?.shift_remove("selector");
+        }
         Drift::between(have, want)
     };
     roles.iter().filter(known).filter_map(drift).collect()
 }
 
-/// The route, if it is not there or not as it should be; its weights are never touched here.
-pub(crate) fn route(ctx: &Context<'_>) -> Option<Drift> {
+/// What splits the traffic, where it is not there or not as it should be; weights are never touched
+/// here.
+pub(crate) fn route(ctx: &Context<'_>) -> Vec<Drift> {
+    match ctx.view.router {
+        Router::Gateway => http_route(ctx).into_iter().collect(),
+        Router::Istio => mesh_routes(ctx),
+        Router::Service => Vec::new(),
+    }
+}
+
+fn mesh_routes(ctx: &Context<'_>) -> Vec<Drift> {
+    let (view, names) = (ctx.view, &ctx.view.names);
+    let spec = &view.canary.spec;
+    let rule = |key: Key| {
+        let want = istio::destination_rule(spec, &names.namespace, &key.name, ctx.owner);
+        let have = view.route_parts.get(&key).map(AsRef::as_ref);
+        match have.map(|have| istio::differing(have, &want)) {
+            Some(fields) if fields.is_empty() => None,
+            Some(fields) => {
+                let action = istio::replace(have?, &want["spec"], &Value::Null);
+                Some(Drift::differing(key, fields, action))
+            }
+            None => Drift::between(None, want),
+        }
+    };
+    let mut drifts: Vec<_> = istio::rule_keys(names).into_iter().filter_map(rule).collect();
+    let want = istio::virtual_service(spec, names, view.pct(), ctx.owner);
+    let Some(have) = view.route.as_deref() else {
+        drifts.extend(Drift::between(None, want));
+        return drifts;
+    };
+    let mut fields = istio::differing(have, &want);
+    for field in ["labels", "annotations"] {
+        let (have, want) = (&have.json()["metadata"][field], &want["metadata"][field]);
+        if !diff::uncovered(have, want).is_empty() {
+            fields.push(format!("metadata.{field}"));
+        }
+    }
+    if !fields.is_empty() {
+        let action = istio::replace(have, &want["spec"], &want["metadata"]);
+        let seen = view.route.clone();
+        let drift = Drift::differing(have.key().clone(), fields, action);
+        drifts.push(Drift { seen, ..drift });
+    }
+    drifts
+}
+
+fn http_route(ctx: &Context<'_>) -> Option<Drift> {
     if ctx.view.unread.services.contains_key(&ctx.view.names.apex) {
         // How many ports it has is not known.
         return None;
@@ -244,6 +307,17 @@ fn apex_ports(ctx: &Context<'_>) -> usize {
         None => count(&services::service(spec, names, Role::Apex, ctx.target, ctx.owner)),
     };
     ports.unwrap_or(1)
+}
+
+/// Whether the apex sends everything to the canary because nothing of the primary is ready.
+fn is_rescued(ctx: &Context<'_>) -> bool {
+    let (view, names) = (ctx.view, &ctx.view.names);
+    let ready = |service: &str| view.ready_behind(service) > 0;
+    view.router == Router::Service
+        && !matches!(view.status.phase, Phase::New | Phase::Initializing)
+        && view.pct() != 0
+        && !ready(&names.primary)
+        && ready(&names.canary)
 }
 
 fn is_owned(service: &Obj) -> bool {

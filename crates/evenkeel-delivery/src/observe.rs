@@ -4,11 +4,14 @@ use std::{
 };
 
 use evenkeel_api::{
-    Key, Obj,
+    GroupKind, Key, Obj,
     canary::{Canary, MetricTemplate, Phase, TemplateRef},
     httproute::{Gateway, HttpRoute, ParentRef},
+    weighted,
 };
-use evenkeel_control::{ListQuery, MetricsError, ObserveError, Plan, Ports, StoreError, redact};
+use evenkeel_control::{
+    ListQuery, MetricsError, NO_KIND, ObserveError, Plan, Ports, StoreError, redact,
+};
 use futures::future::join_all;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::Value;
@@ -17,7 +20,8 @@ use crate::{
     CanaryView, Memory, Settings, alerts, checks, configs,
     context::Need,
     decide::advance,
-    endpoints, fill, pods, route,
+    endpoints, fill, istio, pods, route,
+    router::Router,
     rules::{MetricKind, SpecError},
     services::Names,
     stamps,
@@ -50,8 +54,7 @@ pub(crate) async fn observe(
     view.target = workload(&mut view, &names.target, ports).await?;
     view.target_unreadable = view.unreadable.len() > before;
     view.primary = workload(&mut view, &names.target_primary, ports).await?;
-    let route = view.route_key();
-    view.route = read(&mut view, &route, ports).await?;
+    view.route = routing(&mut view, ports).await?;
     view.stray_route = stray_route(&view, ports).await?;
     // Each may wait for a server that does not answer: together no longer than one of them.
     let services = [&names.apex, &names.primary, &names.canary].map(|name| {
@@ -96,10 +99,35 @@ pub(crate) async fn observe(
     Ok(Some(view))
 }
 
+/// The object that holds the weight, with what belongs to it; plain Services have none.
+async fn routing(view: &mut CanaryView, ports: &Ports) -> Result<Option<Arc<Obj>>, StoreError> {
+    if view.router == Router::Service {
+        return Ok(None);
+    }
+    let key = view.route_key();
+    let answer = ports.read.get(&key).await;
+    if let Err(error) = &answer
+        && error.is_without_kind()
+    {
+        let kind = &key.kind;
+        view.kind_missing = Some(format!("{NO_KIND} {kind}: {}", view.router.install()));
+        return Ok(None);
+    }
+    let found = readable(view, &key, answer)?;
+    if view.router == Router::Istio {
+        for key in istio::rule_keys(&view.names) {
+            if let Some(part) = read(view, &key, ports).await? {
+                view.route_parts.insert(key, part);
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Whether the gateway has had its time to confirm a weight, and has not as far as is known.
 fn counts_as_unconfirmed(view: &CanaryView, ports: &Ports) -> bool {
     let since = view.run.ticked_at.unwrap_or(view.now);
-    let late = elapsed(since, ports.clock.now()) >= view.rules.interval;
+    let late = elapsed(since, ports.clock.now()) >= view.confirmation_max();
     view.status.phase == Phase::Progressing && view.pct() != 0 && late && !view.confirmed()
 }
 
@@ -107,7 +135,7 @@ fn counts_as_unconfirmed(view: &CanaryView, ports: &Ports) -> bool {
 /// behind.
 async fn latest_route(view: &CanaryView, ports: &Ports) -> Option<Arc<Obj>> {
     let known = view.route.clone();
-    if !counts_as_unconfirmed(view, ports) {
+    if view.router == Router::Service || !counts_as_unconfirmed(view, ports) {
         return known;
     }
     ports.read.get_latest(&view.route_key()).await.unwrap_or(known)
@@ -174,17 +202,25 @@ async fn stuck_pods(
 }
 
 /// A route of this Canary under another name than the spec's. Looked for only while the spec's
-/// route is not there: it is what a changed name leaves behind.
+/// route is not there: it is what a changed name or provider leaves behind.
 async fn stray_route(view: &CanaryView, ports: &Ports) -> Result<Option<StrayRoute>, StoreError> {
-    if view.route.is_some() || view.status.canary_weight == 0 {
+    let is_ours = |route: &Obj| {
+        let owner = route.controller();
+        view.router == Router::Gateway || owner.is_some_and(|it| it.uid == view.obj.uid())
+    };
+    let known = view.route.as_ref().is_some_and(|route| is_ours(route));
+    if known || view.status.canary_weight == 0 {
         return Ok(None);
     }
-    let query = ListQuery::of::<HttpRoute>().within(view.obj.namespace());
-    let routes = match ports.read.list(&query).await {
-        Ok(routes) => routes.items,
-        Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let mut routes = Vec::new();
+    for kind in [GroupKind::of::<HttpRoute>(), weighted::virtual_service()] {
+        let query = ListQuery::all(kind).within(view.obj.namespace());
+        match ports.read.list(&query).await {
+            Ok(found) => routes.extend(found.items),
+            Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
     let ours =
         |route: &&Arc<Obj>| route.controller().is_some_and(|owner| owner.uid == view.obj.uid());
     let Some(obj) = routes.iter().find(ours).cloned() else { return Ok(None) };
@@ -249,13 +285,20 @@ async fn gateways(view: &CanaryView, ports: &Ports) -> Vec<(ParentRef, Option<(K
         };
         wanted.push(ParentRef { namespace, name: name.to_owned(), ..ParentRef::default() });
     }
-    wanted.extend(service.gateway_refs.iter().cloned());
+    if view.router != Router::Istio {
+        wanted.extend(service.gateway_refs.iter().cloned());
+    }
     let looks = wanted.into_iter().map(|gateway| async move {
         if gateway.kind.as_deref().is_some_and(|kind| kind != "Gateway") {
             return (gateway, None);
         }
         let namespace = gateway.namespace.as_deref().unwrap_or(view.obj.namespace());
-        let key = Key::of::<Gateway>(namespace, &gateway.name);
+        let key = match view.router {
+            Router::Istio => {
+                Key::new(GroupKind::new(weighted::ISTIO, "Gateway"), namespace, &gateway.name)
+            }
+            Router::Gateway | Router::Service => Key::of::<Gateway>(namespace, &gateway.name),
+        };
         let answer = ports.read.get(&key).await;
         (gateway, Some((key, answer)))
     });
@@ -266,7 +309,11 @@ async fn gateways(view: &CanaryView, ports: &Ports) -> Vec<(ParentRef, Option<(K
 fn take_gateways(view: &mut CanaryView, gateways: Vec<(ParentRef, Option<(Key, Answered)>)>) {
     for (gateway, look) in gateways {
         match look {
-            None | Some((_, Ok(Some(_)))) => view.gateways.push(gateway),
+            None => view.gateways.push(gateway),
+            Some((_, Ok(Some(obj)))) => {
+                view.gateways.push(gateway.clone());
+                view.gateway_objs.push((gateway, obj));
+            }
             Some((key, Ok(None))) => view.gateways_missing.push(key.to_string()),
             Some((key, Err(error))) => {
                 // It may be there: who is attached to it stays so.

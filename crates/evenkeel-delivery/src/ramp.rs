@@ -9,6 +9,7 @@ use crate::{
     hold,
     hooks::{self, APPROVAL_WAIT_MAX, Approval},
     objects, reasons,
+    router::Router,
     rules::HookKind,
     time::elapsed,
     workload::Workload,
@@ -66,7 +67,8 @@ fn iterate(
             .event(format!("Advance {full} canary iteration {done}/{}", ctx.rules.iterations));
         return Ok(Turn::Calm(draft.done(reasons::STEP_DUE)));
     }
-    if pct < 100 {
+    // A plain Service has no way to send users to a version before it is promoted.
+    if pct < 100 && ctx.view.router != Router::Service {
         shift(ctx, &mut draft, 100);
         draft.event(format!("Routing all traffic to canary {full}"));
         return Ok(Turn::Ramp(draft.done(reasons::STEP_DUE)));

@@ -18,6 +18,19 @@ pub const IN_SYNC: &str = "ObjectsInSync";
 /// Condition that names Gateways of the spec that do not exist; only there while some do not.
 pub const GATEWAYS: &str = "GatewaysFound";
 
+/// A Gateway that the spec names refuses the route.
+pub const ROUTE_REFUSED: &str = "RouteRefused";
+/// No implementation serves a Gateway that the spec names.
+pub const GATEWAY_UNSERVED: &str = "GatewayUnserved";
+
+/// Condition that says whether somebody reports that traffic goes by a weight; only there while
+/// nobody does.
+pub const WEIGHTS_CONFIRMED: &str = "WeightsConfirmed";
+/// The implementation of the Gateway API says that it accepts a route, and no more.
+pub const ACCEPTED_ONLY: &str = "AcceptedOnly";
+/// Istio says nothing: time must do.
+pub const NOT_REPORTED: &str = "NotReported";
+
 /// A Gateway that the spec names does not exist.
 pub const GATEWAY_MISSING: &str = "GatewayMissing";
 /// Condition that names what could not be read in the last look; only there while something could
@@ -49,6 +62,8 @@ pub const REPAIR_NOT_KEPT: &str = "RepairNotKept";
 pub const DUPLICATE_TARGET: &str = "DuplicateTarget";
 /// A field cannot be acted on.
 pub const INVALID_SPEC: &str = "InvalidSpec";
+/// The API server does not have the kind that holds the weight.
+pub const KIND_MISSING: &str = "KindMissing";
 /// An object that is needed to decide is there and cannot be read, or a part of the status.
 pub const UNREADABLE: &str = "ObjectUnreadable";
 /// The API server does not keep our part of the status.

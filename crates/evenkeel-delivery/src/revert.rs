@@ -11,15 +11,14 @@ use crate::{
     context::Context,
     diff,
     draft::Draft,
-    reasons,
+    istio, reasons,
+    router::Router,
     time::{LOOK_AGAIN, elapsed},
     workload::Readiness,
 };
 
 /// Holds a Canary back until its target serves again. Flagger's name, so that both agree.
 const FINALIZER: &str = "finalizer.flagger.app";
-/// Time for the gateway to forget a deleted route: a deletion has no status to confirm it.
-const ROUTE_GONE: Duration = Duration::from_secs(2);
 
 /// The Canary goes: the target takes over again, without a gap, before anything is deleted.
 pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
@@ -53,17 +52,17 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
         draft.act(action);
         return draft.done(reasons::REVERTING);
     }
-    if let Some(route) = &ctx.view.route {
+    if let Some(action) = release_route(ctx) {
         if !ctx.view.confirmed() || !apex_on_target(ctx) {
             return draft.done(reasons::CONFIRMATION_PENDING);
         }
-        draft.act(Action::Delete {
-            key: route.key().clone(),
-            uid: route.uid().to_owned(),
-            propagation: Propagation::Background,
-        });
-        draft.tick().wake(ROUTE_GONE);
+        draft.act(action);
+        draft.tick().wake(ctx.view.forgetting());
         return draft.done(reasons::REVERTING);
+    }
+    let apex = ctx.view.services.contains_key(&names.apex);
+    if ctx.view.router == Router::Service && apex && !apex_on_target(ctx) {
+        return draft.done(reasons::CONFIRMATION_PENDING);
     }
     if let Some(left) = until_route_is_forgotten(ctx) {
         draft.wake(left);
@@ -82,7 +81,7 @@ fn until_route_is_forgotten(ctx: &Context<'_>) -> Option<Duration> {
     let transition = ctx.status.last_transition_time.as_ref().map(|time| time.0);
     let asked = ctx.view.obj.meta().deletion_timestamp.as_ref().map(|time| time.0);
     let (since, wait) = match (ctx.run.ticked_at.or(transition), asked) {
-        (Some(noted), _) => (noted, ROUTE_GONE),
+        (Some(noted), _) => (noted, ctx.view.forgetting()),
         (None, asked) => (asked?, LOOK_AGAIN),
     };
     wait.checked_sub(elapsed(since, ctx.view.now)).filter(|left| !left.is_zero())
@@ -99,6 +98,20 @@ pub(crate) fn hold_deletion(ctx: &Context<'_>) -> Option<Action> {
     all.push(FINALIZER.to_owned());
     let key = ctx.view.obj.key().clone();
     Some(Action::Patch { key, patch: json!({"metadata": {"finalizers": all}}) })
+}
+
+/// Takes the route away, or gives it back as it was before the Canary; `None` when that is done.
+fn release_route(ctx: &Context<'_>) -> Option<Action> {
+    let view = ctx.view;
+    let route = view.route.as_ref()?;
+    if view.router == Router::Istio && route.controller().is_none() {
+        return istio::restoration(&view.canary.spec, &view.names, route);
+    }
+    Some(Action::Delete {
+        key: route.key().clone(),
+        uid: route.uid().to_owned(),
+        propagation: Propagation::Background,
+    })
 }
 
 /// Points the apex to the target again and frees it from the Canary, so that it stays.

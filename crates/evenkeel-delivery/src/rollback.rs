@@ -11,6 +11,7 @@ use crate::{
     context::Turn,
     draft::{Draft, Severity},
     reasons,
+    router::Router,
     time::{LOOK_AGAIN, elapsed},
 };
 
@@ -93,12 +94,18 @@ pub(crate) fn await_zero(view: &CanaryView, mut draft: Draft<'_>) -> Plan {
     let since = view.run.rollback.as_ref().map(|rollback| rollback.since);
     let since = since.or(view.run.ticked_at).unwrap_or(view.now);
     if elapsed(since, view.now) >= CONFIRMATION_SLOW {
-        draft.stalled(format!(
-            "Waiting for the gateway to confirm that {} gets no traffic; it keeps running \
-             until then. Look at the status of HTTPRoute {}",
-            view.names.full(),
-            view.names.apex
-        ));
+        let (full, apex) = (view.names.full(), &view.names.apex);
+        draft.stalled(match view.router {
+            Router::Service => format!(
+                "Waiting until Service {apex} has no endpoints of {full}; it keeps running until \
+                 then. Look at the EndpointSlices of the Service"
+            ),
+            router => format!(
+                "Waiting for the gateway to confirm that {full} gets no traffic; it keeps running \
+                 until then. Look at the status of {} {apex}",
+                router.kind().kind
+            ),
+        });
     }
     draft.wake(CONFIRMATION_SLOW);
     draft.done(reasons::CONFIRMATION_PENDING)

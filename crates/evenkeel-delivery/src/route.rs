@@ -1,9 +1,10 @@
 //! The HTTPRoute that splits traffic, as it stands: read leniently, because a
 //! malformed route must still show where traffic goes and must still be reset.
 
-use evenkeel_api::{Key, Obj, httproute::ParentRef};
-use evenkeel_control::{Action, RouteWeight};
+use evenkeel_api::{Obj, httproute::ParentRef};
 use serde_json::Value;
+
+use crate::reasons;
 
 /// Our own gateway, as it signs in a route's status.
 const GATEWAY: &str = "evenkeel.dev/gateway";
@@ -22,13 +23,6 @@ pub(crate) fn canary_pct(route: &Obj, primary: &str, canary: &str) -> i32 {
         i32::try_from(pct).unwrap_or(100)
     };
     list(route.json(), "/spec/rules").map(share).max().unwrap_or_default()
-}
-
-/// Gives the canary this share and the primary the rest.
-pub(crate) fn set_weight(route: Key, primary: &str, canary: &str, canary_pct: i32) -> Action {
-    let share = |backend: &str, weight| RouteWeight { backend: backend.to_owned(), weight };
-    let weights = vec![share(primary, 100 - canary_pct), share(canary, canary_pct)];
-    Action::SetWeights { route, weights }
 }
 
 /// Whether a route names this Gateway as a parent. The API server may have filled in defaults.
@@ -71,6 +65,74 @@ pub(crate) fn is_confirmed(route: &Obj) -> bool {
     let gateways: Vec<_> = parents.iter().filter(|parent| !is_service(parent)).collect();
     let asked = if gateways.is_empty() { parents.iter().collect() } else { gateways };
     !asked.is_empty() && asked.iter().all(|parent| says(parent, "Accepted"))
+}
+
+/// Who accepts a route and says nothing more of it; `None` when evenkeel's gateway serves it, or
+/// nobody has accepted it.
+pub(crate) fn accepts_only(route: &Obj) -> Option<&str> {
+    let mut parents = list(route.json(), "/status/parents");
+    if parents.any(|parent| text(parent, "controllerName") == GATEWAY) {
+        return None;
+    }
+    let mut parents = list(route.json(), "/status/parents");
+    let accepted = parents.find(|parent| condition(parent, "Accepted", "True").is_some())?;
+    // As evenkeel's gateway does, some say it.
+    let says_more = condition(accepted, "Programmed", "True").is_some();
+    Some(text(accepted, "controllerName")).filter(|_| !says_more)
+}
+
+/// Why a Gateway that exists does not serve the route: a reason, and the words of who says so.
+pub(crate) fn trouble(
+    route: &Obj,
+    parent: &ParentRef,
+    gateway: &Obj,
+) -> Option<(&'static str, String)> {
+    let (key, said) = (gateway.key(), |of: &Value| {
+        let (reason, message) = (text(of, "reason"), text(of, "message"));
+        if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") }
+    });
+    let about = |status: &&Value| {
+        let of = status.get("parentRef").unwrap_or(&Value::Null);
+        let namespace = of.get("namespace").and_then(Value::as_str);
+        text(of, "name") == parent.name
+            && !matches!(text(of, "kind"), "Service")
+            && namespace.unwrap_or(route.namespace()) == gateway.namespace()
+    };
+    let mut answers = list(route.json(), "/status/parents").filter(about).peekable();
+    if answers.peek().is_some() {
+        let refused = answers.find_map(|answer| {
+            let of = |kind: &str| condition(answer, kind, "False");
+            of("Accepted").or_else(|| of("ResolvedRefs"))
+        })?;
+        let message = format!("{key} refuses HTTPRoute {}: {}", route.name(), said(refused));
+        return Some((reasons::ROUTE_REFUSED, message));
+    }
+    let ours = |status: &Value| text(status, "controllerName") == GATEWAY;
+    let status = gateway.json().get("status").unwrap_or(&Value::Null);
+    let accepted = condition(status, "Accepted", "True").is_some();
+    if accepted || list(route.json(), "/status/parents").any(ours) {
+        return None;
+    }
+    Some(unserved(gateway, said))
+}
+
+fn unserved(gateway: &Obj, said: impl Fn(&Value) -> String) -> (&'static str, String) {
+    let (key, status) = (gateway.key(), gateway.json().get("status").unwrap_or(&Value::Null));
+    if let Some(refused) = condition(status, "Accepted", "False") {
+        return (reasons::GATEWAY_UNSERVED, format!("{key} is not accepted: {}", said(refused)));
+    }
+    let class = gateway.json().pointer("/spec/gatewayClassName").and_then(Value::as_str);
+    let class = class.unwrap_or_default();
+    let message = format!(
+        "nobody serves {key}: no implementation of the Gateway API has accepted it; see that \
+         GatewayClass {class} exists and its controller runs"
+    );
+    (reasons::GATEWAY_UNSERVED, message)
+}
+
+/// A condition of this kind and status.
+fn condition<'a>(of: &'a Value, kind: &str, status: &str) -> Option<&'a Value> {
+    list(of, "/conditions").find(|it| text(it, "type") == kind && text(it, "status") == status)
 }
 
 fn list<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {

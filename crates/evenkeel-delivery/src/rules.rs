@@ -10,7 +10,7 @@ use evenkeel_base::parse_duration;
 use evenkeel_control::redact;
 use serde_json::Value;
 
-use crate::fill;
+use crate::{builtin::Source, fill, router::Router};
 
 /// Flagger's lower bound of the interval: shorter ones measure noise.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
@@ -63,21 +63,12 @@ pub(crate) struct Rules {
     pub(crate) deadline: Duration,
     pub(crate) metrics: Vec<MetricRule>,
     pub(crate) hooks: Vec<HookRule>,
-    pub(crate) source: MetricSource,
+    pub(crate) source: Source,
 }
 
 /// The weights a new version goes through.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Ramp(Vec<i32>);
-
-/// Which series the built-in metrics read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MetricSource {
-    /// What the gateway counted per attempt, under Istio's names.
-    Mesh,
-    /// The same, or what the pods count themselves where another gateway routes.
-    MeshOrPods,
-}
 
 /// One measure, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,7 +149,7 @@ impl Default for Rules {
             deadline: DEADLINE,
             metrics: Vec::new(),
             hooks: Vec::new(),
-            source: MetricSource::Mesh,
+            source: Source::Mesh,
         }
     }
 }
@@ -168,7 +159,9 @@ impl Rules {
     pub(crate) fn of(canary: &Canary) -> Result<Self, SpecError> {
         let spec = &canary.spec;
         let analysis = &spec.analysis;
-        check_supported(canary)?;
+        let source = source(spec.provider.as_deref())?;
+        let router = Router::of(spec.provider.as_deref());
+        check_supported(canary, router)?;
         let interval = duration("spec.analysis.interval", analysis.interval.as_deref())?;
         let deadline = spec
             .progress_deadline_seconds
@@ -186,7 +179,7 @@ impl Rules {
             deadline: deadline.unwrap_or(DEADLINE),
             metrics: metrics.collect::<Result<_, _>>()?,
             hooks: hooks.collect::<Result<_, _>>()?,
-            source: source(spec.provider.as_deref())?,
+            source,
         })
     }
 
@@ -317,6 +310,34 @@ impl HookRule {
     }
 }
 
+/// Who counts requests, by `spec.provider`; who splits traffic says [`Router::of`].
+const PROVIDERS: [(&str, Source); 7] = [
+    ("", Source::Mesh),
+    ("gatewayapi:v1", Source::MeshOrPods),
+    ("gatewayapi:v1beta1", Source::MeshOrPods),
+    ("istio", Source::Mesh),
+    ("kubernetes", Source::Pods),
+    ("linkerd", Source::Linkerd),
+    ("traefik", Source::Traefik),
+];
+
+/// What a `VirtualService` does besides, and others do not.
+const ISTIO_ONLY: [&str; 4] =
+    ["service.delegation", "service.trafficPolicy", "service.retries", "service.corsPolicy"];
+/// What only a route of the Gateway API does.
+const GATEWAY_ONLY: [&str; 2] = ["service.gatewayRefs", "service.backendTimeout"];
+/// What takes a route, and plain Services do not have.
+const ROUTE_ONLY: [&str; 6] = [
+    "service.gateways",
+    "service.hosts",
+    "service.match",
+    "service.timeout",
+    "service.rewrite",
+    "service.headers",
+];
+/// What takes a route with weights.
+const WEIGHTS: [&str; 3] = ["analysis.stepWeights", "analysis.stepWeight", "analysis.maxWeight"];
+
 /// Fields of the Canary's spec that would change what happens to users, and that are not acted on:
 /// refused by name rather than ignored. Paths lead into `spec`.
 const REFUSED: [(&str, &str); 15] = [
@@ -349,7 +370,64 @@ fn says_something(value: &Value) -> bool {
     }
 }
 
-fn check_supported(canary: &Canary) -> Result<(), SpecError> {
+/// Refuses fields that would change what happens to users, and that this router does not act on.
+fn check_routed(canary: &Canary, router: Router, spec: &Value) -> Result<(), SpecError> {
+    let says = |path: &&str| {
+        let value = spec.pointer(&format!("/{}", path.replace('.', "/")));
+        value.is_some_and(says_something)
+    };
+    let refuse =
+        |path: &str, why: &str| Err(SpecError::new(&format!("spec.{path}"), why.to_owned()));
+    for (path, why) in REFUSED.iter().filter(|(path, _)| says(path)) {
+        if router == Router::Istio && ISTIO_ONLY.contains(path) {
+            continue;
+        }
+        let why = why.replace("an HTTPRoute", router.words());
+        return refuse(path, &format!("is not supported: {why}"));
+    }
+    let words = router.words();
+    if let Some(path) = GATEWAY_ONLY.iter().find(|path| router != Router::Gateway && says(path)) {
+        let instead = match (router, *path) {
+            (Router::Istio, "service.gatewayRefs") => "name Istio's gateways in service.gateways",
+            _ => "remove it, or write provider gatewayapi:v1",
+        };
+        return refuse(path, &format!("is not supported: traffic is split by {words}; {instead}"));
+    }
+    if router == Router::Istio {
+        let delegated = says(&"service.delegation");
+        if delegated && (says(&"service.hosts") || says(&"service.gateways")) {
+            let problem = "cannot be used with service.hosts and service.gateways: the \
+                           VirtualService that delegates has them; remove them";
+            return refuse("service.delegation", problem);
+        }
+    }
+    if router != Router::Service {
+        return Ok(());
+    }
+    if let Some(path) = ROUTE_ONLY.iter().find(|path| says(path)) {
+        let problem = format!(
+            "is not supported: traffic is split by {words}; remove it, or write provider \
+             gatewayapi:v1 or istio"
+        );
+        return refuse(path, &problem);
+    }
+    let iterates = canary.spec.analysis.iterations.unwrap_or_default() > 0;
+    if let Some(path) = WEIGHTS.iter().find(|path| !iterates && says(path)) {
+        let problem = "is not supported with provider kubernetes: a plain Service shares requests \
+                       among all its pods and knows no weights; write iterations, or provider \
+                       gatewayapi:v1 or istio";
+        return refuse(path, problem);
+    }
+    if !iterates && !canary.spec.skip_analysis {
+        return refuse(
+            "analysis.iterations",
+            "is missing: write how many checks a version must pass",
+        );
+    }
+    Ok(())
+}
+
+fn check_supported(canary: &Canary, router: Router) -> Result<(), SpecError> {
     let spec = &canary.spec;
     let refuse = |field: &str, problem: &str| Err(SpecError::new(field, problem.to_owned()));
     if spec.target_ref.kind != "Deployment" {
@@ -363,17 +441,15 @@ fn check_supported(canary: &Canary) -> Result<(), SpecError> {
     }
     // A spec is plain data; that it serialises is checked by the tests of its kind.
     let written = serde_json::to_value(spec).unwrap_or_default();
-    for (path, why) in REFUSED {
-        let value = written.pointer(&format!("/{}", path.replace('.', "/")));
-        if value.is_some_and(says_something) {
-            return refuse(&format!("spec.{path}"), &format!("is not supported: {why}"));
-        }
-    }
+    check_routed(canary, router, &written)?;
     for (index, hook) in spec.analysis.webhooks.iter().enumerate() {
         if hook.other.get("disableTLS").is_some_and(says_something) {
             let field = format!("spec.analysis.webhooks[{index}].disableTLS");
             return refuse(&field, "is not supported: certificates are always checked; remove it");
         }
+    }
+    if router != Router::Gateway {
+        return Ok(());
     }
     if let Some((index, problem)) = spec.service.matches.iter().enumerate().find_map(|(i, m)| {
         let field = evenkeel_api::canary::gateway_match(m).err()?;
@@ -384,18 +460,22 @@ fn check_supported(canary: &Canary) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn source(provider: Option<&str>) -> Result<MetricSource, SpecError> {
-    match provider.unwrap_or_default() {
-        "" | "istio" => Ok(MetricSource::Mesh),
-        "gatewayapi:v1" | "gatewayapi:v1beta1" => Ok(MetricSource::MeshOrPods),
-        other => Err(SpecError {
-            field: "spec.provider".to_owned(),
-            problem: format!(
-                "{} is not served by evenkeel; write gatewayapi:v1 or istio, or remove it",
-                redact::quote(other)
-            ),
-        }),
-    }
+/// Where the built-in metrics come from, by `spec.provider`.
+fn source(provider: Option<&str>) -> Result<Source, SpecError> {
+    let provider = provider.unwrap_or_default();
+    let found = PROVIDERS.iter().find(|(name, _)| *name == provider);
+    let known = || {
+        let names: Vec<_> = PROVIDERS.iter().map(|(name, _)| *name).collect();
+        names[1..].join(", ")
+    };
+    found.map(|(_, source)| *source).ok_or_else(|| SpecError {
+        field: "spec.provider".to_owned(),
+        problem: format!(
+            "{} is not served by evenkeel; known are {}; without one evenkeel's gateway routes",
+            redact::quote(provider),
+            known()
+        ),
+    })
 }
 
 fn duration(field: &str, text: Option<&str>) -> Result<Option<Duration>, SpecError> {
@@ -459,7 +539,7 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named_with_what_to_write() {
         assert_snapshot!(problem(|s| s["analysis"]["interval"] = "soon".into()), @r#"spec.analysis.interval: "soon" is not a duration: a number is missing (write it like 30s, 5m or 1h30m)"#);
-        assert_snapshot!(problem(|s| s["provider"] = "linkerd".into()), @r#"spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or remove it"#);
+        assert_snapshot!(problem(|s| s["provider"] = "nginx".into()), @r#"spec.provider: "nginx" is not served by evenkeel; known are gatewayapi:v1, gatewayapi:v1beta1, istio, kubernetes, linkerd, traefik; without one evenkeel's gateway routes"#);
         assert_snapshot!(problem(|s| s["targetRef"]["kind"] = "DaemonSet".into()), @"spec.targetRef.kind: only Deployment is supported so far");
         assert_snapshot!(problem(|s| s["service"]["port"] = 0.into()), @"spec.service.port: is not a port: write the Services' port, such as 80");
         assert_snapshot!(problem(|s| s["analysis"]["metrics"][0]["name"] = "latency".into()), @r#"spec.analysis.metrics[0].name: "latency" is not built in: write request-success-rate or request-duration, or add a query or a templateRef"#);
@@ -500,6 +580,29 @@ mod tests {
         spec.analysis.mirror: is not supported: requests are not copied; use stepWeight
         spec.analysis.webhooks[0].disableTLS: is not supported: certificates are always checked; remove it
         ");
+        let of = |provider: &str, path: &str, value: Value| {
+            problem(|spec| {
+                spec["provider"] = provider.into();
+                let (parent, field) = path.rsplit_once('/').unwrap();
+                spec.pointer_mut(parent).unwrap()[field] = value;
+            })
+        };
+        let gateway = json!([{"name": "public"}]);
+        assert_snapshot!(of("istio", "/service/gatewayRefs", gateway), @"spec.service.gatewayRefs: is not supported: traffic is split by a VirtualService; name Istio's gateways in service.gateways");
+        assert_snapshot!(of("istio", "/service/backendTimeout", "5s".into()), @"spec.service.backendTimeout: is not supported: traffic is split by a VirtualService; remove it, or write provider gatewayapi:v1");
+        assert_snapshot!(of("kubernetes", "/service/timeout", "5s".into()), @"spec.service.timeout: is not supported: traffic is split by the selector of a Service; remove it, or write provider gatewayapi:v1 or istio");
+        assert_snapshot!(of("kubernetes", "/analysis/threshold", 5.into()), @"spec.analysis.stepWeight: is not supported with provider kubernetes: a plain Service shares requests among all its pods and knows no weights; write iterations, or provider gatewayapi:v1 or istio");
+        assert_snapshot!(of("kubernetes", "/analysis/stepWeight", Value::Null), @"spec.analysis.iterations: is missing: write how many checks a version must pass");
+        for (path, value) in [
+            ("/service/corsPolicy", json!({"allowOrigins": [{"exact": "*"}]})),
+            ("/service/retries", json!({"attempts": 3})),
+            ("/service/trafficPolicy", json!({"tls": {"mode": "DISABLE"}})),
+            ("/service/delegation", json!(true)),
+            ("/service/match", json!([{"sourceLabels": {"app": "x"}}])),
+        ] {
+            assert!(of("istio", path, value).starts_with("Rules"), "{path}");
+        }
+        assert!(of("kubernetes", "/analysis/iterations", 3.into()).starts_with("Rules"));
         let quiet = problem(|spec| {
             spec["service"]["headless"] = false.into();
             spec["service"]["retries"] = json!({});

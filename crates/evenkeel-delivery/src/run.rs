@@ -190,7 +190,8 @@ fn unconfirmed(ctx: &Context<'_>, pct: i32) -> Option<Turn> {
     }
     let since = ctx.run.ticked_at.unwrap_or(ctx.view.now);
     let waited = elapsed(since, ctx.view.now);
-    if let Some(left) = ctx.rules.interval.checked_sub(waited).filter(|left| !left.is_zero()) {
+    let left = ctx.view.confirmation_max().checked_sub(waited);
+    if let Some(left) = left.filter(|left| !left.is_zero()) {
         return Some(Turn::Calm(ctx.wait(reasons::CONFIRMATION_PENDING, left)));
     }
     let failure = halt(ctx, format!("the gateway has not confirmed weight {pct}"));

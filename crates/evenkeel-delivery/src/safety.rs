@@ -9,7 +9,8 @@ use crate::{
     CanaryView,
     context::{Context, Obstacle, Turn},
     draft::{Draft, Severity},
-    reasons, rollback, route,
+    reasons, rollback, router,
+    router::Router,
     services::Names,
     time::LOOK_AGAIN,
 };
@@ -65,7 +66,8 @@ pub(crate) fn fall_back(view: &CanaryView, obstacle: Obstacle) -> Plan {
 pub(crate) fn quiet_stray_route(view: &CanaryView) -> Option<Plan> {
     let stray = view.stray_route.as_ref()?;
     let names = Names::around(stray.obj.name(), &view.names);
-    let pct = route::canary_pct(&stray.obj, &names.primary, &names.canary);
+    // One that does not say has no rule that could be set.
+    let pct = router::canary_pct(&stray.obj, &names).unwrap_or_default();
     if pct == 0 || stray.primary_ready == 0 {
         return None;
     }
@@ -76,7 +78,24 @@ pub(crate) fn quiet_stray_route(view: &CanaryView) -> Option<Plan> {
          it goes to {}; delete the route when it is no longer used",
         names.primary
     ));
-    draft.act(route::set_weight(key, &names.primary, &names.canary, 0)).wake(Duration::ZERO);
+    draft.act(router::set_weight(key, &names, 0)).wake(Duration::ZERO);
+    Some(draft.done(reasons::ROUTING_TO_PRIMARY))
+}
+
+/// A route without shares for the two versions sends requests nobody knows where: all of them go to
+/// the primary.
+pub(crate) fn weigh_route(view: &CanaryView, mut draft: Draft<'_>) -> Option<Plan> {
+    let route = view.unweighted_route()?;
+    if !view.primary_serves() {
+        return Some(rollback::hold_until_primary_serves(view, draft));
+    }
+    draft.warning(format!(
+        "{} does not contain routes with weights for {} and {}: all traffic goes to the primary",
+        route.key(),
+        view.names.primary,
+        view.names.canary
+    ));
+    draft.act(view.set_weight(0)).weight(0).wake(Duration::ZERO);
     Some(draft.done(reasons::ROUTING_TO_PRIMARY))
 }
 
@@ -92,7 +111,9 @@ pub(crate) fn without_primary(ctx: &Context<'_>) -> Turn {
     );
     let dead = view.ready_behind(&view.names.primary) == 0;
     let able = ctx.target.available() > 0 && view.ready_behind(&view.names.canary) > 0;
-    if dead && able && view.route.is_some() && view.pct() < 100 {
+    let apex = view.services.contains_key(&view.names.apex);
+    let routed = view.route.is_some() || (view.router == Router::Service && apex);
+    if dead && able && routed && view.pct() < 100 {
         draft.act(view.set_weight(100)).weight(100);
         let text = format!("Routing all traffic to canary {}: {message}", view.names.full());
         draft.alert(Severity::Error, &text).warning(text);

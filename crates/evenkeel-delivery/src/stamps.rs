@@ -142,6 +142,7 @@ fn stamps(run: &mut RunStatus) -> Vec<Option<&mut Timestamp>> {
     ];
     let mut all: Vec<_> = own.into_iter().map(Option::as_mut).collect();
     all.push(run.rollback.as_mut().map(|rollback| &mut rollback.since));
+    all.push(run.route_seen.as_mut().map(|seen| &mut seen.at));
     all.extend(run.repairs.iter_mut().map(|repair| Some(&mut repair.at)));
     all
 }

@@ -6,17 +6,18 @@ use std::{
 use evenkeel_api::{
     Key, Obj,
     canary::{Canary, CanaryStatus, MetricTemplate, Phase, RunStatus, TemplateRef},
-    httproute::{HttpRoute, ParentRef},
+    httproute::ParentRef,
     slo::Permission,
 };
-use evenkeel_control::{Action, HookError, HookReply, MetricsError};
+use evenkeel_control::{HookError, HookReply, MetricsError};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
     Settings,
     checks::{self, Answer, Query},
-    reasons, route,
+    reasons,
+    router::Router,
     rules::{MetricKind, Rules, SpecError},
     services::Names,
     unread::Unread,
@@ -41,12 +42,16 @@ pub struct CanaryView {
     /// Why the spec cannot be acted on.
     pub(crate) spec_error: Option<SpecError>,
     pub(crate) names: Names,
+    /// Who splits the traffic.
+    pub(crate) router: Router,
     /// Reference to it as an owner.
     pub(crate) owner: Value,
     /// An older Canary that has the same target.
     pub(crate) conflicting_canary: Option<String>,
     /// Objects that are there and cannot be read, with the reason.
     pub(crate) unreadable: Vec<String>,
+    /// The server does not have the kind that would hold the weight; what to do.
+    pub(crate) kind_missing: Option<String>,
     /// What of its own status cannot be read and a release depends on.
     pub(crate) status_misfits: Vec<String>,
     /// What may be there as it was, and could not be read this time.
@@ -60,12 +65,16 @@ pub struct CanaryView {
     /// Apex, primary and canary Service, by name.
     pub(crate) services: BTreeMap<String, Arc<Obj>>,
     pub(crate) route: Option<Arc<Obj>>,
+    /// What belongs to the route: Istio's `DestinationRule`s.
+    pub(crate) route_parts: BTreeMap<Key, Arc<Obj>>,
     /// A route of an earlier name of the service, which still sends requests to the canary.
     pub(crate) stray_route: Option<StrayRoute>,
     /// Ready pods behind each of the three Services.
     pub(crate) endpoints: BTreeMap<String, BTreeSet<String>>,
     /// Gateways that the spec names and that exist.
     pub(crate) gateways: Vec<ParentRef>,
+    /// As they are.
+    pub(crate) gateway_objs: Vec<(ParentRef, Arc<Obj>)>,
     /// Those that do not exist.
     pub(crate) gateways_missing: Vec<String>,
     /// `ConfigMaps` and Secrets that the target uses.
@@ -159,6 +168,7 @@ impl CanaryView {
         let ours = status.misfits.iter().filter(|m| !BESIDE.contains(&m.part.as_str()));
         let status_misfits = ours.map(|misfit| format!("status.{}", misfit.problem)).collect();
         let names = Names::from_spec(&canary.spec, obj.namespace());
+        let router = Router::of(canary.spec.provider.as_deref());
         let owner = json!(obj.owner_reference());
         Self {
             now,
@@ -170,9 +180,11 @@ impl CanaryView {
             rules,
             spec_error,
             names,
+            router,
             owner,
             conflicting_canary: None,
             unreadable: Vec::new(),
+            kind_missing: None,
             status_misfits,
             unread: Unread::default(),
             target: None,
@@ -181,9 +193,11 @@ impl CanaryView {
             stuck_pods: BTreeMap::new(),
             services: BTreeMap::new(),
             route: None,
+            route_parts: BTreeMap::new(),
             stray_route: None,
             endpoints: BTreeMap::new(),
             gateways: Vec::new(),
+            gateway_objs: Vec::new(),
             gateways_missing: Vec::new(),
             configs: BTreeMap::new(),
             config_hashes: BTreeMap::new(),
@@ -239,29 +253,6 @@ impl CanaryView {
         found.ok_or_else(|| unread().unwrap_or_else(absent))
     }
 
-    pub(crate) fn route_key(&self) -> Key {
-        self.obj.key().sibling::<HttpRoute>(&self.names.apex)
-    }
-
-    /// The canary's share as the route has it.
-    pub(crate) fn pct(&self) -> i32 {
-        let names = &self.names;
-        self.route
-            .as_ref()
-            .map_or(0, |route| route::canary_pct(route, &names.primary, &names.canary))
-    }
-
-    /// Whether the gateway routes by the route as it stands, as far as that matters.
-    pub(crate) fn confirmed(&self) -> bool {
-        !self.settings.confirm
-            || self.route.as_ref().is_some_and(|route| route::is_confirmed(route))
-    }
-
-    pub(crate) fn set_weight(&self, canary_pct: i32) -> Action {
-        let names = &self.names;
-        route::set_weight(self.route_key(), &names.primary, &names.canary, canary_pct)
-    }
-
     /// Whether the primary can take the canary's traffic.
     pub(crate) fn primary_serves(&self) -> bool {
         self.primary.as_ref().is_some_and(|primary| primary.available() > 0)
@@ -285,6 +276,7 @@ fn skeleton(obj: &Obj) -> Canary {
     let mut canary = Canary { metadata: obj.meta().clone(), ..Canary::default() };
     canary.spec.target_ref.name = text("/spec/targetRef/name").unwrap_or_default();
     canary.spec.service.name = text("/spec/service/name");
+    canary.spec.provider = text("/spec/provider");
     canary.spec.suspend = obj.json().pointer("/spec/suspend") == Some(&Value::Bool(true));
     canary.status = obj.json().get("status").and_then(CanaryStatus::read);
     canary

@@ -23,6 +23,8 @@ mod objects;
 mod readiness;
 #[path = "cases/repairs.rs"]
 mod repairs;
+#[path = "cases/routers.rs"]
+mod routers;
 #[path = "cases/stopped.rs"]
 mod stopped;
 #[path = "cases/templates.rs"]
@@ -403,7 +405,7 @@ fn what_is_wrong_is_said_with_object_field_and_fix() {
     let table = [
         json!({"targetRef": {"name": "nobody"}}),
         json!({"analysis": {"interval": "soon"}}),
-        json!({"provider": "linkerd"}),
+        json!({"provider": "nginx"}),
     ];
     let mut lines = String::new();
     for patch in table {
@@ -417,7 +419,7 @@ fn what_is_wrong_is_said_with_object_field_and_fix() {
     assert_snapshot!(lines, @r#"
     "Accepted" "TargetMissing" | Warning Deployment/shop/nobody does not exist: create it, or correct spec.targetRef.name
     "Accepted" "InvalidSpec" | Warning spec.analysis.interval: "soon" is not a duration: a number is missing (write it like 30s, 5m or 1h30m)
-    "Accepted" "InvalidSpec" | Warning spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or remove it
+    "Accepted" "InvalidSpec" | Warning spec.provider: "nginx" is not served by evenkeel; known are gatewayapi:v1, gatewayapi:v1beta1, istio, kubernetes, linkerd, traefik; without one evenkeel's gateway routes
     "#);
 }
 

@@ -10,6 +10,7 @@ use evenkeel_api::{
     Key,
     canary::Canary,
     slo::{PrometheusRule, PrometheusServiceLevel},
+    weighted::{shares, virtual_service},
 };
 use evenkeel_assembly::{COMMON, LEASES, domains};
 use evenkeel_base::Clock as _;
@@ -54,11 +55,58 @@ fn resource(right: &Right) -> String {
 }
 
 async fn reach(world: &World, phase: &str) {
+    reaches(world, "shop", phase).await;
+}
+
+async fn reaches(world: &World, service: &str, phase: &str) {
     let end = world.time.elapsed() + Duration::from_hours(2);
-    while releases::phase(world, "shop").await != phase {
-        assert!(world.time.elapsed() < end, "never {phase}");
+    while releases::phase(world, service).await != phase {
+        assert!(world.time.elapsed() < end, "{service} is never {phase}");
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
+}
+
+/// Istio's kinds, as far as a server must know them to keep their objects.
+async fn install_istio(world: &World) {
+    for (plural, kind) in
+        [("virtualservices", "VirtualService"), ("destinationrules", "DestinationRule")]
+    {
+        let schema = json!({"openAPIV3Schema": {"type": "object",
+            "x-kubernetes-preserve-unknown-fields": true}});
+        let crd = json!({"apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.networking.istio.io")},
+            "spec": {"group": "networking.istio.io", "scope": "Namespaced",
+                "names": {"plural": plural, "singular": kind.to_lowercase(), "kind": kind,
+                    "listKind": format!("{kind}List")},
+                "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}]}});
+        world.create(crd).await.unwrap();
+    }
+}
+
+/// A Canary whose traffic Istio splits, from its first object to its deletion.
+async fn live_with_istio(world: &World) {
+    releases::install(world, "mesh").await.unwrap();
+    let key = Key::of::<Canary>("default", "mesh");
+    world.patch(&key, json!({"spec": {"provider": "istio"}})).await.unwrap();
+    reaches(world, "mesh", "Initialized").await;
+    let policy = json!({"connectionPool": {"tcp": {"maxConnections": 10}}});
+    let spec = json!({"service": {"trafficPolicy": policy}});
+    world.patch(&key, json!({"spec": spec})).await.unwrap();
+    releases::release(world, "mesh", "evenkeel/demo:v2").await.unwrap();
+    let route = Key::new(virtual_service(), "default", "mesh");
+    let end = world.time.elapsed() + Duration::from_hours(1);
+    loop {
+        let found = world.store.get(&route).await.unwrap().unwrap();
+        if shares(found.json()).any(|shares| shares.contains(&("mesh-canary", 10))) {
+            break;
+        }
+        assert!(world.time.elapsed() < end, "the canary gets no traffic");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    world.delete(&key).await.unwrap();
+    reaches(world, "mesh", "").await;
+    assert!(world.store.get(&route).await.unwrap().is_none());
 }
 
 /// A service with everything that the controllers look at.
@@ -122,8 +170,10 @@ fn what_is_granted_is_what_a_life_of_releases_needs() {
         let mut world = World::new(7).await.unwrap();
         world.traffic.set("shop", releases::GOOD);
         install(&world).await;
+        install_istio(&world).await;
         let process = world.start();
         reach(&world, "Initialized").await;
+        live_with_istio(&world).await;
         let key = Key::of::<PrometheusServiceLevel>("default", "shop");
         let level = world.store.get(&key).await.unwrap().unwrap();
         let mut slos = level.json()["spec"]["slos"].clone();

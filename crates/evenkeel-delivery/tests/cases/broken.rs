@@ -36,10 +36,10 @@ fn a_target_that_is_deleted_loses_its_traffic_at_once_and_may_come_back() {
 #[test]
 fn a_spec_that_is_edited_to_something_refused_sends_traffic_back() {
     let mut world = running();
-    world.store.change(&canary_key(), |body| body["spec"]["provider"] = "linkerd".into());
+    world.store.change(&canary_key(), |body| body["spec"]["provider"] = "nginx".into());
     world.run_for(Duration::from_secs(1));
     assert_eq!((world.weight(), world.replicas("api-service")), (Some(0), Some(3)));
-    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or remove it. Until then all traffic goes to the primary"#);
+    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.provider: "nginx" is not served by evenkeel; known are gatewayapi:v1, gatewayapi:v1beta1, istio, kubernetes, linkerd, traefik; without one evenkeel's gateway routes. Until then all traffic goes to the primary"#);
     world.run_for(minutes(10));
     world.store.change(&canary_key(), |body| body["spec"]["provider"] = Value::Null);
     world.run_until(&["Succeeded"]);
@@ -65,7 +65,7 @@ fn a_rollback_that_is_due_is_done_whatever_the_spec_says() {
     world.run_for(minutes(3));
     assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(0)));
     assert!(world.canary().json().pointer("/status/evenkeel/rollback/cause").is_some());
-    world.store.change(&canary_key(), |body| body["spec"]["provider"] = "linkerd".into());
+    world.store.change(&canary_key(), |body| body["spec"]["provider"] = "nginx".into());
     world.store.change(&Key::of::<HttpRoute>(NS, "api-service"), |body| {
         body["spec"]["rules"][0]["backendRefs"][1]["weight"] = 20.into();
     });
@@ -95,10 +95,10 @@ fn without_a_primary_that_serves_the_weight_stays_and_is_reported() {
     let mut world = running();
     world.broken.insert("api-service-primary".into());
     world.settle();
-    world.store.change(&canary_key(), |body| body["spec"]["provider"] = "linkerd".into());
+    world.store.change(&canary_key(), |body| body["spec"]["provider"] = "nginx".into());
     world.run_for(minutes(1));
     assert_eq!(world.weight(), Some(20));
-    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.provider: "linkerd" is not served by evenkeel; write gatewayapi:v1 or istio, or remove it. No replica of api-service-primary is available, so the canary keeps its 20 % of the traffic"#);
+    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.provider: "nginx" is not served by evenkeel; known are gatewayapi:v1, gatewayapi:v1beta1, istio, kubernetes, linkerd, traefik; without one evenkeel's gateway routes. No replica of api-service-primary is available, so the canary keeps its 20 % of the traffic"#);
     world.broken.clear();
     world.run_for(minutes(1));
     assert_eq!(world.weight(), Some(0));
@@ -158,7 +158,7 @@ fn a_rollback_ends_only_when_a_target_that_could_not_be_read_is_scaled_down() {
 fn a_canary_is_deleted_without_a_gap_also_when_its_spec_is_refused() {
     let mut world = initialized(article());
     world.store.change(&canary_key(), |body| {
-        body["spec"]["provider"] = "linkerd".into();
+        body["spec"]["provider"] = "nginx".into();
         body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
     });
     world.run_for(minutes(5));

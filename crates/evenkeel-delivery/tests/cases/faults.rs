@@ -9,7 +9,16 @@ use super::*;
 /// always holds (the world checks it after every step). Takes seconds: it lives 100 whole lives.
 #[test]
 fn a_controller_that_dies_between_any_two_writes_goes_on_where_it_was() {
-    let canary = with(&json!({"analysis": {"threshold": 2, "stepWeight": 50}}));
+    for canary in [
+        with(&json!({"analysis": {"threshold": 2, "stepWeight": 50}})),
+        routers::istio(&json!({"analysis": {"threshold": 2, "stepWeight": 50}})),
+        routers::plain(&json!({"analysis": {"threshold": 2, "iterations": 1}})),
+    ] {
+        die_between_writes(&canary);
+    }
+}
+
+fn die_between_writes(canary: &Value) {
     let mut lives = 0;
     for writes in 0..1000 {
         let mut world = World::new(canary.clone(), Settings::default());

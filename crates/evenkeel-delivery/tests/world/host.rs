@@ -75,6 +75,8 @@ impl Metrics for Asked {
         let value = traffic.error_ratio.map(|ratio| {
             if is_time {
                 f64::from(u32::try_from(at.as_second() / scrape_s * scrape_s).unwrap())
+            } else if expr.contains("_seconds_bucket") {
+                traffic.p99_ms / 1000.0
             } else if expr.contains("bucket") {
                 traffic.p99_ms
             } else if expr.contains("5.*") {

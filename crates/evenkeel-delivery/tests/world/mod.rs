@@ -15,7 +15,9 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute};
+use evenkeel_api::{
+    GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute, weighted::virtual_service,
+};
 use evenkeel_base::Clock;
 use evenkeel_control::{HookCall, Host, RunLoop, Store};
 use evenkeel_delivery::{Settings, install};
@@ -312,8 +314,11 @@ impl World {
     }
 
     pub(crate) fn weight(&self) -> Option<i64> {
-        let route = self.store.find(&Key::of::<HttpRoute>(NS, "api-service"))?;
-        route.json().pointer("/spec/rules/0/backendRefs/1/weight")?.as_i64()
+        let mesh = Key::new(virtual_service(), NS, "api-service");
+        let routes = [Key::of::<HttpRoute>(NS, "api-service"), mesh];
+        let route = routes.iter().find_map(|key| self.store.find(key))?;
+        let paths = ["/spec/rules/0/backendRefs/1/weight", "/spec/http/0/route/1/weight"];
+        paths.iter().find_map(|path| route.json().pointer(path)?.as_i64())
     }
 
     fn available(deployment: &Obj) -> i64 {

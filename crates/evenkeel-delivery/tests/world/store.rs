@@ -8,8 +8,8 @@ use std::{
 
 use evenkeel_api::{Key, Obj, Revision, json::merge};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Read, StoreError, Subresource, Timer as _,
-    Watch, WatchEvent, Write, WriteOptions,
+    BoxFuture, DeleteOptions, ListQuery, Listed, NO_KIND, Patch, Read, StoreError, Subresource,
+    Timer as _, Watch, WatchEvent, Write, WriteOptions,
 };
 use futures::{StreamExt as _, channel::mpsc};
 use serde_json::Value;
@@ -76,7 +76,7 @@ impl MemStore {
     }
 
     /// Answers reads of `Kind/namespace/name`, or lists of a kind, with this status from now on; 200
-    /// is as they should be, and 504 comes only when a client has waited for its 30 s.
+    /// is as they should be, 404 is that there is no such kind, and 504 comes only when a client has waited for its 30 s.
     pub(crate) fn answer_reads(&self, what: &str, code: u16) {
         let broken = &mut self.inner.lock().unwrap().broken;
         if code == 200 {
@@ -104,6 +104,7 @@ impl MemStore {
         let problem = format!("HTTP status {code}");
         Some(match code {
             403 => StoreError::Refused { object, problem },
+            404 => StoreError::Refused { object, problem: format!("{NO_KIND} of that name") },
             429 => StoreError::Busy { object, problem },
             _ => StoreError::Unreachable { object, problem },
         })

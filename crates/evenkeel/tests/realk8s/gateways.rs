@@ -16,6 +16,11 @@ use crate::{bed::Bed, objects::weight};
 /// Weights of the canary that a route had, one after the other.
 type Seen = Arc<Mutex<BTreeMap<String, Vec<i64>>>>;
 
+/// Name of a Gateway that no route may use.
+pub(crate) const CLOSED: &str = "closed";
+/// Name of a Gateway that nobody serves.
+pub(crate) const SILENT: &str = "silent";
+
 /// A Gateway API implementation as others write them: it accepts each generation of a route, for
 /// the parents that are Gateways, and serves no mesh.
 pub(crate) struct Gateways {
@@ -86,16 +91,23 @@ fn is_accepted(route: &Obj) -> bool {
 
 fn parents(route: &Obj) -> Vec<Value> {
     let refs = route.json().pointer("/spec/parentRefs").and_then(Value::as_array);
-    let gateways = refs.into_iter().flatten().filter(|parent| parent["kind"] != "Service");
+    let gateways = refs.into_iter().flatten();
+    let gateways =
+        gateways.filter(|parent| parent["kind"] != "Service" && parent["name"] != SILENT);
     let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap();
     let condition = |kind: &str, reason: &str| {
         json!({"type": kind, "status": "True", "reason": reason, "message": "",
             "observedGeneration": route.generation(), "lastTransitionTime": now.to_string()})
     };
     let answer = |parent: &Value| {
+        let mut accepted = condition("Accepted", "Accepted");
+        if parent["name"] == CLOSED {
+            accepted["status"] = "False".into();
+            accepted["reason"] = "NotAllowedByListeners".into();
+            accepted["message"] = "not from this namespace".into();
+        }
         json!({"parentRef": parent, "controllerName": "example.com/gateway",
-            "conditions": [condition("Accepted", "Accepted"),
-                condition("ResolvedRefs", "ResolvedRefs")]})
+            "conditions": [accepted, condition("ResolvedRefs", "ResolvedRefs")]})
     };
     gateways.map(answer).collect()
 }

@@ -25,6 +25,7 @@ mod leaders;
 mod quiet;
 mod refusals;
 mod releases;
+mod routers;
 mod schema;
 mod silence;
 mod startup;

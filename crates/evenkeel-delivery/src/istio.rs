@@ -1,0 +1,252 @@
+//! Istio: a `VirtualService` splits traffic, a `DestinationRule` stands for each of its two hosts.
+//!
+//! **Source**: Flagger 1.44 `pkg/router/istio.go`: the shape of the objects, how a `VirtualService`
+//! that was there before is taken over and given back. Unlike there, one that has no weights is not
+//! an error that holds everything up: all traffic goes to the primary.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use evenkeel_api::{Key, Obj, canary::CanarySpec, json::canonical, weighted};
+use evenkeel_control::Action;
+use serde_json::{Value, json};
+
+use crate::{services::Names, workload::TOOLKIT};
+
+/// A weight counts as in use so long after it was stored. Istio says nothing by default; istiod
+/// gathers changes for 10 s at the longest (`PILOT_DEBOUNCE_MAX`) before it sends them on.
+pub(crate) const SETTLING: Duration = Duration::from_secs(10);
+/// What a `VirtualService` said before it was taken over; Flagger's name, so that both can give back.
+const ORIGINAL: &str = "flagger.kubernetes.app/original-configuration";
+/// The same, where `kubectl apply` made it.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const VERSION: &str = "networking.istio.io/v1beta1";
+
+/// Whether the Canary's service is not HTTP.
+fn is_tcp(spec: &CanarySpec) -> bool {
+    spec.service.app_protocol.as_deref().is_some_and(|name| name.eq_ignore_ascii_case("tcp"))
+}
+
+/// The canary's share; `None` when no rule is about both, or all weights of one are 0.
+pub(crate) fn canary_pct(route: &Obj, primary: &str, canary: &str) -> Option<i32> {
+    let mut highest = None;
+    for shares in weighted::shares(route.json()) {
+        let of = |name: &str| {
+            let found = shares.iter().filter(|(backend, _)| *backend == name);
+            found.map(|(_, weight)| *weight).max()
+        };
+        let (Some(primary), Some(canary)) = (of(primary), of(canary)) else { continue };
+        let (primary, canary) = (primary.max(0), canary.max(0));
+        let pct = canary.saturating_mul(100).checked_div(primary.saturating_add(canary))?;
+        highest = highest.max(i32::try_from(pct).ok());
+    }
+    highest
+}
+
+/// Whether the proxies have taken the present generation up, where Istio is set to say so
+/// (`Reconciled` in the status); `None` where it does not.
+pub(crate) fn says(route: &Obj) -> Option<bool> {
+    let status = route.json().get("status")?;
+    let conditions = status.get("conditions").and_then(Value::as_array);
+    let reconciled =
+        conditions.into_iter().flatten().find(|condition| condition["type"] == "Reconciled")?;
+    // Some versions write it as text.
+    let number = |value: &Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    let seen = [reconciled.get("observedGeneration"), status.get("observedGeneration")];
+    let seen = seen.into_iter().flatten().find_map(number)?;
+    Some(reconciled["status"] == "True" && seen >= route.generation())
+}
+
+/// The `VirtualService` as it should be, with this share for the canary.
+pub(crate) fn virtual_service(
+    spec: &CanarySpec,
+    names: &Names,
+    canary_pct: i32,
+    owner: &Value,
+) -> Value {
+    let meta = spec.service.apex.clone().unwrap_or_default();
+    let annotations = meta.annotations.into_iter().filter(|(name, _)| !name.contains(TOOLKIT));
+    let annotations: BTreeMap<String, String> = annotations.collect();
+    let mut metadata = json!({"name": names.apex, "namespace": names.namespace,
+        "ownerReferences": [owner]});
+    if !meta.labels.is_empty() {
+        metadata["labels"] = json!(meta.labels);
+    }
+    if !annotations.is_empty() {
+        metadata["annotations"] = json!(annotations);
+    }
+    json!({"apiVersion": VERSION, "kind": "VirtualService", "metadata": metadata,
+        "spec": routing(spec, names, canary_pct)})
+}
+
+fn routing(spec: &CanarySpec, names: &Names, canary_pct: i32) -> Value {
+    let service = &spec.service;
+    let to = |host: &str, weight: i32| {
+        let mut to = json!({"destination": {"host": host}, "weight": weight});
+        // A Service with several ports must be named with one of them.
+        if service.port_discovery {
+            to["destination"]["port"] = json!({"number": service.port});
+        }
+        to
+    };
+    let route = json!([to(&names.primary, 100 - canary_pct), to(&names.canary, canary_pct)]);
+    let mut routing = json!({});
+    if !service.other.get("delegation").is_some_and(|on| *on == true) {
+        let mut hosts = service.hosts.clone();
+        if !hosts.iter().any(|host| *host == names.apex || host == "*") {
+            hosts.push(names.apex.clone());
+        }
+        let mesh = vec!["mesh".to_owned()];
+        let gateways = if service.gateways.is_empty() { &mesh } else { &service.gateways };
+        routing = json!({"hosts": hosts, "gateways": gateways});
+    }
+    if is_tcp(spec) {
+        let ports = service.matches.iter().filter_map(|of| of.get("port"));
+        let ports: Vec<_> = ports.map(|port| json!({"port": port})).collect();
+        let mut rule = json!({"route": route});
+        if !ports.is_empty() {
+            rule["match"] = json!(ports);
+        }
+        routing["tcp"] = json!([rule]);
+        return routing;
+    }
+    let mut rule = json!({"route": route});
+    if !service.matches.is_empty() {
+        rule["match"] = json!(service.matches);
+    }
+    if let Some(timeout) = &service.timeout {
+        rule["timeout"] = json!(timeout);
+    }
+    for field in ["retries", "corsPolicy", "headers"] {
+        if let Some(value) = service.other.get(field).filter(|value| !value.is_null()) {
+            rule[field] = value.clone();
+        }
+    }
+    if let Some(rewrite) = service.other.get("rewrite").and_then(Value::as_object) {
+        // The kind of a rewrite is the Gateway API's.
+        let mut rewrite = rewrite.clone();
+        rewrite.shift_remove("type");
+        rule["rewrite"] = Value::Object(rewrite);
+    }
+    routing["http"] = json!([rule]);
+    routing
+}
+
+/// The rules for connections to one of the two hosts.
+pub(crate) fn destination_rule(
+    spec: &CanarySpec,
+    namespace: &str,
+    host: &str,
+    owner: &Value,
+) -> Value {
+    let mut rule = json!({"host": host});
+    if let Some(policy) = spec.service.other.get("trafficPolicy").filter(|it| !it.is_null()) {
+        rule["trafficPolicy"] = policy.clone();
+    }
+    json!({"apiVersion": VERSION, "kind": "DestinationRule",
+        "metadata": {"name": host, "namespace": namespace, "ownerReferences": [owner]},
+        "spec": rule})
+}
+
+/// Fields of the spec that are not as they should be; weights and mirrors do not count.
+pub(crate) fn differing(have: &Obj, want: &Value) -> Vec<String> {
+    let empty = json!({});
+    let (have, want) = (have.json().get("spec").unwrap_or(&empty), &want["spec"]);
+    let fields = |of: &Value| {
+        let fields = of.as_object().into_iter().flatten();
+        let fields = fields.filter(|(_, value)| **value != json!([]) && !value.is_null());
+        let fields = fields.map(|(name, value)| (name.clone(), canonical(&without_weights(value))));
+        fields.collect::<BTreeMap<_, _>>()
+    };
+    let (have, want) = (fields(have), fields(want));
+    let names = have.keys().chain(want.keys().filter(|name| !have.contains_key(*name)));
+    let differing = names.filter(|name| have.get(*name) != want.get(*name));
+    differing.map(|name| format!("spec.{name}")).collect()
+}
+
+fn without_weights(rules: &Value) -> Value {
+    let mut rules = rules.clone();
+    for rule in rules.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        for mirror in ["mirror", "mirrorPercentage"] {
+            rule.shift_remove(mirror);
+        }
+        let route = rule.get_mut("route").and_then(Value::as_array_mut);
+        for to in route.into_iter().flatten().filter_map(Value::as_object_mut) {
+            to.shift_remove("weight");
+        }
+    }
+    rules
+}
+
+/// Brings a `VirtualService` to this spec, and nothing else of what it has; the first time what it
+/// said before is kept with it.
+pub(crate) fn replace(have: &Obj, spec: &Value, metadata: &Value) -> Action {
+    let mut patch = json!({"spec": whole(have, spec)});
+    for field in ["labels", "annotations"] {
+        if let Some(value) = metadata.get(field) {
+            patch["metadata"][field] = value.clone();
+        }
+    }
+    let kept = [LAST_APPLIED, ORIGINAL].iter().any(|name| annotation(have, name).is_some());
+    if have.controller().is_none() && !kept {
+        let before = have.json().get("spec").cloned().unwrap_or_default();
+        patch["metadata"]["annotations"][ORIGINAL] = before.to_string().into();
+    }
+    Action::Patch { key: have.key().clone(), patch }
+}
+
+/// As [`replace`], made from a Canary.
+pub(crate) fn rewrite(spec: &CanarySpec, names: &Names, canary_pct: i32, have: &Obj) -> Action {
+    replace(have, &routing(spec, names, canary_pct), &Value::Null)
+}
+
+/// A spec as a merge patch that leaves nothing else.
+fn whole(have: &Obj, spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    let fields = have.json().get("spec").and_then(Value::as_object);
+    for name in fields.into_iter().flat_map(|fields| fields.keys()) {
+        if spec.get(name).is_none() {
+            spec[name] = Value::Null;
+        }
+    }
+    spec
+}
+
+/// What gives a `VirtualService` back that was there before; `None` when it is as it was.
+///
+/// Where nobody has kept what it said, it sends everything to the apex Service.
+pub(crate) fn restoration(spec: &CanarySpec, names: &Names, have: &Obj) -> Option<Action> {
+    let read = |name| serde_json::from_str::<Value>(annotation(have, name)?).ok();
+    let applied = read(LAST_APPLIED).and_then(|applied| applied.get("spec").cloned());
+    let kept = applied.or_else(|| read(ORIGINAL)).filter(Value::is_object);
+    let before = kept.or_else(|| {
+        canary_pct(have, &names.primary, &names.canary)?;
+        let mut plain = routing(spec, names, 0);
+        for (rules, destinations) in weighted::RULES {
+            let rules = plain.get_mut(rules).and_then(Value::as_array_mut);
+            for rule in rules.into_iter().flatten() {
+                rule[destinations] = json!([{"destination": {"host": names.apex}}]);
+            }
+        }
+        Some(plain)
+    })?;
+    let same = have.json().get("spec").map(canonical) == Some(canonical(&before));
+    let noted = annotation(have, ORIGINAL).is_some();
+    if same && !noted {
+        return None;
+    }
+    let mut patch = json!({"spec": whole(have, &before)});
+    if noted {
+        patch["metadata"]["annotations"][ORIGINAL] = Value::Null;
+    }
+    Some(Action::Patch { key: have.key().clone(), patch })
+}
+
+fn annotation<'a>(obj: &'a Obj, name: &str) -> Option<&'a str> {
+    obj.json().pointer("/metadata/annotations")?.get(name)?.as_str()
+}
+
+/// Keys of the two `DestinationRule`s.
+pub(crate) fn rule_keys(names: &Names) -> [Key; 2] {
+    [&names.canary, &names.primary]
+        .map(|name| Key::new(weighted::destination_rule(), &names.namespace, name))
+}
