@@ -65,6 +65,7 @@ mod pods;
 mod rules;
 mod services;
 mod stamps;
+mod supported;
 mod time;
 mod unread;
 mod workload;

@@ -214,9 +214,14 @@ fn plain_services_test_a_version_before_its_promotion() {
     assert_snapshot!(apex_selector(&world), @r#"{"app":"api-service-primary"}"#);
     world.release("2");
     world.run_until(&["Succeeded"]);
-    assert_snapshot!(world.timeline(), @"");
+    assert_snapshot!(world.timeline(), @r"
+      0s Progressing shown=0 failed=0 route=- target=3
+    180s Promoting shown=0 failed=0 route=- target=3
+    240s Finalising shown=0 failed=0 route=- target=3
+    300s Succeeded shown=0 failed=0 route=- target=0
+    ");
     assert_eq!(world.image("api-service-primary"), "2");
-    assert_snapshot!(world.queries.lock().unwrap()[0], @"");
+    assert_snapshot!(world.queries.lock().unwrap()[0], @r#"sum(rate(http_request_duration_seconds_count{kubernetes_namespace="shop",kubernetes_pod_name=~"api-service-[0-9a-zA-Z]+(-[0-9a-zA-Z]+)"}[1m]))"#);
     assert_snapshot!(apex_selector(&world), @r#"{"app":"api-service-primary"}"#);
     let kinds = ["HTTPRoute", "VirtualService", "DestinationRule"];
     assert!(!world.store.all().iter().any(|obj| kinds.contains(&&*obj.key().kind.kind)));
