@@ -52,10 +52,11 @@ fn test(folder: &Path, only: &[&str]) -> anyhow::Result<ExitStatus> {
     command.args(only).env("EVENKEEL_REALK8S", folder).status().context("run cargo test")
 }
 
-/// `cargo test` of the suite.
+/// `cargo test` of the suites: the controllers, and the embedded API server beside the real one.
 fn cargo(more: &[&str]) -> Command {
     let mut command = crate::cargo();
-    command.args(["test", "--workspace", "--test", "realk8s"]).args(more).current_dir(root());
+    let suites = ["--test", "realk8s", "--test", "contract"];
+    command.args(["test", "--workspace"]).args(suites).args(more).current_dir(root());
     command
 }
 
