@@ -19,14 +19,13 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["tidy"] => tidy::check(),
-        ["bench", name] => bench::run(name, &bench::Form::Table),
-        ["bench", name, "-o", "json"] => bench::run(name, &bench::Form::Json),
+        ["bench", name, more @ ..] => bench::run(name, more),
         ["sim", "--seeds", seeds] => sim(seeds),
         ["image", flags @ ..] => image::run(flags),
         ["realk8s", more @ ..] => realk8s::run(more),
         _ => {
             say(
-                "usage: cargo xtask tidy | cargo xtask bench gateway|rules|up [-o json] | cargo xtask sim \
+                "usage: cargo xtask tidy | cargo xtask bench live|gateway|rules|... [-o json] | cargo xtask sim \
                  --seeds N | cargo xtask image [--binary PATH] [--out FILE] [--name NAME] | cargo \
                  xtask realk8s [TEST...]",
             );
