@@ -173,7 +173,11 @@ class Prometheus(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.wfile.write(body)
+        except OSError:
+            # Whoever asked has given up.
+            self.close_connection = True
 
     do_GET = do_POST
 

@@ -8,17 +8,27 @@ import subprocess
 import time
 from pathlib import Path
 
-from api import Api, Gateways, Refused
+from api import Api, Gateways
 
 CACHE = Path(os.environ.get("EVENKEEL_REALK8S_CACHE")
              or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evenkeel-realk8s") / "bin"
 TICK = os.sysconf("SC_CLK_TCK")
-NAMESPACE = "shop"
-CANARIES = f"/apis/flagger.app/v1beta1/namespaces/{NAMESPACE}/canaries"
-DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
-SLOS = f"/apis/sloth.slok.dev/v1/namespaces/{NAMESPACE}/prometheusservicelevels"
-CONFIGMAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
-GATEWAYS = f"/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/gateways"
+# Applications of one namespace: without an annotation each Canary answers to all SLOs beside it.
+TOGETHER = 50
+
+
+def place(n):
+    """Namespace and name of an application."""
+    return f"shop{n // TOGETHER}", f"a{n}"
+
+
+def collection(kind, namespace=None):
+    api = {"canaries": "flagger.app/v1beta1", "deployments": "apps/v1",
+           "prometheusservicelevels": "sloth.slok.dev/v1", "gateways": "gateway.networking.k8s.io/v1"}
+    root = f"/apis/{api[kind]}" if kind in api else "/api/v1"
+    return f"{root}/namespaces/{namespace}/{kind}" if namespace else f"{root}/{kind}"
+
+
 OFF = {"disable": True}
 
 
@@ -30,10 +40,10 @@ def deployment(name, image="web:1"):
                 {"name": "main", "image": image, "ports": [{"containerPort": 8080}]}]}}}}
 
 
-def canary(name):
+def canary(name, namespace):
     return {"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": {"name": name}, "spec": {
         "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
-        "service": {"port": 80, "targetPort": 8080, "gatewayRefs": [{"name": "public", "namespace": NAMESPACE}]},
+        "service": {"port": 80, "targetPort": 8080, "gatewayRefs": [{"name": "public", "namespace": namespace}]},
         "analysis": {"interval": "10s", "threshold": 5, "maxWeight": 50, "stepWeight": 5, "metrics": [
             {"name": "request-success-rate", "thresholdRange": {"min": 99}, "interval": "1m"}]}}}
 
@@ -46,8 +56,10 @@ def slo(name):
             "alerting": {"name": "Errors", "pageAlert": OFF, "ticketAlert": OFF}}]}}
 
 
-def names(count):
-    return [f"a{n}" for n in range(count)]
+def version(image):
+    """A patch of a Deployment."""
+    containers = [{"name": "main", "image": image, "ports": [{"containerPort": 8080}]}]
+    return {"spec": {"template": {"spec": {"containers": containers}}}}
 
 
 class Bed:
@@ -80,25 +92,32 @@ class Bed:
         self.kubectl("apply", "--server-side", "-f", "-", given="---\n".join(parts))
         self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         self.kubectl("apply", "-f", "-", given="\n".join("---\n" + json.dumps(right) for right in rights))
-        self.kubectl("create", "namespace", NAMESPACE)
-        gateway = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "public"},
-                   "spec": {"gatewayClassName": "example",
-                            "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}}
-        self.api.create_all([(GATEWAYS, gateway)])
         self.gateways = Gateways(self.api)
 
     def fill(self, canaries, slos=0):
         """Applications with a Canary each, and SLOs; those that are there already are left."""
-        pairs = []
-        for path, make, count in ((DEPLOYMENTS, deployment, canaries), (CANARIES, canary, canaries), (SLOS, slo, slos)):
+        there = lambda kind: {(one["metadata"].get("namespace"), one["metadata"]["name"])
+                              for one in self.api.items(collection(kind))}
+        spaces, old = {place(n)[0] for n in range(max(canaries, slos))}, there("namespaces")
+        new = sorted(space for space in spaces if (None, space) not in old)
+        self.api.create_all([("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace",
+                                                     "metadata": {"name": space}}) for space in new])
+        gateway = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "public"},
+                   "spec": {"gatewayClassName": "example",
+                            "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}}
+        pairs = [(collection("gateways", space), gateway) for space in new]
+        for kind, make, count in (("deployments", lambda name, _: deployment(name), canaries),
+                                  ("canaries", canary, canaries),
+                                  ("prometheusservicelevels", lambda name, _: slo(name), slos)):
             if count:
-                there = {item["metadata"]["name"] for item in self.api.items(path)}
-                pairs += [(path, make(name)) for name in names(count) if name not in there]
+                old = there(kind)
+                todo = [place(n) for n in range(count)]
+                pairs += [(collection(kind, space), make(name, space)) for space, name in todo if (space, name) not in old]
         self.api.create_all(pairs)
 
     def phases(self):
         counts = {}
-        for item in self.api.items(CANARIES):
+        for item in self.api.items(collection("canaries")):
             phase = item.get("status", {}).get("phase", "")
             counts[phase] = counts.get(phase, 0) + 1
         return counts
@@ -168,6 +187,3 @@ def tally(requests):
     for verb, what, *_ in requests:
         counts[f"{verb} {what}"] = counts.get(f"{verb} {what}", 0) + 1
     return ", ".join(f"{count} {what}" for what, count in sorted(counts.items(), key=lambda kv: -kv[1])[:9])
-
-
-__all__ = ["Bed", "Controller", "Refused", "tally"]
