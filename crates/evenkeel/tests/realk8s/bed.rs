@@ -1,5 +1,4 @@
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, Once, OnceLock, PoisonError},
     time::Duration,
@@ -15,7 +14,7 @@ use nix::{sys::signal::kill, unistd::Pid};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::{rights, until};
+use crate::{rights, skip, until};
 
 /// Clusters that no test uses now; `None` before the first look.
 static FREE: Mutex<Option<Vec<String>>> = Mutex::new(None);
@@ -73,13 +72,7 @@ impl Bed {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         let all = free.get_or_insert_with(running);
         if all.is_empty() && running().is_empty() {
-            SKIPPED.call_once(|| {
-                let text = format!(
-                    "skipped: no Kubernetes in {}; run `cargo xtask realk8s`\n",
-                    folder().display()
-                );
-                std::io::stderr().write_all(text.as_bytes()).unwrap();
-            });
+            SKIPPED.call_once(|| skip(&format!("no Kubernetes in {}", folder().display())));
             return None;
         }
         let name = loop {
@@ -92,21 +85,30 @@ impl Bed {
             assert!(!timeout.timed_out(), "no cluster has become free: a test before broke it");
         };
         drop(free);
-        let runtime = Runtime::new().unwrap();
-        let file = folder().join(&name).join("kubeconfig");
-        let connected = || runtime.block_on(connect(Some(&file))).unwrap();
-        let (store, afterwards) = (connected(), connected());
-        let mut bed = Self { name, store, runtime };
-        for crd in evenkeel_api::crds() {
-            bed.apply_crd(&crd);
-        }
+        let mut bed = Self::open(&name);
+        bed.install_crds();
         rights::grant(&bed);
         until("the users of evenkeel have their rights", || bed.lets_users_in());
         // Users have the same names in every run; the API server appends.
         std::fs::write(bed.file("audit.log"), "").unwrap();
-        // What kinds there are is not asked for twice within ten seconds by one client.
-        bed.store = afterwards;
         Some(bed)
+    }
+
+    /// Connects to a control plane.
+    pub(crate) fn open(name: &str) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let file = folder().join(name).join("kubeconfig");
+        let store = runtime.block_on(connect(Some(&file))).unwrap();
+        Self { name: name.to_owned(), store, runtime }
+    }
+
+    /// Makes all definitions known.
+    pub(crate) fn install_crds(&mut self) {
+        for crd in evenkeel_api::crds() {
+            self.apply_crd(&crd);
+        }
+        // What kinds there are is not asked for twice within ten seconds by one client.
+        self.store = self.runtime.block_on(connect(Some(&self.file("kubeconfig")))).unwrap();
     }
 
     /// The process id of one of its programs.

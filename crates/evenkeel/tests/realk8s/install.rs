@@ -23,7 +23,7 @@ fn manifest() -> Vec<u8> {
 }
 
 /// What kubectl prints, warnings included.
-fn kubectl(bed: &Bed, words: &[&str], input: &[u8]) -> String {
+pub(crate) fn kubectl(bed: &Bed, words: &[&str], input: &[u8]) -> String {
     let mut child = Command::new(folder().join("bin/kubectl"))
         .arg("--kubeconfig")
         .arg(bed.file("kubeconfig"))

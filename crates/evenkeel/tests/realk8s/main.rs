@@ -7,6 +7,7 @@
 //! Prometheus, Gateways, Wire   fakes of the surroundings: metrics, the status of routes, a
 //!           network that stops answering
 //! audit     which client has sent which requests to the API server
+//! node      a control plane with a real node, for what only real pods show
 //! ```
 //! Without a control plane every test says that it is skipped, once for all.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails fails the test")]
@@ -14,6 +15,7 @@
 mod audit;
 mod bed;
 mod gateways;
+mod node;
 mod objects;
 mod process;
 mod prometheus;
@@ -22,6 +24,7 @@ mod wire;
 
 mod install;
 mod leaders;
+mod pods;
 mod quiet;
 mod refusals;
 mod releases;
@@ -51,6 +54,13 @@ fn soon<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> (T, Duration) {
 /// Waits until `check` holds; how long it took.
 fn until(what: &str, mut check: impl FnMut() -> bool) -> Duration {
     soon(what, || check().then_some(())).1
+}
+
+/// Says why tests are not run.
+fn skip(why: &str) {
+    use std::io::Write as _;
+    let text = format!("skipped: {why}; run `cargo xtask realk8s`\n");
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
 
 /// A figure for people, which the test's own summary shows.
