@@ -331,7 +331,7 @@ impl<'a> Call<'a> {
     }
 
     /// A new object in the version of its kind that is spoken with this server.
-    fn in_version<'a>(&self, body: &'a Value, route: &Route) -> Cow<'a, Value> {
+    fn in_version<'b>(&self, body: &'b Value, route: &Route) -> Cow<'b, Value> {
         let creates = self.verb == Verb::Create && self.subresource.is_none();
         if !creates || body["apiVersion"] == *route.api_version {
             return Cow::Borrowed(body);
