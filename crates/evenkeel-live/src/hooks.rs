@@ -7,7 +7,9 @@ use std::{
 use bytes::Bytes;
 use evenkeel_api::Key;
 use evenkeel_base::format_duration;
-use evenkeel_control::{BoxFuture, HookCall, HookError, HookReply, Hooks, Read, Replies};
+use evenkeel_control::{
+    BoxFuture, HookCall, HookError, HookReply, Hooks, Read, Replies, StoreError,
+};
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::HttpsConnector;
@@ -268,7 +270,11 @@ pub(crate) async fn resolve(
         _ => return without_user(uri).map(Some),
     };
     let key = Key::of::<Service>(namespace, name);
-    let found = read.get(&key).await.map_err(|error| error.to_string())?;
+    let found = match read.get(&key).await {
+        // Who may look into one namespace only asks the cluster's DNS for the others.
+        Err(StoreError::Refused { .. }) if parts.len() > 1 => return without_user(uri).map(Some),
+        found => found.map_err(|error| error.to_string())?,
+    };
     let Some(found) = found else {
         // `example.com` has the shape of `name.namespace` and is not ours to refuse.
         return (parts.len() == 2).then(|| without_user(uri)).transpose();

@@ -10,6 +10,7 @@
 //!   informer   list + watch that resumes, lists again after 410, and reports what it missed
 //!   pace       turns, for informers whose watches end at once
 //!   shelf      what is known of one query: the newer of the watch and of our own writes
+//! OneNamespace  a store that asks for the objects of one namespace only
 //! HttpHooks  webhooks, with in-cluster Service names resolved through the Store, and the built-in
 //!            load tester behind http://flagger-loadtester/
 //! ProviderNotifier  notifications to Slack, Discord and others, in order, tried again
@@ -33,6 +34,7 @@ mod metrics;
 mod notify;
 mod pace;
 mod postgres;
+mod scope;
 mod settings;
 mod shelf;
 mod store;
@@ -47,6 +49,7 @@ pub use counts::ApiCounts;
 pub use hooks::HttpHooks;
 pub use notify::ProviderNotifier;
 pub use postgres::{PostgresRecord, RecordStoreError};
+pub use scope::OneNamespace;
 pub use settings::LiveSettings;
 pub use store::KubeStore;
 pub use time::RealTime;

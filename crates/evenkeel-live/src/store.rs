@@ -67,6 +67,15 @@ impl KubeStore {
         answer.map_err(|failure| Refused::of(failure, &pod.to_string()).error)
     }
 
+    /// An object as the server answers it, `managedFields` included; `None` when there is none.
+    pub async fn raw(&self, key: &Key) -> Result<Option<Value>, StoreError> {
+        match self.send(&Call::one(Verb::Get, key, None)).await.map_err(StoreError::from) {
+            Ok(answer) => answer.json().map(Some),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What has been asked of the server so far.
     pub fn counts(&self) -> ApiCounts {
         self.client.counts.snapshot()

@@ -5,5 +5,6 @@ mod cache;
 mod credentials;
 mod hooks;
 mod notify;
+mod scope;
 mod silence;
 mod support;
