@@ -89,6 +89,7 @@ use k8s_openapi::api::{
 };
 
 pub use pods::cause as pod_trouble;
+pub use revert::FINALIZER;
 pub use view::CanaryView;
 
 /// Canaries worked on at once: webhooks make one wait, and the others must not wait with it.

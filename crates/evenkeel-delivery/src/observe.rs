@@ -315,6 +315,13 @@ fn take_gateways(view: &mut CanaryView, gateways: Vec<(ParentRef, Option<(Key, A
                 view.gateway_objs.push((gateway, obj));
             }
             Some((key, Ok(None))) => view.gateways_missing.push(key.to_string()),
+            // Of another namespace, which we may not look into: the route asks to be attached, and
+            // its status says whether it is.
+            Some((key, Err(StoreError::Refused { .. })))
+                if *key.namespace != *view.obj.namespace() =>
+            {
+                view.gateways.push(gateway);
+            }
             Some((key, Err(error))) => {
                 // It may be there: who is attached to it stays so.
                 if view.route.as_ref().is_some_and(|route| route::names(route, &gateway)) {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Holds a Canary back until its target serves again. Flagger's name, so that both agree.
-const FINALIZER: &str = "finalizer.flagger.app";
+pub const FINALIZER: &str = "finalizer.flagger.app";
 
 /// The Canary goes: the target takes over again, without a gap, before anything is deleted.
 pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
