@@ -29,9 +29,17 @@ pub fn crds() -> Vec<Value> {
 /// The same as written, one YAML document per kind: those of evenkeel's own group, or `all`, also
 /// the foreign ones (Flagger, Sloth, Gateway API, Prometheus operator).
 pub fn crds_yaml(all: bool) -> String {
-    let own = |text: &&str| text.contains("\n  group: evenkeel.dev\n");
-    let texts = FILES.iter().map(|(_, text)| *text).filter(|text| all || own(text));
-    texts.flat_map(|text| ["---\n", text]).collect()
+    crds_yaml_where(all, |_| true)
+}
+
+/// As [`crds_yaml`], only those with `wanted` names (`canaries.flagger.app`).
+pub fn crds_yaml_where(all: bool, wanted: impl Fn(&str) -> bool) -> String {
+    let own = |text: &str| text.contains("\n  group: evenkeel.dev\n");
+    let named = FILES.iter().zip(crds()).filter(|((_, text), crd)| {
+        let name = crd.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        (all || own(text)) && wanted(name)
+    });
+    named.flat_map(|((_, text), _)| ["---\n", text]).collect()
 }
 
 #[cfg(test)]
@@ -69,6 +77,9 @@ mod tests {
     fn as_text_they_are_ours_or_all_of_them() {
         let kinds = |all| crds_yaml(all).matches("\nkind: CustomResourceDefinition\n").count();
         assert_eq!((kinds(true), kinds(false)), (FILES.len(), 3));
+        let one = crds_yaml_where(true, |name| name == "canaries.flagger.app");
+        assert!(one.contains("\n    kind: Canary\n") && one.matches("---\n").count() == 1);
+        assert_eq!(crds_yaml_where(false, |name| name == "canaries.flagger.app"), "");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub mod weighted;
 pub use codec::builtin::CODECS;
 pub use codec::{Codec, conform};
 pub use conditions::{ConditionUpdate, set_condition};
-pub use crds::{crds, crds_yaml};
+pub use crds::{crds, crds_yaml, crds_yaml_where};
 pub use key::{GroupKind, Key, Revision};
 pub use kind::{Kind, KindTable, Scope};
 pub use obj::{Obj, ObjError};
