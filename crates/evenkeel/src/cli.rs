@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    durations, install_flags,
+    durations,
+    install_flags::{self, InstallArgs, UninstallArgs},
     tools::audit_args::{AuditCommand, RecordArgs},
 };
 
@@ -43,12 +44,15 @@ pub(crate) enum Command {
     Why(WhyArgs),
     /// Print what runs the controllers on a cluster, for `kubectl apply -f -`
     Install(InstallArgs),
+    /// Take an installation away, and what its controllers have put on objects of others
+    Uninstall(UninstallArgs),
     /// Print the definitions of evenkeel's own kinds, for `kubectl apply -f -`
-    Crds {
-        /// Also those of Flagger, Sloth, the Gateway API and the Prometheus operator, for a
-        /// cluster that has none of them
-        #[arg(long)]
-        all: bool,
+    Crds(CrdsArgs),
+    /// Write the Helm chart, which is made of what `install` prints
+    #[command(hide = true)]
+    Chart {
+        /// Where to; what is there is replaced
+        dir: PathBuf,
     },
     /// Print shell completion
     Completion {
@@ -153,7 +157,12 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
     pub(crate) prometheus: String,
     /// Only these groups of controllers
-    #[arg(long, value_delimiter = ',', value_name = "GROUPS", value_parser = group_names())]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "GROUPS",
+        value_parser = install_flags::group_names()
+    )]
     pub(crate) only: Vec<String>,
     /// Time between two looks at the counters of SLOs; not shorter than Prometheus scrapes
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = durations::interval)]
@@ -161,9 +170,13 @@ pub(crate) struct RunArgs {
     /// Where the record of actions is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Namespace of the Leases by which one of several processes leads
-    #[arg(long, default_value = "default", value_name = "NAMESPACE")]
-    pub(crate) lease_namespace: String,
+    /// Look after this namespace alone: no other is read, watched or changed
+    #[arg(long, value_name = "NAMESPACE", value_parser = install_flags::namespace)]
+    pub(crate) watch_namespace: Option<String>,
+    /// Namespace of the Leases by which one of several processes leads; default: the one that is
+    /// watched, or default
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) lease_namespace: Option<String>,
     /// A leader that has not renewed its Lease for this long is replaced; at least 2s
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = durations::lease)]
     pub(crate) lease_duration: Duration,
@@ -181,34 +194,19 @@ pub(crate) struct RunArgs {
     pub(crate) without: Option<Safeguard>,
 }
 
-/// `evenkeel install`
+/// `evenkeel crds`
 #[derive(Debug, Args)]
-pub(crate) struct InstallArgs {
-    /// Namespace of the controllers, which must exist
-    #[arg(
-        short,
-        long,
-        default_value = install_flags::NAMESPACE,
-        value_parser = install_flags::namespace
-    )]
-    pub(crate) namespace: String,
-    /// Image with this program as its entry point
-    #[arg(long, value_parser = install_flags::image)]
-    pub(crate) image: String,
-    /// Prometheus that has the gateway's or mesh's metrics, as pods reach it
-    #[arg(long, value_name = "URL")]
-    pub(crate) prometheus: String,
-    /// Only these groups of controllers, and their rights
-    #[arg(long, value_delimiter = ',', value_name = "GROUPS", value_parser = group_names())]
-    pub(crate) only: Vec<String>,
-}
-
-/// The groups of controllers that can run as a process of their own.
-fn group_names() -> clap::builder::PossibleValuesParser {
-    let value = |domain: evenkeel_assembly::Domain| {
-        clap::builder::PossibleValue::new(domain.name).help(domain.about)
-    };
-    clap::builder::PossibleValuesParser::new(evenkeel_assembly::domains().into_iter().map(value))
+pub(crate) struct CrdsArgs {
+    /// Also those of Flagger, Sloth, the Gateway API and the Prometheus operator. Applied, they
+    /// replace the ones that a cluster has, and may be older: see --missing
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only those that the cluster does not have
+    #[arg(long)]
+    pub(crate) missing: bool,
+    /// The cluster of --missing; default: $KUBECONFIG, ~/.kube/config, or the pod's service account
+    #[arg(long, value_name = "FILE", requires = "missing")]
+    pub(crate) kubeconfig: Option<PathBuf>,
 }
 
 /// `evenkeel alerts`

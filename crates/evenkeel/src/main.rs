@@ -93,8 +93,13 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             tools::install::run(args)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Crds { all } => {
-            io::print(&evenkeel_api::crds_yaml(*all));
+        Command::Uninstall(args) => tools::install::uninstall::run(args),
+        Command::Crds(args) => {
+            tools::crds::run(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Chart { dir } => {
+            tools::install::write_chart(dir)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Completion { shell } => {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 use anyhow::{Context as _, bail};
 use evenkeel_assembly::Assembly;
 use evenkeel_control::{Activity, Host, Metrics, Store};
-use evenkeel_live::{CachedStore, HttpHooks, ProviderNotifier, RealTime, connect};
+use evenkeel_live::{CachedStore, HttpHooks, OneNamespace, ProviderNotifier, RealTime, connect};
 use evenkeel_telemetry::shell::PrometheusClient;
 
 use crate::{
@@ -60,7 +60,12 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
         );
     }
     let cached = CachedStore::new(store);
-    let store: Arc<dyn Store> = Arc::new(cached.clone());
+    let leases = args.lease_namespace.as_ref().or(args.watch_namespace.as_ref());
+    let leases = leases.map_or("default", String::as_str);
+    let store: Arc<dyn Store> = match &args.watch_namespace {
+        Some(watched) => Arc::new(OneNamespace::new(cached.clone(), watched, leases)),
+        None => Arc::new(cached.clone()),
+    };
     // The error names the address, without a password.
     let metrics = PrometheusClient::new(&args.prometheus).context("--prometheus")?;
     let metrics: Arc<dyn Metrics> = Arc::new(metrics);
@@ -80,7 +85,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
         metric_servers: Some(Arc::new(PrometheusServers::beside(&args.prometheus))),
         look_every: args.slo_interval,
         only: &args.only,
-        namespace: &args.lease_namespace,
+        namespace: leases,
         lease_duration: args.lease_duration,
         diagnostics: match args.advertise {
             Some(ip) => SocketAddr::new(ip, diagnostics.address()?.port()),

@@ -6,6 +6,7 @@ pub(crate) mod audit_args;
 mod audit_list;
 mod audit_source;
 mod audit_unsound;
+pub(crate) mod crds;
 pub(crate) mod install;
 mod object_name;
 pub(crate) mod promql;

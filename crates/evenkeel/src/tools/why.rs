@@ -70,7 +70,8 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     };
     let namespaces = match &args.lease_namespace {
         Some(namespace) => vec![namespace.as_str()],
-        None => LEASE_NAMESPACES.to_vec(),
+        // Controllers of one namespace have their Leases there.
+        None => LEASE_NAMESPACES.into_iter().chain([&*key.namespace]).collect(),
     };
     let mut leaders = Vec::new();
     let mut passes = Vec::new();

@@ -12,18 +12,31 @@ use crate::{
 
 const NAMESPACE: &str = "evenkeel-install";
 
-fn manifest() -> Vec<u8> {
-    let output = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
-        .args(["install", "--namespace", NAMESPACE, "--image", "example.com/evenkeel:1"])
-        .args(["--prometheus", "http://prometheus.monitoring:9090"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
+/// What `evenkeel` prints with these words.
+pub(crate) fn evenkeel(words: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_evenkeel")).args(words).output().unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success(), "evenkeel {words:?}: {text}");
+    text
+}
+
+/// What `evenkeel install` prints, with these words besides.
+pub(crate) fn manifest(namespace: &str, words: &[&str]) -> Vec<u8> {
+    let mut all = vec!["install", "--namespace", namespace, "--image", "example.com/evenkeel:1"];
+    all.extend(["--prometheus", "http://prometheus.monitoring:9090"]);
+    all.extend(words);
+    evenkeel(&all).into_bytes()
 }
 
 /// What kubectl prints, warnings included.
 pub(crate) fn kubectl(bed: &Bed, words: &[&str], input: &[u8]) -> String {
+    let (succeeded, text) = try_kubectl(bed, words, input);
+    assert!(succeeded, "kubectl {words:?}: {text}");
+    text
+}
+
+/// As [`kubectl`], and whether it succeeded.
+pub(crate) fn try_kubectl(bed: &Bed, words: &[&str], input: &[u8]) -> (bool, String) {
     let mut child = Command::new(folder().join("bin/kubectl"))
         .arg("--kubeconfig")
         .arg(bed.file("kubeconfig"))
@@ -36,16 +49,14 @@ pub(crate) fn kubectl(bed: &Bed, words: &[&str], input: &[u8]) -> String {
     child.stdin.take().unwrap().write_all(input).unwrap();
     let output = child.wait_with_output().unwrap();
     let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8(text).unwrap();
-    assert!(output.status.success(), "kubectl {words:?}: {text}");
-    text
+    (output.status.success(), String::from_utf8(text).unwrap())
 }
 
-/// Every object of this installation, as kubectl names them.
-fn ours(bed: &Bed) -> Vec<String> {
+/// Every object of installations in a namespace, as kubectl names them.
+pub(crate) fn ours(bed: &Bed, namespace: &str) -> Vec<String> {
     let label = "app.kubernetes.io/part-of=evenkeel";
     let find = |kinds: &str| {
-        kubectl(bed, &["get", kinds, "-n", NAMESPACE, "-l", label, "-o", "name"], b"")
+        kubectl(bed, &["get", kinds, "-n", namespace, "-l", label, "-o", "name"], b"")
     };
     let found = find("clusterroles,clusterrolebindings")
         + &find("serviceaccounts,roles,rolebindings,services,poddisruptionbudgets")
@@ -58,7 +69,7 @@ fn ours(bed: &Bed) -> Vec<String> {
 #[test]
 fn what_install_prints_is_taken_without_a_warning_and_can_be_taken_away() {
     let Some(bed) = Bed::take_later() else { return };
-    let manifest = manifest();
+    let manifest = manifest(NAMESPACE, &[]);
     kubectl(&bed, &["create", "namespace", NAMESPACE], b"");
     let applied = kubectl(&bed, &["apply", "-f", "-"], &manifest);
     assert!(!applied.contains("Warning"), "{applied}");
@@ -71,6 +82,6 @@ fn what_install_prints_is_taken_without_a_warning_and_can_be_taken_away() {
     assert_eq!(changes, "");
 
     kubectl(&bed, &["delete", "-f", "-"], &manifest);
-    until("nothing is left", || ours(&bed).is_empty());
+    until("nothing is left", || ours(&bed, NAMESPACE).is_empty());
     kubectl(&bed, &["delete", "namespace", NAMESPACE], b"");
 }

@@ -32,6 +32,9 @@ mod routers;
 mod schema;
 mod silence;
 mod startup;
+mod uninstall;
+mod upgrade;
+mod watched;
 
 use std::time::{Duration, Instant};
 

@@ -32,11 +32,15 @@ pub(crate) struct Start<'a> {
     pub(crate) prometheus: &'a str,
     /// A leader may be silent for this long.
     pub(crate) lease: &'a str,
+    /// User, as the audit log names it, and token; one of `tests/realk8s/up` otherwise.
+    pub(crate) account: Option<(String, String)>,
+    /// Further flags.
+    pub(crate) flags: &'a [&'a str],
 }
 
 impl<'a> Start<'a> {
     pub(crate) fn with(prometheus: &'a str) -> Self {
-        Self { through: None, prometheus, lease: "15s" }
+        Self { through: None, prometheus, lease: "15s", account: None, flags: &[] }
     }
 }
 
@@ -46,7 +50,11 @@ impl Evenkeel {
         assert!(number <= USERS, "tests/realk8s/up makes too few users");
         let user = format!("client-{number}");
         let kubeconfig = std::fs::read_to_string(bed.file("kubeconfig")).unwrap();
-        let mut kubeconfig = kubeconfig.replace("token-of-admin", &format!("token-of-{user}"));
+        let (token, name) = match &start.account {
+            Some((user, token)) => (token.clone(), user.clone()),
+            None => (format!("token-of-{user}"), user.clone()),
+        };
+        let mut kubeconfig = kubeconfig.replace("token-of-admin", &token);
         if let Some(port) = start.through {
             kubeconfig =
                 kubeconfig.replace(&format!(":{}", port_of(&kubeconfig)), &format!(":{port}"));
@@ -68,12 +76,13 @@ impl Evenkeel {
             .args(["--prometheus", start.prometheus, "--lease-duration", start.lease])
             .arg("--data-dir")
             .arg(home.join("data"))
+            .args(start.flags)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()
             .unwrap();
-        let mut run = Self { child, user, log, diagnostics: String::new() };
+        let mut run = Self { child, user: name, log, diagnostics: String::new() };
         let (address, _) = soon("evenkeel run starts", || {
             let text = run.log();
             assert!(run.child.try_wait().unwrap().is_none(), "it ended: {text}");

@@ -1,0 +1,205 @@
+//! `evenkeel uninstall`: nothing of ours is left, and nothing of others is touched.
+//!
+//! ```text
+//! look: what is there, what is ours, who else runs, what is under way    (refuses here or never)
+//! StatefulSet, pods --> finalizers on Canaries --> Leases --> roles and the rest --> volumes, CRDs
+//! ```
+//! The controllers end first, so that they put nothing back; their rights go last, so that they can
+//! end what is under way and give their Leases back. What Canaries and SLOs have made belongs to
+//! them and stays.
+
+mod look;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail};
+use evenkeel_api::Key;
+use evenkeel_control::{
+    DeleteOptions, ListQuery, Patch, Read as _, StoreError, Write as _, WriteOptions,
+};
+use evenkeel_delivery::FINALIZER;
+use evenkeel_live::{KubeStore, connect};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+use self::look::Found;
+use super::place::Place;
+use crate::{install_flags::UninstallArgs, io};
+
+/// Longest wait for something to be gone: the grace period of a pod, and its node's time.
+const GONE_WITHIN: Duration = Duration::from_mins(3);
+/// Between two looks at whether it is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a write that met another one is tried.
+const TRIES_MAX: usize = 5;
+const MANAGER: &str = "evenkeel-uninstall";
+
+/// Runs `evenkeel uninstall`.
+pub(crate) fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(uninstall(args))
+}
+
+async fn uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
+    let place = Place::of(&args.place)?;
+    let store = connect(args.kubeconfig.as_deref())
+        .await
+        .context("no cluster: name its kubeconfig with --kubeconfig, or set KUBECONFIG")?;
+    let found = look::at(&store, &place).await?;
+    found.check(args)?;
+    let mut work = Work { store, place, dry_run: args.dry_run, changed: false };
+    if let Some(set) = &found.set {
+        work.delete(set).await?;
+        work.pods_end().await?;
+    }
+    for canary in &found.canaries {
+        work.free(canary).await?;
+    }
+    for lease in &found.leases {
+        work.release(lease).await?;
+    }
+    for key in &found.rest {
+        work.delete(key).await?;
+    }
+    work.claims(&found, args.purge).await?;
+    work.definitions(&found, args.purge).await?;
+    if !work.changed {
+        io::print(&format!(
+            "nothing of {} in namespace {}\n",
+            work.place.name(),
+            work.place.namespace
+        ));
+    }
+    found.say_who_else_is_there();
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Work {
+    store: KubeStore,
+    place: Place,
+    dry_run: bool,
+    /// Something was there to do.
+    changed: bool,
+}
+
+impl Work {
+    /// What is done, or would be.
+    fn say(&mut self, done: &str, would: &str, what: &str) {
+        self.changed = true;
+        io::print(&format!("{} {what}\n", if self.dry_run { would } else { done }));
+    }
+
+    /// Deletes an object and waits until it is gone.
+    async fn delete(&mut self, key: &Key) -> anyhow::Result<()> {
+        self.say("deleted", "would delete", &key.to_string());
+        if self.dry_run {
+            return Ok(());
+        }
+        match self.store.delete(key, &DeleteOptions::default()).await {
+            Ok(()) | Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let store = &self.store;
+        until_gone(&key.to_string(), async || Ok(store.get(key).await?.is_none())).await
+    }
+
+    /// Waits until no pod of the installation runs: the last one writes until then.
+    async fn pods_end(&self) -> anyhow::Result<()> {
+        if self.dry_run {
+            return Ok(());
+        }
+        let (store, query) = (&self.store, self.of_ours::<Pod>());
+        let what = format!("the pods of {}", self.place.name());
+        until_gone(&what, async || Ok(store.list(&query).await?.items.is_empty())).await
+    }
+
+    fn of_ours<T: evenkeel_api::ApiObject>(&self) -> ListQuery {
+        let label = look::label("app.kubernetes.io/name", &self.place.name());
+        ListQuery::of::<T>().within(&self.place.namespace).with_labels(label)
+    }
+
+    /// Takes our finalizer off a Canary: nobody would be there to do so when it is deleted.
+    async fn free(&mut self, key: &Key) -> anyhow::Result<()> {
+        self.say("freed", "would free", &format!("{key} of its finalizer"));
+        if self.dry_run {
+            return Ok(());
+        }
+        for _ in 0..TRIES_MAX {
+            let Some(canary) = self.store.get(key).await? else { return Ok(()) };
+            let all = canary.meta().finalizers.clone().unwrap_or_default();
+            let rest: Vec<_> = all.into_iter().filter(|name| name != FINALIZER).collect();
+            let patch = Patch::Merge(json!({"metadata": {"finalizers": rest}}));
+            let options = WriteOptions {
+                expect: Some(canary.revision()),
+                manager: MANAGER,
+                ..WriteOptions::default()
+            };
+            match self.store.patch(key, &patch, &options).await {
+                Ok(_) | Err(StoreError::NotFound { .. }) => return Ok(()),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bail!("{key} is changed all the time: try again")
+    }
+
+    /// Deletes a Lease that none but our pods holds.
+    async fn release(&mut self, key: &Key) -> anyhow::Result<()> {
+        let Some(lease) = self.store.get(key).await? else { return Ok(()) };
+        let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str);
+        let ours = format!("{}-", self.place.name());
+        let is_ours = |holder: &str| {
+            let pod = holder.split('_').next().unwrap_or_default();
+            pod.strip_prefix(&ours).is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        match holder.filter(|holder| !holder.is_empty() && !is_ours(holder)) {
+            Some(other) => io::print(&format!("kept {key}: {other} holds it\n")),
+            None => self.delete(key).await?,
+        }
+        Ok(())
+    }
+
+    /// The volumes, which have the record.
+    async fn claims(&mut self, found: &Found, purge: bool) -> anyhow::Result<()> {
+        for key in &found.claims {
+            if purge {
+                self.delete(key).await?;
+            } else {
+                keep(key, "the record is in it; --purge deletes it");
+            }
+        }
+        Ok(())
+    }
+
+    /// The definitions of our own kinds, when nobody uses them.
+    async fn definitions(&mut self, found: &Found, purge: bool) -> anyhow::Result<()> {
+        for (key, used) in &found.definitions {
+            match used {
+                Some(by) => keep(key, by),
+                None if purge => self.delete(key).await?,
+                None => keep(key, "--purge deletes it"),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn keep(key: &Key, why: &str) {
+    io::print(&format!("kept {key}: {why}\n"));
+}
+
+async fn until_gone(
+    what: &str,
+    mut is_gone: impl AsyncFnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let looking = async {
+        while !is_gone().await? {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        anyhow::Ok(())
+    };
+    let waited = tokio::time::timeout(GONE_WITHIN, looking).await;
+    waited.unwrap_or_else(|_| {
+        bail!("{what} is deleted and not gone yet: see what holds it, then run this again")
+    })
+}

@@ -1,0 +1,290 @@
+//! What an installation has on the cluster, and who else is there.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{bail, ensure};
+use evenkeel_api::{
+    GroupKind, Key, LabelSelector, Obj,
+    canary::{Canary, Phase},
+    crds,
+};
+use evenkeel_assembly::domains;
+use evenkeel_control::{ListQuery, Read as _, StoreError};
+use evenkeel_delivery::FINALIZER;
+use evenkeel_live::KubeStore;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet, coordination::v1::Lease, core::v1::PersistentVolumeClaim,
+};
+use serde_json::Value;
+
+use super::super::place::{PART_OF, Place};
+use crate::{install_flags::UninstallArgs, io, tools::crds::definition};
+
+/// The group whose controllers put finalizers on Canaries, and their name as field manager.
+const DELIVERY: &str = "delivery";
+/// Of our own kinds.
+const OWN_GROUP: &str = "evenkeel.dev";
+
+/// What there is.
+pub(super) struct Found {
+    pub(super) set: Option<Key>,
+    /// The other objects that `install` prints, in the order in which they are deleted.
+    pub(super) rest: Vec<Key>,
+    pub(super) leases: Vec<Key>,
+    /// Volumes with the record.
+    pub(super) claims: Vec<Key>,
+    /// Canaries with our finalizer that nobody else looks after.
+    pub(super) canaries: Vec<Key>,
+    /// Those of them whose traffic is split, or whose deletion is not done.
+    busy: Vec<String>,
+    /// Definitions of our kinds, and what uses them.
+    pub(super) definitions: Vec<(Key, Option<String>)>,
+    /// Objects with the names of ours that are not.
+    foreign: Vec<Key>,
+    /// Objects that Helm keeps, by its release.
+    of_helm: Vec<(Key, String)>,
+    others: Vec<Other>,
+}
+
+/// Another installation.
+struct Other {
+    key: Key,
+    only: Vec<String>,
+    watched: Option<String>,
+}
+
+impl Other {
+    fn of(set: &Obj) -> Self {
+        let args = set.json().pointer("/spec/template/spec/containers/0/args");
+        let args = args.and_then(Value::as_array);
+        let flag = |name: &str| {
+            let mut texts = args.into_iter().flatten().filter_map(Value::as_str);
+            texts.find_map(|text| text.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+        };
+        let only = flag("--only").unwrap_or_default();
+        let only = only.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Self { key: set.key().clone(), only, watched: flag("--watch-namespace") }
+    }
+
+    fn looks_after_canaries_in(&self, namespace: &str) -> bool {
+        let runs = self.only.is_empty() || self.only.iter().any(|group| group == DELIVERY);
+        runs && self.watched.as_ref().is_none_or(|watched| watched == namespace)
+    }
+
+    /// The flags that name it.
+    fn flags(&self) -> String {
+        let mut flags = format!("--namespace {}", self.key.namespace);
+        if *self.key.name != *"evenkeel" && !self.only.is_empty() {
+            flags.extend([" --only ", &self.only.join(",")]);
+        }
+        if let Some(watched) = &self.watched {
+            flags.extend([" --watch-namespace ", watched]);
+        }
+        flags
+    }
+}
+
+pub(super) async fn at(store: &KubeStore, place: &Place) -> anyhow::Result<Found> {
+    let set = Key::of::<StatefulSet>(&place.namespace, &place.name());
+    let (claims, others) = (claims(store, place).await?, others(store, place, &set).await?);
+    let mut found = Found {
+        set: None,
+        rest: Vec::new(),
+        leases: Vec::new(),
+        claims,
+        canaries: Vec::new(),
+        busy: Vec::new(),
+        definitions: Vec::new(),
+        foreign: Vec::new(),
+        of_helm: Vec::new(),
+        others,
+    };
+    for key in std::iter::once(set.clone()).chain(printed(place)) {
+        let Some(obj) = known(store, &key).await? else { continue };
+        let label = |name: &str| obj.labels().get(name).map(String::as_str);
+        if label(PART_OF.0) != Some(PART_OF.1) {
+            found.foreign.push(key);
+        } else if label("app.kubernetes.io/managed-by") == Some("Helm") {
+            let release = obj.annotation("meta.helm.sh/release-name").unwrap_or_default();
+            found.of_helm.push((key, release.to_owned()));
+        } else if key == set {
+            found.set = Some(key);
+        } else {
+            found.rest.push(key);
+        }
+    }
+    for domain in domains().iter().filter(|domain| place.runs(domain.name)) {
+        let name = evenkeel_assembly::lease_name(domain.name);
+        found.leases.push(Key::of::<Lease>(place.leases(), &name));
+    }
+    if place.runs(DELIVERY) {
+        found.look_at_canaries(store, place).await?;
+    }
+    found.look_at_definitions(store, place).await?;
+    Ok(found)
+}
+
+/// An object, `None` also where its kind is not known.
+async fn known(store: &KubeStore, key: &Key) -> anyhow::Result<Option<Arc<Obj>>> {
+    match store.get(key).await {
+        Ok(found) => Ok(found),
+        Err(StoreError::Refused { .. }) if store.resource(&key.kind).await.is_none() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What `install` prints besides the `StatefulSet`, the rights last.
+fn printed(place: &Place) -> Vec<Key> {
+    let name = place.name();
+    let rbac = |kind: &str| GroupKind::new("rbac.authorization.k8s.io", kind);
+    let inside = |kind: GroupKind| Key::new(kind, &place.namespace, &name);
+    let roles = place.watched.as_ref().unwrap_or(&place.namespace);
+    let mut keys = vec![
+        inside(GroupKind::new("monitoring.coreos.com", "ServiceMonitor")),
+        inside(GroupKind::new("", "Service")),
+        inside(GroupKind::new("policy", "PodDisruptionBudget")),
+        inside(GroupKind::new("networking.k8s.io", "NetworkPolicy")),
+        Key::new(rbac("RoleBinding"), roles, &name),
+        Key::new(rbac("Role"), roles, &name),
+    ];
+    if place.watched.is_none() {
+        keys.push(Key::new(rbac("ClusterRoleBinding"), "", &place.cluster_role()));
+        keys.push(Key::new(rbac("ClusterRole"), "", &place.cluster_role()));
+    }
+    keys.push(inside(GroupKind::new("", "ServiceAccount")));
+    keys
+}
+
+async fn claims(store: &KubeStore, place: &Place) -> anyhow::Result<Vec<Key>> {
+    let label = label("app.kubernetes.io/name", &place.name());
+    let query = ListQuery::of::<PersistentVolumeClaim>().within(&place.namespace);
+    let all = store.list(&query.with_labels(label)).await?.items;
+    let ours = format!("data-{}-", place.name());
+    let keys = all.iter().map(|claim| claim.key().clone());
+    Ok(keys.filter(|key| key.name.starts_with(&ours)).collect())
+}
+
+/// Other installations, as far as they can be seen.
+async fn others(store: &KubeStore, place: &Place, ours: &Key) -> anyhow::Result<Vec<Other>> {
+    let label = label(PART_OF.0, PART_OF.1);
+    let everywhere = ListQuery::of::<StatefulSet>().with_labels(label);
+    let sets = match store.list(&everywhere).await {
+        Ok(sets) => sets.items,
+        // Who may look after one namespace only.
+        Err(StoreError::Refused { .. }) if place.watched.is_some() => {
+            store.list(&everywhere.within(&place.namespace)).await?.items
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(sets.iter().filter(|set| set.key() != ours).map(|set| Other::of(set)).collect())
+}
+
+/// Objects with this label.
+pub(super) fn label(name: &str, value: &str) -> LabelSelector {
+    LabelSelector::from_labels(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
+}
+
+impl Found {
+    async fn look_at_canaries(&mut self, store: &KubeStore, place: &Place) -> anyhow::Result<()> {
+        let query = ListQuery::of::<Canary>();
+        if store.resource(&query.kind).await.is_none() {
+            return Ok(());
+        }
+        let query = match &place.watched {
+            Some(watched) => query.within(watched),
+            None => query,
+        };
+        for canary in store.list(&query).await?.items {
+            let key = canary.key().clone();
+            let is_kept =
+                self.others.iter().any(|other| other.looks_after_canaries_in(&key.namespace));
+            if is_kept || !is_ours(store, &key).await? {
+                continue;
+            }
+            let phase = canary.json().pointer("/status/phase").and_then(Value::as_str);
+            let phase = phase.unwrap_or_default();
+            if BUSY.iter().any(|busy| busy.as_str() == phase) {
+                self.busy.push(format!("{key} ({phase})"));
+            }
+            if canary.meta().finalizers.iter().flatten().any(|name| name == FINALIZER) {
+                self.canaries.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_definitions(
+        &mut self,
+        store: &KubeStore,
+        place: &Place,
+    ) -> anyhow::Result<()> {
+        if place.watched.is_some() {
+            // They are the cluster's.
+            return Ok(());
+        }
+        for crd in crds() {
+            let text = |path: &str| crd.pointer(path).and_then(Value::as_str).unwrap_or_default();
+            let key = definition(text("/metadata/name"));
+            if text("/spec/group") != OWN_GROUP || store.get(&key).await?.is_none() {
+                continue;
+            }
+            let kind = GroupKind::new(OWN_GROUP, text("/spec/names/kind"));
+            let used = if let Some(other) = self.others.first() {
+                Some(format!("{} needs it", other.key))
+            } else {
+                let count = store.list(&ListQuery::all(kind)).await?.items.len();
+                (count > 0).then(|| format!("there are {count} objects of this kind"))
+            };
+            self.definitions.push((key, used));
+        }
+        Ok(())
+    }
+
+    /// Whether it can be done.
+    pub(super) fn check(&self, args: &UninstallArgs) -> anyhow::Result<()> {
+        if let Some((key, release)) = self.of_helm.first() {
+            bail!(
+                "Helm keeps {}: run `helm uninstall {release} -n {}` first, then this again, which \
+                 removes what Helm does not know",
+                key,
+                if key.namespace.is_empty() { "NAMESPACE" } else { &key.namespace }
+            );
+        }
+        for key in &self.foreign {
+            io::complain(&format!("left {key}: it is not of `evenkeel install`"));
+        }
+        ensure!(
+            self.busy.is_empty() || args.force || args.dry_run,
+            "in the middle of a release: {}. Its traffic would stay split as it is: wait until it \
+             has ended, delete the Canary, or use --force",
+            self.busy.join(", ")
+        );
+        for busy in &self.busy {
+            io::complain(&format!("warning: {busy} stays as it is"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn say_who_else_is_there(&self) {
+        for other in &self.others {
+            io::print(&format!("still there: {} ({})\n", other.key, other.flags()));
+        }
+    }
+}
+
+/// In these phases a Canary's traffic is on its way somewhere.
+const BUSY: [Phase; 6] = [
+    Phase::Initializing,
+    Phase::Progressing,
+    Phase::WaitingPromotion,
+    Phase::Promoting,
+    Phase::Finalising,
+    Phase::Terminating,
+];
+
+/// Whether our controllers have written this Canary: Flagger gives the finalizer the same name.
+async fn is_ours(store: &KubeStore, key: &Key) -> anyhow::Result<bool> {
+    let canary = store.raw(key).await?.unwrap_or_default();
+    let entries = canary.pointer("/metadata/managedFields").and_then(Value::as_array);
+    Ok(entries.into_iter().flatten().any(|entry| entry["manager"] == DELIVERY))
+}
