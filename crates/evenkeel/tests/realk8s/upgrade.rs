@@ -70,6 +70,10 @@ fn the_present_manifest_replaces_that_of_the_version_before() {
     assert_eq!(images, "example.com/evenkeel:1 example.com/evenkeel:1");
     assert_eq!(there(bed), names(&now));
 
+    let nodes = ["get", "pods", "-n", NAMESPACE, "-o", "jsonpath={..nodeName}"];
+    let nodes = kubectl(bed, &nodes, b"");
+    assert!(nodes.contains("node-1") && nodes.contains("node-2"), "{nodes}");
+
     // A drain waits for the other pod at most.
     kubectl(bed, &["drain", "node-1", "--force", "--timeout=120s"], b"");
     kubectl(bed, &["uncordon", "node-1"], b"");
