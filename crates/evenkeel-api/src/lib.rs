@@ -19,6 +19,7 @@ mod quantity;
 mod selector;
 mod typed;
 
+pub mod beside;
 pub mod canary;
 pub mod clusterconfig;
 pub mod disruption;

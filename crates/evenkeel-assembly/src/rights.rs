@@ -29,6 +29,8 @@ const KEEP: &[&str] = &["get", "list", "watch", "create", "patch"];
 /// Whatever runs: the door's error budget policy follows Canaries, and everybody writes Events.
 pub const COMMON: &[Right] = &[
     right("flagger.app", &["canaries"], READ),
+    // Whose definition of a kind is installed, and what of a status it keeps.
+    right("apiextensions.k8s.io", &["customresourcedefinitions"], READ),
     // One that comes again is counted up.
     right("", &["events"], &["get", "create", "patch"]),
 ];
@@ -37,7 +39,8 @@ pub const COMMON: &[Right] = &[
 pub const LEASES: &[Right] = &[right("coordination.k8s.io", &["leases"], KEEP)];
 
 pub(crate) const DELIVERY: &[Right] = &[
-    // The finalizer, and the hand-over of what is selected.
+    // The finalizer, the hand-over of what is selected, and what another project's definition does
+    // not keep of a status.
     right("flagger.app", &["canaries"], &["patch"]),
     right("flagger.app", &["canaries/status"], &["patch"]),
     // What a Canary owns may block its deletion: OwnerReferencesPermissionEnforcement asks for this.
@@ -61,6 +64,9 @@ pub(crate) const DELIVERY: &[Right] = &[
 pub(crate) const SLO: &[Right] = &[
     right("sloth.slok.dev", &["prometheusservicelevels"], READ),
     right("sloth.slok.dev", &["prometheusservicelevels/status"], &["patch"]),
+    // What Sloth's and Flagger's definitions do not keep of a status is kept in an annotation.
+    right("sloth.slok.dev", &["prometheusservicelevels"], &["patch"]),
+    right("flagger.app", &["canaries"], &["patch"]),
     right("sloth.slok.dev", &["prometheusservicelevels/finalizers"], &["update"]),
     right("monitoring.coreos.com", &["prometheusrules"], KEEP),
     right("monitoring.coreos.com", &["prometheusrules"], &["delete"]),

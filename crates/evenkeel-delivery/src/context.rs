@@ -14,7 +14,7 @@ use crate::{
     reasons,
     rules::Rules,
     time::{elapsed, later},
-    workload::{Readiness, Rewrite, Workload},
+    workload::{Readiness, Rewrite, Workload, is_ours},
 };
 
 /// What a workload without replicas waits for.
@@ -93,11 +93,14 @@ impl<'a> Context<'a> {
             return obstacle(reasons::UNREADABLE, view.status_misfits.join("; "));
         }
         let begun = !matches!(view.status.phase, Phase::New | Phase::Initializing);
-        if begun && !deleting && view.status.evenkeel.is_none() {
+        // What another tool began has no bookkeeping of ours yet.
+        let ours = is_ours(&view.status.last_applied_spec);
+        if begun && ours && !deleting && view.status.evenkeel.is_none() {
             let message = "the API server does not keep status.evenkeel, without which a release \
-                           cannot go on after a restart: the CustomResourceDefinition \
-                           canaries.flagger.app is not evenkeel's; apply the one that `evenkeel \
-                           crds --all` prints";
+                           cannot go on after a restart, and evenkeel cannot read the \
+                           CustomResourceDefinition canaries.flagger.app to keep it elsewhere: \
+                           allow it to get, list and watch customresourcedefinitions, or apply \
+                           the definition that `evenkeel crds --all` prints";
             return obstacle(reasons::STATUS_PRUNED, message.to_owned());
         }
         let Some(target) = &view.target else {

@@ -9,6 +9,8 @@
 //!   kinds      which kinds there are, asked for as rarely as possible
 //!   informer   list + watch that resumes, lists again after 410, and reports what it missed
 //!   pace       turns, for informers whose watches end at once
+//!   schema     which fields of a status the server keeps
+//!   annex      where the others are kept
 //!   shelf      what is known of one query: the newer of the watch and of our own writes
 //! OneNamespace  a store that asks for the objects of one namespace only
 //! HttpHooks  webhooks, with in-cluster Service names resolved through the Store, and the built-in
@@ -20,6 +22,7 @@
 //! Not here: any decision. Nothing is generic over kinds: requests and answers are JSON values, so
 //! this crate stays small to compile.
 
+mod annex;
 mod answer;
 mod cache;
 mod client;
@@ -35,6 +38,7 @@ mod notify;
 mod pace;
 mod postgres;
 mod scope;
+mod schema;
 mod settings;
 mod shelf;
 mod store;
@@ -42,7 +46,7 @@ mod time;
 mod url;
 mod words;
 
-pub use cache::{CachedStore, Kept};
+pub use cache::{CachedStore, Definition, Kept};
 pub use client::ClientError;
 pub use config::{ConnectError, connect, connect_with};
 pub use counts::ApiCounts;

@@ -14,6 +14,7 @@ use kube::{Config, client::Body};
 use serde_json::{Value, json};
 
 use crate::{
+    annex,
     answer::Failure,
     client::{ApiClient, ClientError, Generation},
     counts::{ApiCounts, Verb},
@@ -74,6 +75,20 @@ impl KubeStore {
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// How a kind is reached; `None` when the server does not have it.
+    pub(crate) async fn find(&self, kind: &GroupKind) -> Result<Option<Route>, StoreError> {
+        self.kinds.find(&self.client, kind).await
+    }
+
+    /// The schemas of one group and version, as the server publishes them to every user; `None` when
+    /// it does not.
+    pub(crate) async fn published(&self, route: &Route) -> Option<Value> {
+        let path = format!("/openapi/v3/apis/{}", route.api_version);
+        let request = Request::get(path).header(ACCEPT, JSON).body(Vec::new()).ok()?;
+        let body = self.client.exchange(Verb::Get, request).await.ok()?;
+        serde_json::from_slice(&body).ok()
     }
 
     /// What has been asked of the server so far.
@@ -386,7 +401,7 @@ impl Page {
 
 /// Reads an object out of an answer. List items lack `apiVersion` and `kind`, and answers without
 /// bodies have those of the envelope, so they are given. `managedFields` are dropped: nothing here
-/// reads them, and they are often half of an object.
+/// reads them, and they are often half of an object. What the status has no place for is put back.
 pub(crate) fn object(mut body: Value, kind: &GroupKind, route: &Route) -> Result<Obj, ObjError> {
     if let Some(fields) = body.as_object_mut() {
         fields.insert("apiVersion".to_owned(), json!(route.api_version));
@@ -395,6 +410,7 @@ pub(crate) fn object(mut body: Value, kind: &GroupKind, route: &Route) -> Result
             metadata.shift_remove("managedFields");
         }
     }
+    annex::overlay(&mut body);
     Obj::from_json(body)
 }
 

@@ -189,7 +189,7 @@ fn a_server_that_does_not_keep_our_status_gets_no_release() {
     world.release("2");
     world.run_for(minutes(10));
     assert_eq!((world.phase().as_str(), world.weight()), ("Initialized", Some(0)));
-    assert_snapshot!(world.condition("Accepted"), @"False StatusPruned: the API server does not keep status.evenkeel, without which a release cannot go on after a restart: the CustomResourceDefinition canaries.flagger.app is not evenkeel's; apply the one that `evenkeel crds --all` prints");
+    assert_snapshot!(world.condition("Accepted"), @"False StatusPruned: the API server does not keep status.evenkeel, without which a release cannot go on after a restart, and evenkeel cannot read the CustomResourceDefinition canaries.flagger.app to keep it elsewhere: allow it to get, list and watch customresourcedefinitions, or apply the definition that `evenkeel crds --all` prints");
 }
 
 #[test]

@@ -18,9 +18,14 @@
 //! answers nothing: the read goes to the server, and fails when that is away. Events come after the
 //! cache has what they tell, each object's in order; a slow reader sees the latest state of each
 //! object, not every step.
+//!
+//! **Foreign definitions.** What a `CustomResourceDefinition` of another project drops of a status
+//! is kept in an annotation of the object (`annex`), and read as if it were in the status.
 
+mod definitions;
 mod kept;
 mod readers;
+mod status;
 
 use std::{
     collections::BTreeMap,
@@ -42,6 +47,8 @@ use crate::{
     store::{Deleted, KubeStore},
     time::since_boot,
 };
+pub use definitions::Definition;
+use definitions::Definitions;
 use kept::Cache;
 pub use kept::Kept;
 
@@ -70,6 +77,7 @@ struct Shared {
     caches: Mutex<Vec<Arc<Cache>>>,
     reads: Mutex<BTreeMap<(GroupKind, Arc<str>), Reads>>,
     idle: Duration,
+    definitions: Definitions,
 }
 
 /// Reads that no cache has answered.
@@ -82,7 +90,8 @@ impl CachedStore {
     /// A cache in front of `live`. Call it on the runtime that the watches shall run on.
     pub fn new(live: KubeStore) -> Self {
         let idle = live.client.settings.cache_idle;
-        let shared = Shared { caches: Mutex::default(), reads: Mutex::default(), idle };
+        let (caches, reads) = (Mutex::default(), Mutex::default());
+        let shared = Shared { caches, reads, idle, definitions: Definitions::default() };
         Self { live, shared: Arc::new(shared), runtime: Handle::current() }
     }
 
@@ -278,6 +287,12 @@ impl Write for CachedStore {
         options: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
         Box::pin(async move {
+            if let (Some(Subresource::Status), Patch::Merge(body)) = (options.subresource, patch)
+                && let Some(status) = body.get("status")
+                && body.as_object().is_some_and(|fields| fields.len() == 1)
+            {
+                return self.patch_status(key, status, options).await;
+            }
             let made = self.live.patch(key, patch, options).await?;
             // The answer of a scale is a Scale.
             if made.key() == key {

@@ -25,6 +25,7 @@ pub(crate) struct Request {
     /// Path and query part.
     pub(crate) target: String,
     pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
     /// Number of the connection it came through, from 1.
     pub(crate) connection: usize,
 }
@@ -198,8 +199,9 @@ async fn read(stream: &mut TcpStream, connection: usize, buffer: &mut Vec<u8>) -
             let headers: BTreeMap<_, _> = lines.filter_map(header).collect();
             let length = headers.get("content-length").map_or(0, |n| n.parse().unwrap());
             if buffer.len() >= end + 4 + length {
+                let body = buffer[end + 4..end + 4 + length].to_vec();
                 buffer.drain(..end + 4 + length);
-                return Some(Request { method, target, headers, connection });
+                return Some(Request { method, target, headers, body, connection });
             }
         }
         let mut chunk = [0; 4096];
