@@ -41,6 +41,19 @@ pub trait Controller: Send + Sync + 'static {
     /// Decides. Pure: same view, same plan.
     fn decide(&self, view: &Self::View) -> Plan;
 
+    /// What takes off an object all that this controller put on it, when a person has handed the
+    /// object back to another one: a plan without which there is nothing left to do, or `None`.
+    ///
+    /// It is asked at every look at an object that is only observed, so it looks at no more than it
+    /// needs.
+    fn hand_back(
+        &self,
+        _key: &Key,
+        _ports: &Ports,
+    ) -> impl Future<Output = Result<Option<Plan>, ObserveError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// How many objects may be worked on at once. One by default: the controller then never races
     /// with itself. Raise it where observing or acting waits for others (webhooks).
     fn concurrency(&self) -> usize {
@@ -126,6 +139,12 @@ pub trait DynController: Send + Sync {
     fn interests(&self) -> Vec<Interest>;
     /// See [`Controller::concurrency`].
     fn concurrency(&self) -> usize;
+    /// See [`Controller::hand_back`].
+    fn hand_back<'a>(
+        &'a self,
+        key: &'a Key,
+        ports: &'a Ports,
+    ) -> BoxFuture<'a, Result<Option<Plan>, ObserveError>>;
     /// Observes and decides; `None` when the object is gone.
     fn plan<'a>(
         &'a self,
@@ -144,6 +163,13 @@ impl<C: Controller> DynController for C {
     }
     fn concurrency(&self) -> usize {
         Controller::concurrency(self)
+    }
+    fn hand_back<'a>(
+        &'a self,
+        key: &'a Key,
+        ports: &'a Ports,
+    ) -> BoxFuture<'a, Result<Option<Plan>, ObserveError>> {
+        Box::pin(Controller::hand_back(self, key, ports))
     }
     fn plan<'a>(
         &'a self,

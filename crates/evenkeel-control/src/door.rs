@@ -17,6 +17,24 @@ pub trait Door: Send + Sync {
 
     /// Records the outcome of an allowed action.
     fn settle<'a>(&'a self, id: &'a AuditId, outcome: Outcome<'a>) -> BoxFuture<'a, ()>;
+
+    /// Records what would be done with an object that is only observed. Nothing waits for it.
+    fn foresee(&self, _prediction: &Prediction<'_>) {}
+}
+
+/// What would be done with an object that is only observed.
+#[derive(Debug, Clone, Copy)]
+pub struct Prediction<'a> {
+    /// Which controller would.
+    pub controller: &'static str,
+    /// The object.
+    pub object: &'a Key,
+    /// What would be done, as text that may be recorded.
+    pub text: &'a str,
+    /// The plan's reason.
+    pub reason: &'static str,
+    /// Time of the look.
+    pub now: Timestamp,
 }
 
 /// What the door is asked. `Debug` does not show the content of the target.

@@ -5,10 +5,11 @@ use evenkeel_base::Clock;
 
 use crate::{
     Door, Effector, Hooks, Judge, Metrics, NoHooks, NoMetrics, NoNotifier, NoObserver, Notices,
-    Notifier, Observer, OpenDoor, Ports, Store, Timer, Webhooks, Write,
+    Notifier, Observer, OpenDoor, Ports, Stewards, Store, Timer, Webhooks, Write,
     effect::Effectors,
     judge::Judges,
     notices::{NOTIFY, WEBHOOK},
+    standing::NoOthers,
 };
 
 /// What a [`crate::RunLoop`] needs. A host sets what it has; the rest answers with an error that it
@@ -32,6 +33,7 @@ impl Host {
             metrics: Arc::new(NoMetrics),
             replies: Arc::new(NoHooks),
             endings: Arc::default(),
+            stewards: Arc::new(NoOthers),
             clock,
         };
         let host = Self {
@@ -50,6 +52,13 @@ impl Host {
     #[must_use]
     pub fn with_metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
         self.ports.metrics = metrics;
+        self
+    }
+
+    /// Beside other controllers, with what knows of them. Without, all objects are ours.
+    #[must_use]
+    pub fn with_stewards(mut self, stewards: Arc<dyn Stewards>) -> Self {
+        self.ports.stewards = stewards;
         self
     }
 

@@ -29,6 +29,7 @@ mod pass;
 mod perform;
 mod plan;
 mod ports;
+mod predict;
 mod provider;
 mod queue;
 mod recorder;
@@ -36,12 +37,13 @@ pub mod redact;
 mod repeats;
 mod retry;
 mod run;
+mod standing;
 mod step;
 mod store;
 
 pub use action::{Action, RouteWeight};
 pub use controller::{Controller, DynController, Interest, ObserveError, Trigger, Wakes};
-pub use door::{AuditId, Door, Objection, OpenDoor, Outcome, Petition, Verdict};
+pub use door::{AuditId, Door, Objection, OpenDoor, Outcome, Petition, Prediction, Verdict};
 pub use effect::{ClearedEffect, EffectCall, EffectError, Effected, Effector, Reversal};
 pub use endings::{Ending, Endings};
 pub use host::Host;
@@ -60,6 +62,7 @@ pub use queue::PANIC_PAUSE_MAX;
 pub use recorder::{create_event, event_name};
 pub use retry::Retry;
 pub use run::RunLoop;
+pub use standing::{Standing, Steward, Stewards};
 pub use store::{
     DeleteOptions, HostWrites, ListQuery, Listed, NO_KIND, Patch, Propagation, Read, Store,
     StoreError, Subresource, Watch, WatchEvent, Write, WriteOptions,

@@ -19,6 +19,9 @@ pub trait Observer: Send + Sync {
     fn passed(&self, pass: &Pass);
     /// A controller has decided; `does` is what its plan does, of a closed set.
     fn planned(&self, controller: &'static str, does: &'static str);
+    /// What would be done with an object that is only observed was decided; `is_new` when it is not
+    /// what was said last.
+    fn predicted(&self, _controller: &'static str, _is_new: bool) {}
     /// An action was carried out, or failed.
     fn acted(&self, controller: &'static str, verb: &'static str, outcome: &'static str);
     /// The door answered.
@@ -45,7 +48,7 @@ pub struct Pass {
     pub at: Timestamp,
     /// How long it took.
     pub took_ms: u64,
-    /// `done`, `held`, `denied`, `retry`, `refused`, `repeated`, `timed-out`, `panicked`, `gone`.
+    /// `done`, `observed`, `held`, `denied`, `retry`, `refused`, `repeated`, `timed-out`, `panicked`, `gone`.
     pub result: String,
     /// The plan's reason, or why no plan was made.
     pub reason: String,
@@ -84,6 +87,7 @@ struct Books {
     passes: BTreeMap<(&'static str, String), u64>,
     took_ms: BTreeMap<String, u64>,
     plans: BTreeMap<(&'static str, &'static str), u64>,
+    predictions: BTreeMap<&'static str, u64>,
     actions: BTreeMap<(&'static str, &'static str, &'static str), u64>,
     verdicts: BTreeMap<(&'static str, &'static str), u64>,
     restarts: BTreeMap<&'static str, u64>,
@@ -136,7 +140,7 @@ impl Activity {
     /// Every remembered pass that did not succeed.
     pub fn troubles(&self) -> Vec<Pass> {
         let books = self.books();
-        let bad = |pass: &&Pass| !["done", "gone"].contains(&pass.result.as_str());
+        let bad = |pass: &&Pass| !["done", "observed", "gone"].contains(&pass.result.as_str());
         books.last.values().map(|(_, pass)| pass).filter(bad).cloned().collect()
     }
 
@@ -160,6 +164,21 @@ impl Activity {
         });
         let (name, help) = ("evenkeel_plans_total", "Decisions, by what they do.");
         family(&mut out, name, "counter", help, plans);
+        let predictions = books
+            .predictions
+            .iter()
+            .map(|(controller, n)| (labels(&[("controller", controller)]), n.to_string()));
+        let help = "New predictions for objects that are only observed.";
+        family(&mut out, "evenkeel_predictions_total", "counter", help, predictions);
+        let mut observed: BTreeMap<&str, u64> = BTreeMap::new();
+        for (_, pass) in books.last.values().filter(|(_, pass)| pass.result == "observed") {
+            *observed.entry(&pass.controller).or_default() += 1;
+        }
+        let observed = observed
+            .iter()
+            .map(|(controller, n)| (labels(&[("controller", controller)]), n.to_string()));
+        let (name, help) = ("evenkeel_observed_objects", "Objects that are only observed.");
+        family(&mut out, name, "gauge", help, observed);
         let actions = books.actions.iter().map(|((controller, verb, outcome), n)| {
             let all = [("controller", *controller), ("verb", *verb), ("outcome", *outcome)];
             (labels(&all), n.to_string())
@@ -234,6 +253,10 @@ impl Observer for Activity {
         *self.books().plans.entry((controller, does)).or_default() += 1;
     }
 
+    fn predicted(&self, controller: &'static str, is_new: bool) {
+        *self.books().predictions.entry(controller).or_default() += u64::from(is_new);
+    }
+
     fn acted(&self, controller: &'static str, verb: &'static str, outcome: &'static str) {
         *self.books().actions.entry((controller, verb, outcome)).or_default() += 1;
     }
@@ -263,8 +286,18 @@ impl Observer for Activity {
 
 /// The closed set of results, so that a label never grows.
 fn result_name(result: &str) -> &'static str {
-    const NAMES: [&str; 9] =
-        ["done", "held", "denied", "retry", "refused", "repeated", "timed-out", "panicked", "gone"];
+    const NAMES: [&str; 10] = [
+        "done",
+        "observed",
+        "held",
+        "denied",
+        "retry",
+        "refused",
+        "repeated",
+        "timed-out",
+        "panicked",
+        "gone",
+    ];
     NAMES.into_iter().find(|name| *name == result).unwrap_or("other")
 }
 

@@ -18,6 +18,7 @@ use crate::{
     conditions::{Flag, Flags, STALLED},
     lease::Leadership,
     perform::{chain, dropped, write_status},
+    predict::Predictions,
     queue::{BackOff, later},
     recorder::{Recorder, log_if_not_recorded},
     redact,
@@ -28,7 +29,7 @@ use crate::{
 /// Pause before the next look at a condition that could not be removed.
 const CLEAR_AGAIN: Duration = Duration::from_secs(10);
 /// Longest observation. Metrics servers answer within seconds or not at all.
-const OBSERVE_MAX: Duration = Duration::from_mins(1);
+pub(crate) const OBSERVE_MAX: Duration = Duration::from_mins(1);
 /// Longest request to the API server, to the door or of a judge.
 pub(crate) const REQUEST_MAX: Duration = Duration::from_secs(30);
 /// After a pass that changed nothing, the next one comes no sooner than this: a plan that always
@@ -46,7 +47,8 @@ pub(crate) struct Worker {
     pub(crate) host: Host,
     pub(crate) leadership: Leadership,
     pub(crate) recorder: Arc<Recorder>,
-    flags: Flags,
+    pub(crate) flags: Flags,
+    pub(crate) predictions: Predictions,
     repeats: Repeats,
     pub(crate) pending: Mutex<Vec<Pending>>,
     /// Each effect whose outcome is awaited holds one of these.
@@ -112,6 +114,7 @@ impl Worker {
             host,
             leadership,
             recorder: Arc::default(),
+            predictions: Predictions::default(),
             repeats: Repeats::default(),
             pending: Mutex::default(),
             awaited: Arc::default(),
@@ -153,6 +156,9 @@ impl Worker {
     }
 
     async fn work(&self, key: &Key) -> Ended {
+        if let Some(ended) = self.observed(key).await {
+            return ended;
+        }
         let planning = self.controller.plan(key, &self.host.ports);
         match within(&*self.host.timer, OBSERVE_MAX, planning).await {
             Some(Ok(Some(plan))) => {
@@ -163,6 +169,7 @@ impl Worker {
             }
             Some(Ok(None)) => {
                 self.flags.forget(key);
+                self.predictions.forget(key);
                 self.repeats.forget(key);
                 self.host.ports.endings.forget(key);
                 Ended::new("gone", "Gone", Next::Gone)
@@ -194,17 +201,28 @@ impl Worker {
     /// The one way from a plan to the world. `Err` is how the plan ended early.
     async fn carry_out(&self, key: &Key, plan: &Plan) -> Result<Ended, Ended> {
         let mut done = Done::default();
+        self.perform_all(key, plan, &mut done).await?;
+        Ok(self.rest(key, plan, &done).await)
+    }
+
+    /// All that a plan says, in order.
+    pub(crate) async fn perform_all(
+        &self,
+        key: &Key,
+        plan: &Plan,
+        done: &mut Done,
+    ) -> Result<(), Ended> {
         for action in &plan.actions {
-            self.step(key, plan, action, &mut done).await?;
+            self.step(key, plan, action, done).await?;
         }
         for write in &plan.status {
-            self.write_status(key, plan, write, &mut done).await?;
+            self.write_status(key, plan, write, done).await?;
         }
         self.record_events(key, &plan.events).await;
         for action in &plan.then {
-            self.step(key, plan, action, &mut done).await?;
+            self.step(key, plan, action, done).await?;
         }
-        Ok(self.rest(key, plan, &done).await)
+        Ok(())
     }
 
     /// The end of a pass that carried its plan out.
@@ -370,7 +388,8 @@ impl Worker {
 
     /// Sets a condition of the loop's own, with a Warning event when it is news.
     pub(crate) async fn raise(&self, key: &Key, flag: Flag) {
-        if !self.leads() {
+        // Nothing is written on what is only observed.
+        if !self.leads() || self.predictions.has(key) {
             return;
         }
         let (reason, message) = (flag.reason, flag.message.clone());

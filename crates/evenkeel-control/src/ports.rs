@@ -3,7 +3,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use evenkeel_base::Clock;
 use jiff::Timestamp;
 
-use crate::{BoxFuture, Endings, HookCall, HostWrites, Notification, Read, Store, Write, redact};
+use crate::{
+    BoxFuture, Endings, HookCall, HostWrites, Notification, Read, Stewards, Store, Write, redact,
+};
 
 /// All that a controller may read through; it offers no writes. Cheap to clone.
 #[derive(Clone)]
@@ -16,6 +18,8 @@ pub struct Ports {
     pub replies: Arc<dyn Replies>,
     /// How effects ended that outlived their plan.
     pub endings: Arc<Endings>,
+    /// Who looks after which kinds.
+    pub stewards: Arc<dyn Stewards>,
     /// Present time.
     pub clock: Arc<dyn Clock>,
 }

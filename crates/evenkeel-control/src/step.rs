@@ -101,7 +101,7 @@ impl Worker {
     }
 
     /// An action as text that may be recorded.
-    fn text(&self, action: &Action) -> String {
+    pub(crate) fn text(&self, action: &Action) -> String {
         match action {
             Action::Effect(call) => {
                 let effector = self.host.effectors.find(call);

@@ -4,7 +4,7 @@ use evenkeel_api::canary::Phase;
 use evenkeel_control::Plan;
 
 use crate::{
-    CanaryView, alerts,
+    CanaryView, alerts, beside,
     context::{Context, Need, Obstacle, Turn},
     draft::Draft,
     finish, hold, hooks, init, objects, reasons, repair, revert, rollback,
@@ -25,7 +25,10 @@ pub(crate) fn decide(view: &CanaryView) -> Plan {
 /// As [`decide`], or what must be looked up first.
 pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
     let deleting = view.obj.is_deleting();
-    if view.canary.spec.suspend && !deleting {
+    if let Some(plan) = beside::refusal(view).filter(|_| !deleting) {
+        return Ok(plan);
+    }
+    if beside::is_suspended(view) && !deleting {
         return Ok(suspended(view));
     }
     if let Some(plan) = safety::quiet_stray_route(view) {
@@ -128,8 +131,12 @@ fn adopt_revisions(ctx: &Context<'_>) -> Option<Plan> {
     }
     let same = ctx.rewrite().same_version(ctx.target, primary);
     let mut draft = ctx.draft();
-    draft.status.last_applied_spec = if same { ctx.revision.to_owned() } else { String::new() };
-    draft.status.last_promoted_spec.clone_from(&draft.status.last_applied_spec);
+    // So that the next look finds our part of the status, if the server keeps it.
+    draft.run.clean_since = ctx.run.clean_since.or(Some(ctx.view.now));
+    // What is being judged, as far as it is only watched, goes on to be.
+    let known = same || beside::is_under_way(status.phase);
+    draft.status.last_applied_spec = if known { ctx.revision.to_owned() } else { String::new() };
+    draft.status.last_promoted_spec = if same { ctx.revision.to_owned() } else { String::new() };
     if same {
         draft.run.promoted_configs.clone_from(ctx.config_hashes);
     }

@@ -54,6 +54,7 @@ mod safety;
 mod start;
 
 mod alerts;
+mod beside;
 mod builtin;
 mod checks;
 mod configs;
@@ -213,6 +214,13 @@ impl Controller for CanaryController {
 
     fn decide(&self, view: &CanaryView) -> Plan {
         decide::decide(view)
+    }
+
+    async fn hand_back(&self, key: &Key, ports: &Ports) -> Result<Option<Plan>, ObserveError> {
+        match ports.read.get(key).await? {
+            Some(obj) => beside::hand_back(&obj, ports).await,
+            None => Ok(None),
+        }
     }
 
     fn concurrency(&self) -> usize {

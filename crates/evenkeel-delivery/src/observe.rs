@@ -47,6 +47,7 @@ pub(crate) async fn observe(
 ) -> Result<Option<CanaryView>, ObserveError> {
     let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
     let mut view = CanaryView::new(obj, settings, ports.clock.now());
+    view.standing = ports.standing(&view.obj).await?;
     let off = memory.clocks.correct(&mut view, &*ports.clock);
     let names = view.names.clone();
     view.conflicting_canary = conflicting_canary(&view, ports).await?;

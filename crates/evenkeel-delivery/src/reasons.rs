@@ -75,6 +75,12 @@ pub const PRIMARY_MISSING: &str = "PrimaryMissing";
 
 /// `spec.suspend` is set.
 pub const SUSPENDED: &str = "Suspended";
+/// Another controller looks after the Canary, too.
+pub const IN_BOTH_HANDS: &str = "InBothHands";
+/// A release that another controller began is under way.
+pub const RELEASE_OF_ANOTHER: &str = "ReleaseOfAnother";
+/// What was ours on the Canary is taken off: another controller goes on.
+pub const HANDED_BACK: &str = "HandedBack";
 /// Objects are being made.
 pub const MAKING_OBJECTS: &str = "MakingObjects";
 /// How repairs went was written down.

@@ -9,7 +9,7 @@ use evenkeel_api::{
     httproute::ParentRef,
     slo::Permission,
 };
-use evenkeel_control::{HookError, HookReply, MetricsError};
+use evenkeel_control::{HookError, HookReply, MetricsError, Standing};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -33,6 +33,8 @@ pub struct CanaryView {
     pub(crate) now: Timestamp,
     pub(crate) settings: Settings,
     pub(crate) obj: Arc<Obj>,
+    /// Whose it is.
+    pub(crate) standing: Standing,
     pub(crate) canary: Arc<Canary>,
     /// Its status, and the part of it that is ours.
     pub(crate) status: CanaryStatus,
@@ -174,6 +176,7 @@ impl CanaryView {
             now,
             settings: settings.clone(),
             obj,
+            standing: Standing::default(),
             canary,
             status,
             run,

@@ -21,11 +21,13 @@ pub(crate) const CONFIGS_ANNOTATION: &str = "evenkeel.dev/configs";
 pub(crate) const TOOLKIT: &str = "toolkit.fluxcd.io";
 /// Parts of the names of labels and annotations that are some tool's bookkeeping about this very
 /// object, and would be wrong on a copy.
-const BOOKKEEPING: [&str; 6] = [
+const BOOKKEEPING: [&str; 7] = [
     "kubectl.kubernetes.io/",
     "deployment.kubernetes.io/",
     "evenkeel.dev/",
     "argocd.argoproj.io/",
+    // By this one Argo CD, too, finds what belongs to an application, and prunes what is not in Git.
+    "app.kubernetes.io/instance",
     "meta.helm.sh/",
     TOOLKIT,
 ];

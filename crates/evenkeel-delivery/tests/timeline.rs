@@ -1,6 +1,8 @@
 //! Canaries in virtual time, through the controller's public face.
 #![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
 
+#[path = "cases/beside.rs"]
+mod beside;
 #[path = "cases/broken.rs"]
 mod broken;
 #[path = "cases/budget.rs"]

@@ -1,5 +1,5 @@
 use evenkeel_api::Obj;
-use evenkeel_control::{Action, Petition, redact as words};
+use evenkeel_control::{Action, Direction, Petition, Prediction, redact as words};
 
 use crate::{
     Opinion,
@@ -35,6 +35,24 @@ pub(crate) fn ask(petition: &Petition<'_>, opinion: &Opinion, objections: &[Obje
         before: petition.before.as_deref().map(state),
         after: after.map(|after| sha256(after.to_string().as_bytes())),
         body: body(petition.action),
+    }))
+}
+
+/// The line about what would be done with an object that is only observed.
+pub(crate) fn foreseen(prediction: &Prediction<'_>) -> Entry {
+    Entry::Ask(Box::new(Asked {
+        controller: prediction.controller.to_owned(),
+        object: prediction.object.to_string(),
+        verb: "predict".to_owned(),
+        action: cut(prediction.text.to_owned(), ACTION_BYTES_MAX),
+        reason: prediction.reason.to_owned(),
+        direction: Direction::Neutral.as_str().to_owned(),
+        verdict: "observe".to_owned(),
+        why: None,
+        objections: Vec::new(),
+        before: None,
+        after: None,
+        body: None,
     }))
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use evenkeel_base::Clock;
 use evenkeel_control::{
-    AuditId, BoxFuture, Direction, Door, Objection, Outcome, Petition, Timer, Verdict,
+    AuditId, BoxFuture, Direction, Door, Objection, Outcome, Petition, Prediction, Timer, Verdict,
 };
 use futures::{
     channel::oneshot,
@@ -312,6 +312,11 @@ impl<R: Record> Door for Keeper<R> {
     fn settle<'a>(&'a self, id: &'a AuditId, outcome: Outcome<'a>) -> BoxFuture<'a, ()> {
         self.note_outcome(id, outcome);
         Box::pin(future::ready(()))
+    }
+
+    fn foresee(&self, prediction: &Prediction<'_>) {
+        let what = What::Note(describe::foreseen(prediction));
+        self.record.submit(Request { time: prediction.now, what });
     }
 }
 

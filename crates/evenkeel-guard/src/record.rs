@@ -70,7 +70,7 @@ pub struct Asked {
     pub reason: String,
     /// `safer`, `neutral` or `riskier`.
     pub direction: String,
-    /// `allow`, `hold` or `deny`.
+    /// `allow`, `hold` or `deny`; `observe` for what would be done with an object that is not ours.
     pub verdict: String,
     /// Why it is held or denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]

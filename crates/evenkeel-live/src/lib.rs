@@ -13,6 +13,7 @@
 //!   annex      where the others are kept
 //!   shelf      what is known of one query: the newer of the watch and of our own writes
 //! OneNamespace  a store that asks for the objects of one namespace only
+//! Neighbours  which kinds another controller looks after
 //! HttpHooks  webhooks, with in-cluster Service names resolved through the Store, and the built-in
 //!            load tester behind http://flagger-loadtester/
 //! ProviderNotifier  notifications to Slack, Discord and others, in order, tried again
@@ -34,6 +35,7 @@ mod kinds;
 mod lines;
 mod load;
 mod metrics;
+mod neighbours;
 mod notify;
 mod pace;
 mod postgres;
@@ -51,6 +53,7 @@ pub use client::ClientError;
 pub use config::{ConnectError, connect, connect_with};
 pub use counts::ApiCounts;
 pub use hooks::HttpHooks;
+pub use neighbours::{Manage, Neighbours};
 pub use notify::ProviderNotifier;
 pub use postgres::{PostgresRecord, RecordStoreError};
 pub use scope::OneNamespace;

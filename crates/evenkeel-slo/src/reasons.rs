@@ -1,5 +1,7 @@
 //! Every reason a finding, condition or decision of this crate can carry.
 
+/// What was ours on an object is taken off: another controller goes on.
+pub const HANDED_BACK: &str = "HandedBack";
 /// The text is not YAML, or not a mapping.
 pub const INVALID_YAML: &str = "InvalidYaml";
 /// No reader knows this kind or version.

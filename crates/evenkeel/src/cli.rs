@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use evenkeel_live::Manage;
 
 use crate::{
     durations,
@@ -113,6 +114,27 @@ pub(crate) enum Safeguard {
     Confirmation,
 }
 
+/// Which Canaries and SLOs are acted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ManageArg {
+    /// All of them.
+    All,
+    /// Those with the annotation evenkeel.dev/managed: "true"; the others are observed.
+    Annotated,
+    /// As annotated where Flagger's or Sloth's definition is installed or it runs; else all.
+    Auto,
+}
+
+impl From<ManageArg> for Manage {
+    fn from(arg: ManageArg) -> Self {
+        match arg {
+            ManageArg::All => Self::All,
+            ManageArg::Annotated => Self::Annotated,
+            ManageArg::Auto => Self::Auto,
+        }
+    }
+}
+
 /// `evenkeel up`
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
@@ -164,6 +186,9 @@ pub(crate) struct RunArgs {
         value_parser = install_flags::group_names()
     )]
     pub(crate) only: Vec<String>,
+    /// Which Canaries and SLOs are acted on; the others are only observed
+    #[arg(long, value_enum, default_value_t = ManageArg::Auto, value_name = "WHICH")]
+    pub(crate) manage: ManageArg,
     /// Time between two looks at the counters of SLOs; not shorter than Prometheus scrapes
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = durations::interval)]
     pub(crate) slo_interval: Duration,

@@ -28,7 +28,8 @@ use evenkeel_control::redact;
 
 /// What is logged unless `EVENKEEL_LOG` says otherwise: warnings, and leadership. The Kubernetes
 /// client's own lines repeat what we log with the object and the next step.
-const LOG_DEFAULT: &str = "warn,evenkeel_control::lease=info,kube_client=off";
+const LOG_DEFAULT: &str = "warn,evenkeel_control::lease=info,evenkeel_control::predict=info,\
+                           kube_client=off";
 /// Exit code of a command that could not get an answer: 1 would be an answer.
 pub(crate) const NOT_KNOWN: u8 = 2;
 

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 use anyhow::{Context as _, bail};
 use evenkeel_assembly::Assembly;
 use evenkeel_control::{Activity, Host, Metrics, Store};
-use evenkeel_live::{CachedStore, HttpHooks, OneNamespace, ProviderNotifier, RealTime, connect};
+use evenkeel_live::{
+    CachedStore, HttpHooks, Neighbours, OneNamespace, ProviderNotifier, RealTime, connect,
+};
 use evenkeel_telemetry::shell::PrometheusClient;
 
 use crate::{
@@ -76,6 +78,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
     let host = Host::new(&store, time.clone(), time)
         .with_metrics(metrics)
         .with_notifier(Arc::new(notifier))
+        .with_stewards(Arc::new(Neighbours::new(cached.clone(), args.manage.into())))
         .with_hooks(Arc::new(HttpHooks::new(store).context("set up webhooks")?));
     let activity = Arc::<Activity>::default();
     let metrics = move || cached.metrics();

@@ -54,6 +54,7 @@ pub(crate) enum Look {
 
 type Decide = Arc<dyn Fn(&Seen) -> Plan + Send + Sync>;
 type Observe = Arc<dyn Fn(&Key) -> Look + Send + Sync>;
+type HandBack = Arc<dyn Fn(&Obj) -> Option<Plan> + Send + Sync>;
 type Map = Arc<dyn Fn(&Obj) -> Wakes + Send + Sync>;
 
 #[derive(Clone)]
@@ -62,6 +63,7 @@ pub(crate) struct Fixture {
     decide: Decide,
     look: Observe,
     configs: Option<Map>,
+    hand_back: Option<HandBack>,
     concurrency: usize,
 }
 
@@ -73,6 +75,7 @@ impl Fixture {
             decide: Arc::new(decide),
             look: Arc::new(|_| Look::Well),
             configs: None,
+            hand_back: None,
             concurrency: 1,
         }
     }
@@ -98,6 +101,14 @@ impl Fixture {
         map: impl Fn(&Obj) -> Wakes + Send + Sync + 'static,
     ) -> Self {
         self.configs = Some(Arc::new(map));
+        self
+    }
+
+    pub(crate) fn handing_back(
+        mut self,
+        plan: impl Fn(&Obj) -> Option<Plan> + Send + Sync + 'static,
+    ) -> Self {
+        self.hand_back = Some(Arc::new(plan));
         self
     }
 
@@ -155,6 +166,11 @@ impl Controller for Fixture {
 
     fn decide(&self, view: &Seen) -> Plan {
         (self.decide)(view)
+    }
+
+    async fn hand_back(&self, key: &Key, ports: &Ports) -> Result<Option<Plan>, ObserveError> {
+        let Some(plan) = &self.hand_back else { return Ok(None) };
+        Ok(ports.read.get(key).await?.and_then(|widget| plan(&widget)))
     }
 
     fn concurrency(&self) -> usize {

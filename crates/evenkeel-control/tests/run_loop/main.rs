@@ -4,6 +4,7 @@
 #![expect(clippy::panic, reason = "defects are part of the script")]
 
 mod assumed;
+mod beside;
 mod effects;
 mod failures;
 mod fixture;

@@ -139,6 +139,9 @@ impl Observer for Eye {
     fn planned(&self, controller: &'static str, does: &'static str) {
         self.activity.planned(controller, does);
     }
+    fn predicted(&self, controller: &'static str, is_new: bool) {
+        self.activity.predicted(controller, is_new);
+    }
     fn acted(&self, controller: &'static str, verb: &'static str, outcome: &'static str) {
         self.activity.acted(controller, verb, outcome);
     }

@@ -19,7 +19,7 @@ use evenkeel_api::{
     GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute, weighted::virtual_service,
 };
 use evenkeel_base::Clock;
-use evenkeel_control::{HookCall, Host, RunLoop, Store};
+use evenkeel_control::{BoxFuture, HookCall, Host, RunLoop, Steward, Stewards, Store, StoreError};
 use evenkeel_delivery::{Settings, install};
 use futures::{executor::LocalPool, task::LocalSpawnExt as _};
 use jiff::{SignedDuration, Timestamp};
@@ -61,6 +61,8 @@ pub(crate) struct World {
     pub(crate) meddler: Option<fn(&MemStore)>,
     /// What must hold always does not hold where the world itself is broken.
     pub(crate) unchecked: bool,
+    /// Who else looks after Canaries, for the next process.
+    pub(crate) others: Option<Arc<dyn Stewards>>,
     /// Highest weight that the spec allows.
     pub(crate) weight_max: i64,
     time: Arc<Time>,
@@ -100,6 +102,7 @@ impl World {
             confirming: true,
             meddler: None,
             unchecked: false,
+            others: None,
             weight_max: max.unwrap_or(100),
             time,
             pool: LocalPool::new(),
@@ -161,6 +164,10 @@ impl World {
                 messages: self.messages.clone(),
             }))
             .with_door(Arc::new(Gate { rule: self.rule.clone(), messages: self.messages.clone() }));
+        let host = match &self.others {
+            Some(others) => host.with_stewards(others.clone()),
+            None => host,
+        };
         let run = install(RunLoop::new(host), self.settings.clone());
         self.pool.spawner().spawn_local(run.run()).unwrap();
     }
@@ -440,6 +447,16 @@ impl World {
                     "labels": {"kubernetes.io/service-name": service.name()}}}));
         }
         self.store.change(&key, |body| body["endpoints"] = pods.into());
+    }
+}
+
+/// A cluster on which Canaries are Flagger's.
+pub(crate) struct Flaggers;
+
+impl Stewards for Flaggers {
+    fn of<'a>(&'a self, _: &'a GroupKind) -> BoxFuture<'a, Result<Steward, StoreError>> {
+        let (name, why) = ("Flagger", "Flagger runs here".into());
+        Box::pin(async { Ok(Steward::Other { name, why }) })
     }
 }
 

@@ -297,3 +297,19 @@ fn an_action_given_up_while_its_line_was_written_is_withdrawn() {
 fn request_time() -> Timestamp {
     Timestamp::from_second(7).unwrap()
 }
+
+#[test]
+fn what_would_be_done_with_an_observed_object_is_on_record() {
+    let door = MemoryDoor::new(clock());
+    door.foresee(&Prediction {
+        controller: "delivery",
+        object: &Key::of::<Canary>("shop", "a"),
+        text: "would NewRevision",
+        reason: "NewRevision",
+        now: Timestamp::from_second(7).unwrap(),
+    });
+    let [line] = &door.lines()[..] else { panic!("{:?}", door.lines()) };
+    let Entry::Ask(asked) = &line.entry else { panic!("{line:?}") };
+    let said = (&*asked.verb, &*asked.verdict, &*asked.action, &*asked.object);
+    assert_eq!(said, ("predict", "observe", "would NewRevision", "Canary/shop/a"));
+}

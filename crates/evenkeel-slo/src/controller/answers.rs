@@ -40,6 +40,7 @@ use super::{
     SLOS_ANNOTATION,
     changes::{change_of, plan},
     decide::percent,
+    hand_back,
     news::news,
     observe::{list, named, policies, spec},
     status::{SloState, SloStatusObject, moved, moved_points},
@@ -106,12 +107,17 @@ impl Controller for AnswerController {
         let namespace = &key.namespace;
         let slos = list::<PrometheusServiceLevel>(ports, namespace).await?;
         let names = named(&obj).map(|names| names.map(str::to_owned).collect::<Vec<_>>());
-        let there = slos.iter().filter(|slo| {
-            let wanted = names.as_ref().is_none_or(|all| all.iter().any(|one| one == slo.name()));
-            wanted && !slo.is_deleting()
-        });
-        let mut asked: BTreeMap<_, _> =
-            there.map(|slo| (slo.name().to_owned(), Some(self.status(slo)))).collect();
+        let mut asked = BTreeMap::new();
+        for slo in slos.iter().filter(|slo| !slo.is_deleting()) {
+            let wanted = match &names {
+                Some(names) => names.iter().any(|name| name == slo.name()),
+                // Of those that are only observed no budget is kept.
+                None => !ports.standing(slo).await?.is_observed(),
+            };
+            if wanted {
+                asked.insert(slo.name().to_owned(), Some(self.status(slo)));
+            }
+        }
         for name in names.iter().flatten() {
             asked.entry(name.clone()).or_insert(None);
         }
@@ -132,6 +138,11 @@ impl Controller for AnswerController {
 
     fn decide(&self, view: &AnswerView) -> Plan {
         decide(view)
+    }
+
+    async fn hand_back(&self, key: &Key, ports: &Ports) -> Result<Option<Plan>, ObserveError> {
+        let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
+        Ok(hand_back::canary(&obj))
     }
 }
 
@@ -285,7 +296,8 @@ fn without_budget(view: &AnswerView, name: &str, there: bool) -> Answer {
     let namespace = view.obj.namespace();
     let (reason, message) = if there {
         let message = format!(
-            "PrometheusServiceLevel/{name} was not counted yet, or cannot be read: see its conditions"
+            "PrometheusServiceLevel/{name} was not counted yet, is only observed, or cannot be read: \
+             see its conditions, and `evenkeel why slo/{name}`"
         );
         (reasons::SLO_UNREADABLE, message)
     } else {

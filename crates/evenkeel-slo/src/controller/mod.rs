@@ -21,6 +21,7 @@ mod changes;
 mod chunk;
 mod decide;
 mod former;
+mod hand_back;
 mod manifest;
 mod news;
 mod observe;
@@ -93,7 +94,11 @@ pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
     run.with(SloController::new(settings))
         .with(AnswerController::default())
         .with(PolicyController)
-        .map_host(|host| host.with_judge(GroupKind::of::<PrometheusRule>(), Judged(bookkeeping)))
+        .map_host(|host| {
+            host.with_judge(GroupKind::of::<PrometheusRule>(), Judged(bookkeeping))
+                .with_judge(GroupKind::of::<PrometheusServiceLevel>(), Judged(bookkeeping))
+                .with_judge(GroupKind::of::<Canary>(), Judged(bookkeeping))
+        })
 }
 
 impl Controller for SloController {
@@ -124,6 +129,11 @@ impl Controller for SloController {
 
     fn decide(&self, view: &SloSight) -> Plan {
         decide::decide(view)
+    }
+
+    async fn hand_back(&self, key: &Key, ports: &Ports) -> Result<Option<Plan>, ObserveError> {
+        let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
+        Ok(hand_back::level(&obj))
     }
 
     /// Looks wait for the metrics server; those of one object, whose memory they take, never run

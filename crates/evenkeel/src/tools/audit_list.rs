@@ -283,6 +283,7 @@ impl Listed {
         match &*self.verdict {
             "hold" => "held",
             "deny" => "denied",
+            "observe" => "observed",
             _ => &self.outcome,
         }
     }

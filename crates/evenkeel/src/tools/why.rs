@@ -93,7 +93,7 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     }
     passes.sort_by(|a: &Pass, b| a.controller.cmp(&b.controller));
     passes.dedup();
-    let troubled = passes.iter().any(|pass| pass.result != "done")
+    let troubled = passes.iter().any(|pass| !["done", "observed"].contains(&&*pass.result))
         || leaders.iter().any(|(_, leader)| leader.is_late)
         || needs_attention(&obj);
     match args.output {

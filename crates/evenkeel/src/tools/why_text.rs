@@ -69,7 +69,8 @@ impl Explanation<'_> {
             lines.push(format!("    {says:<9} {policy}"));
         }
         if !pass.message.is_empty() && pass.policies.is_empty() {
-            lines.push(format!("    because   {}", pass.message));
+            let head = if pass.result == "observed" { "observed:" } else { "because  " };
+            lines.push(format!("    {head} {}", pass.message));
         }
         let next = pass.next_look.map_or("when something changes".to_owned(), |at| {
             format!("{}, or when something changes", self.moment(at))
@@ -161,6 +162,7 @@ pub(super) fn named(key: &Key) -> String {
 fn result_words(result: &str) -> Option<&str> {
     Some(match result {
         "done" => return None,
+        "observed" => "only observed, nothing is done",
         "held" => "held by a policy",
         "denied" => "denied by a policy",
         "retry" => "did not work, is tried again",

@@ -1,0 +1,161 @@
+//! A Canary on a cluster of Flagger: watched, taken over, refused, given back.
+
+use evenkeel_api::beside::MANAGED;
+
+use super::*;
+
+fn canary_key() -> Key {
+    Key::of::<Canary>(NS, "api-service")
+}
+
+/// A Canary as Flagger leaves it, and a process that knows whose it is.
+fn of_flagger(change: impl Fn(&mut Value)) -> World {
+    let mut world = initialized(article());
+    world.kill();
+    world.others = Some(std::sync::Arc::new(world::Flaggers));
+    world.store.change(&canary_key(), |body| {
+        let status = &mut body["status"];
+        status["lastAppliedSpec"] = "5978589476".into();
+        status["lastPromotedSpec"] = "5978589476".into();
+        status.as_object_mut().unwrap().remove("evenkeel");
+        body["metadata"]["finalizers"] = json!([]);
+        change(body);
+    });
+    world
+}
+
+fn route_key() -> Key {
+    Key::of::<HttpRoute>(NS, "api-service")
+}
+
+fn hand_over(world: &World) {
+    world.store.change(&canary_key(), |body| {
+        body["metadata"]["annotations"][MANAGED] = "true".into();
+        body["spec"]["suspend"] = true.into();
+    });
+}
+
+fn take_back(world: &World) {
+    world.store.change(&canary_key(), |body| {
+        body["metadata"]["annotations"] = json!({});
+        body["spec"]["suspend"] = false.into();
+    });
+}
+
+fn status(world: &World, field: &str) -> Value {
+    world.canary().json()["status"][field].clone()
+}
+
+/// All objects but the Canary and the Events, with their revisions.
+fn around(world: &World) -> Vec<(String, String)> {
+    let all = world.store.all().into_iter();
+    let others = all.filter(|obj| !["Canary", "Event"].contains(&&*obj.key().kind.kind));
+    others.map(|obj| (obj.key().to_string(), obj.revision().to_string())).collect()
+}
+
+#[test]
+fn what_was_not_handed_over_is_left_alone() {
+    let mut world = of_flagger(|_| {});
+    let seen = |world: &World| (world.canary(), world.weight(), world.store.find(&route_key()));
+    let before = seen(&world);
+    world.boot();
+    world.run_for(minutes(5));
+    world.release("2");
+    world.run_for(minutes(5));
+    assert_eq!(seen(&world), before);
+    assert_eq!(world.image("api-service-primary"), "1");
+}
+
+#[test]
+fn a_canary_that_flagger_looks_after_too_is_not_acted_on() {
+    let mut world = of_flagger(|body| body["metadata"]["annotations"] = json!({MANAGED: "true"}));
+    world.boot();
+    world.release("2");
+    world.run_for(minutes(5));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Initialized", Some(0)));
+    assert_snapshot!(world.condition("Accepted"), @"False InBothHands: Flagger looks after this Canary, too: set spec.suspend: true, which stops Flagger and not evenkeel, or take the annotation evenkeel.dev/managed away");
+}
+
+#[test]
+fn a_canary_that_is_handed_over_is_released_although_it_is_suspended() {
+    let mut world = of_flagger(|_| {});
+    hand_over(&world);
+    world.boot();
+    world.run_for(minutes(5));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Initialized", Some(0)));
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+    assert_eq!(world.image("api-service-primary"), "2");
+}
+
+#[test]
+fn a_release_that_flagger_began_is_not_taken_over_in_the_middle() {
+    let mut world = of_flagger(|body| body["status"]["phase"] = "Progressing".into());
+    world.unchecked = true;
+    hand_over(&world);
+    let target = world.store.find(&deployment_key("api-service")).unwrap();
+    world.boot();
+    world.run_for(minutes(5));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Progressing", Some(0)));
+    assert_eq!(world.store.find(&deployment_key("api-service")).unwrap(), target);
+    assert_snapshot!(world.condition("Accepted"), @"False ReleaseOfAnother: a release by Flagger is under way (Progressing, 0 % of the traffic on the canary), and evenkeel does not take it over in the middle: set spec.suspend: false until it has ended, then true");
+    // It has ended meanwhile.
+    world.store.change(&canary_key(), |body| body["status"]["phase"] = "Succeeded".into());
+    world.run_for(minutes(1));
+    assert_eq!(world.condition("Accepted"), "none");
+}
+
+#[test]
+fn a_canary_is_given_back_as_flagger_wants_to_find_it() {
+    let mut world = of_flagger(|_| {});
+    hand_over(&world);
+    world.boot();
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+    let before = around(&world);
+    take_back(&world);
+    world.run_for(minutes(1));
+    // It initializes anew, finds everything as it wants it, and takes the version as promoted.
+    assert_eq!(world.phase(), "Initializing");
+    for field in ["lastAppliedSpec", "lastPromotedSpec", "trackedConfigs", "evenkeel"] {
+        assert!(status(&world, field).is_null(), "{field}: {}", status(&world, field));
+    }
+    let types: Vec<_> = status(&world, "conditions")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|condition| condition["type"].clone())
+        .collect();
+    assert_eq!(types, ["Promoted"]);
+    assert!(world.canary().meta().finalizers.iter().flatten().next().is_none());
+    assert_eq!(around(&world), before);
+    let revision = world.store.revision();
+    world.run_for(minutes(10));
+    assert_eq!(world.store.revision(), revision, "nothing more is written");
+}
+
+#[test]
+fn a_version_that_is_new_or_has_failed_is_still_that_for_flagger() {
+    for (phase, version, left) in [("Succeeded", "3", "Succeeded"), ("Failed", "2", "Failed")] {
+        let mut world = of_flagger(|_| {});
+        hand_over(&world);
+        world.boot();
+        world.release("2");
+        if phase == "Failed" {
+            world.run_for(minutes(2));
+            world.traffic.lock().unwrap().error_ratio = Some(0.5);
+        }
+        world.run_until(&[phase]);
+        world.unchecked = true;
+        world.kill();
+        if version == "3" {
+            world.release(version);
+        }
+        take_back(&world);
+        world.boot();
+        world.run_for(minutes(1));
+        assert_eq!(world.phase(), left);
+        assert!(status(&world, "lastAppliedSpec").is_null());
+        assert_eq!(world.weight(), Some(0));
+    }
+}

@@ -1,0 +1,56 @@
+//! What takes off an object what was put on it here, when another controller goes on with it.
+
+use std::time::Duration;
+
+use evenkeel_api::{
+    Obj,
+    beside::{STATUS, annotation},
+};
+use evenkeel_control::{Action, Plan};
+use serde_json::{Map, Value, json};
+
+use crate::reasons;
+
+/// Fields of the status that Sloth, too, has.
+const SLOTHS: [&str; 5] = [
+    "promOpRulesGeneratedSLOs",
+    "processedSLOs",
+    "promOpRulesGenerated",
+    "lastPromOpRulesSuccessfulGenerated",
+    "observedGeneration",
+];
+
+/// Of an SLO object. Its rules stay: they are Sloth's in all but the version, and Sloth writes over
+/// them.
+pub(super) fn level(obj: &Obj) -> Option<Plan> {
+    let status = obj.json().get("status").and_then(Value::as_object);
+    let ours = status.into_iter().flat_map(Map::keys).filter(|name| !SLOTHS.contains(&&***name));
+    let patch: Map<String, Value> = ours.map(|name| (name.clone(), Value::Null)).collect();
+    leave(obj, patch)
+}
+
+/// Of a Canary: the answer of the error budget. The annotation with the bookkeeping of a release is
+/// not ours to remove.
+pub(super) fn canary(obj: &Obj) -> Option<Plan> {
+    let status = obj.json().get("status");
+    let has = |field: &str| status.is_some_and(|status| status.get(field).is_some());
+    if has("evenkeel") {
+        return None;
+    }
+    let patch = if has("errorBudget") { json!({"errorBudget": null}) } else { json!({}) };
+    leave(obj, patch.as_object().cloned().unwrap_or_default())
+}
+
+fn leave(obj: &Obj, patch: Map<String, Value>) -> Option<Plan> {
+    let kept = annotation(obj.json(), STATUS).is_some();
+    if patch.is_empty() && !kept {
+        return None;
+    }
+    let key = obj.key().clone();
+    let mut plan = Plan::idle(reasons::HANDED_BACK).waking(Duration::ZERO);
+    if !patch.is_empty() {
+        plan = plan.with_status(key.clone(), patch.into());
+    }
+    let patch = json!({"metadata": {"annotations": {STATUS: null}}});
+    Some(if kept { plan.then(Action::Patch { key, patch }) } else { plan })
+}
