@@ -17,11 +17,13 @@ mod bed;
 mod gateways;
 mod node;
 mod objects;
+mod peers;
 mod process;
 mod prometheus;
 mod rights;
 mod wire;
 
+mod beside;
 mod install;
 mod leaders;
 mod pods;

@@ -34,13 +34,15 @@ pub(crate) struct Start<'a> {
     pub(crate) lease: &'a str,
     /// User, as the audit log names it, and token; one of `tests/realk8s/up` otherwise.
     pub(crate) account: Option<(String, String)>,
+    /// Which objects it acts on.
+    pub(crate) manage: &'a str,
     /// Further flags.
     pub(crate) flags: &'a [&'a str],
 }
 
 impl<'a> Start<'a> {
     pub(crate) fn with(prometheus: &'a str) -> Self {
-        Self { through: None, prometheus, lease: "15s", account: None, flags: &[] }
+        Self { through: None, prometheus, lease: "15s", account: None, manage: "auto", flags: &[] }
     }
 }
 
@@ -74,6 +76,7 @@ impl Evenkeel {
             .args(["run", "--kubeconfig"])
             .arg(home.join("kubeconfig"))
             .args(["--prometheus", start.prometheus, "--lease-duration", start.lease])
+            .args(["--manage", start.manage])
             .arg("--data-dir")
             .arg(home.join("data"))
             .args(start.flags)
@@ -127,6 +130,18 @@ impl Evenkeel {
         let ticks: f64 = [11, 12].iter().map(|at| fields[*at].parse::<f64>().unwrap()).sum();
         ticks / 100.0
     }
+}
+
+/// What `evenkeel why` says of an object.
+pub(crate) fn why(bed: &Bed, object: &str, namespace: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .env("NO_COLOR", "1")
+        .args(["why", object, "--namespace", namespace, "--lease-namespace", "default"])
+        .arg("--kubeconfig")
+        .arg(bed.file("kubeconfig"))
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 impl Drop for Evenkeel {
