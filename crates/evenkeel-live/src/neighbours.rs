@@ -85,7 +85,11 @@ impl Neighbours {
         let (mut found, mut at) = (None, now);
         for name in NAME_LABELS {
             let Ok(labels) = LabelSelector::parse(&format!("{name}={label}")) else { continue };
-            let query = ListQuery::all(GroupKind::new("apps", "Deployment")).with_labels(labels);
+            let mut query =
+                ListQuery::all(GroupKind::new("apps", "Deployment")).with_labels(labels);
+            if let Some(namespace) = self.store.namespace() {
+                query = query.within(namespace);
+            }
             match self.store.list(&query).await {
                 Ok(listed) => found = listed.items.first().map(|one| one.key().to_string()),
                 // The definition alone decides then.

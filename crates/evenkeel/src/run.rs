@@ -61,7 +61,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
             named.unwrap_or_default()
         );
     }
-    let cached = CachedStore::new(store);
+    let cached = CachedStore::within(store, args.watch_namespace.as_deref());
     let leases = args.lease_namespace.as_ref().or(args.watch_namespace.as_ref());
     let leases = leases.map_or("default", String::as_str);
     let store: Arc<dyn Store> = match &args.watch_namespace {

@@ -126,7 +126,15 @@ impl CachedStore {
         if let Some(known) = definitions.current(kind) {
             return Ok(known.found);
         }
-        match self.live.list(&query).await {
+        let listed = match self.namespace() {
+            // No Role in a namespace can grant it.
+            Some(_) => Err(StoreError::Refused {
+                object: name.clone(),
+                problem: "definitions belong to no namespace".to_owned(),
+            }),
+            None => self.live.list(&query).await,
+        };
+        match listed {
             Ok(listed) => {
                 self.open(query);
                 Ok(definitions.learn(kind, listed.items.first().map(AsRef::as_ref), &route))

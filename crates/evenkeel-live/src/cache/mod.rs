@@ -78,6 +78,8 @@ struct Shared {
     reads: Mutex<BTreeMap<(GroupKind, Arc<str>), Reads>>,
     idle: Duration,
     definitions: Definitions,
+    /// Only objects of this namespace are looked at.
+    namespace: Option<String>,
 }
 
 /// Reads that no cache has answered.
@@ -89,10 +91,22 @@ struct Reads {
 impl CachedStore {
     /// A cache in front of `live`. Call it on the runtime that the watches shall run on.
     pub fn new(live: KubeStore) -> Self {
+        Self::within(live, None)
+    }
+
+    /// A cache for users who look at one namespace only, if one is named: what this part asks for
+    /// itself is readable with rights in that namespace.
+    pub fn within(live: KubeStore, namespace: Option<&str>) -> Self {
         let idle = live.client.settings.cache_idle;
         let (caches, reads) = (Mutex::default(), Mutex::default());
-        let shared = Shared { caches, reads, idle, definitions: Definitions::default() };
+        let namespace = namespace.map(str::to_owned);
+        let shared = Shared { caches, reads, idle, definitions: Definitions::default(), namespace };
         Self { live, shared: Arc::new(shared), runtime: Handle::current() }
+    }
+
+    /// The only namespace that is looked at.
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        self.shared.namespace.as_deref()
     }
 
     /// The store behind the cache.
