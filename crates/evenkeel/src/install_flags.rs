@@ -50,6 +50,16 @@ pub(crate) struct InstallArgs {
     /// `StorageClass` of these volumes; default: that of the cluster
     #[arg(long, value_name = "NAME", value_parser = class)]
     pub(crate) storage_class: Option<String>,
+    /// Secret in the namespace of the controllers, for one record of all replicas in PostgreSQL
+    /// instead of one on the volume of each: `url` as of `run --record`, and the private key
+    /// `audit.key`
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = class,
+        conflicts_with_all = ["storage", "storage_class"]
+    )]
+    pub(crate) record_secret: Option<String>,
     /// Also a `ServiceMonitor`, for the Prometheus operator
     #[arg(long)]
     pub(crate) service_monitor: bool,
@@ -106,12 +116,12 @@ fn is_label(text: &str) -> bool {
         && is_edge(bytes.last())
 }
 
-/// The name of a `StorageClass`: labels with dots between them.
+/// The name of a `StorageClass` or Secret: labels with dots between them.
 fn class(text: &str) -> Result<String, String> {
     if text.len() <= 253 && text.split('.').all(is_label) {
         return Ok(text.to_owned());
     }
-    Err("must be the name of a StorageClass (kubectl get storageclass)".to_owned())
+    Err("must be the name of an object: lower case letters, digits, '-' and '.'".to_owned())
 }
 
 /// A whole number of bytes, as Kubernetes writes it.

@@ -1,6 +1,6 @@
 //! The Helm chart in `charts/evenkeel` gives the objects that `evenkeel install` prints.
 //!
-//! Needs Helm, on the path or where `tests/realk8s/build --helm` puts it; skipped without.
+//! Needs Helm, on the path or where `tests/realk8s/build` puts it; skipped without.
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use std::{
@@ -24,7 +24,7 @@ fn helm() -> Option<PathBuf> {
     let folders = std::env::split_paths(&path).chain(cache.map(|cache| cache.join("bin")));
     let found = folders.map(|folder| folder.join("helm")).find(|file| file.is_file());
     if found.is_none() {
-        let text = "skipped: no Helm; tests/realk8s/build --helm builds it\n";
+        let text = "skipped: no Helm; tests/realk8s/build builds it\n";
         std::io::stderr().write_all(text.as_bytes()).unwrap();
     }
     found
@@ -68,7 +68,7 @@ fn template(helm: &Path, namespace: &str, values: &Value, flags: &[&str]) -> Com
 #[test]
 fn the_chart_and_install_give_the_same_objects() {
     let Some(helm) = helm() else { return };
-    let cases: [(&str, Value, &[&str]); 7] = [
+    let cases: [(&str, Value, &[&str]); 8] = [
         ("ops", json!({}), &[]),
         ("slo", json!({"only": ["slo"]}), &["--only=slo"]),
         ("both", json!({"only": ["slo", "delivery"]}), &["--only=slo,delivery"]),
@@ -83,6 +83,11 @@ fn the_chart_and_install_give_the_same_objects() {
             json!({"replicas": 3, "serviceMonitor": true,
                 "storage": {"size": "10Gi", "className": "fast"}}),
             &["--replicas=3", "--service-monitor", "--storage=10Gi", "--storage-class=fast"],
+        ),
+        (
+            "shared",
+            json!({"recordSecret": "evenkeel-record"}),
+            &["--record-secret=evenkeel-record"],
         ),
         ("kinds", json!({}), &["--crds"]),
     ];

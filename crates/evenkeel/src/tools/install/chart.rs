@@ -83,6 +83,9 @@ storage:
   size: 2Gi
   # Empty: the default StorageClass of the cluster.
   className: \"\"
+# Secret for one record of all replicas in PostgreSQL, instead of one on the volume of each: `url` as
+# of `evenkeel run --record`, and the private key `audit.key`.
+recordSecret: \"\"
 # Also a ServiceMonitor, for the Prometheus operator.
 serviceMonitor: false
 ",
@@ -115,6 +118,7 @@ fn schema() -> Value {
                     "className": text("^([a-z0-9]([-.a-z0-9]*[a-z0-9])?)?$"),
                 }
             },
+            "recordSecret": text("^([a-z0-9]([-.a-z0-9]*[a-z0-9])?)?$"),
             "serviceMonitor": {"type": "boolean"},
         }
     })
@@ -176,6 +180,7 @@ fn objects() -> String {
         ("resources", text(".Values.resources | toJson")),
         ("storage", text(".Values.storage.size")),
         ("storage_class", text(".Values.storage.className")),
+        ("record", text(".Values.recordSecret")),
     ];
     let when = |expression: &str| When::If(expression.to_owned());
     let conditions = vec![
@@ -184,6 +189,8 @@ fn objects() -> String {
         ("only", when(".Values.only")),
         ("service_monitor", when(".Values.serviceMonitor")),
         ("storage_class", when(".Values.storage.className")),
+        ("shared", when(".Values.recordSecret")),
+        ("files", when("not .Values.recordSecret")),
     ];
     Filling { texts, conditions }.manifest()
 }

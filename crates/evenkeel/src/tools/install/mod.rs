@@ -47,6 +47,7 @@ fn manifest(args: &InstallArgs) -> anyhow::Result<String> {
         ("resources", resources().to_string()),
         ("storage", args.storage.clone()),
         ("storage_class", class.clone().unwrap_or_default()),
+        ("record", args.record_secret.clone().unwrap_or_default()),
     ];
     let conditions = vec![
         ("cluster", place.watched.is_none().into()),
@@ -54,6 +55,8 @@ fn manifest(args: &InstallArgs) -> anyhow::Result<String> {
         ("only", (!place.only.is_empty()).into()),
         ("service_monitor", args.service_monitor.into()),
         ("storage_class", class.is_some().into()),
+        ("shared", args.record_secret.is_some().into()),
+        ("files", args.record_secret.is_none().into()),
     ];
     Ok(Filling { texts, conditions }.manifest())
 }
@@ -80,6 +83,7 @@ mod tests {
             replicas: 2,
             storage: "2Gi".to_owned(),
             storage_class: None,
+            record_secret: None,
             service_monitor: false,
             crds: false,
         }
@@ -148,6 +152,25 @@ mod tests {
         let claim = &find(&objects, "StatefulSet")["spec"]["volumeClaimTemplates"][0]["spec"];
         assert_eq!(claim["resources"], json!({"requests": {"storage": "2Gi"}}));
         assert!(claim["storageClassName"].is_null(), "{claim}");
+    }
+
+    #[test]
+    fn a_shared_record_needs_no_volume() {
+        let mut args = args(&[]);
+        args.record_secret = Some("evenkeel-record".to_owned());
+        let objects = objects(&args);
+        let set = &find(&objects, "StatefulSet")["spec"];
+        assert!(set["volumeClaimTemplates"].is_null(), "{set}");
+        let container = container(&objects);
+        let has = |words: &str| container["args"].as_array().unwrap().contains(&json!(words));
+        assert!(has("--record=$(RECORD)") && has("--audit-key=/record/audit.key"));
+        assert_eq!(
+            container["env"][1]["valueFrom"]["secretKeyRef"],
+            json!({"name": "evenkeel-record", "key": "url"})
+        );
+        let volumes = &set["template"]["spec"]["volumes"];
+        assert_eq!(volumes[1]["secret"]["secretName"], "evenkeel-record");
+        assert_eq!(container["volumeMounts"][1]["mountPath"], "/record");
     }
 
     #[test]
