@@ -2,6 +2,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use futures::{
     future::{Either, select},
     stream::{self, FuturesUnordered, SelectAll},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     BoxFuture, DynController, Host, Interest, LeaseSettings, ListQuery, Read, StoreError, Timer,
@@ -29,6 +30,10 @@ use crate::{
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// How long passes that are under way may continue after a request to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// Longest time for which a controller goes on without a pause for the others. A pass that finds all
+/// it needs in memory waits for nothing, and all controllers and the renewals of their Leases take
+/// turns on one thread: with a thousand such passes due, a Lease would run out meanwhile.
+const TURN_MAX: SignedDuration = SignedDuration::from_millis(10);
 /// Objects on which a trigger has panicked that are remembered, to log it once for each.
 const POISONS_MAX: usize = 100;
 
@@ -163,8 +168,13 @@ async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &B
     }
     let mut working: FuturesUnordered<BoxFuture<'_, (Key, Ended)>> = FuturesUnordered::new();
     let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
+    let mut turn_began = worker.steady();
     loop {
         let now = worker.steady();
+        if now.duration_since(turn_began) >= TURN_MAX {
+            give_way().await;
+            turn_began = worker.steady();
+        }
         let may_act = worker.leads();
         // Passes never wait for effects that are pending: a rollback must not wait for a chat.
         while may_act && working.len() < concurrency {
@@ -181,21 +191,51 @@ async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &B
             }
             None => futures::future::pending().boxed().fuse(),
         };
-        futures::select_biased! {
-            (key, ended) = working.select_next_some() => {
-                pending.extend(worker.take_pending().into_iter().map(|outcome| {
-                    let busy = busy.enter();
-                    outcome.inspect(move |()| drop(busy)).boxed()
-                }));
-                state.ended(&key, &ended.next, worker.steady());
-                worker.report(&key, &ended, state.queue.due(&key));
+        let turn = async {
+            futures::select_biased! {
+                (key, ended) = working.select_next_some() => {
+                    pending.extend(worker.take_pending().into_iter().map(|outcome| {
+                        let busy = busy.enter();
+                        outcome.inspect(move |()| drop(busy)).boxed()
+                    }));
+                    state.ended(&key, &ended.next, worker.steady());
+                    worker.report(&key, &ended, state.queue.due(&key));
+                }
+                () = pending.select_next_some() => {}
+                (index, heard) = events.select_next_some() => state.hear(worker, index, heard),
+                _ = leads.next() => {}
+                () = alarm => {}
             }
-            () = pending.select_next_some() => {}
-            (index, heard) = events.select_next_some() => state.hear(worker, index, heard),
-            _ = leads.next() => {}
-            () = alarm => {}
+        };
+        if waits(turn).await {
+            turn_began = worker.steady();
         }
     }
+}
+
+/// Whether this has let others go first on its way to its end.
+async fn waits(future: impl Future<Output = ()>) -> bool {
+    let (mut future, mut has_waited) = (std::pin::pin!(future), false);
+    std::future::poll_fn(|context| {
+        let polled = future.as_mut().poll(context);
+        has_waited |= polled.is_pending();
+        polled
+    })
+    .await;
+    has_waited
+}
+
+/// Lets everything else that is ready go first.
+async fn give_way() {
+    let mut has_given_way = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut has_given_way, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What comes from a watch.

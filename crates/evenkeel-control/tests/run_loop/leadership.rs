@@ -287,3 +287,25 @@ fn two_loops_over_one_server_never_both_act() {
         lands_only_under_its_own_lease(seed);
     }
 }
+
+#[test]
+fn many_passes_that_wait_for_nothing_do_not_cost_the_lease() {
+    let mut world = World::new();
+    for n in 0..400 {
+        world.server.add(widget(&format!("w{n}"), "1"));
+    }
+    let time = world.time.clone();
+    let decide = move |_: &Seen| {
+        // So long a pass is at work, on a slow machine.
+        let end = time.steady() + Duration::from_millis(100);
+        time.set(end);
+        while time.leap(end) {}
+        Plan::wait("Counting", Duration::from_hours(1))
+    };
+    let mut setup = world.setup("a", vec![Fixture::new(decide).named("a")]);
+    setup.client = world.server.client("a");
+    setup.lease = Some(LeaseSettings::new("evenkeel", "group", "a"));
+    world.boot(setup);
+    world.run_for(90);
+    assert_snapshot!(reign(&world), @"0.000 a leads");
+}
