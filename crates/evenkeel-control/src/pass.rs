@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -323,8 +324,14 @@ impl Worker {
 
     /// The result of a write to the API, within the time that it has. It is given up when our term
     /// ends: none of our writes may still be under way when another process begins.
+    ///
+    /// Nor does it go on after that: a process that was frozen amid it wakes up with the write next
+    /// in turn, before any timer.
     pub(crate) async fn while_leading<T>(&self, write: impl Future<Output = T>) -> Option<T> {
         let mut write = std::pin::pin!(write);
+        let mut write = std::future::poll_fn(move |context| {
+            if self.leads() { write.as_mut().poll(context) } else { Poll::Pending }
+        });
         let end = later(self.steady(), REQUEST_MAX);
         loop {
             // Each renewal prolongs it.
@@ -333,7 +340,7 @@ impl Worker {
             if left.is_zero() {
                 return None;
             }
-            let answer = within(&*self.host.timer, left, write.as_mut()).await;
+            let answer = within(&*self.host.timer, left, &mut write).await;
             if answer.is_some() {
                 return answer;
             }

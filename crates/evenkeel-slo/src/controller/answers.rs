@@ -16,7 +16,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -52,8 +52,8 @@ use crate::{
     reasons,
 };
 
-/// An answer that stays the same is written this often: a fifth of its life.
-const REFRESH_SECONDS: i64 = 120;
+/// An answer that stays the same is written this often: two fifths of its life.
+const REFRESH_SECONDS: i64 = 240;
 /// And looked at again this often, should a change not have woken it.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
 /// Answers that are listed, the strictest first.
@@ -137,7 +137,7 @@ impl Controller for AnswerController {
     }
 
     fn decide(&self, view: &AnswerView) -> Plan {
-        decide(view)
+        super::made_for(decide(view), &view.obj)
     }
 
     async fn hand_back(&self, key: &Key, ports: &Ports) -> Result<Option<Plan>, ObserveError> {
@@ -162,9 +162,12 @@ impl AnswerController {
 
     fn forget(&self, there: &[Arc<Obj>], namespace: &str) {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read.retain(|key, _| {
-            *key.namespace != *namespace || there.iter().any(|slo| slo.key() == key)
-        });
+        let inside = read.keys().filter(|key| *key.namespace == *namespace).count();
+        if inside <= there.len() {
+            return;
+        }
+        let there: BTreeSet<&Key> = there.iter().map(|slo| slo.key()).collect();
+        read.retain(|key, _| *key.namespace != *namespace || there.contains(key));
     }
 }
 

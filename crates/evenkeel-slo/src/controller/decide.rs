@@ -41,8 +41,9 @@ const LEDGER_MAX: usize = 20;
 /// Budgets of one object that are written down, the worst first.
 const BUDGETS_MAX: usize = 100;
 /// Numbers that nobody decides by are written this often, so that readers know that somebody
-/// still looks. A fifth of `ErrorBudget::FRESH_SECONDS`.
-const REFRESH_SECONDS: i64 = 120;
+/// still looks. Two fifths of `ErrorBudget::FRESH_SECONDS`: an answer may be late by as much again,
+/// and a thousand SLOs cost four writes a second.
+const REFRESH_SECONDS: i64 = 240;
 /// And this often while people watch what a release costs.
 const COSTS_SECONDS: i64 = 20;
 /// How long they watch after its end.

@@ -59,7 +59,7 @@ impl Controller for PolicyController {
     }
 
     fn decide(&self, view: &PolicyView) -> Plan {
-        decide(view)
+        super::made_for(decide(view), &view.obj)
     }
 }
 
