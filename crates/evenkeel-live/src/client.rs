@@ -11,10 +11,12 @@ use std::{
 
 use bytes::Bytes;
 use evenkeel_control::redact;
-use http::{HeaderValue, Request, Response, Uri, header::USER_AGENT};
+use http::{
+    HeaderValue, Request, Response, Uri,
+    header::{AUTHORIZATION, USER_AGENT},
+};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect},
     rt::{TokioExecutor, TokioTimer},
@@ -29,6 +31,7 @@ use tower_service::Service;
 use crate::{
     answer::Failure,
     counts::{Counts, Tally, Verb},
+    identity::{Connector, Identity},
     pace::Pace,
     settings::LiveSettings,
     words::{describe, plugin},
@@ -101,10 +104,11 @@ impl ApiClient {
         settings: LiveSettings,
         plugin: Option<&str>,
     ) -> Result<Self, kube::Error> {
-        config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
+        let agent = HeaderValue::from_str(&settings.agent());
+        config.headers.push((USER_AGENT, agent.unwrap_or(HeaderValue::from_static(AGENT))));
         let counts = Counts::default();
-        let tls = config.rustls_https_connector_with_connector(tcp(&settings))?;
-        let pool = Pool::new(Bounded { connector: tls, limit: settings.connect }, counts.clone());
+        let identity = Arc::new(Identity::new(&mut config, &settings)?);
+        let pool = Pool::new(identity, counts.clone());
         let namespace = config.default_namespace.clone();
         let stack =
             ClientBuilder::new(pool.clone(), namespace).with_layer(&config.extra_headers_layer()?);
@@ -154,7 +158,10 @@ impl ApiClient {
         self.within(verb, head).await
     }
 
-    async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Body>, Failure> {
+    async fn send(&self, mut request: Request<Vec<u8>>) -> Result<Response<Body>, Failure> {
+        if let Some(bearer) = self.pool.identity.bearer().map_err(Failure::Broken)? {
+            request.headers_mut().insert(AUTHORIZATION, bearer);
+        }
         let answer = self.client.send(request.map(Body::from)).await;
         answer.map_err(|error| Failure::broken(&error, self.plugin.as_deref()))
     }
@@ -235,18 +242,18 @@ pub(crate) struct Generation(u64);
 /// A pool of connections that can be replaced as a whole, under the layers that sign requests.
 #[derive(Clone)]
 struct Pool {
-    connector: Bounded<HttpsConnector<connect::HttpConnector>>,
+    identity: Arc<Identity>,
     current: Arc<Mutex<Connections>>,
     generation: Arc<AtomicU64>,
     counts: Counts,
 }
 
-type Connections = HttpClient<Bounded<HttpsConnector<connect::HttpConnector>>, Body>;
+type Connections = HttpClient<Connector, Body>;
 
 impl Pool {
-    fn new(connector: Bounded<HttpsConnector<connect::HttpConnector>>, counts: Counts) -> Self {
-        let current = Arc::new(Mutex::new(connections(&connector)));
-        Self { connector, current, generation: Arc::default(), counts }
+    fn new(identity: Arc<Identity>, counts: Counts) -> Self {
+        let current = Arc::new(Mutex::new(connections(&identity.connector())));
+        Self { identity, current, generation: Arc::default(), counts }
     }
 
     fn generation(&self) -> Generation {
@@ -257,14 +264,14 @@ impl Pool {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         // Many requests run into their limits together; the first one replaces the pool.
         if self.generation() == seen {
-            *current = connections(&self.connector);
+            *current = connections(&self.identity.connector());
             self.generation.fetch_add(1, Ordering::AcqRel);
             self.counts.tally(Tally::Pool);
         }
     }
 }
 
-fn connections(connector: &Bounded<HttpsConnector<connect::HttpConnector>>) -> Connections {
+fn connections(connector: &Connector) -> Connections {
     HttpClient::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -283,6 +290,10 @@ impl Service<Request<Body>> for Pool {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if self.identity.renew() {
+            tracing::info!("another client certificate is in use");
+            self.reset(self.generation());
+        }
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = current.request(request);
         Box::pin(async { answer.await.map_err(Into::into) })

@@ -3,6 +3,7 @@
 //! ```text
 //! CachedStore  one watch per kind and query for all controllers; reads come from memory
 //! KubeStore  Read and Write over kube's Client: raw requests, one JSON layer
+//!   identity   certificates and tokens in files, taken up when they are replaced
 //!   client     connections: a limit on everything, dead ones are replaced
 //!   answer     what an answer means; "no such object" is not "no such kind"
 //!   words      messages of libraries, without the secrets that they quote
@@ -30,6 +31,7 @@ mod client;
 mod config;
 mod counts;
 mod hooks;
+mod identity;
 mod informer;
 mod kinds;
 mod lines;

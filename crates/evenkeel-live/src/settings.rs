@@ -1,11 +1,15 @@
 use std::time::Duration;
 
+use crate::client::AGENT;
+
 /// How patient the client of a cluster is, and what it keeps.
 ///
 /// The defaults notice a connection that a firewall dropped, or a server that stopped answering,
 /// within a minute, and cost one request per watch and minute at rest.
 #[derive(Debug, Clone)]
 pub struct LiveSettings {
+    /// Groups of controllers that use it, as the user agent names them. None.
+    pub groups: Vec<String>,
     /// Longest time to open a connection, TLS included. 10 s.
     pub connect: Duration,
     /// Longest time from a request to the last byte of its answer; for a watch, to the head of the
@@ -50,6 +54,7 @@ pub struct LiveSettings {
 impl Default for LiveSettings {
     fn default() -> Self {
         Self {
+            groups: Vec::new(),
             connect: Duration::from_secs(10),
             request: Duration::from_secs(30),
             doubt: Duration::from_secs(1),
@@ -67,5 +72,15 @@ impl Default for LiveSettings {
             stale_after: Duration::from_secs(75),
             cache_idle: Duration::from_mins(5),
         }
+    }
+}
+
+impl LiveSettings {
+    /// What the API server's audit log calls us: `evenkeel/VERSION GROUP`.
+    pub(crate) fn agent(&self) -> String {
+        if self.groups.is_empty() {
+            return AGENT.to_owned();
+        }
+        format!("{AGENT} {}", self.groups.join(","))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use evenkeel_assembly::{Assembly, Leases, Settings};
+use evenkeel_assembly::{Assembly, Leases, Settings, domains};
 use evenkeel_control::{Activity, Host};
 use evenkeel_delivery::MetricServers;
 use evenkeel_guard::RecordDoor;
@@ -65,6 +65,12 @@ pub(crate) fn assemble(
     };
     let assembly = Assembly::new(host, settings).only(options.only).with_leases(leases);
     Ok(assembly.beside(watching.run(read)))
+}
+
+/// The groups that run when these are named; all of them when none is.
+pub(crate) fn groups(only: &[String]) -> Vec<String> {
+    let all = domains().into_iter().map(|domain| domain.name.to_owned());
+    all.filter(|name| only.is_empty() || only.contains(name)).collect()
 }
 
 /// The host's name, and the identity of this process: as client-go names it, the host and something

@@ -6,7 +6,8 @@ use anyhow::{Context as _, bail};
 use evenkeel_assembly::Assembly;
 use evenkeel_control::{Activity, Host, Metrics, Store};
 use evenkeel_live::{
-    CachedStore, HttpHooks, Neighbours, OneNamespace, ProviderNotifier, RealTime, connect,
+    CachedStore, HttpHooks, LiveSettings, Neighbours, OneNamespace, ProviderNotifier, RealTime,
+    connect_with,
 };
 use evenkeel_telemetry::shell::PrometheusClient;
 
@@ -50,7 +51,8 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
     let time = Arc::new(RealTime::start());
     // Before anybody is asked anything: without a record there is nothing to do.
     let door = door::open(&data_dir, &args.record, time.clone(), time.clone())?;
-    let store = connect(args.kubeconfig.as_deref()).await.context(
+    let settings = LiveSettings { groups: controllers::groups(&args.only), ..Default::default() };
+    let store = connect_with(args.kubeconfig.as_deref(), settings).await.context(
         "no cluster to connect to: name its kubeconfig with --kubeconfig, or set KUBECONFIG",
     )?;
     if !store.is_ready().await {
