@@ -5,13 +5,13 @@ use std::{
 
 use evenkeel_api::{Obj, httproute::HttpRoute};
 use evenkeel_control::{
-    ListQuery, Patch, Read as _, Subresource, WatchEvent, Write as _, WriteOptions,
+    ListQuery, Patch, Read as _, StoreError, Subresource, WatchEvent, Write as _, WriteOptions,
 };
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::{bed::Bed, objects::weight};
+use crate::{PAUSE, bed::Bed, objects::weight};
 
 /// Weights of the canary that a route had, one after the other.
 type Seen = Arc<Mutex<BTreeMap<String, Vec<i64>>>>;
@@ -45,9 +45,13 @@ impl Gateways {
                     subresource: Some(Subresource::Status),
                     ..WriteOptions::default()
                 };
-                // A route that has changed or gone meanwhile comes again.
                 let patch = Patch::Merge(status);
-                drop(store.patch(route.key(), &patch, &options).await);
+                // A route that has changed or gone meanwhile comes again.
+                while let Err(StoreError::Unreachable { .. } | StoreError::Busy { .. }) =
+                    store.patch(route.key(), &patch, &options).await
+                {
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         });
         Self { seen, task }

@@ -102,6 +102,10 @@ impl Bed {
             if now != last {
                 last = now;
             }
+            if last == "Failed" && phase != last {
+                let canary = canary_key(namespace, APP);
+                panic!("{namespace} failed: {}", self.field(&canary, "/status/conditions"));
+            }
             last == phase
         })
     }

@@ -30,7 +30,7 @@ fn file(name: &str) -> Option<PathBuf> {
 }
 
 /// The definitions of other projects, in place of ours until it is dropped.
-pub(crate) struct Definitions<'a>(&'a Bed);
+pub(crate) struct Definitions<'a>(pub(crate) &'a Bed);
 
 impl<'a> Definitions<'a> {
     /// Those of Flagger and Sloth.

@@ -7,6 +7,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use nix::unistd::Pid;
+
 use crate::{
     bed::{Bed, folder},
     soon,
@@ -32,17 +34,26 @@ pub(crate) struct Start<'a> {
     pub(crate) prometheus: &'a str,
     /// A leader may be silent for this long.
     pub(crate) lease: &'a str,
-    /// User, as the audit log names it, and token; one of `tests/realk8s/up` otherwise.
-    pub(crate) account: Option<(String, String)>,
+    /// Another user than one of its own: as the audit log names it, and its kubeconfig entry.
+    pub(crate) login: Option<(&'a str, &'a str)>,
     /// Which objects it acts on.
     pub(crate) manage: &'a str,
+    pub(crate) environment: &'a [(&'a str, &'a str)],
     /// Further flags.
     pub(crate) flags: &'a [&'a str],
 }
 
 impl<'a> Start<'a> {
     pub(crate) fn with(prometheus: &'a str) -> Self {
-        Self { through: None, prometheus, lease: "15s", account: None, manage: "auto", flags: &[] }
+        Self {
+            through: None,
+            prometheus,
+            lease: "15s",
+            login: None,
+            manage: "auto",
+            environment: &[],
+            flags: &[],
+        }
     }
 }
 
@@ -50,18 +61,16 @@ impl Evenkeel {
     pub(crate) fn start(bed: &Bed, start: &Start<'_>) -> Self {
         let number = USER.fetch_add(1, Ordering::Relaxed) + 1;
         assert!(number <= USERS, "tests/realk8s/up makes too few users");
-        let user = format!("client-{number}");
+        let own = format!("client-{number}");
+        let token = format!("{{token: token-of-{own}}}");
+        let (user, login) = start.login.unwrap_or((&own, &token));
         let kubeconfig = std::fs::read_to_string(bed.file("kubeconfig")).unwrap();
-        let (token, name) = match &start.account {
-            Some((user, token)) => (token.clone(), user.clone()),
-            None => (format!("token-of-{user}"), user.clone()),
-        };
-        let mut kubeconfig = kubeconfig.replace("token-of-admin", &token);
+        let mut kubeconfig = kubeconfig.replace("{token: token-of-admin}", login);
         if let Some(port) = start.through {
             kubeconfig =
                 kubeconfig.replace(&format!(":{}", port_of(&kubeconfig)), &format!(":{port}"));
         }
-        let home = folder().join(&user);
+        let home = folder().join(&own);
         if home.exists() {
             std::fs::remove_dir_all(&home).unwrap();
         }
@@ -73,6 +82,7 @@ impl Evenkeel {
             .env("HOME", &home)
             .env_remove("KUBECONFIG")
             .env("NO_COLOR", "1")
+            .envs(start.environment.iter().copied())
             .args(["run", "--kubeconfig"])
             .arg(home.join("kubeconfig"))
             .args(["--prometheus", start.prometheus, "--lease-duration", start.lease])
@@ -85,7 +95,8 @@ impl Evenkeel {
             .stderr(output)
             .spawn()
             .unwrap();
-        let mut run = Self { child, user: name, log, diagnostics: String::new() };
+        let user = user.to_owned();
+        let mut run = Self { child, user, log, diagnostics: String::new() };
         let (address, _) = soon("evenkeel run starts", || {
             let text = run.log();
             assert!(run.child.try_wait().unwrap().is_none(), "it ended: {text}");
@@ -100,6 +111,11 @@ impl Evenkeel {
     /// All that it has printed.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
     /// Kills it as a crash would.

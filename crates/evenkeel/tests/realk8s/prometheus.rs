@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex, PoisonError},
@@ -21,6 +21,20 @@ pub(crate) struct Prometheus {
 #[derive(Default)]
 struct State {
     bad: Mutex<BTreeSet<String>>,
+    faults: Mutex<BTreeMap<String, Fault>>,
+}
+
+/// What is wrong with the answers about a namespace.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Fault {
+    /// Connections are closed without an answer.
+    Gone,
+    /// Nothing is answered, and the connection stays open.
+    Silent,
+    /// 503.
+    Unavailable,
+    /// There are no series.
+    Empty,
 }
 
 impl Prometheus {
@@ -42,6 +56,26 @@ impl Prometheus {
     pub(crate) fn worsen(&self, namespace: &str) {
         let mut bad = self.state.bad.lock().unwrap_or_else(PoisonError::into_inner);
         bad.insert(namespace.to_owned());
+    }
+}
+
+impl Prometheus {
+    /// From now on this is wrong in this namespace; `None` ends it.
+    pub(crate) fn fail(&self, namespace: &str, fault: Option<Fault>) {
+        let mut faults = self.state.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        match fault {
+            Some(fault) => faults.insert(namespace.to_owned(), fault),
+            None => faults.remove(namespace),
+        };
+    }
+}
+
+impl State {
+    fn fault(&self, form: &str) -> Option<Fault> {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = decode(form);
+        let about = |namespace: &str| asked.contains(&format!("namespace=\"{namespace}\""));
+        faults.iter().find(|(namespace, _)| about(namespace)).map(|(_, fault)| *fault)
     }
 }
 
@@ -70,9 +104,24 @@ fn serve(stream: &TcpStream, state: &State) {
             return;
         }
         let form = String::from_utf8(body).unwrap();
-        let answer = answer(&first, &form, state).to_string();
+        let fault = state.fault(&form);
+        let (code, answer) = match fault {
+            Some(Fault::Gone) => return,
+            Some(Fault::Silent) => {
+                // Until the client has had enough.
+                let mut rest = String::new();
+                reader.read_line(&mut rest).unwrap_or_default();
+                return;
+            }
+            Some(Fault::Unavailable) => ("503 Service Unavailable", "overloaded".to_owned()),
+            Some(Fault::Empty) => {
+                let data = json!({"resultType": "vector", "result": []});
+                ("200 OK", json!({"status": "success", "data": data}).to_string())
+            }
+            None => ("200 OK", answer(&first, &form, state).to_string()),
+        };
         let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "HTTP/1.1 {code}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             answer.len()
         );
         let mut writer = stream;

@@ -67,7 +67,10 @@ fn two_slos_and_one_canary_at_rest_cost_a_few_requests() {
     let requests = at_rest(&stage, "2 SLOs, 1 Canary");
     assert!(per_second(&requests) < 5.0, "{}", Tally::of(&requests));
     let agents: BTreeSet<_> = requests.iter().map(|request| &*request.agent).collect();
-    assert_eq!(agents, BTreeSet::from([concat!("evenkeel/", env!("CARGO_PKG_VERSION"))]));
+    assert_eq!(
+        agents,
+        BTreeSet::from([concat!("evenkeel/", env!("CARGO_PKG_VERSION"), " delivery,slo")])
+    );
     a_release_at_work(&stage, ns);
 }
 

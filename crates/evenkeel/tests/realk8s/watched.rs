@@ -31,9 +31,10 @@ fn with_rights_in_one_namespace_a_release_goes_through_and_no_other_is_asked() {
     let token = kubectl(&bed, &["create", "token", "evenkeel", "-n", ns], b"");
     let user = format!("system:serviceaccount:{ns}:evenkeel");
     let flags = ["--watch-namespace", ns];
-    let account = Some((user, token.trim().to_owned()));
+    let entry = format!("{{token: {}}}", token.trim());
+    let login = Some((&*user, &*entry));
     let run =
-        Evenkeel::start(&bed, &Start { account, flags: &flags, ..Start::with(&prometheus.url) });
+        Evenkeel::start(&bed, &Start { login, flags: &flags, ..Start::with(&prometheus.url) });
 
     bed.create(crate::objects::deployment(ns, APP, "web:1", 1));
     // Its Gateway is in another namespace, which nobody may look into.

@@ -9,13 +9,14 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::Notify,
+    sync::{Notify, watch},
 };
 
 use crate::bed::Bed;
 
 /// A wire between a client and a server on this machine. It can lose all connections that are open
-/// as a firewall does: nothing comes through any more, without an error.
+/// as a firewall does: nothing comes through any more, without an error. It can lose only the
+/// answers; and it can hold what the client sends, and bring it to the server late.
 pub(crate) struct Wire {
     pub(crate) port: u16,
     shared: Arc<Shared>,
@@ -29,6 +30,15 @@ struct Shared {
     opened: AtomicUsize,
     cut: Notify,
     ended: AtomicBool,
+    is_mute: AtomicBool,
+    holds: watch::Sender<bool>,
+}
+
+/// Whose words are carried.
+#[derive(Clone, Copy, PartialEq)]
+enum From {
+    Client,
+    Server,
 }
 
 impl Wire {
@@ -52,8 +62,8 @@ impl Wire {
                     let (from_server, to_server) = server.into_split();
                     let cut = shared.cuts.load(Ordering::SeqCst);
                     tokio::join!(
-                        carry(from_client, to_server, &shared, cut),
-                        carry(from_server, to_client, &shared, cut),
+                        carry(From::Client, from_client, to_server, &shared, cut),
+                        carry(From::Server, from_server, to_client, &shared, cut),
                     );
                 });
             }
@@ -65,6 +75,22 @@ impl Wire {
     pub(crate) fn cut(&self) {
         self.shared.cuts.fetch_add(1, Ordering::SeqCst);
         self.shared.cut.notify_waiters();
+    }
+
+    /// From now on, until it is told otherwise, answers are lost, and so is each connection on which
+    /// there was one.
+    pub(crate) fn mute(&self, is_mute: bool) {
+        self.shared.is_mute.store(is_mute, Ordering::SeqCst);
+    }
+
+    /// Holds what the client sends.
+    pub(crate) fn hold(&self) {
+        self.shared.holds.send_replace(true);
+    }
+
+    /// Brings what was held to the server; the connections are lost after it, without an error.
+    pub(crate) fn deliver(&self) {
+        self.shared.holds.send_replace(false);
     }
 
     /// Connections opened so far.
@@ -79,7 +105,14 @@ impl Drop for Wire {
     }
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, born: usize) {
+async fn carry(
+    whose: From,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &Shared,
+    born: usize,
+) {
+    let mut holds = shared.holds.subscribe();
     let mut buffer = vec![0; 16 << 10];
     loop {
         let read = tokio::select! {
@@ -94,6 +127,16 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared,
             Ok(0) | Err(_) => {
                 // The other side may have gone, too.
                 to.shutdown().await.unwrap_or_default();
+                return;
+            }
+            Ok(_) if whose == From::Server && shared.is_mute.load(Ordering::SeqCst) => {
+                return std::future::pending().await;
+            }
+            Ok(length) if whose == From::Client && *holds.borrow_and_update() => {
+                let delivered = holds.wait_for(|holds| !holds).await.is_ok();
+                if delivered && to.write_all(&buffer[..length]).await.is_ok() {
+                    return std::future::pending().await;
+                }
                 return;
             }
             Ok(length) => {
