@@ -61,7 +61,11 @@ async fn reach(world: &World, phase: &str) {
 async fn reaches(world: &World, service: &str, phase: &str) {
     let end = world.time.elapsed() + Duration::from_hours(2);
     while releases::phase(world, service).await != phase {
-        assert!(world.time.elapsed() < end, "{service} is never {phase}");
+        if world.time.elapsed() >= end {
+            let canary = releases::canary(world, service).await;
+            let status = canary.map(|canary| canary.json()["status"].to_string());
+            assert!(status.is_none(), "{service} is never {phase}: {status:?}");
+        }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
 }
@@ -79,7 +83,8 @@ async fn install_istio(world: &World) {
             "spec": {"group": "networking.istio.io", "scope": "Namespaced",
                 "names": {"plural": plural, "singular": kind.to_lowercase(), "kind": kind,
                     "listKind": format!("{kind}List")},
-                "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}]}});
+                "versions": [{"name": "v1beta1", "served": true, "storage": true,
+                    "schema": schema}]}});
         world.create(crd).await.unwrap();
     }
 }
