@@ -180,7 +180,17 @@ fn leader(bed: &Bed) -> Option<String> {
 fn next(bed: &Bed, words: &[&str]) -> String {
     let (first, _) = soon("one leads", || leader(bed));
     let pod = first.split('_').next().unwrap();
-    kubectl(bed, &[&["delete", "pod", "-n", HOME, pod], words].concat(), b"");
+    let words = [&["delete", "pod", "-n", HOME, pod], words].concat();
+    let gap = std::thread::scope(|scope| {
+        // It is over before kubectl has ended.
+        scope.spawn(|| kubectl(bed, &words, b""));
+        gap_after(bed, &first)
+    });
+    format!("{:.0} ms", gap.as_secs_f64() * 1e3)
+}
+
+/// Waits until another one leads; how long nobody did.
+fn gap_after(bed: &Bed, first: &str) -> Duration {
     let deadline = Instant::now() + crate::PATIENCE;
     let mut free = None;
     loop {
@@ -192,8 +202,7 @@ fn next(bed: &Bed, words: &[&str]) -> String {
         assert!(Instant::now() < deadline, "nobody follows {first}");
         std::thread::sleep(GLANCE);
     }
-    let gap = free.map_or(Duration::ZERO, |free| free.elapsed());
-    format!("{:.0} ms", gap.as_secs_f64() * 1e3)
+    free.map_or(Duration::ZERO, |free| free.elapsed())
 }
 
 fn uid(bed: &Bed, number: u32) -> String {
