@@ -1,18 +1,22 @@
 //! Server-side apply: which manager set which field, and what follows from it.
 //!
-//! Ownership is kept once an object has been applied this way: from then on plain writes are
-//! recorded too. Objects never applied carry no `managedFields`, which keeps them small. Lists of
-//! custom kinds are taken as one value.
+//! Ownership is kept of objects that clients make, or apply this way: from then on every write is
+//! recorded. Objects of the controllers in this process, Events and Leases carry no
+//! `managedFields`, which keeps them small. Lists of custom kinds are taken as one value.
+
+use std::collections::BTreeMap;
 
 use evenkeel_api::{Key, Obj};
+use evenkeel_control::Subresource;
 use serde_json::{Map, Value, json};
 
 use crate::{
     error::{ApiError, Cause},
     patch::{Merge, strategy},
     request::{Write, WriteContext, Written},
+    resource::Resource,
     state::State,
-    value::{list_at, meta_mut, stamp, text},
+    value::{list_at, meta_mut, set_or_remove, stamp, text},
 };
 
 impl State {
@@ -25,8 +29,8 @@ impl State {
         mut body: Value,
         force: bool,
     ) -> Result<Written, ApiError> {
-        let Write { now, resource, context } = write;
-        let rules = Rules { is_custom: resource.custom().is_some() };
+        let Write { resource, context, .. } = write;
+        let rules = Rules::of(resource, false);
         if !list_at(&body, "/metadata/managedFields").is_empty() {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
@@ -34,9 +38,7 @@ impl State {
         meta_mut(&mut body).shift_remove("creationTimestamp");
         meta_mut(&mut body).insert("name".to_owned(), json!(&*key.name));
         let own = owned(&rules, &body);
-        let entry = json!({"manager": context.manager, "operation": "Apply",
-            "apiVersion": resource.kind.api_version(), "time": stamp(now),
-            "fieldsType": "FieldsV1", "fieldsV1": own});
+        let mut entry = entry(write, "Apply", &own);
         let context = WriteContext { is_apply: true, ..context.clone() };
         let Some(old) = self.find(key).cloned() else {
             let context = WriteContext { managed: Some(json!([entry])), ..context };
@@ -56,11 +58,19 @@ impl State {
             }
         }
         entries.retain(|entry| !is_own(entry) && !is_leaf(&entry["fieldsV1"]));
-        let same = before.filter(|before| before["fieldsV1"] == own);
-        entries.push(same.unwrap_or(entry));
         let mut new = old.json().clone();
         merge(&rules, &mut new, &body, "", "");
         remove(&mut new, &gone);
+        if context.manager == "kubectl" {
+            renew_last_applied(&mut new, &body);
+        }
+        if new == *old.json() {
+            // The time of a manager is that of its last change.
+            let time = before.as_ref().and_then(|before| before.get("time").cloned());
+            set_or_remove(object(&mut entry), "time", time);
+        }
+        entries.push(entry);
+        sort(&mut entries);
         meta_mut(&mut new).insert("managedFields".to_owned(), Value::Array(entries));
         self.update(Write { context: &context, ..write }, &old, new)
     }
@@ -70,48 +80,158 @@ fn is_apply(entry: &Value) -> bool {
     text(entry, "operation") == "Apply"
 }
 
-/// Records the manager of a plain write, on objects whose field owners are known.
-pub(crate) fn track(write: Write<'_>, old: &Obj, new: &mut Value) {
+/// A new row of `managedFields`.
+fn entry(write: Write<'_>, operation: &str, fields: &Value) -> Value {
     let Write { now, resource, context } = write;
-    let mut entries = list_at(old.json(), "/metadata/managedFields").to_vec();
+    let mut entry = json!({"manager": context.manager, "operation": operation,
+        "apiVersion": resource.kind.api_version(), "time": stamp(now),
+        "fieldsType": "FieldsV1", "fieldsV1": fields});
+    if context.subresource == Some(Subresource::Status) {
+        entry["subresource"] = json!("status");
+    }
+    entry
+}
+
+/// Keeps the annotation of `kubectl apply` at what is applied now, so that a client that reads it
+/// does not undo this.
+fn renew_last_applied(new: &mut Value, body: &Value) {
+    const NAME: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let annotations = meta_mut(new).get_mut("annotations").and_then(Value::as_object_mut);
+    let Some(old) = annotations.and_then(|annotations| annotations.get_mut(NAME)) else { return };
+    let mut applied = body.clone();
+    if let Some(own) = meta_mut(&mut applied).get_mut("annotations").and_then(Value::as_object_mut)
+    {
+        own.shift_remove(NAME);
+    }
+    applied.sort_all_objects();
+    *old = json!(format!("{applied}\n"));
+}
+
+fn object(value: &mut Value) -> &mut Map<String, Value> {
+    value.as_object_mut().expect("a row of managedFields is an object")
+}
+
+/// The order of `managedFields`.
+fn sort(entries: &mut [Value]) {
+    let key = |entry: &Value| {
+        ["operation", "time", "manager", "subresource"].map(|field| text(entry, field).to_owned())
+    };
+    entries.sort_by_key(key);
+}
+
+/// `managedFields` of a new object that a client made without applying it; `None` for objects whose
+/// owners nobody asks for.
+pub(crate) fn first(write: Write<'_>, body: &Value) -> Option<Value> {
+    let Write { resource, context, .. } = write;
+    let is_brief = resource.is("", "Event") || resource.is("coordination.k8s.io", "Lease");
+    if context.is_trusted || is_brief {
+        return None;
+    }
+    let own = owned(&Rules::of(resource, true), body);
+    (!is_leaf(&own)).then(|| json!([entry(write, "Update", &own)]))
+}
+
+/// Records the manager of a plain write, on objects whose field owners are known.
+pub(crate) fn track(write: Write<'_>, old: &Obj, new: &mut Value, is_status: bool) {
+    let Write { resource, context, .. } = write;
+    let given = list_at(new, "/metadata/managedFields");
+    if given == [json!({})] {
+        // How a client asks to forget all owners.
+        meta_mut(new).shift_remove("managedFields");
+        return;
+    }
+    let mut entries = given.to_vec();
     if entries.is_empty() {
         return;
     }
-    let rules = Rules { is_custom: resource.custom().is_some() };
-    let changed = changes(&rules, old.json(), new);
-    if is_leaf(&changed) {
+    let rules = Rules::of(resource, true);
+    let set = |body: &Value| if is_status { status(&rules, body) } else { owned(&rules, body) };
+    let (before, after) = (set(old.json()), set(new));
+    let mut changed = Map::new();
+    collect_changes(&before, &after, Some(old.json()), Some(new), &mut changed);
+    let changed = Value::Object(changed);
+    let gone = difference(&before, &after);
+    if is_leaf(&changed) && is_leaf(&gone) {
         return;
     }
-    let is_own = |entry: &Value| text(entry, "manager") == context.manager && !is_apply(entry);
+    let part = if is_status { "status" } else { "" };
+    let is_own = |entry: &Value| {
+        text(entry, "manager") == context.manager
+            && text(entry, "subresource") == part
+            && !is_apply(entry)
+    };
     let mut own = json!({});
     for entry in &mut entries {
+        let left = difference(&entry["fieldsV1"], &gone);
         if is_own(entry) {
-            own = entry["fieldsV1"].clone();
+            own = left;
         } else {
-            entry["fieldsV1"] = difference(&entry["fieldsV1"], &changed);
+            entry["fieldsV1"] = difference(&left, &changed);
         }
     }
     entries.retain(|entry| !is_own(entry) && !is_leaf(&entry["fieldsV1"]));
     unite(&mut own, &changed);
-    entries.push(json!({"manager": context.manager, "operation": "Update",
-        "apiVersion": resource.kind.api_version(), "time": stamp(now),
-        "fieldsType": "FieldsV1", "fieldsV1": own}));
+    if !is_leaf(&own) {
+        entries.push(entry(write, "Update", &own));
+    }
+    sort(&mut entries);
     meta_mut(new).insert("managedFields".to_owned(), Value::Array(entries));
 }
 
 /// How the values of a kind merge.
 struct Rules {
     is_custom: bool,
+    /// The set is of a plain write: it names maps and lists that it made, too, not only what is in
+    /// them.
+    is_update: bool,
 }
 
+/// Parts that every object of a built-in kind has, so that no write makes them.
+const ALWAYS: [&str; 8] = [
+    "metadata",
+    "spec",
+    "status",
+    "template",
+    "strategy",
+    "updateStrategy",
+    "jobTemplate",
+    "containers",
+];
+
 impl Rules {
+    fn of(resource: &Resource, is_update: bool) -> Self {
+        Self { is_custom: resource.custom().is_some(), is_update }
+    }
+
+    /// Marks a map or a list as made by a write.
+    fn mark(&self, set: &mut Map<String, Value>, field: &str) {
+        if self.is_update && (self.is_custom || !ALWAYS.contains(&field)) {
+            set.insert(".".to_owned(), json!({}));
+        }
+    }
+
+    /// Fields that tell the elements of a list apart; those of a port are two.
+    fn keys(field: &str, key: &'static str) -> Vec<&'static str> {
+        if field == "ports" { vec![key, "protocol"] } else { vec![key] }
+    }
+
     fn list(&self, parent: &str, field: &str) -> Option<Merge> {
         if self.is_custom && parent != "metadata" { None } else { strategy(parent, field) }
     }
 
     /// Objects that are one value.
     fn is_atomic(field: &str) -> bool {
-        matches!(field, "selector" | "nodeSelector" | "matchLabels" | "labelSelector")
+        matches!(
+            field,
+            "selector"
+                | "nodeSelector"
+                | "matchLabels"
+                | "labelSelector"
+                | "fieldRef"
+                | "resourceFieldRef"
+                | "configMapKeyRef"
+                | "secretKeyRef"
+        )
     }
 }
 
@@ -137,9 +257,24 @@ fn is_unowned(path: &str, name: &str) -> bool {
     }
 }
 
+/// A field that tells elements apart, as it is when it is left out.
+fn key_value(item: &Value, key: &str) -> Value {
+    let absent = || if key == "protocol" { json!("TCP") } else { Value::Null };
+    item.get(key).cloned().unwrap_or_else(absent)
+}
+
 /// Name of a list element in a set of fields.
-fn element(key: &str, item: &Value) -> String {
-    format!("k:{}", json!({key: item.get(key)}))
+fn element(keys: &[&str], item: &Value) -> String {
+    let named = keys.iter().map(|key| ((*key).to_owned(), key_value(item, key)));
+    format!("k:{}", Value::Object(named.collect()))
+}
+
+/// The fields of a status, in the form of `FieldsV1`.
+fn status(rules: &Rules, body: &Value) -> Value {
+    match body.get("status") {
+        Some(value) => json!({"f:status": fields(rules, value, "", "status")}),
+        None => json!({}),
+    }
 }
 
 /// The fields that a configuration sets, in the form of `FieldsV1`.
@@ -170,21 +305,36 @@ fn fields(rules: &Rules, value: &Value, parent: &str, field: &str) -> Value {
     let mut set = Map::new();
     match value {
         Value::Object(inner) if !Rules::is_atomic(field) => {
+            if !inner.is_empty() {
+                rules.mark(&mut set, field);
+            }
             for (name, value) in inner {
                 set.insert(format!("f:{name}"), fields(rules, value, field, name));
             }
         }
         Value::Array(items) => match rules.list(parent, field) {
             Some(Merge::ByKey(key)) => {
+                if !items.is_empty() {
+                    rules.mark(&mut set, field);
+                }
+                let keys = Rules::keys(field, key);
                 for item in items {
+                    if field == "ownerReferences" {
+                        // Its elements are one value each.
+                        set.insert(element(&keys, item), json!({}));
+                        continue;
+                    }
                     let mut inner = Map::from_iter([(".".to_owned(), json!({}))]);
                     for (name, value) in item.as_object().into_iter().flatten() {
                         inner.insert(format!("f:{name}"), fields(rules, value, field, name));
                     }
-                    set.insert(element(key, item), Value::Object(inner));
+                    set.insert(element(&keys, item), Value::Object(inner));
                 }
             }
             Some(Merge::Set) => {
+                if !items.is_empty() {
+                    rules.mark(&mut set, field);
+                }
                 set.extend(items.iter().map(|item| (format!("v:{item}"), json!({}))));
             }
             None => {}
@@ -194,14 +344,7 @@ fn fields(rules: &Rules, value: &Value, parent: &str, field: &str) -> Value {
     Value::Object(set)
 }
 
-/// The fields in which two bodies differ.
-fn changes(rules: &Rules, old: &Value, new: &Value) -> Value {
-    let (before, after) = (owned(rules, old), owned(rules, new));
-    let mut changed = Map::new();
-    collect_changes(&before, &after, Some(old), Some(new), &mut changed);
-    Value::Object(changed)
-}
-
+/// The fields of a set that are others than before.
 fn collect_changes(
     before: &Value,
     after: &Value,
@@ -257,7 +400,7 @@ fn is_plain(item: &Value, name: &str) -> bool {
 /// Index of the list element with the given keys.
 fn position(items: &[Value], keys: &str) -> Option<usize> {
     let keys: Map<String, Value> = serde_json::from_str(keys).ok()?;
-    items.iter().position(|item| keys.iter().all(|(name, value)| item.get(name) == Some(value)))
+    items.iter().position(|item| keys.iter().all(|(name, value)| key_value(item, name) == *value))
 }
 
 /// What is in `set` and not in `other`.
@@ -320,30 +463,51 @@ fn check_conflicts(
     }
     let contested = contested(own, present, wanted);
     let mut causes = Vec::new();
+    let mut by_manager: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for entry in entries {
         if text(entry, "manager") == manager && is_apply(entry) {
             continue;
         }
         let mut paths = Vec::new();
         shared(&contested, &entry["fieldsV1"], "", &mut paths);
-        causes.extend(paths.into_iter().map(|path| Cause {
+        let mut who = format!("{:?}", text(entry, "manager"));
+        if !text(entry, "subresource").is_empty() {
+            who = format!("{who} with subresource {:?}", text(entry, "subresource"));
+        }
+        if !is_apply(entry) {
+            who = format!("{who} using {}", text(entry, "apiVersion"));
+        }
+        causes.extend(paths.iter().map(|path| Cause {
             reason: "FieldManagerConflict",
-            message: format!(
-                "conflict with {:?} using {}",
-                text(entry, "manager"),
-                text(entry, "apiVersion")
-            ),
-            field: path,
+            message: format!("conflict with {who}"),
+            field: path.clone(),
         }));
+        if !paths.is_empty() {
+            by_manager.entry(who).or_default().extend(paths);
+        }
     }
-    if causes.is_empty() {
-        return Ok(());
-    }
-    let words: Vec<String> =
-        causes.iter().map(|cause| format!("{}: {}", cause.message, cause.field)).collect();
-    let plural = if causes.len() == 1 { "conflict" } else { "conflicts" };
-    let message = format!("Apply failed with {} {plural}: {}", causes.len(), words.join(", "));
+    let message = match causes.as_slice() {
+        [] => return Ok(()),
+        [cause] => format!("Apply failed with 1 conflict: {}: {}", cause.message, cause.field),
+        all => {
+            let words: Vec<String> = by_manager
+                .iter()
+                .map(|(who, paths)| format!("conflicts with {who}:\n- {}", paths.join("\n- ")))
+                .collect();
+            format!("Apply failed with {} conflicts: {}", all.len(), words.join("\n"))
+        }
+    };
     Err(ApiError { causes, ..ApiError::new(409, "Conflict", message) })
+}
+
+/// A step to a list element as `FieldManagerConflict` shows it.
+fn shown_step(step: &str) -> String {
+    let Some(keys) = step.strip_prefix("k:") else {
+        return format!("[={}]", step.get(2..).unwrap_or_default());
+    };
+    let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+    let keys: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    format!("[{}]", keys.join(","))
 }
 
 /// Paths that are in both sets.
@@ -352,7 +516,7 @@ fn shared(set: &Value, other: &Value, path: &str, paths: &mut Vec<String>) {
         let Some(other) = other.get(step) else { continue };
         let path = match step.strip_prefix("f:") {
             Some(name) => format!("{path}.{name}"),
-            None => format!("{path}[{}]", step.get(2..).unwrap_or_default()),
+            None => format!("{path}{}", shown_step(step)),
         };
         if is_leaf(below) || is_leaf(other) {
             paths.push(path);
@@ -373,8 +537,11 @@ fn merge(rules: &Rules, target: &mut Value, wanted: &Value, parent: &str, field:
         }
         (Value::Array(have), Value::Array(wanted)) => match rules.list(parent, field) {
             Some(Merge::ByKey(key)) => {
+                let keys = Rules::keys(field, key);
                 for item in wanted {
-                    let at = have.iter().position(|old| old.get(key) == item.get(key));
+                    let same =
+                        |old: &Value, key: &&str| key_value(old, key) == key_value(item, key);
+                    let at = have.iter().position(|old| keys.iter().all(|key| same(old, key)));
                     match at.and_then(|at| have.get_mut(at)) {
                         Some(old) => merge(rules, old, item, "", field),
                         None => have.push(item.clone()),
@@ -424,7 +591,7 @@ fn remove(target: &mut Value, set: &Value) {
 mod tests {
     use super::*;
 
-    const BUILTIN: Rules = Rules { is_custom: false };
+    const BUILTIN: Rules = Rules { is_custom: false, is_update: false };
 
     #[test]
     fn sets_of_fields_are_computed_subtracted_and_removed() {
@@ -448,8 +615,18 @@ mod tests {
 
     #[test]
     fn a_plain_write_is_seen_as_its_changes() {
+        let rules = Rules { is_update: true, ..BUILTIN };
         let old = json!({"spec": {"replicas": 2, "paused": false}});
-        let new = json!({"spec": {"replicas": 3, "paused": false}});
-        assert_eq!(changes(&BUILTIN, &old, &new), json!({"f:spec": {"f:replicas": {}}}));
+        let new = json!({"spec": {"replicas": 3, "paused": false, "strategy": {
+            "rollingUpdate": {"maxSurge": 1}}}, "metadata": {"labels": {"a": "b"}}});
+        let (before, after) = (owned(&rules, &old), owned(&rules, &new));
+        let mut changed = Map::new();
+        collect_changes(&before, &after, Some(&old), Some(&new), &mut changed);
+        assert_eq!(
+            Value::Object(changed),
+            json!({"f:spec": {"f:replicas": {}, "f:strategy": {
+                "f:rollingUpdate": {".": {}, "f:maxSurge": {}}}},
+                "f:metadata": {"f:labels": {".": {}, "f:a": {}}}})
+        );
     }
 }

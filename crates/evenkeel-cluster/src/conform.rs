@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     custom::Custom,
-    error::ApiError,
+    error::{ApiError, Cause},
     request::{Fields, WriteContext},
     resource::{Body, Resource},
     schema,
@@ -18,7 +18,7 @@ const UNKNOWN_MAX: usize = 20;
 /// and for custom kinds the schema's defaults are filled in and its rules enforced.
 pub(crate) fn conform(
     resource: &Resource,
-    body: Value,
+    (body, old): (Value, Option<&Value>),
     context: &WriteContext,
     is_status: bool,
     warnings: &mut Vec<String>,
@@ -34,7 +34,10 @@ pub(crate) fn conform(
             missing(&body, &typed, "", &mut unknown);
             typed
         }
-        Body::Custom(custom) => by_schema(resource, custom, body, is_status, &mut unknown)?,
+        Body::Custom(custom) => {
+            let mut told = Told { unknown: &mut unknown, warnings };
+            by_schema(resource, custom, (body, old), is_status, &mut told)?
+        }
     };
     if unknown.is_empty() || context.fields == Fields::Ignore {
         return Ok(conformed);
@@ -77,13 +80,30 @@ fn missing(given: &Value, kept: &Value, path: &str, unknown: &mut Vec<String>) {
     }
 }
 
+/// What the writer is told beside the outcome.
+struct Told<'t> {
+    unknown: &'t mut Vec<String>,
+    warnings: &'t mut Vec<String>,
+}
+
+/// Faults after which rules are not looked at: they rely on what is broken.
+const BLOCKING: [&str; 4] =
+    ["FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany", "FieldValueTypeInvalid"];
+
+fn not_checked() -> Cause {
+    let message = "Invalid value: null: some validation rules were not checked because the object \
+                   was invalid; correct the existing errors to complete validation";
+    Cause { reason: "FieldValueInvalid", field: "<nil>".to_owned(), message: message.to_owned() }
+}
+
 fn by_schema(
     resource: &Resource,
     custom: &Custom,
-    mut body: Value,
+    (mut body, old): (Value, Option<&Value>),
     is_status: bool,
-    unknown: &mut Vec<String>,
+    told: &mut Told<'_>,
 ) -> Result<Value, ApiError> {
+    let unknown = &mut *told.unknown;
     let meta = body.get("metadata").cloned().unwrap_or_default();
     let typed = ObjectMeta::deserialize(&meta)
         .and_then(|typed| serde_json::to_value(&typed))
@@ -96,6 +116,13 @@ fn by_schema(
     let mut causes = schema::validate(&version.schema, &body);
     if is_status {
         causes.retain(|cause| cause.field.starts_with("status"));
+    }
+    if let Some(rules) = &version.rules {
+        if causes.iter().any(|cause| BLOCKING.contains(&cause.reason)) {
+            causes.push(not_checked());
+        } else {
+            causes.extend(rules.check(&version.schema, &body, old, told.warnings));
+        }
     }
     if causes.is_empty() {
         return Ok(body);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::value::text;
+use crate::{rules::RuleTree, value::text};
 
 /// A kind defined by a `CustomResourceDefinition`.
 pub(crate) struct Custom {
@@ -19,6 +19,8 @@ pub(crate) struct CustomVersion {
     /// `additionalPrinterColumns`.
     pub(crate) columns: Vec<PrinterColumn>,
     pub(crate) scale: Option<ScalePaths>,
+    /// Of `x-kubernetes-validations`; `None` when there are none.
+    pub(crate) rules: Option<RuleTree>,
 }
 
 /// One of `additionalPrinterColumns`.
@@ -70,9 +72,13 @@ impl CustomVersion {
             status: field(scale, "statusReplicasPath"),
             selector: scale.get("labelSelectorPath").and_then(Value::as_str).map(str::to_owned),
         });
+        let schema = version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_default();
+        // Those that cannot be compiled have been refused with the definition.
+        let rules = RuleTree::compile(&schema, "", &mut Vec::new());
         Self {
             name: text(version, "name").into(),
-            schema: version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_default(),
+            schema,
+            rules,
             columns: columns.collect(),
             scale,
         }

@@ -73,6 +73,15 @@ impl ApiError {
         Self::new(404, "NotFound", "the server could not find the requested resource")
     }
 
+    /// The URL names something that Kubernetes has and this server has not.
+    pub fn not_served(why: &str) -> Self {
+        Self::new(
+            404,
+            "NotFound",
+            format!("the server could not find the requested resource: {why}"),
+        )
+    }
+
     /// The wanted point in history is no longer kept.
     pub fn expired(revision: u64) -> Self {
         Self::new(410, "Expired", format!("too old resource version: {revision}"))

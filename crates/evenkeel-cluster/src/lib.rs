@@ -10,7 +10,8 @@
 //! (status or the rest), unknown fields and types, defaults, validation, addresses, and writes
 //! nothing when nothing is different. Nothing here waits or spawns except [`http`], so the store
 //! runs on any executor and under virtual time; uids and generated names come from one seeded
-//! generator.
+//! generator. Custom kinds have rules in CEL (`rules`), pods the standards that their namespace asks
+//! for (`security`). `tests/contract` holds all of it beside a real API server.
 //!
 //! What it does with which kinds ([`ApiServer::kinds`] returns the same at run time):
 //!
@@ -22,8 +23,8 @@
 //! | answered, never stored | `SelfSubjectReview`, `SelfSubjectAccessReview`, `SelfSubjectRulesReview`, `SubjectAccessReview`, `TokenReview` |
 //!
 //! Not here: controllers, scheduler, node agents (they use the [`evenkeel_control::Store`] port
-//! like all other clients); authorisation (a token may do everything); CEL rules and conversion
-//! webhooks of custom kinds; exec, attach, port-forward; durability.
+//! like all other clients); authorisation (a token may do everything); conversion webhooks of custom
+//! kinds; exec, attach, port-forward; durability.
 
 #![warn(clippy::disallowed_methods, reason = "the store must run under virtual time")]
 
@@ -41,7 +42,9 @@ mod patch;
 mod protobuf;
 mod request;
 mod resource;
+mod rules;
 mod schema;
+mod security;
 mod server;
 mod state;
 mod subresource;

@@ -1,6 +1,6 @@
 //! Structural schemas of custom kinds: pruning, defaults, validation.
 //!
-//! Not here: CEL rules (`x-kubernetes-validations`), which are stored and not evaluated.
+//! Not here: rules in CEL (`x-kubernetes-validations`), see `rules`.
 
 use std::collections::BTreeSet;
 

@@ -59,13 +59,14 @@ impl State {
             fields.shift_remove("status");
         }
         let mut warnings = Vec::new();
-        body = conform::conform(resource, body, context, false, &mut warnings)?;
+        body = conform::conform(resource, (body, None), context, false, &mut warnings)?;
         defaults::apply(resource, &mut body);
         passive_warnings(resource, &body, &mut warnings);
         let id = uid(&mut self.rng);
+        let managed = context.managed.clone().or_else(|| apply::first(write, &body));
         let meta = meta_mut(&mut body);
-        if let Some(managed) = &context.managed {
-            meta.insert("managedFields".to_owned(), managed.clone());
+        if let Some(managed) = managed {
+            meta.insert("managedFields".to_owned(), managed);
         }
         meta.insert("uid".to_owned(), json!(id));
         meta.insert("creationTimestamp".to_owned(), json!(stamp(now)));
@@ -78,6 +79,7 @@ impl State {
             crd::establish(&mut body, now);
         }
         validate::created(resource, &body)?;
+        self.check_security(resource, None, &body, &mut warnings)?;
         let allocated = self.allocate(resource, &mut body, None)?;
         if context.dry_run {
             self.release(&allocated);
@@ -159,7 +161,8 @@ impl State {
             return Ok(Written { obj: old.clone(), warnings });
         }
         if !(is_status && context.is_trusted) {
-            new = conform::conform(resource, new, context, is_status, &mut warnings)?;
+            let pair = (new, Some(old.json()));
+            new = conform::conform(resource, pair, context, is_status, &mut warnings)?;
         }
         if !is_status {
             defaults::apply(resource, &mut new);
@@ -167,9 +170,10 @@ impl State {
                 crd::default(&mut new);
             }
             validate::updated(resource, old.json(), &new)?;
-            if !context.is_apply {
-                apply::track(write, old, &mut new);
-            }
+            self.check_security(resource, Some(old.json()), &new, &mut warnings)?;
+        }
+        if !context.is_apply {
+            apply::track(write, old, &mut new, is_status);
         }
         let allocated = self.allocate(resource, &mut new, Some(old.json()))?;
         if new == *old.json() {

@@ -275,8 +275,11 @@ impl Router {
         match self.server.delete_now(&target.key(), &wanted)? {
             Deleted::Marked(obj) => self.show(request, target, 200, &obj),
             Deleted::Gone(obj) => {
-                let details = json!({"name": obj.name(), "group": target.resource.group(),
-                    "kind": target.resource.plural(), "uid": obj.uid()});
+                let mut details = json!({"name": obj.name(), "kind": target.resource.plural(),
+                    "uid": obj.uid()});
+                if !target.resource.group().is_empty() {
+                    details["group"] = json!(target.resource.group());
+                }
                 Ok(reply::json(
                     200,
                     &json!({"kind": "Status", "apiVersion": "v1", "metadata": {},

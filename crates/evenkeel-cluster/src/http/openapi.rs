@@ -57,7 +57,9 @@ const VERSION_TWO: &str = "application/com.github.proto-openapi.spec.v2.v1.0+pro
 pub(super) fn version_two(request: &Request) -> Result<Reply, ApiError> {
     let accept = request.headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok());
     if !accept.is_some_and(|accept| accept.contains("proto-openapi")) {
-        return Err(ApiError::no_resource());
+        return Err(ApiError::not_served(
+            "/openapi/v2 is served as protobuf, for kubectl only: see /openapi/v3",
+        ));
     }
     // swagger = "2.0"; info = {title, version}; paths and definitions empty.
     let body = b"\x0a\x032.0\x12\x13\x0a\x0aKubernetes\x12\x05v1.33\x42\x00\x4a\x00";

@@ -14,7 +14,74 @@ pub(super) struct Request {
     pub(super) query: BTreeMap<String, String>,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    pub(super) user: String,
+    pub(super) user: User,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) groups: Vec<String>,
+    /// `userInfo.extra`.
+    pub(super) extra: BTreeMap<String, Vec<String>>,
+}
+
+/// Group of those who may do everything.
+pub(super) const MASTERS: &str = "system:masters";
+const EXTRA: &str = "impersonate-extra-";
+
+impl User {
+    /// Every token of this server may do everything.
+    pub(super) fn master(name: &str) -> Self {
+        let groups = vec![MASTERS.to_owned(), "system:authenticated".to_owned()];
+        Self { name: name.to_owned(), groups, ..Self::default() }
+    }
+
+    /// Who the request is made as (`--as`). Rights are not kept here, so that only users who may do
+    /// everything can be: a refusal by their rights would be missing for all others.
+    pub(super) fn impersonated(self, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let mut wanted = Self::default();
+        let mut is_wanted = false;
+        for (name, value) in headers {
+            let Some(part) = name.as_str().strip_prefix("impersonate-") else { continue };
+            is_wanted = true;
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            match part {
+                "user" => wanted.name = value,
+                "uid" => wanted.uid = value,
+                "group" => wanted.groups.push(value),
+                _ => {
+                    let key = name.as_str().strip_prefix(EXTRA).map(unescape);
+                    let Some(key) = key else {
+                        let problem = format!("header {name} is not known");
+                        return Err(ApiError::bad_request(problem));
+                    };
+                    wanted.extra.entry(key).or_default().push(value);
+                }
+            }
+        }
+        if !is_wanted {
+            return Ok(self);
+        }
+        if wanted.name.is_empty() {
+            let problem = "impersonation names a group, uid or extra without a user (--as)";
+            return Err(ApiError::bad_request(problem));
+        }
+        if !wanted.groups.iter().any(|group| group == MASTERS) {
+            let message = format!(
+                "users {:?} is forbidden: this cluster keeps no rights of users, so it cannot tell \
+                 what this one may do; only users in group {MASTERS} can be impersonated",
+                wanted.name
+            );
+            return Err(ApiError::new(403, "Forbidden", message));
+        }
+        let authenticated = "system:authenticated";
+        if !wanted.groups.iter().any(|group| group == authenticated) {
+            wanted.groups.push(authenticated.to_owned());
+        }
+        Ok(wanted)
+    }
 }
 
 /// The form in which objects are wanted.
@@ -32,7 +99,7 @@ impl Request {
         uri: &http::Uri,
         headers: HeaderMap,
         body: Bytes,
-        user: String,
+        user: User,
     ) -> Self {
         let path = uri.path().split('/').filter(|step| !step.is_empty()).map(unescape).collect();
         let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
@@ -202,7 +269,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, accept.parse().unwrap());
         let uri = uri.parse().unwrap();
-        Request::new(Method::GET, &uri, headers, Bytes::new(), String::new())
+        Request::new(Method::GET, &uri, headers, Bytes::new(), User::default())
     }
 
     #[test]

@@ -39,8 +39,16 @@ pub(super) fn answer(
         body["metadata"] = json!({"creationTimestamp": null});
     }
     body["status"] = match *kind {
-        "SelfSubjectReview" => json!({"userInfo": {"username": request.user,
-            "groups": ["system:masters", "system:authenticated"]}}),
+        "SelfSubjectReview" => {
+            let mut info = json!({"username": request.user.name, "groups": request.user.groups});
+            if !request.user.uid.is_empty() {
+                info["uid"] = json!(request.user.uid);
+            }
+            if !request.user.extra.is_empty() {
+                info["extra"] = json!(request.user.extra);
+            }
+            json!({"userInfo": info})
+        }
         "SelfSubjectRulesReview" => json!({"incomplete": false,
             "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
             "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}]}),

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     discovery, openapi,
     reply::{self, Reply},
-    request::Request,
+    request::{Request, User},
     review,
 };
 use crate::{
@@ -58,7 +58,7 @@ impl Router {
         if ["/readyz", "/livez", "/healthz"].iter().any(|known| path.starts_with(known)) {
             return Ok(reply::bytes(200, "text/plain; charset=utf-8", "ok"));
         }
-        let user = self.user(&parts.headers)?;
+        let user = self.user(&parts.headers)?.impersonated(&parts.headers)?;
         let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| {
             ApiError::new(413, "RequestEntityTooLarge", format!("the body was not read: {error}"))
         })?;
@@ -67,14 +67,14 @@ impl Router {
         self.dispatch(&request).await
     }
 
-    fn user(&self, headers: &http::HeaderMap) -> Result<String, ApiError> {
+    fn user(&self, headers: &http::HeaderMap) -> Result<User, ApiError> {
         let given = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "))
             .unwrap_or_default();
         let known = self.tokens.iter().find(|(token, _)| same(token, given.trim()));
-        known.map(|(_, user)| user.clone()).ok_or_else(|| {
+        known.map(|(_, user)| User::master(user)).ok_or_else(|| {
             ApiError::new(401, "Unauthorized", "Unauthorized: send a bearer token of this server")
         })
     }
@@ -94,6 +94,9 @@ impl Router {
             ["api"] => Ok(reply::json(200, &discovery::core_versions())),
             ["apis"] => Ok(reply::json(200, &discovery::groups(server))),
             ["api", version] => discovery::resources(server, "", version),
+            ["apis", "events.k8s.io", ..] => {
+                Err(ApiError::not_served("Events are served as kind Event of v1 only"))
+            }
             ["apis", group] => discovery::group(server, group),
             ["apis", group, version] => discovery::resources(server, group, version),
             ["openapi", "v3"] => Ok(reply::json(200, &openapi::index(server))),
@@ -102,6 +105,9 @@ impl Router {
             ["openapi", "v3", "apis", group, version] => openapi::document(server, group, version),
             ["api", version, rest @ ..] => self.below(request, "", version, rest).await,
             ["apis", group, version, rest @ ..] => self.below(request, group, version, rest).await,
+            ["metrics"] => Err(ApiError::not_served(
+                "/metrics is not served by this API server: see /metrics of evenkeel up",
+            )),
             _ => Err(ApiError::no_resource()),
         }
     }

@@ -142,10 +142,12 @@ fn merge_list(
     order: Option<&Value>,
 ) -> Result<Vec<Value>, String> {
     let mut new = old.to_vec();
+    // Without a wanted order, that of the patch is it.
+    let implied = Value::Array(patch.to_vec());
     let Merge::ByKey(key) = merge else {
         let fresh: Vec<Value> = patch.iter().filter(|item| !old.contains(item)).cloned().collect();
         new.extend(fresh);
-        return Ok(order.map_or(new.clone(), |order| ordered(new, old, merge, order)));
+        return Ok(ordered(new, old, merge, order.unwrap_or(&implied)));
     };
     let directive = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
     if patch.iter().any(|item| directive(item).as_deref() == Some("replace")) {
@@ -172,10 +174,7 @@ fn merge_list(
             (_, None) => new.push(Value::Object(merge_map(&Map::new(), fields, name)?)),
         }
     }
-    Ok(match order {
-        Some(order) => ordered(new, old, merge, order),
-        None => new,
-    })
+    Ok(ordered(new, old, merge, order.unwrap_or(&implied)))
 }
 
 /// Sorts by the wanted order; elements that it does not name keep their place relative to their
@@ -265,13 +264,13 @@ mod tests {
         let old = json!({"ports": [{"port": 80, "name": "web"}], "tolerations": [{"key": "a"}]});
         assert_eq!(
             spec(&old, &json!({"ports": [{"port": 81}], "tolerations": [{"key": "b"}]})),
-            "{ports:[{port:80,name:web},{port:81}],tolerations:[{key:b}]}"
+            "{ports:[{port:81},{port:80,name:web}],tolerations:[{key:b}]}"
         );
         let old = json!({"containers": [{"name": "a", "ports": [{"containerPort": 1}]}]});
         let patch = json!({"containers": [{"name": "a", "ports": [{"containerPort": 2}]}]});
         assert_eq!(
             spec(&old, &patch),
-            "{containers:[{name:a,ports:[{containerPort:1},{containerPort:2}]}]}"
+            "{containers:[{name:a,ports:[{containerPort:2},{containerPort:1}]}]}"
         );
     }
 

@@ -3,7 +3,10 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{Check, names};
-use crate::value::{list_at, number_at, text, text_at};
+use crate::{
+    rules::RuleTree,
+    value::{list_at, number_at, text, text_at},
+};
 
 pub(super) fn service(body: &Value, check: &mut Check) {
     let spec = body.get("spec").unwrap_or(&Value::Null);
@@ -148,6 +151,14 @@ pub(super) fn definition(body: &Value, check: &mut Check) {
         } else if schema.is_some_and(|schema| text(schema, "type") != "object") {
             let why = "must be object at the root";
             check.required(&format!("{at}.schema.openAPIV3Schema.type"), why);
+        }
+        if let Some(schema) = schema {
+            // The schema of the only version is shown as that of all.
+            let path = match versions.len() {
+                1 => "spec.validation.openAPIV3Schema".to_owned(),
+                _ => format!("{at}.schema.openAPIV3Schema"),
+            };
+            RuleTree::compile(schema, &path, &mut check.causes);
         }
         for (number, column) in list_at(version, "/additionalPrinterColumns").iter().enumerate() {
             let at = format!("{at}.additionalPrinterColumns[{number}]");
