@@ -14,8 +14,8 @@ use crate::folder;
 /// Longest wait for something that must happen; generous, for busy machines.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// What hangs is ended, and differs.
-const COMMAND_SECONDS_MAX: &str = "60";
+/// What hangs is ended, and differs; generous, for busy machines.
+const COMMAND_SECONDS_MAX: &str = "300";
 
 /// For sessions: a request as curl sends it, and what is worth to see of the answer.
 const SHELL: &str = r#"
