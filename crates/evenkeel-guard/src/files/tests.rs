@@ -1,5 +1,7 @@
 //! The process dies, or the disk fails, between any two changes on disk.
 
+use std::time::Duration;
+
 use evenkeel_api::{Key, canary::Canary};
 use evenkeel_base::FixedClock;
 use evenkeel_control::{Action, Direction, Door as _, Petition, Verdict};
