@@ -30,6 +30,7 @@ mod perform;
 mod plan;
 mod ports;
 mod predict;
+mod predictions;
 mod provider;
 mod queue;
 mod recorder;

@@ -19,7 +19,7 @@ use crate::{
     conditions::{Flag, Flags, STALLED},
     lease::Leadership,
     perform::{chain, dropped, write_status},
-    predict::Predictions,
+    predictions::Predictions,
     queue::{BackOff, later},
     recorder::{Recorder, log_if_not_recorded},
     redact,

@@ -1,10 +1,6 @@
 //! An object that is only observed: what would be done is decided and said, and nothing is done.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use evenkeel_api::{Key, Obj, json};
 use serde_json::Value;
@@ -26,31 +22,6 @@ const STEPS_MAX: usize = 4;
 const LOOK_LEAST: Duration = Duration::from_secs(10);
 /// Actions that are named in one prediction.
 const NAMED_MAX: usize = 3;
-
-/// What was predicted last, by object.
-#[derive(Default)]
-pub(crate) struct Predictions(Mutex<BTreeMap<Key, String>>);
-
-impl Predictions {
-    fn known(&self) -> MutexGuard<'_, BTreeMap<Key, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether an object is only observed, as far as is known.
-    pub(crate) fn has(&self, key: &Key) -> bool {
-        self.known().contains_key(key)
-    }
-
-    pub(crate) fn forget(&self, key: &Key) {
-        self.known().remove(key);
-    }
-
-    /// Takes a prediction; whether it is a new one.
-    fn note(&self, key: &Key, words: &str) -> bool {
-        let old = self.known().insert(key.clone(), words.to_owned());
-        old.is_none_or(|old| old != words)
-    }
-}
 
 impl Ports {
     /// What evenkeel may do with an object.
@@ -80,7 +51,7 @@ impl Worker {
         match looked {
             Some(Ok(Some((Standing::Observed { why }, obj)))) => {
                 // Known to be observed from here on: no condition is set on it.
-                self.predictions.known().entry(key.clone()).or_default();
+                self.predictions.begin(key);
                 self.flags.forget(key);
                 Some(match self.hand_back(key).await {
                     Some(ended) => ended,
