@@ -14,13 +14,16 @@
 
 use std::{
     collections::BTreeMap,
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use evenkeel_api::{FieldSelector, Key, Obj, Revision};
-use futures::{StreamExt as _, channel::mpsc, future::select};
+use futures::{
+    StreamExt as _,
+    channel::mpsc,
+    future::{Either, select},
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
 use serde_json::{Value, json};
@@ -231,12 +234,21 @@ impl Elector {
             *watch = None;
             return sleep.await;
         }
-        let watch = watch.get_or_insert_with(|| {
+        let open = || {
             let name = FieldSelector::equal("metadata.name", &self.settings.key.name);
             let lease = ListQuery::of::<Lease>().within(&self.settings.key.namespace);
             self.host.ports.read.watch(lease.with_fields(name))
-        });
-        select(sleep, pin!(given_back(watch))).await;
+        };
+        let given_back = Box::pin(given_back(watch.get_or_insert_with(open)));
+        let left = match select(sleep, given_back).await {
+            Either::Right((Watched::Ended, sleep)) => Some(sleep),
+            Either::Left(_) | Either::Right((Watched::GivenBack, _)) => None,
+        };
+        if let Some(sleep) = left {
+            // What has ended must not be asked again. The next rest opens another one.
+            *watch = None;
+            sleep.await;
+        }
     }
 
     /// One write, and a look before it unless the last write was ours; how long to wait until the
@@ -415,17 +427,24 @@ impl Elector {
     }
 }
 
-/// Ready when nobody holds the Lease. What hinders the watch is not reported: the next look is.
-async fn given_back(watch: &mut Watch) {
+/// What a watch of the Lease came to.
+enum Watched {
+    /// Nobody holds the Lease.
+    GivenBack,
+    /// There is no more to come.
+    Ended,
+}
+
+/// Waits until nobody holds the Lease. What hinders the watch is not reported: the next look is.
+async fn given_back(watch: &mut Watch) -> Watched {
     while let Some(event) = watch.next().await {
         let Ok(WatchEvent::Applied(lease)) = event else { continue };
         let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str);
         if holder.is_none_or(str::is_empty) {
-            return;
+            return Watched::GivenBack;
         }
     }
-    // It has ended.
-    std::future::pending::<()>().await;
+    Watched::Ended
 }
 
 fn later(at: Timestamp, by: Duration) -> Timestamp {

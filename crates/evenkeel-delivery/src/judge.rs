@@ -19,13 +19,7 @@ use evenkeel_control::{BoxFuture, Change, Direction, Judge, Read, StoreError, wo
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
-use crate::{
-    endpoints,
-    router::{self, Router},
-    services::Names,
-    view,
-    workload::Workload,
-};
+use crate::{endpoints, router::Router, routing, services::Names, view, workload::Workload};
 
 /// Judges changes of `HTTPRoute`s and `VirtualService`s.
 pub(crate) struct RouteJudge;
@@ -98,7 +92,7 @@ async fn is_given_up(change: Change<'_>, read: &dyn Read) -> bool {
     let key = Key::new(router.kind(), owner.namespace(), &names.apex);
     let Ok(Some(route)) = read.get(&key).await else { return false };
     if router != Router::Service {
-        return router::canary_pct(&route, &names) == Some(0);
+        return routing::canary_pct(&route, &names) == Some(0);
     }
     let selector = route.json().pointer("/spec/selector");
     Workload::of(Arc::new(before.clone())).is_ok_and(|target| {

@@ -17,17 +17,9 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::Value;
 
 use crate::{
-    CanaryView, Memory, Settings, alerts, checks, configs,
-    context::Need,
-    decide::advance,
-    endpoints, fill, istio, pods, route,
-    router::Router,
-    rules::{MetricKind, SpecError},
-    services::Names,
-    stamps,
-    time::elapsed,
-    view::StrayRoute,
-    workload::Workload,
+    CanaryView, Memory, Settings, alerts, checks, configs, context::Need, decide::advance,
+    endpoints, fill, istio, pods, route, router::Router, rules::MetricKind, services::Names,
+    spec_error::SpecError, stamps, time::elapsed, view::StrayRoute, workload::Workload,
 };
 
 /// Things that deciding may ask for in one observation: more than any spec has checks.

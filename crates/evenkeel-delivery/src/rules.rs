@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use evenkeel_api::{
-    ObjError,
-    canary::{Canary, CanaryAnalysis, CanaryMetric, CanaryWebhook, TemplateRef, ThresholdRange},
+use evenkeel_api::canary::{
+    Canary, CanaryAnalysis, CanaryMetric, CanaryWebhook, TemplateRef, ThresholdRange,
 };
 use evenkeel_base::parse_duration;
 use evenkeel_control::redact;
 
-use crate::{builtin::Source, fill, router::Router, supported};
+use crate::{builtin::Source, fill, router::Router, spec_error::SpecError, supported};
 
 /// Flagger's lower bound of the interval: shorter ones measure noise.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
@@ -19,33 +18,6 @@ const INTERVAL_DEFAULT: Duration = Duration::from_mins(1);
 const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Default of `spec.progressDeadlineSeconds`.
 const DEADLINE: Duration = Duration::from_mins(10);
-
-/// A field that cannot be acted on, and what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub(crate) struct SpecError {
-    pub(crate) field: String,
-    pub(crate) problem: String,
-}
-
-impl SpecError {
-    pub(crate) fn new(field: &str, problem: String) -> Self {
-        Self { field: field.to_owned(), problem }
-    }
-
-    /// Of an object that does not fit its type.
-    pub(crate) fn unfit(error: ObjError) -> Self {
-        match error {
-            ObjError::Decode { problem, .. } => match problem.split_once(": ") {
-                Some((field, problem)) if !field.contains(' ') => {
-                    Self::new(field, problem.to_owned())
-                }
-                _ => Self::new("spec", problem),
-            },
-            other => Self::new("spec", other.to_string()),
-        }
-    }
-}
 
 /// What the spec says, checked.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,8 +9,9 @@ use crate::{
     CanaryView,
     context::{Context, Obstacle, Turn},
     draft::{Draft, Severity},
-    reasons, rollback, router,
+    reasons, rollback,
     router::Router,
+    routing,
     services::Names,
     time::LOOK_AGAIN,
 };
@@ -67,7 +68,7 @@ pub(crate) fn quiet_stray_route(view: &CanaryView) -> Option<Plan> {
     let stray = view.stray_route.as_ref()?;
     let names = Names::around(stray.obj.name(), &view.names);
     // One that does not say has no rule that could be set.
-    let pct = router::canary_pct(&stray.obj, &names).unwrap_or_default();
+    let pct = routing::canary_pct(&stray.obj, &names).unwrap_or_default();
     if pct == 0 || stray.primary_ready == 0 {
         return None;
     }
@@ -78,7 +79,7 @@ pub(crate) fn quiet_stray_route(view: &CanaryView) -> Option<Plan> {
          it goes to {}; delete the route when it is no longer used",
         names.primary
     ));
-    draft.act(router::set_weight(key, &names, 0)).wake(Duration::ZERO);
+    draft.act(routing::set_weight(key, &names, 0)).wake(Duration::ZERO);
     Some(draft.done(reasons::ROUTING_TO_PRIMARY))
 }
 

@@ -4,7 +4,7 @@
 use evenkeel_api::canary::Canary;
 use serde_json::Value;
 
-use crate::{router::Router, rules::SpecError};
+use crate::{router::Router, spec_error::SpecError};
 
 /// What a `VirtualService` does besides, and others do not.
 const ISTIO_ONLY: [&str; 4] =

@@ -18,8 +18,9 @@ use crate::{
     checks::{self, Answer, Query},
     reasons,
     router::Router,
-    rules::{MetricKind, Rules, SpecError},
+    rules::{MetricKind, Rules},
     services::Names,
+    spec_error::SpecError,
     unread::Unread,
     workload::Workload,
 };

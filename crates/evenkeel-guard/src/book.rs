@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::{
     Dropped, SigningKey,
-    files::Counters,
+    counters::Counters,
     record::{Entry, Tip},
 };
 

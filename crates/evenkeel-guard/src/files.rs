@@ -3,10 +3,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, FileExt as _},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use jiff::Timestamp;
@@ -14,6 +11,7 @@ use jiff::Timestamp;
 use crate::{
     Dropped, Keep, SigningKey, Unsound,
     book::{AppendError, Sink},
+    counters::Counters,
     end::{self, End},
     head::Head,
     key::make_private,
@@ -43,13 +41,6 @@ pub enum OpenError {
         /// The folder.
         path: PathBuf,
     },
-}
-
-/// What the record cost so far.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) batches: AtomicU64,
-    pub(crate) syncs: AtomicU64,
 }
 
 /// A change that is about to be made on disk. Tests let the process die between any two.

@@ -18,6 +18,7 @@
 //! all the same, and its lines follow later, marked `late`. Everything else fails closed.
 
 mod book;
+mod counters;
 mod describe;
 mod end;
 mod files;

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use crate::{
     Dropped, Keep, Line, SigningKey,
     book::{AppendError, Sink},
-    files::Counters,
+    counters::Counters,
     head::{self, Head},
     record::{self, Tip},
     retention::{FILE_BYTES_MAX, Size, is_full, overdue},

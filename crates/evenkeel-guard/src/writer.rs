@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     book::{Ask, Book, LATE_MAX, Request, Sink, What},
-    files::Counters,
+    counters::Counters,
 };
 
 /// Lines written together at most: keeps one write, and what a crash can tear, small.

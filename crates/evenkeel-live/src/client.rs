@@ -18,7 +18,7 @@ use http::{
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{Client as HttpClient, connect},
+    client::legacy::Client as HttpClient,
     rt::{TokioExecutor, TokioTimer},
 };
 use kube::{
@@ -33,12 +33,10 @@ use crate::{
     counts::{Counts, Tally, Verb},
     identity::{Connector, Identity},
     pace::Pace,
-    settings::LiveSettings,
+    settings::{AGENT, LiveSettings},
     words::{describe, plugin},
 };
 
-/// What we call ourselves, to API servers, webhooks and metrics servers alike.
-pub(crate) const AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
 /// Unused connections kept: as many as there are usually requests at once.
 const IDLE_MAX: usize = 16;
 /// How long an unused connection is kept: shorter than load balancers' usual minute.
@@ -221,20 +219,6 @@ fn is_loopback(url: &Uri) -> bool {
     host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-/// TCP connections that notice a dead peer.
-pub(crate) fn tcp(settings: &LiveSettings) -> connect::HttpConnector {
-    let mut tcp = connect::HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_keepalive(Some(settings.keepalive));
-    tcp.set_keepalive_interval(Some(settings.keepalive / 3));
-    tcp.set_keepalive_retries(Some(3));
-    // Keepalive probes wait for data that is under way; this limits how long.
-    #[cfg(target_os = "linux")]
-    tcp.set_tcp_user_timeout(Some(settings.keepalive * 2));
-    tcp
-}
-
 /// Number of a pool of connections; a new one takes its place when a connection was silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation(u64);
@@ -297,38 +281,5 @@ impl Service<Request<Body>> for Pool {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = current.request(request);
         Box::pin(async { answer.await.map_err(Into::into) })
-    }
-}
-
-/// A connector with a limit on the whole of connecting, TLS included.
-#[derive(Clone)]
-pub(crate) struct Bounded<C> {
-    pub(crate) connector: C,
-    pub(crate) limit: Duration,
-}
-
-impl<C> Service<Uri> for Bounded<C>
-where
-    C: Service<Uri, Error = BoxError>,
-    C::Response: 'static,
-    C::Future: Send + 'static,
-{
-    type Response = C::Response;
-    type Error = BoxError;
-    type Future = BoxFuture<Result<C::Response, BoxError>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.connector.poll_ready(context)
-    }
-
-    fn call(&mut self, to: Uri) -> Self::Future {
-        let limit = self.limit;
-        let connecting = self.connector.call(to);
-        Box::pin(async move {
-            match tokio::time::timeout(limit, connecting).await {
-                Ok(connected) => connected,
-                Err(_) => Err(format!("no connection within {limit:?}").into()),
-            }
-        })
     }
 }

@@ -21,9 +21,9 @@ use k8s_openapi::api::core::v1::Service;
 use tokio::time::Instant;
 
 use crate::{
-    client::{AGENT, Bounded, tcp},
+    connector::{Bounded, tcp},
     load::LoadTester,
-    settings::LiveSettings,
+    settings::{AGENT, LiveSettings},
     words::chain,
 };
 

@@ -13,7 +13,7 @@ use kube::{Config, client::ConfigExt as _};
 use tracing::warn;
 
 use crate::{
-    client::{Bounded, tcp},
+    connector::{Bounded, tcp},
     settings::LiveSettings,
     words::describe,
 };

@@ -29,6 +29,7 @@ mod answer;
 mod cache;
 mod client;
 mod config;
+mod connector;
 mod counts;
 mod hooks;
 mod identity;

@@ -16,8 +16,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
-    client::AGENT,
     hooks::{HttpClient, resolve},
+    settings::AGENT,
 };
 
 /// Load tests at once: one per Canary of a large cluster, not one per mistake in a manifest.

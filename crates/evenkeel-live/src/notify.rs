@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    client::AGENT,
     hooks::{HttpClient, http_client, resolve},
+    settings::AGENT,
     words::chain,
 };
 

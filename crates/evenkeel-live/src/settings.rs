@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use crate::client::AGENT;
+/// What we call ourselves, to API servers, webhooks and metrics servers alike.
+pub(crate) const AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
 
 /// How patient the client of a cluster is, and what it keeps.
 ///

@@ -78,11 +78,6 @@ pub(crate) const KNOWN: &[Known] = &[
         reason: "the store's watch is an informer over the store's own list, kept on its shelf",
     },
     Known {
-        krate: "evenkeel-cluster",
-        files: &["rules/eval.rs", "rules/functions.rs"],
-        reason: "a call evaluates its arguments, a function compares and counts as the evaluator",
-    },
-    Known {
         krate: "evenkeel-promql",
         files: &["ast.rs", "functions.rs"],
         reason: "a call names its function, a function its argument types",

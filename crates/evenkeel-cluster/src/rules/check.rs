@@ -2,6 +2,7 @@ use serde_json::Value;
 
 use super::{
     functions::{self, Gives},
+    machine,
     parse::{Ast, Fault, Fold, How, Literal, Node},
     value::unescape,
 };
@@ -305,7 +306,7 @@ impl<'s, 'b> Check<'s, 'b> {
             Some(Ast { node: Node::Literal(Literal::Text(pattern)), .. }),
         ) = (name, args.last())
         {
-            functions::regex(pattern).or_else(|problem| fault(at, problem))?;
+            machine::regex(pattern).or_else(|problem| fault(at, problem))?;
         }
         let of_text = matches!(
             name,

@@ -5,10 +5,9 @@
 use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use evenkeel_api::Quantity;
-use regex::{Regex, RegexBuilder};
 
 use super::{
-    eval::{Eval, Outcome, Stop, compare, failed},
+    machine::{Eval, Outcome, Stop, compare, failed},
     value::{Cel, Key, Url, duration},
 };
 
@@ -183,14 +182,6 @@ fn no_overload<'a>() -> Outcome<'a> {
 
 fn int<'a>(number: usize) -> Cel<'a> {
     Cel::Int(i64::try_from(number).unwrap_or(i64::MAX))
-}
-
-/// Memory of one compiled regular expression; those of schemas need a few kilobytes.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
-
-pub(super) fn regex(pattern: &str) -> Result<Regex, String> {
-    let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
-    compiled.map_err(|error| format!("error parsing regexp: {error}"))
 }
 
 /// Calls a function; the first value is the target, if there is one.

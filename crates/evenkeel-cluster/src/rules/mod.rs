@@ -15,6 +15,7 @@
 mod check;
 mod eval;
 mod functions;
+mod machine;
 mod parse;
 mod value;
 
@@ -27,7 +28,8 @@ use crate::{
     value::{list_at, text},
 };
 use check::{Check, Type};
-use eval::{Eval, Stop, map_keys};
+use eval::map_keys;
+use machine::{Eval, Stop};
 use parse::{Ast, Fault};
 use value::Cel;
 

@@ -55,7 +55,7 @@ fn expressions_have_the_value_that_the_language_gives_them() {
         "isQuantity('1.5Gi') && !isQuantity('x') && quantity('-1').sign() == -1",
         "isURL('https://a.b:80/c?d=e') && url('https://a.b:80/c').getPort() == '80' && !isURL('a')",
         "url('https://[::1]:80/').getHostname() == '::1' && url('/a').getHost() == ''",
-        "self.?nothing.orValue('d') == 'd' && self.?s.hasValue() && optional.none().orValue(1) == 1",
+        "self.o.?p.orValue('d') == 'd' && self.?s.hasValue() && optional.none().orValue(1) == 1",
         "self.?s.optMap(s, s.size()).orValue(0) == 5",
         "type(self.a) == int && type('x') == string && int('5') == 5 && string(5) == '5'",
         "true || 1 / 0 == 1",

@@ -1,6 +1,6 @@
 //! The process dies, or the disk fails, between any two changes on disk.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use evenkeel_api::{Key, canary::Canary};
 use evenkeel_base::FixedClock;

@@ -1,0 +1,163 @@
+//! What a router must be asked differently from the others.
+//!
+//! ```text
+//!                 Gateway API              Istio                    plain Services
+//! weight          HTTPRoute                VirtualService           selector of the apex Service
+//! more objects    -                        2 DestinationRules       -
+//! confirmed by    the route's status       the time since it was    ready endpoints of the apex
+//!                                          stored, or its status
+//! deletion        deletes the route        deletes it, or restores  points the apex to the target
+//!                                          what was there before
+//! ```
+//! All of it goes through the view ([`CanaryView::pct`], [`CanaryView::confirmed`],
+//! [`CanaryView::set_weight`]), so that deciding is the same for all.
+
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_api::{
+    Key, Obj,
+    canary::{Phase, RouteSeen, RunStatus},
+    weighted,
+};
+use evenkeel_base::format_duration;
+use evenkeel_control::{Action, RouteWeight};
+
+use crate::{
+    CanaryView, istio, plain, reasons, rollback::CONFIRMATION_SLOW, route, router::Router,
+    services::Names, time::elapsed,
+};
+
+/// The canary's share in percent as a route has it; `None` when the route does not say: then it may
+/// be anything.
+pub(crate) fn canary_pct(obj: &Obj, names: &Names) -> Option<i32> {
+    let (primary, canary) = (&names.primary, &names.canary);
+    if obj.key().kind == weighted::virtual_service() {
+        istio::canary_pct(obj, primary, canary)
+    } else {
+        Some(route::canary_pct(obj, primary, canary))
+    }
+}
+
+/// Gives the canary this share and the primary the rest.
+pub(crate) fn set_weight(route: Key, names: &Names, canary_pct: i32) -> Action {
+    let share = |backend: &str, weight| RouteWeight { backend: backend.to_owned(), weight };
+    let weights = vec![share(&names.primary, 100 - canary_pct), share(&names.canary, canary_pct)];
+    Action::SetWeights { route, weights }
+}
+
+impl CanaryView {
+    pub(crate) fn route_key(&self) -> Key {
+        Key::new(self.router.kind(), self.obj.namespace(), &self.names.apex)
+    }
+
+    /// The canary's share as the route has it; all of it while the route does not say.
+    pub(crate) fn pct(&self) -> i32 {
+        if self.router == Router::Service {
+            return plain::canary_pct(self);
+        }
+        let Some(route) = &self.route else { return 0 };
+        // A route that was there before is not ours yet: whatever it sends where is no version.
+        let before = matches!(self.status.phase, Phase::New | Phase::Initializing);
+        canary_pct(route, &self.names).unwrap_or(if before { 0 } else { 100 })
+    }
+
+    /// The route, if it does not say which share the canary has.
+    pub(crate) fn unweighted_route(&self) -> Option<&Arc<Obj>> {
+        self.route.as_ref().filter(|route| canary_pct(route, &self.names).is_none())
+    }
+
+    /// Whether traffic goes by the route as it stands, as far as that can be known.
+    pub(crate) fn confirmed(&self) -> bool {
+        if !self.settings.confirm {
+            return true;
+        }
+        match (self.router, &self.route) {
+            (Router::Service, _) => plain::is_confirmed(self),
+            (Router::Gateway, Some(route)) => route::is_confirmed(route),
+            (Router::Istio, Some(route)) => {
+                istio::says(route).unwrap_or_else(|| self.settling(&self.run).is_none())
+            }
+            (_, None) => false,
+        }
+    }
+
+    /// Gives the canary this share. A route that has no rule for it gets one.
+    pub(crate) fn set_weight(&self, canary_pct: i32) -> Action {
+        match (self.router, self.unweighted_route()) {
+            (Router::Service, _) => plain::set_weight(self, canary_pct),
+            (Router::Istio, Some(route)) => {
+                istio::rewrite(&self.canary.spec, &self.names, canary_pct, route)
+            }
+            _ => set_weight(self.route_key(), &self.names, canary_pct),
+        }
+    }
+
+    /// The state of the route, if time must tell whether traffic goes by it, and since when.
+    pub(crate) fn route_seen(&self) -> Option<RouteSeen> {
+        let route = self.route.as_ref().filter(|_| self.router == Router::Istio)?;
+        let (uid, generation) = (route.uid().to_owned(), route.generation());
+        let known = self.run.route_seen.as_ref();
+        let known = known.filter(|seen| seen.uid == uid && seen.generation == generation);
+        Some(known.cloned().unwrap_or(RouteSeen { uid, generation, at: self.now }))
+    }
+
+    /// How long it still takes until traffic is taken to go by the route; `None` when it does.
+    pub(crate) fn settling(&self, run: &RunStatus) -> Option<Duration> {
+        let seen = self.route_seen()?;
+        let noted = run.route_seen.as_ref().filter(|noted| **noted == seen);
+        let waited = noted.map_or(Duration::ZERO, |noted| elapsed(noted.at, self.now));
+        istio::SETTLING.checked_sub(waited).filter(|left| !left.is_zero())
+    }
+
+    /// How long a confirmation may take before its absence counts against a version.
+    pub(crate) fn confirmation_max(&self) -> Duration {
+        let settling = if self.router == Router::Istio { istio::SETTLING } else { Duration::ZERO };
+        self.rules.interval.saturating_add(settling.saturating_mul(2))
+    }
+
+    /// A Gateway that exists and does not serve the route: a reason, and the words of who says so.
+    pub(crate) fn gateway_trouble(&self) -> Option<(&'static str, String)> {
+        let route = self.route.as_deref().filter(|_| self.router == Router::Gateway)?;
+        let made = route.meta().creation_timestamp.as_ref().map(|time| time.0);
+        let young = made.is_some_and(|made| elapsed(made, self.now) < CONFIRMATION_SLOW);
+        self.gateway_objs
+            .iter()
+            .find_map(|(parent, gateway)| route::trouble(route, parent, gateway))
+            // An implementation takes a moment to answer.
+            .filter(|(reason, _)| !young || *reason == reasons::ROUTE_REFUSED)
+    }
+
+    /// Why nobody reports that traffic goes by a weight; `None` where somebody does.
+    pub(crate) fn unconfirmable(&self) -> Option<(&'static str, String)> {
+        let route = self.route.as_deref()?;
+        match self.router {
+            Router::Service => None,
+            Router::Gateway => {
+                let who = route::accepts_only(route)?;
+                let message = format!(
+                    "{who} reports that it accepts a route, not that it routes by it: the window \
+                     of a weight starts when the route with that weight is accepted"
+                );
+                Some((reasons::ACCEPTED_ONLY, message))
+            }
+            Router::Istio if istio::says(route).is_some() => None,
+            Router::Istio => {
+                let message = format!(
+                    "Istio does not report when its proxies route by a VirtualService: a weight \
+                     counts as in use {} after it was stored",
+                    format_duration(istio::SETTLING)
+                );
+                Some((reasons::NOT_REPORTED, message))
+            }
+        }
+    }
+
+    /// Time for data planes to forget a route that is gone.
+    pub(crate) fn forgetting(&self) -> Duration {
+        match self.router {
+            Router::Istio => istio::SETTLING,
+            // A deletion has no status to confirm it.
+            Router::Gateway | Router::Service => Duration::from_secs(2),
+        }
+    }
+}
