@@ -30,7 +30,8 @@ fn everything(bed: &Bed) -> BTreeMap<String, Value> {
     .0
 }
 
-/// As [`everything`], as it is now; `None` when a kind went while it was looked at.
+/// As [`everything`], as it is now; `None` when a kind went while it was looked at, or a namespace of
+/// another test is still going.
 fn look(bed: &Bed) -> Option<BTreeMap<String, Value>> {
     let kinds = kubectl(bed, &["api-resources", "--verbs=list", "-o", "name"], b"");
     let kinds: Vec<_> = kinds.lines().filter(|kind| !PASSING.contains(kind)).collect();
@@ -40,6 +41,9 @@ fn look(bed: &Bed) -> Option<BTreeMap<String, Value>> {
     let list = list.and_then(Result::ok).filter(|_| succeeded)?;
     let mut objects = BTreeMap::new();
     for mut object in list["items"].as_array()?.iter().cloned() {
+        if object["status"]["phase"] == "Terminating" {
+            return None;
+        }
         let name = format!(
             "{} {} {}",
             object["kind"], object["metadata"]["namespace"], object["metadata"]["name"]
