@@ -163,18 +163,17 @@ impl Worker {
         let planning = self.controller.plan(key, &self.host.ports);
         match within(&*self.host.timer, OBSERVE_MAX, planning).await {
             Some(Ok(Some(plan))) => {
+                // It may have changed hands while it was looked at.
+                let acts = !plan.actions.is_empty() || !plan.then.is_empty();
+                if acts && let Some(ended) = self.observed(key).await {
+                    return ended;
+                }
                 self.host.observer.planned(self.name(), plan.does());
                 match self.carry_out(key, &plan).await {
                     Ok(ended) | Err(ended) => ended,
                 }
             }
-            Some(Ok(None)) => {
-                self.flags.forget(key);
-                self.predictions.forget(key);
-                self.repeats.forget(key);
-                self.host.ports.endings.forget(key);
-                Ended::new("gone", "Gone", Next::Gone)
-            }
+            Some(Ok(None)) => self.is_gone(key),
             Some(Err(error)) => {
                 let words = redact::text(&chain(&error));
                 // An error that only a change of the object can fix is logged once, not at every
@@ -197,6 +196,15 @@ impl Worker {
                 Ended::new("timed-out", "TimedOut", next).saying(words)
             }
         }
+    }
+
+    /// Nothing is remembered of an object that is gone.
+    pub(crate) fn is_gone(&self, key: &Key) -> Ended {
+        self.flags.forget(key);
+        self.predictions.forget(key);
+        self.repeats.forget(key);
+        self.host.ports.endings.forget(key);
+        Ended::new("gone", "Gone", Next::Gone)
     }
 
     /// The one way from a plan to the world. `Err` is how the plan ended early.

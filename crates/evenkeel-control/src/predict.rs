@@ -44,12 +44,14 @@ impl Worker {
                 return Ok(None);
             }
             let obj = self.host.ports.read.get(key).await?;
-            Ok(obj.map(|obj| (Standing::of(steward, &obj), obj)))
+            Ok(Some(obj.map(|obj| (Standing::of(steward, &obj), obj))))
         };
         let looked: Option<Result<_, StoreError>> =
             within(&*self.host.timer, OBSERVE_MAX, looking).await;
         match looked {
-            Some(Ok(Some((Standing::Observed { why }, obj)))) => {
+            // What another controller made around it is that one's to remove.
+            Some(Ok(Some(None))) => Some(self.is_gone(key)),
+            Some(Ok(Some(Some((Standing::Observed { why }, obj))))) => {
                 // Known to be observed from here on: no condition is set on it.
                 self.predictions.begin(key);
                 self.flags.forget(key);
@@ -97,7 +99,7 @@ impl Worker {
             let planning = self.controller.plan(key, &ports);
             let plan = match within(&*self.host.timer, OBSERVE_MAX, planning).await {
                 Some(Ok(Some(plan))) => plan,
-                Some(Ok(None)) => return Ended::new("gone", "Gone", Next::Gone),
+                Some(Ok(None)) => return self.is_gone(key),
                 Some(Err(error)) => return retry(&chain(&error)),
                 None => return retry(&format!("observing took longer than {OBSERVE_MAX:?}")),
             };

@@ -86,7 +86,9 @@ pub(crate) async fn hand_back(obj: &Obj, ports: &Ports) -> Result<Option<Plan>, 
     if !ours && !kept {
         return Ok(None);
     }
-    let mut plan = Plan::act(reasons::HANDED_BACK, Vec::new());
+    // What the other one has written meanwhile is not written over.
+    let mut plan =
+        Plan::act(reasons::HANDED_BACK, Vec::new()).assuming(obj.key().clone(), obj.revision());
     if ours {
         let target = obj.key().sibling::<Deployment>(&canary.spec.target_ref.name);
         let target = ports.read.get(&target).await?.map(Workload::of).transpose();

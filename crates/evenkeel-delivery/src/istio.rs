@@ -34,7 +34,12 @@ pub(crate) fn canary_pct(route: &Obj, primary: &str, canary: &str) -> Option<i32
             let found = shares.iter().filter(|(backend, _)| *backend == name);
             found.map(|(_, weight)| *weight).max()
         };
-        let (Some(primary), Some(canary)) = (of(primary), of(canary)) else { continue };
+        let (primary, canary) = match (of(primary), of(canary)) {
+            (Some(primary), Some(canary)) => (primary, canary),
+            // A rule for the canary alone: somebody's requests go there whatever the others say.
+            (None, Some(_)) => return None,
+            (_, None) => continue,
+        };
         let (primary, canary) = (primary.max(0), canary.max(0));
         let pct = canary.saturating_mul(100).checked_div(primary.saturating_add(canary))?;
         highest = highest.max(i32::try_from(pct).ok());
@@ -187,11 +192,16 @@ pub(crate) fn replace(have: &Obj, spec: &Value, metadata: &Value) -> Action {
         }
     }
     let kept = [LAST_APPLIED, ORIGINAL].iter().any(|name| annotation(have, name).is_some());
-    if have.controller().is_none() && !kept {
+    if !is_made_by_a_canary(have) && !kept {
         let before = have.json().get("spec").cloned().unwrap_or_default();
         patch["metadata"]["annotations"][ORIGINAL] = before.to_string().into();
     }
     Action::Patch { key: have.key().clone(), patch }
+}
+
+/// Whether it was made for a Canary: then nothing was there before.
+pub(crate) fn is_made_by_a_canary(route: &Obj) -> bool {
+    route.controller().is_some_and(|owner| owner.kind == "Canary")
 }
 
 /// As [`replace`], made from a Canary.

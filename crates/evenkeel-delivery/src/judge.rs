@@ -130,6 +130,7 @@ impl Judge for ServiceJudge {
             }
             let (to_primary, to_canary) = (is_primary_of(&was, &is), is_primary_of(&is, &was));
             let safe = to_primary
+                || is_primary_of_target(change, &is, read).await
                 || is_given_back(change, read).await
                 || (to_canary && is_last_resort(before, read).await);
             if safe { Direction::Safer } else { Direction::Riskier }
@@ -148,6 +149,15 @@ fn is_primary_of(target: &Value, primary: &Value) -> bool {
         was.is_some_and(|was| value.as_str() == Some(&format!("{was}-primary")))
     });
     renamed && changed.next().is_none() && target.len() == primary.len()
+}
+
+/// Whether this is the selector of the primary that the Canary's target has, whatever was before.
+async fn is_primary_of_target(change: Change<'_>, selector: &Value, read: &dyn Read) -> bool {
+    let Ok(Some(owner)) = read.get(change.owner).await else { return false };
+    let canary = view::lenient(&owner);
+    let target = owner.key().sibling::<Deployment>(&canary.spec.target_ref.name);
+    let Ok(Some(target)) = read.get(&target).await else { return false };
+    Workload::of(target).is_ok_and(|target| target.selector_of_primary() == *selector)
 }
 
 /// Whether nothing of the primary is ready, and something of the canary is.
@@ -172,9 +182,13 @@ fn is_brought_back(before: &Value, after: &Value) -> bool {
         let field = |name: &str| route.pointer(&format!("/spec/{name}")).cloned();
         [field("hosts"), field("gateways"), field("hostnames"), field("parentRefs")]
     };
-    let lost = !weighted::shares(before).any(|shares| {
-        shares.iter().any(|(name, weight)| name.ends_with("-primary") && *weight > 0)
-    });
+    let is_primary = |name: &str| name.ends_with("-primary");
+    let of_both = weighted::shares(before)
+        .filter(|shares| shares.iter().any(|(name, _)| is_primary(name) || is_new(name)));
+    let mut of_both = of_both.peekable();
+    let lost = of_both.peek().is_none()
+        || of_both
+            .any(|shares| !shares.iter().any(|(name, weight)| is_primary(name) && *weight > 0));
     let mut shares = weighted::shares(after).peekable();
     let all = shares.peek().is_some()
         && shares.all(|shares| {

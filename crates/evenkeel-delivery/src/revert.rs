@@ -104,7 +104,7 @@ pub(crate) fn hold_deletion(ctx: &Context<'_>) -> Option<Action> {
 fn release_route(ctx: &Context<'_>) -> Option<Action> {
     let view = ctx.view;
     let route = view.route.as_ref()?;
-    if view.router == Router::Istio && route.controller().is_none() {
+    if view.router == Router::Istio && !istio::is_made_by_a_canary(route) {
         return istio::restoration(&view.canary.spec, &view.names, route);
     }
     Some(Action::Delete {

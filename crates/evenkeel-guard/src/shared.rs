@@ -171,7 +171,16 @@ impl SharedSink {
             }
             return Ok(Ok(()));
         };
-        Ok(self.checked(&end).map(|tip| {
+        let checked = self.checked(&end).and_then(|tip| {
+            if tip.seq >= self.tip.seq {
+                return Ok(tip);
+            }
+            Err(format!(
+                "it ends with line {}, and line {} was written: lines are gone",
+                tip.seq, self.tip.seq
+            ))
+        });
+        Ok(checked.map(|tip| {
             self.tip = tip;
             self.number = end.last.file;
             self.bytes = end.bytes;

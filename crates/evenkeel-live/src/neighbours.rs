@@ -59,8 +59,16 @@ impl Neighbours {
             }
             Manage::Auto => {}
         }
-        let definition = self.store.definition(kind).await?;
-        if let Some(definition) = definition.filter(|definition| !definition.is_ours) {
+        let Some(definition) = self.store.definition(kind).await? else {
+            return Err(StoreError::Refused {
+                object: kind.to_string(),
+                problem: format!(
+                    "its CustomResourceDefinition cannot be read, so it may be {name}'s: allow to \
+                     get, list and watch customresourcedefinitions, or run with --manage all"
+                ),
+            });
+        };
+        if !definition.is_ours {
             let why = format!("the CustomResourceDefinition {} is {name}'s", definition.name);
             return Ok(Steward::Other { name, why: why.into() });
         }

@@ -113,7 +113,11 @@ impl PostgresRecord {
     pub fn open(address: &str) -> Result<Self, RecordStoreError> {
         let mut record = Self::reader(address)?;
         let answer = |source| RecordStoreError::Answer { address: redact::url(address), source };
-        record.with(async |client| prepare(client).await).map_err(answer)?;
+        let format = record.with(async |client| {
+            prepare(client).await?;
+            read_format(client).await
+        });
+        is_known(format.map_err(answer)?.unwrap_or(FORMAT)).map_err(answer)?;
         Ok(record)
     }
 
@@ -235,8 +239,13 @@ impl LineStore for PostgresRecord {
                 return Ok(None);
             }
         }
-        let rows = self.with(async |client| client.query(FILES, &[]).await)?;
-        rows.iter().map(stored_file).collect::<io::Result<Vec<_>>>().map(Some)
+        let rows = self.with(async |client| client.query(FILES, &[]).await);
+        let files = rows.and_then(|rows| rows.iter().map(stored_file).collect());
+        if files.is_err() {
+            // Others may try.
+            self.remove(&[])?;
+        }
+        files.map(Some)
     }
 
     fn remove(&mut self, files: &[u32]) -> io::Result<()> {

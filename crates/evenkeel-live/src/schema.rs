@@ -50,6 +50,13 @@ impl StatusSchema {
         }
     }
 
+    /// Whether it has a place for something that evenkeel alone writes: then an evenkeel has made it,
+    /// maybe of another version.
+    pub(crate) fn names_ours(&self) -> bool {
+        let fields = self.status.as_ref().and_then(|status| status.get("properties"));
+        ["evenkeel", "slos"].iter().any(|name| fields.is_some_and(|all| all.get(name).is_some()))
+    }
+
     /// So much of a status, or of a merge patch of one, as an API server keeps.
     pub(crate) fn kept(&self, status: &Value) -> Value {
         let schema = self.status.as_ref();
@@ -223,5 +230,19 @@ mod tests {
         assert!(!schema(&less).covers(&schema(&more)));
         let free = schema(&json!({"type": "object", FREE: true}));
         assert!(free.covers(&schema(&more)) && !schema(&more).covers(&free));
+    }
+
+    #[test]
+    fn a_definition_of_another_version_of_evenkeel_is_known_by_a_field_of_its_own() {
+        let crds = evenkeel_api::crds();
+        let is_it = |crd: &Value| crd["metadata"]["name"] == "canaries.flagger.app";
+        let mut older = crds.into_iter().find(is_it).unwrap();
+        let now = StatusSchema::of(&older, "v1beta1");
+        let status = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties";
+        let fields = older.pointer_mut(&format!("{status}/evenkeel/properties")).unwrap();
+        fields.as_object_mut().unwrap().shift_remove("routeSeen").unwrap();
+        let older = StatusSchema::of(&older, "v1beta1");
+        assert!(!older.covers(&now) && older.names_ours());
+        assert!(!schema(&flaggers()).names_ours());
     }
 }

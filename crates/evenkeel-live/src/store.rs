@@ -83,12 +83,24 @@ impl KubeStore {
     }
 
     /// The schemas of one group and version, as the server publishes them to every user; `None` when
-    /// it does not.
-    pub(crate) async fn published(&self, route: &Route) -> Option<Value> {
+    /// it does not, or not to this one.
+    ///
+    /// **Errors**: it does not answer.
+    pub(crate) async fn published(&self, route: &Route) -> Result<Option<Value>, StoreError> {
         let path = format!("/openapi/v3/apis/{}", route.api_version);
-        let request = Request::get(path).header(ACCEPT, JSON).body(Vec::new()).ok()?;
-        let body = self.client.exchange(Verb::Get, request).await.ok()?;
-        serde_json::from_slice(&body).ok()
+        let request = Request::get(&path).header(ACCEPT, JSON).body(Vec::new());
+        let unclear = |problem: String| StoreError::Unreachable { object: path.clone(), problem };
+        let request = request.map_err(|error| unclear(error.to_string()))?;
+        match self.client.exchange(Verb::Get, request).await {
+            Ok(body) => {
+                let parsed = serde_json::from_slice(&body);
+                parsed.map(Some).map_err(|error| unclear(error.to_string()))
+            }
+            Err(failure) => match Refused::of(failure, &path).error {
+                StoreError::NotFound { .. } | StoreError::Refused { .. } => Ok(None),
+                error => Err(error),
+            },
+        }
     }
 
     /// What has been asked of the server so far.

@@ -35,7 +35,7 @@ impl Definition {
     fn with(name: String, status: StatusSchema, route: &Route) -> Self {
         let own = evenkeel_api::crds().into_iter().find(|own| own["metadata"]["name"] == name);
         let covers = |own| status.covers(&StatusSchema::of(&own, version(route)));
-        Self { is_ours: own.is_none_or(covers), name, status }
+        Self { is_ours: own.is_none_or(covers) || status.names_ours(), name, status }
     }
 
     /// Paths of a status that the API server drops under this definition.
@@ -141,7 +141,7 @@ impl CachedStore {
             }
             Err(error @ StoreError::Refused { .. }) => {
                 // Who may act in one namespace only may not read definitions, but their schemas.
-                let published = self.live.published(&route).await;
+                let published = self.live.published(&route).await?;
                 let status = published.and_then(|all| StatusSchema::published(&all, kind));
                 let found = status.map(|status| Arc::new(Definition::with(name, status, &route)));
                 if found.is_none() {

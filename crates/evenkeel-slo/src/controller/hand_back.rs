@@ -11,21 +11,20 @@ use serde_json::{Map, Value, json};
 
 use crate::reasons;
 
-/// Fields of the status that Sloth, too, has.
-const SLOTHS: [&str; 5] = [
-    "promOpRulesGeneratedSLOs",
-    "processedSLOs",
-    "promOpRulesGenerated",
-    "lastPromOpRulesSuccessfulGenerated",
-    "observedGeneration",
-];
+/// Fields of the status that no other controller has. All others are left: a newer Sloth may have
+/// more of them than we know.
+const OURS: [&str; 5] = ["slos", "changes", "queries", "former", "numbersAt"];
 
 /// Of an SLO object. Its rules stay: they are Sloth's in all but the version, and Sloth writes over
 /// them.
 pub(super) fn level(obj: &Obj) -> Option<Plan> {
     let status = obj.json().get("status").and_then(Value::as_object);
-    let ours = status.into_iter().flat_map(Map::keys).filter(|name| !SLOTHS.contains(&&***name));
-    let patch: Map<String, Value> = ours.map(|name| (name.clone(), Value::Null)).collect();
+    let ours = status.into_iter().flat_map(Map::keys).filter(|name| OURS.contains(&&***name));
+    let mut patch: Map<String, Value> = ours.map(|name| (name.clone(), Value::Null)).collect();
+    if !patch.is_empty() {
+        // Written with them.
+        patch.insert("conditions".to_owned(), Value::Null);
+    }
     leave(obj, patch)
 }
 
@@ -47,7 +46,10 @@ fn leave(obj: &Obj, patch: Map<String, Value>) -> Option<Plan> {
         return None;
     }
     let key = obj.key().clone();
-    let mut plan = Plan::idle(reasons::HANDED_BACK).waking(Duration::ZERO);
+    // What the other one has written meanwhile is not written over.
+    let mut plan = Plan::idle(reasons::HANDED_BACK)
+        .waking(Duration::ZERO)
+        .assuming(key.clone(), obj.revision());
     if !patch.is_empty() {
         plan = plan.with_status(key.clone(), patch.into());
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{bail, ensure};
 use evenkeel_api::{
-    GroupKind, Key, LabelSelector, Obj,
+    GroupKind, Key, LabelSelector, Obj, beside,
     canary::{Canary, Phase},
     crds,
 };
@@ -37,6 +37,8 @@ pub(super) struct Found {
     pub(super) canaries: Vec<Key>,
     /// Those of them whose traffic is split, or whose deletion is not done.
     busy: Vec<String>,
+    /// Canaries that were taken over from another controller, and not given back.
+    handed_over: Vec<String>,
     /// Definitions of our kinds, and what uses them.
     pub(super) definitions: Vec<(Key, Option<String>)>,
     /// Objects with the names of ours that are not.
@@ -94,6 +96,7 @@ pub(super) async fn at(store: &KubeStore, place: &Place) -> anyhow::Result<Found
         claims,
         canaries: Vec::new(),
         busy: Vec::new(),
+        handed_over: Vec::new(),
         definitions: Vec::new(),
         foreign: Vec::new(),
         of_helm: Vec::new(),
@@ -203,6 +206,9 @@ impl Found {
             }
             let phase = canary.json().pointer("/status/phase").and_then(Value::as_str);
             let phase = phase.unwrap_or_default();
+            if beside::is_handed_over(canary.json()) {
+                self.handed_over.push(key.to_string());
+            }
             if BUSY.iter().any(|busy| busy.as_str() == phase) {
                 self.busy.push(format!("{key} ({phase})"));
             }
@@ -258,6 +264,13 @@ impl Found {
             "in the middle of a release: {}. Its traffic would stay split as it is: wait until it \
              has ended, delete the Canary, or use --force",
             self.busy.join(", ")
+        );
+        ensure!(
+            self.handed_over.is_empty() || args.force || args.dry_run,
+            "handed over and not given back: {}. Nobody would look after them: take the annotation \
+             {} away first, while evenkeel runs, or use --force",
+            self.handed_over.join(", "),
+            beside::MANAGED
         );
         for busy in &self.busy {
             io::complain(&format!("warning: {busy} stays as it is"));
