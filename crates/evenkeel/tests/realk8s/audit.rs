@@ -11,6 +11,8 @@ pub(crate) struct Request {
     /// Plural, with the subresource: `httproutes/status`; the path where there is no object.
     pub(crate) resource: String,
     pub(crate) namespace: String,
+    /// Name of the object; empty for a list, and where the server makes the name.
+    pub(crate) name: String,
     pub(crate) code: u64,
     pub(crate) agent: String,
     /// When it came, in Unix milliseconds.
@@ -48,6 +50,7 @@ fn read(event: &Value) -> Option<Request> {
         verb: text("/verb"),
         resource,
         namespace: text("/objectRef/namespace"),
+        name: text("/objectRef/name"),
         code: event.pointer("/responseStatus/code").and_then(Value::as_u64).unwrap_or_default(),
         agent: text("/userAgent"),
         at_ms: at.as_millisecond(),

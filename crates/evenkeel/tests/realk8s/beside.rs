@@ -132,6 +132,8 @@ impl Theirs<'_> {
 
     fn is_handed_back(&self) {
         let (bed, ns) = (self.bed, self.ns);
+        // The target was scaled to zero at the end of the release.
+        until("its pods are gone", || bed.list::<Pod>(ns).len() == 1);
         let before = footprint(bed, ns);
         bed.patch(&self.canary, mark(None, false));
         let took = until("Flagger has it back", || {
