@@ -6,9 +6,9 @@ RUN apt-get update && apt-get install -y --no-install-recommends musl-tools \
 WORKDIR /src
 COPY . .
 ENV CC_x86_64_unknown_linux_musl=musl-gcc
-RUN cargo build --release --locked --target x86_64-unknown-linux-musl --package evenkeel \
+RUN cargo build --profile image --locked --target x86_64-unknown-linux-musl --package evenkeel \
     && mkdir -p /image/etc/ssl/certs /data \
-    && cp target/x86_64-unknown-linux-musl/release/evenkeel /image/ \
+    && cp target/x86_64-unknown-linux-musl/image/evenkeel /image/ \
     && cp /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ \
     && echo 'evenkeel:x:65532:65532::/data:' >/image/etc/passwd \
     && echo 'evenkeel:x:65532:' >/image/etc/group

@@ -63,10 +63,10 @@ pub(crate) fn run(flags: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The released program, static.
+/// The program, static, in the profile `image`.
 fn build() -> anyhow::Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let words = ["build", "--release", "--target", TARGET, "--package", "evenkeel"];
+    let words = ["build", "--profile", "image", "--target", TARGET, "--package", "evenkeel"];
     let mut cargo = crate::cargo();
     // Debian's musl-tools; ring has some C.
     cargo.args(words).current_dir(&root).env("CC_x86_64_unknown_linux_musl", "musl-gcc");
@@ -77,7 +77,7 @@ fn build() -> anyhow::Result<PathBuf> {
     );
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let target = target.unwrap_or_else(|| root.join("target"));
-    Ok(target.join(TARGET).join("release/evenkeel"))
+    Ok(target.join(TARGET).join("image/evenkeel"))
 }
 
 impl Image {
