@@ -38,6 +38,7 @@ mod custom;
 mod defaults;
 mod delete;
 mod error;
+mod field_set;
 mod patch;
 mod protobuf;
 mod request;

@@ -15,7 +15,9 @@
 mod check;
 mod eval;
 mod functions;
+mod lexer;
 mod machine;
+mod methods;
 mod parse;
 mod value;
 

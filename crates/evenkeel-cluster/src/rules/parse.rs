@@ -2,7 +2,9 @@
 //!
 //! **Source**: `cel-spec/doc/langdef.md`; messages as `cel-go` words them.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
+
+use super::lexer::{RESERVED, Token, tokens};
 
 /// A place in an expression, and what stands there.
 #[derive(Debug, Clone)]
@@ -10,6 +12,15 @@ pub(super) struct Ast {
     /// Characters before it.
     pub(super) at: usize,
     pub(super) node: Node,
+    /// Nodes from here down to the deepest leaf.
+    height: usize,
+}
+
+impl Ast {
+    fn new(at: usize, node: Node) -> Self {
+        let height = 1 + node.parts().into_iter().map(|part| part.height).max().unwrap_or(0);
+        Self { at, node, height }
+    }
 }
 
 type Boxed = Box<Ast>;
@@ -51,6 +62,27 @@ pub(super) enum Node {
         filter: Option<Boxed>,
         step: Boxed,
     },
+}
+
+impl Node {
+    /// What it is made of.
+    fn parts(&self) -> Vec<&Ast> {
+        match self {
+            Self::Literal(_) | Self::Name(_) => Vec::new(),
+            Self::Select { of, .. } | Self::Not(of) | Self::Minus(of) => vec![of],
+            Self::Index { of, at, .. } => vec![of, at],
+            Self::And(left, right) | Self::Or(left, right) | Self::Binary(_, left, right) => {
+                vec![left, right]
+            }
+            Self::If(condition, yes, no) => vec![condition, yes, no],
+            Self::Call { target, args, .. } => target.as_deref().into_iter().chain(args).collect(),
+            Self::List(items) => items.iter().map(|(item, _)| item).collect(),
+            Self::Map(entries) => entries.iter().flat_map(|(key, value)| [key, value]).collect(),
+            Self::Fold { of, filter, step, .. } => {
+                [of, step].into_iter().chain(filter).map(|part| &**part).collect()
+            }
+        }
+    }
 }
 
 /// How a field or element is got.
@@ -96,242 +128,25 @@ pub(super) struct Fault {
 
 /// Nesting beyond which an expression is refused, so that none exhausts the stack.
 const DEPTH_MAX: usize = 64;
-
-#[derive(Debug, Clone, PartialEq)]
-enum Token {
-    Name(String),
-    /// In backquotes.
-    Quoted(String),
-    Literal(Literal),
-    Sign(&'static str),
-    End,
-}
-
-const SIGNS: [&str; 24] = [
-    "==", "!=", "<=", ">=", "&&", "||", "<", ">", "+", "-", "*", "/", "%", "!", "?", ":", ".", ",",
-    "(", ")", "[", "]", "{", "}",
-];
-const RESERVED: [&str; 17] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+/// The same for the tree that comes of it, which long chains of operators and fields make deep.
+const HEIGHT_MAX: usize = 250;
+/// Longest expression, in characters. The same as in Kubernetes.
+const LENGTH_MAX: usize = 100_000;
 
 /// Reads an expression.
 pub(super) fn parse(text: &str) -> Result<Ast, Fault> {
-    let tokens = Lexer { chars: text.chars().collect(), at: 0 }.tokens()?;
+    let length = text.chars().count();
+    if length > LENGTH_MAX {
+        let problem =
+            format!("expression code point size exceeds limit: size: {length}, limit {LENGTH_MAX}");
+        return Err(Fault { at: 0, problem });
+    }
+    let tokens = tokens(text)?;
     let mut parser = Parser { tokens, next: 0, depth: 0 };
     let ast = parser.expression()?;
     match parser.peek() {
         Token::End => Ok(ast),
         _ => Err(parser.unexpected("'<EOF>'")),
-    }
-}
-
-struct Lexer {
-    chars: Vec<char>,
-    at: usize,
-}
-
-impl Lexer {
-    fn peek(&self, ahead: usize) -> char {
-        self.chars.get(self.at + ahead).copied().unwrap_or('\0')
-    }
-
-    fn take_while(&mut self, keep: impl Fn(char) -> bool) -> String {
-        let start = self.at;
-        while self.at < self.chars.len() && keep(self.peek(0)) {
-            self.at += 1;
-        }
-        self.chars.get(start..self.at).unwrap_or_default().iter().collect()
-    }
-
-    fn tokens(mut self) -> Result<Vec<(usize, Token)>, Fault> {
-        let mut tokens = Vec::new();
-        loop {
-            self.take_while(char::is_whitespace);
-            if self.peek(0) == '/' && self.peek(1) == '/' {
-                self.take_while(|c| c != '\n');
-                continue;
-            }
-            let start = self.at;
-            if start >= self.chars.len() {
-                tokens.push((start, Token::End));
-                return Ok(tokens);
-            }
-            tokens.push((start, self.token()?));
-        }
-    }
-
-    fn token(&mut self) -> Result<Token, Fault> {
-        let start = self.at;
-        let c = self.peek(0);
-        if c.is_ascii_digit() || (c == '.' && self.peek(1).is_ascii_digit()) {
-            return self.number();
-        }
-        let prefix: usize = match (c.to_ascii_lowercase(), self.peek(1).to_ascii_lowercase()) {
-            ('r' | 'b', _) if matches!(self.peek(1), '"' | '\'') => 1,
-            ('r', 'b') | ('b', 'r') if matches!(self.peek(2), '"' | '\'') => 2,
-            _ => 0,
-        };
-        if prefix > 0 || matches!(c, '"' | '\'') {
-            let kind: String = (0..prefix).map(|n| self.peek(n).to_ascii_lowercase()).collect();
-            self.at += prefix;
-            return self.text(kind.contains('r'), kind.contains('b'));
-        }
-        if c == '`' {
-            self.at += 1;
-            let name = self.take_while(|c| c != '`');
-            self.at += 1;
-            return Ok(Token::Quoted(name));
-        }
-        if c.is_alphabetic() || c == '_' {
-            let name = self.take_while(|c| c.is_ascii_alphanumeric() || c == '_');
-            return Ok(match name.as_str() {
-                "null" => Token::Literal(Literal::Null),
-                "true" => Token::Literal(Literal::Bool(true)),
-                "false" => Token::Literal(Literal::Bool(false)),
-                "in" => Token::Sign("in"),
-                _ => Token::Name(name),
-            });
-        }
-        let fits = |sign: &&&str| sign.chars().enumerate().all(|(n, c)| self.peek(n) == c);
-        let Some(sign) = SIGNS.iter().find(fits) else {
-            let problem = format!("Syntax error: token recognition error at: '{c}'");
-            return Err(Fault { at: start, problem });
-        };
-        self.at += sign.len();
-        Ok(Token::Sign(sign))
-    }
-
-    fn number(&mut self) -> Result<Token, Fault> {
-        let start = self.at;
-        let fault = |problem: &str| Fault { at: start, problem: problem.to_owned() };
-        if self.peek(0) == '0' && matches!(self.peek(1), 'x' | 'X') {
-            self.at += 2;
-            let digits = self.take_while(|c| c.is_ascii_hexdigit());
-            if matches!(self.peek(0), 'u' | 'U') {
-                self.at += 1;
-                let value = u64::from_str_radix(&digits, 16);
-                let value = value.map_err(|_| fault("invalid uint literal"))?;
-                return Ok(Token::Literal(Literal::Uint(value)));
-            }
-            let value = i64::from_str_radix(&digits, 16);
-            let value = value.map_err(|_| fault("invalid int literal"))?;
-            return Ok(Token::Literal(Literal::Int(value)));
-        }
-        let mut text = self.take_while(|c| c.is_ascii_digit());
-        let mut is_whole = true;
-        if self.peek(0) == '.' && self.peek(1).is_ascii_digit() {
-            is_whole = false;
-            self.at += 1;
-            text = format!("{text}.{}", self.take_while(|c| c.is_ascii_digit()));
-        }
-        let exponent = usize::from(matches!(self.peek(1), '+' | '-'));
-        if matches!(self.peek(0), 'e' | 'E') && self.peek(1 + exponent).is_ascii_digit() {
-            is_whole = false;
-            self.at += 1;
-            let sign = if exponent == 1 { self.peek(0).to_string() } else { String::new() };
-            self.at += exponent;
-            text = format!("{text}e{sign}{}", self.take_while(|c| c.is_ascii_digit()));
-        }
-        if is_whole && matches!(self.peek(0), 'u' | 'U') {
-            self.at += 1;
-            let value = text.parse().map_err(|_| fault("invalid uint literal"))?;
-            return Ok(Token::Literal(Literal::Uint(value)));
-        }
-        if is_whole {
-            // The smallest number has no positive counterpart.
-            let value = text.parse::<u64>().ok().filter(|value| *value <= 1 << 63);
-            let value = value.ok_or_else(|| fault("invalid int literal"))?;
-            return Ok(Token::Literal(match i64::try_from(value) {
-                Ok(value) => Literal::Int(value),
-                Err(_) => Literal::Uint(value),
-            }));
-        }
-        let value = text.parse().map_err(|_| fault("invalid double literal"))?;
-        Ok(Token::Literal(Literal::Double(value)))
-    }
-
-    fn text(&mut self, is_raw: bool, is_bytes: bool) -> Result<Token, Fault> {
-        let start = self.at;
-        let quote = self.peek(0);
-        let count = if self.peek(1) == quote && self.peek(2) == quote { 3 } else { 1 };
-        self.at += count;
-        let mut bytes = Vec::new();
-        while !(0..count).all(|n| self.peek(n) == quote) {
-            if self.at >= self.chars.len() || (count == 1 && self.peek(0) == '\n') {
-                let shown: String = self.chars.get(start..).unwrap_or_default().iter().collect();
-                let problem = format!("Syntax error: token recognition error at: '{shown}'");
-                return Err(Fault { at: start, problem });
-            }
-            if self.peek(0) == '\\' && !is_raw {
-                self.escape(is_bytes, &mut bytes)?;
-            } else {
-                let mut utf8 = [0; 4];
-                bytes.extend_from_slice(self.peek(0).encode_utf8(&mut utf8).as_bytes());
-                self.at += 1;
-            }
-        }
-        self.at += count;
-        if is_bytes {
-            return Ok(Token::Literal(Literal::Bytes(bytes.into())));
-        }
-        Ok(Token::Literal(Literal::Text(String::from_utf8_lossy(&bytes).into())))
-    }
-
-    fn escape(&mut self, is_bytes: bool, bytes: &mut Vec<u8>) -> Result<(), Fault> {
-        let start = self.at;
-        let fault = || Fault { at: start, problem: "Syntax error: invalid escape".to_owned() };
-        let c = self.peek(1);
-        self.at += 2;
-        let plain = match c {
-            'n' => '\n',
-            't' => '\t',
-            'r' => '\r',
-            'a' => '\u{7}',
-            'b' => '\u{8}',
-            'f' => '\u{c}',
-            'v' => '\u{b}',
-            '\\' | '"' | '\'' | '`' | '?' => c,
-            'x' | 'X' | 'u' | 'U' | '0'..='3' => {
-                let (digits, radix) = match c {
-                    'x' | 'X' => (2, 16),
-                    'u' => (4, 16),
-                    'U' => (8, 16),
-                    _ => (3, 8),
-                };
-                if radix == 8 {
-                    self.at -= 1;
-                }
-                let code = self.chars.get(self.at..self.at + digits).ok_or_else(fault)?;
-                let code: String = code.iter().collect();
-                let code = u32::from_str_radix(&code, radix).map_err(|_| fault())?;
-                self.at += digits;
-                if is_bytes && digits < 4 {
-                    bytes.push(u8::try_from(code).map_err(|_| fault())?);
-                    return Ok(());
-                }
-                char::from_u32(code).ok_or_else(fault)?
-            }
-            _ => return Err(fault()),
-        };
-        bytes.extend_from_slice(plain.encode_utf8(&mut [0; 4]).as_bytes());
-        Ok(())
     }
 }
 
@@ -377,18 +192,14 @@ impl Parser {
     }
 
     fn expression(&mut self) -> Result<Ast, Fault> {
-        self.depth += 1;
-        if self.depth > DEPTH_MAX {
-            let problem = "expression recursion limit exceeded".to_owned();
-            return Err(Fault { at: self.at(), problem });
-        }
+        self.deeper(self.at())?;
         let condition = self.or()?;
         let at = self.at();
         let ast = if self.take("?") {
             let yes = self.or()?;
             self.expect(":")?;
             let no = self.expression()?;
-            Ast { at, node: Node::If(Box::new(condition), Box::new(yes), Box::new(no)) }
+            made(at, Node::If(Box::new(condition), Box::new(yes), Box::new(no)))?
         } else {
             condition
         };
@@ -396,27 +207,33 @@ impl Parser {
         Ok(ast)
     }
 
+    fn deeper(&mut self, at: usize) -> Result<(), Fault> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX { Err(too_deep(at)) } else { Ok(()) }
+    }
+
     fn or(&mut self) -> Result<Ast, Fault> {
-        let mut left = self.and()?;
-        loop {
-            let at = self.at();
-            if !self.take("||") {
-                return Ok(left);
-            }
-            let right = self.and()?;
-            left = Ast { at, node: Node::Or(Box::new(left), Box::new(right)) };
-        }
+        self.chain("||", Node::Or, Self::and)
     }
 
     fn and(&mut self) -> Result<Ast, Fault> {
-        let mut left = self.binary(0)?;
+        self.chain("&&", Node::And, |parser| parser.binary(0))
+    }
+
+    /// Operands of `&&` or `||`, which may be many: a tree that is as low as can be.
+    fn chain(
+        &mut self,
+        sign: &str,
+        join: fn(Boxed, Boxed) -> Node,
+        operand: fn(&mut Self) -> Result<Ast, Fault>,
+    ) -> Result<Ast, Fault> {
+        let (first, mut more) = (operand(self)?, VecDeque::new());
         loop {
             let at = self.at();
-            if !self.take("&&") {
-                return Ok(left);
+            if !self.take(sign) {
+                return balanced(first, &mut more, join);
             }
-            let right = self.binary(0)?;
-            left = Ast { at, node: Node::And(Box::new(left), Box::new(right)) };
+            more.push_back((at, operand(self)?));
         }
     }
 
@@ -434,7 +251,7 @@ impl Parser {
                 return Ok(left);
             };
             let right = self.binary(level + 1)?;
-            left = Ast { at, node: Node::Binary(sign, Box::new(left), Box::new(right)) };
+            left = made(at, Node::Binary(sign, Box::new(left), Box::new(right)))?;
         }
     }
 
@@ -442,22 +259,23 @@ impl Parser {
         let at = self.at();
         let sign = ["!", "-"].into_iter().find(|sign| self.take(sign));
         let Some(sign) = sign else { return self.member() };
-        self.depth += 1;
-        if self.depth > DEPTH_MAX {
-            return Err(Fault { at, problem: "expression recursion limit exceeded".to_owned() });
-        }
+        self.deeper(at)?;
         let inner = self.unary()?;
         self.depth -= 1;
-        let node = match (sign, inner.node) {
-            ("!", node) => Node::Not(Box::new(Ast { at: inner.at, node })),
-            (_, Node::Literal(Literal::Int(value))) => Node::Literal(Literal::Int(-value)),
-            (_, Node::Literal(Literal::Uint(value))) if value == 1 << 63 => {
-                Node::Literal(Literal::Int(i64::MIN))
+        let negative = match &inner.node {
+            Node::Literal(Literal::Int(value)) => value.checked_neg().map(Literal::Int),
+            // The smallest integer has no positive one.
+            Node::Literal(Literal::Uint(value)) if *value == 1 << 63 => {
+                Some(Literal::Int(i64::MIN))
             }
-            (_, Node::Literal(Literal::Double(value))) => Node::Literal(Literal::Double(-value)),
-            (_, node) => Node::Minus(Box::new(Ast { at: inner.at, node })),
+            Node::Literal(Literal::Double(value)) => Some(Literal::Double(-value)),
+            _ => None,
         };
-        Ok(Ast { at, node })
+        match (sign, negative) {
+            ("!", _) => made(at, Node::Not(Box::new(inner))),
+            (_, Some(literal)) => made(at, Node::Literal(literal)),
+            (_, None) => made(at, Node::Minus(Box::new(inner))),
+        }
     }
 
     fn member(&mut self) -> Result<Ast, Fault> {
@@ -480,14 +298,14 @@ impl Parser {
                     ast = call(open, name, Some(ast), args)?;
                 } else {
                     let node = Node::Select { of: Box::new(ast), field: name, how };
-                    ast = Ast { at, node };
+                    ast = made(at, node)?;
                 }
             } else if self.take("[") {
                 let how = if self.take("?") { How::Optional } else { How::Plain };
                 let index = self.expression()?;
                 self.expect("]")?;
                 let node = Node::Index { of: Box::new(ast), at: Box::new(index), how };
-                ast = Ast { at, node };
+                ast = made(at, node)?;
             } else {
                 return Ok(ast);
             }
@@ -514,7 +332,7 @@ impl Parser {
         match token {
             Token::Literal(literal) => {
                 self.next += 1;
-                Ok(Ast { at, node: Node::Literal(literal) })
+                made(at, Node::Literal(literal))
             }
             Token::Name(name) => {
                 self.next += 1;
@@ -526,7 +344,7 @@ impl Parser {
                     let args = self.arguments(")")?;
                     return call(open, name, None, args);
                 }
-                Ok(Ast { at, node: Node::Name(name) })
+                made(at, Node::Name(name))
             }
             Token::Sign("(") => {
                 self.next += 1;
@@ -545,7 +363,7 @@ impl Parser {
                         break;
                     }
                 }
-                Ok(Ast { at, node: Node::List(items) })
+                made(at, Node::List(items))
             }
             Token::Sign("{") => {
                 self.next += 1;
@@ -559,11 +377,33 @@ impl Parser {
                         break;
                     }
                 }
-                Ok(Ast { at, node: Node::Map(entries) })
+                made(at, Node::Map(entries))
             }
             _ => Err(self.unexpected(wanted)),
         }
     }
+}
+
+fn too_deep(at: usize) -> Fault {
+    Fault { at, problem: "expression recursion limit exceeded".to_owned() }
+}
+
+fn made(at: usize, node: Node) -> Result<Ast, Fault> {
+    let ast = Ast::new(at, node);
+    if ast.height > HEIGHT_MAX { Err(too_deep(at)) } else { Ok(ast) }
+}
+
+/// Joins operands in their order; each but the first comes with the place of its operator.
+fn balanced(
+    first: Ast,
+    more: &mut VecDeque<(usize, Ast)>,
+    join: fn(Boxed, Boxed) -> Node,
+) -> Result<Ast, Fault> {
+    let mut behind = more.split_off(more.len() / 2);
+    let Some((at, middle)) = behind.pop_front() else { return Ok(first) };
+    let left = balanced(first, more, join)?;
+    let right = balanced(middle, &mut behind, join)?;
+    made(at, join(Box::new(left), Box::new(right)))
 }
 
 /// A call, or what it stands for.
@@ -573,7 +413,7 @@ fn call(at: usize, name: String, target: Option<Ast>, mut args: Vec<Ast>) -> Res
         ("has", 1) if target.is_none() => {
             return match args.pop() {
                 Some(Ast { node: Node::Select { of, field, how: How::Plain }, .. }) => {
-                    Ok(Ast { at, node: Node::Select { of, field, how: How::Test } })
+                    made(at, Node::Select { of, field, how: How::Test })
                 }
                 _ => fault("invalid argument to has() macro"),
             };
@@ -585,16 +425,16 @@ fn call(at: usize, name: String, target: Option<Ast>, mut args: Vec<Ast>) -> Res
         ("filter", 2) => Fold::Filter,
         ("optMap", 2) => Fold::OptMap,
         ("optFlatMap", 2) => Fold::OptFlatMap,
-        _ => return Ok(Ast { at, node: Node::Call { name, target: target.map(Box::new), args } }),
+        _ => return made(at, Node::Call { name, target: target.map(Box::new), args }),
     };
     let Some(of) = target.map(Box::new) else {
-        return Ok(Ast { at, node: Node::Call { name, target: None, args } });
+        return made(at, Node::Call { name, target: None, args });
     };
     let step = args.pop().map(Box::new);
     let filter = if args.len() == 2 { args.pop().map(Box::new) } else { None };
     match (args.pop(), step) {
         (Some(Ast { node: Node::Name(name), .. }), Some(step)) => {
-            Ok(Ast { at, node: Node::Fold { fold, of, name, filter, step } })
+            made(at, Node::Fold { fold, of, name, filter, step })
         }
         _ => fault("argument must be a simple name"),
     }

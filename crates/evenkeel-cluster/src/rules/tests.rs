@@ -93,6 +93,29 @@ fn what_cannot_be_is_refused_with_its_place() {
 }
 
 #[test]
+fn no_length_of_a_rule_exhausts_the_stack() {
+    let holds = |rule: &str| says(&any(), rule, &json!({"a": 1}), None);
+    for sign in ["||", "&&"] {
+        assert_eq!(holds(&vec!["self.a == 1"; 5_000].join(sign)), "holds");
+    }
+    // These make the tree as deep as they are many.
+    let sum = |terms: usize| format!("{} == {terms}", vec!["1"; terms].join("+"));
+    assert_eq!(holds(&sum(240)), "holds");
+    assert!(holds(&sum(300)).contains("recursion limit"));
+    assert!(holds(&sum(49_000)).contains("recursion limit"));
+    assert!(holds(&format!("self{}", ".a".repeat(40_000))).contains("recursion limit"));
+    assert!(holds(&format!("self.l{} == 1", "[0]".repeat(30_000))).contains("recursion limit"));
+    assert!(holds(&format!("'x'{} == 'x'", ".trim()".repeat(10_000))).contains("recursion limit"));
+    assert!(holds(&"true||".repeat(20_000)).contains("code point size exceeds limit"));
+}
+
+#[test]
+fn the_smallest_integer_has_no_positive_one() {
+    assert!(says(&any(), "--9223372036854775808 > 0", &json!({}), None).contains("overflow"));
+    assert_eq!(says(&any(), "-9223372036854775808 < 0", &json!({}), None), "holds");
+}
+
+#[test]
 fn a_rule_that_fails_or_takes_too_long_says_so() {
     let value = json!({"l": [1], "m": {}, "a": 0});
     for (rule, said) in [

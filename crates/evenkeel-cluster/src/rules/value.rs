@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::parse::Literal;
+use super::{lexer::RESERVED, parse::Literal};
 
 /// A value in an expression. Parts of the object stay where they are.
 #[derive(Debug, Clone)]
@@ -225,30 +225,7 @@ pub(super) fn unescape(name: &str) -> String {
 }
 
 fn is_keyword(word: &str) -> bool {
-    const WORDS: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
-    WORDS.contains(&word)
+    ["true", "false", "null", "in"].contains(&word) || RESERVED.contains(&word)
 }
 
 /// `1h30m`, `1.5s`, `-2ms` in nanoseconds.
