@@ -49,14 +49,17 @@ pub struct LabelSelector {
 }
 
 impl LabelSelector {
-    /// Parses the text form: `a=b,c!=d,e in (f,g),h,!i`.
+    /// Parses the text form: `a=b,c!=d,e in (f,g),h,!i`. An empty text selects everything.
+    ///
+    /// **Errors**: a part that is no requirement, an empty one among them: whoever deletes by `,`
+    /// did not mean everything.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut requirements = Vec::new();
+        if text.trim().is_empty() {
+            return Ok(Self { requirements });
+        }
         for part in split_outside_parentheses(text) {
             let part = part.trim();
-            if part.is_empty() {
-                continue;
-            }
             requirements.push(parse_requirement(part).ok_or_else(|| SelectorError {
                 text: text.to_owned(),
                 problem: format!(
@@ -128,15 +131,20 @@ fn parse_requirement(part: &str) -> Option<Requirement> {
         let fine = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
         (!text.is_empty() && text.chars().all(fine)).then(|| text.to_owned())
     };
+    let value = |text: &str| {
+        let text = text.trim();
+        let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        text.chars().all(fine).then(|| text.to_owned())
+    };
     let set = |text: &str| {
         let inner = text.trim().strip_prefix('(')?.strip_suffix(')')?;
-        Some(inner.split(',').map(|value| value.trim().to_owned()).collect::<Vec<_>>())
+        inner.split(',').map(value).collect::<Option<Vec<_>>>()
     };
     if let Some((left, right)) = part.split_once("!=") {
-        return Some(Requirement::NotIn(key(left)?, vec![right.trim().to_owned()]));
+        return Some(Requirement::NotIn(key(left)?, vec![value(right)?]));
     }
     if let Some((left, right)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        return Some(Requirement::In(key(left)?, vec![right.trim().to_owned()]));
+        return Some(Requirement::In(key(left)?, vec![value(right)?]));
     }
     if let Some((left, right)) = part.split_once(" notin ") {
         return Some(Requirement::NotIn(key(left)?, set(right)?));
@@ -225,7 +233,10 @@ mod tests {
             let parsed = LabelSelector::parse(selector).unwrap();
             assert_eq!(parsed.matches(&labels(set)), matches, "{selector} on {set}");
         }
-        assert!(LabelSelector::parse("a b").is_err());
+        for broken in ["a b", ",", "app=web,", "app=web,,tier=x", "a===", "a=b c", "a in (b,c d)"] {
+            assert!(LabelSelector::parse(broken).is_err(), "{broken}");
+        }
+        assert_eq!(LabelSelector::parse(" ").unwrap(), LabelSelector::default());
         assert!(LabelSelector::parse("").unwrap().is_empty());
     }
 
