@@ -13,6 +13,7 @@ use evenkeel_promql::{
     parser::ParseError,
     rules::{Context, Group, Health, Notice, RuleFile},
 };
+use jiff::SignedDuration;
 
 use crate::Telemetry;
 
@@ -20,11 +21,18 @@ use crate::Telemetry;
 const RESEND_MS: i64 = 60_000;
 /// Looks at the groups at least this often: new ones may have come.
 const LOOK_EVERY_MS: i64 = 1_000;
+/// Longest time of evaluations in a row: scrapes share their thread, and do not wait for all rules.
+const TURN: SignedDuration = SignedDuration::from_millis(20);
+/// Pause after that, in which connections are served.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The source of a group, and its place there.
+type GroupKey = (String, usize);
 
 /// All groups, by source and in the order of their file.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    groups: Mutex<BTreeMap<(String, usize), Entry>>,
+    groups: Mutex<BTreeMap<GroupKey, Entry>>,
 }
 
 #[derive(Debug)]
@@ -58,7 +66,7 @@ pub struct GroupView {
 }
 
 impl Rules {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, usize), Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupKey, Entry>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,12 +102,22 @@ impl Telemetry {
     /// Evaluates every group whose slot has come. Each gets the store to itself meanwhile.
     pub fn evaluate_rules(&self, clock: &dyn Clock) -> Round {
         let mut round = Round::default();
-        while self.evaluate_next(clock, &mut round) {}
+        for key in self.due_groups(clock) {
+            self.evaluate_group(&key, clock, &mut round);
+        }
         round
     }
 
-    /// Evaluates one group that is due; `false` when none is.
-    fn evaluate_next(&self, clock: &dyn Clock, round: &mut Round) -> bool {
+    /// The groups whose slot has come.
+    fn due_groups(&self, clock: &dyn Clock) -> Vec<GroupKey> {
+        let now_ms = clock.now().as_millisecond();
+        let groups = self.rules().lock();
+        let due = groups.iter().filter(|(_, entry)| is_due(&entry.group, now_ms));
+        due.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Evaluates one group, if it is still there and due.
+    fn evaluate_group(&self, key: &GroupKey, clock: &dyn Clock, round: &mut Round) {
         let (start, options) = (clock.now(), self.options());
         let now_ms = start.as_millisecond();
         let context = Context {
@@ -109,9 +127,8 @@ impl Telemetry {
             resend_ms: RESEND_MS,
         };
         let mut groups = self.rules().lock();
-        let Some(entry) = groups.values_mut().find(|entry| is_due(&entry.group, now_ms)) else {
-            return false;
-        };
+        let entry = groups.get_mut(key).filter(|entry| is_due(&entry.group, now_ms));
+        let Some(entry) = entry else { return };
         let slot_ms = entry.group.slot_ms(now_ms);
         let evaluation = entry.group.evaluate(&mut *self.write(), slot_ms, &context);
         entry.took = Duration::try_from(clock.now().duration_since(start)).unwrap_or_default();
@@ -127,7 +144,6 @@ impl Telemetry {
         let source = &entry.group.source;
         let update = |notice| AlertUpdate { source: source.clone(), notice };
         round.updates.extend(evaluation.notices.into_iter().map(update));
-        true
     }
 
     /// All groups in the order of their sources.
@@ -211,16 +227,38 @@ impl RuleRunner {
     /// Runs until dropped.
     pub async fn run(self) {
         loop {
-            let mut round = Round::default();
-            while self.telemetry.evaluate_next(&*self.clock, &mut round) {
-                // A group may take long: let others run in between.
-                self.timer.sleep(Duration::ZERO).await;
-            }
+            let round = self.round().await;
             for sink in self.sinks.iter().filter(|_| !round.updates.is_empty()) {
                 sink.send(&round.updates);
             }
             self.timer.sleep(self.wait()).await;
         }
+    }
+
+    /// Evaluates every group whose slot has come.
+    async fn round(&self) -> Round {
+        let mut round = Round::default();
+        let start = self.clock.now();
+        let mut turn = start;
+        for key in self.telemetry.due_groups(&*self.clock) {
+            self.telemetry.evaluate_group(&key, &*self.clock, &mut round);
+            let is_over = self.clock.now().duration_since(turn) >= TURN;
+            self.timer.sleep(if is_over { PAUSE } else { Duration::ZERO }).await;
+            if is_over {
+                turn = self.clock.now();
+            }
+        }
+        let took = self.clock.now().duration_since(start);
+        if took.as_millis() > i128::from(self.shortest_interval_ms()) {
+            let (groups, seconds) = (round.groups, took.as_secs_f64());
+            tracing::warn!(groups, seconds, "rules took longer than their interval");
+        }
+        round
+    }
+
+    fn shortest_interval_ms(&self) -> i64 {
+        let groups = self.telemetry.rules().lock();
+        groups.values().map(|entry| entry.group.interval_ms).min().unwrap_or(i64::MAX)
     }
 
     /// Until the next slot of any group, or the next look.
