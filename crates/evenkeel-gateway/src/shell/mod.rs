@@ -130,8 +130,20 @@ impl Gateway {
             .copied()
             .collect::<Vec<_>>()
         {
-            match listen::bind(address, self.workers.len()) {
+            let bound = listen::bind(address, self.workers.len());
+            // Sockets share their address, so the system would let two listeners have it, too.
+            let bound = bound.and_then(|(at, sockets)| {
+                let taken = addresses.values().any(|other| *other == at);
+                if taken { Err(BindError::InUse(at)) } else { Ok((at, sockets)) }
+            });
+            match bound {
                 Ok((bound, per_worker)) => {
+                    if address.port() != 0 && bound != address {
+                        tracing::warn!(
+                            %address, served = %bound,
+                            "this user may not listen on ports below 1024: served at another port"
+                        );
+                    }
                     addresses.insert(address, bound);
                     for (all, socket) in sockets.iter_mut().zip(per_worker) {
                         all.push((address, socket));
