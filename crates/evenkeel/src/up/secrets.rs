@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
@@ -49,9 +49,7 @@ pub(crate) fn write_private(file: &Path, text: &str) -> anyhow::Result<()> {
 /// cluster at a time. Held until the returned file is dropped.
 pub(crate) fn lock() -> anyhow::Result<File> {
     let path = std::env::temp_dir().join("evenkeel-addresses.lock");
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o666);
-    let mut file = options.open(&path).with_context(|| path.display().to_string())?;
+    let mut file = lock_file(&path).with_context(|| path.display().to_string())?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut owner = String::new();
         file.read_to_string(&mut owner).unwrap_or_default();
@@ -61,7 +59,29 @@ pub(crate) fn lock() -> anyhow::Result<File> {
             owner.trim()
         );
     }
-    file.set_len(0)?;
-    write!(file, "{}", std::process::id())?;
+    // Whose file it is does not matter for the lock, only for this note.
+    if file.set_len(0).is_ok() {
+        write!(file, "{}", std::process::id())?;
+    }
     Ok(file)
+}
+
+/// The file stays when its cluster ends, and another user's cannot be written: reading is enough to
+/// lock it.
+fn lock_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            options.write(true).create_new(true).mode(0o644);
+            match options.open(path) {
+                // Somebody else was faster.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => File::open(path),
+                made => made,
+            }
+        }
+        // To leave a note there, if it may be written.
+        Ok(file) => Ok(OpenOptions::new().read(true).write(true).open(path).unwrap_or(file)),
+        other => other,
+    }
 }
