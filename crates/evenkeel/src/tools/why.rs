@@ -42,8 +42,10 @@ const ANSWER_MAX: usize = 1 << 20;
 const LEASE_NAMESPACES: [&str; 2] = ["default", install_flags::NAMESPACE];
 /// Conditions of ours and of Kubernetes that say what is wrong.
 const BAD_WHEN_TRUE: [&str; 3] = ["Held", "Stalled", "ReplicaFailure"];
-/// A Canary's condition that is false until a release has ended; its phase says when one failed.
-const PROGRESS: &str = "Promoted";
+/// Conditions of a Canary that are false while all is well: `Promoted` until a release has ended
+/// (its phase says when one failed), `WeightsConfirmed` where a data plane reports no more than
+/// that it has accepted a route.
+const FALSE_WHEN_WELL: [&str; 2] = ["Promoted", "WeightsConfirmed"];
 
 /// Runs `evenkeel why`; exit 1 when the object needs attention.
 pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
@@ -71,7 +73,7 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let namespaces = match &args.lease_namespace {
         Some(namespace) => vec![namespace.as_str()],
         // Controllers of one namespace have their Leases there.
-        None => LEASE_NAMESPACES.into_iter().chain([&*key.namespace]).collect(),
+        None => [&*key.namespace].into_iter().chain(LEASE_NAMESPACES).collect(),
     };
     let mut leaders = Vec::new();
     let mut passes = Vec::new();
@@ -151,35 +153,43 @@ async fn events(store: &KubeStore, obj: &Obj) -> Vec<Value> {
     events
 }
 
-/// The leader of a domain, by its Lease in the first namespace that has one.
+/// The leader of a domain, by its Lease in the first namespace where one is held; else by the
+/// first that was left behind.
 async fn leader(
     store: &KubeStore,
     namespaces: &[&str],
     domain: &str,
 ) -> anyhow::Result<Option<Leader>> {
-    let mut found = None;
+    let now = RealTime::start().now();
+    let mut found: Option<Leader> = None;
     for namespace in namespaces {
         let key = Key::of::<Lease>(namespace, &evenkeel_assembly::lease_name(domain));
-        found = store.get(&key).await?;
-        if found.is_some() {
+        if found.as_ref().is_some_and(Leader::leads) {
             break;
         }
+        let Some(lease) = store.get(&key).await? else { continue };
+        let leader = leader_of(&lease, now);
+        if found.is_none() || leader.leads() {
+            found = Some(leader);
+        }
     }
-    let Some(lease) = found else { return Ok(None) };
+    Ok(found)
+}
+
+fn leader_of(lease: &Obj, now: Timestamp) -> Leader {
     let text = |path: &str| {
         lease.json().pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
     let renewed = text("/spec/renewTime");
     let seconds = lease.json().pointer("/spec/leaseDurationSeconds").and_then(Value::as_i64);
     let lasts = SignedDuration::from_secs(seconds.unwrap_or_default());
-    let now = RealTime::start().now();
-    Ok(Some(Leader {
+    Leader {
         holder: text("/spec/holderIdentity"),
         is_late: renewed.parse().is_ok_and(|at: Timestamp| now.duration_since(at) > lasts),
         renewed,
         url: lease.annotation(DIAGNOSTICS).map(str::to_owned),
         pod: lease.annotation(POD).map(str::to_owned),
-    }))
+    }
 }
 
 /// Asks the leader itself, or else the API server to ask it.
@@ -228,7 +238,7 @@ fn needs_attention(obj: &Obj) -> bool {
     let is_bad = |condition: &Value| {
         let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
         let bad = if BAD_WHEN_TRUE.contains(&text("type")) { "True" } else { "False" };
-        text("status") == bad && text("type") != PROGRESS
+        text("status") == bad && !FALSE_WHEN_WELL.contains(&text("type"))
     };
     let phase = obj.json().pointer("/status/phase").and_then(Value::as_str);
     phase == Some("Failed") || conditions.into_iter().flatten().any(is_bad)
@@ -273,11 +283,27 @@ mod tests {
             ("Held", "False"),
             ("Accepted", "True"),
             ("Promoted", "False"),
+            ("WeightsConfirmed", "False"),
             ("Accepted", "Unknown"),
         ] {
             assert!(!needs(condition(kind, status)), "{kind} {status}");
         }
         assert!(!needs(json!({"phase": "Succeeded"})) && !needs(json!(null)));
+    }
+
+    #[test]
+    fn a_lease_that_nobody_renews_has_no_leader() {
+        let leads = |renewed: &str, holder: &str| {
+            let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": {"name": "evenkeel-slo", "namespace": "evenkeel"},
+                "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15,
+                    "renewTime": renewed}});
+            let now = "2026-03-01T03:05:00Z".parse().unwrap();
+            leader_of(&Obj::from_json(lease).unwrap(), now).leads()
+        };
+        assert!(leads("2026-03-01T03:04:46.000000Z", "host-7"));
+        assert!(!leads("2026-03-01T03:04:44.000000Z", "host-7"));
+        assert!(!leads("2026-03-01T03:04:59.000000Z", ""));
     }
 
     #[test]

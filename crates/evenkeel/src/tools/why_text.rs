@@ -20,6 +20,13 @@ pub(super) struct Leader {
     pub(super) pod: Option<String>,
 }
 
+impl Leader {
+    /// Whether some process holds the Lease now.
+    pub(super) fn leads(&self) -> bool {
+        !self.is_late && !self.holder.is_empty()
+    }
+}
+
 /// All that is printed.
 pub(super) struct Explanation<'a> {
     pub(super) now: Timestamp,
