@@ -15,6 +15,8 @@ use crate::policy::State;
 /// What is known about one SLO, or one group of it.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusInput<'a> {
+    /// Namespace of its object; empty where that has none.
+    pub namespace: &'a str,
     /// The SLO.
     pub slo: &'a Slo,
     /// Which of its budgets.
@@ -58,6 +60,9 @@ pub struct StatusReport {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SloStatus {
+    /// Namespace of its object.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
     /// Service.
     pub service: String,
     /// Name within the service.
@@ -125,11 +130,7 @@ pub fn status(inputs: &[StatusInput<'_>], options: &StatusOptions) -> StatusRepo
     let mut slos: Vec<_> = inputs.iter().map(|input| one(input, options)).collect();
     // Unknown is worse than any number: it may hide an outage.
     let rank = |s: &SloStatus| s.budget_left.unwrap_or(f64::NEG_INFINITY);
-    slos.sort_by(|a, b| {
-        rank(a)
-            .total_cmp(&rank(b))
-            .then_with(|| (&a.service, &a.name, &a.group).cmp(&(&b.service, &b.name, &b.group)))
-    });
+    slos.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then_with(|| a.place().cmp(&b.place())));
     StatusReport { at: options.now, slos }
 }
 
@@ -142,6 +143,7 @@ fn one(input: &StatusInput<'_>, options: &StatusOptions) -> SloStatus {
         rate: history.burn_rate(options.now, *window),
     };
     SloStatus {
+        namespace: input.namespace.to_owned(),
         service: input.slo.service.clone(),
         name: input.slo.name.clone(),
         group: input.key.group.clone(),
@@ -225,7 +227,7 @@ fn spark_line(
 }
 
 impl StatusReport {
-    /// Column titles and rows of text, for a table.
+    /// Column titles and rows of text, for a table. Namespaces are shown where there are several.
     pub fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let windows = self.slos.first().map_or(&[][..], |s| &s.burn);
         let mut titles: Vec<String> =
@@ -235,7 +237,15 @@ impl StatusReport {
         titles.push("SLOTH".to_owned());
         titles.extend(windows.iter().map(|b| format!("BURN {}", b.window)));
         titles.extend(["GONE", "BUDGET"].map(str::to_owned));
-        (titles, self.slos.iter().map(|s| s.row(self.at)).collect())
+        let mut rows: Vec<_> = self.slos.iter().map(|s| s.row(self.at)).collect();
+        let first = self.slos.first().map(|slo| &slo.namespace);
+        if self.slos.iter().any(|slo| Some(&slo.namespace) != first) {
+            titles.insert(0, "NAMESPACE".to_owned());
+            for (row, slo) in rows.iter_mut().zip(&self.slos) {
+                row.insert(0, slo.namespace.clone());
+            }
+        }
+        (titles, rows)
     }
 
     /// True when some SLO is out of budget or not known: the exit code is 1.
@@ -245,6 +255,11 @@ impl StatusReport {
 }
 
 impl SloStatus {
+    /// What tells it from the others.
+    fn place(&self) -> (&str, &str, &str, &Labels) {
+        (&self.namespace, &self.service, &self.name, &self.group)
+    }
+
     fn row(&self, now: Timestamp) -> Vec<String> {
         let group: Vec<_> = self.group.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let name = if group.is_empty() {

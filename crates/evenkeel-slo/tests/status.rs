@@ -57,6 +57,7 @@ fn the_table_is_worst_first_and_says_what_is_not_known() {
         .iter()
         .zip(&keys)
         .map(|((history, state), key)| StatusInput {
+            namespace: "",
             slo: &slo,
             key,
             history,
@@ -99,6 +100,7 @@ fn the_data_has_every_number() {
     }]);
     let key = SloKey { id: slo.id.clone(), ..SloKey::default() };
     let input = StatusInput {
+        namespace: "",
         slo: &slo,
         key: &key,
         history: &history,
@@ -151,6 +153,28 @@ fn the_data_has_every_number() {
     "#);
 }
 
+#[test]
+fn the_same_slo_of_two_namespaces_has_two_rows_that_say_which() {
+    let (slo, exclusions) = (article(), Exclusions::default());
+    let history = history(3, |_| Some(0));
+    let key = SloKey { id: slo.id.clone(), ..SloKey::default() };
+    let of = |namespace| StatusInput {
+        namespace,
+        slo: &slo,
+        key: &key,
+        history: &history,
+        exclusions: &exclusions,
+        state: None,
+        sloth_left: None,
+    };
+    let options = StatusOptions { now: at(3 * HOUR), ..StatusOptions::default() };
+    let (titles, rows) = status(&[of("shop"), of("billing")], &options).table();
+    assert_eq!(titles[..2], ["NAMESPACE", "SERVICE"]);
+    assert_eq!([&*rows[0][0], &rows[1][0]], ["billing", "shop"]);
+    let (titles, _) = status(&[of("shop")], &options).table();
+    assert_eq!(titles[0], "SERVICE");
+}
+
 /// The row of one service: `seconds` of traffic at 100 requests a second, `failing` of them.
 fn row(objective: f64, seconds: i64, failing: u64) -> String {
     let slo = Slo { objective, ..article() };
@@ -163,6 +187,7 @@ fn row(objective: f64, seconds: i64, failing: u64) -> String {
     let key = SloKey { id: slo.id.clone(), ..SloKey::default() };
     let exclusions = Exclusions::default();
     let input = StatusInput {
+        namespace: "",
         slo: &slo,
         key: &key,
         history: &history,

@@ -68,7 +68,7 @@ pub(crate) fn kubeconfig_of_up(data_dir: Option<&Path>) -> Option<PathBuf> {
     if data_dir.is_some() {
         return file.exists().then_some(file);
     }
-    let found = !names_cluster() && !has_home_cluster();
+    let found = named_cluster().is_none() && !has_home_cluster();
     (found && is_alive(&server(&fs::read_to_string(&file).ok()?)?)).then_some(file)
 }
 
@@ -87,9 +87,15 @@ pub(crate) fn running_console() -> Option<String> {
     console_of_up(None).ok().filter(|url| is_alive(url))
 }
 
-/// Whether the environment names a cluster.
-pub(crate) fn names_cluster() -> bool {
-    std::env::var_os("KUBECONFIG").is_some_and(|list| !list.is_empty())
+/// The kubeconfig that the environment names, or several with colons between them.
+pub(crate) fn named_cluster() -> Option<PathBuf> {
+    std::env::var_os("KUBECONFIG").filter(|list| !list.is_empty()).map(PathBuf::from)
+}
+
+/// Whether this is the kubeconfig that the `up` in the usual folder has written.
+pub(crate) fn is_of_up(kubeconfig: &Path) -> bool {
+    let own = named(None).and_then(|dir| Ok(dir.join("kubeconfig").canonicalize()?));
+    own.is_ok_and(|own| kubeconfig.canonicalize().is_ok_and(|given| given == own))
 }
 
 /// Whether kubectl has one by default.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     changes::{self, change_of},
+    fit::fit,
     former,
     status::{Change, LedgerShare, SloQuery, SloState, SloStatusObject},
     tracker::Sight,
@@ -85,13 +86,20 @@ fn look(view: &SloView) -> Plan {
     status.slos = budgets;
     status.former = former::former(view, &queries);
     status.queries = queries;
+    match fit(&mut status) {
+        None => status.conditions.retain(|condition| condition.type_ != SHORTENED),
+        Some(what) => set(view, &mut status, SHORTENED, ("True", SHORTENED, &what)),
+    }
     write(view, status, plan)
 }
 
 /// The rules of the object, and what reading it had to say.
 fn rules(view: &SloView, plan: &mut Plan, status: &mut SloStatusObject) {
     status.processed_slos = view.slos.len();
-    let mut install = ("True", "Installed", "PrometheusRule is as generated".to_owned());
+    let mut install = match &view.manifest.rules {
+        Some(_) => ("True", "Installed", "PrometheusRule is as generated".to_owned()),
+        None => ("False", "NoRules", "none are generated, the condition Valid says why".to_owned()),
+    };
     let generated = view.manifest.rules.as_ref().map_or(0, |set| set.slos);
     if let Some(set) = &view.manifest.rules {
         let key = view.obj.key().sibling::<PrometheusRule>(view.obj.name());
@@ -111,6 +119,7 @@ fn rules(view: &SloView, plan: &mut Plan, status: &mut SloStatusObject) {
     status.conditions.retain(|c| {
         let ours = c.type_ == METRICS
             || c.type_ == RULES
+            || c.type_ == SHORTENED
             || (c.type_ == IGNORED && !view.ignored.is_empty());
         ours || found.iter().any(|f| f.kind == c.type_)
     });
@@ -180,6 +189,8 @@ fn set(view: &SloView, status: &mut SloStatusObject, kind: &str, words: (&str, &
 const METRICS: &str = "MetricsAvailable";
 /// Condition, and its reason: a maintenance of the namespace excludes nothing.
 const IGNORED: &str = reasons::MAINTENANCE_IGNORED;
+/// Condition, and its reason: what the status has no room for.
+const SHORTENED: &str = "StatusShortened";
 /// Condition: whether the rules stand.
 const RULES: &str = "RulesInstalled";
 

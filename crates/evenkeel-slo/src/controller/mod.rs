@@ -20,6 +20,7 @@ mod ask;
 mod changes;
 mod chunk;
 mod decide;
+mod fit;
 mod former;
 mod hand_back;
 mod manifest;

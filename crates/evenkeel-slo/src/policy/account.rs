@@ -167,6 +167,12 @@ impl Account {
         }
     }
 
+    /// Drops the oldest settlements but for so many.
+    pub(crate) fn keep_settled(&mut self, count: usize) {
+        let surplus = self.settled.len().saturating_sub(count);
+        self.settled.drain(..surplus);
+    }
+
     /// The reservations under way.
     pub fn reservations(&self) -> &BTreeMap<String, Reservation> {
         &self.reservations

@@ -57,8 +57,12 @@ fn counters(args: &SloStatusArgs) -> anyhow::Result<String> {
     if args.data_dir.is_some() {
         return paths::console_of_up(args.data_dir.as_deref());
     }
-    let named = args.kubeconfig.is_some() || paths::names_cluster();
-    let other = named || (args.files.is_empty() && paths::has_home_cluster());
+    let named = args.kubeconfig.clone().or_else(paths::named_cluster);
+    let other = match named {
+        // The one that `up` has printed may be named, too.
+        Some(named) => !paths::is_of_up(&named),
+        None => args.files.is_empty() && paths::has_home_cluster(),
+    };
     let running = if other { None } else { paths::running_console() };
     Ok(running.unwrap_or_else(|| PROMETHEUS.to_owned()))
 }
@@ -80,12 +84,18 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     }
     let metrics = PrometheusClient::new(&url).context("--prometheus")?.with_timeout(TIMEOUT);
     let time = RealTime::start();
-    let mut shown = Vec::new();
+    let (mut shown, mut uncounted) = (Vec::new(), 0);
     for group in &loaded.groups {
         for slo in &group.slos {
-            shown.extend(
-                count(&url, &subject, (&group.metadata.namespace, slo), &metrics, &time).await?,
-            );
+            let of = (&*group.metadata.namespace, slo);
+            match count(&url, &subject, of, &metrics, &time).await {
+                Ok(one) => shown.extend(one),
+                Err(error) => {
+                    let of = &group.object;
+                    io::complain(&format!("warning: {of}: {}", io::words(&error)));
+                    uncounted += 1;
+                }
+            }
         }
     }
     let policy = ErrorBudgetPolicy::built_in();
@@ -101,6 +111,7 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
             let known = subject.states.get(&key.id).copied();
             let known = known.filter(|_| standing.remaining().is_some());
             inputs.push(StatusInput {
+                namespace: &one.namespace,
                 slo: &one.slo,
                 key,
                 history,
@@ -120,12 +131,17 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
             io::print(&io::table(&titles, &rows));
         }
     }
-    let fine = !inputs.is_empty() && !report.failed();
+    if inputs.is_empty() && uncounted > 0 {
+        return Ok(ExitCode::from(NOT_KNOWN));
+    }
+    let fine = !inputs.is_empty() && uncounted == 0 && !report.failed();
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// One SLO with everything about it.
 struct Shown {
+    /// Of its object; empty when it is of a file that names none.
+    namespace: String,
     slo: Slo,
     histories: BTreeMap<SloKey, Arc<History>>,
     exclusions: Exclusions,
@@ -195,7 +211,8 @@ async fn count(
     let query = budget_left_query(slo);
     let sloth = metrics.query(&query, time.now()).await.with_context(|| query.clone())?;
     let exclusions = exclusions(&subject.maintenances, slo);
-    Ok(Some(Shown { slo: slo.clone(), histories, exclusions, sloth }))
+    let namespace = namespace.to_owned();
+    Ok(Some(Shown { namespace, slo: slo.clone(), histories, exclusions, sloth }))
 }
 
 /// The series that Sloth's rules record about what is left.
