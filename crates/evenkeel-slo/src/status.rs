@@ -186,7 +186,7 @@ fn spark_line(
     width: usize,
 ) -> String {
     let width = width.clamp(1, SPARK_MAX);
-    let with_data = |s: &&Slice| s.tally.is_some();
+    let with_data = |s: &Slice| s.tally.is_some();
     let Some(first) = history.in_window(standing.now).find(with_data) else {
         return "·".repeat(width);
     };

@@ -1,6 +1,6 @@
 //! A rolling window over slices: what is left, how fast it burns, when it is gone.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::count::{Events, Slice, Tally};
 use super::exclusion::Exclusions;
 use super::objective::{Objective, PARTS};
+use super::slices::{Slices, Summed};
 use crate::duration::PromDuration;
 use crate::model::Labels;
 
@@ -104,15 +105,7 @@ pub struct HistoryError {
 pub struct History {
     objective: Objective,
     window: PromDuration,
-    slices: VecDeque<Summed>,
-}
-
-/// A slice with running sums over everything up to its end.
-#[derive(Clone, Copy, Debug)]
-struct Summed {
-    slice: Slice,
-    tally: Tally,
-    covered_ms: u64,
+    slices: Slices,
 }
 
 /// Largest share and burn rate that are reported: a budget overspent a million times.
@@ -126,7 +119,7 @@ impl History {
 
     /// An empty history.
     pub fn new(objective: Objective, window: PromDuration) -> Self {
-        Self { objective, window, slices: VecDeque::new() }
+        Self { objective, window, slices: Slices::default() }
     }
 
     /// The objective.
@@ -145,8 +138,8 @@ impl History {
     }
 
     /// The slices, oldest first.
-    pub fn slices(&self) -> impl DoubleEndedIterator<Item = &Slice> {
-        self.slices.iter().map(|s| &s.slice)
+    pub fn slices(&self) -> impl DoubleEndedIterator<Item = Slice> {
+        self.slices.iter().map(|s| s.slice)
     }
 
     /// Adds the next slice. A gap before it is time without data.
@@ -156,13 +149,8 @@ impl History {
         if slice.from < end || slice.to <= slice.from {
             return Err(HistoryError { from: slice.from, to: slice.to, last: end });
         }
-        let (tally, covered_ms) = last.map_or_else(Default::default, |l| (l.tally, l.covered_ms));
-        let ms = if slice.tally.is_some() { length_ms(slice.from, slice.to) } else { 0 };
-        self.slices.push_back(Summed {
-            slice,
-            tally: tally.plus(slice.tally.unwrap_or_default()),
-            covered_ms: covered_ms + ms,
-        });
+        let sums = last.map_or_else(Default::default, |l| (l.tally, l.covered_ms));
+        self.slices.push_back(Summed::after(sums, slice));
         self.forget(slice.to);
         Ok(())
     }
@@ -185,16 +173,16 @@ impl History {
 
     /// Joins neighbours of which both may be.
     fn merge(&mut self, may: impl Fn(&Slice) -> bool) {
-        let mut merged: VecDeque<Summed> = VecDeque::with_capacity(self.slices.len() / 2 + 1);
-        for next in self.slices.drain(..) {
-            match merged.back_mut() {
+        let mut merged: Vec<Summed> = Vec::with_capacity(self.slices.len() / 2 + 1);
+        for next in self.slices.iter() {
+            match merged.last_mut() {
                 Some(last) if may(&last.slice) && may(&next.slice) && last.joins(&next) => {
                     *last = last.joined(&next);
                 }
-                _ => merged.push_back(next),
+                _ => merged.push(next),
             }
         }
-        self.slices = merged;
+        self.slices = merged.into_iter().collect();
     }
 
     /// Sum over `(now - span, now]`; a slice that reaches into the span counts whole.
@@ -213,10 +201,8 @@ impl History {
         let (upper, upper_ms) = newest.map_or_else(Default::default, |s| (s.tally, s.covered_ms));
         // The base is what was summed before the first slice, not the slice before it: that one
         // may have been dropped.
-        let (lower, lower_ms) = self.slices.get(start).map_or_else(Default::default, |s| {
-            let own = s.slice.tally.map_or(0, |_| length_ms(s.slice.from, s.slice.to));
-            (s.tally.minus(s.slice.tally.unwrap_or_default()), s.covered_ms - own)
-        });
+        let first = self.slices.get(start);
+        let (lower, lower_ms) = first.map_or_else(Default::default, |s| s.before());
         (upper.minus(lower), upper_ms - lower_ms)
     }
 
@@ -241,7 +227,7 @@ impl History {
         }
         let seen = || self.in_window(now).rev();
         let last_data = seen().find(|s| s.tally.is_some()).map(|s| s.to);
-        let with_events = |s: &&Slice| s.tally.is_some_and(|t| t.total().micros() > 0);
+        let with_events = |s: &Slice| s.tally.is_some_and(|t| t.total().micros() > 0);
         let last_traffic = seen().find(with_events).map(|s| s.to);
         let counted = all.minus(excluded);
         let coverage = match last_data {
@@ -264,11 +250,21 @@ impl History {
     }
 
     /// The slices that reach into the window.
-    pub fn in_window(&self, now: Timestamp) -> impl DoubleEndedIterator<Item = &Slice> {
+    pub fn in_window(&self, now: Timestamp) -> impl DoubleEndedIterator<Item = Slice> {
+        let (start, end) = self.window_at(now);
+        self.slices.range(start, end).map(|s| s.slice)
+    }
+
+    /// Those of them in which events failed.
+    pub fn failed_in_window(&self, now: Timestamp) -> impl Iterator<Item = Slice> {
+        let (start, end) = self.window_at(now);
+        self.slices.failed(start, end).map(|s| s.slice)
+    }
+
+    fn window_at(&self, now: Timestamp) -> (usize, usize) {
         let edge = ms(now).saturating_sub(signed(self.window));
         let start = self.slices.partition_point(|s| ms(s.slice.to) <= edge);
-        let end = self.slices.partition_point(|s| s.slice.from < now).max(start);
-        self.slices.range(start..end).map(|s| &s.slice)
+        (start, self.slices.partition_point(|s| s.slice.from < now).max(start))
     }
 
     /// Burn rate over the last `span`: 1 uses up the budget exactly in one window.

@@ -97,11 +97,11 @@ impl Ledger {
         background_ppm: u32,
     ) -> Self {
         let mut entries = Vec::new();
-        for slice in history.in_window(now) {
+        for slice in history.failed_in_window(now) {
             let excluded = exclusions
                 .covering(slice.from, slice.to)
                 .map(|e| (e.reason.clone(), e.author.clone()));
-            let shares = attribute(slice, causes, background_ppm);
+            let shares = attribute(&slice, causes, background_ppm);
             entries.extend(shares.into_iter().map(|(cause, bad)| LedgerEntry {
                 from: slice.from,
                 to: slice.to,

@@ -9,6 +9,7 @@ mod exclusion;
 mod history;
 mod ledger;
 mod objective;
+mod slices;
 mod sources;
 
 pub use count::{Events, Slice, Tally};

@@ -13,6 +13,7 @@ use super::{
     changes::{self, change_of},
     fit::fit,
     former,
+    manifest::{self, RulesMark},
     status::{Change, LedgerShare, SloQuery, SloState, SloStatusObject},
     tracker::Sight,
     view::{RulesSeen, SloSeen, SloSight, SloView},
@@ -96,14 +97,14 @@ fn look(view: &SloView) -> Plan {
 /// The rules of the object, and what reading it had to say.
 fn rules(view: &SloView, plan: &mut Plan, status: &mut SloStatusObject) {
     status.processed_slos = view.slos.len();
-    let mut install = match &view.manifest.rules {
+    let mut install = match view.manifest.rules {
         Some(_) => ("True", "Installed", "PrometheusRule is as generated".to_owned()),
         None => ("False", "NoRules", "none are generated, the condition Valid says why".to_owned()),
     };
-    let generated = view.manifest.rules.as_ref().map_or(0, |set| set.slos);
-    if let Some(set) = &view.manifest.rules {
+    let generated = view.manifest.rules.map_or(0, |mark| mark.slos);
+    if let Some(mark) = view.manifest.rules {
         let key = view.obj.key().sibling::<PrometheusRule>(view.obj.name());
-        match want_rules(view, set) {
+        match want_rules(view, mark) {
             Ok(None) => {}
             Ok(Some(want)) => {
                 plan.actions.push(Action::Apply(Box::new(want)));
@@ -195,8 +196,7 @@ const SHORTENED: &str = "StatusShortened";
 const RULES: &str = "RulesInstalled";
 
 /// The rules' object if it is not there or not as it should be.
-fn want_rules(view: &SloView, set: &crate::RuleSet) -> Result<Option<Obj>, (&'static str, String)> {
-    let groups = serde_json::to_value(&set.groups).unwrap_or_default();
+fn want_rules(view: &SloView, mark: RulesMark) -> Result<Option<Obj>, (&'static str, String)> {
     match &view.rules_have {
         RulesSeen::KindMissing => {
             let message = "the cluster does not know this kind; install its definition (the \
@@ -209,12 +209,13 @@ fn want_rules(view: &SloView, set: &crate::RuleSet) -> Result<Option<Obj>, (&'st
                 let message = "exists and has another owner: rename one of the two";
                 return Err(("NameTaken", message.to_owned()));
             }
-            if have.json().pointer("/spec/groups") == Some(&groups) {
+            if have.json().pointer("/spec/groups").is_some_and(|groups| mark.is_of(groups)) {
                 return Ok(None);
             }
         }
         RulesSeen::Absent => {}
     }
+    let Some(set) = manifest::rules(&view.obj) else { return Ok(None) };
     let inherited = set.object.clone().unwrap_or_default();
     let body = json!({
         "apiVersion": "monitoring.coreos.com/v1",
@@ -226,7 +227,7 @@ fn want_rules(view: &SloView, set: &crate::RuleSet) -> Result<Option<Obj>, (&'st
             "annotations": inherited.annotations,
             "ownerReferences": [view.obj.owner_reference()],
         },
-        "spec": {"groups": groups},
+        "spec": {"groups": manifest::groups(&set)},
     });
     Obj::from_json(body).map(Some).map_err(|error| ("Unreadable", error.to_string()))
 }

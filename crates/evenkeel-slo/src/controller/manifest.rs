@@ -1,6 +1,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use evenkeel_api::Obj;
+use evenkeel_base::stable_hash;
+use serde_json::Value;
 
 use crate::{
     finding::{Finding, has_errors},
@@ -16,11 +18,69 @@ pub(crate) struct Manifest {
     pub(super) generation: i64,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
-    /// Its rules; `None` after an error.
-    pub(crate) rules: Option<RuleSet>,
+    /// Its rules, in short; `None` after an error.
+    pub(crate) rules: Option<RulesMark>,
     /// What reading it had to say.
     pub(crate) findings: Vec<Finding>,
     pub(super) slos: Vec<Slo>,
+}
+
+/// What is remembered of an object's rules. They take some 30 kB an SLO and are asked for only when
+/// those in the cluster differ; then they are generated again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RulesMark {
+    /// SLOs in them.
+    pub(crate) slos: usize,
+    digest: u64,
+}
+
+impl RulesMark {
+    fn of(set: &RuleSet) -> Self {
+        Self { slos: set.slos, digest: digest(&groups(set)) }
+    }
+
+    /// Whether these groups are the ones of the rules.
+    pub(crate) fn is_of(self, groups: &Value) -> bool {
+        digest(groups) == self.digest
+    }
+}
+
+/// The groups of rules as they stand in a `PrometheusRule`.
+pub(super) fn groups(set: &RuleSet) -> Value {
+    serde_json::to_value(&set.groups).unwrap_or_default()
+}
+
+/// The same for values that are equal: the order of fields does not count.
+fn digest(value: &Value) -> u64 {
+    fn write(value: &Value, out: &mut Vec<u8>) {
+        match value {
+            Value::Object(fields) => {
+                let mut fields: Vec<_> = fields.iter().collect();
+                fields.sort_unstable_by_key(|(name, _)| *name);
+                out.extend(b"{");
+                for (name, value) in fields {
+                    out.extend(name.as_bytes());
+                    out.extend(b"\0");
+                    write(value, out);
+                }
+                out.extend(b"}");
+            }
+            Value::Array(items) => {
+                out.extend(b"[");
+                items.iter().for_each(|item| write(item, out));
+                out.extend(b"]");
+            }
+            Value::String(text) => {
+                out.extend(b"\"");
+                out.extend(text.as_bytes());
+                out.extend(b"\0");
+            }
+            other => out.extend(format!("{other}\0").as_bytes()),
+        }
+    }
+    let mut out = Vec::new();
+    write(value, &mut out);
+    stable_hash(&out)
 }
 
 impl Manifest {
@@ -36,13 +96,7 @@ impl Manifest {
 
 /// The SLOs and rules of an object, and everything there is to say about it.
 pub(super) fn read(obj: &Obj) -> Arc<Manifest> {
-    let input = Input { name: obj.key().to_string(), text: obj.json().to_string() };
-    let options = Options {
-        mode: Mode::Controller,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..Options::default()
-    };
-    let inputs = [input];
+    let (inputs, options) = asked(obj);
     let (group, rules, findings) = match generate(&inputs, &options) {
         Ok(mut output) => (output.groups.pop(), output.sets.pop(), output.findings),
         Err(findings) => {
@@ -56,8 +110,45 @@ pub(super) fn read(obj: &Obj) -> Arc<Manifest> {
         generation: obj.generation(),
         labels: obj.meta().labels.clone().unwrap_or_default(),
         annotations: obj.meta().annotations.clone().unwrap_or_default(),
-        rules,
+        rules: rules.as_ref().map(RulesMark::of),
         findings,
         slos: group.map_or_else(Vec::new, |group| group.slos),
     })
+}
+
+/// The rules of an object; `None` after an error.
+pub(super) fn rules(obj: &Obj) -> Option<RuleSet> {
+    let (inputs, options) = asked(obj);
+    generate(&inputs, &options).ok()?.sets.pop()
+}
+
+fn asked(obj: &Obj) -> ([Input; 1], Options) {
+    let input = Input { name: obj.key().to_string(), text: obj.json().to_string() };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    ([input], Options { mode: Mode::Controller, version, ..Options::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rules_are_the_same_whatever_the_order_of_their_fields() {
+        let one = json!([{"name": "a", "rules": [{"expr": "1", "labels": {"x": "y", "z": ""}}]}]);
+        let two = json!([{"rules": [{"labels": {"z": "", "x": "y"}, "expr": "1"}], "name": "a"}]);
+        assert_eq!(digest(&one), digest(&two));
+        let others = [
+            json!([{"name": "a", "rules": [{"expr": "2", "labels": {"x": "y", "z": ""}}]}]),
+            json!([{"name": "a", "rules": [{"expr": 1, "labels": {"x": "y", "z": ""}}]}]),
+            json!([{"name": "a", "rules": [{"expr": "1", "labels": {"x": "yz", "": ""}}]}]),
+            json!([{"name": "a", "rules": [], "expr": "1"}]),
+            json!([]),
+            json!(null),
+        ];
+        for other in others {
+            assert_ne!(digest(&one), digest(&other), "{other}");
+        }
+    }
 }
