@@ -6,13 +6,12 @@
 //! has no limit on a request that gets no answer, pauses by a back-off that any event resets, and
 //! keeps its store apart from its stream; here the answers of writes go into the same store.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use evenkeel_api::{GroupKind, Obj, ObjError, Revision};
 use evenkeel_control::{ListQuery, StoreError, Watch, WatchEvent};
 use futures::{StreamExt as _, stream};
 use serde_json::Value;
-use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::{
@@ -21,6 +20,7 @@ use crate::{
     counts::Tally,
     kinds::Route,
     lines::Lines,
+    packed::{Packed, Recent},
     settings::LiveSettings,
     shelf::{Shelf, Update},
     store::{KubeStore, Refused, object},
@@ -67,11 +67,9 @@ impl Detail {
         body: Value,
         kind: &GroupKind,
         route: &Route,
-    ) -> Option<Arc<Obj>> {
+    ) -> Option<Obj> {
         let read = self.read(body, kind, route);
-        read.map(Arc::new)
-            .inspect_err(|error| tracing::error!(%error, "skipping an unreadable object"))
-            .ok()
+        read.inspect_err(|error| tracing::error!(%error, "skipping an unreadable object")).ok()
     }
 
     /// So much of an object that is known whole.
@@ -97,11 +95,11 @@ impl Detail {
 #[derive(Debug)]
 pub(crate) enum Change {
     /// All of them, at this revision.
-    Listed(Vec<Arc<Obj>>, Revision),
+    Listed(Vec<Arc<Packed>>, Revision),
     /// One is there, new or changed.
-    Applied(Arc<Obj>),
+    Applied(Arc<Packed>),
     /// One is gone; its last state.
-    Deleted(Arc<Obj>),
+    Deleted(Arc<Packed>),
     /// Nothing has changed until this revision.
     At(Revision),
     /// The watch is open: the server is alive.
@@ -215,7 +213,7 @@ impl Informer {
         let change = read(line, self.detail, &self.query.kind, &open.route)?;
         open.has_sent = true;
         self.revision = Some(match &change {
-            Change::Applied(obj) | Change::Deleted(obj) => obj.revision(),
+            Change::Applied(obj) | Change::Deleted(obj) => Revision(obj.revision().into()),
             Change::At(revision) | Change::Listed(_, revision) => revision.clone(),
             Change::Open => revision,
         });
@@ -237,8 +235,9 @@ impl Informer {
         let mut all = Vec::new();
         let mut from: Option<String> = None;
         loop {
-            let page = self.store.list_page(&self.query, self.detail, from.as_deref()).await?;
-            all.extend(page.items);
+            let keep = |obj: Obj| all.push(Packed::of(&obj, &self.query.kind));
+            let page = self.store.list_page(&self.query, self.detail, from.as_deref(), keep);
+            let page = page.await?;
             from = page.next;
             if from.is_none() {
                 self.revision = Some(page.revision.clone());
@@ -266,7 +265,7 @@ fn read(
     match event.get("type").and_then(Value::as_str).unwrap_or_default() {
         kind_of_event @ ("ADDED" | "MODIFIED" | "DELETED") => {
             let Some(obj) = detail.read_or_pass_over(body, kind, route) else { return at() };
-            let is_gone = kind_of_event == "DELETED";
+            let (is_gone, obj) = (kind_of_event == "DELETED", Packed::of(&obj, kind));
             Ok(if is_gone { Change::Deleted(obj) } else { Change::Applied(obj) })
         }
         "BOOKMARK" => at(),
@@ -313,11 +312,12 @@ pub(crate) fn watch(store: KubeStore, query: ListQuery) -> Watch {
     struct Alone {
         informer: Informer,
         shelf: Shelf,
+        recent: Recent,
         ready: VecDeque<WatchEvent>,
     }
     let shelf = Shelf::new(query.clone());
     let informer = Informer::new(store, query, Detail::Whole);
-    let alone = Alone { informer, shelf, ready: VecDeque::new() };
+    let alone = Alone { informer, shelf, recent: Recent::default(), ready: VecDeque::new() };
     stream::unfold(alone, |mut alone| async move {
         loop {
             if let Some(event) = alone.ready.pop_front() {
@@ -329,8 +329,8 @@ pub(crate) fn watch(store: KubeStore, query: ListQuery) -> Watch {
             };
             let is_first_list = matches!(change, Change::Listed(..)) && !alone.shelf.is_synced();
             let told = alone.shelf.take(change).into_iter().map(|told| match told {
-                Update::Applied { new, .. } => WatchEvent::Applied(new),
-                Update::Deleted(old) => WatchEvent::Deleted(old),
+                Update::Applied { new, .. } => WatchEvent::Applied(alone.recent.open(&new)),
+                Update::Deleted(old) => WatchEvent::Deleted(alone.recent.open(&old)),
             });
             alone.ready.extend(told);
             if is_first_list {

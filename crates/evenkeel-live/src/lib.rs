@@ -13,6 +13,9 @@
 //!   schema     which fields of a status the server keeps
 //!   annex      where the others are kept
 //!   shelf      what is known of one query: the newer of the watch and of our own writes
+//!   packed     objects as they are kept: a fraction of what they take when they are used
+//!   codec      values as bytes
+//!   page       a page of a list, object by object
 //! OneNamespace  a store that asks for the objects of one namespace only
 //! Neighbours  which kinds another controller looks after
 //! HttpHooks  webhooks, with in-cluster Service names resolved through the Store, and the built-in
@@ -28,6 +31,7 @@ mod annex;
 mod answer;
 mod cache;
 mod client;
+mod codec;
 mod config;
 mod connector;
 mod counts;
@@ -41,6 +45,8 @@ mod metrics;
 mod neighbours;
 mod notify;
 mod pace;
+mod packed;
+mod page;
 mod postgres;
 mod schema;
 mod scope;

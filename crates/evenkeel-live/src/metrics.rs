@@ -5,11 +5,11 @@ use crate::{ApiCounts, CachedStore, Kept};
 impl CachedStore {
     /// What was asked of the API server and what is kept, in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        render(&self.counts(), &self.kept())
+        render(&self.counts(), &self.kept(), self.unpacked())
     }
 }
 
-fn render(counts: &ApiCounts, kept: &[Kept]) -> String {
+fn render(counts: &ApiCounts, kept: &[Kept], unpacked: u64) -> String {
     let mut text = String::new();
     let mut family = |name: &str, kind: &str, help: &str, rows: &[(String, u64)]| {
         // Writing to a String cannot fail.
@@ -43,6 +43,10 @@ fn render(counts: &ApiCounts, kept: &[Kept]) -> String {
     };
     let rows = of_each(|kept| u64::try_from(kept.objects).unwrap_or(u64::MAX));
     family("evenkeel_cache_objects", "gauge", "Objects kept in memory.", &rows);
+    let rows = of_each(|kept| u64::try_from(kept.bytes).unwrap_or(u64::MAX));
+    family("evenkeel_cache_bytes", "gauge", "Memory of the objects that are kept, packed.", &rows);
+    let help = "Objects unpacked because they were read and none of the last ones.";
+    family("evenkeel_cache_unpacked_total", "counter", help, &one(unpacked));
     let rows = of_each(|kept| u64::from(kept.is_fresh));
     let help = "Whether a cache answers reads: its watch is alive.";
     family("evenkeel_cache_fresh", "gauge", help, &rows);
@@ -66,13 +70,16 @@ mod tests {
             cache_misses: 3,
         };
         let query = "ConfigMap in x".to_owned();
-        let text = render(&counts, &[Kept { query, objects: 7, readers: 1, is_fresh: true }]);
+        let kept = Kept { query, objects: 7, bytes: 900, readers: 1, is_fresh: true };
+        let text = render(&counts, &[kept], 5);
         for line in [
             "# TYPE evenkeel_api_requests_total counter",
             "evenkeel_api_requests_total{verb=\"watch\"} 2",
             "evenkeel_api_failures_total 1",
             "evenkeel_cache_reads_total{from=\"cache\"} 40",
             "evenkeel_cache_objects{query=\"ConfigMap in x\"} 7",
+            "evenkeel_cache_bytes{query=\"ConfigMap in x\"} 900",
+            "evenkeel_cache_unpacked_total 5",
             "evenkeel_cache_fresh{query=\"ConfigMap in x\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");

@@ -1,9 +1,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use evenkeel_api::{Key, Obj, Revision};
+use evenkeel_api::{Key, Revision};
 use evenkeel_control::ListQuery;
 
-use crate::informer::Change;
+use crate::{informer::Change, packed::Packed};
 
 /// Deletions of ours that the watch has not confirmed yet; beyond it, a read may see the object a
 /// moment longer.
@@ -17,7 +17,7 @@ const GONE_MAX: usize = 4096;
 /// for as long as the watch takes.
 pub(crate) struct Shelf {
     query: ListQuery,
-    objects: BTreeMap<Key, Arc<Obj>>,
+    objects: BTreeMap<Key, Arc<Packed>>,
     /// What we have deleted, with uid, until the watch has reported it.
     gone: BTreeMap<Key, String>,
     revision: Revision,
@@ -28,18 +28,14 @@ pub(crate) struct Shelf {
 #[derive(Debug, Clone)]
 pub(crate) enum Update {
     /// An object is there; `old` is what was known of it before.
-    Applied { old: Option<Arc<Obj>>, new: Arc<Obj> },
+    Applied { old: Option<Arc<Packed>>, new: Arc<Packed> },
     /// An object is gone; this was known of it.
-    Deleted(Arc<Obj>),
+    Deleted(Arc<Packed>),
 }
 
 /// Whether revision `a` is later than `b`; `None` when they cannot be compared.
 fn is_later(a: &str, b: &str) -> Option<bool> {
     Some(a.parse::<u64>().ok()? > b.parse::<u64>().ok()?)
-}
-
-fn revision_of(obj: &Obj) -> &str {
-    obj.meta().resource_version.as_deref().unwrap_or_default()
 }
 
 impl Shelf {
@@ -62,7 +58,7 @@ impl Shelf {
         &self.revision
     }
 
-    pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Obj>> {
+    pub(crate) fn get(&self, key: &Key) -> Option<&Arc<Packed>> {
         self.objects.get(key)
     }
 
@@ -70,15 +66,20 @@ impl Shelf {
         self.objects.len()
     }
 
+    /// Bytes that they take, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.objects.values().map(|obj| obj.size()).sum()
+    }
+
     /// The objects of a query that is a part of this one, by namespace and name.
-    pub(crate) fn list(&self, query: &ListQuery) -> Vec<Arc<Obj>> {
-        let fits = |obj: &&Arc<Obj>| query.matches(obj);
+    pub(crate) fn list(&self, query: &ListQuery) -> Vec<Arc<Packed>> {
+        let fits = |obj: &&Arc<Packed>| obj.is_in(query);
         let Some(namespace) = &query.namespace else {
             return self.objects.values().filter(fits).cloned().collect();
         };
         let from = Key::new(query.kind.clone(), namespace, "");
         let inside = self.objects.range(from..).map(|(_, obj)| obj);
-        let inside = inside.take_while(|obj| obj.namespace() == &**namespace);
+        let inside = inside.take_while(|obj| obj.key().namespace == *namespace);
         inside.filter(fits).cloned().collect()
     }
 
@@ -87,11 +88,11 @@ impl Shelf {
         match change {
             Change::Listed(objects, revision) => self.listed(objects, revision),
             Change::Applied(obj) => {
-                self.revision = obj.revision();
+                self.revision = Revision(obj.revision().into());
                 self.applied(obj)
             }
             Change::Deleted(obj) => {
-                self.revision = obj.revision();
+                self.revision = Revision(obj.revision().into());
                 self.deleted(obj).into_iter().collect()
             }
             Change::At(revision) => {
@@ -103,17 +104,17 @@ impl Shelf {
     }
 
     /// Takes the answer of a write of ours, unless the watch is past it already.
-    pub(crate) fn written(&mut self, obj: &Arc<Obj>) -> Option<Update> {
+    pub(crate) fn written(&mut self, obj: &Arc<Packed>) -> Option<Update> {
         let key = obj.key();
         if self.gone.get(key).is_some_and(|uid| uid == obj.uid()) {
             return None;
         }
         let old = self.objects.get(key);
-        let known = old.map_or(&*self.revision.0, |old| revision_of(old));
-        if is_later(revision_of(obj), known) != Some(true) {
+        let known = old.map_or(&*self.revision.0, |old| old.revision());
+        if is_later(obj.revision(), known) != Some(true) {
             return None;
         }
-        if !self.query.matches(obj) {
+        if !obj.is_in(&self.query) {
             return self.objects.remove(key).map(Update::Deleted);
         }
         let old = self.objects.insert(key.clone(), obj.clone());
@@ -131,7 +132,7 @@ impl Shelf {
         self.objects.remove(key).map(Update::Deleted)
     }
 
-    fn applied(&mut self, obj: Arc<Obj>) -> Vec<Update> {
+    fn applied(&mut self, obj: Arc<Packed>) -> Vec<Update> {
         let key = obj.key().clone();
         if self.gone.get(&key).is_some_and(|uid| uid == obj.uid()) {
             return Vec::new();
@@ -139,7 +140,7 @@ impl Shelf {
         self.gone.remove(&key);
         let old = self.objects.get(&key).cloned();
         if let Some(old) = &old {
-            let (known, new) = (revision_of(old), revision_of(&obj));
+            let (known, new) = (old.revision(), obj.revision());
             if known == new || is_later(known, new) == Some(true) {
                 return Vec::new();
             }
@@ -153,7 +154,7 @@ impl Shelf {
         went.map(Update::Deleted).into_iter().chain([Update::Applied { old, new: obj }]).collect()
     }
 
-    fn deleted(&mut self, obj: Arc<Obj>) -> Option<Update> {
+    fn deleted(&mut self, obj: Arc<Packed>) -> Option<Update> {
         let key = obj.key();
         if self.gone.get(key).is_some_and(|uid| uid == obj.uid()) {
             self.gone.remove(key);
@@ -165,13 +166,13 @@ impl Shelf {
         Some(Update::Deleted(obj))
     }
 
-    fn listed(&mut self, objects: Vec<Arc<Obj>>, revision: Revision) -> Vec<Update> {
+    fn listed(&mut self, objects: Vec<Arc<Packed>>, revision: Revision) -> Vec<Update> {
         let listed: BTreeMap<&Key, &str> =
             objects.iter().map(|obj| (obj.key(), obj.uid())).collect();
-        let vanished = |key: &Key, old: &Arc<Obj>| {
+        let vanished = |key: &Key, old: &Arc<Packed>| {
             let is_there = listed.get(key).is_some_and(|uid| *uid == old.uid());
             // What we wrote after the list was made is not in it.
-            !is_there && is_later(revision_of(old), &revision.0) != Some(true)
+            !is_there && is_later(old.revision(), &revision.0) != Some(true)
         };
         let mut updates = Vec::new();
         self.objects.retain(|key, old| {
@@ -194,20 +195,20 @@ impl Shelf {
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_api::{GroupKind, LabelSelector};
+    use evenkeel_api::{GroupKind, LabelSelector, Obj};
     use serde_json::json;
 
     use super::*;
 
     /// `name@revision`, with a uid after a colon and a label after a slash where it matters.
-    fn obj(text: &str) -> Arc<Obj> {
+    fn obj(text: &str) -> Arc<Packed> {
         let (rest, label) = text.split_once('/').unwrap_or((text, ""));
         let (rest, uid) = rest.split_once(':').unwrap_or((rest, "1"));
         let (name, revision) = rest.split_once('@').unwrap();
         let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {
             "name": name, "namespace": "x", "uid": uid, "resourceVersion": revision,
             "labels": {"app": label}}});
-        Arc::new(Obj::from_json(body).unwrap())
+        Packed::of(&Obj::from_json(body).unwrap(), &GroupKind::new("", "ConfigMap"))
     }
 
     fn list(revision: u64, objects: &[&str]) -> Change {
@@ -216,14 +217,14 @@ mod tests {
 
     fn show(updates: impl IntoIterator<Item = Update>) -> String {
         let one = |update| match update {
-            Update::Applied { new, .. } => format!("+{}@{}", new.name(), new.revision()),
-            Update::Deleted(old) => format!("-{}@{}", old.name(), old.revision()),
+            Update::Applied { new, .. } => format!("+{}@{}", new.key().name, new.revision()),
+            Update::Deleted(old) => format!("-{}@{}", old.key().name, old.revision()),
         };
         updates.into_iter().map(one).collect::<Vec<_>>().join(" ")
     }
 
     fn known(shelf: &Shelf) -> String {
-        let one = |obj: &Arc<Obj>| format!("{}@{}", obj.name(), obj.revision());
+        let one = |obj: &Arc<Packed>| format!("{}@{}", obj.key().name, obj.revision());
         shelf.objects.values().map(one).collect::<Vec<_>>().join(" ")
     }
 

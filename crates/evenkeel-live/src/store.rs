@@ -11,7 +11,7 @@ use http::{
     header::{ACCEPT, CONTENT_TYPE},
 };
 use kube::{Config, client::Body};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     annex,
@@ -20,6 +20,7 @@ use crate::{
     counts::{ApiCounts, Verb},
     informer::{self, Detail},
     kinds::{Kinds, Route},
+    page::Page,
     settings::LiveSettings,
     url::{escape, push_selectors},
 };
@@ -139,12 +140,14 @@ impl KubeStore {
         }
     }
 
-    /// One page of a list; `from` continues an earlier one.
+    /// One page of a list, whose objects are handed to `keep` one by one; `from` continues an
+    /// earlier page.
     pub(crate) async fn list_page(
         &self,
         query: &ListQuery,
         detail: Detail,
         from: Option<&str>,
+        mut keep: impl FnMut(Obj),
     ) -> Result<Page, Refused> {
         let mut parameters = format!("?limit={}", self.client.settings.page);
         push_selectors(&mut parameters, query);
@@ -155,7 +158,12 @@ impl KubeStore {
         let call =
             Call { accept: detail.accept(true), ..Call::list(Verb::List, query, parameters) };
         let answer = self.send(&call).await?;
-        Ok(Page::read(answer.json()?, detail, &query.kind, &answer.route))
+        let page = Page::read(&answer.body, &mut |item| {
+            if let Some(obj) = detail.read_or_pass_over(item, &query.kind, &answer.route) {
+                keep(obj);
+            }
+        });
+        Ok(page.map_err(|error| answer.is_not_json(&error))?)
     }
 
     /// Opens a watch from a revision on.
@@ -279,10 +287,14 @@ struct Answer {
 
 impl Answer {
     fn json(&self) -> Result<Value, StoreError> {
-        serde_json::from_slice(&self.body).map_err(|error| StoreError::Unreachable {
+        serde_json::from_slice(&self.body).map_err(|error| self.is_not_json(&error))
+    }
+
+    fn is_not_json(&self, error: &serde_json::Error) -> StoreError {
+        StoreError::Unreachable {
             object: self.route.plural.clone(),
             problem: format!("the answer is not JSON: {error}"),
-        })
+        }
     }
 }
 
@@ -386,31 +398,6 @@ impl<'a> Call<'a> {
 
 const JSON: &str = "application/json";
 
-/// A list answer, taken apart.
-pub(crate) struct Page {
-    pub(crate) items: Vec<Arc<Obj>>,
-    pub(crate) revision: Revision,
-    /// Where the next page starts.
-    pub(crate) next: Option<String>,
-}
-
-impl Page {
-    fn read(mut page: Value, detail: Detail, kind: &GroupKind, route: &Route) -> Self {
-        let text = |page: &Value, path: &str| {
-            page.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
-        };
-        let revision = Revision(text(&page, "/metadata/resourceVersion").into());
-        let next = Some(text(&page, "/metadata/continue")).filter(|token| !token.is_empty());
-        let items = match page.get_mut("items").map(Value::take) {
-            Some(Value::Array(items)) => items,
-            _ => Vec::new(),
-        };
-        let items = items.into_iter();
-        let items = items.filter_map(|item| detail.read_or_pass_over(item, kind, route)).collect();
-        Self { items, revision, next }
-    }
-}
-
 /// Reads an object out of an answer. List items lack `apiVersion` and `kind`, and answers without
 /// bodies have those of the envelope, so they are given. `managedFields` are dropped: nothing here
 /// reads them, and they are often half of an object. What the status has no place for is put back.
@@ -423,32 +410,7 @@ pub(crate) fn object(mut body: Value, kind: &GroupKind, route: &Route) -> Result
         }
     }
     annex::overlay(&mut body);
-    Obj::from_json(exact(body))
-}
-
-/// The same without spare room. A map grows by doubling, and there are thousands of them in memory:
-/// this is a sixth of what a cache takes.
-fn exact(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let mut exactly = Map::with_capacity(fields.len());
-            exactly.extend(fields.into_iter().map(|(mut name, value)| {
-                name.shrink_to_fit();
-                (name, exact(value))
-            }));
-            Value::Object(exactly)
-        }
-        Value::Array(items) => {
-            let mut exactly = Vec::with_capacity(items.len());
-            exactly.extend(items.into_iter().map(exact));
-            Value::Array(exactly)
-        }
-        Value::String(mut text) => {
-            text.shrink_to_fit();
-            Value::String(text)
-        }
-        other => other,
-    }
+    Obj::from_json(body)
 }
 
 fn with_expectation(patch: &Patch, expect: Option<&Revision>) -> (&'static str, Value) {
@@ -492,8 +454,8 @@ impl Read for KubeStore {
             let mut listed = Listed::default();
             let mut from: Option<String> = None;
             loop {
-                let page = self.list_page(query, Detail::Whole, from.as_deref()).await?;
-                listed.items.extend(page.items);
+                let keep = |obj| listed.items.push(Arc::new(obj));
+                let page = self.list_page(query, Detail::Whole, from.as_deref(), keep).await?;
                 listed.revision = page.revision;
                 match page.next {
                     Some(next) => from = Some(next),

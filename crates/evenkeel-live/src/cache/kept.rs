@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use super::{Shared, readers::Reader};
 use crate::{
     informer::{Change, Detail, Informer},
+    packed::{Packed, Recent},
     shelf::{Shelf, Update},
     time::since_boot,
 };
@@ -22,6 +23,7 @@ use crate::{
 pub(super) struct Cache {
     query: ListQuery,
     detail: Detail,
+    recent: Arc<Recent>,
     state: Mutex<State>,
     /// When the watch last showed a sign of life, and a read was last answered: milliseconds
     /// since boot.
@@ -43,6 +45,8 @@ pub struct Kept {
     pub query: String,
     /// Objects in it.
     pub objects: usize,
+    /// Bytes that they take, packed.
+    pub bytes: usize,
     /// Watches of controllers that it feeds.
     pub readers: usize,
     /// Whether it answers reads: its watch is alive, and has told all that there is.
@@ -58,11 +62,17 @@ impl Drop for Cache {
 }
 
 impl Cache {
-    pub(super) fn new(query: ListQuery, detail: Detail, fresh_for: Duration) -> Self {
+    pub(super) fn new(
+        query: ListQuery,
+        detail: Detail,
+        recent: Arc<Recent>,
+        fresh_for: Duration,
+    ) -> Self {
         let shelf = Shelf::new(query.clone());
         Self {
             query,
             detail,
+            recent,
             state: Mutex::new(State { shelf, readers: Vec::new() }),
             alive_ms: AtomicU64::default(),
             read_ms: AtomicU64::new(millis(since_boot())),
@@ -115,13 +125,16 @@ impl Cache {
 
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Obj>> {
         self.read_ms.store(millis(since_boot()), Ordering::Relaxed);
-        self.state().shelf.get(key).cloned()
+        let found = self.state().shelf.get(key).cloned();
+        found.map(|found| self.recent.open(&found))
     }
 
     pub(super) fn list(&self, query: &ListQuery) -> Listed {
         self.read_ms.store(millis(since_boot()), Ordering::Relaxed);
         let state = self.state();
-        Listed { items: state.shelf.list(query), revision: state.shelf.revision().clone() }
+        let (found, revision) = (state.shelf.list(query), state.shelf.revision().clone());
+        drop(state);
+        Listed { items: found.iter().map(|found| self.recent.open(found)).collect(), revision }
     }
 
     pub(super) fn kept(&self) -> Kept {
@@ -135,19 +148,20 @@ impl Cache {
             query.push_str(" (selected)");
         }
         let readers = state.readers.iter().filter(|reader| reader.strong_count() > 0).count();
-        Kept { query, objects: state.shelf.len(), readers, is_fresh }
+        let (objects, bytes) = (state.shelf.len(), state.shelf.bytes());
+        Kept { query, objects, bytes, readers, is_fresh }
     }
 
     pub(super) fn written(&self, obj: &Arc<Obj>) {
-        let obj = match self.detail {
-            Detail::Whole => obj.clone(),
+        let packed = match self.detail {
+            Detail::Whole => Packed::of(obj, &self.query.kind),
             Detail::Metadata => match self.detail.cut(obj) {
-                Ok(cut) => Arc::new(cut),
+                Ok(cut) => Packed::of(&cut, &self.query.kind),
                 Err(_) => return,
             },
         };
         let mut state = self.state();
-        let told = state.shelf.written(&obj);
+        let told = state.shelf.written(&packed);
         state.tell(told);
     }
 
@@ -210,7 +224,7 @@ pub(super) async fn drive(cache: Weak<Cache>, mut informer: Informer, shared: We
 
 /// What is there, then every change; keeps the cache open.
 pub(super) fn follow(cache: Arc<Cache>, query: &ListQuery) -> Watch {
-    let reader = Arc::new(Reader::new(query.clone()));
+    let reader = Arc::new(Reader::new(query.clone(), cache.recent.clone()));
     {
         let mut state = cache.state();
         for obj in state.shelf.list(query) {

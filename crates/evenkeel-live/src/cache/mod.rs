@@ -19,6 +19,9 @@
 //! cache has what they tell, each object's in order; a slow reader sees the latest state of each
 //! object, not every step.
 //!
+//! **What it takes.** Objects are kept packed, in a tenth of the memory that they take when they are
+//! used; the ones that were read last are kept as they are used, too (`packed`).
+//!
 //! **Foreign definitions.** What a `CustomResourceDefinition` of another project drops of a status
 //! is kept in an annotation of the object (`annex`), and read as if it were in the status.
 
@@ -44,6 +47,7 @@ use tokio::runtime::Handle;
 use crate::{
     counts::{ApiCounts, Tally},
     informer::{Detail, Informer},
+    packed::Recent,
     store::{Deleted, KubeStore},
     time::since_boot,
 };
@@ -75,6 +79,7 @@ pub struct CachedStore {
 
 struct Shared {
     caches: Mutex<Vec<Arc<Cache>>>,
+    recent: Arc<Recent>,
     reads: Mutex<BTreeMap<(GroupKind, Arc<str>), Reads>>,
     idle: Duration,
     definitions: Definitions,
@@ -100,7 +105,8 @@ impl CachedStore {
         let idle = live.client.settings.cache_idle;
         let (caches, reads) = (Mutex::default(), Mutex::default());
         let namespace = namespace.map(str::to_owned);
-        let shared = Shared { caches, reads, idle, definitions: Definitions::default(), namespace };
+        let (recent, definitions) = (Arc::default(), Definitions::default());
+        let shared = Shared { caches, recent, reads, idle, definitions, namespace };
         Self { live, shared: Arc::new(shared), runtime: Handle::current() }
     }
 
@@ -124,6 +130,11 @@ impl CachedStore {
         self.shared.caches().iter().map(|cache| cache.kept()).collect()
     }
 
+    /// Objects that were unpacked so far.
+    pub(crate) fn unpacked(&self) -> u64 {
+        self.shared.recent.unpacked()
+    }
+
     /// A cache that can answer this query now.
     fn answering(&self, query: &ListQuery) -> Option<Arc<Cache>> {
         if is_never_cached(&query.kind) {
@@ -142,7 +153,7 @@ impl CachedStore {
         let detail = Self::detail(&query.kind);
         let informer = Informer::new(self.live.clone(), query.clone(), detail);
         let fresh_for = self.live.client.settings.stale_after;
-        let cache = Arc::new(Cache::new(query, detail, fresh_for));
+        let cache = Arc::new(Cache::new(query, detail, self.shared.recent.clone(), fresh_for));
         let driving = kept::drive(Arc::downgrade(&cache), informer, Arc::downgrade(&self.shared));
         cache.fed_by(self.runtime.spawn(driving).abort_handle());
         caches.push(cache.clone());

@@ -3,11 +3,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use evenkeel_api::{Key, Obj};
+use evenkeel_api::Key;
 use evenkeel_control::{ListQuery, StoreError, WatchEvent};
 use tokio::sync::Notify;
 
-use crate::shelf::Update;
+use crate::{
+    packed::{Packed, Recent},
+    shelf::Update,
+};
 
 /// One watch of a controller: what it has yet to be told.
 ///
@@ -15,6 +18,7 @@ use crate::shelf::Update;
 /// more than what it reads.
 pub(super) struct Reader {
     query: ListQuery,
+    recent: Arc<Recent>,
     pending: Mutex<Pending>,
     wake: Notify,
 }
@@ -34,13 +38,20 @@ enum Item {
 /// News of one object: it went, and is there (again).
 #[derive(Default)]
 struct Waiting {
-    deleted: Option<Arc<Obj>>,
-    applied: Option<Arc<Obj>>,
+    deleted: Option<Arc<Packed>>,
+    applied: Option<Arc<Packed>>,
+}
+
+/// A [`WatchEvent`], packed.
+enum News {
+    Applied(Arc<Packed>),
+    Deleted(Arc<Packed>),
+    Synced,
 }
 
 impl Reader {
-    pub(super) fn new(query: ListQuery) -> Self {
-        Self { query, pending: Mutex::default(), wake: Notify::new() }
+    pub(super) fn new(query: ListQuery, recent: Arc<Recent>) -> Self {
+        Self { query, recent, pending: Mutex::default(), wake: Notify::new() }
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -50,12 +61,12 @@ impl Reader {
     /// Takes a change of the cache, as far as it is one for this reader.
     pub(super) fn tell(&self, told: &Update) {
         match told {
-            Update::Applied { new, .. } if self.query.matches(new) => {
+            Update::Applied { new, .. } if new.is_in(&self.query) => {
                 self.put(new, |waiting| waiting.applied = Some(new.clone()));
             }
             // It does not fit any more: gone, as far as this reader knows.
             Update::Applied { old: Some(gone), .. } | Update::Deleted(gone)
-                if self.query.matches(gone) =>
+                if gone.is_in(&self.query) =>
             {
                 self.put(gone, |waiting| {
                     *waiting = Waiting { deleted: Some(gone.clone()), applied: None };
@@ -65,7 +76,7 @@ impl Reader {
         }
     }
 
-    fn put(&self, obj: &Obj, change: impl FnOnce(&mut Waiting)) {
+    fn put(&self, obj: &Packed, change: impl FnOnce(&mut Waiting)) {
         let mut guard = self.pending();
         let pending = &mut *guard;
         let waiting = pending.changes.entry(obj.key().clone()).or_insert_with(|| {
@@ -95,19 +106,28 @@ impl Reader {
     pub(super) async fn next(&self) -> Result<WatchEvent, StoreError> {
         loop {
             // A wake-up that comes between the look and the wait is kept by the Notify.
-            if let Some(event) = self.pending().pop() {
-                return event;
+            let news = self.pending().pop();
+            if let Some(news) = news {
+                return news.map(|news| self.opened(&news));
             }
             self.wake.notified().await;
+        }
+    }
+
+    fn opened(&self, news: &News) -> WatchEvent {
+        match news {
+            News::Applied(obj) => WatchEvent::Applied(self.recent.open(obj)),
+            News::Deleted(obj) => WatchEvent::Deleted(self.recent.open(obj)),
+            News::Synced => WatchEvent::Synced,
         }
     }
 }
 
 impl Pending {
-    fn pop(&mut self) -> Option<Result<WatchEvent, StoreError>> {
+    fn pop(&mut self) -> Option<Result<News, StoreError>> {
         loop {
             let key = match self.order.pop_front()? {
-                Item::Synced => return Some(Ok(WatchEvent::Synced)),
+                Item::Synced => return Some(Ok(News::Synced)),
                 Item::Failed(error) => return Some(Err(error)),
                 Item::Object(key) => key,
             };
@@ -118,11 +138,11 @@ impl Pending {
                 } else {
                     self.changes.remove(&key);
                 }
-                return Some(Ok(WatchEvent::Deleted(gone)));
+                return Some(Ok(News::Deleted(gone)));
             }
             let applied = self.changes.remove(&key).and_then(|waiting| waiting.applied);
             if let Some(obj) = applied {
-                return Some(Ok(WatchEvent::Applied(obj)));
+                return Some(Ok(News::Applied(obj)));
             }
         }
     }
@@ -130,15 +150,15 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_api::{GroupKind, LabelSelector};
+    use evenkeel_api::{GroupKind, LabelSelector, Obj};
     use serde_json::json;
 
     use super::*;
 
-    fn obj(name: &str, revision: u64, app: &str) -> Arc<Obj> {
+    fn obj(name: &str, revision: u64, app: &str) -> Arc<Packed> {
         let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name,
             "namespace": "x", "resourceVersion": revision.to_string(), "labels": {"app": app}}});
-        Arc::new(Obj::from_json(body).unwrap())
+        Packed::of(&Obj::from_json(body).unwrap(), &GroupKind::new("", "Pod"))
     }
 
     fn applied(name: &str, revision: u64) -> Update {
@@ -147,16 +167,17 @@ mod tests {
 
     fn reader() -> Reader {
         let labels = LabelSelector::parse("app=web").unwrap();
-        Reader::new(ListQuery::all(GroupKind::new("", "Pod")).with_labels(labels))
+        let pods = ListQuery::all(GroupKind::new("", "Pod"));
+        Reader::new(pods.with_labels(labels), Arc::default())
     }
 
     fn drain(reader: &Reader) -> String {
         let mut all = Vec::new();
         while let Some(event) = reader.pending().pop() {
             all.push(match event {
-                Ok(WatchEvent::Applied(obj)) => format!("+{}@{}", obj.name(), obj.revision()),
-                Ok(WatchEvent::Deleted(obj)) => format!("-{}@{}", obj.name(), obj.revision()),
-                Ok(WatchEvent::Synced) => "synced".to_owned(),
+                Ok(News::Applied(obj)) => format!("+{}@{}", obj.key().name, obj.revision()),
+                Ok(News::Deleted(obj)) => format!("-{}@{}", obj.key().name, obj.revision()),
+                Ok(News::Synced) => "synced".to_owned(),
                 Err(error) => error.to_string(),
             });
         }

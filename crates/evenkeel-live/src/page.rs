@@ -1,0 +1,138 @@
+//! A page of a list, read object by object: a tree of all of them at once would be the most memory
+//! that a process ever takes.
+
+use std::fmt;
+
+use evenkeel_api::Revision;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::Value;
+
+/// What a page says besides its objects.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) revision: Revision,
+    /// Where the next page starts.
+    pub(crate) next: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ListMeta {
+    resource_version: Option<String>,
+    r#continue: Option<String>,
+}
+
+impl Page {
+    /// Reads a page, and hands each of its objects to `each`.
+    ///
+    /// **Errors**: it is not JSON, or not a list. Objects that came before were handed over.
+    pub(crate) fn read(
+        body: &[u8],
+        each: &mut dyn FnMut(Value),
+    ) -> Result<Self, serde_json::Error> {
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let page = Whole(each).deserialize(&mut json)?;
+        json.end()?;
+        Ok(page)
+    }
+}
+
+/// The list itself.
+struct Whole<'a>(&'a mut dyn FnMut(Value));
+
+impl<'de> DeserializeSeed<'de> for Whole<'_> {
+    type Value = Page;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Page, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Whole<'_> {
+    type Value = Page;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Page, A::Error> {
+        let mut meta = ListMeta::default();
+        while let Some(name) = fields.next_key::<String>()? {
+            match &*name {
+                "metadata" => meta = fields.next_value::<Option<_>>()?.unwrap_or_default(),
+                "items" => fields.next_value_seed(Items(self.0))?,
+                _ => {
+                    fields.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        let revision = Revision(meta.resource_version.unwrap_or_default().into());
+        Ok(Page { revision, next: meta.r#continue.filter(|token| !token.is_empty()) })
+    }
+}
+
+/// Its objects; an empty list may be `null`.
+struct Items<'a>(&'a mut dyn FnMut(Value));
+
+impl<'de> DeserializeSeed<'de> for Items<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("objects, or null")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element()? {
+            (self.0)(item);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Result<String, String> {
+        let mut items = Vec::new();
+        let page = Page::read(body.as_bytes(), &mut |item| items.push(item.to_string()));
+        let page = page.map_err(|error| error.to_string())?;
+        Ok(format!("{}@{} then {:?}", items.join(" "), page.revision, page.next))
+    }
+
+    #[test]
+    fn a_page_is_taken_apart_whatever_the_order_of_its_fields() {
+        let meta = r#""metadata": {"resourceVersion": "7", "continue": "", "remaining": 1}"#;
+        let items = r#""items": [{"a": 1}, {}]"#;
+        let first = read(&format!(r#"{{"kind": "List", {meta}, {items}}}"#));
+        assert_eq!(first.unwrap(), r#"{"a":1} {}@7 then None"#);
+        let second = read(&format!(r#"{{{items}, "apiVersion": "v1", {meta}}}"#));
+        assert_eq!(second.unwrap(), r#"{"a":1} {}@7 then None"#);
+        let more = read(r#"{"items": null, "metadata": {"continue": "next"}}"#);
+        assert_eq!(more.unwrap(), r#"@ then Some("next")"#);
+        assert_eq!(read(r#"{"metadata": null}"#).unwrap(), "@ then None");
+    }
+
+    #[test]
+    fn what_is_no_list_is_an_error() {
+        for body in ["", "[]", "<html>", r#"{"items": 7}"#, r#"{"items": []} x"#, r#"{"items": ["#]
+        {
+            assert!(read(body).is_err(), "{body}");
+        }
+    }
+}
