@@ -160,14 +160,19 @@ class Controller:
         return self.bed.audit(self.user)
 
     def cpu(self):
-        """Seconds of processor time so far."""
+        """Seconds of processor time so far: its own, and that of the kernel for it."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        return int(fields[11]) / TICK, int(fields[12]) / TICK
 
     def memory_mb(self):
         """Its share of memory (PSS), in millions of bytes."""
         text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return int(re.search(r"(?m)^Pss:\s+(\d+) kB", text).group(1)) * 1024 / 1e6
+
+    def memory_max_mb(self):
+        """The most that it ever had, what it shares included (VmHWM)."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"(?m)^VmHWM:\s+(\d+) kB", text).group(1)) * 1024 / 1e6
 
     def check(self):
         if self.process.poll() is not None:
