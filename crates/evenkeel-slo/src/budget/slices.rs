@@ -150,7 +150,9 @@ impl Slices {
 impl FromIterator<Summed> for Slices {
     fn from_iter<T: IntoIterator<Item = Summed>>(all: T) -> Self {
         let mut slices = Self::default();
-        all.into_iter().for_each(|next| slices.push_back(next));
+        for next in all {
+            slices.push_back(next);
+        }
         slices
     }
 }

@@ -67,7 +67,9 @@ fn digest(value: &Value) -> u64 {
             }
             Value::Array(items) => {
                 out.extend(b"[");
-                items.iter().for_each(|item| write(item, out));
+                for item in items {
+                    write(item, out);
+                }
                 out.extend(b"]");
             }
             Value::String(text) => {
