@@ -194,12 +194,11 @@ fn put_text(text: &str, out: &mut Vec<u8>) {
 
 /// The place of a common name, or a length beyond all places.
 fn put_name(name: &str, out: &mut Vec<u8>) {
-    match common(name) {
-        Some(place) => put_whole(place as u64, out),
-        None => {
-            put_whole((COMMON.len() + name.len()) as u64, out);
-            out.extend_from_slice(name.as_bytes());
-        }
+    if let Some(place) = common(name) {
+        put_whole(place as u64, out);
+    } else {
+        put_whole((COMMON.len() + name.len()) as u64, out);
+        out.extend_from_slice(name.as_bytes());
     }
 }
 
