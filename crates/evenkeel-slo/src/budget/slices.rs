@@ -39,7 +39,8 @@ impl Summed {
 
 /// Time of a slice that has data.
 fn own_ms(slice: &Slice) -> u64 {
-    slice.tally.map_or(0, |_| super::history::length_ms(slice.from, slice.to))
+    let length_ms = slice.to.as_millisecond() - slice.from.as_millisecond();
+    slice.tally.map_or(0, |_| u64::try_from(length_ms).unwrap_or(0))
 }
 
 /// Slices with their sums, oldest first; each begins at or after the end of the one before.
