@@ -113,6 +113,12 @@ impl Leadership {
         !term.resigned && now < term.until
     }
 
+    /// Whether what it has begun may still reach the server at `now`: until the end of the term,
+    /// also after it has resigned.
+    pub(crate) fn lasts(&self, now: Timestamp) -> bool {
+        now < self.term().until
+    }
+
     /// Until when it may act if the Lease is not renewed again, in monotonic time.
     pub(crate) fn ends(&self) -> Timestamp {
         self.term().until

@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     BoxFuture, DynController, EventNote, EventType, Host, Pass, Plan, Retry, StatusWrite,
     StoreError, Subresource, WriteOptions,
+    busy::Busy,
     conditions::{Flag, Flags, STALLED},
     lease::Leadership,
     perform::{chain, dropped, write_status},
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     pub(crate) pending: Mutex<Vec<Pending>>,
     /// Each effect whose outcome is awaited holds one of these.
     pub(crate) awaited: Arc<()>,
+    /// What is being done: a process that is told to stop waits for it, and not for looks.
+    pub(crate) busy: Busy,
 }
 
 /// How a pass ended.
@@ -108,8 +111,10 @@ impl Worker {
         controller: Arc<dyn DynController>,
         host: Host,
         leadership: Leadership,
+        busy: Busy,
     ) -> Self {
         Self {
+            busy,
             flags: Flags::new(controller.name()),
             controller,
             host,
@@ -221,6 +226,7 @@ impl Worker {
         plan: &Plan,
         done: &mut Done,
     ) -> Result<(), Ended> {
+        let _working = self.busy.enter();
         for action in &plan.actions {
             self.step(key, plan, action, done).await?;
         }
@@ -334,11 +340,13 @@ impl Worker {
     /// ends: none of our writes may still be under way when another process begins.
     ///
     /// Nor does it go on after that: a process that was frozen amid it wakes up with the write next
-    /// in turn, before any timer.
+    /// in turn, before any timer. In a process that is told to stop it may end.
     pub(crate) async fn while_leading<T>(&self, write: impl Future<Output = T>) -> Option<T> {
+        let _working = self.busy.enter();
         let mut write = std::pin::pin!(write);
         let mut write = std::future::poll_fn(move |context| {
-            if self.leads() { write.as_mut().poll(context) } else { Poll::Pending }
+            let may_end = self.leadership.lasts(self.steady());
+            if may_end { write.as_mut().poll(context) } else { Poll::Pending }
         });
         let end = later(self.steady(), REQUEST_MAX);
         loop {

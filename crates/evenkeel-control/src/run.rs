@@ -89,9 +89,9 @@ impl RunLoop {
         self.run_until(futures::future::pending()).await;
     }
 
-    /// Runs all controllers until `stop` is ready. Then no new action begins, and what is under way
-    /// may end. The Lease is released when it has; otherwise it expires, so that no write lands
-    /// while another process leads.
+    /// Runs all controllers until `stop` is ready. Then no new action begins, and those under way
+    /// may end; looks are given up. The Lease is released when they have; otherwise it expires, so
+    /// that no write lands while another process leads.
     pub async fn run_until(self, stop: impl Future<Output = ()>) {
         let leadership = match &self.lease {
             Some(_) => Leadership::elected(),
@@ -103,8 +103,9 @@ impl RunLoop {
         for controller in self.controllers {
             let (notify, notified) = mpsc::unbounded();
             workers.push(notify);
-            let worker = Worker::new(controller, self.host.clone(), leadership.clone());
-            parts.push(supervise(worker, notified, busy.clone()).boxed());
+            let worker =
+                Worker::new(controller, self.host.clone(), leadership.clone(), busy.clone());
+            parts.push(supervise(worker, notified).boxed());
         }
         if let Some(lease) = &self.lease {
             let (host, lease) = (self.host.clone(), lease.clone());
@@ -129,9 +130,9 @@ impl RunLoop {
 }
 
 /// Runs a worker; restarts it after a panic outside of a pass.
-async fn supervise(worker: Worker, mut notified: mpsc::UnboundedReceiver<()>, busy: Busy) {
+async fn supervise(worker: Worker, mut notified: mpsc::UnboundedReceiver<()>) {
     loop {
-        let work = work(&worker, &mut notified, &busy);
+        let work = work(&worker, &mut notified);
         let Err(panic) = AssertUnwindSafe(work).catch_unwind().await else { return };
         let error = crate::redact::text(&panic_words(&*panic));
         tracing::error!(controller = worker.name(), error, "controller panicked, restarting it");
@@ -157,7 +158,7 @@ struct State {
     poisons: BTreeSet<Key>,
 }
 
-async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &Busy) {
+async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>) {
     let concurrency = worker.controller.concurrency();
     let mut state = State::new(worker.controller.interests());
     let mut events = SelectAll::new();
@@ -179,8 +180,7 @@ async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &B
         // Passes never wait for effects that are pending: a rollback must not wait for a chat.
         while may_act && working.len() < concurrency {
             let Some(key) = state.queue.take(now) else { break };
-            let (pass, busy) = (worker.pass(key), busy.enter());
-            working.push(pass.inspect(move |_| drop(busy)).boxed());
+            working.push(worker.pass(key).boxed());
         }
         worker.host.observer.queued(worker.name(), state.queue.len());
         let room = may_act && working.len() < concurrency;
@@ -194,10 +194,7 @@ async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>, busy: &B
         let turn = async {
             futures::select_biased! {
                 (key, ended) = working.select_next_some() => {
-                    pending.extend(worker.take_pending().into_iter().map(|outcome| {
-                        let busy = busy.enter();
-                        outcome.inspect(move |()| drop(busy)).boxed()
-                    }));
+                    pending.extend(worker.take_pending());
                     state.ended(&key, &ended.next, worker.steady());
                     worker.report(&key, &ended, state.queue.due(&key));
                 }

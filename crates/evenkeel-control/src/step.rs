@@ -307,6 +307,7 @@ impl Worker {
         let (key, text, verb) = (step.key.clone(), step.text.clone(), call.verb);
         let (port, target) = (call.port, call.target.clone());
         let awaited = Arc::clone(&self.awaited);
+        let working = self.busy.enter();
         // The worker has one itself, and this is another.
         let outcome = if Arc::strong_count(&awaited) - 2 < PENDING_MAX {
             outcome
@@ -335,7 +336,7 @@ impl Worker {
             if let Some(words) = failed {
                 record_failure(&host, &recorder, name, key, &words).await;
             }
-            drop(awaited);
+            drop((awaited, working));
         };
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(pending.boxed());
     }

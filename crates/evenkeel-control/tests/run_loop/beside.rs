@@ -1,17 +1,22 @@
 //! Objects that another controller looks after.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use evenkeel_api::{GroupKind, Obj, beside::MANAGED};
+use evenkeel_api::{GroupKind, Key, Obj, beside::MANAGED};
 use evenkeel_control::{
-    Action, BoxFuture, EventNote, EventType, Plan, Steward, Stewards, StoreError,
+    Action, BoxFuture, Controller, EventNote, EventType, ListQuery, ObserveError, Plan, Ports,
+    Propagation, Steward, Stewards, StoreError,
 };
 use insta::assert_snapshot;
 use serde_json::json;
 
 use crate::{
     fixture::{Fixture, Look, Seen, copy},
-    world::{World, boxed, config, config_key, widget, widget_key},
+    store::Server,
+    world::{World, boxed, config, config_key, widget, widget_key, widget_kind},
 };
 
 /// Widgets are another one's.
@@ -120,4 +125,70 @@ fn what_is_put_on_an_object_is_taken_off_when_it_is_handed_back() {
     world.run_for(60);
     assert!(!marked(&world.server.find(&widget_key("w")).unwrap()));
     assert!(world.why("w").starts_with("observed AsWanted"), "{}", world.why("w"));
+}
+
+#[test]
+fn an_object_that_changes_hands_while_it_is_looked_at_is_not_acted_on() {
+    let server = Arc::<OnceLock<Server>>::default();
+    let taking = server.clone();
+    let fixture = Fixture::copying().looking(move |key| {
+        let server = taking.get().unwrap();
+        server.change(key, |widget| widget["metadata"]["annotations"] = json!({}));
+        Look::Well
+    });
+    let mut world = world(fixture);
+    assert!(server.set(world.server.clone()).is_ok());
+    mark(&world, Some("true"));
+    world.run_for(60);
+    assert_eq!(writes(&world), 0);
+}
+
+/// Removes the ConfigMap of a widget that is gone.
+struct Sweeper;
+
+/// It, and its uid.
+#[derive(Debug)]
+struct Left(Option<(Key, String)>);
+
+impl Controller for Sweeper {
+    type View = Left;
+
+    fn name(&self) -> &'static str {
+        "sweeper"
+    }
+
+    fn owns(&self) -> ListQuery {
+        ListQuery::all(widget_kind())
+    }
+
+    async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<Left>, ObserveError> {
+        let widget = ports.read.get(key).await?;
+        let left = ports.read.get(&config_key(&key.name)).await?.filter(|_| widget.is_none());
+        Ok(Some(Left(left.map(|left| (left.key().clone(), left.uid().to_owned())))))
+    }
+
+    fn decide(&self, left: &Left) -> Plan {
+        let Some((key, uid)) = left.0.clone() else { return Plan::idle("NothingLeft") };
+        let propagation = Propagation::Background;
+        Plan::act("Sweeping", vec![Action::Delete { key, uid, propagation }])
+    }
+}
+
+#[test]
+fn what_is_around_an_object_of_another_one_stays_when_the_object_is_gone() {
+    for (theirs, stays) in [(true, true), (false, false)] {
+        let mut world = World::new();
+        world.server.add(widget("w", "1"));
+        world.server.add(config("w", "1"));
+        let mut setup = world.setup("one", Vec::new());
+        setup.other = Some(Box::new(|run| run.with(Sweeper)));
+        if theirs {
+            setup.host = Box::new(|host| host.with_stewards(Arc::new(Theirs)));
+        }
+        world.boot(setup);
+        world.run_for(10);
+        world.server.remove(&widget_key("w"));
+        world.run_for(60);
+        assert_eq!(world.server.find(&config_key("w")).is_some(), stays);
+    }
 }

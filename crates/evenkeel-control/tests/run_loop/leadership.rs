@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 
 use crate::{
-    fixture::{Fixture, Seen},
+    fixture::{Fixture, Look, Seen},
     store::{Client, Fault},
     world::{World, config_key, widget},
 };
@@ -109,6 +109,34 @@ fn a_leader_with_a_pass_under_way_does_not_give_the_lease_to_another_process() {
     assert_eq!(holder(&world), "a");
     world.run_for(20);
     assert_eq!(holder(&world), "b");
+}
+
+#[test]
+fn a_write_under_way_at_a_stop_may_end_and_then_the_lease_is_given_back() {
+    let mut world = pair();
+    world.run_for(60);
+    world.server.fault_times("status", "Widget", Fault::Late(Duration::from_secs(2)), 1);
+    world.run_for(1);
+    world.stop("a");
+    world.run_for(3);
+    assert!(world.has_ended("a"));
+    assert_eq!(holder(&world), "b");
+}
+
+#[test]
+fn a_look_under_way_at_a_stop_is_given_up() {
+    let mut world = World::new();
+    world.server.add(widget("w", "1"));
+    let looking = Fixture::copying().looking(|_| Look::Silence);
+    let mut setup = world.setup("a", vec![looking]);
+    setup.lease = Some(LeaseSettings::new("evenkeel", "group", "a"));
+    world.boot(setup);
+    world.run_for(10);
+    assert_eq!(holder(&world), "a");
+    world.stop("a");
+    world.run_for(1);
+    assert!(world.has_ended("a"));
+    assert_eq!(holder(&world), "");
 }
 
 #[test]
