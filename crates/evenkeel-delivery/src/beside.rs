@@ -77,35 +77,62 @@ fn began_elsewhere(view: &CanaryView) -> bool {
 /// Elsewhere the phase stays, without the name of a version: what is new is released by Flagger
 /// from the start, and what has failed stays so.
 pub(crate) async fn hand_back(obj: &Obj, ports: &Ports) -> Result<Option<Plan>, ObserveError> {
-    let canary = view::lenient(obj);
-    let status = canary.status.clone().unwrap_or_default();
-    let ours = status.evenkeel.is_some()
-        || is_ours(&status.last_applied_spec)
-        || is_ours(&status.last_promoted_spec);
-    let kept = annotation(obj.json(), STATUS).is_some();
-    if !ours && !kept {
+    if !is_kept_on(obj.json()) {
         return Ok(None);
     }
+    let canary = view::lenient(obj);
+    let status = canary.status.clone().unwrap_or_default();
     // What the other one has written meanwhile is not written over.
     let mut plan =
         Plan::act(reasons::HANDED_BACK, Vec::new()).assuming(obj.key().clone(), obj.revision());
-    if ours {
+    if is_in_status(obj.json()) {
         let target = obj.key().sibling::<Deployment>(&canary.spec.target_ref.name);
         let target = ports.read.get(&target).await?.map(Workload::of).transpose();
         let revision = target.ok().flatten().map(|target| target.revision);
         let as_promoted = revision.as_ref() == Some(&status.last_promoted_spec);
         let at_rest = matches!(status.phase, Phase::Initialized | Phase::Succeeded);
         let phase = if at_rest && as_promoted { Phase::Initializing } else { status.phase };
-        plan = plan.with_status(obj.key().clone(), without_ours(obj, phase));
+        let applied = &status.last_applied_spec;
+        let has_begun = !applied.is_empty() && !is_ours(applied);
+        let patch = if has_begun { without_ours(obj) } else { afresh(obj, phase) };
+        plan = plan.with_status(obj.key().clone(), patch);
     }
     let unmark = Action::Patch { key: obj.key().clone(), patch: unmarked(obj, &canary) };
     Ok(Some(plan.then(unmark).waking(Duration::ZERO)))
 }
 
-/// The patch of a status that leaves nothing that only we understand.
-fn without_ours(obj: &Obj, phase: Phase) -> Value {
-    let mut status = json!({"phase": phase.as_str(), "evenkeel": null, "errorBudget": null,
-        "lastAppliedSpec": null, "lastPromotedSpec": null, "trackedConfigs": null});
+/// Whether a Canary has on it what only evenkeel writes there, and takes off when it gives the Canary
+/// back.
+pub fn is_kept_on(canary: &Value) -> bool {
+    is_in_status(canary) || annotation(canary, STATUS).is_some()
+}
+
+fn is_in_status(canary: &Value) -> bool {
+    let status = canary.get("status");
+    let field = |name: &str| status.and_then(|status| status.get(name));
+    let names = ["lastAppliedSpec", "lastPromotedSpec"];
+    let mut versions = names.iter().filter_map(|name| field(name)?.as_str());
+    field("evenkeel").is_some_and(|run| !run.is_null()) || versions.any(is_ours)
+}
+
+/// The patch of a status with which Flagger begins.
+fn afresh(obj: &Obj, phase: Phase) -> Value {
+    let mut status = without_ours(obj);
+    status["phase"] = phase.as_str().into();
+    for field in ["lastAppliedSpec", "lastPromotedSpec", "trackedConfigs"] {
+        status[field] = Value::Null;
+    }
+    status
+}
+
+/// The patch of a status that leaves nothing that only we understand, and what Flagger has written
+/// since it has the Canary back.
+fn without_ours(obj: &Obj) -> Value {
+    let mut status = json!({"evenkeel": null, "errorBudget": null});
+    let promoted = obj.json().pointer("/status/lastPromotedSpec").and_then(Value::as_str);
+    if promoted.is_some_and(is_ours) {
+        status["lastPromotedSpec"] = Value::Null;
+    }
     if let Some(Value::Array(conditions)) = obj.json().pointer("/status/conditions") {
         let theirs = conditions.iter().filter(|one| one["type"] == reasons::PROMOTED);
         status["conditions"] = theirs.cloned().collect();

@@ -294,8 +294,17 @@ mod tests {
 
     impl Read for Cluster {
         fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
+            if key.kind.is::<Deployment>() {
+                let target = json!({"apiVersion": "apps/v1", "kind": "Deployment",
+                    "metadata": {"name": &*key.name, "namespace": &*key.namespace},
+                    "spec": {"selector": {"matchLabels": {"app": &*key.name}},
+                        "template": {"metadata": {"labels": {"app": &*key.name}}}}});
+                return async { Ok(Some(Arc::new(Obj::from_json(target).unwrap()))) }.boxed();
+            }
             let mut canary = json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary",
-                "metadata": {"name": &*key.name, "namespace": &*key.namespace}});
+                "metadata": {"name": &*key.name, "namespace": &*key.namespace},
+                "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment",
+                    "name": &*key.name}}});
             if self.deleting {
                 canary["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
             }
@@ -397,6 +406,47 @@ mod tests {
         assert_eq!(judged("/spec/selector", json!({"app": "other"})), Direction::Riskier);
         assert_eq!(judged("/spec/selector", json!({"app": "api-primary"})), Direction::Safer);
         assert_eq!(judged("/metadata/annotations", json!({"a": "c"})), Direction::Neutral);
+    }
+
+    #[test]
+    fn back_to_the_primary_is_safer_whatever_labels_were_there() {
+        let key = Key::of::<Service>("shop", "api");
+        let service = |selector: Value| {
+            json!({"apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": "api", "namespace": "shop"},
+                "spec": {"selector": selector, "ports": [{"port": 80}]}})
+        };
+        let owner = Key::of::<Canary>("shop", "api");
+        let judged = |before: Value, after: Value| {
+            let (before, after) = (Obj::from_json(service(before)).unwrap(), service(after));
+            let change =
+                Change { key: &key, before: Some(&before), after: Some(&after), owner: &owner };
+            let cluster = Cluster { ready: vec![("api-primary", 2)], deleting: false };
+            block_on(ServiceJudge.direction(change, &cluster))
+        };
+        let primary = json!({"app": "api-primary"});
+        for before in [json!({"app": "other"}), json!({"app": "api", "tier": "web"}), json!({})] {
+            assert_eq!(judged(before, primary.clone()), Direction::Safer);
+        }
+        assert_eq!(judged(primary, json!({"app": "another-primary"})), Direction::Riskier);
+    }
+
+    #[test]
+    fn a_rule_for_the_canary_alone_is_brought_back() {
+        let (key, owner) = (Key::of::<HttpRoute>("shop", "api"), Key::of::<Canary>("shop", "api"));
+        let cluster = Cluster { ready: vec![("api-primary", 2)], deleting: false };
+        let judged = |rule: Value| {
+            let mut before = route(0);
+            before["spec"]["rules"].as_array_mut().unwrap().push(rule);
+            let (before, after) = (Obj::from_json(before).unwrap(), route(0));
+            let change =
+                Change { key: &key, before: Some(&before), after: Some(&after), owner: &owner };
+            block_on(RouteJudge.direction(change, &cluster))
+        };
+        let canary = json!({"backendRefs": [{"name": "api-canary", "weight": 1}]});
+        assert_eq!(judged(canary), Direction::Safer);
+        let other = json!({"backendRefs": [{"name": "elsewhere", "weight": 1}]});
+        assert_eq!(judged(other), Direction::Riskier, "it serves somebody");
     }
 
     #[test]

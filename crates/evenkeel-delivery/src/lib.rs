@@ -91,6 +91,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
+pub use beside::is_kept_on;
 pub use pods::cause as pod_trouble;
 pub use revert::FINALIZER;
 pub use view::CanaryView;

@@ -56,6 +56,9 @@ impl Listings {
     /// Why the youngest pod of a workload that cannot start does not, or why that is not known;
     /// `None` when all can, as far as is known.
     pub(crate) async fn trouble(&self, workload: &Workload, ports: &Ports) -> Option<String> {
+        if let Some(refused) = refused(&workload.obj) {
+            return Some(refused);
+        }
         let labels = workload.match_labels().filter(|labels| !labels.is_empty())?;
         let namespace = workload.obj.namespace();
         if let Some(failed) = self.failed_lately(namespace, ports.clock.steady()) {
@@ -101,6 +104,16 @@ impl Listings {
 
 fn words(pod: &Key, cause: &str) -> String {
     format!("{pod}: {}", redact::text(cause))
+}
+
+/// Why the pods of a Deployment cannot even be made: a quota, or another rule of the cluster.
+fn refused(deployment: &Obj) -> Option<String> {
+    let conditions = deployment.json().pointer("/status/conditions").and_then(Value::as_array);
+    let failure = conditions.into_iter().flatten().find(|condition| {
+        is(condition, "type", "ReplicaFailure") && is(condition, "status", "True")
+    })?;
+    let cause = said(text(failure, "reason"), text(failure, "message"));
+    Some(words(deployment.key(), &cause))
 }
 
 /// Why one pod does not start: which of its containers, and the kubelet's or scheduler's words;
@@ -160,6 +173,20 @@ mod tests {
             "metadata": {"name": "api-1", "namespace": "shop"}, "status": status}))
         .unwrap();
         cause(&pod).map_or("none".to_owned(), |cause| words(pod.key(), &cause))
+    }
+
+    #[test]
+    fn what_keeps_a_pod_from_being_made_is_named() {
+        let describe = |status: &str| {
+            let deployment = Obj::from_json(json!({"apiVersion": "apps/v1", "kind": "Deployment",
+                "metadata": {"name": "api", "namespace": "shop"},
+                "status": {"conditions": [{"type": "Available", "status": "True"},
+                    {"type": "ReplicaFailure", "status": status, "reason": "FailedCreate",
+                        "message": "exceeded quota: tight"}]}}));
+            refused(&deployment.unwrap()).unwrap_or_default()
+        };
+        assert_snapshot!(describe("True"), @"Deployment/shop/api: FailedCreate: exceeded quota: tight");
+        assert_eq!(describe("False"), "");
     }
 
     #[test]

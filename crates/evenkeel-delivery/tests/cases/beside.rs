@@ -159,3 +159,48 @@ fn a_version_that_is_new_or_has_failed_is_still_that_for_flagger() {
         assert_eq!(world.weight(), Some(0));
     }
 }
+
+#[test]
+fn what_flagger_writes_while_it_is_given_back_stays() {
+    let mut world = of_flagger(|_| {});
+    hand_over(&world);
+    world.boot();
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+    take_back(&world);
+    // As Flagger writes a status: whole, without the fields that it does not know.
+    let theirs = json!({"phase": "Progressing", "canaryWeight": 0, "failedChecks": 0,
+        "iterations": 0, "lastAppliedSpec": "6d8f5c9b7f", "lastPromotedSpec": "5978589476",
+        "trackedConfigs": {"configmap/a": "1"},
+        "conditions": [{"type": "Promoted", "status": "Unknown", "reason": "Progressing"}]});
+    let status = theirs.clone();
+    world.store.be_faster(&canary_key(), move |body| body["status"] = status);
+    world.run_for(minutes(1));
+    assert!(world.store.was_faster());
+    assert_eq!(world.canary().json()["status"], theirs);
+}
+
+#[test]
+fn of_what_flagger_has_begun_only_what_is_evenkeels_is_taken_off() {
+    let mut world = of_flagger(|_| {});
+    hand_over(&world);
+    world.boot();
+    world.release("2");
+    world.run_until(&["Succeeded"]);
+    world.kill();
+    take_back(&world);
+    // It keeps what it knows, under whatever hash.
+    world.store.change(&canary_key(), |body| {
+        body["status"].as_object_mut().unwrap().shift_remove("evenkeel");
+        body["status"]["phase"] = "Progressing".into();
+        body["status"]["lastAppliedSpec"] = "6d8f5c9b7f".into();
+        body["status"]["trackedConfigs"] = json!({"configmap/a": "1"});
+    });
+    assert!(status(&world, "lastPromotedSpec").as_str().unwrap().starts_with("ek1-"));
+    world.boot();
+    world.run_for(minutes(1));
+    assert!(status(&world, "lastPromotedSpec").is_null());
+    assert_eq!(status(&world, "lastAppliedSpec"), "6d8f5c9b7f");
+    assert_eq!(status(&world, "phase"), "Progressing");
+    assert_eq!(status(&world, "trackedConfigs"), json!({"configmap/a": "1"}));
+}

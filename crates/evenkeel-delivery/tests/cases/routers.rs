@@ -134,16 +134,24 @@ fn istio_is_believed_where_it_reports() {
 fn a_virtual_service_that_was_there_before_is_given_back() {
     let before = json!({"hosts": ["api-service"], "exportTo": ["."],
         "http": [{"route": [{"destination": {"host": "api-service"}}]}]});
-    for annotations in [
-        json!({}),
-        json!({"kubectl.kubernetes.io/last-applied-configuration":
-            json!({"kind": "VirtualService", "spec": before}).to_string()}),
+    // Another one's may have an owner, too.
+    let owner = json!([{"apiVersion": "example.com/v1", "kind": "Shop", "name": "shop",
+        "uid": "uid-shop", "controller": true}]);
+    for (annotations, owners) in [
+        (json!({}), json!([])),
+        (json!({}), owner),
+        (
+            json!({"kubectl.kubernetes.io/last-applied-configuration":
+                json!({"kind": "VirtualService", "spec": before}).to_string()}),
+            json!([]),
+        ),
     ] {
         let mut world = World::new(istio(&json!({})), Settings::default());
         world.kill();
         world.store.create_now(json!({"apiVersion": "networking.istio.io/v1",
             "kind": "VirtualService", "spec": before,
-            "metadata": {"name": "api-service", "namespace": NS, "annotations": annotations}}));
+            "metadata": {"name": "api-service", "namespace": NS, "annotations": annotations,
+                "ownerReferences": owners}}));
         answer(&world, &[("load-test", 202)]);
         world.boot();
         world.run_until(&["Initialized"]);
@@ -157,6 +165,7 @@ fn a_virtual_service_that_was_there_before_is_given_back() {
         world.run_until(&["gone"]);
         assert_eq!(route(&world)["spec"], before);
         assert_eq!(route(&world)["metadata"]["annotations"], annotations);
+        assert_eq!(route(&world)["metadata"]["ownerReferences"], owners);
         assert_eq!(apex_selector(&world), r#"{"app":"api-service"}"#);
     }
 }
@@ -178,6 +187,10 @@ fn a_virtual_service_without_weights_is_not_taken_for_zero_percent() {
         json!([{"route": [{"destination": {"host": "elsewhere"}}]}]),
         json!([{"route": [{"destination": {"host": "api-service-primary"}, "weight": 0},
             {"destination": {"host": "api-service-canary"}, "weight": 0}]}]),
+        json!([{"route": [{"destination": {"host": "api-service-primary"}, "weight": 100},
+                {"destination": {"host": "api-service-canary"}, "weight": 0}]},
+            {"match": [{"headers": {"x": {"exact": "y"}}}],
+                "route": [{"destination": {"host": "api-service-canary"}}]}]),
     ] {
         let mut world = initialized(istio(&json!({})));
         world.release("2");

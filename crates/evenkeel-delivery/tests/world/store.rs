@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::host::Time;
 
+type Change = Box<dyn FnOnce(&mut Value) + Send>;
 type Watcher = (ListQuery, mpsc::UnboundedSender<Result<WatchEvent, StoreError>>);
 
 #[derive(Default)]
@@ -35,6 +36,8 @@ struct Inner {
     broken: BTreeMap<String, u16>,
     /// Reads of each, by the same names.
     reads: BTreeMap<String, u32>,
+    /// What another client writes just before the controller's next write of an object.
+    faster: Option<(Key, Change)>,
     /// By what a read waits that is not answered.
     time: Arc<Time>,
 }
@@ -58,6 +61,16 @@ impl MemStore {
     /// Lets this many more writes of the controller through, then none.
     pub(crate) fn die_after(&self, writes: Option<u64>) {
         self.inner.lock().unwrap().writes_left = writes;
+    }
+
+    /// Changes an object just before the controller writes it next.
+    pub(crate) fn be_faster(&self, key: &Key, change: impl FnOnce(&mut Value) + Send + 'static) {
+        self.inner.lock().unwrap().faster = Some((key.clone(), Box::new(change)));
+    }
+
+    /// Whether [`Self::be_faster`] has struck.
+    pub(crate) fn was_faster(&self) -> bool {
+        self.inner.lock().unwrap().faster.is_none()
     }
 
     /// Whether [`Self::die_after`] has struck.
@@ -279,6 +292,10 @@ impl Write for MemStore {
     ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
         Box::pin(async move {
             self.alive().await;
+            let faster = self.inner.lock().unwrap().faster.take_if(|(of, _)| of == key);
+            if let Some((_, change)) = faster {
+                self.change(key, change);
+            }
             let old = self.find(key).ok_or_else(|| missing(key))?;
             if options.expect.as_ref().is_some_and(|expect| *expect != old.revision()) {
                 let problem = "revision".to_owned();
