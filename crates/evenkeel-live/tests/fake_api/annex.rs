@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use evenkeel_api::{GroupKind, Key, Revision, beside::STATUS, json::merge};
-use evenkeel_control::{Patch, Read as _, StoreError, Subresource, Write as _, WriteOptions};
-use evenkeel_live::CachedStore;
+use evenkeel_control::{
+    Patch, Read as _, Steward, Stewards as _, StoreError, Subresource, Write as _, WriteOptions,
+};
+use evenkeel_live::{CachedStore, Manage, Neighbours};
 use serde_json::{Value, json};
 
 use crate::support::{End, Reply, Request, Server, list, quick, soon, status};
@@ -25,6 +27,8 @@ struct Fake {
     keeps: Vec<&'static str>,
     /// Its schema is published to every user.
     published: bool,
+    /// Published schemas cannot be had for the moment.
+    broken: bool,
     /// The next write meets a newer object.
     conflict: bool,
 }
@@ -81,9 +85,17 @@ impl Fake {
                 200,
                 json!({"kind": "APIGroupDiscoveryList", "items": [
                     resource("flagger.app", "canaries", "Canary", "v1beta1", "Namespaced"),
+                    resource("apps", "deployments", "Deployment", "v1", "Namespaced"),
                     resource("apiextensions.k8s.io", "customresourcedefinitions",
                         "CustomResourceDefinition", "v1", "Cluster")]}),
             ),
+            ("GET", "/apis/apps/v1/deployments") if request.is_watch() => {
+                Reply::Watch(Vec::new(), End::Silent)
+            }
+            ("GET", "/apis/apps/v1/deployments") => Reply::Json(200, list(3, &[])),
+            (_, path) if path.starts_with("/openapi/") && self.broken => {
+                status(500, "InternalError", "openapi")
+            }
             ("GET", CRDS) if request.is_watch() => Reply::Watch(Vec::new(), End::Silent),
             ("GET", CRDS) => match self.definition() {
                 Some(crd) => Reply::Json(200, list(3, &[crd])),
@@ -109,7 +121,7 @@ async fn server(schema: Option<Value>) -> (Server, CachedStore, Shared) {
             "annotations": {"theirs": "stays"}},
         "status": {"phase": "Initialized"}});
     let keeps = vec!["phase"];
-    let fake = Fake { canary, schema, keeps, published: false, conflict: false };
+    let fake = Fake { canary, schema, keeps, published: false, broken: false, conflict: false };
     let fake = Arc::new(Mutex::new(fake));
     let shared = fake.clone();
     let server = Server::start(move |request| shared.lock().unwrap().answer(request)).await;
@@ -243,4 +255,47 @@ async fn without_that_right_the_published_schema_tells_what_is_dropped() {
     assert_eq!(writes(&server), ["annotation", "status"]);
     let definition = store.definition(&key().kind).await.unwrap().unwrap();
     assert!(!definition.is_ours && definition.name == "canaries.flagger.app");
+}
+
+/// Who looks after Canaries.
+async fn steward(store: &CachedStore) -> Result<Steward, StoreError> {
+    let neighbours = Neighbours::new(store.clone(), Manage::Auto);
+    soon(neighbours.of(&key().kind)).await
+}
+
+#[tokio::test]
+async fn what_an_evenkeel_of_another_version_has_defined_is_not_anothers() {
+    // Neither all of this version's fields nor its label.
+    let mut older = flaggers();
+    older["properties"]["evenkeel"] = json!({"type": "object", "properties": {}});
+    let (_server, store, _fake) = server(Some(older)).await;
+    assert_eq!(steward(&store).await.unwrap(), Steward::Evenkeel);
+    let (_server, store, _fake) = server(Some(flaggers())).await;
+    let theirs = steward(&store).await.unwrap();
+    assert!(matches!(theirs, Steward::Other { name: "Flagger", .. }), "{theirs:?}");
+}
+
+#[tokio::test]
+async fn without_a_definition_nobody_acts() {
+    let (_server, store, _fake) = server(None).await;
+    let unknown = steward(&store).await.unwrap_err();
+    assert!(matches!(unknown, StoreError::Refused { .. }), "{unknown}");
+    assert!(unknown.to_string().contains("it may be Flagger's"), "{unknown}");
+    // Unless a person has decided.
+    let neighbours = Neighbours::new(store, Manage::All);
+    assert_eq!(soon(neighbours.of(&key().kind)).await.unwrap(), Steward::Evenkeel);
+}
+
+#[tokio::test]
+async fn a_published_schema_that_cannot_be_had_now_is_asked_for_again() {
+    let (_server, store, fake) = server(None).await;
+    {
+        let mut fake = fake.lock().unwrap();
+        (fake.published, fake.broken) = (true, true);
+    }
+    let failed = soon(store.definition(&key().kind)).await;
+    assert!(matches!(failed, Err(StoreError::Unreachable { .. })), "{failed:?}");
+    fake.lock().unwrap().broken = false;
+    let definition = soon(store.definition(&key().kind)).await.unwrap().unwrap();
+    assert!(!definition.is_ours);
 }

@@ -56,3 +56,40 @@ fn leave(obj: &Obj, patch: Map<String, Value>) -> Option<Plan> {
     let patch = json!({"metadata": {"annotations": {STATUS: null}}});
     Some(if kept { plan.then(Action::Patch { key, patch }) } else { plan })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(status: &Value, annotations: &Value) -> Obj {
+        let body = json!({"apiVersion": "sloth.slok.dev/v1", "kind": "PrometheusServiceLevel",
+            "metadata": {"name": "a", "namespace": "x", "resourceVersion": "7",
+                "annotations": annotations},
+            "status": status});
+        Obj::from_json(body).unwrap()
+    }
+
+    #[test]
+    fn what_a_newer_sloth_writes_stays() {
+        let theirs = json!({"processedSLOs": 1, "promOpRulesGenerated": true,
+            "ofANewerSloth": {"a": 1}, "conditions": [{"type": "Theirs"}]});
+        assert!(level(&object(&theirs, &json!({}))).is_none());
+    }
+
+    #[test]
+    fn only_what_nobody_else_has_is_taken_off_and_only_of_what_was_seen() {
+        let mut status = json!({"processedSLOs": 1, "ofANewerSloth": 1, "conditions": []});
+        for field in OURS {
+            status[field] = json!([]);
+        }
+        let obj = object(&status, &json!({STATUS: "{}"}));
+        let plan = level(&obj).unwrap();
+        let mut expected = json!({"conditions": null});
+        for field in OURS {
+            expected[field] = Value::Null;
+        }
+        assert_eq!(plan.status[0].status, expected);
+        assert_eq!(plan.assumed, [(obj.key().clone(), obj.revision())]);
+        assert_eq!(plan.then.len(), 1);
+    }
+}

@@ -212,6 +212,41 @@ fn what_was_changed_in_the_tables_is_found() {
 }
 
 #[test]
+fn tables_of_a_newer_format_are_left_alone() {
+    let Some(database) = Database::start("newer") else { return };
+    act(&open(&database), 1, Direction::Riskier).unwrap();
+    database.sql("UPDATE evenkeel_audit_end SET format = 2");
+    let refused = PostgresRecord::open(&database.address()).err().unwrap();
+    let words = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(words.contains("format 2, this version knows 1"), "{words}");
+    let (code, text) = audit(&database, &["list"]);
+    assert!(code != 0 && text.contains("format 2"), "{text}");
+}
+
+#[test]
+fn who_cannot_read_what_is_old_lets_others_drop_it() {
+    let Some(database) = Database::start("locked") else { return };
+    let keep = Keep { age: Some(Duration::from_hours(80 * 24)), ..Keep::default() };
+    let day = |day: i64| {
+        let now = jiff::Timestamp::from_second(day * 86_400).unwrap();
+        open_keeping(&database, keep, Arc::new(FixedClock(now)))
+    };
+    act(&day(0), 1, Direction::Riskier).unwrap();
+    // Columns that it asks for then are not granted.
+    database.sql("CREATE ROLE blind LOGIN PASSWORD 'pl4nted-password'");
+    database.sql("GRANT SELECT (seq, line), INSERT, DELETE ON evenkeel_audit_line TO blind");
+    database.sql("GRANT SELECT, INSERT, UPDATE ON evenkeel_audit_end TO blind");
+    let address = database.address().replace("evenkeel:", "blind:");
+    let store = Box::new(PostgresRecord::open(&address).unwrap());
+    let signing = SigningKey::read(&database.dir.join("audit.key")).unwrap();
+    let clock = Arc::new(FixedClock(jiff::Timestamp::from_second(200 * 86_400).unwrap()));
+    let door = RecordDoor::open_shared(store, signing, keep, clock).unwrap();
+    act(&door, 2, Direction::Riskier).unwrap();
+    let none = "SELECT 1 / (count(*) = 0)::int FROM pg_locks WHERE locktype = 'advisory'";
+    database.sql(none);
+}
+
+#[test]
 fn a_wrong_address_says_what_is_wrong_and_no_password() {
     let Some(database) = Database::start("address") else { return };
     let error = |address: &str| {
