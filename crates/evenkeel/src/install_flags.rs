@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::ManageArg;
+
 /// Where the controllers and their Leases are, unless another namespace is named.
 pub(crate) const NAMESPACE: &str = "evenkeel";
 /// Replicas beyond which more only wait.
@@ -36,6 +38,9 @@ pub(crate) struct InstallArgs {
     /// Prometheus that has the gateway's or mesh's metrics, as pods reach it
     #[arg(long, value_name = "URL")]
     pub(crate) prometheus: String,
+    /// Which Canaries and SLOs are acted on, as of `evenkeel run`; the others are only observed
+    #[arg(long, value_enum, default_value_t = ManageArg::Auto, value_name = "WHICH")]
+    pub(crate) manage: ManageArg,
     /// Processes, of which one leads each group
     #[arg(
         long,

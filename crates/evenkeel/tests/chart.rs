@@ -68,7 +68,7 @@ fn template(helm: &Path, namespace: &str, values: &Value, flags: &[&str]) -> Com
 #[test]
 fn the_chart_and_install_give_the_same_objects() {
     let Some(helm) = helm() else { return };
-    let cases: [(&str, Value, &[&str]); 8] = [
+    let cases: [(&str, Value, &[&str]); 9] = [
         ("ops", json!({}), &[]),
         ("slo", json!({"only": ["slo"]}), &["--only=slo"]),
         ("both", json!({"only": ["slo", "delivery"]}), &["--only=slo,delivery"]),
@@ -90,6 +90,7 @@ fn the_chart_and_install_give_the_same_objects() {
             &["--record-secret=evenkeel-record"],
         ),
         ("kinds", json!({}), &["--crds"]),
+        ("beside", json!({"manage": "annotated"}), &["--manage=annotated"]),
     ];
     for (namespace, mut values, flags) in cases {
         values["image"] = json!("registry.example.com:5000/evenkeel@sha256:0123");
@@ -129,6 +130,8 @@ fn resources_are_a_value_of_the_chart_and_wrong_values_are_refused() {
     assert!(misspelt.contains("replica"), "{misspelt}");
     let group = words(&json!({"image": "a:1", "prometheus": PROMETHEUS, "only": ["slos"]}));
     assert!(group.contains("only"), "{group}");
+    let which = words(&json!({"image": "a:1", "prometheus": PROMETHEUS, "manage": "marked"}));
+    assert!(which.contains("manage"), "{which}");
     let long = json!({"image": "a:1", "prometheus": PROMETHEUS, "watchNamespace": "a".repeat(63)});
     assert!(words(&long).contains("too long a name"), "{}", words(&long));
 }

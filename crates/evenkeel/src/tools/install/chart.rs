@@ -10,10 +10,15 @@ use super::{
     parts::{grants, labels, lease_rules, resources, rule},
     place::NAME_MAX,
     template::{Filling, When},
+    word,
 };
+use crate::cli::ManageArg;
 
 /// On top of every file that takes comments.
 const MADE: &str = "# Made by `evenkeel chart`; do not edit.\n";
+
+/// What can be chosen.
+const MANAGE: [ManageArg; 3] = [ManageArg::Auto, ManageArg::Annotated, ManageArg::All];
 
 const NOTES: &str = "\
 The controllers are starting:
@@ -75,6 +80,9 @@ prometheus: \"\"
 only: []
 # Look after this namespace alone, with rights in it alone.
 watchNamespace: \"\"
+# Which Canaries and SLOs are acted on: {manage}, as of `evenkeel run --manage`; the others
+# are only observed.
+manage: {auto}
 # Processes, of which one leads each group.
 replicas: 2
 resources: {resources}
@@ -90,6 +98,8 @@ recordSecret: \"\"
 serviceMonitor: false
 ",
         groups = groups.join(", "),
+        manage = MANAGE.map(word).join(", "),
+        auto = word(ManageArg::Auto),
         resources = resources(),
     )
 }
@@ -108,6 +118,7 @@ fn schema() -> Value {
             "prometheus": {"type": "string"},
             "only": {"type": "array", "items": {"enum": groups}},
             "watchNamespace": text("^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"),
+            "manage": {"enum": MANAGE.map(word)},
             "replicas": {"type": "integer", "minimum": 1, "maximum": 9},
             "resources": {"type": "object"},
             "storage": {
@@ -171,6 +182,7 @@ fn objects() -> String {
         ("role", text("include \"evenkeel.role\" .")),
         ("watched", text(".Values.watchNamespace")),
         ("only", text("include \"evenkeel.groups\" . | replace \"-\" \",\"")),
+        ("manage", text(".Values.manage")),
         ("labels", labels(name)),
         ("rules", rules()),
         ("lease_rules", lease_rules()),
@@ -187,6 +199,7 @@ fn objects() -> String {
         ("cluster", when("not .Values.watchNamespace")),
         ("watched", when(".Values.watchNamespace")),
         ("only", when(".Values.only")),
+        ("manage", when(&format!("ne .Values.manage \"{}\"", word(ManageArg::Auto)))),
         ("service_monitor", when(".Values.serviceMonitor")),
         ("storage_class", when(".Values.storage.className")),
         ("shared", when(".Values.recordSecret")),

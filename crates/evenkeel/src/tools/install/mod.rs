@@ -15,7 +15,7 @@ use self::{
     place::Place,
     template::Filling,
 };
-use crate::{install_flags::InstallArgs, io};
+use crate::{cli::ManageArg, install_flags::InstallArgs, io};
 
 pub(crate) use chart::write as write_chart;
 
@@ -38,6 +38,7 @@ fn manifest(args: &InstallArgs) -> anyhow::Result<String> {
         ("role", place.cluster_role()),
         ("watched", place.watched.clone().unwrap_or_default()),
         ("only", place.only.join(",")),
+        ("manage", word(args.manage)),
         ("labels", labels(&place.name())),
         ("rules", rules),
         ("lease_rules", lease_rules()),
@@ -53,12 +54,19 @@ fn manifest(args: &InstallArgs) -> anyhow::Result<String> {
         ("cluster", place.watched.is_none().into()),
         ("watched", place.watched.is_some().into()),
         ("only", (!place.only.is_empty()).into()),
+        ("manage", (args.manage != ManageArg::Auto).into()),
         ("service_monitor", args.service_monitor.into()),
         ("storage_class", class.is_some().into()),
         ("shared", args.record_secret.is_some().into()),
         ("files", args.record_secret.is_none().into()),
     ];
     Ok(Filling { texts, conditions }.manifest())
+}
+
+/// As the flag spells it.
+fn word(manage: ManageArg) -> String {
+    let value = clap::ValueEnum::to_possible_value(&manage);
+    value.map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -80,6 +88,7 @@ mod tests {
             },
             image: "registry.example.com/evenkeel:1.0".to_owned(),
             prometheus: "http://prometheus.monitoring:9090".to_owned(),
+            manage: ManageArg::Auto,
             replicas: 2,
             storage: "2Gi".to_owned(),
             storage_class: None,
@@ -152,6 +161,15 @@ mod tests {
         let claim = &find(&objects, "StatefulSet")["spec"]["volumeClaimTemplates"][0]["spec"];
         assert_eq!(claim["resources"], json!({"requests": {"storage": "2Gi"}}));
         assert!(claim["storageClassName"].is_null(), "{claim}");
+    }
+
+    #[test]
+    fn which_objects_are_acted_on_is_passed_on() {
+        let mut args = args(&[]);
+        args.manage = ManageArg::Annotated;
+        let objects = objects(&args);
+        let words = container(&objects)["args"].as_array().unwrap();
+        assert!(words.contains(&json!("--manage=annotated")), "{words:?}");
     }
 
     #[test]

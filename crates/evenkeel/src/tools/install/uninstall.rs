@@ -13,7 +13,7 @@ mod look;
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
-use evenkeel_api::Key;
+use evenkeel_api::{Key, Obj};
 use evenkeel_control::{
     DeleteOptions, ListQuery, Patch, Read as _, StoreError, Write as _, WriteOptions,
 };
@@ -143,20 +143,42 @@ impl Work {
         bail!("{key} is changed all the time: try again")
     }
 
-    /// Deletes a Lease that none but our pods holds.
+    /// Deletes a Lease that none but our pods holds. It is deleted as it was when that was seen:
+    /// another installation may take it at any moment.
     async fn release(&mut self, key: &Key) -> anyhow::Result<()> {
-        let Some(lease) = self.store.get(key).await? else { return Ok(()) };
-        let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str);
-        let ours = format!("{}-", self.place.name());
-        let is_ours = |holder: &str| {
-            let pod = holder.split('_').next().unwrap_or_default();
-            pod.strip_prefix(&ours).is_some_and(|number| number.parse::<u32>().is_ok())
-        };
-        match holder.filter(|holder| !holder.is_empty() && !is_ours(holder)) {
-            Some(other) => io::print(&format!("kept {key}: {other} holds it\n")),
-            None => self.delete(key).await?,
+        for _ in 0..TRIES_MAX {
+            let Some(lease) = self.store.get(key).await? else { return Ok(()) };
+            if let Some(other) = self.holder(&lease) {
+                io::print(&format!("kept {key}: {other} holds it\n"));
+                return Ok(());
+            }
+            let options = DeleteOptions {
+                uid: Some(lease.uid().to_owned()),
+                expect: Some(lease.revision()),
+                ..DeleteOptions::default()
+            };
+            let deleted =
+                if self.dry_run { Ok(()) } else { self.store.delete(key, &options).await };
+            match deleted {
+                Ok(()) => {
+                    self.say("deleted", "would delete", &key.to_string());
+                    return Ok(());
+                }
+                Err(StoreError::NotFound { .. }) => return Ok(()),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(())
+        bail!("{key} is changed all the time: try again")
+    }
+
+    /// Who holds a Lease, unless it is a pod of ours or nobody.
+    fn holder(&self, lease: &Obj) -> Option<String> {
+        let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str)?;
+        let pod = holder.split('_').next().unwrap_or_default();
+        let number = pod.strip_prefix(&format!("{}-", self.place.name()));
+        let is_ours = number.is_some_and(|number| number.parse::<u32>().is_ok());
+        (!holder.is_empty() && !is_ours).then(|| holder.to_owned())
     }
 
     /// The volumes, which have the record.

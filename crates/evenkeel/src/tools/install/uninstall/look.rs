@@ -10,7 +10,7 @@ use evenkeel_api::{
 };
 use evenkeel_assembly::domains;
 use evenkeel_control::{ListQuery, Read as _, StoreError};
-use evenkeel_delivery::FINALIZER;
+use evenkeel_delivery::{FINALIZER, is_kept_on};
 use evenkeel_live::KubeStore;
 use k8s_openapi::api::{
     apps::v1::StatefulSet, coordination::v1::Lease, core::v1::PersistentVolumeClaim,
@@ -295,9 +295,13 @@ const BUSY: [Phase; 6] = [
     Phase::Terminating,
 ];
 
-/// Whether our controllers have written this Canary: Flagger gives the finalizer the same name.
+/// Whether our controllers look after this Canary: they have written it, and nobody has it back.
+/// Flagger gives the finalizer the same name.
 async fn is_ours(store: &KubeStore, key: &Key) -> anyhow::Result<bool> {
     let canary = store.raw(key).await?.unwrap_or_default();
     let entries = canary.pointer("/metadata/managedFields").and_then(Value::as_array);
-    Ok(entries.into_iter().flatten().any(|entry| entry["manager"] == DELIVERY))
+    let is_written = entries.into_iter().flatten().any(|entry| entry["manager"] == DELIVERY);
+    // The finalizer comes before the first status.
+    let has_begun = canary.pointer("/status/phase").is_some();
+    Ok(is_written && (is_kept_on(&canary) || !has_begun))
 }
