@@ -22,7 +22,7 @@ static FREED: Condvar = Condvar::new();
 static SKIPPED: Once = Once::new();
 
 /// Longest wait for other tests.
-const QUEUE_MAX: Duration = Duration::from_mins(5);
+const QUEUE_MAX: Duration = Duration::from_mins(20);
 
 /// By how much the long tests are ahead of the short ones.
 const HEAD_START: Duration = Duration::from_secs(1);
@@ -50,7 +50,8 @@ fn running() -> Vec<String> {
     names.lines().filter(alive).map(str::to_owned).collect()
 }
 
-fn pid(program: &str) -> Option<Pid> {
+/// The process id of a program of any of them.
+pub(crate) fn pid(program: &str) -> Option<Pid> {
     let text = std::fs::read_to_string(folder().join("run").join(format!("{program}.pid"))).ok()?;
     Some(Pid::from_raw(text.trim().parse().ok()?))
 }
@@ -170,7 +171,11 @@ impl Bed {
     }
 
     pub(crate) fn delete(&self, key: &Key) {
-        self.runtime.block_on(self.store.delete(key, &DeleteOptions::default())).unwrap();
+        self.try_delete(key).unwrap();
+    }
+
+    pub(crate) fn try_delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.runtime.block_on(self.store.delete(key, &DeleteOptions::default()))
     }
 
     /// A fresh namespace with a Gateway in it.

@@ -1,7 +1,7 @@
 //! Beside Flagger and Sloth: evenkeel watches and predicts, takes one Canary over, releases, and
 //! gives it back, and no pod notices.
 
-use evenkeel_api::{Key, beside, canary::Canary};
+use evenkeel_api::{Key, beside, canary::Canary, slo::PrometheusRule};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Pod, Service},
@@ -14,7 +14,7 @@ use crate::{
     figure,
     gateways::Gateways,
     objects::{APP, canary_key, deployment_key, route_key, slo, slo_key, weight},
-    peers::{Definitions, Flagger},
+    peers::{Definitions, OF_SLOTH, Peer},
     process::{Evenkeel, Start, why},
     prometheus::Prometheus,
     until,
@@ -79,13 +79,14 @@ impl Theirs<'_> {
         let before = footprint(bed, ns);
         bed.create(slo(ns, APP));
         // The Canary by two controllers, and the SLO.
-        until("all are observed", || self.run.metric("evenkeel_observed_objects") >= 3.0);
+        // An object counts as observed before the first prediction about it is made.
+        until("all are predicted", || self.run.metric("evenkeel_predictions_total") >= 3.0);
+        assert!(self.run.metric("evenkeel_observed_objects") >= 3.0);
         let said = why(bed, &format!("canary/{APP}"), ns);
         assert!(said.contains("only observed") && said.contains("would RevisionAdopted"), "{said}");
         figure(&format!("what `evenkeel why` says of a Canary of Flagger:\n{said}"));
         let said = why(bed, &format!("slo/{APP}"), ns);
         assert!(said.contains("would RulesChanged"), "{said}");
-        assert!(self.run.metric("evenkeel_predictions_total") >= 3.0);
         assert_eq!(written(bed, &self.run), [] as [&str; 0]);
         assert_eq!(footprint(bed, ns), before);
         assert!(bed.field(&canary_key(ns, APP), "/metadata/annotations").is_null());
@@ -123,7 +124,7 @@ impl Theirs<'_> {
         bed.release(ns, "web:2");
         bed.reaches(ns, "Progressing");
         bed.reaches(ns, "Succeeded");
-        assert_eq!(self.gateways.weights(ns), [0, 10, 20, 30, 40, 50, 0]);
+        self.gateways.saw(ns, &[0, 10, 20, 30, 40, 50, 0]);
         assert_eq!(bed.image(ns, "web-primary"), "web:2");
         let made = requests(bed, &self.run.user).split_off(seen);
         let made = made.iter().filter(|one| !["leases"].contains(&&*one.resource)).count();
@@ -160,7 +161,7 @@ fn a_canary_of_flagger_is_watched_taken_over_released_and_given_back() {
     let Some(bed) = Bed::take_later() else { return };
     let Some(_definitions) = Definitions::install(&bed) else { return };
     let (prometheus, gateways) = (Prometheus::start(), Gateways::start(&bed));
-    let Some(_flagger) = Flagger::start(&bed, &prometheus.url) else { return };
+    let Some(_flagger) = Peer::flagger(&bed, &prometheus.url) else { return };
     let ns = "beside";
     let canary = bed.app(ns, &json!({}));
     bed.reaches(ns, "Initialized");
@@ -187,7 +188,7 @@ fn an_slo_under_sloths_definition_is_handed_over_and_back() {
     let level = bed.create(slo(ns, APP));
     let run = Evenkeel::start(&bed, &Start::with(&prometheus.url));
     until("it is observed", || run.metric("evenkeel_observed_objects") >= 1.0);
-    let rules = Key::of::<evenkeel_api::slo::PrometheusRule>(ns, APP);
+    let rules = Key::of::<PrometheusRule>(ns, APP);
     assert!(bed.get(&rules).is_none());
     let marked =
         |value: Option<&str>| json!({"metadata": {"annotations": {beside::MANAGED: value}}});
@@ -202,4 +203,61 @@ fn an_slo_under_sloths_definition_is_handed_over_and_back() {
     let left = bed.get(&level).unwrap().json().to_string();
     assert!(!left.contains("evenkeel"), "{left}");
     assert!(bed.list::<Canary>(ns).is_empty());
+}
+
+/// Takes an SLO from Sloth or gives it back, and hands it over to evenkeel or takes it back.
+fn hand(sloth: bool, evenkeel: bool) -> Value {
+    json!({"metadata": {"labels": {OF_SLOTH: sloth.then_some("true")},
+        "annotations": {beside::MANAGED: evenkeel.then_some("true")}}})
+}
+
+#[test]
+fn an_slo_of_sloth_is_watched_taken_over_and_given_back() {
+    let Some(bed) = Bed::take_later() else { return };
+    let Some(_definitions) = Definitions::install(&bed) else { return };
+    let Some(_sloth) = Peer::sloth(&bed) else { return };
+    let (prometheus, ns) = (Prometheus::start(), "of-sloth");
+    bed.namespace(ns);
+    let level = bed.create(slo(ns, APP));
+    bed.patch(&level, hand(true, false));
+    let rules = Key::of::<PrometheusRule>(ns, APP);
+    until("Sloth has made its rules", || bed.get(&rules).is_some());
+    until("and said so", || bed.field(&level, "/status/promOpRulesGenerated") == true);
+    let groups = || bed.field(&rules, "/spec/groups");
+    let theirs = (groups(), bed.field(&level, "/status"));
+
+    let run = Evenkeel::start(&bed, &Start::with(&prometheus.url));
+    until("it is predicted", || run.metric("evenkeel_predictions_total") >= 1.0);
+    let said = why(&bed, &format!("slo/{APP}"), ns);
+    assert!(said.contains("only observed") && said.contains("would RulesChanged"), "{said}");
+    figure(&format!("what `evenkeel why` says of an SLO of Sloth:\n{said}"));
+    assert_eq!(written(&bed, &run), [] as [&str; 0]);
+    assert_eq!((groups(), bed.field(&level, "/status")), theirs);
+
+    bed.patch(&level, hand(false, true));
+    let version = format!("\"sloth_version\":\"{}\"", env!("CARGO_PKG_VERSION"));
+    until("the rules are evenkeel's, in place", || groups().to_string().contains(&version));
+    until("it is counted", || !bed.condition(&level, "RulesInstalled").is_null());
+    let ours = groups();
+    let records = |groups: &Value| groups.to_string().matches("\"record\"").count();
+    assert_eq!(records(&ours), records(&theirs.0), "as many rules as Sloth makes");
+
+    bed.patch(&level, hand(true, false));
+    until("it is given back", || !kept(&bed, &level));
+    let left = bed.get(&level).unwrap().json().to_string();
+    assert!(!left.contains("evenkeel"), "{left}");
+    let seen = written(&bed, &run).len();
+    // Sloth goes on.
+    let mut spec = bed.field(&level, "/spec");
+    spec["slos"][0]["objective"] = json!(99.0);
+    bed.patch(&level, json!({"spec": spec}));
+    until("Sloth has its rules back", || {
+        let now = groups();
+        now != ours && !now.to_string().contains(&version)
+    });
+
+    // And what belongs to Sloth is Sloth's to remove, or the cluster's.
+    bed.delete(&level);
+    until("the rules are gone with the SLO", || bed.get(&rules).is_none());
+    assert_eq!(written(&bed, &run)[seen..], [] as [&str; 0]);
 }

@@ -33,7 +33,9 @@ fn a_wall_clock_that_is_set_hurries_no_step_and_costs_no_lease() {
         ("FAKETIME_NO_CACHE", "1"),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
-    let start = Start { environment: &environment, ..Start::with(&prometheus.url) };
+    // A busy machine may be late with a renewal, but not by so much.
+    let lease = "45s";
+    let start = Start { environment: &environment, lease, ..Start::with(&prometheus.url) };
     let run = Evenkeel::start(&bed, &start);
     let stage = Stage { run, gateways, prometheus, bed };
     let ns = "clock";
@@ -46,7 +48,7 @@ fn a_wall_clock_that_is_set_hurries_no_step_and_costs_no_lease() {
     std::fs::write(&clock, "+0").unwrap();
     let second = until("the step after it", || stage.gateways.weights(ns).contains(&30));
     stage.bed.reaches(ns, "Succeeded");
-    assert_eq!(stage.gateways.weights(ns), [0, 10, 20, 30, 0]);
+    stage.gateways.saw(ns, &[0, 10, 20, 30, 0]);
     figure(&format!(
         "the clock was set by two hours and back: steps of 10 s took {:.0} s and {:.0} s",
         first.as_secs_f64(),

@@ -1,6 +1,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use evenkeel_api::{Obj, httproute::HttpRoute};
@@ -15,6 +16,9 @@ use crate::{PAUSE, bed::Bed, objects::weight};
 
 /// Weights of the canary that a route had, one after the other.
 type Seen = Arc<Mutex<BTreeMap<String, Vec<i64>>>>;
+
+/// Longest time that a watch needs for an event.
+const ARRIVAL: Duration = Duration::from_secs(20);
 
 /// Name of a Gateway that no route may use.
 pub(crate) const CLOSED: &str = "closed";
@@ -61,6 +65,16 @@ impl Gateways {
     pub(crate) fn weights(&self, namespace: &str) -> Vec<i64> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.get(namespace).cloned().unwrap_or_default()
+    }
+
+    /// Checks that the routes of a namespace had these weights, one after the other. The last one may
+    /// be on its way here: who splits the traffic hears of it when it likes.
+    pub(crate) fn saw(&self, namespace: &str, weights: &[i64]) {
+        let began = Instant::now();
+        while self.weights(namespace) != weights && began.elapsed() < ARRIVAL {
+            std::thread::sleep(PAUSE);
+        }
+        assert_eq!(self.weights(namespace), weights, "weights in {namespace}");
     }
 
     /// Forgets what was seen in a namespace, but for the present weight.

@@ -14,10 +14,16 @@ const NAMESPACE: &str = "evenkeel-install";
 
 /// What `evenkeel` prints with these words.
 pub(crate) fn evenkeel(words: &[&str]) -> String {
+    let (succeeded, text) = try_evenkeel(words);
+    assert!(succeeded, "evenkeel {words:?}: {text}");
+    text
+}
+
+/// As [`evenkeel`], and whether it succeeded.
+pub(crate) fn try_evenkeel(words: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_evenkeel")).args(words).output().unwrap();
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    assert!(output.status.success(), "evenkeel {words:?}: {text}");
-    text
+    (output.status.success(), text)
 }
 
 /// What `evenkeel install` prints, with these words besides.

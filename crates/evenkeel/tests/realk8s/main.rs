@@ -49,7 +49,7 @@ mod watched;
 use std::time::{Duration, Instant};
 
 /// Longest wait for something that must happen; generous, for busy machines.
-const PATIENCE: Duration = Duration::from_mins(3);
+const PATIENCE: Duration = Duration::from_mins(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Waits until `check` gives something; how long it took.

@@ -1,13 +1,14 @@
-//! Other projects on the same cluster: Flagger as a process, and its and Sloth's own definitions.
+//! Other projects on the same cluster: Flagger and Sloth as processes, and their own definitions.
 //! They are built and fetched by `tests/realk8s/build`; tests are skipped without them.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::Write as _,
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::Once,
+    sync::{Mutex, PoisonError},
 };
 
 use evenkeel_yaml::split;
@@ -15,17 +16,20 @@ use serde_json::Value;
 
 use crate::bed::{Bed, folder};
 
-static SKIPPED: Once = Once::new();
+static MISSED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-fn file(name: &str) -> Option<PathBuf> {
+/// A file of the cache; says once that it is missed.
+pub(crate) fn file(name: &str) -> Option<PathBuf> {
     let file = folder().join("bin").join(name);
     if file.exists() {
         return Some(file);
     }
-    SKIPPED.call_once(|| {
-        let text = format!("skipped: no {name} in the cache; tests/realk8s/build fetches it\n");
+    let mut missed = MISSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if missed.insert(name.to_owned()) {
+        let newer = if name.ends_with("-newer") { " --newer" } else { "" };
+        let text = format!("skipped: no {name} in the cache; run tests/realk8s/build{newer}\n");
         std::io::stderr().write_all(text.as_bytes()).unwrap();
-    });
+    }
     None
 }
 
@@ -59,29 +63,49 @@ impl Drop for Definitions<'_> {
     }
 }
 
-/// Flagger, with all rights; killed when dropped.
-pub(crate) struct Flagger(Child);
+/// A program of another project, with all rights; killed when dropped.
+pub(crate) struct Peer(Child);
 
-impl Flagger {
-    pub(crate) fn start(bed: &Bed, prometheus: &str) -> Option<Self> {
+/// Label of the SLOs that Sloth looks after.
+pub(crate) const OF_SLOTH: &str = "of-sloth";
+
+impl Peer {
+    pub(crate) fn flagger(bed: &Bed, prometheus: &str) -> Option<Self> {
         let program = file("flagger")?;
-        let log = File::create(bed.file("flagger.log")).unwrap();
-        // Its port cannot be 0.
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["-mesh-provider", "gatewayapi:v1", "-metrics-server", prometheus])
-            .args(["-control-loop-interval", "2s", "-port", &free.to_string(), "-kubeconfig"])
-            .arg(bed.file("kubeconfig"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Some(Self(child))
+            .args(["-control-loop-interval", "2s", "-port", &free_port(), "-kubeconfig"])
+            .arg(bed.file("kubeconfig"));
+        Some(Self::run(&mut command, bed, "flagger.log"))
+    }
+
+    /// For SLOs with the label [`OF_SLOTH`].
+    pub(crate) fn sloth(bed: &Bed) -> Option<Self> {
+        let program = file("sloth")?;
+        let at = || format!("127.0.0.1:{}", free_port());
+        let mut command = Command::new(program);
+        command
+            .args(["kubernetes-controller", "--kube-local", "--label-selector", OF_SLOTH])
+            .args(["--metrics-listen-addr", &at(), "--hot-reload-addr", &at(), "--kube-config"])
+            .arg(bed.file("kubeconfig"));
+        Some(Self::run(&mut command, bed, "sloth.log"))
+    }
+
+    fn run(command: &mut Command, bed: &Bed, log: &str) -> Self {
+        let log = File::create(bed.file(log)).unwrap();
+        let command = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap());
+        Self(command.stderr(log).spawn().unwrap())
     }
 }
 
-impl Drop for Flagger {
+/// Their ports cannot be 0.
+fn free_port() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port().to_string()
+}
+
+impl Drop for Peer {
     fn drop(&mut self) {
         // It may have ended before.
         self.0.kill().unwrap_or_default();

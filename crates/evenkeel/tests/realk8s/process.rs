@@ -7,11 +7,14 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use nix::unistd::Pid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
     bed::{Bed, folder},
-    soon,
+    soon, until,
 };
 
 /// Users that the API server knows besides its own programs, as `tests/realk8s/up` makes them.
@@ -122,6 +125,12 @@ impl Evenkeel {
     pub(crate) fn crash(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        kill(self.pid(), Signal::SIGTERM).unwrap();
+        until("it has stopped", || self.child.try_wait().unwrap().is_some());
     }
 
     /// A counter or gauge of its `/metrics`, summed over its labels.

@@ -1,14 +1,15 @@
 //! What the API server refuses is shown on the object, tried again slowly, and heals.
 
-use evenkeel_api::{GroupKind, Key};
+use evenkeel_api::Key;
 use evenkeel_control::StoreError;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use serde_json::{Value, json};
 
 use crate::{
     audit,
     bed::Bed,
     figure,
-    objects::{APP, route_key, weight},
+    objects::{APP, deployment_key, route_key, weight},
     releases::Stage,
     until,
 };
@@ -80,23 +81,97 @@ fn a_rollback_that_a_policy_forbids_is_shown_and_done_when_it_is_allowed() {
     until("the condition goes away", || bed.condition(&canary, "Stalled") == Value::Null);
 }
 
+/// Allows no more than this many of something, and waits until that is in force: until one like
+/// `probe` is refused.
+fn limit(bed: &Bed, ns: &str, what: &str, count: usize, probe: &Value) -> Key {
+    let quota = bed.create(json!({"apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "tight", "namespace": ns},
+        "spec": {"hard": {what: count.to_string()}}}));
+    until("the quota is counted", || bed.field(&quota, "/status/hard") != Value::Null);
+    // Admission learns of the quota when it likes, and until then allows what is too much.
+    until("the quota is in force", || bed.refuses(probe.clone()));
+    quota
+}
+
+/// Whatever the conditions of an object say.
+fn said(bed: &Bed, key: &Key) -> String {
+    bed.field(key, "/status/conditions").to_string()
+}
+
+#[test]
+fn a_quota_that_forbids_pods_of_the_promotion_is_shown_and_the_promotion_goes_on() {
+    let Some(stage) = Stage::shared() else { return };
+    let (bed, ns) = (&stage.bed, "quota-pods");
+    let canary = stage.app_with(ns, &json!({"maxWeight": 10}));
+    until("the target has no pod", || bed.list::<Pod>(ns).len() == 1);
+    // One of the canary is allowed, and no other beside that of the primary.
+    let filler = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": ns},
+            "spec": {"terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "main", "image": "filler:1"}]}})
+    };
+    let first = bed.create(filler("first"));
+    let quota = limit(bed, ns, "pods", 2, &filler("second"));
+    bed.delete(&first);
+    until("there is room for one", || bed.field(&quota, "/status/used/pods") == "1");
+    bed.release(ns, "web:2");
+    let shown = until("what keeps the primary's pods away is shown", || {
+        said(bed, &canary).contains("exceeded quota: tight")
+    });
+    figure(&format!(
+        "a promotion without room for a pod: shown after {:.0} s",
+        shown.as_secs_f64()
+    ));
+    stage.gateways.saw(ns, &[0, 10]);
+    assert_eq!(bed.phase(ns), "Promoting");
+    bed.delete(&quota);
+    bed.reaches(ns, "Succeeded");
+    stage.gateways.saw(ns, &[0, 10, 0]);
+    assert_eq!(bed.image(ns, "web-primary"), "web:2");
+    let promoted = bed.condition(&canary, "Promoted");
+    assert!(!promoted.to_string().contains("exceeded quota"), "{promoted}");
+}
+
+#[test]
+fn a_quota_that_forbids_a_config_of_the_promotion_is_shown_and_the_promotion_goes_on() {
+    let Some(stage) = Stage::shared() else { return };
+    let (bed, ns) = (&stage.bed, "quota-config");
+    let canary = stage.app_with(ns, &json!({"maxWeight": 10}));
+    let config = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": ns}, "data": {"a": "1"}})
+    };
+    bed.create(config("fresh"));
+    // The authority that is in every namespace is there, too, or comes.
+    until("both are there", || bed.list::<ConfigMap>(ns).len() == 2);
+    let quota = limit(bed, ns, "count/configmaps", 2, &config("other"));
+    let reads = json!([{"configMapRef": {"name": "fresh"}}]);
+    bed.patch(
+        &deployment_key(ns, APP),
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": "web:2",
+            "envFrom": reads, "ports": [{"containerPort": 8080}]}]}}}}),
+    );
+    until("the refusal is shown", || words(bed, &canary).contains("exceeded quota: tight"));
+    assert_eq!(bed.image(ns, "web-primary"), "web:1");
+    bed.delete(&quota);
+    bed.reaches(ns, "Succeeded");
+    assert_eq!(bed.image(ns, "web-primary"), "web:2");
+    assert!(bed.get(&Key::of::<ConfigMap>(ns, "fresh-primary")).is_some());
+    until("the condition goes away", || bed.condition(&canary, "Stalled") == Value::Null);
+}
+
 #[test]
 fn a_quota_that_forbids_the_primary_is_shown_and_recovers_when_it_is_lifted() {
     let Some(stage) = Stage::shared() else { return };
     let (bed, ns) = (&stage.bed, "quota");
     bed.namespace(ns);
-    let quota = bed.create(json!({"apiVersion": "v1", "kind": "ResourceQuota",
-        "metadata": {"name": "tight", "namespace": ns},
-        "spec": {"hard": {"count/deployments.apps": "1"}}}));
-    until("the quota is counted", || bed.field(&quota, "/status/hard") != Value::Null);
     bed.create(crate::objects::deployment(ns, APP, "web:1", 1));
-    // Admission learns of the quota when it likes, and until then allows what is too much.
-    until("the quota is in force", || bed.refuses(crate::objects::deployment(ns, "x", "web:1", 0)));
+    let other = crate::objects::deployment(ns, "x", "web:1", 0);
+    let quota = limit(bed, ns, "count/deployments.apps", 1, &other);
     let canary = bed.create(crate::objects::canary(ns, APP, &json!({})));
     until("the refusal is shown", || words(bed, &canary).contains("exceeded quota"));
     assert_eq!(bed.condition(&canary, "Stalled")["reason"], "Refused");
-    let kind = GroupKind::new("", "ResourceQuota");
-    bed.delete(&Key::new(kind, ns, "tight"));
+    bed.delete(&quota);
     let healed = bed.reaches(ns, "Initialized");
     figure(&format!("initialised {:.0} s after the quota was lifted", healed.as_secs_f64()));
     until("the condition goes away", || bed.condition(&canary, "Stalled") == Value::Null);

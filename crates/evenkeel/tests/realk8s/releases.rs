@@ -81,7 +81,7 @@ fn a_good_release_goes_step_by_step_and_is_promoted() {
     bed.release(ns, "web:2");
     let took = bed.reaches(ns, "Succeeded");
     figure(&format!("a release of five steps of 10 s took {:.0} s", took.as_secs_f64()));
-    assert_eq!(stage.gateways.weights(ns), [0, 10, 20, 30, 40, 50, 0]);
+    stage.gateways.saw(ns, &[0, 10, 20, 30, 40, 50, 0]);
     assert_eq!(bed.image(ns, "web-primary"), "web:2");
     assert_eq!(bed.field(&deployment_key(ns, APP), "/spec/replicas"), 0);
     let promoted = bed.condition(&canary, "Promoted");
@@ -89,6 +89,9 @@ fn a_good_release_goes_step_by_step_and_is_promoted() {
     assert_eq!(bed.field(&canary, "/status/failedChecks"), json!(0));
     stamps_are_right(bed, ns);
 }
+
+/// So many seconds an API server on a busy machine may take for a write; a wrong clock is further off.
+pub(crate) const SLOW_S: i64 = 60;
 
 /// An Event was written when it says that it happened.
 fn stamps_are_right(bed: &Bed, namespace: &str) {
@@ -104,7 +107,7 @@ fn stamps_are_right(bed: &Bed, namespace: &str) {
         let made = stamp(&body["metadata"]["creationTimestamp"]).unwrap();
         let said = stamp(&body["firstTimestamp"]).or_else(|| stamp(&body["eventTime"])).unwrap();
         let apart = made.duration_since(said).abs();
-        assert!(apart.as_secs() <= 2, "{apart:?}: {body}");
+        assert!(apart.as_secs() <= SLOW_S, "{apart:?}: {body}");
     }
     assert!(ours > 3, "{ours} Events about the Canary in {namespace}");
 }
@@ -119,6 +122,7 @@ fn a_bad_release_is_rolled_back() {
     stage.prometheus.worsen(ns);
     let took = bed.reaches(ns, "Failed");
     figure(&format!("two failed checks of 10 s rolled back after {:.0} s", took.as_secs_f64()));
+    until("the canary has no traffic", || stage.gateways.weights(ns).ends_with(&[0]));
     let weights = stage.gateways.weights(ns);
     assert!([&[0, 10, 20, 0][..], &[0, 10, 20, 30, 0]].contains(&&*weights), "{weights:?}");
     assert_eq!(bed.image(ns, "web-primary"), "web:1");

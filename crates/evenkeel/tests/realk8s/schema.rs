@@ -30,7 +30,7 @@ fn a_release_survives_a_restart_under_a_definition_that_drops_its_bookkeeping() 
     run.crash();
     let _next = Evenkeel::start(&bed, &start);
     bed.reaches(ns, "Succeeded");
-    assert_eq!(gateways.weights(ns), [0, 10, 20, 30, 40, 50, 0]);
+    gateways.saw(ns, &[0, 10, 20, 30, 40, 50, 0]);
     assert_eq!(bed.image(ns, "web-primary"), "web:2");
     assert_eq!(bed.field(&canary, "/status/failedChecks"), json!(0));
     let annotation = bed.get(&canary).unwrap();

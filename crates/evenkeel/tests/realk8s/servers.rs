@@ -1,17 +1,20 @@
-//! The programs of a control plane, killed and started again, and its history, forgotten.
+//! The programs of a control plane, killed and started again, others in their place, and its history,
+//! forgotten.
 
 use std::{
     fs::OpenOptions,
     io::{Read as _, Write as _},
     net::TcpStream,
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::{
-    bed::{Bed, folder},
+    PATIENCE, PAUSE,
+    bed::{Bed, folder, pid},
     until,
 };
 
@@ -24,64 +27,120 @@ pub(crate) struct Killed<'a> {
 
 impl<'a> Killed<'a> {
     pub(crate) fn server_of(bed: &'a Bed) -> Self {
-        let pid = bed.pid("apiserver");
-        let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-        let words = words.split('\0').filter(|word| !word.is_empty()).map(str::to_owned);
-        let killed = Self { bed, words: words.collect(), is_up: false };
-        kill(pid, Signal::SIGKILL).unwrap();
-        until("the API server is gone", || {
-            let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline"));
-            words.is_ok_and(|words| words.is_empty()) || kill(pid, None).is_err()
-        });
+        let killed = Self { bed, words: words(bed), is_up: false };
+        assert!(stop(bed, Signal::SIGKILL), "the API server is gone");
         killed
     }
 
     pub(crate) fn start_again(mut self) {
-        self.start();
-        let ready = || self.bed.runtime.block_on(self.bed.store.is_ready());
-        until("the API server is ready", ready);
-    }
-
-    fn start(&mut self) {
-        if std::mem::replace(&mut self.is_up, true) {
-            return;
-        }
-        let name = format!("{}-apiserver", self.bed.name);
-        let log = folder().join("log").join(format!("{name}.log"));
-        let log = OpenOptions::new().append(true).open(log).unwrap();
-        // In a session of its own, as `tests/realk8s/up` starts it: `down` ends it.
-        let mut child = Command::new("setsid")
-            .args(&self.words)
-            .current_dir(folder())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let pid = child.id().to_string();
-        std::fs::write(folder().join("run").join(format!("{name}.pid")), pid).unwrap();
-        std::thread::spawn(move || child.wait());
-    }
-
-    /// Where etcd answers.
-    fn etcd(&self) -> String {
-        let at = self.words.iter().position(|word| word == "--etcd-servers").unwrap();
-        self.words[at + 1].trim_start_matches("http://").to_owned()
-    }
-
-    /// Makes etcd forget all that was before now.
-    pub(crate) fn compact(&self) {
-        let etcd = self.etcd();
-        let found = post(&etcd, "/v3/kv/range", &json!({"key": "AA=="}));
-        let revision = found.pointer("/header/revision").unwrap().clone();
-        post(&etcd, "/v3/kv/compaction", &json!({"revision": revision}));
+        self.is_up = true;
+        start(self.bed, &self.words);
+        until("the API server is ready", || is_ready(self.bed));
     }
 }
 
 impl Drop for Killed<'_> {
     fn drop(&mut self) {
-        self.start();
+        if !self.is_up {
+            start(self.bed, &self.words);
+        }
     }
+}
+
+/// Another API server in the place of a bed's own, which comes back at the end.
+pub(crate) struct Replaced<'a> {
+    bed: &'a Bed,
+    own: Vec<String>,
+}
+
+impl<'a> Replaced<'a> {
+    /// Ends the one that runs as an upgrade does, and starts one with its words so changed.
+    pub(crate) fn with(bed: &'a Bed, change: impl FnOnce(&mut Vec<String>)) -> Self {
+        let own = words(bed);
+        let replaced = Self { bed, own: own.clone() };
+        let mut words = own;
+        change(&mut words);
+        assert!(stop(bed, Signal::SIGTERM), "the API server ends");
+        start(bed, &words);
+        until("the other API server is ready", || is_ready(bed));
+        replaced
+    }
+}
+
+impl Drop for Replaced<'_> {
+    fn drop(&mut self) {
+        let is_stopped = stop(self.bed, Signal::SIGKILL);
+        start(self.bed, &self.own);
+        let is_back = is_stopped && wait(|| is_ready(self.bed));
+        assert!(is_back || std::thread::panicking(), "the API server does not come back");
+    }
+}
+
+fn is_ready(bed: &Bed) -> bool {
+    bed.runtime.block_on(bed.store.is_ready())
+}
+
+/// As [`until`], for what must not panic.
+fn wait(mut check: impl FnMut() -> bool) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        if check() {
+            return true;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    false
+}
+
+/// The words that started a bed's API server.
+fn words(bed: &Bed) -> Vec<String> {
+    let words = std::fs::read_to_string(format!("/proc/{}/cmdline", bed.pid("apiserver"))).unwrap();
+    words.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Ends a bed's API server; whether it has gone.
+fn stop(bed: &Bed, signal: Signal) -> bool {
+    let pid = bed.pid("apiserver");
+    // It may have ended by itself.
+    kill(pid, signal).unwrap_or_default();
+    wait(|| {
+        let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline"));
+        words.is_ok_and(|words| words.is_empty()) || kill(pid, None).is_err()
+    })
+}
+
+fn start(bed: &Bed, words: &[String]) {
+    let name = format!("{}-apiserver", bed.name);
+    let log = folder().join("log").join(format!("{name}.log"));
+    let log = OpenOptions::new().append(true).open(log).unwrap();
+    // In a session of its own, as `tests/realk8s/up` starts it: `down` ends it.
+    let mut child = Command::new("setsid")
+        .args(words)
+        .current_dir(folder())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let pid = child.id().to_string();
+    std::fs::write(folder().join("run").join(format!("{name}.pid")), pid).unwrap();
+    std::thread::spawn(move || child.wait());
+}
+
+/// Makes etcd forget all that was before now. It is the etcd of all beds: whoever has heard of
+/// everything since does not notice.
+pub(crate) fn compact() {
+    let etcd = etcd();
+    let found = post(&etcd, "/v3/kv/range", &json!({"key": "AA=="}));
+    let revision = found.pointer("/header/revision").unwrap().clone();
+    post(&etcd, "/v3/kv/compaction", &json!({"revision": revision}));
+}
+
+/// Where etcd answers.
+fn etcd() -> String {
+    let words = std::fs::read_to_string(format!("/proc/{}/cmdline", pid("etcd").unwrap())).unwrap();
+    let mut words = words.split('\0').skip_while(|word| *word != "--advertise-client-urls");
+    words.nth(1).unwrap().trim_start_matches("http://").to_owned()
 }
 
 fn post(server: &str, path: &str, body: &Value) -> Value {

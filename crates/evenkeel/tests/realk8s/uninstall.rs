@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel_api::Key;
+use evenkeel_api::{Key, beside::MANAGED};
+use evenkeel_control::StoreError;
 use k8s_openapi::api::{apps::v1::StatefulSet, coordination::v1::Lease};
 use serde_json::{Value, json};
 
 use crate::{
     bed::Bed,
-    install::{evenkeel, kubectl, manifest, ours, try_kubectl},
+    install::{evenkeel, kubectl, manifest, ours, try_evenkeel, try_kubectl},
     objects::{APP, canary_key},
     releases::Stage,
     soon, until,
@@ -82,11 +83,18 @@ fn differences(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>
 
 /// `evenkeel uninstall` on this cluster, in [`NAMESPACE`].
 fn uninstall(bed: &Bed, words: &[&str]) -> String {
+    let (succeeded, text) = try_uninstall(bed, words);
+    assert!(succeeded, "{text}");
+    text
+}
+
+/// As [`uninstall`], and whether it succeeded.
+fn try_uninstall(bed: &Bed, words: &[&str]) -> (bool, String) {
     let file = bed.file("kubeconfig");
     let mut all = vec!["uninstall", "--kubeconfig", file.to_str().unwrap()];
     all.extend(["--namespace", NAMESPACE]);
     all.extend(words);
-    evenkeel(&all)
+    try_evenkeel(&all)
 }
 
 /// A Lease as the pods of an installation leave it when they are killed.
@@ -206,5 +214,87 @@ fn groups_live_side_by_side_and_leave_one_by_one() {
     assert!(said.contains("somebody-else_0123456789abcdef holds it"), "{said}");
     assert!(bed.get(&held).is_some_and(|lease| lease.key().kind.is::<Lease>()));
     assert!(bed.get(&Key::of::<StatefulSet>(ns, "evenkeel-delivery")).is_none());
+    kubectl(bed, &["delete", "namespace", ns, "--wait=false"], b"");
+}
+
+#[test]
+fn what_is_handed_over_is_not_left_alone_and_what_was_taken_back_keeps_its_finalizer() {
+    let Some(bed) = Bed::take_later() else { return };
+    let mut stage = Stage::set(bed);
+    let ns = "left-behind";
+    let canary = stage.app(ns);
+    stage.run.crash();
+    let bed = &stage.bed;
+    let marked = |value: Option<&str>| json!({"metadata": {"annotations": {MANAGED: value}}});
+    bed.patch(&canary, marked(Some("true")));
+    let (succeeded, said) = try_uninstall(bed, &[]);
+    assert!(!succeeded && said.contains("handed over and not given back"), "{said}");
+    assert!(said.contains(&canary.to_string()), "{said}");
+
+    // As evenkeel gives it back to Flagger, and as Flagger goes on.
+    bed.patch(&canary, marked(None));
+    let status = |status: Value| {
+        let patch = json!({"status": status}).to_string();
+        let words =
+            ["patch", "canary", APP, "-n", ns, "--subresource=status", "--type=merge", "-p"];
+        kubectl(bed, &[&words[..], &[&patch]].concat(), b"");
+    };
+    let finalizers = || bed.field(&canary, "/metadata/finalizers");
+    assert_eq!(finalizers(), json!(["finalizer.flagger.app"]));
+    let nothing = format!("nothing of evenkeel in namespace {NAMESPACE}\n");
+    for theirs in [
+        json!({"phase": "Initializing", "evenkeel": null, "lastAppliedSpec": null,
+            "lastPromotedSpec": null}),
+        json!({"phase": "Initialized", "lastAppliedSpec": "6d8f5c9b7f",
+            "lastPromotedSpec": "6d8f5c9b7f"}),
+    ] {
+        status(theirs);
+        let said = uninstall(bed, &[]);
+        assert!(said.contains(&nothing) && !said.contains("freed"), "{said}");
+        assert_eq!(finalizers(), json!(["finalizer.flagger.app"]));
+    }
+}
+
+/// Forbids to delete Leases of a namespace by name alone, and waits until that is in force.
+fn forbid_deletion_by_name(bed: &Bed, ns: &str) -> [Key; 2] {
+    let (name, api) = ("lease-as-it-was", "admissionregistration.k8s.io/v1");
+    let asks = "has(request.options.preconditions) && \
+                has(request.options.preconditions.uid) && \
+                has(request.options.preconditions.resourceVersion)";
+    let policy = bed.create(json!({"apiVersion": api, "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name}, "spec": {"failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{"apiGroups": ["coordination.k8s.io"],
+                "apiVersions": ["*"], "operations": ["DELETE"], "resources": ["leases"]}]},
+            "validations": [{"expression": asks, "message": "whichever it is"}]}}));
+    let binding = bed.create(json!({"apiVersion": api,
+        "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": ns}}}}}));
+    let mut bystander = lease("nobody");
+    bystander["metadata"] = json!({"name": "bystander", "namespace": ns});
+    until("the policy is in force", || {
+        let key = bed.put(&bystander);
+        matches!(bed.try_delete(&key), Err(StoreError::Refused { .. } | StoreError::Invalid { .. }))
+    });
+    [binding, policy]
+}
+
+#[test]
+fn a_lease_is_deleted_only_as_it_was_seen() {
+    let Some(bed) = Bed::take_later() else { return };
+    let bed = &bed;
+    let ns = "evenkeel-lease";
+    kubectl(bed, &["create", "namespace", ns], b"");
+    let rules = forbid_deletion_by_name(bed, ns);
+    let mut ours = lease("evenkeel-0_0123456789abcdef");
+    ours["metadata"]["namespace"] = json!(ns);
+    let ours = bed.create(ours);
+    let file = bed.file("kubeconfig");
+    let said = evenkeel(&["uninstall", "--kubeconfig", file.to_str().unwrap(), "-n", ns]);
+    assert!(said.contains(&format!("deleted {ours}\n")), "{said}");
+    assert!(bed.get(&ours).is_none());
+    for rule in &rules {
+        bed.delete(rule);
+    }
     kubectl(bed, &["delete", "namespace", ns, "--wait=false"], b"");
 }

@@ -47,7 +47,7 @@ fn with_rights_in_one_namespace_a_release_goes_through_and_no_other_is_asked() {
     gateways.forget_before(ns);
     bed.release(ns, "web:2");
     bed.reaches(ns, "Succeeded");
-    assert_eq!(gateways.weights(ns), [0, 10, 20, 0]);
+    gateways.saw(ns, &[0, 10, 20, 0]);
     assert_eq!(bed.image(ns, "web-primary"), "web:2");
 
     assert!(bed.field(&canary_key(other, APP), "/status").is_null());

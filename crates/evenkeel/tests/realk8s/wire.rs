@@ -16,7 +16,7 @@ use crate::bed::Bed;
 
 /// A wire between a client and a server on this machine. It can lose all connections that are open
 /// as a firewall does: nothing comes through any more, without an error. It can lose only the
-/// answers; and it can hold what the client sends, and bring it to the server late.
+/// answers; it can hold what the client sends, and bring it to the server late; and it can be down.
 pub(crate) struct Wire {
     pub(crate) port: u16,
     shared: Arc<Shared>,
@@ -31,6 +31,7 @@ struct Shared {
     cut: Notify,
     ended: AtomicBool,
     is_mute: AtomicBool,
+    is_down: AtomicBool,
     holds: watch::Sender<bool>,
 }
 
@@ -51,6 +52,9 @@ impl Wire {
             while let Ok((client, _)) = listener.accept().await {
                 if accepting.ended.load(Ordering::Relaxed) {
                     return;
+                }
+                if accepting.is_down.load(Ordering::SeqCst) {
+                    continue;
                 }
                 accepting.opened.fetch_add(1, Ordering::Relaxed);
                 let shared = accepting.clone();
@@ -93,6 +97,17 @@ impl Wire {
         self.shared.holds.send_replace(false);
     }
 
+    /// Closes every connection, and takes no other.
+    pub(crate) fn take_down(&self) {
+        self.shared.is_down.store(true, Ordering::SeqCst);
+        self.shared.cut.notify_waiters();
+    }
+
+    /// Takes connections again.
+    pub(crate) fn bring_up(&self) {
+        self.shared.is_down.store(false, Ordering::SeqCst);
+    }
+
     /// Connections opened so far.
     pub(crate) fn opened(&self) -> usize {
         self.shared.opened.load(Ordering::Relaxed)
@@ -119,6 +134,9 @@ async fn carry(
             read = from.read(&mut buffer) => read,
             () = shared.cut.notified() => Ok(0),
         };
+        if shared.is_down.load(Ordering::SeqCst) {
+            return;
+        }
         if shared.cuts.load(Ordering::SeqCst) != born {
             // Neither end is closed: both halves stay open for as long as the other end is.
             return std::future::pending().await;
