@@ -127,7 +127,8 @@ fn a_write_that_the_network_brings_too_late_bounces_off() {
         late.len(),
         late.iter().map(|late| format!("{} {}", late.resource, late.code)).collect::<Vec<_>>()
     ));
-    assert!(late.iter().any(|request| request.resource == "httproutes"), "{late:?}");
+    // Which of its writes these are is up to the connections that it had when the network began to
+    // hold: on a new one nothing comes after the first words.
     assert!(late.iter().all(|request| request.code == 409), "{late:?}");
     stage.gateways.saw(ns, &[0, 10, 20, 30, 0]);
     assert_eq!(changes(bed, ns) - before, 4, "each step was written once");

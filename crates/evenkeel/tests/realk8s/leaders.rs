@@ -62,6 +62,9 @@ fn a_leader_killed_in_a_release_loses_no_step_and_repeats_none() {
     assert_eq!(stage.bed.image(ns, "web-primary"), "web:2");
 }
 
+/// SLOs whose counters are asked for in one look, beside the first one.
+const SLOS: usize = 9;
+
 /// A Prometheus that takes questions and never answers; where it is, and whether it was asked about
 /// an SLO.
 fn silent_prometheus() -> (String, Arc<AtomicBool>) {
@@ -99,7 +102,15 @@ fn a_process_told_to_stop_gives_all_its_leases_back_amid_a_look_that_takes_long(
     until("it leads", || holders().iter().all(|holder| !holder.is_empty()));
     let ns = "stopping";
     bed.namespace(ns);
-    bed.create(slo(ns, APP));
+    let mut body = slo(ns, APP);
+    let one = body["spec"]["slos"][0].clone();
+    // One after the other waits for its answer.
+    for number in 0..SLOS {
+        let mut next = one.clone();
+        next["name"] = json!(format!("availability-{number}"));
+        body["spec"]["slos"].as_array_mut().unwrap().push(next);
+    }
+    bed.create(body);
     until("it looks at the SLO", || asked.load(Ordering::Relaxed));
     run.stop();
     assert_eq!(holders(), ["", ""], "{}", run.log());
