@@ -3,11 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use evenkeel_live::Manage;
 
 use crate::{
     durations,
     install_flags::{self, InstallArgs, UninstallArgs},
+    manage::ManageArg,
     tools::audit_args::{AuditCommand, RecordArgs},
 };
 
@@ -112,27 +112,6 @@ pub(crate) enum Safeguard {
     Drain,
     /// Weights count as set before the gateway has confirmed them.
     Confirmation,
-}
-
-/// Which Canaries and SLOs are acted on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ManageArg {
-    /// All of them.
-    All,
-    /// Those with the annotation evenkeel.dev/managed: "true"; the others are observed.
-    Annotated,
-    /// As annotated where Flagger's or Sloth's definition is installed or it runs; else all.
-    Auto,
-}
-
-impl From<ManageArg> for Manage {
-    fn from(arg: ManageArg) -> Self {
-        match arg {
-            ManageArg::All => Self::All,
-            ManageArg::Annotated => Self::Annotated,
-            ManageArg::Auto => Self::Auto,
-        }
-    }
 }
 
 /// `evenkeel up`

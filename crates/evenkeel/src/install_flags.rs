@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::ManageArg;
+use crate::manage::ManageArg;
 
 /// Where the controllers and their Leases are, unless another namespace is named.
 pub(crate) const NAMESPACE: &str = "evenkeel";

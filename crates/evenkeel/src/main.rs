@@ -11,6 +11,7 @@ mod gateway;
 mod input;
 mod install_flags;
 mod io;
+mod manage;
 mod metric_servers;
 mod metrics_probe;
 mod paths;

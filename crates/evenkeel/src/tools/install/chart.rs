@@ -12,7 +12,7 @@ use super::{
     template::{Filling, When},
     word,
 };
-use crate::cli::ManageArg;
+use crate::manage::ManageArg;
 
 /// On top of every file that takes comments.
 const MADE: &str = "# Made by `evenkeel chart`; do not edit.\n";

@@ -15,7 +15,7 @@ use self::{
     place::Place,
     template::Filling,
 };
-use crate::{cli::ManageArg, install_flags::InstallArgs, io};
+use crate::{install_flags::InstallArgs, io, manage::ManageArg};
 
 pub(crate) use chart::write as write_chart;
 
