@@ -24,6 +24,9 @@ pub(crate) struct End {
     pub(crate) started: Option<Timestamp>,
     /// Whether the next line must begin a new file: the last one is of an older format.
     pub(crate) old_format: bool,
+    /// What HEAD names, where something else or nothing stands in one of its two places: earlier
+    /// versions wrote them in turn.
+    pub(crate) stale_head: Option<Tip>,
 }
 
 /// What the end of one file says.
@@ -75,7 +78,10 @@ pub(crate) fn find(dir: &Path, key: &PublicKey) -> Result<End, Unsound> {
         check_begun(dir, number, &begun, &tip)?;
         let started = segment::first_line(&path).ok().flatten().map(|line| line.time);
         let (len, started) = if candidate == number { (len, started) } else { (0, None) };
-        return Ok(End { tip, number, len, started, old_format: false });
+        let stale_head = head
+            .filter(|head| !heads.as_deref().is_some_and(|heads| head::is_in_both(heads, head)));
+        let stale_head = stale_head.map(|head| head.tip.clone());
+        return Ok(End { tip, number, len, started, old_format: false, stale_head });
     }
     check_begun(dir, number, &begun, &Tip::default())?;
     if let Some(tampering) = cut(head, &Tip::default(), number) {
@@ -165,7 +171,8 @@ fn of_line(path: &Path, number: u32, offset: u64, problem: &str) -> Tampering {
 
 fn old_format(dir: &Path, number: u32) -> Result<End, Unsound> {
     let walk = walk(dir, &Check::default(), |_| {})?;
-    Ok(End { tip: walk.tip, number, len: walk.len, started: None, old_format: true })
+    let (tip, len) = (walk.tip, walk.len);
+    Ok(End { tip, number, len, old_format: true, ..End::default() })
 }
 
 fn cut(head: Option<&Head>, tip: &Tip, number: u32) -> Option<Tampering> {

@@ -86,7 +86,6 @@ pub struct FileSink {
     started: Option<Timestamp>,
     old_format: bool,
     head: Option<File>,
-    head_turn: u64,
     /// What a failed write left behind could not be cut off yet.
     unclean: bool,
     counters: Arc<Counters>,
@@ -132,7 +131,6 @@ impl FileSink {
             started: end.started,
             old_format: end.old_format,
             head: None,
-            head_turn: 0,
             unclean: false,
             counters: Arc::default(),
             probe: None,
@@ -153,6 +151,10 @@ impl FileSink {
                 );
             }
             sink.file = Some(file);
+        }
+        if let Some(head) = end.stale_head {
+            // Not the end that was found: its lines may not be durable yet.
+            sink.note_head(&head);
         }
         Ok((sink, end.tip, damage))
     }
@@ -206,8 +208,7 @@ impl FileSink {
             Some(file) => file,
             None => writable(&path)?,
         };
-        let written = Head::sign(tip.clone(), &self.key).write(&file, self.head_turn);
-        self.head_turn += 1;
+        let written = Head::sign(tip.clone(), &self.key).write(&file);
         self.head = Some(file);
         written
     }

@@ -4,8 +4,9 @@ use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use crate::{PublicKey, SigningKey, record::Tip, regular};
 
-/// Two places in the file are written in turn, so that a torn write leaves the other one whole.
-/// Each lies in a sector of its own.
+/// The same head stands in two places, each in a sector of its own: a write that a crash tears
+/// leaves one of them whole, before it or after it. **No older head stays in the file**: whoever
+/// finds one there could cut the lines behind it and blank the newer one.
 const SLOT_BYTES: usize = 512;
 /// Longest file that is read: ours is far smaller.
 const FILE_BYTES_MAX: u64 = 16 << 10;
@@ -33,10 +34,9 @@ impl Head {
         key.signed(&signed_text(&self.tip), &self.signature)
     }
 
-    /// Writes it into its place; the head before it stays in the other one.
-    pub(crate) fn write(&self, file: &File, turn: u64) -> io::Result<()> {
-        let offset = if turn.is_multiple_of(2) { 0 } else { SLOT_BYTES as u64 };
-        file.write_all_at(self.to_slot().as_bytes(), offset)
+    /// Writes it into both places, at once.
+    pub(crate) fn write(&self, file: &File) -> io::Result<()> {
+        file.write_all_at(self.to_slot().repeat(2).as_bytes(), 0)
     }
 
     /// What stands in a HEAD file.
@@ -81,11 +81,18 @@ pub fn copy_of_head(path: &Path) -> io::Result<Vec<u8>> {
 /// The heads in the bytes of a HEAD file or of a copy of one, oldest first. A torn one may be
 /// among them: its signature is wrong.
 pub(crate) fn all(bytes: &[u8]) -> Vec<Head> {
-    let slots = bytes.split(|byte| matches!(byte, b'\n' | 0));
+    // A torn one may have lost its newline.
+    let lines =
+        bytes.chunks(SLOT_BYTES).flat_map(|slot| slot.split(|byte| matches!(byte, b'\n' | 0)));
     let mut heads: Vec<_> =
-        slots.filter_map(|line| Head::parse(str::from_utf8(line).ok()?)).collect();
+        lines.filter_map(|line| Head::parse(str::from_utf8(line).ok()?)).collect();
     heads.sort_by_key(|head| head.tip.seq);
     heads
+}
+
+/// Whether both places in the file hold this head.
+pub(crate) fn is_in_both(heads: &[Head], head: &Head) -> bool {
+    heads.iter().filter(|other| *other == head).count() == 2
 }
 
 /// The newest of `heads` that counts: one without a signature, or with that of `key`.

@@ -158,6 +158,48 @@ fn a_head_that_is_behind_is_no_tampering_and_a_damaged_one_is() {
 }
 
 #[test]
+fn a_cut_end_is_found_whatever_is_left_of_head() {
+    let dir = recorded("cut-and-blanked");
+    act(&open(&dir), 4);
+    let (whole, head) = (lines(&dir), fs::read(dir.join("audit/HEAD")).unwrap());
+    let places = [0..512, 512..1024];
+    for blank in [0, b' ', b'x', b'\n'] {
+        for place in places.clone() {
+            for kept in 1..whole.len() {
+                let mut blanked = head.clone();
+                blanked[place.clone()].fill(blank);
+                fs::write(dir.join("audit/HEAD"), blanked).unwrap();
+                put(&dir, &whole[..kept]);
+                assert!(finding(&dir).contains("the end was cut"), "{kept}: {}", finding(&dir));
+                assert!(denied(&open(&dir)).contains("the end was cut"), "{kept}");
+            }
+        }
+    }
+    // Or torn off.
+    fs::write(dir.join("audit/HEAD"), &head[..512]).unwrap();
+    assert!(finding(&dir).contains("the end was cut"), "{}", finding(&dir));
+    put(&dir, &whole);
+    assert_eq!(finding(&dir), "lines 1 to 9");
+}
+
+#[test]
+fn an_older_head_beside_the_newest_one_goes_when_the_record_is_opened() {
+    let dir = recorded("head-of-earlier-versions");
+    let head = dir.join("audit/HEAD");
+    let older = fs::read(&head).unwrap();
+    act(&open(&dir), 4);
+    // Two places, written in turn, as earlier versions did; or the newest one alone.
+    let newest = fs::read(&head).unwrap();
+    for left in [[&older[..512], &newest[..512]].concat(), newest[..512].to_vec()] {
+        fs::write(&head, &left).unwrap();
+        assert_eq!(finding(&dir), "lines 1 to 9");
+        drop(open(&dir));
+        assert!(fs::read(&head).unwrap() == newest, "both places hold the newest one");
+    }
+    assert_eq!(finding(&dir), "lines 1 to 9");
+}
+
+#[test]
 fn a_crash_in_the_middle_of_a_line_is_mended_and_is_no_tampering() {
     let begun = "{\"v\":2,\"seq\":8,\"time\":\"\u{fc}";
     for rest in ["{\"v\":2,\"se", begun, "\0\0\0\0\0\0", "{\"v\"\0\0\0"] {
