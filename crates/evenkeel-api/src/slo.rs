@@ -3,6 +3,9 @@
 //! Specs are kept as written: `evenkeel-slo` reads them (in every spelling that people use) and
 //! says what is wrong with them; a schema that refused one field would lose the whole object.
 
+use std::fmt;
+
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,10 +46,36 @@ pub struct ErrorBudget {
     /// Every SLO that was asked, the strictest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slos: Vec<SloAnswer>,
+    /// The [`BreakGlass`] without which one of them would not allow a release as it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub break_glass: Option<OpenGlass>,
     /// Seconds of the Unix epoch when this was last found to be so: the time of the oldest look at
     /// the counters among `slos`. Left out, and 0 here, while one of them was never looked at.
     #[serde(default, skip_serializing_if = "is_never")]
     pub observed_at: i64,
+}
+
+/// A [`BreakGlass`] that is in use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenGlass {
+    /// Its name; its namespace is that of the Canary.
+    pub name: String,
+    /// Who granted it.
+    pub author: String,
+    /// Why.
+    pub reason: String,
+    /// Until when.
+    pub expires: Timestamp,
+    /// The SLO that would not allow a release without it, as `NAMESPACE/NAME/SLO`.
+    pub slo: String,
+}
+
+impl fmt::Display for OpenGlass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, author, reason, expires, slo } = self;
+        write!(f, "{slo}: BreakGlass/{name} by {author} until {expires:.0}: {reason}")
+    }
 }
 
 /// What one SLO says about a release.

@@ -4,7 +4,7 @@ use evenkeel_api::{Key, Obj};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::{Action, BoxFuture, Direction};
+use crate::{Action, BoxFuture, Direction, Withheld};
 
 /// The one door that every action passes. Implementations write the record *before* they allow, and
 /// the outcome afterwards.
@@ -20,6 +20,25 @@ pub trait Door: Send + Sync {
 
     /// Records what would be done with an object that is only observed. Nothing waits for it.
     fn foresee(&self, _prediction: &Prediction<'_>) {}
+
+    /// Records what a controller does not begin, once for as long as its mark stays the same.
+    /// Nothing waits for it.
+    fn withhold(&self, _hold: &OwnHold<'_>) {}
+}
+
+/// What a controller does not begin, by a rule of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnHold<'a> {
+    /// Which controller.
+    pub controller: &'static str,
+    /// On behalf of which object.
+    pub object: &'a Key,
+    /// What, and why.
+    pub withheld: &'a Withheld,
+    /// The plan's reason.
+    pub reason: &'static str,
+    /// Time of the look.
+    pub now: Timestamp,
 }
 
 /// What would be done with an object that is only observed.

@@ -44,7 +44,9 @@ mod store;
 
 pub use action::{Action, RouteWeight};
 pub use controller::{Controller, DynController, Interest, ObserveError, Trigger, Wakes};
-pub use door::{AuditId, Door, Objection, OpenDoor, Outcome, Petition, Prediction, Verdict};
+pub use door::{
+    AuditId, Door, Objection, OpenDoor, Outcome, OwnHold, Petition, Prediction, Verdict,
+};
 pub use effect::{ClearedEffect, EffectCall, EffectError, Effected, Effector, Reversal};
 pub use endings::{Ending, Endings};
 pub use host::Host;
@@ -53,7 +55,7 @@ pub use lease::LeaseSettings;
 pub use notices::{HookCall, NOTIFY, Notices, Notification, Webhooks};
 pub use observer::{Activity, NoObserver, Observer, Pass};
 pub use perform::Cleared;
-pub use plan::{EventNote, EventType, HeldWords, Plan, StatusWrite};
+pub use plan::{EventNote, EventType, HeldWords, Plan, StatusWrite, Withheld};
 pub use ports::{
     HookError, HookReply, Hooks, HostPorts, Metrics, MetricsError, NoHooks, NoMetrics, NoNotifier,
     Notifier, Ports, Replies, Sample, Series, Span, Timer,

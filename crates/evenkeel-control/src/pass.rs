@@ -14,7 +14,7 @@ use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    BoxFuture, DynController, EventNote, EventType, Host, Pass, Plan, Retry, StatusWrite,
+    BoxFuture, DynController, EventNote, EventType, Host, OwnHold, Pass, Plan, Retry, StatusWrite,
     StoreError, Subresource, WriteOptions,
     busy::Busy,
     conditions::{Flag, Flags, STALLED},
@@ -234,6 +234,11 @@ impl Worker {
             self.write_status(key, plan, write, done).await?;
         }
         self.record_events(key, &plan.events).await;
+        if let Some(withheld) = plan.withheld.as_deref().filter(|_| self.leads()) {
+            let (controller, now) = (self.name(), self.now());
+            let hold = OwnHold { controller, object: key, withheld, reason: plan.reason, now };
+            self.host.door.withhold(&hold);
+        }
         for action in &plan.then {
             self.step(key, plan, action, done).await?;
         }

@@ -23,6 +23,9 @@ pub struct Plan {
     /// What a condition of the object says while the door holds the actions: what it says now would
     /// be wrong then.
     pub when_held: Option<HeldWords>,
+    /// What the controller itself does not begin yet, for the record: the door hears only of
+    /// actions.
+    pub withheld: Option<Box<Withheld>>,
     /// Revision of each object the plan would write, as it was seen. A write to one of them is
     /// refused when its revision has changed: a stale plan is a conflict.
     pub assumed: Vec<(Key, Revision)>,
@@ -92,6 +95,19 @@ impl Plan {
         self.assumed.push((key, revision));
         self
     }
+}
+
+/// Something that a controller does not begin by a rule of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withheld {
+    /// What it would begin, in words.
+    pub what: String,
+    /// The rule, named as the policies of the door are.
+    pub policy: &'static str,
+    /// Why, and who can change it.
+    pub why: String,
+    /// Stays the same while the reason does, whatever numbers are in the words: it is recorded once.
+    pub mark: String,
 }
 
 /// The message of a condition while a plan is held.

@@ -5,7 +5,9 @@ use evenkeel_api::{
     canary::{CanaryStatus, PendingEvent, Phase, RollbackStatus, RunStatus},
     json, set_condition,
 };
-use evenkeel_control::{Action, EventNote, EventType, HeldWords, Notification, Plan, redact};
+use evenkeel_control::{
+    Action, EventNote, EventType, HeldWords, Notification, Plan, Withheld, redact,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
@@ -344,6 +346,12 @@ impl<'a> Draft<'a> {
             self.alert(Severity::Warn, &message).warning(message.clone());
         }
         self.budget = Trouble::Some { reason: reason.to_owned(), message };
+        self
+    }
+
+    /// Says in the record what is not begun yet.
+    pub(crate) fn withhold(&mut self, withheld: Withheld) -> &mut Self {
+        self.plan.withheld = Some(Box::new(withheld));
         self
     }
 

@@ -1,7 +1,7 @@
 //! From rest to the first plan of a run: what is new, and whether it may start.
 
 use evenkeel_api::canary::Phase;
-use evenkeel_control::Plan;
+use evenkeel_control::{Plan, Withheld};
 
 use crate::{
     context::{Context, Need, Turn},
@@ -139,9 +139,11 @@ fn held_by_budget(ctx: &Context<'_>) -> Option<Plan> {
                 "status.{problem}: the SLO controller writes it anew; if none runs, remove \
                  status.errorBudget"
             );
-            return Some(held(ctx, reasons::BUDGET_UNREADABLE, &why));
+            return Some(held(ctx, reasons::BUDGET_UNREADABLE, "", &why));
         }
     };
+    // One line of the record for each, whatever the numbers are.
+    let mark = format!("{} {}", budget.slo, budget.state);
     let (reason, why) = if !budget.permission.goes_ahead() {
         (budget.reason.as_str(), format!("{}: {}", budget.slo, budget.message))
     } else if !budget.goes_ahead(now_s) {
@@ -155,12 +157,18 @@ fn held_by_budget(ctx: &Context<'_>) -> Option<Plan> {
     } else {
         return None;
     };
-    Some(held(ctx, reason, &why))
+    Some(held(ctx, reason, &mark, &why))
 }
 
-fn held(ctx: &Context<'_>, reason: &str, why: &str) -> Plan {
+fn held(ctx: &Context<'_>, reason: &str, mark: &str, why: &str) -> Plan {
     let mut draft = ctx.draft();
     draft.held(reason, format!("Halt {} advancement {why}", ctx.view.names.full()));
+    draft.withhold(Withheld {
+        what: "start a new version".to_owned(),
+        policy: "budget",
+        why: format!("{reason}: {why}"),
+        mark: format!("{reason} {mark} {}", ctx.revision),
+    });
     draft.phase(Phase::Waiting).tick().wake(ctx.rules.interval);
     draft.done(reasons::BUDGET_PENDING)
 }

@@ -58,6 +58,16 @@ pub(crate) trait Sink: Send {
         Tip::default()
     }
 
+    /// Whether the end of the record was never found yet, because its store does not answer.
+    fn is_unknown(&self) -> bool {
+        false
+    }
+
+    /// Asks the store for the end of the record; `None` where there is no store to ask.
+    fn find(&mut self) -> io::Result<Option<Tip>> {
+        Ok(None)
+    }
+
     /// The end of the record if it contains the line `tip` by now, which was
     /// [`AppendError::Unknown`].
     fn end_if_stored(&mut self, _tip: &Tip) -> io::Result<Option<Tip>> {
@@ -166,6 +176,7 @@ struct Draft {
 pub(crate) struct Book<S> {
     pub(crate) sink: S,
     pub(crate) tip: Tip,
+    pub(crate) counters: Arc<Counters>,
     clock: Arc<dyn Clock>,
     /// What is wrong with the record that was found: it is left as it is.
     damage: Option<String>,
@@ -185,6 +196,7 @@ pub(crate) struct Book<S> {
 impl<S: Sink> Book<S> {
     pub(crate) fn new(sink: S, tip: Tip, clock: Arc<dyn Clock>, damage: Option<String>) -> Self {
         Self {
+            counters: sink.counters(),
             sink,
             tip,
             clock,
@@ -208,8 +220,12 @@ impl<S: Sink> Book<S> {
         !self.withdrawn.is_empty()
     }
 
+    /// Whether the last attempt to write failed.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.damage.is_none() && self.counters.trouble().is_some()
+    }
+
     /// Lines that wait.
-    #[cfg(test)]
     pub(crate) fn late_len(&self) -> usize {
         self.late.len()
     }
@@ -236,13 +252,41 @@ impl<S: Sink> Book<S> {
         }
         match written {
             Ok(seqs) => self.written(requests, &seqs),
-            Err(error) => self.not_written(requests, &error.into_io()),
+            Err(error) => {
+                let error = error.into_io();
+                self.counters.failed(&error.to_string(), now);
+                self.not_written(requests, &error);
+            }
         }
+        let late = u64::try_from(self.late.len()).unwrap_or_default();
+        self.counters.late.store(late, Relaxed);
         if !self.retained && self.damage.is_none() {
             self.retained = true;
             if let Err(error) = self.retain(now) {
                 tracing::warn!(%error, "old files of the audit record are not dropped");
             }
+        }
+    }
+
+    /// After a failure: whether a store answers again, without anything to write.
+    pub(crate) fn look(&mut self) {
+        if !self.is_troubled() {
+            return;
+        }
+        match self.sink.find() {
+            Ok(Some(tip)) => {
+                self.tip = tip;
+                self.succeeded();
+            }
+            Ok(None) => {}
+            Err(error) => self.counters.failed(&error.to_string(), self.clock.now()),
+        }
+    }
+
+    fn succeeded(&self) {
+        if let Some(trouble) = self.counters.succeeded() {
+            tracing::info!(since = %trouble.since, error = trouble.error,
+                "the audit record can be written again");
         }
     }
 
@@ -261,6 +305,11 @@ impl<S: Sink> Book<S> {
     ) -> Result<Vec<u64>, AppendError> {
         if let Some(damage) = &self.damage {
             return Err(io::Error::other(damage.clone()).into());
+        }
+        if self.sink.is_unknown()
+            && let Some(end) = self.sink.find()?
+        {
+            self.tip = end;
         }
         if let Some((tip, asks)) = &self.doubt
             && let Some(end) = self.sink.end_if_stored(tip)?
@@ -399,6 +448,7 @@ impl<S: Sink> Book<S> {
             }
             Err(AppendError::Failed(error)) => return Err(AppendError::Failed(error)),
         }
+        self.succeeded();
         // They follow on the line before, and so nothing else does.
         self.doubt = None;
         self.tip = tip;

@@ -1,5 +1,7 @@
 use evenkeel_api::Obj;
-use evenkeel_control::{Action, Direction, Petition, Prediction, redact as words};
+use evenkeel_control::{
+    Action, Direction, OwnHold, Petition, Prediction, Withheld, redact as words,
+};
 
 use crate::{
     Opinion,
@@ -17,7 +19,7 @@ const ERROR_BYTES_MAX: usize = 1024;
 /// The line that says that this was asked and how it was answered.
 pub(crate) fn ask(petition: &Petition<'_>, opinion: &Opinion, objections: &[Objected]) -> Entry {
     let (verdict, why) = match opinion {
-        Opinion::Allow => ("allow", None),
+        Opinion::Allow | Opinion::AllowBecause { .. } => ("allow", None),
         Opinion::Hold { reason, .. } => ("hold", Some(reason.clone())),
         Opinion::Deny { reason } => ("deny", Some(reason.clone())),
     };
@@ -35,6 +37,27 @@ pub(crate) fn ask(petition: &Petition<'_>, opinion: &Opinion, objections: &[Obje
         before: petition.before.as_deref().map(state),
         after: after.map(|after| sha256(after.to_string().as_bytes())),
         body: body(petition.action),
+    }))
+}
+
+/// The line about what a controller does not begin by a rule of its own.
+pub(crate) fn withheld(hold: &OwnHold<'_>) -> Entry {
+    let Withheld { what, policy, why, .. } = hold.withheld;
+    let (verdict, reason) = ("hold".to_owned(), error(why, false));
+    let policy = (*policy).to_owned();
+    Entry::Ask(Box::new(Asked {
+        controller: hold.controller.to_owned(),
+        object: hold.object.to_string(),
+        verb: "start".to_owned(),
+        action: cut(what.clone(), ACTION_BYTES_MAX),
+        reason: hold.reason.to_owned(),
+        direction: Direction::Riskier.as_str().to_owned(),
+        verdict: verdict.clone(),
+        why: Some(reason.clone()),
+        objections: vec![Objected { policy, verdict, reason }],
+        before: None,
+        after: None,
+        body: None,
     }))
 }
 

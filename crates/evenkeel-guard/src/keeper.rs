@@ -9,9 +9,11 @@ use std::{
     time::Duration,
 };
 
+use evenkeel_api::Key;
 use evenkeel_base::Clock;
 use evenkeel_control::{
-    AuditId, BoxFuture, Direction, Door, Objection, Outcome, Petition, Prediction, Timer, Verdict,
+    AuditId, BoxFuture, Direction, Door, Objection, Outcome, OwnHold, Petition, Prediction, Timer,
+    Verdict,
 };
 use futures::{
     channel::oneshot,
@@ -19,13 +21,13 @@ use futures::{
 };
 
 use crate::{
-    Keep, Line, LineStore, MemorySink, OpenError, Opinion, Policy, SigningKey,
-    book::{Ask, Book, Request, What},
+    Health, Keep, Line, LineStore, MemorySink, OpenError, Opinion, Policy, SigningKey,
+    book::{Ask, Book, Request, Sink as _, What},
     describe,
     files::FileSink,
     policy::{Chain, Judgement},
     record::{Entry, Objected, Tip},
-    shared::SharedSink,
+    shared::{Found, SharedSink},
     writer::{Inline, Record, Writer},
 };
 
@@ -41,9 +43,6 @@ const SAFER_WAIT: Duration = Duration::from_secs(1);
 const OTHER_WAIT: Duration = Duration::from_secs(10);
 /// What helps when the record in files cannot be written.
 const REPAIR_FILES: &str = "free disk space or repair DATA-DIR/audit; evenkeel resumes by itself";
-/// And when the one in a store cannot.
-const REPAIR_STORE: &str = "see that the store of --record answers and takes new lines; evenkeel \
-                            resumes by itself";
 
 /// The door with its record: asks the policies, writes the line, then answers.
 pub struct Keeper<R> {
@@ -57,7 +56,7 @@ pub struct Keeper<R> {
     /// What is wrong with the record that was found.
     damage: Option<String>,
     /// What helps when it cannot be written.
-    repair: &'static str,
+    repair: String,
 }
 
 /// The door of a running system.
@@ -103,32 +102,74 @@ impl RecordDoor {
             tracing::info!(seq = tip.seq, hash = tip.hash, "audit record open");
         }
         let book = Book::new(sink, tip, clock.clone(), damage.clone());
+        let name = dir.display().to_string();
         let writer = Writer::start(book).map_err(|source| OpenError::Io { path: dir, source })?;
-        Ok(Self::over(writer, clock, damage))
+        let mut door = Self::over(writer, clock, damage);
+        door.record.name = name;
+        Ok(door)
     }
 
     /// Opens or starts a record that several processes write.
     ///
-    /// A damaged one opens too, as in [`Self::open`].
+    /// A damaged one opens too, as in [`Self::open`]. So does one whose store does not answer: what
+    /// makes things safer must not wait for it. Its end is found when it answers, and until then it
+    /// is as if the store had gone away later: lines of safer actions wait, and all else is held.
     ///
-    /// **Errors**: the store does not answer.
+    /// **Errors**: the system has no more threads.
     pub fn open_shared(
         store: Box<dyn LineStore>,
         key: SigningKey,
         keep: Keep,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
-        let (sink, tip, damage) = SharedSink::open(store, Arc::new(key), keep)?;
-        let damage = damage.map(|problem| format!("the audit record is damaged: {problem}"));
-        if let Some(error) = &damage {
-            tracing::error!(error, "only actions that make things safer will pass");
-        } else {
-            tracing::info!(seq = tip.seq, hash = tip.hash, "shared audit record open");
+        let name = store.name();
+        let (sink, found) = SharedSink::open(store, Arc::new(key), keep);
+        let (mut tip, mut damage) = (Tip::default(), None);
+        match found {
+            Found::End(end) => {
+                tracing::info!(
+                    record = name,
+                    seq = end.seq,
+                    hash = end.hash,
+                    "shared audit record open"
+                );
+                tip = end;
+            }
+            Found::Damaged(problem) => {
+                let error = format!("the audit record is damaged: {problem}");
+                tracing::error!(
+                    record = name,
+                    error,
+                    "only actions that make things safer will pass"
+                );
+                damage = Some(error);
+            }
+            Found::Nothing(error) => {
+                tracing::error!(
+                    record = name,
+                    %error,
+                    "the audit record is away: until it is back, only what makes things safer is \
+                     done, and recorded then"
+                );
+                sink.counters().failed(&error.to_string(), clock.now());
+            }
         }
         let book = Book::new(sink, tip, clock.clone(), damage.clone());
         let mut door = Self::over(Writer::start(book)?, clock, damage);
-        door.repair = REPAIR_STORE;
+        door.repair = format!(
+            "see that {name}, the store of --record, answers and takes new lines; evenkeel resumes \
+             by itself"
+        );
+        door.record.name = name;
+        door.record.is_shared = true;
         Ok(door)
+    }
+
+    /// How the record is, now and later.
+    pub fn health(&self) -> Health {
+        let Writer { name, is_shared, counters, .. } = &self.record;
+        let (name, counters) = (name.clone(), counters.clone());
+        Health { name, is_shared: *is_shared, damage: self.damage.clone(), counters }
     }
 
     /// Waits for a disk that does not answer no longer than a moment. Without it, forever.
@@ -174,7 +215,7 @@ impl<R: Record> Keeper<R> {
             tickets: AtomicU64::new(0),
             refused: Mutex::default(),
             damage,
-            repair: REPAIR_FILES,
+            repair: REPAIR_FILES.to_owned(),
         }
     }
 
@@ -192,7 +233,9 @@ impl<R: Record> Keeper<R> {
         }
         let Judgement { opinion, objections, said } = self.policies.judge(petition);
         let verdict = match opinion {
-            Opinion::Allow => return self.allow(petition, &said).await,
+            Opinion::Allow | Opinion::AllowBecause { .. } => {
+                return self.allow(petition, &said).await;
+            }
             Opinion::Hold { until, .. } => Verdict::Hold { until, objections },
             Opinion::Deny { .. } => Verdict::Deny { objections },
         };
@@ -204,22 +247,36 @@ impl<R: Record> Keeper<R> {
     /// for it: refused it is either way.
     fn note_refusal(&self, petition: &Petition<'_>, opinion: &Opinion, said: &[Objected]) {
         let (Opinion::Hold { reason, .. } | Opinion::Deny { reason }) = opinion else { return };
-        let what = refused_text(petition);
+        if self.is_news(refused_text(petition), reason) {
+            let what = What::Note(describe::ask(petition, opinion, said));
+            self.record.submit(Request { time: petition.now, what });
+        }
+    }
+
+    /// Whether this was not refused for this reason the last time; it is noted.
+    fn is_news(&self, what: String, reason: &str) -> bool {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.get(&what) == Some(reason) {
-            return;
+        if refused.get(&what).is_some_and(|known| known == reason) {
+            return false;
         }
         if refused.len() == REFUSED_MAX {
             refused.pop_first();
         }
-        refused.insert(what, reason.clone());
-        drop(refused);
-        let what = What::Note(describe::ask(petition, opinion, said));
-        self.record.submit(Request { time: petition.now, what });
+        refused.insert(what, reason.to_owned());
+        true
+    }
+
+    fn forget_refusals(&self, petition: &Petition<'_>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.remove(&refused_text(petition));
+        if petition.direction == Direction::Riskier {
+            // What was not begun is begun, or goes on.
+            refused.remove(&withheld_text(petition.controller, petition.object));
+        }
     }
 
     async fn allow(&self, petition: &Petition<'_>, said: &[Objected]) -> Verdict {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(&refused_text(petition));
+        self.forget_refusals(petition);
         let entry = describe::ask(petition, &Opinion::Allow, said);
         let safer = petition.direction == Direction::Safer;
         let secret = if describe::is_about_secret(petition.action) { SECRET_SUFFIX } else { "" };
@@ -298,6 +355,10 @@ fn refused_text(petition: &Petition<'_>) -> String {
     format!("{} {}", petition.object, petition.text)
 }
 
+fn withheld_text(controller: &str, object: &Key) -> String {
+    format!("{object} not begun by {controller}")
+}
+
 fn objection(reason: String) -> Objection {
     Objection { policy: "record", reason }
 }
@@ -317,6 +378,13 @@ impl<R: Record> Door for Keeper<R> {
     fn foresee(&self, prediction: &Prediction<'_>) {
         let what = What::Note(describe::foreseen(prediction));
         self.record.submit(Request { time: prediction.now, what });
+    }
+
+    fn withhold(&self, hold: &OwnHold<'_>) {
+        if self.is_news(withheld_text(hold.controller, hold.object), &hold.withheld.mark) {
+            let what = What::Note(describe::withheld(hold));
+            self.record.submit(Request { time: hold.now, what });
+        }
     }
 }
 

@@ -44,14 +44,14 @@ pub enum Entry {
     Dropped(Dropped),
 }
 
-/// What one policy had against an action.
+/// What one policy had against an action, or by which exception it had nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Objected {
     /// Name of the policy.
     pub policy: String,
-    /// `hold` or `deny`.
+    /// `hold` or `deny`; `allow` for an exception that somebody made.
     pub verdict: String,
-    /// Why, and who can change it.
+    /// Why, and who can change it; of an exception: which one, whose, and until when.
     pub reason: String,
 }
 
@@ -75,7 +75,8 @@ pub struct Asked {
     /// Why it is held or denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// What each policy had against it, also when that did not decide.
+    /// What each policy had against it, also when that did not decide, and the exceptions by
+    /// which one had nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objections: Vec<Objected>,
     /// The target as it was; `None` when there was none.

@@ -27,6 +27,9 @@ use crate::{
 /// Where a shared record lies. Every method is one exchange with a limited wait; after an error the
 /// next call starts anew.
 pub trait LineStore: Send {
+    /// What it is called in messages, without secrets.
+    fn name(&self) -> String;
+
     /// What stands at the end of the record; `None` while it has no lines.
     ///
     /// **Errors**: the store does not answer.
@@ -123,6 +126,17 @@ pub struct Batch<'a> {
     pub started: Timestamp,
 }
 
+/// What the first look at a store has found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// The end of the record.
+    End(Tip),
+    /// Something is wrong with the record.
+    Damaged(String),
+    /// It does not answer.
+    Nothing(io::Error),
+}
+
 /// Appends to a [`LineStore`].
 pub(crate) struct SharedSink {
     store: Box<dyn LineStore>,
@@ -130,6 +144,8 @@ pub(crate) struct SharedSink {
     keep: Keep,
     file_bytes_max: u64,
     tip: Tip,
+    /// Whether the store was asked for its end with success. Before, nothing can be chained.
+    is_known: bool,
     /// The last file: its number (0: none), size, and when it was begun.
     number: u32,
     bytes: u64,
@@ -140,27 +156,32 @@ pub(crate) struct SharedSink {
 }
 
 impl SharedSink {
-    /// Finds the end of the record; the third value is what is wrong with it, if anything.
+    /// Looks for the end of the record; how that went. When the store does not answer, the end is
+    /// found before the first line is written.
     pub(crate) fn open(
         store: Box<dyn LineStore>,
         key: Arc<SigningKey>,
         keep: Keep,
-    ) -> io::Result<(Self, Tip, Option<String>)> {
+    ) -> (Self, Found) {
         let mut sink = Self {
             store,
             key,
             keep,
             file_bytes_max: FILE_BYTES_MAX,
             tip: Tip::default(),
+            is_known: false,
             number: 0,
             bytes: 0,
             started: None,
             begins: false,
             counters: Arc::default(),
         };
-        let damage = sink.follow()?.err();
-        let tip = sink.tip.clone();
-        Ok((sink, tip, damage))
+        let found = match sink.follow() {
+            Ok(Ok(())) => Found::End(sink.tip.clone()),
+            Ok(Err(problem)) => Found::Damaged(problem),
+            Err(error) => Found::Nothing(error),
+        };
+        (sink, found)
     }
 
     /// Takes the end as it is stored for the end; what is wrong with it.
@@ -169,6 +190,7 @@ impl SharedSink {
             if self.tip.seq > 0 {
                 return Ok(Err(format!("its {} lines are gone", self.tip.seq)));
             }
+            self.is_known = true;
             return Ok(Ok(()));
         };
         let checked = self.checked(&end).and_then(|tip| {
@@ -182,6 +204,7 @@ impl SharedSink {
         });
         Ok(checked.map(|tip| {
             self.tip = tip;
+            self.is_known = true;
             self.number = end.last.file;
             self.bytes = end.bytes;
             self.started = Some(end.started);
@@ -282,14 +305,22 @@ impl Sink for SharedSink {
         self.tip.clone()
     }
 
-    fn end_if_stored(&mut self, tip: &Tip) -> io::Result<Option<Tip>> {
-        if self.store.hash_of(tip.seq)?.as_ref() != Some(&tip.hash) {
-            return Ok(None);
-        }
+    fn is_unknown(&self) -> bool {
+        !self.is_known
+    }
+
+    fn find(&mut self) -> io::Result<Option<Tip>> {
         match self.follow()? {
             Ok(()) => Ok(Some(self.tip.clone())),
             Err(problem) => Err(io::Error::other(problem)),
         }
+    }
+
+    fn end_if_stored(&mut self, tip: &Tip) -> io::Result<Option<Tip>> {
+        if self.store.hash_of(tip.seq)?.as_ref() != Some(&tip.hash) {
+            return Ok(None);
+        }
+        self.find()
     }
 
     fn overdue(&mut self, now: Timestamp) -> io::Result<Option<(Dropped, Vec<u32>)>> {

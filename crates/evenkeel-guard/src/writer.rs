@@ -52,7 +52,7 @@ impl<S: Sink> Record for Inline<S> {
     fn submit(&self, request: Request) {
         let mut book = self.book();
         book.commit(vec![request]);
-        while book.has_more() && !book.is_late() {
+        while book.has_more() && !book.is_late() && !book.is_troubled() {
             book.commit(Vec::new());
         }
     }
@@ -66,6 +66,10 @@ pub struct Writer {
     lost: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
     pub(crate) counters: Arc<Counters>,
+    /// Where the lines go, for messages.
+    pub(crate) name: String,
+    /// Whether others write there too.
+    pub(crate) is_shared: bool,
 }
 
 impl Writer {
@@ -75,11 +79,19 @@ impl Writer {
     pub(crate) fn start(book: Book<impl Sink + 'static>) -> std::io::Result<Self> {
         let (queue, requests) = mpsc::channel();
         let (waiting, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
-        let counters = book.sink.counters();
+        let counters = book.counters.clone();
         let worker = Worker { book, requests, waiting: waiting.clone(), lost: lost.clone() };
         let thread =
             std::thread::Builder::new().name("audit".to_owned()).spawn(move || worker.run())?;
-        Ok(Self { queue: Some(queue), waiting, lost, thread: Some(thread), counters })
+        Ok(Self {
+            queue: Some(queue),
+            waiting,
+            lost,
+            thread: Some(thread),
+            counters,
+            name: String::new(),
+            is_shared: false,
+        })
     }
 }
 
@@ -144,6 +156,7 @@ impl<S: Sink> Worker<S> {
             self.book.lose(self.lost.swap(0, Relaxed));
             if batch.is_empty() && !self.book.is_late() && !self.book.has_more() {
                 self.book.sync();
+                self.book.look();
             } else {
                 self.book.commit(batch);
             }
@@ -151,14 +164,22 @@ impl<S: Sink> Worker<S> {
         if self.book.is_late() || self.book.has_more() {
             self.book.commit(Vec::new());
         }
+        if self.book.is_late() {
+            // What was done was logged when it was done.
+            tracing::error!(
+                lines = self.book.late_len(),
+                "the audit record is still away: lines that wait for it are lost with this process"
+            );
+        }
         self.book.sync();
     }
 
     /// The next request, or a timeout when there is something to do without one.
     fn next(&self) -> Result<Request, RecvTimeoutError> {
-        let wait = if self.book.has_more() {
+        // While it fails, not again and again at once.
+        let wait = if self.book.has_more() && !self.book.is_troubled() {
             Duration::ZERO
-        } else if self.book.is_late() {
+        } else if self.book.is_late() || self.book.is_troubled() {
             RETRY
         } else if self.book.sink.is_dirty() {
             SYNC_LINGER

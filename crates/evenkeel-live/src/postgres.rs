@@ -96,34 +96,42 @@ pub enum RecordStoreError {
 
 /// Lines in a PostgreSQL database. **Not** for use on a thread that drives futures: it waits.
 pub struct PostgresRecord {
+    /// Without a password.
+    address: String,
     config: Config,
     tls: MakeRustlsConnect,
     runtime: Runtime,
     client: Option<Client>,
+    role: Role,
+}
+
+/// What is done with each new connection before anything else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Nothing: who reads has looked already.
+    Reader,
+    /// The tables are made if they are not there, and their format is checked.
+    Maker,
+    /// Their format is checked: they were there, and another process may have changed them.
+    Writer,
 }
 
 impl PostgresRecord {
-    /// Connects, and makes the tables when they are not there.
+    /// A record to write. It connects when it is used first, and then makes the tables when they
+    /// are not there: a process may start before its database.
     ///
     /// The address is libpq's URL. `PGPASSWORD` counts when it has no password. With TLS the
     /// server's certificate is verified always, by the system's authorities or `sslrootcert`.
     ///
-    /// **Errors**: the address or its options; the database does not answer; the tables are of a
-    /// newer format, or are not there and may not be made.
+    /// **Errors**: the address or its options.
     pub fn open(address: &str) -> Result<Self, RecordStoreError> {
-        let mut record = Self::reader(address)?;
-        let answer = |source| RecordStoreError::Answer { address: redact::url(address), source };
-        let format = record.with(async |client| {
-            prepare(client).await?;
-            read_format(client).await
-        });
-        is_known(format.map_err(answer)?.unwrap_or(FORMAT)).map_err(answer)?;
-        Ok(record)
+        Ok(Self { role: Role::Maker, ..Self::reader(address)? })
     }
 
     /// Connects to read what is there.
     ///
-    /// **Errors**: as of [`Self::open`], and when there is no record.
+    /// **Errors**: as of [`Self::open`]; the database does not answer; there is no record, or one
+    /// of a newer format.
     pub fn open_to_read(address: &str) -> Result<Self, RecordStoreError> {
         let mut record = Self::reader(address)?;
         let answer = |source| RecordStoreError::Answer { address: redact::url(address), source };
@@ -151,7 +159,8 @@ impl PostgresRecord {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime
             .map_err(|source| RecordStoreError::Answer { address: redact::url(address), source })?;
-        Ok(Self { config, tls, runtime, client: None })
+        let address = redact::url(address);
+        Ok(Self { address, config, tls, runtime, client: None, role: Role::Reader })
     }
 
     /// Runs this with a connection, a new one after each failure.
@@ -168,11 +177,18 @@ impl PostgresRecord {
         &mut self,
         run: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Doubt> {
-        let Self { config, tls, runtime, client } = self;
+        let Self { config, tls, runtime, client, role, .. } = self;
         runtime.block_on(async {
             let connected = match client.take().filter(|client| !client.is_closed()) {
                 Some(client) => client,
-                None => connect(config, tls).await.map_err(Doubt::Not)?,
+                None => {
+                    let connected = connect(config, tls).await.map_err(Doubt::Not)?;
+                    greet(&connected, *role).await.map_err(Doubt::Not)?;
+                    if *role == Role::Maker {
+                        *role = Role::Writer;
+                    }
+                    connected
+                }
             };
             match tokio::time::timeout(ANSWER_MAX, run(&connected)).await {
                 Ok(Ok(done)) => {
@@ -191,6 +207,10 @@ impl PostgresRecord {
 }
 
 impl LineStore for PostgresRecord {
+    fn name(&self) -> String {
+        self.address.clone()
+    }
+
     fn end(&mut self) -> io::Result<Option<StoredEnd>> {
         let row = self.with(async |client| client.query_opt(END, &[]).await)?;
         row.as_ref().map(stored_end).transpose()
@@ -267,6 +287,21 @@ impl LineStore for PostgresRecord {
                     WHERE seq > $1 ORDER BY seq LIMIT $2";
         let rows = self.with(async |client| client.query(page, &[&behind, &PAGE]).await)?;
         rows.iter().map(|row| line(row, 0, 1, 2)).collect()
+    }
+}
+
+/// What comes before all else on a new connection.
+async fn greet(client: &Client, role: Role) -> io::Result<()> {
+    let look = async {
+        if role == Role::Maker {
+            prepare(client).await?;
+        }
+        if role == Role::Reader { Ok(None) } else { read_format(client).await }
+    };
+    match tokio::time::timeout(ANSWER_MAX, look).await {
+        Ok(Ok(format)) => is_known(format.unwrap_or(FORMAT)),
+        Ok(Err(error)) => Err(described(&error)),
+        Err(_) => Err(silent(ANSWER_MAX)),
     }
 }
 

@@ -6,6 +6,8 @@
 mod clocks;
 #[path = "world/endings.rs"]
 mod endings;
+#[path = "world/exceptions.rs"]
+mod exceptions;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

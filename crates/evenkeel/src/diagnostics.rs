@@ -43,11 +43,15 @@ struct Connection {
 /// Further metrics in Prometheus' text format.
 type More = Box<dyn Fn() -> String + Send + Sync>;
 
+/// What this process cannot do now; `None` when it is ready.
+type Unready = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// The listener.
 pub(crate) struct Diagnostics {
     listener: TcpListener,
     activity: Arc<Activity>,
     more: More,
+    unready: Unready,
     head_timeout: Duration,
     connection_timeout: Duration,
 }
@@ -72,9 +76,20 @@ impl Diagnostics {
             listener,
             activity,
             more: Box::new(more),
+            unready: Box::new(|| None),
             head_timeout: HEAD_TIMEOUT,
             connection_timeout: CONNECTION_TIMEOUT,
         })
+    }
+
+    /// `/readyz` says that it is not ready while this says why.
+    #[must_use]
+    pub(crate) fn unready_when(
+        mut self,
+        unready: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.unready = Box::new(unready);
+        self
     }
 
     /// Where it listens.
@@ -114,7 +129,7 @@ impl Diagnostics {
     async fn serve(self: Arc<Self>, stream: TcpStream, has_asked: Arc<AtomicBool>) {
         let service = service_fn(|request: Request<Incoming>| {
             has_asked.store(true, Relaxed);
-            let answer = answer(&request, &self.activity, &*self.more);
+            let answer = self.answer(&request);
             async { Ok::<_, Infallible>(answer) }
         });
         let serving = http1::Builder::new()
@@ -130,32 +145,37 @@ impl Diagnostics {
     }
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    activity: &Activity,
-    more: &(dyn Fn() -> String + Send + Sync),
-) -> Response<Full<Bytes>> {
-    let text = "text/plain; version=0.0.4; charset=utf-8";
-    let (status, kind, body) = match request.uri().path() {
-        "/healthz" | "/readyz" | "/livez" => (StatusCode::OK, text, "ok\n".to_owned()),
-        "/metrics" => (StatusCode::OK, text, format!("{}{}", activity.metrics(), more())),
-        "/why" => {
-            let passes = match object(request.uri().query().unwrap_or_default()) {
-                Some(object) => activity.why(&object),
-                None => activity.troubles(),
-            };
-            let body = serde_json::to_string(&passes).unwrap_or_default();
-            (StatusCode::OK, "application/json", body)
-        }
-        _ => {
-            let known = "not found; try /metrics, /why?object=KIND/NAMESPACE/NAME, /healthz\n";
-            (StatusCode::NOT_FOUND, text, known.to_owned())
-        }
-    };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
-    response
+impl Diagnostics {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let text = "text/plain; version=0.0.4; charset=utf-8";
+        let (status, kind, body) = match request.uri().path() {
+            "/healthz" | "/livez" => (StatusCode::OK, text, "ok\n".to_owned()),
+            "/readyz" => match (self.unready)() {
+                None => (StatusCode::OK, text, "ok\n".to_owned()),
+                Some(why) => (StatusCode::SERVICE_UNAVAILABLE, text, format!("{why}\n")),
+            },
+            "/metrics" => {
+                (StatusCode::OK, text, format!("{}{}", self.activity.metrics(), (self.more)()))
+            }
+            "/why" => {
+                let passes = match object(request.uri().query().unwrap_or_default()) {
+                    Some(object) => self.activity.why(&object),
+                    None => self.activity.troubles(),
+                };
+                let body = serde_json::to_string(&passes).unwrap_or_default();
+                (StatusCode::OK, "application/json", body)
+            }
+            _ => {
+                let known = "not found; try /metrics, /why?object=KIND/NAMESPACE/NAME, /healthz\n";
+                (StatusCode::NOT_FOUND, text, known.to_owned())
+            }
+        };
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        let kind = http::HeaderValue::from_static(kind);
+        response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+        response
+    }
 }
 
 /// The object of a query; names of objects need no percent-encoding.

@@ -80,7 +80,8 @@ fn open_files(
     })
 }
 
-/// In a thread of its own: it waits for the database, which a thread that drives futures must not.
+/// In a thread of its own: it looks at the database, for which a thread that drives futures must not
+/// wait. When it does not answer, this process starts nevertheless.
 fn open_shared(
     address: String,
     key: SigningKey,
@@ -92,10 +93,9 @@ fn open_shared(
         anyhow::Ok(RecordDoor::open_shared(Box::new(store), key, keep, clock)?)
     };
     let opened = thread::spawn(open).join();
-    opened.unwrap_or_else(|_| Err(anyhow!("internal error while opening the record"))).context(
-        "nothing is done without a record of it: see that the database of --record answers, and \
-         that its user may make tables or add rows to them",
-    )
+    opened
+        .unwrap_or_else(|_| Err(anyhow!("internal error while opening the record")))
+        .context("nothing is done without a record of it: correct --record")
 }
 
 fn unrecorded(place: &Path) -> String {

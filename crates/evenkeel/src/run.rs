@@ -49,7 +49,7 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
     }
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
     let time = Arc::new(RealTime::start());
-    // Before anybody is asked anything: without a record there is nothing to do.
+    // Before anybody is asked anything: what is done is recorded.
     let door = door::open(&data_dir, &args.record, time.clone(), time.clone())?;
     let settings = LiveSettings { groups: controllers::groups(&args.only), ..Default::default() };
     let store = connect_with(args.kubeconfig.as_deref(), settings).await.context(
@@ -83,8 +83,12 @@ async fn prepare(args: &RunArgs) -> anyhow::Result<(Assembly, Diagnostics)> {
         .with_stewards(Arc::new(Neighbours::new(cached.clone(), args.manage.into())))
         .with_hooks(Arc::new(HttpHooks::new(store).context("set up webhooks")?));
     let activity = Arc::<Activity>::default();
-    let metrics = move || cached.metrics();
-    let diagnostics = Diagnostics::bind(args.listen, activity.clone(), metrics).await?;
+    let health = door.0.health();
+    let record = health.clone();
+    let metrics = move || format!("{}{}", cached.metrics(), record.metrics());
+    let diagnostics = Diagnostics::bind(args.listen, activity.clone(), metrics)
+        .await?
+        .unready_when(move || health.away());
     let options = controllers::Options {
         confirm: args.without != Some(Safeguard::Confirmation),
         metric_servers: Some(Arc::new(PrometheusServers::beside(&args.prometheus))),

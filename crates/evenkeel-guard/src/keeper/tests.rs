@@ -2,7 +2,7 @@ use std::io;
 
 use evenkeel_api::{Key, canary::Canary};
 use evenkeel_base::FixedClock;
-use evenkeel_control::Action;
+use evenkeel_control::{Action, Withheld};
 use futures::executor::block_on;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -312,4 +312,76 @@ fn what_would_be_done_with_an_observed_object_is_on_record() {
     let Entry::Ask(asked) = &line.entry else { panic!("{line:?}") };
     let said = (&*asked.verb, &*asked.verdict, &*asked.action, &*asked.object);
     assert_eq!(said, ("predict", "observe", "would NewRevision", "Canary/shop/a"));
+}
+
+#[test]
+fn what_a_controller_does_not_begin_is_on_record_once_for_each_reason() {
+    let (door, _) = door();
+    let hold = |mark: &str| {
+        let withheld = Withheld {
+            what: "start a new version".to_owned(),
+            policy: "budget",
+            why: format!("{mark}: 3.14 % is left"),
+            mark: mark.to_owned(),
+        };
+        door.withhold(&OwnHold {
+            controller: "delivery",
+            object: &Key::of::<Canary>("shop", "a"),
+            withheld: &withheld,
+            reason: "BudgetPending",
+            now: Timestamp::from_second(7).unwrap(),
+        });
+    };
+    for mark in ["low", "low", "none", "low", "low"] {
+        hold(mark);
+    }
+    // Less risk is no beginning.
+    assert!(matches!(ask(&door, Direction::Safer), Verdict::Allow(_)));
+    hold("low");
+    assert!(matches!(ask(&door, Direction::Riskier), Verdict::Allow(_)));
+    hold("low");
+    insta::assert_snapshot!(record(&door), @r"
+    1 riskier hold budget:hold
+    2 riskier hold budget:hold
+    3 riskier hold budget:hold
+    4 safer allow
+    5 riskier allow
+    6 riskier hold budget:hold
+    ");
+    let lines = door.record.book();
+    let line: Line = serde_json::from_str(lines.sink.lines.lines().next().unwrap()).unwrap();
+    let Entry::Ask(asked) = line.entry else { panic!() };
+    let said = (&*asked.verb, &*asked.action, &*asked.reason, asked.why.as_deref());
+    assert_eq!(
+        said,
+        ("start", "start a new version", "BudgetPending", Some("low: 3.14 % is left"))
+    );
+}
+
+/// Allows by an exception.
+struct Except;
+
+impl Policy for Except {
+    fn name(&self) -> &'static str {
+        "budget"
+    }
+    fn judge(&self, _: &Petition<'_>) -> Opinion {
+        Opinion::AllowBecause { reason: "by kim".to_owned() }
+    }
+}
+
+#[test]
+fn an_exception_is_on_record_and_opens_nothing_that_another_policy_holds() {
+    let (door, _) = door();
+    let door = door.with_policy(Except);
+    assert!(matches!(ask(&door, Direction::Riskier), Verdict::Allow(_)));
+    assert!(matches!(ask(&door, Direction::Safer), Verdict::Allow(_)));
+    let door = door.with_policy(Hold("two"));
+    let Verdict::Hold { objections, .. } = ask(&door, Direction::Riskier) else { panic!() };
+    assert_eq!(objections.len(), 1, "{objections:?}");
+    insta::assert_snapshot!(record(&door), @r"
+    1 riskier allow budget:allow
+    2 safer allow
+    3 riskier hold budget:allow two:hold
+    ");
 }

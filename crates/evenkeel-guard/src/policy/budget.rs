@@ -6,7 +6,7 @@ use std::{
 
 use evenkeel_api::{GroupKind, Obj, canary::Canary, slo::ErrorBudget};
 use evenkeel_control::{
-    Action, BoxFuture, Direction, ListQuery, Petition, Read, Timer, WatchEvent,
+    Action, BoxFuture, Direction, ListQuery, Petition, Read, Timer, WatchEvent, redact,
 };
 use futures::{
     FutureExt as _, StreamExt as _,
@@ -136,12 +136,20 @@ impl Policy for BudgetGate {
     }
 
     fn judge(&self, petition: &Petition<'_>) -> Opinion {
-        let more_traffic = matches!(petition.action, Action::SetWeights { .. })
-            && petition.direction == Direction::Riskier;
-        if !more_traffic {
+        if petition.direction != Direction::Riskier {
             return Opinion::Allow;
         }
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(petition.action, Action::SetWeights { .. }) {
+            // Such as the first pods of a release, whose start the Canary itself would have held.
+            let answer = known.budgets.get(&petition.object.to_string());
+            return match answer {
+                Some(Answer::Budget(budget)) if budget.goes_ahead(petition.now.as_second()) => {
+                    allowed(budget)
+                }
+                _ => Opinion::Allow,
+            };
+        }
         if !known.synced {
             let reason = "the error budgets are not known: the Canaries are still being read, or \
                           the API server does not answer";
@@ -160,10 +168,17 @@ impl Policy for BudgetGate {
     }
 }
 
+fn allowed(budget: &ErrorBudget) -> Opinion {
+    match &budget.break_glass {
+        Some(glass) => Opinion::AllowBecause { reason: redact::text(&glass.to_string()) },
+        None => Opinion::Allow,
+    }
+}
+
 fn judge(budget: &ErrorBudget, now: Timestamp) -> Opinion {
     // Reasons without numbers, which would make every answer a new one in the record.
     if budget.goes_ahead(now.as_second()) {
-        Opinion::Allow
+        allowed(budget)
     } else if budget.permission.goes_ahead() {
         hold(format!(
             "{}: its error budget was last computed more than {} minutes ago; check that the SLO \
@@ -332,6 +347,22 @@ mod tests {
         assert!(case.step(1000).contains("BudgetBurning"));
         case.canary(&Value::Null);
         assert_eq!(case.step(1000), "Allow");
+    }
+
+    #[test]
+    fn what_a_break_glass_lets_through_says_so() {
+        let mut case = Case::new();
+        case.tell(Ok(WatchEvent::Synced));
+        let mut opened = budget("allow", "BreakGlass");
+        opened["breakGlass"] = json!({"name": "fix", "author": "kim", "reason": "payments fail",
+            "expires": "1970-01-01T02:00:00Z", "slo": "shop/api/x"});
+        case.canary(&opened);
+        let because = "AllowBecause { reason: \"shop/api/x: BreakGlass/fix by kim until \
+                       1970-01-01T02:00:00Z: payments fail\" }";
+        assert_eq!(case.step(1000), because);
+        assert_eq!(case.judged(Direction::Riskier, false, 1000), because, "such as its first pods");
+        assert_eq!(case.judged(Direction::Safer, true, 1000), "Allow");
+        assert!(case.step(1601).contains("more than 10 minutes ago"), "it does not last longer");
     }
 
     #[test]

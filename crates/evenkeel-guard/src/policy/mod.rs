@@ -41,6 +41,11 @@ pub trait Policy: Send + Sync {
 pub enum Opinion {
     /// Nothing against it.
     Allow,
+    /// Nothing against it, by an exception that somebody made: its line in the record says so.
+    AllowBecause {
+        /// Which exception, whose, until when, and why.
+        reason: String,
+    },
     /// Not now.
     Hold {
         /// When to ask again; `None` leaves that to the loop.
@@ -64,7 +69,7 @@ pub(crate) struct Judgement {
     pub(crate) opinion: Opinion,
     /// Everything that counts against the action, the decisive one first.
     pub(crate) objections: Vec<Objection>,
-    /// Everything that was said against it, whether it counts or not.
+    /// Everything that was said against it, whether it counts or not, and the exceptions.
     pub(crate) said: Vec<Objected>,
 }
 
@@ -84,6 +89,9 @@ impl Chain {
             let opinion = policy.judge(petition);
             let (verdict, reason) = match &opinion {
                 Opinion::Allow => continue,
+                // What makes things safer needs no exception.
+                Opinion::AllowBecause { .. } if safer => continue,
+                Opinion::AllowBecause { reason } => ("allow", reason.clone()),
                 Opinion::Hold { reason, .. } => ("hold", reason.clone()),
                 Opinion::Deny { reason } => ("deny", reason.clone()),
             };
@@ -92,7 +100,7 @@ impl Chain {
                 verdict: verdict.to_owned(),
                 reason: reason.clone(),
             });
-            if safer && !policy.binds_safer() {
+            if verdict == "allow" || (safer && !policy.binds_safer()) {
                 continue;
             }
             objections.push(Objection { policy: policy.name(), reason });

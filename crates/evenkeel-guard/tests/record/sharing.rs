@@ -36,6 +36,8 @@ struct Rows {
     faults: VecDeque<Fault>,
     late: Vec<(Vec<StoredLine>, StoredEnd)>,
     dropping: bool,
+    /// It answers nothing.
+    away: bool,
 }
 
 /// A database that all who have a clone of it share.
@@ -91,9 +93,13 @@ impl Rows {
 }
 
 impl LineStore for Database {
+    fn name(&self) -> String {
+        "test://database".to_owned()
+    }
+
     fn end(&mut self) -> io::Result<Option<StoredEnd>> {
         let rows = self.rows();
-        if rows.faults.front() == Some(&Fault::Down) {
+        if rows.away || rows.faults.front() == Some(&Fault::Down) {
             return Err(down());
         }
         Ok(rows.end.clone())
@@ -102,7 +108,7 @@ impl LineStore for Database {
     fn append(&mut self, batch: &Batch<'_>) -> Result<bool, Doubt> {
         let mut rows = self.rows();
         let fault = rows.faults.pop_front().unwrap_or(Fault::Not);
-        if fault == Fault::Down {
+        if rows.away || fault == Fault::Down {
             return Err(Doubt::Not(down()));
         }
         // What was still on its way arrives before anything newer.
@@ -141,6 +147,9 @@ impl LineStore for Database {
 
     fn hash_of(&mut self, seq: u64) -> io::Result<Option<String>> {
         let rows = self.rows();
+        if rows.away {
+            return Err(down());
+        }
         let line = rows.lines.iter().find(|line| line.seq == seq);
         Ok(line.map(|line| serde_json::from_str::<Line>(&line.text).unwrap().hash))
     }
@@ -265,6 +274,95 @@ fn what_makes_things_safer_happens_and_is_recorded_late() {
     drop(a);
     assert_eq!(database.verified(&dir), "lines 1 to 5");
     assert!(all(&dir)[1].late, "its line, whatever became of the outcome's");
+}
+
+/// Whether an action that makes things safer is done, with its outcome.
+fn is_rescued(door: &RecordDoor, replicas: i32) -> bool {
+    let Verdict::Allow(id) = ask(door, replicas, Direction::Safer) else { return false };
+    block_on(door.settle(&id, Outcome::Done));
+    true
+}
+
+fn held(door: &RecordDoor, replicas: i32) -> String {
+    let Verdict::Hold { objections, .. } = ask(door, replicas, Direction::Riskier) else {
+        panic!()
+    };
+    objections[0].reason.clone()
+}
+
+#[test]
+fn a_process_that_starts_while_the_store_is_away_chains_to_what_it_finds_later() {
+    for lines_before in [0, 1] {
+        let (dir, database) = (folder("shared-away"), Database::default());
+        if lines_before > 0 {
+            assert!(is_allowed(&database.open(&dir), 0));
+        }
+        database.rows().away = true;
+        let (a, b) = (database.open(&dir), database.open(&dir));
+        for door in [&a, &b] {
+            assert!(is_rescued(door, 1), "it does not wait for the record");
+            let why = held(door, 2);
+            let named = why.contains("test://database") && why.contains("does not answer");
+            assert!(named, "{why}");
+            let away = door.health().away().unwrap();
+            assert!(away.contains("test://database is away since 1970-01-01T00:00:50Z"), "{away}");
+        }
+        let metrics = a.health().metrics();
+        let gauge = "evenkeel_audit_record_away{record=\"test://database\"} 1\n";
+        assert!(metrics.contains(gauge), "{metrics}");
+        database.rows().away = false;
+        assert!(is_allowed(&a, 3) && is_allowed(&b, 3));
+        assert_eq!((a.health().away(), b.health().away()), (None, None));
+        let gauge = "evenkeel_audit_record_away{record=\"test://database\"} 0\n";
+        assert!(a.health().metrics().contains(gauge));
+        drop((a, b));
+        let last = 1 + 2 * lines_before + 8;
+        assert_eq!(database.verified(&dir), format!("lines 1 to {last}"));
+        assert_eq!(tally(&dir), (4 + lines_before, 4 + lines_before, 0));
+        let is_late = |line: &&Line| line.late && matches!(line.entry, Entry::Ask(_));
+        assert_eq!(all(&dir).iter().filter(is_late).count(), 2);
+    }
+}
+
+#[test]
+fn a_damaged_record_that_is_found_late_is_not_continued() {
+    let (dir, database) = (folder("shared-away-damaged"), Database::default());
+    assert!(is_allowed(&database.open(&dir), 0));
+    database.rows().away = true;
+    let stranger = database.open(&folder("shared-away-stranger"));
+    assert!(is_rescued(&stranger, 1));
+    database.rows().away = false;
+    let why = held(&stranger, 2);
+    assert!(why.contains("the same --audit-key"), "{why}");
+    assert!(stranger.health().away().unwrap().contains("the same --audit-key"));
+    drop(stranger);
+    assert_eq!(database.verified(&dir), "lines 1 to 3");
+}
+
+#[test]
+fn a_store_that_comes_back_with_fewer_lines_is_not_continued() {
+    let (dir, database) = (folder("shared-restored"), Database::default());
+    let a = database.open(&dir);
+    assert!(is_allowed(&a, 1));
+    // With its outcome.
+    drop(a);
+    let lines = database.rows().lines.len();
+    let end = database.rows().end.clone();
+    let a = database.open(&dir);
+    assert!(is_allowed(&a, 2));
+    database.rows().lines.truncate(lines);
+    database.rows().end = end;
+    // A backup is sound in itself, and still this process knows better.
+    for replicas in 3..5 {
+        let why = held(&a, replicas);
+        assert!(why.contains("was written: lines are gone"), "{why}");
+    }
+    assert!(is_rescued(&a, 6));
+    database.rows().lines.clear();
+    database.rows().end = None;
+    assert!(held(&a, 7).contains("lines are gone"), "an empty one");
+    drop(a);
+    assert!(database.rows().lines.is_empty(), "nothing is written into it");
 }
 
 #[test]

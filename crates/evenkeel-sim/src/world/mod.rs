@@ -33,7 +33,7 @@ use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
     Activity, DeleteOptions, Host, HostPorts, Patch, RunLoop, Store, StoreError, WriteOptions,
 };
-use evenkeel_guard::{BudgetGate, MemoryDoor};
+use evenkeel_guard::{BudgetGate, Line, MemoryDoor};
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::Value;
 use tokio::{sync::watch, task::JoinHandle};
@@ -76,6 +76,7 @@ pub struct World {
     /// Off only to show what it is good for: every process then acts.
     pub election: bool,
     processes: BTreeMap<usize, Process>,
+    doors: Vec<Arc<MemoryDoor>>,
     started: usize,
     parts: Vec<JoinHandle<()>>,
 }
@@ -120,6 +121,7 @@ impl World {
             extra: Vec::new(),
             election: true,
             processes: BTreeMap::new(),
+            doors: Vec::new(),
             started: 0,
             parts,
         })
@@ -152,11 +154,13 @@ impl World {
         let (traffic, timer) = (self.traffic.clone(), self.time.clone());
         let gate = BudgetGate::default();
         let door = MemoryDoor::new(self.time.clone()).with_policy(gate.clone());
+        let door = Arc::new(door);
+        self.doors.push(door.clone());
         let look_every = Duration::from_secs(15);
         let settings = Settings { confirm: true, metric_servers: None, look_every };
         self.start_with(|host| {
             let read = host.ports().read.clone();
-            let host = host.with_metrics(traffic).with_door(Arc::new(door));
+            let host = host.with_metrics(traffic).with_door(door);
             Assembly::new(host, settings).beside(gate.follow(read, timer))
         })
     }
@@ -194,6 +198,11 @@ impl World {
     /// A process by its number.
     pub fn process(&self, number: usize) -> Option<&Process> {
         self.processes.get(&number)
+    }
+
+    /// What the processes that [`Self::start`] made have recorded, one after the other.
+    pub fn record(&self) -> Vec<Line> {
+        self.doors.iter().flat_map(|door| door.lines()).collect()
     }
 
     /// Ends a process where it stands, as `kill -9` does.

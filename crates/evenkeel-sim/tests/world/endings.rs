@@ -39,7 +39,7 @@ async fn until_weight(world: &World, service: &str, pct: i64) {
     }
 }
 
-async fn budget(world: &World, service: &str) -> Value {
+pub(crate) async fn budget(world: &World, service: &str) -> Value {
     let canary = releases::canary(world, service).await.unwrap();
     canary.json()["status"]["errorBudget"].clone()
 }
@@ -102,13 +102,13 @@ fn a_budget_that_cannot_be_read_hides_no_bad_version_and_is_written_anew() {
     });
 }
 
-fn policy() -> Value {
+pub(crate) fn policy() -> Value {
     json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "ErrorBudgetPolicy",
         "metadata": {"name": "all", "namespace": "default"},
         "spec": {"selector": {"services": ["requests"]}}})
 }
 
-async fn budget_is(world: &World, service: &str, reason: &str) {
+pub(crate) async fn budget_is(world: &World, service: &str, reason: &str) {
     let end = world.time.elapsed() + 5 * MINUTE;
     while budget(world, service).await["reason"] != reason {
         assert!(world.time.elapsed() < end, "{}", budget(world, service).await);

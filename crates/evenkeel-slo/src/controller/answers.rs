@@ -26,8 +26,8 @@ use evenkeel_api::{
     canary::Canary,
     misfit,
     slo::{
-        BreakGlass, ErrorBudget, ErrorBudgetPolicy, NO_POLICY, Permission, PrometheusRule,
-        PrometheusServiceLevel, SloAnswer,
+        BreakGlass, ErrorBudget, ErrorBudgetPolicy, NO_POLICY, OpenGlass, Permission,
+        PrometheusRule, PrometheusServiceLevel, SloAnswer,
     },
 };
 use evenkeel_control::{
@@ -56,6 +56,8 @@ use crate::{
 const REFRESH_SECONDS: i64 = 240;
 /// And looked at again this often, should a change not have woken it.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
+/// Rounding must not make it look again and again.
+const LOOK_LEAST: Duration = Duration::from_secs(1);
 /// Answers that are listed, the strictest first.
 const ANSWERS_MAX: usize = 20;
 
@@ -191,6 +193,11 @@ fn decide(view: &AnswerView) -> Plan {
         return plan;
     };
     let mut plan = Plan::wait(reasons::ANSWERED, LOOK_EVERY);
+    if let Some(glass) = &new.break_glass {
+        // What it opened closes at that moment.
+        let left = glass.expires.duration_since(view.now);
+        plan = plan.waking(Duration::try_from(left).unwrap_or_default().max(LOOK_LEAST));
+    }
     let news = old.is_none_or(|old| {
         without_noise(old.clone()) != without_noise(new.clone()) || has_moved(old, &new)
     });
@@ -213,7 +220,7 @@ fn has_moved(old: &ErrorBudget, new: &ErrorBudget) -> bool {
 /// As a merge patch: what is not known any more has to be taken out by name.
 fn body(budget: &ErrorBudget) -> Value {
     let mut body = json!({"remainingPercent": null, "worstCasePercent": null,
-        "worstCaseRequests": null, "slos": null, "observedAt": null});
+        "worstCaseRequests": null, "slos": null, "breakGlass": null, "observedAt": null});
     let values = serde_json::to_value(budget).unwrap_or(Value::Null);
     if let (Some(all), Value::Object(values)) = (body.as_object_mut(), values) {
         all.extend(values);
@@ -242,6 +249,7 @@ struct Answer {
     message: String,
     cost: Option<f64>,
     worst: Option<WorstCase>,
+    glass: Option<OpenGlass>,
     observed_at: i64,
 }
 
@@ -267,6 +275,7 @@ fn answer(view: &AnswerView) -> Option<ErrorBudget> {
     });
     let observed_at = all.iter().map(|answer| answer.observed_at).min()?;
     let listed = all.iter().take(ANSWERS_MAX).map(|answer| answer.said.clone()).collect();
+    let break_glass = all.iter().find_map(|answer| answer.glass.clone());
     let first = all.into_iter().next()?;
     Some(ErrorBudget {
         slo: first.said.slo,
@@ -278,6 +287,7 @@ fn answer(view: &AnswerView) -> Option<ErrorBudget> {
         worst_case_percent: first.cost.map(percent),
         worst_case_requests: first.worst.map(|worst| whole(worst.bound)),
         slos: listed,
+        break_glass,
         observed_at,
     })
 }
@@ -317,15 +327,18 @@ fn without_budget(view: &AnswerView, name: &str, there: bool) -> Answer {
     messages.insert(0, message);
     let mut glasses = view.policies.values().flat_map(|policy| accepted(view, policy).0);
     let open = |glass: &policy::BreakGlass| glass.covers(ActionClass::Deploy, view.now);
+    let slo = format!("{namespace}/{name}");
+    let mut glass = None;
     if permission < Permission::Allow
-        && let Some(glass) = glasses.find(open)
+        && let Some(found) = glasses.find(open)
     {
         (permission, said) = (Permission::Allow, policy::BREAK_GLASS);
-        messages.insert(0, format!("break-glass by {}: {}", glass.author, glass.reason));
+        messages.insert(0, format!("break-glass by {}: {}", found.author, found.reason));
+        glass = open_glass(view, &found, &slo);
     }
     Answer {
         said: SloAnswer {
-            slo: format!("{namespace}/{name}"),
+            slo,
             state: "unknown".to_owned(),
             permission,
             reason: said.to_owned(),
@@ -335,8 +348,20 @@ fn without_budget(view: &AnswerView, name: &str, there: bool) -> Answer {
         message: messages.join("; "),
         cost: None,
         worst: None,
+        glass,
         observed_at: view.now.as_second(),
     }
+}
+
+/// What is said about an exception that decided.
+fn open_glass(view: &AnswerView, glass: &policy::BreakGlass, slo: &str) -> Option<OpenGlass> {
+    let is_it = |spec: &Value| {
+        let read: Result<policy::BreakGlass, _> = serde_json::from_value(spec.clone());
+        read.is_ok_and(|read| read == *glass)
+    };
+    let (name, _) = view.glasses.iter().find(|(_, spec)| is_it(spec))?;
+    let policy::BreakGlass { author, reason, expires, .. } = glass.clone();
+    Some(OpenGlass { name: name.clone(), author, reason, expires, slo: slo.to_owned() })
 }
 
 /// The exceptions that a policy accepts, and what is wrong with the others.
@@ -369,10 +394,13 @@ impl Question<'_> {
         let worst = plan.as_ref().and_then(CanaryPlan::worst_case);
         let cost = worst.and_then(|worst| self.share(worst.bound));
         let policy = state.policy.as_ref().and_then(|name| view.policies.get(name));
-        let (permission, reason, mut messages) = match policy {
-            Some(policy) => self.ask(policy, plan.as_ref(), cost),
-            None => no_policy(view),
+        let (permission, reason, mut messages, glass) = if let Some(policy) = policy {
+            self.ask(policy, plan.as_ref(), cost)
+        } else {
+            let (permission, reason, messages) = no_policy(view);
+            (permission, reason, messages, None)
         };
+        let glass = glass.and_then(|glass| open_glass(view, &glass, &self.slo()));
         messages.push(worst.map_or("its worst case is not known".to_owned(), |worst| {
             let share = cost.map_or(String::new(), |c| format!(", {:.2} % of the budget", c * 1e2));
             format!("a release costs at worst {} requests{share}", whole(worst.bound))
@@ -389,6 +417,7 @@ impl Question<'_> {
             message: messages.join("; "),
             cost,
             worst,
+            glass,
             observed_at: state.observed_at,
         }
     }
@@ -414,7 +443,7 @@ impl Question<'_> {
         policy: &policy::ErrorBudgetPolicy,
         plan: Option<&CanaryPlan>,
         cost: Option<f64>,
-    ) -> (Permission, &'static str, Vec<String>) {
+    ) -> (Permission, &'static str, Vec<String>, Option<policy::BreakGlass>) {
         let (view, state) = (self.view, self.state);
         let (glasses, problems) = accepted(view, policy);
         let burns = state.burn.iter();
@@ -454,7 +483,7 @@ impl Question<'_> {
         }
         let counting = counting.is_some() && decision.reason == reasons::BUDGET_UNKNOWN;
         let reason = if counting { reasons::BUDGET_COUNTING } else { decision.reason };
-        (decision.permission, reason, messages)
+        (decision.permission, reason, messages, decision.break_glass)
     }
 }
 

@@ -86,8 +86,8 @@ pub struct Decision {
     pub remaining: Option<f64>,
     /// Share of the budget reserved by others.
     pub reserved: f64,
-    /// Reason and author of the break-glass that decided, for the audit record.
-    pub break_glass: Option<(String, String)>,
+    /// The break-glass that decided, for the audit record.
+    pub break_glass: Option<BreakGlass>,
 }
 
 /// A person's decision to go ahead against the policy, for a while.
@@ -232,7 +232,7 @@ fn broken(decision: Decision, glass: &BreakGlass) -> Decision {
         permission: Permission::Allow,
         reason: BREAK_GLASS,
         messages,
-        break_glass: Some((glass.reason.clone(), glass.author.clone())),
+        break_glass: Some(glass.clone()),
         ..decision
     }
 }

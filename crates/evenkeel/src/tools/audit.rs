@@ -136,6 +136,10 @@ fn told(asked: &Line, outcome: Option<&Line>) -> anyhow::Result<String> {
                     body = Some(text);
                     continue;
                 }
+                ("objections", Value::Array(all)) => {
+                    rows.extend(all.iter().map(objection));
+                    continue;
+                }
                 (_, Value::String(text)) => text,
                 (_, other) => other.to_string(),
             };
@@ -150,6 +154,13 @@ fn told(asked: &Line, outcome: Option<&Line>) -> anyhow::Result<String> {
         rows.push(format!("body:\n{pretty}\n"));
     }
     Ok(rows.concat())
+}
+
+/// What one policy said.
+fn objection(said: &Value) -> String {
+    let text = |field: &str| said.get(field).and_then(Value::as_str).unwrap_or_default();
+    let name = if text("verdict") == "allow" { "exception:" } else { "objection:" };
+    format!("{name:<18} {} {}: {}\n", text("policy"), text("verdict"), text("reason"))
 }
 
 fn key(args: &KeyArgs) -> anyhow::Result<ExitCode> {
@@ -208,6 +219,24 @@ mod tests {
         signed with GbkECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=, the key that the record names itself: this finds only accidental damage and
         partial edits. A record that was rewritten as a whole is found with --key (see `evenkeel audit key`).
         ");
+    }
+
+    #[test]
+    fn what_policies_said_is_told_in_a_line_each() {
+        let line: Line = serde_json::from_value(json!({"v": 2, "seq": 1, "prev": "",
+            "time": "2026-01-02T03:04:05Z", "kind": "ask", "controller": "delivery",
+            "object": "Canary/shop/api", "verb": "scale", "action": "scale", "reason": "New",
+            "direction": "riskier", "verdict": "allow", "objections": [
+                {"policy": "budget", "verdict": "allow", "reason": "BreakGlass/fix by kim"},
+                {"policy": "rate", "verdict": "hold", "reason": "too many"}]}))
+        .unwrap();
+        let told = told(&line, None).unwrap();
+        for row in [
+            "exception:         budget allow: BreakGlass/fix by kim\n",
+            "objection:         rate hold: too many\n",
+        ] {
+            assert!(told.contains(row), "{told}");
+        }
     }
 
     #[test]

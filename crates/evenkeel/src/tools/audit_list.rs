@@ -266,7 +266,10 @@ impl Listed {
         let time = self.time.to_zoned(TimeZone::UTC).strftime("%m-%d %H:%M:%S").to_string();
         let late = if self.late { "late: " } else { "" };
         // Why it did not happen is worth more than why it was to happen.
-        let reason = format!("{late}{}", self.why.as_ref().unwrap_or(&self.reason));
+        let mut reason = format!("{late}{}", self.why.as_ref().unwrap_or(&self.reason));
+        for exception in self.objections.iter().filter(|said| said.verdict == "allow") {
+            reason = format!("{reason}, allowed by {}", exception.reason);
+        }
         [
             self.seq.to_string(),
             time,
@@ -440,6 +443,23 @@ mod tests {
         7    01-02 03:04:05  audit                           lines 1 to 600 dropped                 Retention
         ");
         assert!(table.lines().all(|line| line.chars().count() <= WIDTH));
+    }
+
+    #[test]
+    fn an_exception_is_told_beside_the_reason() {
+        let Entry::Ask(mut asked) = ask("scale Deployment/default/api to 3", "allow", None) else {
+            panic!("an ask");
+        };
+        let said = |verdict: &str, reason: &str| Objected {
+            policy: "budget".to_owned(),
+            verdict: verdict.to_owned(),
+            reason: reason.to_owned(),
+        };
+        asked.objections = vec![said("allow", "BreakGlass/fix by kim"), said("hold", "no")];
+        let mut actions = Actions::default();
+        actions.take(line(1, Entry::Ask(asked)), &Filter { object: None, since: None });
+        let [.., reason] = actions.0[&1].cells();
+        assert_eq!(reason, "StepDue, allowed by BreakGlass/fix by kim");
     }
 
     #[test]

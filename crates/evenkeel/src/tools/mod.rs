@@ -14,4 +14,5 @@ mod rule_files;
 pub(crate) mod slo;
 mod slo_status;
 pub(crate) mod why;
+mod why_glass;
 mod why_text;

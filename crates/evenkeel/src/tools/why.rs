@@ -21,7 +21,10 @@ use k8s_openapi::api::{
 };
 use serde_json::{Value, json};
 
-use super::why_text::{EVENTS_MAX, Explanation, Leader, event_time, named};
+use super::{
+    why_glass::Glass,
+    why_text::{EVENTS_MAX, Explanation, Leader, event_time, named},
+};
 use crate::{
     cli::{Output, WhyArgs},
     controllers::{DIAGNOSTICS, POD},
@@ -98,17 +101,22 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let troubled = passes.iter().any(|pass| !["done", "observed"].contains(&&*pass.result))
         || leaders.iter().any(|(_, leader)| leader.is_late)
         || needs_attention(&obj);
+    let glass = if key == Key::of::<BreakGlass>(&key.namespace, &key.name) {
+        Some(glass(&store, &obj).await?)
+    } else {
+        None
+    };
+    let troubled = troubled || glass.as_ref().is_some_and(Glass::needs_attention);
+    let report = || report(&key, &obj, &passes, &leaders, glass.as_ref());
     match args.output {
         Output::Table => {
             let (now, events) = (RealTime::start().now(), events(&store, &obj).await);
-            let (key, obj) = (&key, &*obj);
+            let (key, obj, glass) = (&key, &*obj, glass.as_ref());
             let (passes, leaders, events) = (&*passes, &*leaders, &*events);
-            io::print(&Explanation { now, key, obj, passes, leaders, events }.text());
+            io::print(&Explanation { now, key, obj, passes, leaders, events, glass }.text());
         }
-        Output::Json => io::print(&format!("{:#}\n", report(&key, &obj, &passes, &leaders))),
-        Output::Yaml => {
-            io::print(&serde_saphyr::to_string(&report(&key, &obj, &passes, &leaders))?);
-        }
+        Output::Json => io::print(&format!("{:#}\n", report())),
+        Output::Yaml => io::print(&serde_saphyr::to_string(&report())?),
     }
     Ok(if troubled { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -131,6 +139,15 @@ fn key(object: &str, namespace: &str) -> anyhow::Result<Key> {
             object.given_kind()
         )
     })
+}
+
+/// What a `BreakGlass` opens, by the policies and the Canaries of its namespace.
+async fn glass(store: &KubeStore, obj: &Obj) -> anyhow::Result<Glass> {
+    let namespace = obj.namespace();
+    let policies = store.list(&ListQuery::of::<ErrorBudgetPolicy>().within(namespace)).await?;
+    let canaries = store.list(&ListQuery::of::<Canary>().within(namespace)).await?;
+    let now = RealTime::start().now();
+    Ok(Glass::of(obj, &policies.items, &canaries.items, now))
 }
 
 /// Its last Events, oldest first. They are an extra: the rest is printed without them too.
@@ -244,7 +261,13 @@ fn needs_attention(obj: &Obj) -> bool {
     phase == Some("Failed") || conditions.into_iter().flatten().any(is_bad)
 }
 
-fn report(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> Value {
+fn report(
+    key: &Key,
+    obj: &Obj,
+    passes: &[Pass],
+    leaders: &[(&str, Leader)],
+    glass: Option<&Glass>,
+) -> Value {
     let leaders: Vec<_> = leaders
         .iter()
         .map(|(domain, leader)| {
@@ -252,8 +275,13 @@ fn report(key: &Key, obj: &Obj, passes: &[Pass], leaders: &[(&str, Leader)]) -> 
                 "late": leader.is_late})
         })
         .collect();
-    json!({"apiVersion": API_VERSION, "object": key.to_string(), "passes": passes,
-        "leaders": leaders, "conditions": obj.json().pointer("/status/conditions")})
+    let mut report = json!({"apiVersion": API_VERSION, "object": key.to_string(),
+        "passes": passes, "leaders": leaders,
+        "conditions": obj.json().pointer("/status/conditions")});
+    if let (Some(fields), Some(glass)) = (report.as_object_mut(), glass) {
+        fields.insert("breakGlass".to_owned(), json!(glass));
+    }
+    report
 }
 
 #[cfg(test)]

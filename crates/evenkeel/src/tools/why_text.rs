@@ -6,6 +6,8 @@ use evenkeel_control::Pass;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use super::why_glass::{Glass, used_by};
+
 /// Events shown, the last ones: enough to see what was done, and how it began.
 pub(super) const EVENTS_MAX: usize = 5;
 
@@ -36,17 +38,28 @@ pub(super) struct Explanation<'a> {
     pub(super) leaders: &'a [(&'a str, Leader)],
     /// Its last Events, oldest first.
     pub(super) events: &'a [Value],
+    /// What it opens, when it is a `BreakGlass`.
+    pub(super) glass: Option<&'a Glass>,
 }
 
 impl Explanation<'_> {
     pub(super) fn text(&self) -> String {
         let mut lines = vec![named(self.key)];
         lines.extend(self.state());
+        lines.extend(used_by(self.obj));
+        lines.extend(self.glass.map(Glass::lines).into_iter().flatten().cloned());
         for pass in self.passes {
             self.pass(pass, &mut lines);
         }
-        if self.passes.is_empty() {
-            lines.push("  no reachable controller has processed it".to_owned());
+        // Nothing is done about a `BreakGlass` itself.
+        if self.passes.is_empty() && self.glass.is_none() {
+            let text = if *self.key.kind.kind == *"SloMaintenance" {
+                "  nothing is done about it itself: it counts when its SLOs are looked at (see `why \
+                 slo/NAME`)"
+            } else {
+                "  no reachable controller has processed it"
+            };
+            lines.push(text.to_owned());
         }
         self.conditions(&mut lines);
         self.events(&mut lines);
@@ -149,12 +162,15 @@ impl Explanation<'_> {
         }
     }
 
-    /// `4m ago (10:03:12Z)`, `in 25s (10:07:40Z)`.
     fn moment(&self, at: Timestamp) -> String {
-        let span = span(self.now, at);
-        let when = clock(self.now, at);
-        if at > self.now { format!("in {span} ({when})") } else { format!("{span} ago ({when})") }
+        moment(self.now, at)
     }
+}
+
+/// `4m ago (10:03:12Z)`, `in 25s (10:07:40Z)`.
+pub(super) fn moment(now: Timestamp, at: Timestamp) -> String {
+    let (span, when) = (span(now, at), clock(now, at));
+    if at > now { format!("in {span} ({when})") } else { format!("{span} ago ({when})") }
 }
 
 /// `Kind namespace/name`.
@@ -259,7 +275,7 @@ mod tests {
         let leaders = [("delivery", leader)];
         let now = at("03:05:00");
         let leaders = if passes.is_empty() { &[][..] } else { &leaders[..] };
-        Explanation { now, key: &key, obj: &obj, passes, leaders, events }.text()
+        Explanation { now, key: &key, obj: &obj, passes, leaders, events, glass: None }.text()
     }
 
     #[test]

@@ -200,7 +200,11 @@ impl Host<'_> {
             .with_hooks(Arc::new(hooks))
             .with_notifier(Arc::new(notifier));
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
-        let diagnostics = Diagnostics::bind(addr, self.activity.clone(), String::new).await?;
+        let health = door.0.health();
+        let record = health.clone();
+        let diagnostics = Diagnostics::bind(addr, self.activity.clone(), move || record.metrics())
+            .await?
+            .unready_when(move || health.away());
         let options = controllers::Options {
             confirm: self.args.without != Some(Safeguard::Confirmation),
             metric_servers: None,

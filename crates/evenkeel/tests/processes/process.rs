@@ -55,6 +55,18 @@ impl Cluster {
             Some(level) => command.env("EVENKEEL_LOG", level),
             None => command.env_remove("EVENKEEL_LOG"),
         };
+        Self::started(command, folder)
+    }
+
+    /// The same, with its record in a database.
+    pub(crate) fn run_recording(&self, name: &str, lease: &str, record: &str, key: &Path) -> Run {
+        let prometheus = format!("http://{}", self.prometheus.addr);
+        let (mut command, folder) = self.command(name, &prometheus, lease);
+        command.args(["--record", record, "--audit-key"]).arg(key);
+        Self::started(command, folder)
+    }
+
+    fn started(mut command: Command, folder: PathBuf) -> Run {
         let run = Run { child: command.spawn().unwrap(), folder };
         soon(|| run.stdout().lines().any(|line| line == "controllers: running"));
         run
@@ -176,9 +188,21 @@ impl Run {
         fs::read_to_string(self.folder.join("stderr")).unwrap()
     }
 
+    /// What it answers at a path.
+    pub(crate) fn answer(&self, path: &str) -> String {
+        ask(&self.stdout(), path).unwrap()
+    }
+
+    /// Ends it in order; all that it has logged.
+    pub(crate) fn end(mut self) -> String {
+        self.signal(Signal::SIGTERM);
+        assert!(self.child.wait().unwrap().success(), "{}", self.stderr());
+        self.stderr()
+    }
+
     /// What it says at `/metrics`; kept in a file too.
     pub(crate) fn metrics(&self) -> String {
-        let answer = ask(&self.stdout(), "metrics").unwrap();
+        let answer = self.answer("metrics");
         fs::write(self.folder.join("metrics"), &answer).unwrap();
         answer
     }

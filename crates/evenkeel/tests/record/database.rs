@@ -61,6 +61,13 @@ fn program(path: &Path) -> Command {
 
 impl Database {
     pub(crate) fn start(name: &str) -> Option<Self> {
+        let mut database = Self::stopped(name)?;
+        database.run();
+        Some(database)
+    }
+
+    /// One that is ready to run, and does not answer until then.
+    pub(crate) fn stopped(name: &str) -> Option<Self> {
         let Some(bin) = installed() else {
             SKIPPED.call_once(|| {
                 let text = b"skipped: no PostgreSQL (Debian package postgresql)\n";
@@ -87,9 +94,7 @@ impl Database {
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut database = Self { dir, bin, port, server: None, options: Vec::new() };
-        database.run();
-        Some(database)
+        Some(Self { dir, bin, port, server: None, options: Vec::new() })
     }
 
     /// Starts the server, and waits until it answers.
@@ -114,7 +119,7 @@ impl Database {
         format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres?connect_timeout=5")
     }
 
-    fn psql(&self, sql: &str) -> bool {
+    pub(crate) fn psql(&self, sql: &str) -> bool {
         let run = Command::new(self.bin.join("psql"))
             .args(["--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-c", sql])
             .arg(self.address())

@@ -14,7 +14,7 @@ use std::{
 use evenkeel_api::{Key, canary::Canary};
 use evenkeel_base::{Clock, FixedClock};
 use evenkeel_control::{Action, Direction, Door as _, Outcome, Petition, Verdict};
-use evenkeel_guard::{Keep, RecordDoor, SigningKey};
+use evenkeel_guard::{Keep, LineStore as _, RecordDoor, SigningKey};
 use evenkeel_live::{PostgresRecord, RealTime};
 use futures::executor::block_on;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -151,6 +151,106 @@ fn a_database_that_stops_answering_is_given_up() {
 }
 
 #[test]
+fn a_process_that_starts_before_its_database_goes_on_as_soon_as_that_is_there() {
+    let Some(mut database) = Database::stopped("late") else { return };
+    let doors = [open(&database), open(&database)];
+    for door in &doors {
+        act(door, 1, Direction::Safer).unwrap();
+        let why = act(door, 2, Direction::Riskier).unwrap_err();
+        assert!(why.contains("cannot be written") && why.contains("refused"), "{why}");
+        assert!(why.contains("postgres://***@127.0.0.1:"), "it is named: {why}");
+        let away = door.health().away().unwrap();
+        assert!(!away.contains(database::PASSWORD) && away.contains("refused"), "{away}");
+    }
+    database.run();
+    // Nobody asks for anything: what waits is written all the same.
+    let began = std::time::Instant::now();
+    while let Some(away) = doors.iter().find_map(|door| door.health().away()) {
+        assert!(began.elapsed() < Duration::from_mins(1), "{away}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    for door in &doors {
+        act(door, 3, Direction::Riskier).unwrap();
+    }
+    drop(doors);
+    assert_eq!(sound(&database), 4);
+    let (_, text) = audit(&database, &["list", "-o", "json"]);
+    let actions: Vec<Value> = serde_json::from_str(&text).unwrap();
+    assert_eq!(actions.iter().filter(|action| action["late"] == true).count(), 2, "{text}");
+    assert!(actions.iter().all(|action| action["outcome"] == "done"), "{text}");
+}
+
+#[test]
+fn tables_of_a_newer_version_are_left_alone() {
+    let Some(mut database) = Database::start("format") else { return };
+    let door = open(&database);
+    act(&door, 1, Direction::Riskier).unwrap();
+    // A newer process has changed them, and this one must notice when it comes back.
+    database.sql("UPDATE evenkeel_audit_end SET format = 9");
+    database.crash();
+    database.run();
+    let newer = "its tables are of format 9, this version knows 1";
+    for door in [door, open(&database)] {
+        // A connection that broke is noticed by the first of them.
+        let said: Vec<_> = (2..4).map(|n| act(&door, n, Direction::Riskier).unwrap_err()).collect();
+        assert!(said[1].contains(newer), "{said:?}");
+        assert!(door.health().away().unwrap().contains(newer));
+        act(&door, 4, Direction::Safer).unwrap();
+    }
+    let (code, text) = audit(&database, &["verify"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains(newer), "{text}");
+    database.sql("UPDATE evenkeel_audit_end SET format = 1");
+    assert_eq!(sound(&database), 1, "nothing was written into them");
+}
+
+#[test]
+fn a_database_that_was_put_back_to_an_older_state_is_not_continued() {
+    let Some(database) = Database::start("restored") else { return };
+    drop({
+        let door = open(&database);
+        act(&door, 1, Direction::Riskier).unwrap();
+        door
+    });
+    for table in ["line", "end"] {
+        database.sql(&format!("CREATE TABLE kept_{table} AS TABLE evenkeel_audit_{table}"));
+    }
+    let door = open(&database);
+    act(&door, 2, Direction::Riskier).unwrap();
+    // In one transaction.
+    database.sql(
+        "TRUNCATE evenkeel_audit_line, evenkeel_audit_end;
+         INSERT INTO evenkeel_audit_line SELECT * FROM kept_line;
+         INSERT INTO evenkeel_audit_end SELECT * FROM kept_end",
+    );
+    let why = act(&door, 3, Direction::Riskier).unwrap_err();
+    assert!(why.contains("was written: lines are gone"), "{why}");
+    act(&door, 4, Direction::Safer).unwrap();
+    assert!(door.health().away().unwrap().contains("lines are gone"));
+    drop(door);
+    assert_eq!(sound(&database), 1, "the backup is as it was");
+}
+
+#[test]
+fn who_cannot_tell_which_lines_are_old_lets_others_try() {
+    let Some(database) = Database::start("unlocked") else { return };
+    act(&open(&database), 1, Direction::Riskier).unwrap();
+    let mut store = PostgresRecord::open(&database.address()).unwrap();
+    let locks = "SELECT 1 / (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')";
+    assert_eq!(store.files().unwrap().map(|files| files.len()), Some(1));
+    database.sql(locks);
+    store.remove(&[]).unwrap();
+    assert!(!database.psql(locks), "it was given back");
+    // A number that no file has: what it says of the files cannot be used.
+    database.sql("UPDATE evenkeel_audit_line SET file = -1");
+    store.files().unwrap_err();
+    assert!(!database.psql(locks), "the lock is given back");
+    let mut other = PostgresRecord::open(&database.address()).unwrap();
+    database.sql("UPDATE evenkeel_audit_line SET file = 1");
+    assert!(other.files().unwrap().is_some(), "others may drop old lines");
+}
+
+#[test]
 fn old_lines_are_dropped_once_and_the_record_says_so() {
     let Some(database) = Database::start("retention") else { return };
     let keep = Keep { age: Some(Duration::from_hours(80 * 24)), ..Keep::default() };
@@ -249,10 +349,9 @@ fn who_cannot_read_what_is_old_lets_others_drop_it() {
 #[test]
 fn a_wrong_address_says_what_is_wrong_and_no_password() {
     let Some(database) = Database::start("address") else { return };
-    let error = |address: &str| {
-        let error = PostgresRecord::open(address).err().unwrap();
-        let source = std::error::Error::source(&error).map(ToString::to_string);
-        format!("{error}: {}", source.unwrap_or_default())
+    let error = |address: &str| match PostgresRecord::open(address) {
+        Ok(mut record) => record.end().unwrap_err().to_string(),
+        Err(error) => error.to_string(),
     };
     let address = database.address();
     let table = [
@@ -278,9 +377,8 @@ fn with_tls_the_server_is_verified() {
     let Some(mut database) = Database::start("tls") else { return };
     let authority = database.serve_tls();
     let verified = format!("{}&sslmode=verify-full&sslrootcert={authority}", database.address());
-    PostgresRecord::open(&verified).unwrap();
+    assert_eq!(PostgresRecord::open(&verified).unwrap().end().unwrap(), None);
     let unverified = format!("{}&sslmode=require", database.address());
-    let error = PostgresRecord::open(&unverified).err().unwrap();
-    let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains("certificate"), "{source}");
+    let error = PostgresRecord::open(&unverified).unwrap().end().unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
 }
