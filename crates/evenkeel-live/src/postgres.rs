@@ -179,16 +179,16 @@ impl PostgresRecord {
     ) -> Result<T, Doubt> {
         let Self { config, tls, runtime, client, role, .. } = self;
         runtime.block_on(async {
-            let connected = match client.take().filter(|client| !client.is_closed()) {
-                Some(client) => client,
-                None => {
-                    let connected = connect(config, tls).await.map_err(Doubt::Not)?;
-                    greet(&connected, *role).await.map_err(Doubt::Not)?;
-                    if *role == Role::Maker {
-                        *role = Role::Writer;
-                    }
-                    connected
+            let old = client.take().filter(|client| !client.is_closed());
+            let connected = if let Some(client) = old {
+                client
+            } else {
+                let connected = connect(config, tls).await.map_err(Doubt::Not)?;
+                greet(&connected, *role).await.map_err(Doubt::Not)?;
+                if *role == Role::Maker {
+                    *role = Role::Writer;
                 }
+                connected
             };
             match tokio::time::timeout(ANSWER_MAX, run(&connected)).await {
                 Ok(Ok(done)) => {

@@ -136,11 +136,13 @@ impl Policy for BudgetGate {
     }
 
     fn judge(&self, petition: &Petition<'_>) -> Opinion {
-        if petition.direction != Direction::Riskier {
+        if petition.direction == Direction::Safer {
             return Opinion::Allow;
         }
+        let more_traffic = matches!(petition.action, Action::SetWeights { .. })
+            && petition.direction == Direction::Riskier;
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if !matches!(petition.action, Action::SetWeights { .. }) {
+        if !more_traffic {
             // Such as the first pods of a release, whose start the Canary itself would have held.
             let answer = known.budgets.get(&petition.object.to_string());
             return match answer {

@@ -10,7 +10,7 @@ use super::{
     *,
 };
 
-/// What was asked for a Canary, riskier things only: action, verdict, and what policies said.
+/// What was asked for a Canary, no safer things: action, verdict, and what policies said.
 fn asked(world: &World, service: &str) -> Vec<String> {
     let object = format!("Canary/default/{service}");
     let row = |asked: &Asked| {
@@ -21,7 +21,7 @@ fn asked(world: &World, service: &str) -> Vec<String> {
         format!("{} {}{}", asked.verb, asked.verdict, said.collect::<String>())
     };
     let asks = world.record().into_iter().filter_map(|line| match line.entry {
-        Entry::Ask(asked) if asked.object == object && asked.direction == "riskier" => {
+        Entry::Ask(asked) if asked.object == object && asked.direction != "safer" => {
             Some(row(&asked))
         }
         _ => None,
@@ -51,15 +51,16 @@ fn a_start_that_is_held_and_one_that_a_break_glass_opens_are_on_record() {
         tokio::time::sleep(30 * MINUTE).await;
         let held = asked(&world, "shop").split_off(before);
         let [line] = &held[..] else { panic!("once for each reason: {held:?}") };
-        let start = "start hold | budget hold: BudgetUnknown: default/requests/requests: ";
+        let start = "start hold | budget hold: BudgetUnknown: default/requests/requests-requests: ";
         assert!(line.starts_with(start), "{line}");
 
         world.create(glass(&world, 60)).await.unwrap();
         reach(&world, "shop", "Succeeded", 30 * MINUTE).await;
         let went = asked(&world, "shop").split_off(before + 1);
-        let by = "| budget allow: default/requests/requests: BreakGlass/fix by kim until ";
-        assert!(went[0].starts_with("scale allow ") && went[0].contains(by), "{went:?}");
-        assert!(went[0].ends_with(": payments fail"), "{went:?}");
+        let by = "| budget allow: default/requests/requests-requests: BreakGlass/fix by kim until ";
+        let scaled = went.iter().find(|row| row.starts_with("scale allow "));
+        assert!(scaled.is_some_and(|row| row.contains(by)), "{went:?}");
+        assert!(scaled.is_some_and(|row| row.ends_with(": payments fail")), "{went:?}");
         let steps: Vec<_> = went.iter().filter(|row| row.starts_with("set-weights")).collect();
         assert!(!steps.is_empty() && steps.iter().all(|row| row.contains(by)), "{went:?}");
         // Who did not need it is not said to have used it.
