@@ -67,6 +67,8 @@ pub struct Interest {
     pub query: ListQuery,
     /// What a change concerns.
     pub trigger: Trigger,
+    /// Whether a server without the kind is as good as one with it: nothing is said about it.
+    pub is_optional: bool,
 }
 
 /// What a change of one object concerns.
@@ -96,13 +98,20 @@ impl Interest {
     /// Objects of kind `T` matter to the `O` that owns them.
     pub fn owned_by<T: ApiObject, O: ApiObject>() -> Self {
         let trigger = Trigger::Owner(GroupKind::of::<O>());
-        Self { query: ListQuery::all(GroupKind::of::<T>()), trigger }
+        Self { query: ListQuery::all(GroupKind::of::<T>()), trigger, is_optional: false }
     }
 
     /// Objects of kind `T` matter to the objects that `map` names.
     pub fn mapped<T: ApiObject>(map: impl Fn(&Obj) -> Wakes + Send + Sync + 'static) -> Self {
         let trigger = Trigger::Mapped(Arc::new(map));
-        Self { query: ListQuery::all(GroupKind::of::<T>()), trigger }
+        Self { query: ListQuery::all(GroupKind::of::<T>()), trigger, is_optional: false }
+    }
+
+    /// Objects of a kind that many clusters do not have matter to the objects that `map` names.
+    /// Where the kind comes later, they are followed from then on.
+    pub fn optional(kind: GroupKind, map: impl Fn(&Obj) -> Wakes + Send + Sync + 'static) -> Self {
+        let trigger = Trigger::Mapped(Arc::new(map));
+        Self { query: ListQuery::all(kind), trigger, is_optional: true }
     }
 }
 
@@ -158,7 +167,7 @@ impl<C: Controller> DynController for C {
         Controller::name(self)
     }
     fn interests(&self) -> Vec<Interest> {
-        let own = Interest { query: self.owns(), trigger: self.trigger() };
+        let own = Interest { query: self.owns(), trigger: self.trigger(), is_optional: false };
         std::iter::once(own).chain(self.also()).collect()
     }
     fn concurrency(&self) -> usize {

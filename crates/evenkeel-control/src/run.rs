@@ -305,7 +305,12 @@ impl State {
                 }
                 self.wake(worker, watch, &obj);
             }
-            Heard::Interrupted(error) => self.interrupted(worker, watch, error.to_string()),
+            Heard::Interrupted(error) => {
+                let optional = self.interests.get(watch).is_some_and(|it| it.is_optional);
+                if !(optional && error.is_without_kind()) {
+                    self.interrupted(worker, watch, error.to_string());
+                }
+            }
             Heard::Reopened => {
                 if watch == 0 {
                     self.again = Some(BTreeSet::new());

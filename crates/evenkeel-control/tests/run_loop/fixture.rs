@@ -147,8 +147,11 @@ impl Controller for Fixture {
 
     fn also(&self) -> Vec<Interest> {
         let map = self.configs.clone();
-        let interest =
-            |map| Interest { query: ListQuery::of::<ConfigMap>(), trigger: Trigger::Mapped(map) };
+        let interest = |map| Interest {
+            query: ListQuery::of::<ConfigMap>(),
+            trigger: Trigger::Mapped(map),
+            is_optional: false,
+        };
         map.map(interest).into_iter().collect()
     }
 
