@@ -49,8 +49,8 @@ pub(crate) const DELIVERY: &[Right] = &[
     right("apps", &["deployments"], KEEP),
     // Copies for the primary. The content of a Secret is read where a Canary's target uses it.
     right("", &["services", "configmaps", "secrets"], KEEP),
-    // Why pods do not start.
-    right("", &["pods"], &["list", "watch"]),
+    // Why pods do not start; and with plain Services, which of them share requests.
+    right("", &["pods"], &["get", "list", "watch", "patch"]),
     right("discovery.k8s.io", &["endpointslices"], READ),
     right("gateway.networking.k8s.io", &["gateways"], READ),
     right("gateway.networking.k8s.io", &["httproutes"], KEEP),

@@ -10,7 +10,7 @@ use crate::services::Names;
 pub(crate) enum Source {
     /// Istio, and evenkeel's gateway per attempt under the same names.
     Mesh,
-    /// The same, or what the pods count themselves where another gateway routes.
+    /// The same, or what Contour counts, or the pods themselves where another gateway routes.
     MeshOrPods,
     /// The pods themselves.
     Pods,
@@ -71,9 +71,17 @@ impl Source {
             ),
             only: "",
         };
+        let contour = || Family {
+            count: "envoy_cluster_upstream_rq",
+            bad: "envoy_response_code=~\"5.*\"",
+            bucket: "envoy_cluster_upstream_rq_time_bucket",
+            ms: 1.0,
+            matchers: format!("envoy_cluster_name=~\"{namespace}_{canary}_[0-9a-zA-Z-]+\""),
+            only: "",
+        };
         match self {
             Self::Mesh => vec![mesh()],
-            Self::MeshOrPods => vec![mesh(), pods()],
+            Self::MeshOrPods => vec![mesh(), contour(), pods()],
             Self::Pods => vec![pods()],
             Self::Linkerd => vec![Family {
                 count: "response_total",
@@ -243,8 +251,26 @@ mod tests {
             ),
         ]);
         assert_eq!(measured(Source::Pods, &store), "Some(63.0) Some(3.0) Some(99.0)");
-        let both = "None None None; Some(63.0) Some(3.0) Some(99.0)";
-        assert_eq!(measured(Source::MeshOrPods, &store), both);
+        let all = "None None None; None None None; Some(63.0) Some(3.0) Some(99.0)";
+        assert_eq!(measured(Source::MeshOrPods, &store), all);
+    }
+
+    #[test]
+    fn contours_series_of_the_canary_are_read() {
+        let cluster = |name| move |more| [("envoy_cluster_name", name), more];
+        let (canary, primary) = (cluster("shop_api-canary_80"), cluster("shop_api-primary_80"));
+        let (count, bucket) =
+            ("envoy_cluster_upstream_rq", "envoy_cluster_upstream_rq_time_bucket");
+        let store = sample(&[
+            (count, &canary(("envoy_response_code", "200")), 40.0),
+            (count, &canary(("envoy_response_code", "503")), 2.0),
+            (count, &primary(("envoy_response_code", "503")), 30.0),
+            (bucket, &canary(("le", "10")), 42.0),
+            (bucket, &canary(("le", "+Inf")), 42.0),
+        ]);
+        let of_contour = "Some(42.0) Some(2.0) Some(9.9)";
+        let all = format!("None None None; {of_contour}; None None None");
+        assert_eq!(measured(Source::MeshOrPods, &store), all);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
     CanaryView,
     checks::Query,
     draft::Draft,
-    reasons,
+    plain, reasons,
     rules::Rules,
     time::{elapsed, later},
     workload::{Readiness, Rewrite, Workload, is_ours},
@@ -110,6 +110,9 @@ impl<'a> Context<'a> {
             );
             return obstacle(reasons::TARGET_MISSING, message);
         };
+        if let Some(problem) = plain::obstacle(view).filter(|_| !deleting) {
+            return obstacle(reasons::INVALID_SPEC, problem);
+        }
         let Some((label, value)) = target.selector() else {
             let message = format!(
                 "Deployment/{}/{} has none of the labels app, name, app.kubernetes.io/name in \
@@ -227,6 +230,7 @@ impl<'a> Context<'a> {
             target: &self.view.names.target,
             configs: self.config_hashes,
             copies: &self.view.copy_names,
+            shared: plain::marks_primary(self.view).then_some(&self.view.names.apex),
         }
     }
 }

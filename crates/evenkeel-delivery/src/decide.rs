@@ -7,9 +7,8 @@ use crate::{
     CanaryView, alerts, beside,
     context::{Context, Need, Obstacle, Turn},
     draft::Draft,
-    finish, hold, hooks, init, objects, reasons, repair, revert, rollback,
-    router::Router,
-    run, safety, start,
+    finish, hold, hooks, init, objects, plain, reasons, repair, revert, rollback, run, safety,
+    start,
     time::{LOOK_AGAIN, elapsed},
     workload::is_ours,
 };
@@ -50,8 +49,7 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
         // No watch reports whether a notification was accepted.
         plan = plan.waking(ALERT_CHECK);
     }
-    // Nothing watches Istio's objects: most clusters do not have them.
-    if !view.unread.is_empty() || (view.router == Router::Istio && !deleting) {
+    if !view.unread.is_empty() {
         plan = plan.waking(LOOK_AGAIN);
     }
     let quiet = plan.actions.is_empty() && plan.status.is_empty() && plan.then.is_empty();
@@ -88,6 +86,8 @@ fn next(ctx: &Context<'_>) -> Result<Plan, Need> {
     } else if let Some(plan) = adopt_revisions(ctx) {
         Turn::Now(plan)
     } else if let Some(plan) = safety::weigh_route(ctx.view, ctx.draft()) {
+        Turn::Now(plan)
+    } else if let Some(plan) = plain::trim(ctx.view, ctx.draft()) {
         Turn::Now(plan)
     } else if let Some(primary) = &ctx.view.primary {
         match phase {

@@ -41,7 +41,7 @@ pub(crate) fn promoting(ctx: &Context<'_>, primary: &Workload) -> Turn {
     let step = if moved_on { 0 } else { ctx.rules.promotion_step };
     let next = if step == 0 { 0 } else { (pct - step).max(0) };
     if pct != 0 {
-        draft.act(ctx.view.set_weight(next));
+        draft.act_all(ctx.view.weigh(next));
     }
     draft.tick().weight(next).wake(ctx.rules.interval);
     if next > 0 {

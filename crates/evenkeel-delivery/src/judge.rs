@@ -14,12 +14,12 @@
 
 use std::{cmp::Ordering, sync::Arc};
 
-use evenkeel_api::{Key, Obj, weighted};
+use evenkeel_api::{Key, Obj, labels::SHARED_SERVICE, weighted};
 use evenkeel_control::{BoxFuture, Change, Direction, Judge, Read, StoreError, workload};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
-use crate::{endpoints, router::Router, routing, services::Names, view, workload::Workload};
+use crate::{endpoints, plain, router::Router, routing, services::Names, view, workload::Workload};
 
 /// Judges changes of `HTTPRoute`s and `VirtualService`s.
 pub(crate) struct RouteJudge;
@@ -102,7 +102,8 @@ async fn is_given_up(change: Change<'_>, read: &dyn Read) -> bool {
     })
 }
 
-/// Judges changes of Services: another selector sends users elsewhere, a port that is gone nowhere.
+/// Judges changes of Services: another selector sends users elsewhere, a port that is gone nowhere,
+/// and a larger share that is asked for more users to the new version.
 /// From the new version to the primary is safer; so is what a deletion gives back, and the
 /// new version where nothing else is ready.
 pub(crate) struct ServiceJudge;
@@ -113,7 +114,12 @@ impl Judge for ServiceJudge {
             let Some(before) = change.before else { return Direction::Neutral };
             let Some(after) = change.after else { return Direction::Riskier };
             if served(before.json()) == served(after) {
-                return Direction::Neutral;
+                let (now, then) = (plain::asked(before.json()), plain::asked(after));
+                return match then.cmp(&now) {
+                    Ordering::Less => Direction::Safer,
+                    Ordering::Equal => Direction::Neutral,
+                    Ordering::Greater => Direction::Riskier,
+                };
             }
             let rest = |service: &Value| {
                 let mut service = served(service);
@@ -130,7 +136,7 @@ impl Judge for ServiceJudge {
             }
             let (to_primary, to_canary) = (is_primary_of(&was, &is), is_primary_of(&is, &was));
             let safe = to_primary
-                || is_primary_of_target(change, &is, read).await
+                || is_primary_of_target(change, &was, &is, read).await
                 || is_given_back(change, read).await
                 || (to_canary && is_last_resort(before, read).await);
             if safe { Direction::Safer } else { Direction::Riskier }
@@ -151,13 +157,49 @@ fn is_primary_of(target: &Value, primary: &Value) -> bool {
     renamed && changed.next().is_none() && target.len() == primary.len()
 }
 
-/// Whether this is the selector of the primary that the Canary's target has, whatever was before.
-async fn is_primary_of_target(change: Change<'_>, selector: &Value, read: &dyn Read) -> bool {
+/// Judges changes of pods, of which only the label is ours by which a plain Service shares requests.
+pub(crate) fn pod(change: Change<'_>) -> Direction {
+    let label = |pod: &Value| {
+        let labels = pod.pointer("/metadata/labels");
+        labels.and_then(|labels| labels.get(SHARED_SERVICE)).cloned()
+    };
+    let (Some(before), Some(after)) = (change.before, change.after) else {
+        return Direction::Riskier;
+    };
+    match (label(before.json()), label(after)) {
+        (now, then) if now == then => Direction::Neutral,
+        (Some(_), None) => Direction::Safer,
+        _ => Direction::Riskier,
+    }
+}
+
+/// Whether this is the selector of the primary that the Canary's target has, whatever was before; by
+/// the primary itself where the target is gone.
+async fn is_primary_of_target(
+    change: Change<'_>,
+    was: &Value,
+    selector: &Value,
+    read: &dyn Read,
+) -> bool {
+    let fits = |primary: &Value| {
+        let mut wanted = primary.as_object().into_iter().flatten();
+        let mut all = selector.as_object().into_iter().flatten();
+        // What an apex that was there before selects by besides stays.
+        wanted.all(|(name, value)| selector.get(name) == Some(value))
+            && all.all(|(name, value)| primary.get(name).or_else(|| was.get(name)) == Some(value))
+    };
     let Ok(Some(owner)) = read.get(change.owner).await else { return false };
     let canary = view::lenient(&owner);
-    let target = owner.key().sibling::<Deployment>(&canary.spec.target_ref.name);
-    let Ok(Some(target)) = read.get(&target).await else { return false };
-    Workload::of(target).is_ok_and(|target| target.selector_of_primary() == *selector)
+    let names = Names::from_spec(&canary.spec, owner.namespace());
+    let workload = async |name: &str| {
+        let found = read.get(&owner.key().sibling::<Deployment>(name)).await.ok()??;
+        Workload::of(found).ok()
+    };
+    if let Some(target) = workload(&names.target).await {
+        return fits(&target.selector_of_primary());
+    }
+    let primary = workload(&names.target_primary).await;
+    primary.is_some_and(|primary| fits(&primary.selector_of_canary()))
 }
 
 /// Whether nothing of the primary is ready, and something of the canary is.

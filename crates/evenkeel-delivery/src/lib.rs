@@ -22,7 +22,7 @@
 //! be, the version waits at weight 0 (`MetricsAvailable`).
 //!
 //! The route is an `HTTPRoute`, an Istio `VirtualService`, or nothing but the apex Service
-//! (`router`).
+//! (`router`), which then shares requests by pods (`plain`).
 //!
 //! Not here: sending requests (the host runs the load tester's [`loadtester::LoadPlan`]), the
 //! evaluation of `PromQL`, routers of other meshes and Ingress controllers, `DaemonSet` and Service
@@ -87,7 +87,7 @@ use evenkeel_control::{
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Secret, Service},
+    core::v1::{ConfigMap, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
 };
 
@@ -177,6 +177,7 @@ pub fn install(run: RunLoop, settings: Settings) -> RunLoop {
             .with_judge(weighted::destination_rule(), Judged(judge::destination_rule))
             .with_judge(GroupKind::of::<Deployment>(), judge::DeploymentJudge)
             .with_judge(GroupKind::of::<Service>(), judge::ServiceJudge)
+            .with_judge(GroupKind::of::<Pod>(), Judged(judge::pod))
             .with_judge(GroupKind::of::<ConfigMap>(), Judged(judge::config))
             .with_judge(GroupKind::of::<Secret>(), Judged(judge::config))
             .with_judge(GroupKind::of::<Canary>(), Judged(bookkeeping))
@@ -204,6 +205,9 @@ impl Controller for CanaryController {
             Interest::mapped::<ConfigMap>(neighbours),
             Interest::mapped::<Secret>(neighbours),
             Interest::owned_by::<HttpRoute, Canary>(),
+            // One that was there before belongs to no Canary.
+            Interest::optional(weighted::virtual_service(), neighbours),
+            Interest::optional(weighted::destination_rule(), neighbours),
         ]
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     configs,
     context::Context,
-    diff, istio,
+    diff, istio, plain,
     router::Router,
     services::{self, Parents, Role},
 };
@@ -49,7 +49,7 @@ impl Drift {
         Self { object, fields: Vec::new(), essential: true, action, seen, why }
     }
 
-    fn differing(object: Key, fields: Vec<String>, action: Action) -> Self {
+    pub(crate) fn differing(object: Key, fields: Vec<String>, action: Action) -> Self {
         let essential = is_essential(fields.iter().map(String::as_str));
         Self { object, fields, essential, action: Some(action), seen: None, why: None }
     }
@@ -211,7 +211,7 @@ pub(crate) fn services(ctx: &Context<'_>, roles: &[Role]) -> Vec<Drift> {
             Some(have) => want = services::adopted_apex(spec, ctx.target, have),
             None => drop_others(&mut want, have, "/spec/selector"),
         }
-        if *role == Role::Apex && is_rescued(ctx) {
+        if *role == Role::Apex && (is_rescued(ctx) || plain::is_in_use(ctx.view)) {
             want["spec"].as_object_mut()?.shift_remove("selector");
         }
         Drift::between(have, want)
@@ -225,7 +225,7 @@ pub(crate) fn route(ctx: &Context<'_>) -> Vec<Drift> {
     match ctx.view.router {
         Router::Gateway => http_route(ctx).into_iter().collect(),
         Router::Istio => mesh_routes(ctx),
-        Router::Service => Vec::new(),
+        Router::Service => plain::drifts(ctx),
     }
 }
 

@@ -4,21 +4,25 @@ use std::{
 };
 
 use evenkeel_api::{
-    GroupKind, Key, Obj,
+    GroupKind, Key, LabelSelector, Obj,
     canary::{Canary, MetricTemplate, Phase, TemplateRef},
     httproute::{Gateway, HttpRoute, ParentRef},
+    labels::SHARED_SERVICE,
     weighted,
 };
 use evenkeel_control::{
     ListQuery, MetricsError, NO_KIND, ObserveError, Plan, Ports, StoreError, redact,
 };
 use futures::future::join_all;
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Service},
+};
 use serde_json::Value;
 
 use crate::{
-    CanaryView, Memory, Settings, alerts, checks, configs, context::Need, decide::advance,
-    endpoints, fill, istio, pods, route, router::Router, rules::MetricKind, services::Names,
+    CanaryView, Memory, Settings, alerts, beside, checks, configs, context::Need, decide::advance,
+    endpoints, fill, istio, plain, pods, route, router::Router, rules::MetricKind, services::Names,
     spec_error::SpecError, stamps, time::elapsed, view::StrayRoute, workload::Workload,
 };
 
@@ -54,10 +58,11 @@ pub(crate) async fn observe(
         let key = key.sibling::<Service>(name);
         async move { (name.clone(), ports.read.get(&key).await, key) }
     });
-    let (route, services, endpoints, gateways, templates, stuck, configs, alerts) = futures::join!(
+    let (route, services, endpoints, marked, gateways, templates, stuck, configs, alerts) = futures::join!(
         latest_route(&view, ports),
         join_all(services),
         endpoints(&names, ports),
+        marked_pods(&view, ports),
         gateways(&view, ports),
         templates(&view, ports),
         stuck_pods(&view, &memory.listings, ports),
@@ -78,6 +83,10 @@ pub(crate) async fn observe(
             view.unreadable.push(format!("EndpointSlices cannot be read: {error}"));
         }
         Err(error) => view.unread.endpoints = Some(error.to_string()),
+    }
+    match marked {
+        Ok(marked) => view.marked = marked,
+        Err(error) => view.unread.pods = Some(format!("pods cannot be listed: {error}")),
     }
     take_gateways(&mut view, gateways);
     take_templates(&mut view, templates);
@@ -261,6 +270,25 @@ async fn endpoints(
         pods.extend(endpoints::ready(&slice).filter_map(pod));
     }
     Ok(ready)
+}
+
+/// Names of the canary's pods to which a plain Service may send requests. Looked for only while a
+/// version is released by it.
+async fn marked_pods(view: &CanaryView, ports: &Ports) -> Result<BTreeSet<String>, StoreError> {
+    let labels = view.target.as_ref().and_then(Workload::match_labels);
+    let Some(labels) = labels.filter(|_| {
+        plain::shares(view) && beside::is_under_way(view.status.phase) && !view.obj.is_deleting()
+    }) else {
+        return Ok(BTreeSet::new());
+    };
+    let mut labels = labels.clone();
+    labels.insert(SHARED_SERVICE.to_owned(), view.names.apex.clone());
+    let query = ListQuery::of::<Pod>()
+        .within(view.obj.namespace())
+        .with_labels(LabelSelector::from_labels(&labels));
+    let pods = ports.read.list(&query).await?.items;
+    let alive = pods.iter().filter(|pod| !pod.is_deleting());
+    Ok(alive.map(|pod| pod.name().to_owned()).collect())
 }
 
 /// What one read was answered.

@@ -8,7 +8,7 @@ use crate::{
     draft::{Draft, Severity},
     hold,
     hooks::{self, APPROVAL_WAIT_MAX, Approval},
-    objects, reasons,
+    objects, plain, reasons,
     router::Router,
     rules::HookKind,
     time::elapsed,
@@ -26,6 +26,9 @@ pub(crate) fn step(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Tu
         return iterate(ctx, primary, pct, draft);
     }
     let Some(next) = ctx.rules.ramp.next(pct) else { return confirm_promotion(ctx, primary) };
+    if let Some(turn) = plain::room(ctx, primary, next) {
+        return Ok(turn);
+    }
     match hooks::approval(ctx, HookKind::ConfirmTrafficIncrease, ctx.status.phase)? {
         Approval::Given => {}
         Approval::Ask(call) => return Ok(Turn::Calm(hooks::ask(ctx, call))),
@@ -46,7 +49,8 @@ pub(crate) fn step(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Tu
         }
     }
     shift(ctx, &mut draft, next);
-    draft.event(format!("Advance {full} canary weight {next}"));
+    let in_pods = plain::words(ctx.view, next);
+    draft.event(format!("Advance {full} canary weight {next}{in_pods}"));
     Ok(Turn::Ramp(draft.done(reasons::STEP_DUE)))
 }
 
@@ -77,11 +81,12 @@ fn iterate(
 }
 
 fn shift(ctx: &Context<'_>, draft: &mut Draft<'_>, pct: i32) {
-    let set = ctx.view.set_weight(pct);
-    match &ctx.view.route {
-        Some(route) => draft.act_if_unchanged(set, route),
-        None => draft.act(set),
-    };
+    for action in ctx.view.weigh(pct) {
+        match ctx.view.weighted().filter(|held| action.target() == Some(held.key())) {
+            Some(held) => draft.act_if_unchanged(action, held),
+            None => draft.act(action),
+        };
+    }
     draft.tick().weight(pct).wake(ctx.rules.interval);
     draft.run.waiting_since = None;
 }

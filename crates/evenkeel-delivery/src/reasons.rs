@@ -23,11 +23,13 @@ pub const ROUTE_REFUSED: &str = "RouteRefused";
 /// No implementation serves a Gateway that the spec names.
 pub const GATEWAY_UNSERVED: &str = "GatewayUnserved";
 
-/// Condition that says whether somebody reports that traffic goes by a weight; only there while
-/// nobody does.
+/// Condition that says whether somebody reports that traffic goes by the weight that was asked for;
+/// only there while nobody does, or by another one.
 pub const WEIGHTS_CONFIRMED: &str = "WeightsConfirmed";
 /// The implementation of the Gateway API says that it accepts a route, and no more.
 pub const ACCEPTED_ONLY: &str = "AcceptedOnly";
+/// A plain Service shares requests by pods: the share in force is another than was asked for.
+pub const REPLICA_RATIO: &str = "ReplicaRatio";
 /// Istio says nothing: time must do.
 pub const NOT_REPORTED: &str = "NotReported";
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use evenkeel_api::canary::Phase;
+use evenkeel_api::{
+    canary::Phase,
+    labels::{CANARY_WEIGHT, SHARED_SERVICE},
+};
 use evenkeel_control::{Action, Plan, Propagation};
 use serde_json::json;
 
@@ -11,7 +14,7 @@ use crate::{
     context::Context,
     diff,
     draft::Draft,
-    istio, reasons,
+    istio, plain, reasons,
     router::Router,
     time::{LOOK_AGAIN, elapsed},
     workload::Readiness,
@@ -118,9 +121,13 @@ fn release_route(ctx: &Context<'_>) -> Option<Action> {
 fn release_apex(ctx: &Context<'_>) -> Option<Action> {
     let apex = ctx.view.services.get(&ctx.view.names.apex)?;
     let mut patch = json!({"spec": {"selector": ctx.target.selector_of_canary()}});
+    patch["spec"]["selector"][SHARED_SERVICE] = serde_json::Value::Null;
     let owned = apex.controller().is_some_and(|owner| owner.uid == ctx.view.obj.uid());
     if diff::uncovered(apex.json(), &patch).is_empty() && !owned {
         return None;
+    }
+    if plain::asked(apex.json()).is_some() {
+        patch["metadata"]["annotations"][CANARY_WEIGHT] = serde_json::Value::Null;
     }
     if owned {
         patch["metadata"]["ownerReferences"] = json!([]);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!                 Gateway API              Istio                    plain Services
-//! weight          HTTPRoute                VirtualService           selector of the apex Service
+//! weight          HTTPRoute                VirtualService           selector and annotation of the
+//!                                                                   apex Service, labels of pods
 //! more objects    -                        2 DestinationRules       -
 //! confirmed by    the route's status       the time since it was    ready endpoints of the apex
 //!                                          stored, or its status
@@ -92,6 +93,22 @@ impl CanaryView {
         }
     }
 
+    /// Gives the canary this share, with all that belongs to it, in this order.
+    pub(crate) fn weigh(&self, canary_pct: i32) -> Vec<Action> {
+        match self.router {
+            Router::Service => plain::weigh(self, canary_pct),
+            Router::Gateway | Router::Istio => vec![self.set_weight(canary_pct)],
+        }
+    }
+
+    /// The object that holds the weight.
+    pub(crate) fn weighted(&self) -> Option<&Arc<Obj>> {
+        match self.router {
+            Router::Service => self.services.get(&self.names.apex),
+            Router::Gateway | Router::Istio => self.route.as_ref(),
+        }
+    }
+
     /// The state of the route, if time must tell whether traffic goes by it, and since when.
     pub(crate) fn route_seen(&self) -> Option<RouteSeen> {
         let route = self.route.as_ref().filter(|_| self.router == Router::Istio)?;
@@ -127,8 +144,12 @@ impl CanaryView {
             .filter(|(reason, _)| !young || *reason == reasons::ROUTE_REFUSED)
     }
 
-    /// Why nobody reports that traffic goes by a weight; `None` where somebody does.
+    /// Why nobody reports that traffic goes by a weight, or by which other it goes; `None` where that
+    /// is reported and as asked.
     pub(crate) fn unconfirmable(&self) -> Option<(&'static str, String)> {
+        if self.router == Router::Service {
+            return Some((reasons::REPLICA_RATIO, plain::rounded(self)?));
+        }
         let route = self.route.as_deref()?;
         match self.router {
             Router::Service => None,

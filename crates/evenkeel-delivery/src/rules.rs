@@ -8,7 +8,7 @@ use evenkeel_api::canary::{
 use evenkeel_base::parse_duration;
 use evenkeel_control::redact;
 
-use crate::{builtin::Source, fill, router::Router, spec_error::SpecError, supported};
+use crate::{builtin::Source, fill, plain, router::Router, spec_error::SpecError, supported};
 
 /// Flagger's lower bound of the interval: shorter ones measure noise.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
@@ -138,12 +138,17 @@ impl Rules {
             .progress_deadline_seconds
             .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or_default()));
         let metrics = analysis.metrics.iter().enumerate().map(|(i, m)| MetricRule::of(i, m));
+        let ramp = Ramp::of(analysis, spec.skip_analysis)?;
+        let iterations = analysis.iterations.unwrap_or_default().max(0);
+        if router == Router::Service && iterations == 0 {
+            ramp.check_pods(analysis)?;
+        }
         let hooks = analysis.webhooks.iter().enumerate().map(|(i, hook)| HookRule::of(i, hook));
         Ok(Self {
             interval: interval.unwrap_or(INTERVAL_DEFAULT).max(INTERVAL_MIN),
             threshold: analysis.threshold.max(1),
-            ramp: Ramp::of(analysis, spec.skip_analysis)?,
-            iterations: analysis.iterations.unwrap_or_default().max(0),
+            ramp,
+            iterations,
             promotion_step: analysis.step_weight_promotion.unwrap_or_default().clamp(0, 100),
             primary_ready_pct: analysis.primary_ready_threshold.unwrap_or(100).clamp(0, 100),
             canary_ready_pct: analysis.canary_ready_threshold.unwrap_or(100).clamp(0, 100),
@@ -198,6 +203,21 @@ impl Ramp {
         // The last step is cut to the maximum, never beyond it.
         weights.push(max);
         Ok(Self(weights))
+    }
+
+    /// Refuses weights that a plain Service cannot give.
+    fn check_pods(&self, analysis: &CanaryAnalysis) -> Result<(), SpecError> {
+        let (most, all) = (plain::PCT_MAX, 100);
+        let Some(weight) = self.0.iter().find(|weight| (most + 1..all).contains(*weight)) else {
+            return Ok(());
+        };
+        let field = if analysis.step_weights.is_empty() { "maxWeight" } else { "stepWeights" };
+        let problem = format!(
+            "{weight} % is not supported with provider kubernetes: the primary keeps all its pods, \
+             so at most half of all pods are the canary's; write weights up to {most}, and 100 as \
+             the last one if you like"
+        );
+        Err(SpecError { field: format!("spec.analysis.{field}"), problem })
     }
 
     /// The weight after `weight`; `None` when the last one is reached.
@@ -423,8 +443,8 @@ mod tests {
         assert_snapshot!(of("istio", "/service/gatewayRefs", gateway), @"spec.service.gatewayRefs: is not supported: traffic is split by a VirtualService; name Istio's gateways in service.gateways");
         assert_snapshot!(of("istio", "/service/backendTimeout", "5s".into()), @"spec.service.backendTimeout: is not supported: traffic is split by a VirtualService; remove it, or write provider gatewayapi:v1");
         assert_snapshot!(of("kubernetes", "/service/timeout", "5s".into()), @"spec.service.timeout: is not supported: traffic is split by the selector of a Service; remove it, or write provider gatewayapi:v1 or istio");
-        assert_snapshot!(of("kubernetes", "/analysis/threshold", 5.into()), @"spec.analysis.stepWeight: is not supported with provider kubernetes: a plain Service shares requests among all its pods and knows no weights; write iterations, or provider gatewayapi:v1 or istio");
-        assert_snapshot!(of("kubernetes", "/analysis/stepWeight", Value::Null), @"spec.analysis.iterations: is missing: write how many checks a version must pass");
+        assert_snapshot!(of("kubernetes", "/analysis/threshold", 5.into()), @"spec.analysis.maxWeight: 60 % is not supported with provider kubernetes: the primary keeps all its pods, so at most half of all pods are the canary's; write weights up to 50, and 100 as the last one if you like");
+        assert_snapshot!(of("kubernetes", "/analysis/stepWeight", Value::Null), @"spec.analysis.iterations: is missing: write how many checks a version must pass, or stepWeight and maxWeight");
         for (path, value) in [
             ("/service/corsPolicy", json!({"allowOrigins": [{"exact": "*"}]})),
             ("/service/retries", json!({"attempts": 3})),

@@ -13,6 +13,7 @@ use crate::{
     draft::Draft,
     hooks::{self, Approval},
     ramp, reasons, rollback,
+    router::Router,
     rules::{HookKind, MetricKind, MetricRule},
     start,
     time::{LOOK_AGAIN, elapsed, later},
@@ -194,7 +195,13 @@ fn unconfirmed(ctx: &Context<'_>, pct: i32) -> Option<Turn> {
     if let Some(left) = left.filter(|left| !left.is_zero()) {
         return Some(Turn::Calm(ctx.wait(reasons::CONFIRMATION_PENDING, left)));
     }
-    let failure = halt(ctx, format!("the gateway has not confirmed weight {pct}"));
+    let failure = halt(
+        ctx,
+        match ctx.view.router {
+            Router::Service => format!("the apex Service does not have the pods of weight {pct}"),
+            _ => format!("the gateway has not confirmed weight {pct}"),
+        },
+    );
     count_failure(ctx, &mut draft, failure);
     Some(Turn::Now(draft.done(reasons::CHECK_FAILED)))
 }

@@ -20,8 +20,8 @@ const ROUTE_ONLY: [&str; 6] = [
     "service.rewrite",
     "service.headers",
 ];
-/// What takes a route with weights.
-const WEIGHTS: [&str; 3] = ["analysis.stepWeights", "analysis.stepWeight", "analysis.maxWeight"];
+/// What asks for weights.
+const WEIGHTS: [&str; 2] = ["analysis.stepWeights", "analysis.stepWeight"];
 
 /// Fields of the Canary's spec that would change what happens to users, and that are not acted on:
 /// refused by name rather than ignored. Paths lead into `spec`.
@@ -97,17 +97,11 @@ fn check_routed(canary: &Canary, router: Router, spec: &Value) -> Result<(), Spe
         return refuse(path, &problem);
     }
     let iterates = canary.spec.analysis.iterations.unwrap_or_default() > 0;
-    if let Some(path) = WEIGHTS.iter().find(|path| !iterates && says(path)) {
-        let problem = "is not supported with provider kubernetes: a plain Service shares requests \
-                       among all its pods and knows no weights; write iterations, or provider \
-                       gatewayapi:v1 or istio";
-        return refuse(path, problem);
-    }
-    if !iterates && !canary.spec.skip_analysis {
-        return refuse(
-            "analysis.iterations",
-            "is missing: write how many checks a version must pass",
-        );
+    let weighs = WEIGHTS.iter().any(says);
+    if !iterates && !weighs && !canary.spec.skip_analysis {
+        let problem = "is missing: write how many checks a version must pass, or stepWeight and \
+                       maxWeight";
+        return refuse("analysis.iterations", problem);
     }
     Ok(())
 }

@@ -15,6 +15,8 @@ pub(crate) struct Unread {
     pub(crate) services: BTreeMap<String, String>,
     /// The pods behind them.
     pub(crate) endpoints: Option<String>,
+    /// The canary's pods that get requests by a label.
+    pub(crate) pods: Option<String>,
     /// Gateways that the spec names.
     pub(crate) gateways: BTreeMap<Key, String>,
 }
@@ -22,7 +24,7 @@ pub(crate) struct Unread {
 impl Unread {
     /// Whether something traffic depends on is not known.
     pub(crate) fn has_traffic(&self) -> bool {
-        !self.services.is_empty() || self.endpoints.is_some()
+        !self.services.is_empty() || self.endpoints.is_some() || self.pods.is_some()
     }
 
     /// Whether the content that a promotion copies is not known.
@@ -37,7 +39,8 @@ impl Unread {
 
     fn errors(&self) -> impl Iterator<Item = &String> {
         let configs = self.configs.values().chain(self.copies.values());
-        configs.chain(self.services.values()).chain(&self.endpoints).chain(self.gateways.values())
+        let pods = self.endpoints.iter().chain(&self.pods);
+        configs.chain(self.services.values()).chain(pods).chain(self.gateways.values())
     }
 
     /// What could not be read and what follows from it; `None` when all was read.
@@ -67,6 +70,7 @@ impl Unread {
         let configs = self.configs.keys().chain(self.copies.keys()).map(ToString::to_string);
         let services = self.services.keys().map(|name| format!("Service {name}"));
         let endpoints = self.endpoints.iter().map(|_| "EndpointSlices".to_owned());
-        configs.chain(services).chain(endpoints).collect::<Vec<_>>().join(", ")
+        let pods = self.pods.iter().map(|_| "pods".to_owned());
+        configs.chain(services).chain(endpoints).chain(pods).collect::<Vec<_>>().join(", ")
     }
 }

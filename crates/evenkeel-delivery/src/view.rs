@@ -74,6 +74,8 @@ pub struct CanaryView {
     pub(crate) stray_route: Option<StrayRoute>,
     /// Ready pods behind each of the three Services.
     pub(crate) endpoints: BTreeMap<String, BTreeSet<String>>,
+    /// Pods of the canary that carry the label by which a plain Service shares requests.
+    pub(crate) marked: BTreeSet<String>,
     /// Gateways that the spec names and that exist.
     pub(crate) gateways: Vec<ParentRef>,
     /// As they are.
@@ -151,8 +153,7 @@ impl CanaryView {
         let mut run = status.evenkeel.clone().unwrap_or_default();
         let untold = std::mem::take(&mut run.untold);
         run.pending_events.splice(0..0, untold);
-        let unfit = unfit.map(SpecError::unfit);
-        let checked = unfit.map_or_else(|| Rules::of(&canary), Err);
+        let checked = unfit.map(SpecError::unfit).map_or_else(|| Rules::of(&canary), Err);
         let checked = checked.and_then(|rules| {
             let server = canary.spec.metrics_server.as_deref().filter(|url| !url.is_empty());
             match server.map(|url| settings.server(url)) {
@@ -200,6 +201,7 @@ impl CanaryView {
             route_parts: BTreeMap::new(),
             stray_route: None,
             endpoints: BTreeMap::new(),
+            marked: BTreeSet::new(),
             gateways: Vec::new(),
             gateway_objs: Vec::new(),
             gateways_missing: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use evenkeel_api::{Obj, ObjError, json};
+use evenkeel_api::{Obj, ObjError, json, labels::SHARED_SERVICE};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Map, Value, json};
@@ -197,6 +197,8 @@ pub(crate) struct Rewrite<'a> {
     pub(crate) configs: &'a BTreeMap<String, String>,
     /// What the copies are called.
     pub(crate) copies: &'a BTreeMap<String, String>,
+    /// The plain Service that selects pods of both by a label.
+    pub(crate) shared: Option<&'a str>,
 }
 
 impl Rewrite<'_> {
@@ -211,6 +213,9 @@ impl Rewrite<'_> {
         configs::rename(&mut template, self.copies);
         let primary = self.primary_value();
         set(&mut template, &["metadata", "labels", self.label], primary.clone().into());
+        if let Some(service) = self.shared {
+            set(&mut template, &["metadata", "labels", SHARED_SERVICE], service.into());
+        }
         let revision = target.revision.as_str().into();
         set(&mut template, &["metadata", "annotations", REVISION_ANNOTATION], revision);
         if !self.configs.is_empty() {
@@ -331,6 +336,9 @@ impl Rewrite<'_> {
                 if let Some(all) = template.pointer_mut("/metadata/annotations") {
                     all.as_object_mut().map(|all| all.shift_remove(name));
                 }
+            }
+            if let Some(all) = template.pointer_mut("/metadata/labels") {
+                all.as_object_mut().map(|all| all.shift_remove(SHARED_SERVICE));
             }
             if template.pointer("/metadata/annotations") == Some(&json!({}))
                 && let Some(meta) = template.get_mut("metadata").and_then(Value::as_object_mut)

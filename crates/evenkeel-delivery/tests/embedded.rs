@@ -394,3 +394,60 @@ fn a_shared_config_outlives_the_canary_that_is_deleted() {
     (0..30).for_each(|_| cluster.second());
     assert!(cluster.find::<ConfigMap>(&second).is_some());
 }
+
+/// Ready pods behind the apex: the canary's, and the primary's.
+fn behind_apex(cluster: &Cluster) -> (usize, usize) {
+    let slices = cluster.all::<EndpointSlice>();
+    let of_apex = slices
+        .iter()
+        .filter(|slice| slice.label("kubernetes.io/service-name") == Some("api-service"));
+    let endpoints = of_apex.filter_map(|slice| slice.json()["endpoints"].as_array().cloned());
+    let ready = endpoints.flatten().filter(|one| one["conditions"]["ready"] == true);
+    let names: Vec<String> =
+        ready.filter_map(|one| one["targetRef"]["name"].as_str().map(str::to_owned)).collect();
+    let primary = names.iter().filter(|name| name.starts_with("api-service-primary-")).count();
+    (names.len() - primary, primary)
+}
+
+#[test]
+fn a_plain_service_shares_requests_by_pods_on_the_embedded_api() {
+    let mut cluster = Cluster::new();
+    cluster.create::<Deployment>(api_service());
+    let mut canary: Value = serde_saphyr::from_str(include_str!("world/canary.yaml")).unwrap();
+    canary["metadata"]["namespace"] = NS.into();
+    canary["spec"]["provider"] = "kubernetes".into();
+    for field in ["gateways", "hosts"] {
+        canary["spec"]["service"].as_object_mut().unwrap().shift_remove(field);
+    }
+    cluster.create::<Canary>(canary);
+    cluster.run_until("initialized", |c| c.phase() == "Initialized");
+    let mut seen = Vec::new();
+    let mut live = |cluster: &mut Cluster, phase: &str| {
+        for _ in 0..3600 {
+            cluster.second();
+            let now = behind_apex(cluster);
+            // All of the primary, but for the one that is replaced while it is promoted.
+            assert!(now.0 <= 3 && now.0 + now.1 >= 3, "{now:?}: {seen:?}");
+            if seen.last() != Some(&now) {
+                seen.push(now);
+            }
+            if cluster.phase() == phase {
+                return std::mem::take(&mut seen);
+            }
+        }
+        unreachable!("never {phase}: {seen:?}");
+    };
+    cluster.release("2");
+    let seen = live(&mut cluster, "Succeeded");
+    assert!(seen.starts_with(&[(0, 3), (1, 3), (2, 3), (3, 3)]), "{seen:?}");
+    assert_eq!(seen.last(), Some(&(0, 3)));
+    *cluster.failed.lock().unwrap() = 0.05;
+    cluster.release("3");
+    assert_eq!(live(&mut cluster, "Failed"), [(0, 3), (1, 3), (0, 3)]);
+    let image = "/spec/template/spec/containers/0/image";
+    assert_eq!(cluster.text::<Deployment>("api-service-primary", image), "evenkeel/demo:2");
+    let key = Key::of::<Canary>(NS, "api-service");
+    block_on(cluster.store.delete(&key, &DeleteOptions::default())).unwrap();
+    cluster.run_until("deleted", |c| c.find::<Canary>("api-service").is_none());
+    assert_eq!(behind_apex(&cluster), (3, 0));
+}

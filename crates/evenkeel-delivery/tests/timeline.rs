@@ -27,6 +27,8 @@ mod readiness;
 mod repairs;
 #[path = "cases/routers.rs"]
 mod routers;
+#[path = "cases/shares.rs"]
+mod shares;
 #[path = "cases/stopped.rs"]
 mod stopped;
 #[path = "cases/templates.rs"]

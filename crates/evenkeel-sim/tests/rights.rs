@@ -15,7 +15,7 @@ use evenkeel_api::{
 use evenkeel_assembly::{COMMON, LEASES, domains};
 use evenkeel_base::Clock as _;
 use evenkeel_control::ListQuery;
-use evenkeel_sim::world::{Right, World, releases};
+use evenkeel_sim::world::{Right, WITH_PODS, World, releases};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::json;
@@ -114,6 +114,24 @@ async fn live_with_istio(world: &World) {
     assert!(world.store.get(&route).await.unwrap().is_none());
 }
 
+/// A Canary whose requests a plain Service shares by pods, from its first object to its deletion.
+async fn live_with_plain_services(world: &World) {
+    world.traffic.set("plain", releases::GOOD);
+    releases::install(world, "plain").await.unwrap();
+    let target = Key::new(evenkeel_api::GroupKind::new("apps", "Deployment"), "default", "plain");
+    let template = json!({"metadata": {"annotations": {WITH_PODS: "true"}}});
+    world.patch(&target, json!({"spec": {"template": template}})).await.unwrap();
+    let key = Key::of::<Canary>("default", "plain");
+    let service = json!({"gateways": null, "hosts": null, "gatewayRefs": null});
+    let spec = json!({"provider": "kubernetes", "service": service});
+    world.patch(&key, json!({"spec": spec})).await.unwrap();
+    reaches(world, "plain", "Initialized").await;
+    releases::release(world, "plain", "evenkeel/demo:v2").await.unwrap();
+    reaches(world, "plain", "Succeeded").await;
+    world.delete(&key).await.unwrap();
+    reaches(world, "plain", "").await;
+}
+
 /// A service with everything that the controllers look at.
 async fn install(world: &World) {
     let now = world.time.now();
@@ -179,6 +197,7 @@ fn what_is_granted_is_what_a_life_of_releases_needs() {
         let process = world.start();
         reach(&world, "Initialized").await;
         live_with_istio(&world).await;
+        live_with_plain_services(&world).await;
         let key = Key::of::<PrometheusServiceLevel>("default", "shop");
         let level = world.store.get(&key).await.unwrap().unwrap();
         let mut slos = level.json()["spec"]["slos"].clone();

@@ -22,7 +22,7 @@ fn a_controller_that_dies_between_any_two_writes_goes_on_with_plain_services() {
     die_between_writes(&routers::plain(&json!({"analysis": {"threshold": 2, "iterations": 1}})));
 }
 
-fn die_between_writes(canary: &Value) {
+pub(super) fn die_between_writes(canary: &Value) {
     let mut lives = 0;
     for writes in 0..1000 {
         let mut world = World::new(canary.clone(), Settings::default());

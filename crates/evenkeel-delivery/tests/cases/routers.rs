@@ -264,17 +264,6 @@ fn plain_services_go_back_to_the_target_with_a_deletion() {
 }
 
 #[test]
-fn plain_services_have_no_weights() {
-    let mut world = World::new(
-        with(&json!({"provider": "kubernetes", "service": {"gateways": null, "hosts": null}})),
-        Settings::default(),
-    );
-    world.run_for(minutes(1));
-    assert_snapshot!(world.condition("Accepted"), @"False InvalidSpec: spec.analysis.stepWeight: is not supported with provider kubernetes: a plain Service shares requests among all its pods and knows no weights; write iterations, or provider gatewayapi:v1 or istio");
-    assert!(world.store.find(&Key::of::<Service>(NS, "api-service")).is_none());
-}
-
-#[test]
 fn an_apex_that_another_client_points_to_the_canary_is_brought_back() {
     let mut world = initialized(plain(&json!({})));
     world.release("2");

@@ -25,7 +25,7 @@ use futures::{executor::LocalPool, task::LocalSpawnExt as _};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Event, Service},
+    core::v1::{Event, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use serde_json::{Value, json};
@@ -344,7 +344,7 @@ impl World {
             status["phase"].as_str().unwrap_or_default(),
             status["canaryWeight"],
             status["failedChecks"],
-            weight.map_or("-".to_owned(), |weight| weight.to_string()),
+            weight.map_or_else(|| self.shared().unwrap_or("-".to_owned()), |w| w.to_string()),
         );
         if self.seen.as_ref() != Some(&shown) {
             let at = self.time.now().duration_since(self.start).as_secs();
@@ -364,6 +364,7 @@ impl World {
             "weight {weight}: {}",
             self.timeline()
         );
+        self.check_pods();
         assert!(weight == 0 || target > 0, "traffic without pods: {}", self.timeline());
         // From the first ready pod on, users always find one: by the route, or without it.
         let ready = self.users_find_a_pod();
@@ -371,6 +372,61 @@ impl World {
         assert!(ready || !self.served || !fair, "no pod behind the apex: {}", self.timeline());
         // An outage excused by a fault does not count against the moment after its end.
         self.served = ready && fair;
+    }
+
+    /// Whether there are pods, which share requests of a plain Service; elsewhere nobody needs them.
+    fn has_pods(&self) -> bool {
+        let canary = self.store.find(&Key::of::<Canary>(NS, "api-service"));
+        canary.is_some_and(|canary| canary.json()["spec"]["provider"] == "kubernetes")
+            || self.store.all().iter().any(|obj| obj.key().kind.is::<Pod>())
+    }
+
+    /// Pods behind the apex: the canary's, and all.
+    pub(crate) fn behind_apex(&self) -> (usize, usize) {
+        let slice = self.store.find(&Key::of::<EndpointSlice>(NS, "api-service"));
+        let pods = slice.and_then(|slice| slice.json()["endpoints"].as_array().cloned());
+        let pods = pods.unwrap_or_default();
+        let of_canary = |pod: &&Value| {
+            let name = pod["targetRef"]["name"].as_str().unwrap_or_default();
+            !name.starts_with("api-service-primary-")
+        };
+        (pods.iter().filter(of_canary).count(), pods.len())
+    }
+
+    /// The share that the apex Service was asked for; `None` when its selector knows no shares.
+    fn asked(&self) -> Option<i64> {
+        let apex = self.store.find(&Key::of::<Service>(NS, "api-service"))?;
+        apex.json()["spec"]["selector"].get("evenkeel.dev/service")?;
+        let asked = &apex.json()["metadata"]["annotations"]["evenkeel.dev/canary-weight"];
+        Some(asked.as_str().unwrap_or_default().parse().unwrap())
+    }
+
+    /// The share in force, as `canary/all` pods.
+    fn shared(&self) -> Option<String> {
+        self.asked()?;
+        let (canary, all) = self.behind_apex();
+        Some(format!("{canary}/{all}"))
+    }
+
+    /// No more pods of the canary may get requests than the share that was asked for, but for one,
+    /// and all pods of the primary do: there is room as before.
+    fn check_pods(&self) {
+        let Some(asked) = self.asked() else { return };
+        let primary = self.replicas("api-service-primary").unwrap_or_default();
+        let marked = |obj: &&Arc<Obj>| {
+            obj.key().kind.is::<Pod>()
+                && !obj.name().starts_with("api-service-primary-")
+                && obj.label("evenkeel.dev/service").is_some()
+        };
+        let canary = i64::try_from(self.store.all().iter().filter(marked).count()).unwrap();
+        let most = (primary * asked / (100 - asked)).max(1) + 1;
+        assert!(asked <= self.weight_max, "asked for {asked}: {}", self.timeline());
+        assert!(canary <= most, "{canary} pods for {asked} %: {}", self.timeline());
+        let (of_canary, all) = self.behind_apex();
+        let of_primary = i64::try_from(all - of_canary).unwrap();
+        let ready = self.store.find(&deployment_key("api-service-primary"));
+        let ready = ready.map_or(0, |primary| Self::available(&primary));
+        assert!(of_primary == ready, "{of_primary} of {ready} pods: {}", self.timeline());
     }
 
     fn users_find_a_pod(&self) -> bool {
@@ -396,6 +452,9 @@ impl World {
         for obj in self.store.all() {
             if obj.key().kind.is::<Deployment>() {
                 self.roll(&obj);
+                if self.has_pods() {
+                    self.place(&obj);
+                }
             }
         }
         for obj in self.store.all() {
@@ -426,6 +485,62 @@ impl World {
         });
     }
 
+    /// Pods as the Deployment's template makes them, each with what others wrote on it later.
+    fn place(&self, deployment: &Obj) {
+        let template = &deployment.json()["spec"]["template"];
+        let image = template["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
+        let version = image.rsplit(':').next().unwrap_or_default();
+        let wanted = deployment.json()["spec"]["replicas"].as_i64().unwrap_or(1);
+        let base = format!("{}-{version}", deployment.name());
+        let names: Vec<_> = (0..wanted).map(|n| format!("{base}-{n}")).collect();
+        let labels = template["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+        let kept = |pod: &Obj| {
+            names.iter().any(|name| name == pod.name())
+                && labels.iter().all(|(name, value)| pod.label(name) == value.as_str())
+        };
+        for pod in self.pods_of(deployment) {
+            if !kept(&pod) {
+                self.store.remove(pod.key());
+            }
+        }
+        for name in &names {
+            if self.store.find(&Key::of::<Pod>(NS, name)).is_none() {
+                self.store.create_now(json!({"apiVersion": "v1", "kind": "Pod",
+                    "metadata": {"name": name, "namespace": NS, "labels": labels},
+                    "spec": {"containers": []}}));
+            }
+        }
+    }
+
+    fn pods_of(&self, deployment: &Obj) -> Vec<Arc<Obj>> {
+        let selector = &deployment.json()["spec"]["selector"]["matchLabels"];
+        let pods = self.store.all().into_iter().filter(|obj| obj.key().kind.is::<Pod>());
+        let fits = |pod: &Arc<Obj>| {
+            let mut labels = selector.as_object().into_iter().flatten();
+            labels.all(|(name, value)| pod.label(name) == value.as_str())
+        };
+        pods.filter(fits).collect()
+    }
+
+    /// Ready pods that a Service selects, by their labels.
+    fn ready_pods(&self, selector: &serde_json::Map<String, Value>) -> Vec<Value> {
+        let deployments = self.store.all();
+        let deployments = deployments.iter().filter(|obj| obj.key().kind.is::<Deployment>());
+        let mut pods = Vec::new();
+        for deployment in deployments {
+            let available = usize::try_from(Self::available(deployment)).unwrap();
+            let ready = self.pods_of(deployment).into_iter().take(available);
+            pods.extend(ready.filter(|pod| {
+                selector.iter().all(|(name, value)| pod.label(name) == value.as_str())
+            }));
+        }
+        let endpoint = |pod: &Arc<Obj>| {
+            json!({"addresses": ["127.64.0.1"], "conditions": {"ready": true},
+                "targetRef": {"kind": "Pod", "name": pod.name()}})
+        };
+        pods.iter().map(endpoint).collect()
+    }
+
     fn select(&self, service: &Obj) {
         let selector = service.json()["spec"]["selector"].as_object().cloned().unwrap_or_default();
         let mut pods = Vec::new();
@@ -438,6 +553,9 @@ impl World {
                 };
                 pods.extend((0..Self::available(deployment)).map(pod));
             }
+        }
+        if self.has_pods() {
+            pods = self.ready_pods(&selector);
         }
         let key = Key::of::<EndpointSlice>(NS, service.name());
         if self.store.find(&key).is_none() {

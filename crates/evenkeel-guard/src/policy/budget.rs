@@ -4,7 +4,12 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{GroupKind, Obj, canary::Canary, slo::ErrorBudget};
+use evenkeel_api::{
+    GroupKind, Obj,
+    canary::Canary,
+    labels::{CANARY_WEIGHT, SHARED_SERVICE},
+    slo::ErrorBudget,
+};
 use evenkeel_control::{
     Action, BoxFuture, Direction, ListQuery, Petition, Read, Timer, WatchEvent, redact,
 };
@@ -130,6 +135,20 @@ impl BudgetGate {
     }
 }
 
+/// Whether an action sets a share of requests: of a route, or of a plain Service and its pods.
+fn moves_traffic(action: &Action) -> bool {
+    let Action::Patch { key, patch } = action else {
+        return matches!(action, Action::SetWeights { .. });
+    };
+    let sets = |field: &str, name: &str| {
+        let all = patch.pointer(&format!("/metadata/{field}"));
+        all.and_then(|all| all.get(name)).is_some()
+    };
+    let kind = |name: &str| key.kind.group.is_empty() && &*key.kind.kind == name;
+    (kind("Service") && sets("annotations", CANARY_WEIGHT))
+        || (kind("Pod") && sets("labels", SHARED_SERVICE))
+}
+
 impl Policy for BudgetGate {
     fn name(&self) -> &'static str {
         "budget"
@@ -139,8 +158,8 @@ impl Policy for BudgetGate {
         if petition.direction == Direction::Safer {
             return Opinion::Allow;
         }
-        let more_traffic = matches!(petition.action, Action::SetWeights { .. })
-            && petition.direction == Direction::Riskier;
+        let more_traffic =
+            moves_traffic(petition.action) && petition.direction == Direction::Riskier;
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if !more_traffic {
             // Such as the first pods of a release, whose start the Canary itself would have held.

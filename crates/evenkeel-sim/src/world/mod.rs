@@ -41,7 +41,7 @@ use tokio::{sync::watch, task::JoinHandle};
 pub use checks::{Breach, Checks};
 pub use faults::FaultyStore;
 pub use menu::{Menu, Requests, Right};
-pub use plant::{Troubles, play as play_plant};
+pub use plant::{Troubles, WITH_PODS, play as play_plant};
 pub use time::VirtualTime;
 pub use traffic::{Quality, Traffic};
 pub use watched::canary_weight;

@@ -6,12 +6,20 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use evenkeel_api::{GroupKind, Key, Obj, httproute::HttpRoute, labels::SERVICE_NAME};
 use evenkeel_control::{
-    ListQuery, Patch, Store, StoreError, Subresource, WatchEvent, WriteOptions,
+    DeleteOptions, ListQuery, Patch, Store, StoreError, Subresource, WatchEvent, WriteOptions,
 };
 use futures::StreamExt as _;
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Service},
+    discovery::v1::EndpointSlice,
+};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+
+/// On a pod template: its pods are objects, too. Few worlds look at them, and none needs them for its
+/// endpoints.
+pub const WITH_PODS: &str = "plant.evenkeel.dev/pods";
 
 const OPTIONS: WriteOptions = WriteOptions { subresource: None, expect: None, manager: "plant" };
 
@@ -31,6 +39,7 @@ pub async fn play(store: Arc<dyn Store>, mut told: watch::Receiver<Troubles>) {
         store.watch(ListQuery::of::<Deployment>()),
         store.watch(ListQuery::of::<Service>()),
         store.watch(ListQuery::of::<HttpRoute>()),
+        store.watch(ListQuery::of::<Pod>()),
     ];
     let mut events = futures::stream::select_all(watches);
     loop {
@@ -64,6 +73,8 @@ async fn follow(store: &dyn Store, obj: &Obj, troubles: &Troubles) {
         if troubles.unconfirmed { Ok(()) } else { confirm(store, obj).await }
     } else if obj.key().kind.is::<Service>() {
         select(store, obj).await
+    } else if obj.key().kind.is::<Pod>() {
+        select_all(store, obj.namespace()).await
     } else {
         roll(store, obj, troubles.broken.contains(obj.name())).await
     };
@@ -79,6 +90,25 @@ async fn status(store: &dyn Store, obj: &Obj, status: Value) -> Result<(), Store
     }
     let options = WriteOptions { subresource: Some(Subresource::Status), ..OPTIONS };
     store.patch(obj.key(), &Patch::Merge(json!({"status": status})), &options).await.map(drop)
+}
+
+fn endpoint(namespace: &str, pod: &str) -> Value {
+    json!({"addresses": ["127.64.0.1"], "conditions": {"ready": true},
+        "targetRef": {"kind": "Pod", "namespace": namespace, "name": pod}})
+}
+
+/// Endpoints of the ready pods of a Deployment that a Service selects by their own labels.
+async fn ready_pods(
+    store: &dyn Store,
+    deployment: &Obj,
+    selector: &serde_json::Map<String, Value>,
+) -> Result<Vec<Value>, StoreError> {
+    let ready = deployment.json().pointer("/status/readyReplicas").and_then(Value::as_u64);
+    let ready = usize::try_from(ready.unwrap_or_default()).unwrap_or_default();
+    let fits =
+        |pod: &Arc<Obj>| selector.iter().all(|(name, value)| pod.label(name) == value.as_str());
+    let pods = pods_of(store, deployment).await?.into_iter().take(ready).filter(fits);
+    Ok(pods.map(|pod| endpoint(pod.namespace(), pod.name())).collect())
 }
 
 async fn confirm(store: &dyn Store, route: &Obj) -> Result<(), StoreError> {
@@ -97,11 +127,63 @@ async fn roll(store: &dyn Store, deployment: &Obj, broken: bool) -> Result<(), S
     let now = json!({"observedGeneration": deployment.generation(), "replicas": wanted,
         "updatedReplicas": wanted, "readyReplicas": ready, "availableReplicas": ready});
     status(store, deployment, now).await?;
-    let services = store.list(&ListQuery::of::<Service>().within(deployment.namespace())).await?;
+    place(store, deployment).await?;
+    select_all(store, deployment.namespace()).await
+}
+
+async fn select_all(store: &dyn Store, namespace: &str) -> Result<(), StoreError> {
+    let services = store.list(&ListQuery::of::<Service>().within(namespace)).await?;
     for service in services.items {
         select(store, &service).await?;
     }
     Ok(())
+}
+
+fn has_pods(deployment: &Obj) -> bool {
+    let annotations = deployment.json().pointer("/spec/template/metadata/annotations");
+    annotations.and_then(|all| all.get(WITH_PODS)).is_some()
+}
+
+/// Pods of a Deployment, as many as it wants; labels that others put on them stay.
+async fn place(store: &dyn Store, deployment: &Obj) -> Result<(), StoreError> {
+    if !has_pods(deployment) {
+        return Ok(());
+    }
+    let (name, namespace) = (deployment.name(), deployment.namespace());
+    let labels = deployment.json().pointer("/spec/template/metadata/labels").cloned();
+    let labels = labels.unwrap_or_default();
+    let wanted = deployment.json().pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+    let names: BTreeSet<_> = (0..wanted).map(|number| format!("{name}-{number}")).collect();
+    let fits = |pod: &Obj| {
+        let mut labels = labels.as_object().into_iter().flatten();
+        labels.all(|(name, value)| pod.label(name) == value.as_str())
+    };
+    let mut kept = BTreeSet::new();
+    for pod in pods_of(store, deployment).await? {
+        if names.contains(pod.name()) && fits(&pod) {
+            kept.insert(pod.name().to_owned());
+        } else {
+            store.delete(pod.key(), &DeleteOptions::default()).await?;
+        }
+    }
+    for name in names.difference(&kept) {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": labels},
+            "spec": {"containers": [{"name": "main", "image": "x"}]}});
+        store.create(&Obj::from_json(pod)?, &OPTIONS).await?;
+    }
+    Ok(())
+}
+
+async fn pods_of(store: &dyn Store, deployment: &Obj) -> Result<Vec<Arc<Obj>>, StoreError> {
+    let selector = deployment.json().pointer("/spec/selector/matchLabels").cloned();
+    let selector = selector.unwrap_or_default();
+    let fits = |pod: &Arc<Obj>| {
+        let mut labels = selector.as_object().into_iter().flatten();
+        labels.all(|(name, value)| pod.label(name) == value.as_str())
+    };
+    let pods = store.list(&ListQuery::of::<Pod>().within(deployment.namespace())).await?.items;
+    Ok(pods.into_iter().filter(fits).collect())
 }
 
 async fn select(store: &dyn Store, service: &Obj) -> Result<(), StoreError> {
@@ -110,6 +192,10 @@ async fn select(store: &dyn Store, service: &Obj) -> Result<(), StoreError> {
     let deployments = ListQuery::of::<Deployment>().within(service.namespace());
     let mut endpoints = Vec::new();
     for deployment in store.list(&deployments).await?.items {
+        if has_pods(&deployment) {
+            endpoints.extend(ready_pods(store, &deployment, selector).await?);
+            continue;
+        }
         let labels = deployment.json().pointer("/spec/template/metadata/labels");
         let fits =
             |(name, value): (&String, &Value)| labels.and_then(|l| l.get(name)) == Some(value);
@@ -118,9 +204,8 @@ async fn select(store: &dyn Store, service: &Obj) -> Result<(), StoreError> {
         }
         let ready = deployment.json().pointer("/status/readyReplicas").and_then(Value::as_i64);
         for number in 0..ready.unwrap_or_default() {
-            endpoints.push(json!({"addresses": ["127.64.0.1"], "conditions": {"ready": true},
-                "targetRef": {"kind": "Pod", "namespace": service.namespace(),
-                    "name": format!("{}-{number}", deployment.name())}}));
+            let pod = format!("{}-{number}", deployment.name());
+            endpoints.push(endpoint(service.namespace(), &pod));
         }
     }
     let key = Key::of::<EndpointSlice>(service.namespace(), service.name());

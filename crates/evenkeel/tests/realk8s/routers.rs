@@ -5,10 +5,11 @@
 use evenkeel_api::{
     Key,
     httproute::HttpRoute,
+    labels::SERVICE_NAME,
     weighted::{destination_rule, shares, virtual_service},
 };
 use k8s_openapi::{
-    api::core::v1::Service,
+    api::{core::v1::Service, discovery::v1::EndpointSlice},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use serde_json::{Value, json};
@@ -61,6 +62,18 @@ fn mesh_weight(bed: &Bed, namespace: &str) -> i64 {
     let Some(route) = bed.get(&virtual_service_key(namespace)) else { return 0 };
     let all: Vec<_> = shares(route.json()).flatten().collect();
     all.iter().find(|(name, _)| *name == "web-canary").map_or(0, |(_, weight)| *weight)
+}
+
+/// Ready pods behind the apex Service: the canary's, and the primary's.
+fn behind_apex(bed: &Bed, namespace: &str) -> (usize, usize) {
+    let slices = bed.list::<EndpointSlice>(namespace);
+    let of_apex = slices.iter().filter(|slice| slice.label(SERVICE_NAME) == Some(APP));
+    let endpoints = of_apex.filter_map(|slice| slice.json()["endpoints"].as_array().cloned());
+    let ready = endpoints.flatten().filter(|one| one["conditions"]["ready"] == true);
+    let names: Vec<String> =
+        ready.filter_map(|one| one["targetRef"]["name"].as_str().map(str::to_owned)).collect();
+    let primary = names.iter().filter(|name| name.starts_with("web-primary-")).count();
+    (names.len() - primary, primary)
 }
 
 fn is_gone(bed: &Bed, namespace: &str) {
@@ -162,13 +175,58 @@ fn plain_services_release_a_good_version_and_keep_a_bad_one_away() {
 }
 
 #[test]
-fn plain_services_refuse_weights_by_name() {
+fn a_plain_service_shares_requests_by_pods_and_a_bad_version_leaves_it_at_once() {
+    let Some(stage) = Stage::shared() else { return };
+    let (bed, ns) = (&stage.bed, "ratio");
+    bed.namespace(ns);
+    bed.create(deployment(ns, APP, "web:1", 4));
+    let mut body = canary(ns, APP, &json!({"stepWeight": 25, "maxWeight": 50}));
+    body["spec"]["provider"] = "kubernetes".into();
+    body["spec"]["service"] = json!({"port": 80, "targetPort": 8080});
+    let canary = bed.create(body);
+    bed.reaches(ns, "Initialized");
+    let template = || bed.field(&deployment_key(ns, APP), "/spec/template/metadata");
+    let before = template();
+    until("the primary serves alone", || behind_apex(bed, ns) == (0, 4));
+
+    bed.release(ns, "web:2");
+    until("one pod of the canary gets requests", || behind_apex(bed, ns) == (1, 4));
+    until("the share in force is said", || {
+        let said = bed.condition(&canary, "WeightsConfirmed");
+        said["message"].as_str().is_some_and(|words| words.contains("1 of 5 pods, 20.0 %"))
+    });
+    until("half of all pods are the canary's", || behind_apex(bed, ns) == (4, 4));
+    bed.reaches(ns, "Succeeded");
+    assert_eq!((behind_apex(bed, ns), bed.image(ns, "web-primary")), ((0, 4), json!("web:2")));
+    let apex = Key::of::<Service>(ns, APP);
+    let selector = || bed.field(&apex, "/spec/selector");
+    assert_eq!(selector(), json!({"app": "web-primary"}));
+    assert_eq!(template(), before);
+
+    bed.release(ns, "web:3");
+    until("the canary gets requests", || behind_apex(bed, ns).0 > 0);
+    stage.prometheus.worsen(ns);
+    bed.reaches(ns, "Failed");
+    assert_eq!(selector(), json!({"app": "web-primary"}));
+    assert_eq!((behind_apex(bed, ns), bed.image(ns, "web-primary")), ((0, 4), json!("web:2")));
+    until("the canary is scaled down", || {
+        bed.field(&deployment_key(ns, APP), "/spec/replicas") == 0
+    });
+
+    bed.delete(&canary);
+    until("the Canary is gone", || bed.get(&canary).is_none());
+    assert_eq!(selector(), json!({"app": "web"}));
+    until("the target serves alone", || behind_apex(bed, ns) == (4, 0));
+}
+
+#[test]
+fn plain_services_refuse_by_name_what_pods_cannot_share() {
     let Some(stage) = Stage::shared() else { return };
     let (bed, ns) = (&stage.bed, "plain-weights");
-    let canary = app(bed, ns, "kubernetes", &json!({}));
+    let canary = app(bed, ns, "kubernetes", &json!({"analysis": {"maxWeight": 80}}));
     until("the field is named", || {
         let words = bed.condition(&canary, "Accepted");
-        words["message"].as_str().is_some_and(|words| words.contains("spec.analysis.stepWeight"))
+        words["message"].as_str().is_some_and(|words| words.contains("spec.analysis.maxWeight"))
     });
     assert!(bed.get(&deployment_key(ns, "web-primary")).is_none());
 }
