@@ -410,6 +410,33 @@ impl Phase {
             Self::Terminated => "Terminated",
         }
     }
+
+    /// The phase that is written so; `None` when there is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        serde_json::from_value(text.into()).ok()
+    }
+
+    /// A version is being judged: it has some of the traffic, and its checks count.
+    pub fn is_judged(self) -> bool {
+        matches!(self, Self::Progressing | Self::WaitingPromotion)
+    }
+
+    /// A release is under way, from its first look to its end: there are two versions, and somebody
+    /// must see to it that one is left. One that waits for its start ([`Self::Waiting`]) is not.
+    pub fn is_release(self) -> bool {
+        self.is_judged() || matches!(self, Self::Promoting | Self::Finalising)
+    }
+
+    /// Something is done or waited for that ends by itself: a release, or the first copy is made.
+    pub fn is_busy(self) -> bool {
+        self.is_release() || self == Self::Initializing
+    }
+
+    /// Traffic is on its way from one workload to another, and would stay where it is without a
+    /// controller: whatever is busy, and a deletion, which brings it back to the target.
+    pub fn is_moving(self) -> bool {
+        self.is_busy() || self == Self::Terminating
+    }
 }
 
 /// What evenkeel must remember of a run to continue after a crash.
@@ -449,6 +476,10 @@ pub struct RunStatus {
     /// Seconds the last rollback took, from the decision to the gateway's confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_seconds: Option<f64>,
+    /// A person had handed the Canary over when this was written: when the annotation is gone, it is
+    /// wanted back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handed_over: bool,
     /// What it waits for or what is wrong with it, as last reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

@@ -72,6 +72,8 @@ pub(crate) const SLO: &[Right] = &[
     right("monitoring.coreos.com", &["prometheusrules"], &["delete"]),
     right("evenkeel.dev", &["errorbudgetpolicies", "slomaintenances", "breakglasses"], READ),
     right("evenkeel.dev", &["errorbudgetpolicies/status"], &["patch"]),
+    // Whether Sloth or Flagger runs.
+    right("apps", &["deployments"], &["list", "watch"]),
     // The answer of the error budget.
     right("flagger.app", &["canaries/status"], &["patch"]),
 ];

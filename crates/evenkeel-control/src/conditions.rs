@@ -28,6 +28,13 @@ pub(crate) const STALLED: &str = "Stalled";
 /// numbers may change all the time.
 const WORDS_EVERY: Duration = Duration::from_mins(1);
 
+/// Whether a condition in a list was set by the loop of this controller.
+pub fn is_condition_of(controller: &str, condition: &Value) -> bool {
+    let text = |field| condition.get(field).and_then(Value::as_str).unwrap_or_default();
+    let own = text("message").strip_prefix(controller);
+    [HELD, STALLED].contains(&text("type")) && own.is_some_and(|rest| rest.starts_with(": "))
+}
+
 /// One condition that is raised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Flag {
@@ -169,9 +176,7 @@ impl Flags {
 
     /// Whether a condition in a list was set by this controller's loop.
     pub(crate) fn owns(&self, condition: &Value) -> bool {
-        let text = |field| condition.get(field).and_then(Value::as_str).unwrap_or_default();
-        let own = text("message").strip_prefix(self.controller);
-        [HELD, STALLED].contains(&text("type")) && own.is_some_and(|rest| rest.starts_with(": "))
+        is_condition_of(self.controller, condition)
     }
 
     /// Brings the list of conditions up to date; returns the condition that it holds now.

@@ -43,6 +43,7 @@ mod step;
 mod store;
 
 pub use action::{Action, RouteWeight};
+pub use conditions::is_condition_of;
 pub use controller::{Controller, DynController, Interest, ObserveError, Trigger, Wakes};
 pub use door::{
     AuditId, Door, Objection, OpenDoor, Outcome, OwnHold, Petition, Prediction, Verdict,
@@ -65,7 +66,7 @@ pub use queue::PANIC_PAUSE_MAX;
 pub use recorder::{create_event, event_name};
 pub use retry::Retry;
 pub use run::RunLoop;
-pub use standing::{Standing, Steward, Stewards};
+pub use standing::{DefinedBy, Manage, Neighbour, Seen, Standing, Steward, Stewards};
 pub use store::{
     DeleteOptions, HostWrites, ListQuery, Listed, NO_KIND, Patch, Propagation, Read, Store,
     StoreError, Subresource, Watch, WatchEvent, Write, WriteOptions,

@@ -28,7 +28,7 @@ impl Ports {
     ///
     /// **Errors**: that cannot be found out now.
     pub async fn standing(&self, obj: &Obj) -> Result<Standing, StoreError> {
-        Ok(Standing::of(self.stewards.of(&obj.key().kind).await?, obj))
+        Ok(Standing::of_object(self.stewards.of(&obj.key().kind).await?, obj))
     }
 }
 
@@ -44,18 +44,19 @@ impl Worker {
                 return Ok(None);
             }
             let obj = self.host.ports.read.get(key).await?;
-            Ok(Some(obj.map(|obj| (Standing::of(steward, &obj), obj))))
+            Ok(Some(obj.map(|obj| (Standing::of_object(steward, &obj), obj))))
         };
         let looked: Option<Result<_, StoreError>> =
             within(&*self.host.timer, OBSERVE_MAX, looking).await;
         match looked {
             // What another controller made around it is that one's to remove.
             Some(Ok(Some(None))) => Some(self.is_gone(key)),
-            Some(Ok(Some(Some((Standing::Observed { why }, obj))))) => {
+            Some(Ok(Some(Some((Standing::Observed { why, give_back }, obj))))) => {
                 // Known to be observed from here on: no condition is set on it.
                 self.predictions.begin(key);
                 self.flags.forget(key);
-                Some(match self.hand_back(key).await {
+                let given_back = if give_back { self.hand_back(key).await } else { None };
+                Some(match given_back {
                     Some(ended) => ended,
                     None => self.predict(key, &obj, &why).await,
                 })

@@ -5,10 +5,10 @@ use std::time::Duration;
 use evenkeel_api::{
     Obj,
     beside::{STATUS, annotation},
-    canary::{Canary, Phase},
+    canary::Phase,
     json,
 };
-use evenkeel_control::{Action, ObserveError, Plan, Ports, Standing};
+use evenkeel_control::{Action, ObserveError, Plan, Ports, Standing, Steward, is_condition_of};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 
@@ -26,48 +26,57 @@ use crate::{
 ///
 /// Nothing is touched then: its traffic, too, is the other controller's.
 pub(crate) fn refusal(view: &CanaryView) -> Option<Plan> {
-    let Standing::HandedOver(other) = view.standing else { return None };
-    let suspended = view.canary.spec.suspend;
-    let (reason, message) = if !suspended {
-        let message = format!(
-            "{other} looks after this Canary, too: set spec.suspend: true, which stops {other} \
-             and not evenkeel, or take the annotation evenkeel.dev/managed away"
-        );
-        (reasons::IN_BOTH_HANDS, message)
-    } else if is_under_way(view.status.phase) && began_elsewhere(view) {
-        let message = format!(
-            "a release by {other} is under way ({}, {} % of the traffic on the canary), and \
-             evenkeel does not take it over in the middle: set spec.suspend: false until it has \
-             ended, then true",
-            view.status.phase.as_str(),
-            view.pct()
-        );
-        (reasons::RELEASE_OF_ANOTHER, message)
-    } else {
-        return None;
+    let (reason, message) = match view.standing {
+        Standing::InBothHands(other) => {
+            let end = if view.obj.is_deleting() {
+                format!(". It is being deleted: {other} alone reverts it, unless you do so")
+            } else {
+                String::new()
+            };
+            let message = format!(
+                "{other} looks after this Canary, too: set spec.suspend: true, which stops {other} \
+                 and not evenkeel, or take the annotation evenkeel.dev/managed away{end}"
+            );
+            (reasons::IN_BOTH_HANDS, message)
+        }
+        Standing::ReleaseOfAnother(other) => {
+            let message = format!(
+                "a release by {other} is under way ({}, {} % of the traffic on the canary), and \
+                 evenkeel does not take it over in the middle: set spec.suspend: false until it has \
+                 ended, then true",
+                view.status.phase.as_str(),
+                view.pct()
+            );
+            (reasons::RELEASE_OF_ANOTHER, message)
+        }
+        _ => return None,
     };
     let mut draft = Draft::new(view);
     draft.problem(reason, message).wake(LOOK_AGAIN);
     Some(draft.done(reason))
 }
 
-/// Whether `spec.suspend` is meant for us: on a Canary that was handed over it stops the other
-/// controller.
+/// Whether `spec.suspend` stops evenkeel. On a Canary that was handed over it stops the other
+/// controller, also when that one is not there any more.
 pub(crate) fn is_suspended(view: &CanaryView) -> bool {
-    view.canary.spec.suspend && !matches!(view.standing, Standing::HandedOver(_))
+    match view.standing {
+        Standing::Suspended => true,
+        // What would be done.
+        Standing::Observed { .. } => view.canary.spec.suspend && !view.obj.is_deleting(),
+        _ => false,
+    }
 }
 
-/// Whether something is done with a version, by whoever began it.
-pub(crate) fn is_under_way(phase: Phase) -> bool {
-    matches!(
-        phase,
-        Phase::Progressing | Phase::WaitingPromotion | Phase::Promoting | Phase::Finalising
-    )
-}
-
-fn began_elsewhere(view: &CanaryView) -> bool {
-    let revision = &view.status.last_applied_spec;
-    !revision.is_empty() && !is_ours(revision)
+/// What is wrong with `spec.suspend` where evenkeel alone looks after a Canary and does not heed it.
+pub(crate) fn unheeded_suspend(view: &CanaryView) -> Option<(&'static str, String)> {
+    let is_unheeded =
+        view.standing == Standing::Ours && view.canary.spec.suspend && !view.obj.is_deleting();
+    is_unheeded.then(|| {
+        let message = "spec.suspend: true does not stop evenkeel while the annotation \
+                       evenkeel.dev/managed: \"true\" is there: take the annotation away to stop it, \
+                       or set spec.suspend: false";
+        (reasons::HANDED_OVER, message.to_owned())
+    })
 }
 
 /// What gives a Canary back to Flagger; `None` when nothing of ours is on it.
@@ -97,14 +106,28 @@ pub(crate) async fn hand_back(obj: &Obj, ports: &Ports) -> Result<Option<Plan>, 
         let patch = if has_begun { without_ours(obj) } else { afresh(obj, phase) };
         plan = plan.with_status(obj.key().clone(), patch);
     }
-    let unmark = Action::Patch { key: obj.key().clone(), patch: unmarked(obj, &canary) };
-    Ok(Some(plan.then(unmark).waking(Duration::ZERO)))
+    let steward = ports.stewards.of(&obj.key().kind).await?;
+    let follows = matches!(steward, Steward::Other { .. });
+    let stays = follows && canary.spec.revert_on_deletion == Some(true);
+    let unmark = Action::Patch { key: obj.key().clone(), patch: unmarked(obj, stays) };
+    // What says that the Canary is to be given back goes last: a death in between changes nothing.
+    let plan = if is_annexed(obj.json()) {
+        plan.then(unmark)
+    } else {
+        Plan { actions: vec![unmark], ..plan }
+    };
+    Ok(Some(plan.waking(Duration::ZERO)))
 }
 
 /// Whether a Canary has on it what only evenkeel writes there, and takes off when it gives the Canary
 /// back.
 pub fn is_kept_on(canary: &Value) -> bool {
-    is_in_status(canary) || annotation(canary, STATUS).is_some()
+    is_in_status(canary) || is_annexed(canary)
+}
+
+/// Whether what is evenkeel's of the status is in an annotation.
+fn is_annexed(canary: &Value) -> bool {
+    annotation(canary, STATUS).is_some()
 }
 
 fn is_in_status(canary: &Value) -> bool {
@@ -128,26 +151,37 @@ fn afresh(obj: &Obj, phase: Phase) -> Value {
 /// The patch of a status that leaves nothing that only we understand, and what Flagger has written
 /// since it has the Canary back.
 fn without_ours(obj: &Obj) -> Value {
-    let mut status = json!({"evenkeel": null, "errorBudget": null});
+    let mut status = json!({"errorBudget": null});
+    if !is_annexed(obj.json()) {
+        status["evenkeel"] = Value::Null;
+    }
     let promoted = obj.json().pointer("/status/lastPromotedSpec").and_then(Value::as_str);
     if promoted.is_some_and(is_ours) {
         status["lastPromotedSpec"] = Value::Null;
     }
     if let Some(Value::Array(conditions)) = obj.json().pointer("/status/conditions") {
-        let theirs = conditions.iter().filter(|one| one["type"] == reasons::PROMOTED);
+        let theirs = conditions.iter().filter(|one| !is_of_ours(one));
         status["conditions"] = theirs.cloned().collect();
     }
     status
 }
 
-/// The patch of the metadata that takes our marks off.
-fn unmarked(obj: &Obj, canary: &Canary) -> Value {
+/// The patch of the metadata that takes our marks off. The finalizer `stays` where somebody is there
+/// who takes it off in the end.
+fn unmarked(obj: &Obj, stays: bool) -> Value {
     let mut patch = json!({"metadata": {"annotations": {STATUS: null}}});
     let all = obj.meta().finalizers.clone().unwrap_or_default();
-    let stays = canary.spec.revert_on_deletion == Some(true);
     if !stays && all.iter().any(|name| name == FINALIZER) {
         let rest: Vec<_> = all.into_iter().filter(|name| name != FINALIZER).collect();
         json::merge(&mut patch, &json!({"metadata": {"finalizers": rest}}));
     }
     patch
+}
+
+/// Whether evenkeel alone writes a condition of this kind on a Canary.
+fn is_of_ours(condition: &Value) -> bool {
+    let text = |field| condition.get(field).and_then(Value::as_str).unwrap_or_default();
+    reasons::CONDITIONS.contains(&text("type"))
+        || is_condition_of("delivery", condition)
+        || is_condition_of("slo-answer", condition)
 }

@@ -155,7 +155,7 @@ impl<'a> Context<'a> {
 
     /// Whether a version is being judged.
     pub(crate) fn is_running(&self) -> bool {
-        matches!(self.status.phase, Phase::Progressing | Phase::WaitingPromotion)
+        self.status.phase.is_judged()
     }
 
     /// A plan that says nothing yet but that the spec can be acted on, and which of the Gateways it

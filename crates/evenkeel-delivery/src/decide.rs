@@ -24,10 +24,10 @@ pub(crate) fn decide(view: &CanaryView) -> Plan {
 /// As [`decide`], or what must be looked up first.
 pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
     let deleting = view.obj.is_deleting();
-    if let Some(plan) = beside::refusal(view).filter(|_| !deleting) {
+    if let Some(plan) = beside::refusal(view) {
         return Ok(plan);
     }
-    if beside::is_suspended(view) && !deleting {
+    if beside::is_suspended(view) {
         return Ok(suspended(view));
     }
     if let Some(plan) = safety::quiet_stray_route(view) {
@@ -134,7 +134,7 @@ fn adopt_revisions(ctx: &Context<'_>) -> Option<Plan> {
     // So that the next look finds our part of the status, if the server keeps it.
     draft.run.clean_since = ctx.run.clean_since.or(Some(ctx.view.now));
     // What is being judged, as far as it is only watched, goes on to be.
-    let known = same || beside::is_under_way(status.phase);
+    let known = same || status.phase.is_release();
     draft.status.last_applied_spec = if known { ctx.revision.to_owned() } else { String::new() };
     draft.status.last_promoted_spec = if same { ctx.revision.to_owned() } else { String::new() };
     if same {

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use evenkeel_api::{
     ConditionUpdate, Obj,
+    beside::is_handed_over,
     canary::{CanaryStatus, PendingEvent, Phase, RollbackStatus, RunStatus},
     json, set_condition,
 };
@@ -12,10 +13,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 use crate::{
-    CanaryView, diff,
+    CanaryView, beside, diff,
     reasons::{
         ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, METRICS, PROMOTED,
-        READ_FAILED, READABLE, REPAIR_NOT_KEPT, SYNCED, WEIGHTS_CONFIRMED,
+        READ_FAILED, READABLE, REPAIR_NOT_KEPT, SUSPEND_HEEDED, SYNCED, WEIGHTS_CONFIRMED,
     },
     view::{AlertProblem, Alerts, Metering},
 };
@@ -90,6 +91,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn new(view: &'a CanaryView) -> Self {
         let (status, mut run) = (view.status.clone(), view.run.clone());
         run.route_seen = view.route_seen();
+        run.handed_over |= is_handed_over(view.obj.json());
         Self {
             view,
             plan: Plan::default(),
@@ -383,7 +385,7 @@ impl<'a> Draft<'a> {
         self.conditions();
         // Anything else that is held is not a step of a release.
         let phase = self.view.status.phase;
-        let steps = is_under_way(phase) || phase == Phase::Waiting;
+        let steps = phase.is_busy() || phase == Phase::Waiting;
         let promoted = self.status.conditions.iter().find(|c| c.type_ == PROMOTED);
         if let Some(promoted) = promoted.filter(|_| steps && !self.plan.actions.is_empty()) {
             let message = format!("{HELD_WORDS} {}", promoted.message);
@@ -412,9 +414,15 @@ impl<'a> Draft<'a> {
 
     fn conditions(&mut self) {
         let (observed_generation, now) = (self.view.obj.generation(), self.view.now);
+        let suspend = beside::unheeded_suspend(self.view);
+        let suspend = suspend.map_or(Trouble::None, |(reason, message)| Trouble::Some {
+            reason: reason.to_owned(),
+            message,
+        });
         for (kind, trouble) in [
             (ACCEPTED, &self.spec),
             (BUDGET, &self.budget),
+            (SUSPEND_HEEDED, &suspend),
             (IN_SYNC, &self.objects),
             (GATEWAYS, &self.gateways),
             (WEIGHTS_CONFIRMED, &self.weights),
@@ -457,8 +465,7 @@ impl<'a> Draft<'a> {
         let has = |kind: &str| self.status.conditions.iter().any(|c| c.type_ == kind);
         let words = if phase == Phase::Waiting && has(BUDGET) { BUDGET_WORDS } else { words };
         let mut said = vec![words.to_owned()];
-        let judged = matches!(phase, Phase::Progressing | Phase::WaitingPromotion);
-        if let Some(check) = self.run.failed_check.as_ref().filter(|_| judged) {
+        if let Some(check) = self.run.failed_check.as_ref().filter(|_| phase.is_judged()) {
             let threshold = self.view.canary.spec.analysis.threshold.max(1);
             let failed = self.status.failed_checks;
             said.push(format!("{failed} of {threshold} failed checks, the last one: {check}."));
@@ -467,21 +474,9 @@ impl<'a> Draft<'a> {
             said.push(format!("Rolling back: {}.", rollback.cause));
         }
         let trouble = matches!(self.spec, Trouble::Some { .. });
-        said.extend(self.run.note.clone().filter(|_| !trouble && is_under_way(phase)));
+        said.extend(self.run.note.clone().filter(|_| !trouble && phase.is_busy()));
         Some((status, said.join(" ")))
     }
-}
-
-/// Whether something is waited for or done in this phase.
-fn is_under_way(phase: Phase) -> bool {
-    matches!(
-        phase,
-        Phase::Initializing
-            | Phase::Progressing
-            | Phase::WaitingPromotion
-            | Phase::Promoting
-            | Phase::Finalising
-    )
 }
 
 /// Status and message of the condition `Promoted` in a phase.

@@ -18,6 +18,11 @@ pub const IN_SYNC: &str = "ObjectsInSync";
 /// Condition that names Gateways of the spec that do not exist; only there while some do not.
 pub const GATEWAYS: &str = "GatewaysFound";
 
+/// Condition that says whether `spec.suspend: true` stops evenkeel; only there while it does not.
+pub const SUSPEND_HEEDED: &str = "SuspendHeeded";
+/// The Canary was handed over: `spec.suspend` is the other controller's.
+pub const HANDED_OVER: &str = "HandedOver";
+
 /// A Gateway that the spec names refuses the route.
 pub const ROUTE_REFUSED: &str = "RouteRefused";
 /// No implementation serves a Gateway that the spec names.
@@ -74,6 +79,19 @@ pub const STATUS_PRUNED: &str = "StatusPruned";
 pub const TARGET_MISSING: &str = "TargetMissing";
 /// The primary copy is gone and cannot be made from a version that was judged.
 pub const PRIMARY_MISSING: &str = "PrimaryMissing";
+
+/// Every condition that no other controller writes.
+pub(crate) const CONDITIONS: [&str; 9] = [
+    ACCEPTED,
+    BUDGET,
+    IN_SYNC,
+    GATEWAYS,
+    SUSPEND_HEEDED,
+    WEIGHTS_CONFIRMED,
+    READABLE,
+    ALERTS,
+    METRICS,
+];
 
 /// `spec.suspend` is set.
 pub const SUSPENDED: &str = "Suspended";

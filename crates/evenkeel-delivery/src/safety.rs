@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use evenkeel_api::canary::Phase;
 use evenkeel_control::Plan;
 
 use crate::{
@@ -24,7 +23,7 @@ pub(crate) fn fall_back(view: &CanaryView, obstacle: Obstacle) -> Plan {
     let mut draft = Draft::new(view);
     // A phase that cannot be read may be any.
     let hidden = ["phase", ""].iter().any(|part| view.status.misfit(part).is_some());
-    let running = is_running(view.status.phase) || hidden;
+    let running = view.status.phase.is_release() || hidden;
     if running && view.run.rollback.is_some() {
         draft.problem(reason, message);
         return match rollback::roll_back(view, draft) {
@@ -121,13 +120,6 @@ pub(crate) fn without_primary(ctx: &Context<'_>) -> Turn {
     }
     draft.problem(reasons::PRIMARY_MISSING, message).wake(LOOK_AGAIN);
     Turn::Now(draft.done(reasons::PRIMARY_MISSING))
-}
-
-fn is_running(phase: Phase) -> bool {
-    matches!(
-        phase,
-        Phase::Progressing | Phase::WaitingPromotion | Phase::Promoting | Phase::Finalising
-    )
 }
 
 /// Whether the route is ours to write: of two Canaries with one target the older one has it.

@@ -5,7 +5,7 @@ use std::{
 
 use evenkeel_api::{
     Key, Obj,
-    canary::{Canary, CanaryStatus, MetricTemplate, Phase, RunStatus, TemplateRef},
+    canary::{Canary, CanaryStatus, MetricTemplate, RunStatus, TemplateRef},
     httproute::ParentRef,
     slo::Permission,
 };
@@ -245,7 +245,7 @@ impl CanaryView {
             let server = query.server.as_deref().or(self.settings.own_server());
             return Metering::Fail(reason, checks::unanswered(server, error));
         }
-        let runs = matches!(self.status.phase, Phase::Progressing | Phase::WaitingPromotion);
+        let runs = self.status.phase.is_judged();
         if runs && self.answers.is_empty() { Metering::Unknown } else { Metering::Fine }
     }
 

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use evenkeel_api::{Obj, ObjError, json, labels::SHARED_SERVICE};
+use evenkeel_api::{
+    Obj, ObjError,
+    beside::{REVISION_PREFIX, is_our_revision},
+    json,
+    labels::SHARED_SERVICE,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Map, Value, json};
@@ -11,8 +16,6 @@ use crate::{configs, diff, time::elapsed};
 
 /// Labels that may carry the workload's name, in Flagger's order.
 const SELECTOR_LABELS: [&str; 3] = ["app", "name", "app.kubernetes.io/name"];
-/// Prefix of our revisions: anything else was written by another tool.
-const REVISION_PREFIX: &str = "ek1-";
 /// On the primary's pods: the target's revision they were copied from.
 pub(crate) const REVISION_ANNOTATION: &str = "evenkeel.dev/revision";
 /// On the primary's pods: the content of the configs they were copied with.
@@ -180,7 +183,7 @@ impl Workload {
 
 /// Whether a revision in a status is one of ours.
 pub(crate) fn is_ours(revision: &str) -> bool {
-    revision.starts_with(REVISION_PREFIX)
+    is_our_revision(revision)
 }
 
 /// What rewriting a target into its primary needs.

@@ -4,8 +4,12 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{GroupKind, LabelSelector};
-use evenkeel_control::{BoxFuture, ListQuery, Read as _, Steward, Stewards, StoreError};
+use evenkeel_api::{GroupKind, LabelSelector, Obj};
+use evenkeel_control::{
+    BoxFuture, DefinedBy, ListQuery, Manage, Neighbour, Read as _, Seen, Steward, Stewards,
+    StoreError,
+};
+use serde_json::Value;
 
 use crate::{CachedStore, time::since_boot};
 
@@ -17,19 +21,6 @@ const OTHERS: [(&str, &str, &str); 2] =
 const NAME_LABELS: [&str; 2] = ["app.kubernetes.io/name", "app"];
 /// Whether another controller runs is looked up no more often.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// Nor, by so much more, where Deployments may not be listed.
-const REFUSED_PAUSE: Duration = Duration::from_mins(5);
-
-/// Which objects are acted on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manage {
-    /// All.
-    All,
-    /// Those that were handed over.
-    Annotated,
-    /// Where another controller looks after a kind, those that were handed over; else all.
-    Auto,
-}
 
 /// Finds out who looks after a kind on this cluster: by whose its `CustomResourceDefinition` is, and
 /// by the Deployment of the other controller.
@@ -38,82 +29,72 @@ pub struct Neighbours {
     manage: Manage,
     /// What was said last, by kind.
     said: Mutex<BTreeMap<GroupKind, Steward>>,
-    /// Deployments of other controllers, by name, and when that was looked up.
-    running: Mutex<BTreeMap<&'static str, (Duration, Option<String>)>>,
+    /// What was seen of other controllers, by name, and when.
+    seen: Mutex<BTreeMap<&'static str, (Duration, Seen)>>,
 }
 
 impl Neighbours {
     /// Acts on these objects.
     pub fn new(store: CachedStore, manage: Manage) -> Self {
-        Self { store, manage, said: Mutex::default(), running: Mutex::default() }
+        Self { store, manage, said: Mutex::default(), seen: Mutex::default() }
     }
 
     async fn look(&self, kind: &GroupKind) -> Result<Steward, StoreError> {
         let other = OTHERS.iter().find(|(group, ..)| *group == &*kind.group);
         let Some((_, name, label)) = other.copied() else { return Ok(Steward::Evenkeel) };
-        match self.manage {
-            Manage::All => return Ok(Steward::Evenkeel),
-            Manage::Annotated => {
-                let why = "evenkeel runs with --manage annotated".into();
-                return Ok(Steward::Consent { why });
-            }
-            Manage::Auto => {}
+        if self.manage == Manage::All {
+            return Ok(Steward::Evenkeel);
         }
-        let Some(definition) = self.store.definition(kind).await? else {
-            return Err(StoreError::Refused {
-                object: kind.to_string(),
-                problem: format!(
-                    "its CustomResourceDefinition cannot be read, so it may be {name}'s: allow to \
-                     get, list and watch customresourcedefinitions, or run with --manage all"
-                ),
-            });
+        let found = self.store.definition(kind).await?;
+        let crd = found.as_ref().map_or_else(|| kind.to_string(), |found| found.name.clone());
+        let definition = match found.map(|found| found.is_ours) {
+            Some(true) => DefinedBy::Us,
+            Some(false) => DefinedBy::Another,
+            None => DefinedBy::Unknown,
         };
-        if !definition.is_ours {
-            let why = format!("the CustomResourceDefinition {} is {name}'s", definition.name);
-            return Ok(Steward::Other { name, why: why.into() });
-        }
-        Ok(match self.running(label).await? {
-            Some(deployment) => {
-                Steward::Other { name, why: format!("{name} runs here ({deployment})").into() }
-            }
-            None => Steward::Evenkeel,
-        })
+        let neighbour = Neighbour { name, crd, definition, seen: self.seen(label).await? };
+        Steward::of(&neighbour, self.manage)
+            .map_err(|problem| StoreError::Refused { object: kind.to_string(), problem })
     }
 
     /// The Deployment of another controller.
-    async fn running(&self, label: &'static str) -> Result<Option<String>, StoreError> {
+    async fn seen(&self, label: &'static str) -> Result<Seen, StoreError> {
         let now = since_boot();
-        let known = |running: &BTreeMap<&str, (Duration, Option<String>)>| {
-            let (at, found) = running.get(label)?;
-            (now.saturating_sub(*at) < LOOK_EVERY).then(|| found.clone())
+        let known = |known: &BTreeMap<&str, (Duration, Seen)>| {
+            let (at, seen) = known.get(label)?;
+            (now.saturating_sub(*at) < LOOK_EVERY).then(|| seen.clone())
         };
-        if let Some(found) = known(&self.running.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(found);
+        if let Some(seen) = known(&self.seen.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(seen);
         }
-        let (mut found, mut at) = (None, now);
+        let namespace = self.store.namespace();
+        let mut seen = if namespace.is_some() { Seen::NotFoundHere } else { Seen::NotFound };
         for name in NAME_LABELS {
             let Ok(labels) = LabelSelector::parse(&format!("{name}={label}")) else { continue };
             let mut query =
                 ListQuery::all(GroupKind::new("apps", "Deployment")).with_labels(labels);
-            if let Some(namespace) = self.store.namespace() {
+            if let Some(namespace) = namespace {
                 query = query.within(namespace);
             }
-            match self.store.list(&query).await {
-                Ok(listed) => found = listed.items.first().map(|one| one.key().to_string()),
-                // The definition alone decides then.
+            let listed = match self.store.list(&query).await {
+                Ok(listed) => listed.items,
                 Err(StoreError::Refused { .. }) => {
-                    at = now.saturating_add(REFUSED_PAUSE);
+                    seen = Seen::CannotLook;
                     break;
                 }
                 Err(error) => return Err(error),
-            }
-            if found.is_some() {
+            };
+            if let Some(one) = listed.iter().find(|one| has_or_wants_pods(one)) {
+                seen = Seen::Running { deployment: one.key().to_string() };
                 break;
             }
+            if !listed.is_empty() && namespace.is_none() {
+                seen = Seen::WithoutReplicas;
+            }
         }
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.insert(label, (at, found.clone()));
-        Ok(found)
+        let mut known = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(label, (now, seen.clone()));
+        Ok(seen)
     }
 
     /// Says in the log who looks after a kind, when that is news.
@@ -146,4 +127,10 @@ impl Stewards for Neighbours {
             Ok(steward)
         })
     }
+}
+
+/// Whether a Deployment runs, or may at any moment: one that is updated may have no pod for a while.
+fn has_or_wants_pods(deployment: &Obj) -> bool {
+    let count = |path: &str| deployment.json().pointer(path).and_then(Value::as_u64);
+    count("/spec/replicas").unwrap_or(1) > 0 || count("/status/replicas").unwrap_or(0) > 0
 }

@@ -70,6 +70,9 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Type of the condition that sums all findings up.
+pub const VALID: &str = "Valid";
+
 /// A Kubernetes-style condition for the status of an SLO object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Condition {
@@ -105,14 +108,14 @@ pub fn conditions(findings: &[Finding]) -> Vec<Condition> {
     let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
     out.push(if errors == 0 {
         Condition {
-            kind: "Valid",
+            kind: VALID,
             status: "True",
             reason: "Accepted",
             message: "rules are generated".to_owned(),
         }
     } else {
         Condition {
-            kind: "Valid",
+            kind: VALID,
             status: "False",
             reason: "Refused",
             message: format!("{errors} error(s); no rules are generated"),

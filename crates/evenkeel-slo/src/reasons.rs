@@ -45,6 +45,31 @@ pub const RESERVED_LABEL: &str = "ReservedLabel";
 /// Nothing was generated.
 pub const NO_RULES: &str = "NoRules";
 
+/// The reasons of findings.
+pub(crate) const FINDINGS: [&str; 21] = [
+    INVALID_YAML,
+    UNKNOWN_KIND,
+    INVALID_FIELD,
+    UNKNOWN_FIELD,
+    IGNORED_FIELD,
+    DEPRECATED_FIELD_CASING,
+    FIELD_CASING_CONFLICT,
+    WINDOW_INFERRED,
+    WINDOW_MISSING,
+    LABEL_NOT_STRING,
+    UNKNOWN_PLUGIN,
+    PLUGIN_REFUSED,
+    INVALID_SLO,
+    DUPLICATE_ID,
+    UNKNOWN_PERIOD,
+    ALERT_CANNOT_FIRE,
+    NO_BUDGET,
+    GROUP_LABEL_LOST,
+    EXTENSION_FIELD,
+    RESERVED_LABEL,
+    NO_RULES,
+];
+
 /// Nothing to write; the counters are looked at again soon.
 pub const LOOKING: &str = "Looking";
 /// The generated rules are not what stands.

@@ -24,7 +24,8 @@ struct Theirs;
 
 impl Stewards for Theirs {
     fn of<'a>(&'a self, _: &'a GroupKind) -> BoxFuture<'a, Result<Steward, StoreError>> {
-        Box::pin(async { Ok(Steward::Other { name: "Other", why: "Other runs here".into() }) })
+        let (name, why) = ("Other", "Other runs here".into());
+        Box::pin(async { Ok(Steward::Other { name, why, sure: true }) })
     }
 }
 

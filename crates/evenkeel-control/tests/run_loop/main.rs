@@ -11,6 +11,7 @@ mod fixture;
 mod leadership;
 mod repeated;
 mod secrets;
+mod standing;
 mod store;
 mod time;
 mod verdicts;

@@ -1,6 +1,9 @@
 //! A Canary on a cluster of Flagger: watched, taken over, refused, given back.
 
+use std::sync::{Arc, Mutex};
+
 use evenkeel_api::beside::MANAGED;
+use evenkeel_control::Steward;
 
 use super::*;
 
@@ -12,7 +15,7 @@ fn canary_key() -> Key {
 fn of_flagger(change: impl Fn(&mut Value)) -> World {
     let mut world = initialized(article());
     world.kill();
-    world.others = Some(std::sync::Arc::new(world::Flaggers));
+    world.others = Some(Arc::new(world::Flaggers));
     world.store.change(&canary_key(), |body| {
         let status = &mut body["status"];
         status["lastAppliedSpec"] = "5978589476".into();
@@ -203,4 +206,179 @@ fn of_what_flagger_has_begun_only_what_is_evenkeels_is_taken_off() {
     assert_eq!(status(&world, "lastAppliedSpec"), "6d8f5c9b7f");
     assert_eq!(status(&world, "phase"), "Progressing");
     assert_eq!(status(&world, "trackedConfigs"), json!({"configmap/a": "1"}));
+}
+
+/// Flagger, as far as one sign of it says.
+fn maybe_flagger() -> Steward {
+    Steward::Other { name: "Flagger", why: "Flagger runs here".into(), sure: false }
+}
+
+fn consent() -> Steward {
+    Steward::Consent { why: "evenkeel runs with --manage annotated".into() }
+}
+
+/// A Canary of ours, and a process that is told who looks after Canaries.
+fn of_ours(steward: Steward) -> (World, Arc<Mutex<Steward>>) {
+    let mut world = initialized(article());
+    world.kill();
+    let steward = Arc::new(Mutex::new(steward));
+    world.others = Some(Arc::new(world::Told(steward.clone())));
+    (world, steward)
+}
+
+fn delete(world: &World) {
+    world.store.change(&canary_key(), |body| {
+        body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
+    });
+}
+
+fn finalizers(world: &World) -> Vec<String> {
+    world.canary().meta().finalizers.clone().unwrap_or_default()
+}
+
+#[test]
+fn a_canary_in_both_hands_is_not_reverted_when_it_is_deleted() {
+    let mut world = of_flagger(|body| {
+        body["metadata"]["annotations"] = json!({MANAGED: "true"});
+        body["metadata"]["finalizers"] = json!(["finalizer.flagger.app"]);
+    });
+    delete(&world);
+    let before = around(&world);
+    world.boot();
+    world.run_for(minutes(5));
+    assert_eq!(around(&world), before);
+    assert_eq!(finalizers(&world), ["finalizer.flagger.app"]);
+    assert_snapshot!(world.condition("Accepted"), @"False InBothHands: Flagger looks after this Canary, too: set spec.suspend: true, which stops Flagger and not evenkeel, or take the annotation evenkeel.dev/managed away. It is being deleted: Flagger alone reverts it, unless you do so");
+    world.unchecked = true;
+    world.store.change(&canary_key(), |body| body["spec"]["suspend"] = true.into());
+    world.run_for(minutes(10));
+    assert_eq!(world.replicas("api-service"), Some(3), "the target serves again");
+    let left = world.store.find(&canary_key());
+    assert!(left.is_none_or(|left| left.meta().finalizers.iter().flatten().next().is_none()));
+}
+
+#[test]
+fn a_release_is_ended_although_another_controller_shows_up() {
+    for (fails, phase) in [(true, "Failed"), (false, "Succeeded")] {
+        let (mut world, steward) = of_ours(Steward::Evenkeel);
+        world.boot();
+        world.release("2");
+        world.run_for(minutes(3));
+        assert!(world.weight() > Some(0), "{}", world.timeline());
+        *steward.lock().unwrap() = maybe_flagger();
+        if fails {
+            world.traffic.lock().unwrap().error_ratio = Some(0.5);
+        }
+        world.run_until(&[phase]);
+        world.run_for(minutes(5));
+        assert_eq!(world.weight(), Some(0));
+        // What is at rest is only observed: neither acted on nor given back.
+        world.release("3");
+        world.run_for(minutes(5));
+        assert_eq!((world.phase().as_str(), world.weight()), (phase, Some(0)));
+        assert_eq!(finalizers(&world), ["finalizer.flagger.app"]);
+        assert!(!status(&world, "evenkeel").is_null());
+        *steward.lock().unwrap() = Steward::Evenkeel;
+        world.run_for(minutes(3));
+        assert_eq!(world.phase(), "Progressing");
+    }
+}
+
+#[test]
+fn what_another_controller_has_begun_is_its_own() {
+    let (mut world, steward) = of_ours(Steward::Evenkeel);
+    world.unchecked = true;
+    world.boot();
+    world.release("2");
+    world.run_for(minutes(3));
+    *steward.lock().unwrap() = maybe_flagger();
+    // Flagger writes the whole status, without the fields that it does not know.
+    world.store.change(&canary_key(), |body| {
+        let theirs = json!({"phase": "Progressing", "canaryWeight": 10, "failedChecks": 0,
+            "iterations": 0, "lastAppliedSpec": "6d8f5c9b7f", "lastPromotedSpec": "5978589476"});
+        body["status"] = theirs;
+    });
+    world.settle();
+    let before = (world.canary(), around(&world));
+    world.traffic.lock().unwrap().error_ratio = Some(0.5);
+    world.run_for(minutes(10));
+    assert_eq!((world.canary(), around(&world)), before);
+}
+
+#[test]
+fn an_object_is_given_back_when_its_own_annotation_goes() {
+    let (mut world, steward) = of_ours(Steward::Evenkeel);
+    world.store.change(&canary_key(), |body| {
+        body["metadata"]["annotations"][MANAGED] = "true".into();
+    });
+    world.boot();
+    world.run_for(minutes(1));
+    *steward.lock().unwrap() = maybe_flagger();
+    world.store.change(&canary_key(), |body| body["spec"]["suspend"] = true.into());
+    world.run_for(minutes(1));
+    take_back(&world);
+    world.run_for(minutes(1));
+    assert!(status(&world, "evenkeel").is_null());
+    assert!(finalizers(&world).is_empty());
+}
+
+#[test]
+fn suspend_does_not_come_to_mean_evenkeel_when_the_other_controller_leaves() {
+    let mut world = of_flagger(|_| {});
+    let steward = Arc::new(Mutex::new(maybe_flagger()));
+    world.others = Some(Arc::new(world::Told(steward.clone())));
+    hand_over(&world);
+    world.boot();
+    world.release("2");
+    world.run_for(minutes(3));
+    assert!(world.weight() > Some(0), "{}", world.timeline());
+    assert_eq!(world.condition("SuspendHeeded"), "none");
+    *steward.lock().unwrap() = Steward::Evenkeel;
+    world.traffic.lock().unwrap().error_ratio = Some(0.5);
+    world.run_until(&["Failed"]);
+    assert_eq!(world.weight(), Some(0));
+    world.run_for(minutes(1));
+    assert_snapshot!(world.condition("SuspendHeeded"), @r#"False HandedOver: spec.suspend: true does not stop evenkeel while the annotation evenkeel.dev/managed: "true" is there: take the annotation away to stop it, or set spec.suspend: false"#);
+    // Without the annotation it is.
+    world.store.change(&canary_key(), |body| body["metadata"]["annotations"] = json!({}));
+    world.run_for(minutes(1));
+    world.release("3");
+    world.run_for(minutes(5));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Failed", Some(0)));
+}
+
+#[test]
+fn a_finalizer_is_left_only_to_a_controller_that_is_there() {
+    for (steward, left) in [(consent(), 0), (world::flaggers(), 1)] {
+        let mut world = of_flagger(|body| body["spec"]["revertOnDeletion"] = true.into());
+        let told = Arc::new(Mutex::new(steward));
+        world.others = Some(Arc::new(world::Told(told)));
+        hand_over(&world);
+        world.boot();
+        world.run_for(minutes(2));
+        assert_eq!(finalizers(&world), ["finalizer.flagger.app"]);
+        take_back(&world);
+        world.run_for(minutes(2));
+        assert!(status(&world, "evenkeel").is_null());
+        assert_eq!(finalizers(&world).len(), left);
+    }
+}
+
+#[test]
+fn a_release_that_nobody_would_go_on_with_is_ended_before_it_is_given_back() {
+    let (mut world, _) = of_ours(consent());
+    world.store.change(&canary_key(), |body| {
+        body["metadata"]["annotations"][MANAGED] = "true".into();
+    });
+    world.boot();
+    world.release("2");
+    world.run_for(minutes(3));
+    assert!(world.weight() > Some(0), "{}", world.timeline());
+    take_back(&world);
+    world.traffic.lock().unwrap().error_ratio = Some(0.5);
+    world.run_until(&["Failed"]);
+    world.run_for(minutes(2));
+    assert_eq!(world.weight(), Some(0));
+    assert!(status(&world, "evenkeel").is_null());
+    assert!(finalizers(&world).is_empty());
 }

@@ -105,12 +105,30 @@ impl CachedStore {
         };
         let showing = async {
             let shown = self.live.patch(stored.key(), &shown, &status).await?;
-            if face.is_whole { self.keep(&shown, None, options).await } else { Ok(shown) }
+            let over = face.is_whole && self.has_all(&shown).await?;
+            if over { self.keep(&shown, None, options).await } else { Ok(shown) }
         };
         showing.await.unwrap_or_else(|error| {
             tracing::debug!(object = %stored.key(), %error, "status not shown");
             stored.clone()
         })
+    }
+}
+
+impl CachedStore {
+    /// Whether the status has all that the annotation holds. The definition may say so before each
+    /// API server keeps to it: what the server has stored is read, without the annotation in its place.
+    async fn has_all(&self, shown: &Obj) -> Result<bool, StoreError> {
+        let Some(raw) = self.live.raw(shown.key()).await? else { return Ok(false) };
+        let revision = raw.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+        let same = revision == Some(&*shown.revision().0);
+        let Ok(Some(fields)) = annex::fields(&raw) else { return Ok(false) };
+        let status = raw.get("status");
+        let is_there = |(name, part): (&String, &Value)| {
+            let have = status.and_then(|status| status.get(name)).unwrap_or(&Value::Null);
+            have == part || (!part.is_null() && json::missing(have, part).is_none())
+        };
+        Ok(same && fields.iter().all(is_there))
     }
 }
 

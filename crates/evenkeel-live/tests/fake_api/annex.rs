@@ -299,3 +299,17 @@ async fn a_published_schema_that_cannot_be_had_now_is_asked_for_again() {
     let definition = soon(store.definition(&key().kind)).await.unwrap().unwrap();
     assert!(!definition.is_ours);
 }
+
+#[tokio::test]
+async fn the_annotation_stays_until_the_status_has_all_of_it() {
+    let (server, store, fake) = server(Some(flaggers())).await;
+    write(&store, json!({"evenkeel": {"tick": 1}}), Some(10)).await.unwrap();
+    // The definition that is read is the new one; the server that answers still has the old one.
+    fake.lock().unwrap().schema = Some(free());
+    let other = CachedStore::new(server.store(quick()));
+    let status = write(&other, json!({"phase": "Succeeded"}), None).await.unwrap();
+    let all = json!({"phase": "Succeeded", "evenkeel": {"tick": 1}});
+    assert_eq!(status, all);
+    let read = soon(store.get_latest(&key())).await.unwrap().unwrap();
+    assert_eq!(read.json()["status"], all);
+}

@@ -5,6 +5,7 @@ mod annex;
 mod cache;
 mod credentials;
 mod hooks;
+mod neighbours;
 mod notify;
 mod scope;
 mod silence;

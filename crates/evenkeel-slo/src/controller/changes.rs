@@ -50,12 +50,7 @@ fn meets_users(canary: &Canary) -> bool {
 
 /// Whether a run is under way: also at weight 0 some gateway may still send to the new version.
 pub(super) fn is_running(canary: &Canary) -> bool {
-    canary.status.as_ref().is_some_and(|status| {
-        matches!(
-            status.phase,
-            Phase::Progressing | Phase::WaitingPromotion | Phase::Promoting | Phase::Finalising
-        )
-    })
+    canary.status.as_ref().is_some_and(|status| status.phase.is_release())
 }
 
 /// What of a Canary begins or ends a change.

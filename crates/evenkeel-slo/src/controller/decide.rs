@@ -1,7 +1,9 @@
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use evenkeel_api::{
-    ConditionUpdate, Key, Obj, set_condition,
+    ConditionUpdate, Key, Obj,
+    beside::is_handed_over,
+    set_condition,
     slo::{ErrorBudget, PrometheusRule},
 };
 use evenkeel_control::{Action, EventNote, EventType, Plan, Propagation};
@@ -72,6 +74,7 @@ fn look(view: &SloView) -> Plan {
     let mut plan = Plan::wait(reasons::LOOKING, wait);
     let mut status = view.status.clone();
     status.observed_generation = view.obj.generation();
+    status.handed_over |= is_handed_over(view.obj.json());
     rules(view, &mut plan, &mut status);
     metrics(view, &mut status);
     status.changes = changes::changes(view);
@@ -187,13 +190,13 @@ fn set(view: &SloView, status: &mut SloStatusObject, kind: &str, words: (&str, &
 }
 
 /// Condition: whether the counters could be looked at.
-const METRICS: &str = "MetricsAvailable";
+pub(super) const METRICS: &str = "MetricsAvailable";
 /// Condition, and its reason: a maintenance of the namespace excludes nothing.
-const IGNORED: &str = reasons::MAINTENANCE_IGNORED;
+pub(super) const IGNORED: &str = reasons::MAINTENANCE_IGNORED;
 /// Condition, and its reason: what the status has no room for.
-const SHORTENED: &str = "StatusShortened";
+pub(super) const SHORTENED: &str = "StatusShortened";
 /// Condition: whether the rules stand.
-const RULES: &str = "RulesInstalled";
+pub(super) const RULES: &str = "RulesInstalled";
 
 /// The rules' object if it is not there or not as it should be.
 fn want_rules(view: &SloView, mark: RulesMark) -> Result<Option<Obj>, (&'static str, String)> {

@@ -6,14 +6,19 @@ use evenkeel_api::{
     Obj,
     beside::{STATUS, annotation},
 };
-use evenkeel_control::{Action, Plan};
+use evenkeel_control::{Action, Plan, is_condition_of};
 use serde_json::{Map, Value, json};
 
-use crate::reasons;
+use super::decide::{IGNORED, METRICS, RULES, SHORTENED};
+use crate::{finding::VALID, reasons};
 
 /// Fields of the status that no other controller has. All others are left: a newer Sloth may have
 /// more of them than we know.
-const OURS: [&str; 5] = ["slos", "changes", "queries", "former", "numbersAt"];
+const OURS: [&str; 6] = ["slos", "changes", "queries", "former", "numbersAt", HANDED_OVER];
+/// By which an object is known to be wanted back.
+const HANDED_OVER: &str = "handedOver";
+/// Types of our conditions besides those of findings.
+const CONDITIONS: [&str; 5] = [METRICS, RULES, IGNORED, SHORTENED, VALID];
 
 /// Of an SLO object. Its rules stay: they are Sloth's in all but the version, and Sloth writes over
 /// them.
@@ -21,10 +26,17 @@ pub(super) fn level(obj: &Obj) -> Option<Plan> {
     let status = obj.json().get("status").and_then(Value::as_object);
     let ours = status.into_iter().flat_map(Map::keys).filter(|name| OURS.contains(&&***name));
     let mut patch: Map<String, Value> = ours.map(|name| (name.clone(), Value::Null)).collect();
-    if !patch.is_empty() {
-        // Written with them.
-        patch.insert("conditions".to_owned(), Value::Null);
+    // Only where it is certain that we wrote it.
+    let is_written = !patch.is_empty();
+    if annotation(obj.json(), STATUS).is_some() {
+        // It goes with the annotation: a death in between changes nothing.
+        patch.shift_remove(HANDED_OVER);
     }
+    without_conditions(obj, &mut patch, |condition| {
+        let kind = condition.get("type").and_then(Value::as_str).unwrap_or_default();
+        let found = reasons::FINDINGS.contains(&kind) || CONDITIONS.contains(&kind);
+        (is_written && found) || is_condition_of("slo", condition)
+    });
     leave(obj, patch)
 }
 
@@ -36,8 +48,23 @@ pub(super) fn canary(obj: &Obj) -> Option<Plan> {
     if has("evenkeel") {
         return None;
     }
-    let patch = if has("errorBudget") { json!({"errorBudget": null}) } else { json!({}) };
-    leave(obj, patch.as_object().cloned().unwrap_or_default())
+    let mut patch = Map::new();
+    if has("errorBudget") {
+        patch.insert("errorBudget".to_owned(), Value::Null);
+    }
+    without_conditions(obj, &mut patch, |condition| is_condition_of("slo-answer", condition));
+    leave(obj, patch)
+}
+
+/// Takes conditions of ours out of the list, if there are any.
+fn without_conditions(obj: &Obj, patch: &mut Map<String, Value>, is_ours: impl Fn(&Value) -> bool) {
+    let all = obj.json().pointer("/status/conditions").and_then(Value::as_array);
+    let Some(all) = all else { return };
+    let rest: Vec<_> = all.iter().filter(|one| !is_ours(one)).cloned().collect();
+    if rest.len() < all.len() {
+        let rest = if rest.is_empty() { Value::Null } else { rest.into() };
+        patch.insert("conditions".to_owned(), rest);
+    }
 }
 
 fn leave(obj: &Obj, patch: Map<String, Value>) -> Option<Plan> {
@@ -84,12 +111,46 @@ mod tests {
         }
         let obj = object(&status, &json!({STATUS: "{}"}));
         let plan = level(&obj).unwrap();
-        let mut expected = json!({"conditions": null});
-        for field in OURS {
-            expected[field] = Value::Null;
+        let mut expected = json!({});
+        for field in OURS.iter().filter(|field| **field != HANDED_OVER) {
+            expected[*field] = Value::Null;
         }
         assert_eq!(plan.status[0].status, expected);
         assert_eq!(plan.assumed, [(obj.key().clone(), obj.revision())]);
         assert_eq!(plan.then.len(), 1);
+    }
+
+    #[test]
+    fn conditions_of_others_stay() {
+        let theirs = json!({"type": "TheirOwn", "message": "x"});
+        let stalled = json!({"type": "Stalled", "message": "theirs: x"});
+        let loops = |controller: &str| json!({"type": "Stalled", "message": format!("{controller}: it was refused")});
+        let ours = [METRICS, RULES, IGNORED, SHORTENED, VALID, reasons::NO_BUDGET]
+            .map(|kind| json!({"type": kind, "message": "x"}));
+        let mut all = vec![theirs.clone(), stalled.clone(), loops("slo")];
+        all.extend(ours);
+        let plan = level(&object(&json!({"slos": [], "conditions": all}), &json!({}))).unwrap();
+        assert_eq!(plan.status[0].status["conditions"], json!([theirs, stalled]));
+
+        // Of a Canary that only the answer of the budget was written to.
+        let all = json!([theirs, stalled, loops("slo-answer")]);
+        for budget in [json!({}), Value::Null] {
+            let mut status = json!({"conditions": all});
+            if !budget.is_null() {
+                status["errorBudget"] = budget;
+            }
+            let plan = canary(&object(&status, &json!({}))).unwrap();
+            assert_eq!(plan.status[0].status["conditions"], json!([theirs, stalled]));
+        }
+        assert!(canary(&object(&json!({"conditions": [theirs]}), &json!({}))).is_none());
+    }
+
+    #[test]
+    fn what_says_that_it_is_wanted_back_goes_last() {
+        let status = json!({"slos": [], "handedOver": true});
+        let plan = level(&object(&status, &json!({STATUS: "{}"}))).unwrap();
+        assert_eq!(plan.status[0].status, json!({"slos": null}));
+        let plan = level(&object(&status, &json!({}))).unwrap();
+        assert_eq!(plan.status[0].status, json!({"slos": null, "handedOver": null}));
     }
 }

@@ -40,6 +40,10 @@ pub struct SloStatusObject {
     pub queries: Vec<SloQuery>,
     /// What was charged for SLOs that the object had before it was edited, the newest last.
     pub former: Vec<Former>,
+    /// A person had handed the object over when this was written: when the annotation is gone, it is
+    /// wanted back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub handed_over: bool,
     /// Seconds of the Unix epoch when the numbers were last written; 0, which is left out: never.
     #[serde(skip_serializing_if = "is_never")]
     pub numbers_at: i64,

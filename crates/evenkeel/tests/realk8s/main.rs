@@ -29,6 +29,7 @@ mod clocks;
 mod credentials;
 mod definitions;
 mod fencing;
+mod hands;
 mod install;
 mod leaders;
 mod many;

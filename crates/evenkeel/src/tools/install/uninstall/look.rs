@@ -209,7 +209,7 @@ impl Found {
             if beside::is_handed_over(canary.json()) {
                 self.handed_over.push(key.to_string());
             }
-            if BUSY.iter().any(|busy| busy.as_str() == phase) {
+            if Phase::parse(phase).is_some_and(Phase::is_moving) {
                 self.busy.push(format!("{key} ({phase})"));
             }
             if canary.meta().finalizers.iter().flatten().any(|name| name == FINALIZER) {
@@ -285,23 +285,13 @@ impl Found {
     }
 }
 
-/// In these phases a Canary's traffic is on its way somewhere.
-const BUSY: [Phase; 6] = [
-    Phase::Initializing,
-    Phase::Progressing,
-    Phase::WaitingPromotion,
-    Phase::Promoting,
-    Phase::Finalising,
-    Phase::Terminating,
-];
-
-/// Whether our controllers look after this Canary: they have written it, and nobody has it back.
-/// Flagger gives the finalizer the same name.
+/// Whether our controllers look after this Canary: Flagger gives the finalizer the same name. What
+/// they put on a Canary they take off when they give it back; who wrote a field stays noted for ever.
 async fn is_ours(store: &KubeStore, key: &Key) -> anyhow::Result<bool> {
     let canary = store.raw(key).await?.unwrap_or_default();
     let entries = canary.pointer("/metadata/managedFields").and_then(Value::as_array);
     let is_written = entries.into_iter().flatten().any(|entry| entry["manager"] == DELIVERY);
     // The finalizer comes before the first status.
     let has_begun = canary.pointer("/status/phase").is_some();
-    Ok(is_written && (is_kept_on(&canary) || !has_begun))
+    Ok(is_kept_on(&canary) || (is_written && !has_begun))
 }
