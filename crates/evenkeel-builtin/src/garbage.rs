@@ -187,7 +187,10 @@ async fn lookup(
         Ok(Some(found)) => Owner::Found(found),
         Ok(None) => Owner::Gone,
         Err(
-            StoreError::Refused { .. } | StoreError::Invalid { .. } | StoreError::NotFound { .. },
+            StoreError::NoKind { .. }
+            | StoreError::Refused { .. }
+            | StoreError::Invalid { .. }
+            | StoreError::NotFound { .. },
         ) => Owner::Unknown,
         Err(error) => return Err(error.into()),
     };
@@ -208,8 +211,8 @@ async fn dependents_of(
         }
         let items = match ports.read.list(&query).await {
             Ok(listed) => listed.items,
-            // A kind that this server does not know has no objects.
-            Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => continue,
+            // A kind that this server does not know, or does not serve, has no objects.
+            Err(StoreError::NoKind { .. } | StoreError::Refused { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
         let names_owner = |object: &Arc<Obj>| {

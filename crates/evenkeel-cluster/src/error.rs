@@ -1,7 +1,7 @@
 use std::fmt;
 
-use evenkeel_api::{Key, ObjError};
-use evenkeel_control::StoreError;
+use evenkeel_api::{GroupKind, Key, ObjError};
+use evenkeel_control::{NO_KIND, StoreError};
 use serde_json::{Map, Value, json};
 
 /// A refusal as the Kubernetes API words it; becomes a `Status` object or a [`StoreError`].
@@ -19,6 +19,8 @@ pub struct ApiError {
     pub causes: Vec<Cause>,
     /// Seconds after which trying again may help.
     pub retry_after_seconds: Option<u32>,
+    /// Whether the server has no such kind.
+    pub no_kind: bool,
 }
 
 /// What a refusal is about.
@@ -55,6 +57,7 @@ impl ApiError {
             about: Box::default(),
             causes: Vec::new(),
             retry_after_seconds: None,
+            no_kind: false,
         }
     }
 
@@ -66,6 +69,13 @@ impl ApiError {
     /// Not allowed for any client.
     pub fn method_not_allowed(message: impl Into<String>) -> Self {
         Self::new(405, "MethodNotAllowed", message)
+    }
+
+    /// The server has no such kind.
+    pub fn no_kind(kind: &GroupKind) -> Self {
+        let mut error = Self::new(404, "NotFound", format!("{NO_KIND} {kind}"));
+        error.no_kind = true;
+        error
     }
 
     /// The URL names nothing this server has.
@@ -175,6 +185,7 @@ impl ApiError {
         let object = key.to_string();
         let problem = self.message.clone();
         match (self.code, self.reason) {
+            _ if self.no_kind => StoreError::NoKind { object, kind: key.kind.clone() },
             (404, _) if self.about.name == *key.name => StoreError::NotFound { object },
             (409, "AlreadyExists") => StoreError::Exists { object },
             (409, _) => StoreError::Conflict { object, problem },

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use evenkeel_api::{Key, Kind, Obj, Revision};
 use evenkeel_base::{Clock, Rng};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, NO_KIND, Patch, Store, StoreError, Subresource,
-    Watch, WriteOptions,
+    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Store, StoreError, Subresource, Watch,
+    WriteOptions,
 };
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -82,8 +82,7 @@ impl ApiServer {
     /// The kind of a key, unless its objects are refused.
     pub(crate) fn resource(&self, key: &Key) -> Result<Arc<Resource>, ApiError> {
         let found = self.shared.with(|state| state.registry.get(&key.kind).cloned());
-        let resource = found
-            .ok_or_else(|| ApiError::new(404, "NotFound", format!("{NO_KIND} {}", key.kind)))?;
+        let resource = found.ok_or_else(|| ApiError::no_kind(&key.kind))?;
         match resource.service {
             Service::Refused(why) => Err(ApiError::method_not_allowed(format!(
                 "{} is not served: {why}",

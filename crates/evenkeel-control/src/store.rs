@@ -305,7 +305,16 @@ pub enum StoreError {
         /// Why, and when to try again if known.
         problem: String,
     },
-    /// The server does not know the kind, or we lack permission.
+    /// The server does not have the kind: its definition is not installed. Only this says that there
+    /// are no objects of it.
+    #[error("{object}: {NO_KIND} {kind}: install its CRD first (evenkeel crds --all prints it)")]
+    NoKind {
+        /// `Kind/namespace/name`, or the kind.
+        object: String,
+        /// Which kind.
+        kind: GroupKind,
+    },
+    /// We lack permission, or something before the server refuses. What was asked for may be there.
     #[error("{object}: {}", redact::about_named(object, problem))]
     Refused {
         /// `Kind/namespace/name`.
@@ -332,20 +341,23 @@ impl fmt::Debug for StoreError {
     }
 }
 
-/// How a server's word begins that it has no such kind: its CRD is not installed.
+/// How people are told that the server has no such kind: its CRD is not installed.
 pub const NO_KIND: &str = "the server has no kind";
 
 impl StoreError {
     /// Whether the server does not have the kind at all.
     pub fn is_without_kind(&self) -> bool {
-        matches!(self, Self::Refused { problem, .. } if problem.starts_with(NO_KIND))
+        matches!(self, Self::NoKind { .. })
     }
 
     /// What the caller should do next.
     pub fn retry(&self) -> Retry {
         match self {
             Self::NotFound { .. } | Self::Exists { .. } | Self::Conflict { .. } => Retry::Replan,
-            Self::Invalid { .. } | Self::Refused { .. } | Self::Malformed(_) => Retry::Slowly,
+            Self::Invalid { .. }
+            | Self::NoKind { .. }
+            | Self::Refused { .. }
+            | Self::Malformed(_) => Retry::Slowly,
             Self::Busy { .. } | Self::Unreachable { .. } => Retry::Later,
         }
     }

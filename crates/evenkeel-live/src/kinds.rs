@@ -52,9 +52,19 @@ impl Route {
 /// The kinds that a server has. Read when an unknown one is asked for, by the first caller; all
 /// other callers meanwhile share the answer. While something stays unknown, all of them together
 /// look at most every [`LiveSettings::discovery_min`], and less and less often.
+///
+/// One path that is answered by "there is no such thing" says little: a proxy before the server may
+/// have said it. The route stays known until a look at the list of kinds does not find it any more.
 pub(crate) struct Kinds {
-    known: Mutex<BTreeMap<GroupKind, Route>>,
+    known: Mutex<Known>,
     looking: tokio::sync::Mutex<Looks>,
+}
+
+#[derive(Default)]
+struct Known {
+    routes: BTreeMap<GroupKind, Route>,
+    /// Kinds whose path the server did not know since the last look.
+    doubted: BTreeSet<GroupKind>,
 }
 
 #[derive(Default)]
@@ -70,7 +80,7 @@ impl Kinds {
         Self { known: Mutex::default(), looking: tokio::sync::Mutex::default() }
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<GroupKind, Route>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -80,42 +90,56 @@ impl Kinds {
         client: &ApiClient,
         kind: &GroupKind,
     ) -> Result<Option<Route>, StoreError> {
-        let known = |kinds: &Self| kinds.known().get(kind).cloned();
-        if let Some(route) = known(self) {
-            return Ok(Some(route));
+        let (route, doubted) = self.route(kind);
+        if route.is_some() && !doubted {
+            return Ok(route);
         }
         let mut looks = self.looking.lock().await;
-        if let Some(route) = known(self) {
-            return Ok(Some(route));
+        let (route, doubted) = self.route(kind);
+        if route.is_some() && !doubted {
+            return Ok(route);
         }
         if let Some((at, how)) = &looks.last {
-            let valid = if how.is_ok() { looks.pause } else { FAILED_MIN };
+            let valid = if how.is_ok() && !doubted { looks.pause } else { FAILED_MIN };
             if at.elapsed() < valid {
-                return how.clone().map(|()| None);
+                return if route.is_some() { Ok(route) } else { how.clone().map(|()| None) };
             }
         }
         let found = discover(client).await.map_err(|error| error.translate("list of kinds"));
         let how = found.map(|found| self.learn(&mut looks, found, &client.settings));
         looks.last = Some((Instant::now(), how.clone()));
-        how.map(|()| known(self))
+        match (how, route) {
+            (Ok(()), _) => Ok(self.route(kind).0),
+            // What was known counts until the server says something else.
+            (Err(_), Some(route)) => Ok(Some(route)),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The route of a kind as far as it is known, and whether there is doubt about it.
+    fn route(&self, kind: &GroupKind) -> (Option<Route>, bool) {
+        let known = self.known();
+        (known.routes.get(kind).cloned(), known.doubted.contains(kind))
     }
 
     fn learn(&self, looks: &mut Looks, found: Found, settings: &LiveSettings) {
         let mut known = self.known();
         let Found { mut kinds, stale } = found;
-        for (kind, route) in known.iter().filter(|(kind, _)| stale.contains(&*kind.group)) {
+        let away = known.routes.iter().filter(|(kind, _)| stale.contains(&*kind.group));
+        for (kind, route) in away {
             kinds.entry(kind.clone()).or_insert_with(|| route.clone());
         }
         let (min, max) = (settings.discovery_min, settings.discovery_max);
-        looks.pause = if *known == kinds { (looks.pause * 2).clamp(min, max) } else { min };
-        *known = kinds;
+        looks.pause = if known.routes == kinds { (looks.pause * 2).clamp(min, max) } else { min };
+        *known = Known { routes: kinds, doubted: BTreeSet::new() };
     }
 
-    /// Forgets a route that the server says it does not serve: another version may be.
-    pub(crate) fn forget(&self, kind: &GroupKind, route: &Route) {
+    /// The server did not know this route: another version may be served by now, or it was not the
+    /// server that answered. The next caller looks, within the pause between two looks, too.
+    pub(crate) fn doubt(&self, kind: &GroupKind, route: &Route) {
         let mut known = self.known();
-        if known.get(kind) == Some(route) {
-            known.remove(kind);
+        if known.routes.get(kind) == Some(route) {
+            known.doubted.insert(kind.clone());
         }
     }
 }
@@ -221,7 +245,7 @@ mod tests {
             let mut found = Found::default();
             read(body, &mut found);
             kinds.learn(&mut Looks::default(), found, &LiveSettings::default());
-            kinds.known().len()
+            kinds.known().routes.len()
         };
         assert_eq!(has(&list("Current", pods)), 1);
         assert_eq!(has(&list("Stale", json!([]))), 1, "away");

@@ -3,8 +3,8 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use evenkeel_api::{GroupKind, Key, Obj, ObjError, Revision};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, NO_KIND, Patch, Propagation, Read, StoreError,
-    Subresource, Watch, Write, WriteOptions,
+    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Propagation, Read, StoreError, Subresource,
+    Watch, Write, WriteOptions,
 };
 use http::{
     Method, Request,
@@ -111,33 +111,29 @@ impl KubeStore {
 
     async fn route(&self, call: &Call<'_>) -> Result<Route, StoreError> {
         let found = self.kinds.find(&self.client, call.kind).await;
-        let refused = || StoreError::Refused {
-            object: call.object(),
-            problem: format!(
-                "{NO_KIND} {}: install its CRD first (evenkeel crds --all prints it)",
-                call.kind
-            ),
-        };
-        found?.ok_or_else(refused)
+        found?.ok_or_else(|| StoreError::NoKind { object: call.object(), kind: call.kind.clone() })
     }
 
     /// Makes a call. A server that does not know the path may serve another version of the kind
-    /// by now: then the list of kinds is read again, and the call made once more.
+    /// by now, or a proxy has answered in its place: then the list of kinds is read again, and the
+    /// call made once more.
     async fn send(&self, call: &Call<'_>) -> Result<Answer, Refused> {
         let route = self.route(call).await?;
-        match self.client.exchange(call.verb, call.request(&route)?).await {
-            Err(failure) if failure.is_unknown_path() => {
-                self.kinds.forget(call.kind, &route);
-                let other = self.route(call).await?;
-                if other == route {
-                    return Err(call.failed(failure));
-                }
-                let body = self.client.exchange(call.verb, call.request(&other)?).await;
-                Ok(Answer { body: body.map_err(|failure| call.failed(failure))?, route: other })
-            }
-            Err(failure) => Err(call.failed(failure)),
-            Ok(body) => Ok(Answer { body, route }),
+        let failure = match self.client.exchange(call.verb, call.request(&route)?).await {
+            Ok(body) => return Ok(Answer { body, route }),
+            Err(failure) => failure,
+        };
+        if !failure.is_unknown_path() {
+            return Err(call.failed(failure));
         }
+        self.kinds.doubt(call.kind, &route);
+        let again = self.route(call).await?;
+        // A subresource may not be there although the kind is.
+        if again == route && call.subresource.is_some() {
+            return Err(call.failed(failure));
+        }
+        let body = self.client.exchange(call.verb, call.request(&again)?).await;
+        Ok(Answer { body: body.map_err(|failure| call.failed(failure))?, route: again })
     }
 
     /// One page of a list, whose objects are handed to `keep` one by one; `from` continues an
@@ -185,7 +181,7 @@ impl KubeStore {
         let opened = self.client.open(call.verb, call.request(&route)?).await;
         let (body, generation) = opened.map_err(|failure| {
             if failure.is_unknown_path() {
-                self.kinds.forget(&query.kind, &route);
+                self.kinds.doubt(&query.kind, &route);
             }
             call.failed(failure)
         })?;
@@ -268,7 +264,7 @@ impl Refused {
 
 impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
-        let is_refusal = matches!(error, StoreError::Refused { .. });
+        let is_refusal = matches!(error, StoreError::Refused { .. } | StoreError::NoKind { .. });
         Self { error, is_gone: false, is_refusal, retry_after: None }
     }
 }

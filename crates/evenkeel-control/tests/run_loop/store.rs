@@ -252,6 +252,7 @@ fn class(error: &StoreError) -> &'static str {
         StoreError::Conflict { .. } => "conflict",
         StoreError::Invalid { .. } => "invalid",
         StoreError::Busy { .. } => "busy",
+        StoreError::NoKind { .. } => "no such kind",
         StoreError::Refused { .. } => "refused",
         StoreError::Malformed(_) => "malformed",
         StoreError::Unreachable { .. } => "no answer",

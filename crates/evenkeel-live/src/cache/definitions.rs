@@ -139,7 +139,7 @@ impl CachedStore {
                 self.open(query);
                 Ok(definitions.learn(kind, listed.items.first().map(AsRef::as_ref), &route))
             }
-            Err(error @ StoreError::Refused { .. }) => {
+            Err(error @ (StoreError::Refused { .. } | StoreError::NoKind { .. })) => {
                 // Who may act in one namespace only may not read definitions, but their schemas.
                 let published = self.live.published(&route).await?;
                 let status = published.and_then(|all| StatusSchema::published(&all, kind));

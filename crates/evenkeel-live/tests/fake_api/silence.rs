@@ -339,6 +339,7 @@ async fn a_missing_object_is_none_and_an_unknown_kind_is_an_error() {
     let lease = Key::new(evenkeel_api::GroupKind::new("coordination.k8s.io", "Lease"), "x", "a");
     let error = store.get(&lease).await.unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
+    assert!(!error.is_without_kind());
     let unknown = Key::new(evenkeel_api::GroupKind::new("evenkeel.dev", "Nothing"), "x", "a");
     let error = store.get(&unknown).await.unwrap_err();
     assert_eq!(
@@ -346,6 +347,54 @@ async fn a_missing_object_is_none_and_an_unknown_kind_is_an_error() {
         "Nothing/x/a: the server has no kind Nothing.evenkeel.dev: install its CRD first \
          (evenkeel crds --all prints it)"
     );
+    assert!(error.is_without_kind());
+}
+
+#[tokio::test]
+async fn a_stray_404_does_not_make_a_known_kind_unknown() {
+    // How many answers of the server a proxy replaces by its own.
+    let stray = Arc::new(AtomicUsize::new(0));
+    let (left, away) = (stray.clone(), Arc::new(AtomicUsize::new(0)));
+    let down = away.clone();
+    let server = Server::start(move |request| match request.path() {
+        "/api" if down.load(Ordering::Relaxed) > 0 => Reply::Text(503, "starting"),
+        "/api/v1/namespaces/x/configmaps/a" => {
+            let is_stray =
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            match is_stray {
+                Ok(_) => Reply::Text(404, "<html>default backend - 404</html>"),
+                Err(_) => Reply::Json(200, config_map("a", 5, "")),
+            }
+        }
+        _ => UNKNOWN,
+    })
+    .await;
+    let pause = Duration::from_mins(10);
+    let settings = LiveSettings { discovery_min: pause, discovery_max: pause, ..quick() };
+    let store = server.store(settings);
+    // Something is missing, so the list of kinds has just been looked at.
+    let missing = Key::new(evenkeel_api::GroupKind::new("evenkeel.dev", "Nothing"), "x", "a");
+    assert!(store.get(&missing).await.unwrap_err().is_without_kind());
+    assert!(store.get(&key("a")).await.unwrap().is_some());
+    stray.store(1, Ordering::Relaxed);
+    assert!(store.get(&key("a")).await.unwrap().is_some(), "it is asked once more");
+    // The doubt leads to a look at once, not after the pause; one that fails takes nothing away.
+    away.store(1, Ordering::Relaxed);
+    stray.store(usize::MAX, Ordering::Relaxed);
+    let looks = || server.requests(|request| request.path() == "/api").len();
+    let before = looks();
+    soon(async {
+        while looks() == before {
+            let error = store.get(&key("a")).await.unwrap_err();
+            assert!(!error.is_without_kind(), "{error}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let error = store.get(&key("a")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
+    stray.store(0, Ordering::Relaxed);
+    assert!(store.get(&key("a")).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use evenkeel_api::Obj;
-use evenkeel_control::{Patch, Store, StoreError, WriteOptions};
+use evenkeel_control::{NO_KIND, Patch, Store, StoreError, WriteOptions};
 use serde_json::json;
 
 use crate::{
@@ -34,7 +34,7 @@ pub(crate) async fn apply(store: &dyn Store, objects: &[(Origin, Obj)]) {
         let obj = placed.as_ref().unwrap_or(obj);
         let applied = remembered(obj);
         if let Err(error) = put(store, applied.as_ref().unwrap_or(obj)).await {
-            let message = error.to_string();
+            let message = words(&error);
             let line = origin.line_of(&message).map(|line| format!(", line {line}"));
             let line = line.unwrap_or_default();
             let advice = advice(&error, obj);
@@ -43,10 +43,18 @@ pub(crate) async fn apply(store: &dyn Store, objects: &[(Origin, Obj)]) {
     }
 }
 
+/// What the server says. Where the kind is not known, [`advice`] says what to do.
+fn words(error: &StoreError) -> String {
+    match error {
+        StoreError::NoKind { object, kind } => format!("{object}: {NO_KIND} {kind}"),
+        error => error.to_string(),
+    }
+}
+
 /// What to do next, where the server's message does not contain it.
 fn advice(error: &StoreError, obj: &Obj) -> String {
     match error {
-        error if error.is_without_kind() => {
+        StoreError::NoKind { .. } => {
             "; add its CustomResourceDefinition to the folder, or leave the file out".to_owned()
         }
         StoreError::Refused { problem, .. }
@@ -163,12 +171,13 @@ spec:
             let body = json!({"apiVersion": api_version, "kind": kind, "metadata": meta});
             let obj = Obj::from_json(body).unwrap();
             let error = futures::executor::block_on(put(store.as_ref(), &obj)).unwrap_err();
-            format!("{error}{}", advice(&error, &obj))
+            format!("{}{}", words(&error), advice(&error, &obj))
         };
         let text = said("argoproj.io/v1alpha1", "Application", "default");
         assert!(
             text.ends_with(
-                "; add its CustomResourceDefinition to the folder, or leave the file out"
+                "the server has no kind Application.argoproj.io; add its \
+                 CustomResourceDefinition to the folder, or leave the file out"
             ),
             "{text}"
         );

@@ -131,7 +131,7 @@ pub(super) async fn at(store: &KubeStore, place: &Place) -> anyhow::Result<Found
 async fn known(store: &KubeStore, key: &Key) -> anyhow::Result<Option<Arc<Obj>>> {
     match store.get(key).await {
         Ok(found) => Ok(found),
-        Err(StoreError::Refused { .. }) if store.resource(&key.kind).await.is_none() => Ok(None),
+        Err(StoreError::NoKind { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -190,14 +190,15 @@ pub(super) fn label(name: &str, value: &str) -> LabelSelector {
 impl Found {
     async fn look_at_canaries(&mut self, store: &KubeStore, place: &Place) -> anyhow::Result<()> {
         let query = ListQuery::of::<Canary>();
-        if store.resource(&query.kind).await.is_none() {
-            return Ok(());
-        }
         let query = match &place.watched {
             Some(watched) => query.within(watched),
             None => query,
         };
-        for canary in store.list(&query).await?.items {
+        let canaries = match store.list(&query).await {
+            Err(StoreError::NoKind { .. }) => return Ok(()),
+            listed => listed?.items,
+        };
+        for canary in canaries {
             let key = canary.key().clone();
             let is_kept =
                 self.others.iter().any(|other| other.looks_after_canaries_in(&key.namespace));
