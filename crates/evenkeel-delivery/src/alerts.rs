@@ -36,8 +36,13 @@ pub(crate) async fn look(view: &CanaryView, ports: &Ports) -> Alerts {
                 }
             }
             // A cluster without the kind has no such object.
-            Ok(None) | Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => {
+            Ok(None) | Err(StoreError::NoKind { .. }) => {
                 let (reason, message) = (reasons::PROVIDER_MISSING, Provider::absent(&key));
+                return Alerts::Fail(AlertProblem { reason, message });
+            }
+            // Who delivers reads it with the same rights.
+            Err(error @ StoreError::Refused { .. }) => {
+                let (reason, message) = (reasons::PROVIDER_UNREAD, error.to_string());
                 return Alerts::Fail(AlertProblem { reason, message });
             }
             Err(_) => return Alerts::Unknown,

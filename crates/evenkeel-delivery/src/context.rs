@@ -88,6 +88,10 @@ impl<'a> Context<'a> {
         if !view.unreadable.is_empty() {
             return obstacle(reasons::UNREADABLE, view.unreadable.join("; "));
         }
+        // Nothing is measured any more when it goes.
+        if !view.unread.templates.is_empty() && !deleting {
+            return obstacle(reasons::UNREADABLE, view.unread.templates.join("; "));
+        }
         // Written anew with what follows from it; a deletion does without.
         if !view.status_misfits.is_empty() && !deleting {
             return obstacle(reasons::UNREADABLE, view.status_misfits.join("; "));
@@ -96,8 +100,10 @@ impl<'a> Context<'a> {
         // What another tool began has no bookkeeping of ours yet.
         let ours = is_ours(&view.status.last_applied_spec);
         if begun && ours && !deleting && view.status.evenkeel.is_none() {
-            let message = "the API server does not keep status.evenkeel, without which a release \
-                           cannot go on after a restart, and evenkeel cannot read the \
+            let message = "status.evenkeel, without which a release cannot go on after a restart, \
+                           is not there. If the Canary was written anew without its annotations, \
+                           as by `kubectl replace`, it is made again. If it stays away, the API \
+                           server does not keep it, and evenkeel cannot read the \
                            CustomResourceDefinition canaries.flagger.app to keep it elsewhere: \
                            allow it to get, list and watch customresourcedefinitions, or apply \
                            the definition that `evenkeel crds --all` prints";

@@ -35,8 +35,11 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
     }
     let ctx = match Context::of(view) {
         Ok(ctx) => ctx,
+        Err(obstacle) if deleting && obstacle.reason == reasons::UNREADABLE => {
+            return Ok(revert::wait_until_readable(view, obstacle));
+        }
         Err(Obstacle { reason, message }) if deleting => {
-            // Nothing can be reverted; the deletion must not hang on it.
+            // There is nothing to give back to; the deletion must not hang on it.
             let mut draft = Draft::new(view);
             draft.stalled(format!("deleted without reverting: {message}"));
             revert::remove_finalizer(&mut draft, view);
@@ -64,8 +67,13 @@ pub(crate) fn advance(view: &CanaryView) -> Result<Plan, Need> {
 fn suspended(view: &CanaryView) -> Plan {
     let mut draft = Draft::new(view);
     let pct = view.pct();
-    if pct != 0 {
-        let full = view.names.full();
+    let full = view.names.full();
+    if let Some(error) = view.weight_unread() {
+        draft.stalled(format!(
+            "{full} is suspended, and which share of the traffic the canary keeps is not known (the \
+             last known weight is {pct} %): {error}"
+        ));
+    } else if pct != 0 {
         draft.stalled(format!("{full} is suspended: the canary keeps its {pct} % of the traffic"));
     }
     draft.done(reasons::SUSPENDED)

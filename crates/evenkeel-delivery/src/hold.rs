@@ -33,7 +33,7 @@ pub(crate) fn risk(ctx: &Context<'_>) -> Option<Plan> {
         return None;
     }
     let mut draft = ctx.draft();
-    draft.waiting(format!("Waiting until the API server answers: {}", ctx.view.unread.names()));
+    draft.waiting(format!("Waiting until this can be read: {}", ctx.view.unread.names()));
     draft.wake(LOOK_AGAIN);
     Some(draft.done(reasons::READ_FAILED))
 }

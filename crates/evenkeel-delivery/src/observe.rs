@@ -50,13 +50,15 @@ pub(crate) async fn observe(
     let before = view.unreadable.len();
     view.target = workload(&mut view, &names.target, ports).await?;
     view.target_unreadable = view.unreadable.len() > before;
+    let before = view.unreadable.len();
     view.primary = workload(&mut view, &names.target_primary, ports).await?;
+    view.unread.primary = view.unreadable.len() > before;
     view.route = routing(&mut view, ports).await?;
-    view.stray_route = stray_route(&view, ports).await?;
+    view.stray_route = stray_route(&mut view, ports).await?;
     // Each may wait for a server that does not answer: together no longer than one of them.
     let services = [&names.apex, &names.primary, &names.canary].map(|name| {
         let key = key.sibling::<Service>(name);
-        async move { (name.clone(), ports.read.get(&key).await, key) }
+        async move { (name.clone(), ports.read.get(&key).await) }
     });
     let (route, services, endpoints, marked, gateways, templates, stuck, configs, alerts) = futures::join!(
         latest_route(&view, ports),
@@ -70,8 +72,8 @@ pub(crate) async fn observe(
         alerts::look(&view, ports),
     );
     view.route = route;
-    for (name, answer, key) in services {
-        match readable(&mut view, &key, answer) {
+    for (name, answer) in services {
+        match answer {
             Ok(Some(service)) => drop(view.services.insert(name, service)),
             Ok(None) => {}
             Err(error) => drop(view.unread.services.insert(name, error.to_string())),
@@ -79,9 +81,6 @@ pub(crate) async fn observe(
     }
     match endpoints {
         Ok(endpoints) => view.endpoints = endpoints,
-        Err(error @ StoreError::Refused { .. }) => {
-            view.unreadable.push(format!("EndpointSlices cannot be read: {error}"));
-        }
         Err(error) => view.unread.endpoints = Some(error.to_string()),
     }
     match marked {
@@ -115,7 +114,9 @@ async fn routing(view: &mut CanaryView, ports: &Ports) -> Result<Option<Arc<Obj>
         view.kind_missing = Some(format!("{NO_KIND} {kind}: {}", view.router.install()));
         return Ok(None);
     }
+    let before = view.unreadable.len();
     let found = readable(view, &key, answer)?;
+    view.unread.route = view.unreadable.get(before).cloned();
     if view.router == Router::Istio {
         for key in istio::rule_keys(&view.names) {
             if let Some(part) = read(view, &key, ports).await? {
@@ -137,7 +138,8 @@ fn counts_as_unconfirmed(view: &CanaryView, ports: &Ports) -> bool {
 /// behind.
 async fn latest_route(view: &CanaryView, ports: &Ports) -> Option<Arc<Obj>> {
     let known = view.route.clone();
-    if view.router == Router::Service || !counts_as_unconfirmed(view, ports) {
+    let asked = view.router != Router::Service && view.unread.route.is_none();
+    if !asked || !counts_as_unconfirmed(view, ports) {
         return known;
     }
     ports.read.get_latest(&view.route_key()).await.unwrap_or(known)
@@ -156,16 +158,23 @@ async fn read(
 /// An answer; that the server does not let us read an object is noted in the view.
 fn readable(view: &mut CanaryView, key: &Key, answer: Answered) -> Answered {
     match answer {
-        Err(
-            error @ (StoreError::Refused { .. }
-            | StoreError::Invalid { .. }
-            | StoreError::Malformed(_)),
-        ) => {
+        Err(error) if is_lasting(&error) => {
             view.unreadable.push(format!("{key} cannot be read: {error}"));
             Ok(None)
         }
         other => other,
     }
+}
+
+/// Whether looking again soon gives the same answer: then what can be done without the object is.
+fn is_lasting(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::NoKind { .. }
+            | StoreError::Refused { .. }
+            | StoreError::Invalid { .. }
+            | StoreError::Malformed(_)
+    )
 }
 
 async fn workload(
@@ -205,7 +214,10 @@ async fn stuck_pods(
 
 /// A route of this Canary under another name than the spec's. Looked for only while the spec's
 /// route is not there: it is what a changed name or provider leaves behind.
-async fn stray_route(view: &CanaryView, ports: &Ports) -> Result<Option<StrayRoute>, StoreError> {
+async fn stray_route(
+    view: &mut CanaryView,
+    ports: &Ports,
+) -> Result<Option<StrayRoute>, StoreError> {
     let is_ours = |route: &Obj| {
         let owner = route.controller();
         view.router == Router::Gateway || owner.is_some_and(|it| it.uid == view.obj.uid())
@@ -214,22 +226,44 @@ async fn stray_route(view: &CanaryView, ports: &Ports) -> Result<Option<StrayRou
     if known || view.status.canary_weight == 0 {
         return Ok(None);
     }
+    let own = view.route_key();
+    // Who may not read Istio's objects has not written any, unless the spec says so.
+    let counts = |kind: &GroupKind| kind.is::<HttpRoute>() || *kind == own.kind;
     let mut routes = Vec::new();
     for kind in [GroupKind::of::<HttpRoute>(), weighted::virtual_service()] {
         let query = ListQuery::all(kind).within(view.obj.namespace());
         match ports.read.list(&query).await {
             Ok(found) => routes.extend(found.items),
-            Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => {}
+            Err(StoreError::NoKind { .. }) => {}
+            Err(error) if is_lasting(&error) && counts(&query.kind) => {
+                hide_weight(view, &format!("routes cannot be listed: {error}"));
+            }
+            Err(error) if is_lasting(&error) => view.unread.strays = Some(error.to_string()),
             Err(error) => return Err(error),
         }
     }
     let ours =
         |route: &&Arc<Obj>| route.controller().is_some_and(|owner| owner.uid == view.obj.uid());
+    // The spec's own route that is listed and may not be read is not left from before.
+    routes.retain(|route| *route.key() != own);
     let Some(obj) = routes.iter().find(ours).cloned() else { return Ok(None) };
     let names = Names::around(obj.name(), &view.names);
-    let ready = endpoints(&names, ports).await?;
-    let primary_ready = ready.get(&names.primary).map_or(0, BTreeSet::len);
+    let primary_ready = match endpoints(&names, ports).await {
+        Ok(ready) => ready.get(&names.primary).map_or(0, BTreeSet::len),
+        // Whether its primary could take the traffic is not known.
+        Err(error) if is_lasting(&error) => {
+            hide_weight(view, &format!("the pods of {} cannot be read: {error}", names.primary));
+            0
+        }
+        Err(error) => return Err(error),
+    };
     Ok(Some(StrayRoute { obj, primary_ready }))
+}
+
+/// Which share the canary has cannot be found out now.
+fn hide_weight(view: &mut CanaryView, problem: &str) {
+    view.unreadable.push(problem.to_owned());
+    view.unread.route.get_or_insert_with(|| problem.to_owned());
 }
 
 /// An older Canary with the same target in the same namespace; the name decides between equals.
@@ -459,9 +493,13 @@ async fn templates(view: &CanaryView, ports: &Ports) -> Vec<(TemplateRef, Key, A
 /// Puts the templates that can be used into the view.
 fn take_templates(view: &mut CanaryView, templates: Vec<(TemplateRef, Key, Answered)>) {
     for (reference, key, answer) in templates {
-        let found = match readable(view, &key, answer) {
+        let found = match answer {
             Ok(Some(found)) => found,
             Ok(None) => continue,
+            Err(error) if is_lasting(&error) => {
+                view.unread.templates.push(format!("{key} cannot be read: {error}"));
+                continue;
+            }
             Err(error) => {
                 view.templates_unread.insert(reference, error.to_string());
                 continue;
@@ -470,7 +508,7 @@ fn take_templates(view: &mut CanaryView, templates: Vec<(TemplateRef, Key, Answe
         let template = match found.get::<MetricTemplate>() {
             Ok(template) => template,
             Err(error) => {
-                view.unreadable.push(error.to_string());
+                view.unread.templates.push(error.to_string());
                 continue;
             }
         };

@@ -59,6 +59,8 @@ pub const SERVER_UNREACHABLE: &str = "ServerUnreachable";
 pub const QUERY_REFUSED: &str = "QueryRefused";
 /// An `AlertProvider` that the spec names does not exist.
 pub const PROVIDER_MISSING: &str = "ProviderMissing";
+/// An alert provider may be there, and may not be read.
+pub const PROVIDER_UNREAD: &str = "ProviderUnread";
 /// An `AlertProvider` that the spec names can deliver nothing as it is.
 pub const PROVIDER_INVALID: &str = "ProviderInvalid";
 /// A provider did not accept a notification.
@@ -73,6 +75,8 @@ pub const INVALID_SPEC: &str = "InvalidSpec";
 pub const KIND_MISSING: &str = "KindMissing";
 /// An object that is needed to decide is there and cannot be read, or a part of the status.
 pub const UNREADABLE: &str = "ObjectUnreadable";
+/// The canary may have traffic, and the route that says how much cannot be read.
+pub const WEIGHT_UNKNOWN: &str = "WeightUnknown";
 /// The API server does not keep our part of the status.
 pub const STATUS_PRUNED: &str = "StatusPruned";
 /// The target is not there.

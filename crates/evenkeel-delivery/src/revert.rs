@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     CanaryView,
-    context::Context,
+    context::{Context, Obstacle},
     diff,
     draft::Draft,
     istio, plain, reasons,
@@ -33,7 +33,8 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
     }
     if ctx.view.unread.has_traffic() {
         // The apex must be given back before anything is deleted.
-        draft.waiting("Waiting until Services and their endpoints can be read".to_owned());
+        let names = ctx.view.unread.names();
+        draft.stalled(format!("Waiting to give back the traffic until this can be read: {names}"));
         draft.wake(LOOK_AGAIN);
         return draft.done(reasons::READ_FAILED);
     }
@@ -74,6 +75,23 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
     draft.phase(Phase::Terminated);
     remove_finalizer(&mut draft, ctx.view);
     draft.done(reasons::REVERTING)
+}
+
+/// Something the way back depends on may be there and cannot be read: the primary serves on, and the
+/// garbage collector would take it while the target may have no replicas.
+pub(crate) fn wait_until_readable(view: &CanaryView, obstacle: Obstacle) -> Plan {
+    if !view.obj.meta().finalizers.iter().flatten().any(|name| name == FINALIZER) {
+        return Plan::idle(reasons::REVERTING);
+    }
+    let mut draft = Draft::new(view);
+    let Obstacle { reason, message } = obstacle;
+    let message = format!(
+        "{message}. Until that can be read, the Canary is not deleted: its target could be left \
+         without replicas. To delete it without giving the traffic back, take its finalizer \
+         {FINALIZER} off"
+    );
+    draft.problem(reason, message).phase(Phase::Terminating).wake(LOOK_AGAIN);
+    draft.done(reason)
 }
 
 /// Time that the gateways still have to forget the route, which is gone.

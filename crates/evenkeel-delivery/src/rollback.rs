@@ -12,6 +12,7 @@ use crate::{
     draft::{Draft, Severity},
     reasons,
     router::Router,
+    safety,
     time::{LOOK_AGAIN, elapsed},
 };
 
@@ -25,6 +26,9 @@ pub(crate) fn roll_back(view: &CanaryView, mut draft: Draft<'_>) -> Turn {
     let Some(rollback) = &view.run.rollback else {
         return Turn::Now(draft.done(reasons::ROLLED_BACK));
     };
+    if view.weight_unread().is_some() {
+        return Turn::Now(safety::await_weight(view, draft));
+    }
     let full = view.names.full();
     if view.pct() != 0 {
         if !view.primary_serves() {
@@ -77,10 +81,9 @@ pub(crate) fn roll_back(view: &CanaryView, mut draft: Draft<'_>) -> Turn {
 /// No replica of the primary is available to take the canary's traffic back.
 pub(crate) fn hold_until_primary_serves(view: &CanaryView, mut draft: Draft<'_>) -> Plan {
     let message = format!(
-        "{} cannot be taken out of traffic: no replica of {} is available; the weights stay as \
-         they are until one is",
+        "{} cannot be taken out of traffic: {}; the weights stay as they are until one is",
         view.names.full(),
-        view.names.target_primary
+        view.primary_lack()
     );
     if view.run.note.as_ref() != Some(&message) {
         draft.alert(Severity::Error, &message);

@@ -51,8 +51,21 @@ impl CanaryView {
         Key::new(self.router.kind(), self.obj.namespace(), &self.names.apex)
     }
 
-    /// The canary's share as the route has it; all of it while the route does not say.
+    /// Why the canary's share is not known: the object that holds it may be there, and cannot be
+    /// read. `None` when it is known.
+    pub(crate) fn weight_unread(&self) -> Option<&str> {
+        let apex = self.unread.services.get(&self.names.apex);
+        let apex = apex.filter(|_| self.router == Router::Service);
+        let unread = apex.or(self.unread.route.as_ref()).or(self.kind_missing.as_ref());
+        unread.map(String::as_str)
+    }
+
+    /// The canary's share as the route has it; all of it while the route does not say, and the last
+    /// known one while it cannot be read.
     pub(crate) fn pct(&self) -> i32 {
+        if self.weight_unread().is_some() {
+            return self.status.canary_weight;
+        }
         if self.router == Router::Service {
             return plain::canary_pct(self);
         }

@@ -19,6 +19,15 @@ pub(crate) struct Unread {
     pub(crate) pods: Option<String>,
     /// Gateways that the spec names.
     pub(crate) gateways: BTreeMap<Key, String>,
+    /// Routes of earlier names of the service.
+    pub(crate) strays: Option<String>,
+    /// Why the object that holds the weight cannot be read, although it may be there. This and what
+    /// follows keeps a Canary from being acted on.
+    pub(crate) route: Option<String>,
+    /// The primary may be there, but cannot be read.
+    pub(crate) primary: bool,
+    /// Metric templates, which only judging needs.
+    pub(crate) templates: Vec<String>,
 }
 
 impl Unread {
@@ -40,7 +49,8 @@ impl Unread {
     fn errors(&self) -> impl Iterator<Item = &String> {
         let configs = self.configs.values().chain(self.copies.values());
         let pods = self.endpoints.iter().chain(&self.pods);
-        configs.chain(self.services.values()).chain(pods).chain(self.gateways.values())
+        let traffic = self.services.values().chain(pods);
+        configs.chain(traffic).chain(self.gateways.values()).chain(&self.strays)
     }
 
     /// What could not be read and what follows from it; `None` when all was read.
@@ -54,6 +64,7 @@ impl Unread {
             (self.has_content(), "nothing is promoted"),
             (self.has_traffic(), "the canary gets no more traffic"),
             (!self.gateways.is_empty(), "the route keeps the Gateways that it has"),
+            (self.strays.is_some(), "a route of an earlier name may send requests to the canary"),
         ];
         let follows: Vec<_> =
             follows.into_iter().filter_map(|(is_so, words)| is_so.then_some(words)).collect();

@@ -259,9 +259,23 @@ impl CanaryView {
         found.ok_or_else(|| unread().unwrap_or_else(absent))
     }
 
-    /// Whether the primary can take the canary's traffic.
+    /// Whether the primary can take the canary's traffic. Of one that cannot be read its endpoints
+    /// tell.
     pub(crate) fn primary_serves(&self) -> bool {
-        self.primary.as_ref().is_some_and(|primary| primary.available() > 0)
+        match &self.primary {
+            Some(primary) => primary.available() > 0,
+            None => self.unread.primary && self.ready_behind(&self.names.primary) > 0,
+        }
+    }
+
+    /// What keeps the primary from taking the canary's traffic, where it does not serve.
+    pub(crate) fn primary_lack(&self) -> String {
+        let primary = &self.names.target_primary;
+        if self.unread.primary {
+            format!("{primary} cannot be read, and no ready pod of it is known")
+        } else {
+            format!("no replica of {primary} is available")
+        }
     }
 
     /// Whether webhooks want to hear how a run ended.

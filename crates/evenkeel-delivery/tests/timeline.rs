@@ -23,6 +23,8 @@ mod misfits;
 mod objects;
 #[path = "cases/readiness.rs"]
 mod readiness;
+#[path = "cases/refused.rs"]
+mod refused;
 #[path = "cases/repairs.rs"]
 mod repairs;
 #[path = "cases/routers.rs"]
@@ -44,7 +46,7 @@ use evenkeel_delivery::Settings;
 use insta::assert_snapshot;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::{Value, json};
-use world::{NS, Traffic, World, deployment_key};
+use world::{NS, PAGE, Traffic, World, deployment_key};
 
 /// The article's Canary as written, in a namespace.
 fn article() -> Value {

@@ -98,7 +98,7 @@ fn without_a_primary_that_serves_the_weight_stays_and_is_reported() {
     world.store.change(&canary_key(), |body| body["spec"]["provider"] = "nginx".into());
     world.run_for(minutes(1));
     assert_eq!(world.weight(), Some(20));
-    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.provider: "nginx" is not served by evenkeel; known are gatewayapi:v1, gatewayapi:v1beta1, istio, kubernetes, linkerd, traefik; without one evenkeel's gateway routes. No replica of api-service-primary is available, so the canary keeps its 20 % of the traffic"#);
+    assert_snapshot!(world.condition("Accepted"), @r#"False InvalidSpec: spec.provider: "nginx" is not served by evenkeel; known are gatewayapi:v1, gatewayapi:v1beta1, istio, kubernetes, linkerd, traefik; without one evenkeel's gateway routes. The canary keeps its 20 % of the traffic: no replica of api-service-primary is available"#);
     world.broken.clear();
     world.run_for(minutes(1));
     assert_eq!(world.weight(), Some(0));
@@ -189,7 +189,7 @@ fn a_server_that_does_not_keep_our_status_gets_no_release() {
     world.release("2");
     world.run_for(minutes(10));
     assert_eq!((world.phase().as_str(), world.weight()), ("Initialized", Some(0)));
-    assert_snapshot!(world.condition("Accepted"), @"False StatusPruned: the API server does not keep status.evenkeel, without which a release cannot go on after a restart, and evenkeel cannot read the CustomResourceDefinition canaries.flagger.app to keep it elsewhere: allow it to get, list and watch customresourcedefinitions, or apply the definition that `evenkeel crds --all` prints");
+    assert_snapshot!(world.condition("Accepted"), @"False StatusPruned: status.evenkeel, without which a release cannot go on after a restart, is not there. If the Canary was written anew without its annotations, as by `kubectl replace`, it is made again. If it stays away, the API server does not keep it, and evenkeel cannot read the CustomResourceDefinition canaries.flagger.app to keep it elsewhere: allow it to get, list and watch customresourcedefinitions, or apply the definition that `evenkeel crds --all` prints");
 }
 
 #[test]

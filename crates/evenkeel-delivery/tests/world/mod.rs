@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 use host::{Called, Gate, Mailbox, Messages, Rule, Time};
 
 pub(crate) use host::{Answers, Asked, Traffic};
-pub(crate) use store::MemStore;
+pub(crate) use store::{MemStore, PAGE};
 
 pub(crate) const NS: &str = "shop";
 

@@ -6,15 +6,18 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{Key, Obj, Revision, json::merge};
+use evenkeel_api::{GroupKind, Key, Obj, Revision, json::merge};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, NO_KIND, Patch, Read, StoreError, Subresource,
-    Timer as _, Watch, WatchEvent, Write, WriteOptions,
+    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Read, StoreError, Subresource, Timer as _,
+    Watch, WatchEvent, Write, WriteOptions,
 };
 use futures::{StreamExt as _, channel::mpsc};
 use serde_json::Value;
 
 use super::host::Time;
+
+/// For [`MemStore::answer_reads`]: the page of a load balancer, of status 404, which names no object.
+pub(crate) const PAGE: u16 = 4040;
 
 type Change = Box<dyn FnOnce(&mut Value) + Send>;
 type Watcher = (ListQuery, mpsc::UnboundedSender<Result<WatchEvent, StoreError>>);
@@ -116,8 +119,11 @@ impl MemStore {
         }
         let problem = format!("HTTP status {code}");
         Some(match code {
-            403 => StoreError::Refused { object, problem },
-            404 => StoreError::Refused { object, problem: format!("{NO_KIND} of that name") },
+            401 | 403 | PAGE => StoreError::Refused { object, problem },
+            404 => {
+                let kind = GroupKind::new("", object.split('/').next().unwrap());
+                StoreError::NoKind { object, kind }
+            }
             429 => StoreError::Busy { object, problem },
             _ => StoreError::Unreachable { object, problem },
         })
