@@ -4,17 +4,19 @@
 
 #[path = "budget/clock.rs"]
 mod clock;
+#[path = "budget/refused.rs"]
+mod refused;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use evenkeel_api::{
-    Key, Obj,
+    GroupKind, Key, Obj,
     canary::Canary,
     slo::{ErrorBudgetPolicy, PrometheusRule, PrometheusServiceLevel},
 };
@@ -42,17 +44,34 @@ struct Counting {
     store: Arc<dyn Store>,
     reads: AtomicU64,
     writes: AtomicU64,
+    /// Objects of this kind may not be read.
+    refused: Mutex<Option<GroupKind>>,
+}
+
+impl Counting {
+    fn allow(&self, kind: &GroupKind, object: String) -> Result<(), StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.refused.lock().unwrap().as_ref() != Some(kind) {
+            return Ok(());
+        }
+        let problem = "this user may not read it".to_owned();
+        Err(StoreError::Refused { object, problem })
+    }
 }
 
 impl Read for Counting {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Obj>>, StoreError>> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        self.store.get(key)
+        Box::pin(async move {
+            self.allow(&key.kind, key.to_string())?;
+            self.store.get(key).await
+        })
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        self.store.list(query)
+        Box::pin(async move {
+            self.allow(&query.kind, query.kind.to_string())?;
+            self.store.list(query).await
+        })
     }
 
     fn watch(&self, query: ListQuery) -> Watch {
@@ -122,7 +141,8 @@ impl World {
             store.create(&Obj::from_json(object.clone()).unwrap(), &WRITE).await.unwrap();
         }
         let (reads, writes) = (AtomicU64::new(0), AtomicU64::new(0));
-        let asked = Arc::new(Counting { store: store.clone(), reads, writes });
+        let refused = Mutex::default();
+        let asked = Arc::new(Counting { store: store.clone(), reads, writes, refused });
         let controllers = start(asked.clone(), &telemetry, &time);
         Self {
             asked,

@@ -74,6 +74,8 @@ pub(crate) const FINDINGS: [&str; 21] = [
 pub const LOOKING: &str = "Looking";
 /// The generated rules are not what stands.
 pub const RULES_CHANGED: &str = "RulesChanged";
+/// The rules may not be read.
+pub const RULES_UNREAD: &str = "RulesUnread";
 /// A budget went from one state to another.
 pub const BUDGET_STATE: &str = "BudgetState";
 /// What a change cost is known.

@@ -12,7 +12,9 @@
 //! not go back and forth with the traffic. All answers are listed.
 //!
 //! It is written when something changes that a reader decides by, and otherwise every
-//! [`REFRESH_SECONDS`]. A Canary that answers to no SLO has no `errorBudget`.
+//! [`REFRESH_SECONDS`]. A Canary that answers to no SLO has no `errorBudget`. What cannot be read is
+//! not absent: the answer of before stands until it is too old to be believed, and a Canary without
+//! one gets one that holds.
 
 use std::{
     cmp::Reverse,
@@ -31,7 +33,7 @@ use evenkeel_api::{
     },
 };
 use evenkeel_control::{
-    Controller, Interest, ListQuery, ObserveError, Plan, Ports, StatusWrite, Wakes,
+    Controller, Interest, ListQuery, ObserveError, Plan, Ports, StatusWrite, StoreError, Wakes,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -78,6 +80,25 @@ pub struct AnswerView {
     policies: BTreeMap<String, policy::ErrorBudgetPolicy>,
     invalid_policies: Vec<String>,
     glasses: BTreeMap<String, Value>,
+    /// Why none of these is known, while nothing was answered before.
+    refused: Option<String>,
+}
+
+/// All objects of a namespace that an answer depends on.
+struct Listed {
+    slos: Vec<Arc<Obj>>,
+    policies: Vec<Arc<Obj>>,
+    glasses: Vec<Arc<Obj>>,
+}
+
+impl Listed {
+    async fn read(ports: &Ports, namespace: &str) -> Result<Self, StoreError> {
+        Ok(Self {
+            slos: list::<PrometheusServiceLevel>(ports, namespace).await?,
+            policies: list::<ErrorBudgetPolicy>(ports, namespace).await?,
+            glasses: list::<BreakGlass>(ports, namespace).await?,
+        })
+    }
 }
 
 impl Controller for AnswerController {
@@ -107,7 +128,17 @@ impl Controller for AnswerController {
             return Ok(None);
         };
         let namespace = &key.namespace;
-        let slos = list::<PrometheusServiceLevel>(ports, namespace).await?;
+        let (listed, refused) = match Listed::read(ports, namespace).await {
+            Ok(listed) => (listed, None),
+            // Without any answer the gate would be open.
+            Err(error @ StoreError::Refused { .. }) if !has_answer(&obj) => {
+                let none = Vec::new;
+                let listed = Listed { slos: none(), policies: none(), glasses: none() };
+                (listed, Some(error.to_string()))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Listed { slos, policies: rules, glasses } = listed;
         let names = named(&obj).map(|names| names.map(str::to_owned).collect::<Vec<_>>());
         let mut asked = BTreeMap::new();
         for slo in slos.iter().filter(|slo| !slo.is_deleting()) {
@@ -124,9 +155,7 @@ impl Controller for AnswerController {
             asked.entry(name.clone()).or_insert(None);
         }
         self.forget(&slos, namespace);
-        let (policies, invalid_policies) =
-            policies(&list::<ErrorBudgetPolicy>(ports, namespace).await?);
-        let glasses = list::<BreakGlass>(ports, namespace).await?;
+        let (policies, invalid_policies) = policies(&rules);
         Ok(Some(AnswerView {
             now: ports.clock.now(),
             canary: obj.get()?,
@@ -134,6 +163,7 @@ impl Controller for AnswerController {
             policies,
             invalid_policies,
             glasses: glasses.iter().map(|g| (g.name().to_owned(), spec(g))).collect(),
+            refused,
             obj,
         }))
     }
@@ -177,9 +207,13 @@ fn status_of(slo: &Obj) -> SloStatusObject {
     slo.json().get("status").map(|status| misfit::readable(status).0).unwrap_or_default()
 }
 
+fn has_answer(canary: &Obj) -> bool {
+    canary.json().pointer("/status/errorBudget").is_some_and(|budget| !budget.is_null())
+}
+
 fn decide(view: &AnswerView) -> Plan {
     let old = view.canary.status.as_ref().and_then(|status| status.error_budget.as_ref());
-    let written = view.obj.json().pointer("/status/errorBudget").is_some_and(|b| !b.is_null());
+    let written = has_answer(&view.obj);
     let write = |budget: Value| StatusWrite {
         key: view.obj.key().clone(),
         status: json!({ "errorBudget": budget }),
@@ -253,8 +287,30 @@ struct Answer {
     observed_at: i64,
 }
 
+/// The answer while it is not known whether there is an SLO to ask.
+fn blind(view: &AnswerView, problem: &str) -> ErrorBudget {
+    ErrorBudget {
+        slo: format!("{}/*", view.obj.namespace()),
+        state: "unknown".to_owned(),
+        permission: Permission::Approve,
+        reason: reasons::SLO_UNREADABLE.to_owned(),
+        message: format!(
+            "{problem}: allow to get, list and watch prometheusservicelevels, errorbudgetpolicies \
+             and breakglasses, or run without the controllers of SLOs"
+        ),
+        remaining_percent: None,
+        worst_case_percent: None,
+        worst_case_requests: None,
+        slos: Vec::new(),
+        observed_at: view.now.as_second(),
+    }
+}
+
 /// The strictest answer, with all of them; `None` when there is no SLO to ask.
 fn answer(view: &AnswerView) -> Option<ErrorBudget> {
+    if let Some(problem) = &view.refused {
+        return Some(blind(view, problem));
+    }
     let mut all = Vec::new();
     for (name, status) in &view.asked {
         match status {

@@ -206,6 +206,11 @@ fn want_rules(view: &SloView, mark: RulesMark) -> Result<Option<Obj>, (&'static 
                 Prometheus operator brings it), or load the output of `evenkeel slo generate`";
             return Err(("KindMissing", message.to_owned()));
         }
+        RulesSeen::Unread(problem) => {
+            let message =
+                format!("cannot be read: {problem}; allow to get, list and watch prometheusrules");
+            return Err((reasons::RULES_UNREAD, message));
+        }
         RulesSeen::There(have) => {
             let owners = have.meta().owner_references.iter().flatten();
             if !owners.into_iter().any(|owner| owner.uid == view.obj.uid()) {

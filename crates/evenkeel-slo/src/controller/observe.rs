@@ -10,7 +10,7 @@ use evenkeel_api::{
     misfit,
     slo::{ErrorBudgetPolicy, PrometheusRule, SloMaintenance},
 };
-use evenkeel_control::{ListQuery, ObserveError, Ports, StoreError};
+use evenkeel_control::{ListQuery, ObserveError, Ports, StoreError, redact};
 use jiff::SignedDuration;
 use serde_json::Value;
 
@@ -176,7 +176,11 @@ fn begin(obj: &Obj, status: &SloStatusObject, before: Option<Known>, every: Dura
 
 /// The rules of an object that is gone, if they are still there and were its own alone.
 async fn rules_left(key: &Key, ports: &Ports) -> Result<Option<Arc<Obj>>, StoreError> {
-    let RulesSeen::There(rules) = rules_seen(key, ports).await? else { return Ok(None) };
+    let rules = match ports.read.get(&key.sibling::<PrometheusRule>(&key.name)).await {
+        Ok(Some(rules)) => rules,
+        Ok(None) | Err(StoreError::NoKind { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let owners = rules.meta().owner_references.as_deref().unwrap_or_default();
     let orphaned = !owners.is_empty()
         && owners.iter().all(|owner| *owner.kind == *key.kind.kind && *owner.name == *key.name);
@@ -192,16 +196,21 @@ fn histories(tracker: &Tracker) -> BTreeMap<SloKey, Arc<History>> {
     tracker.histories().clone()
 }
 
+/// The rules of an object. Its budgets do not depend on whether they may be read.
 async fn rules_seen(key: &Key, ports: &Ports) -> Result<RulesSeen, StoreError> {
     match ports.read.get(&key.sibling::<PrometheusRule>(&key.name)).await {
         Ok(Some(obj)) => Ok(RulesSeen::There(obj)),
         Ok(None) => Ok(RulesSeen::Absent),
-        Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => Ok(RulesSeen::KindMissing),
+        Err(StoreError::NoKind { .. }) => Ok(RulesSeen::KindMissing),
+        Err(StoreError::Refused { problem, .. }) => Ok(RulesSeen::Unread(redact::text(&problem))),
         Err(error) => Err(error),
     }
 }
 
 /// The objects of a kind; none where the cluster does not know it.
+///
+/// **Errors**: they cannot be read, or may not be. What follows from them is not known then: what
+/// was said before stands until it is too old to be believed.
 pub(super) async fn list<T: ApiObject>(
     ports: &Ports,
     namespace: &str,
@@ -209,7 +218,7 @@ pub(super) async fn list<T: ApiObject>(
     let query = ListQuery::of::<T>().within(namespace);
     match ports.read.list(&query).await {
         Ok(listed) => Ok(listed.items),
-        Err(StoreError::Refused { .. } | StoreError::NotFound { .. }) => Ok(Vec::new()),
+        Err(StoreError::NoKind { .. }) => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }

@@ -53,6 +53,8 @@ pub(crate) enum RulesSeen {
     Absent,
     /// The cluster does not know the kind.
     KindMissing,
+    /// It may be there, and may not be read; the server's words.
+    Unread(String),
 }
 
 /// One SLO and its histories.
