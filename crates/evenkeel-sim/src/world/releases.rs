@@ -19,7 +19,7 @@ use std::{
 use evenkeel_api::{GroupKind, Key, Obj, canary::Canary, httproute::HttpRoute};
 use evenkeel_base::Rng;
 use evenkeel_control::StoreError;
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::{Value, json};
 
 use super::{
@@ -105,7 +105,9 @@ pub fn play(seed: u64) -> Outcome {
         let more = Rng::new(seed).child("more");
         // The seeds of earlier defects play as they did.
         let panics = (seed % 4 == 1).then(|| Rng::new(seed).child("panics"));
-        let mut scenario = Scenario { world, rng, more, panics, versions: 0, deaths: 0 };
+        let refusals = (seed % 5 == 3).then(|| Rng::new(seed).child("refusals"));
+        let (versions, deaths) = (0, 0);
+        let mut scenario = Scenario { world, rng, more, panics, refusals, versions, deaths };
         let ended = scenario.play().await;
         let Scenario { world, deaths, .. } = scenario;
         outcome.breaches = world.checks.breaches();
@@ -129,6 +131,8 @@ struct Scenario {
     more: Rng,
     /// For panics, in one seed of four.
     panics: Option<Rng>,
+    /// For rights to read that are taken away, in one seed of five.
+    refusals: Option<Rng>,
     versions: u32,
     deaths: usize,
 }
@@ -158,7 +162,7 @@ impl Scenario {
         for service in SERVICES {
             // A promotion that failed leaves the traffic with the canary until a new version.
             let stuck = self.world.checks.weights(service).last() != Some(&0);
-            if stuck || self.rng.below(8) == 0 {
+            if stuck || self.refusals.is_some() || self.rng.below(8) == 0 {
                 self.go_on(service).await?;
             }
         }
@@ -175,6 +179,7 @@ impl Scenario {
                 let mut menu = draw(&mut self.rng);
                 draw_more(&mut self.more, &mut menu);
                 self.panics.iter_mut().for_each(|rng| draw_panic(rng, &mut menu));
+                self.refusals.iter_mut().for_each(|rng| draw_refusals(rng, &mut menu));
                 self.world.set_all(&menu);
                 self.world.trouble(&draw_troubles(&mut self.rng));
                 let service = SERVICES[usize::from(self.rng.below(2) == 1)];
@@ -213,6 +218,7 @@ impl Scenario {
         .await?;
         let bad = self.release(service, BAD).await?;
         self.world.checks.forbid_image(&bad);
+        self.refuse_for_a_while().await;
         self.reach(service, HEALED_WITHIN, async |world, service| {
             healed(world, service).await?;
             let phase = phase(world, service).await;
@@ -223,7 +229,19 @@ impl Scenario {
             .delete(&Key::of::<Canary>(NS, service))
             .await
             .map_err(|error| error.to_string())?;
+        self.refuse_for_a_while().await;
         self.reach(service, HEALED_WITHIN, taken_away).await
+    }
+
+    /// Perhaps some kinds may not be read for some time, as when a role was edited.
+    async fn refuse_for_a_while(&mut self) {
+        let Some(rng) = &mut self.refusals else { return };
+        tokio::time::sleep(Duration::from_secs(rng.below(120))).await;
+        let mut menu = Menu::default();
+        draw_refusals(rng, &mut menu);
+        self.world.set_all(&menu);
+        tokio::time::sleep(Duration::from_secs(30 + rng.below(600))).await;
+        self.world.set_all(&Menu::default());
     }
 
     /// A version that may be good or bad, for all its life or not.
@@ -330,6 +348,21 @@ fn draw_more(rng: &mut Rng, menu: &mut Menu) {
         3 => drop(menu.unreadable.insert(GroupKind::of::<Canary>())),
         4 => drop(menu.unreadable.insert(GroupKind::of::<Deployment>())),
         _ => {}
+    }
+}
+
+/// And kinds that a release or a deletion looks at and may not read.
+fn draw_refusals(rng: &mut Rng, menu: &mut Menu) {
+    for kind in [
+        GroupKind::of::<Canary>(),
+        GroupKind::of::<Deployment>(),
+        GroupKind::of::<EndpointSlice>(),
+        GroupKind::of::<HttpRoute>(),
+        GroupKind::of::<Service>(),
+    ] {
+        if rng.below(4) == 0 {
+            menu.unreadable.insert(kind);
+        }
     }
 }
 

@@ -39,6 +39,37 @@ async fn until_weight(world: &World, service: &str, pct: i64) {
     }
 }
 
+#[test]
+fn a_canary_goes_without_an_outage_though_what_it_gives_back_may_not_be_read_for_a_while() {
+    for kind in [
+        GroupKind::of::<Deployment>(),
+        GroupKind::of::<HttpRoute>(),
+        GroupKind::of::<Service>(),
+        GroupKind::of::<EndpointSlice>(),
+    ] {
+        for amid in [false, true] {
+            play(async |mut world, _| {
+                world.domains = vec!["delivery".to_owned()];
+                world.start();
+                both(&world, "Initialized", 30 * MINUTE).await;
+                if amid {
+                    releases::release(&world, "shop", "evenkeel/demo:v2").await.unwrap();
+                    until_weight(&world, "shop", 20).await;
+                }
+                let unreadable = BTreeSet::from([kind.clone()]);
+                world.set_all(&Menu { unreadable, ..Menu::default() });
+                delete(&world, "shop").await;
+                tokio::time::sleep(10 * MINUTE).await;
+                let canary = releases::canary(&world, "shop").await;
+                assert!(canary.is_some(), "{kind}: it is gone, and nothing was given back");
+                world.set_all(&Menu::default());
+                is_taken_away(&world, "shop").await;
+                assert_eq!(world.checks.breaches(), [], "{kind}");
+            });
+        }
+    }
+}
+
 pub(crate) async fn budget(world: &World, service: &str) -> Value {
     let canary = releases::canary(world, service).await.unwrap();
     canary.json()["status"]["errorBudget"].clone()
