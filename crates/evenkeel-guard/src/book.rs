@@ -11,7 +11,7 @@ use std::{
 
 use evenkeel_base::Clock;
 use futures::channel::oneshot;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     Dropped, SigningKey,
@@ -30,6 +30,8 @@ const LATE_PIECE: usize = 256;
 /// How often lines are chained anew because another process was faster. Each time one of them has
 /// appended, so beyond it this process is only slow.
 const MOVES_MAX: usize = 64;
+/// Pause after old files could not be dropped.
+const RETAIN_AGAIN: SignedDuration = SignedDuration::from_mins(10);
 
 /// Where lines go.
 pub(crate) trait Sink: Send {
@@ -189,8 +191,8 @@ pub(crate) struct Book<S> {
     /// The last line of a batch that may be in the record although that was not confirmed, and the
     /// requests in it. Whoever made them heard that they are not.
     doubt: Option<(Tip, Vec<u64>)>,
-    /// Old files were looked for since the last file was begun.
-    retained: bool,
+    /// When old files are looked for next; none until another file is begun.
+    retain_from: Option<Timestamp>,
 }
 
 impl<S: Sink> Book<S> {
@@ -206,7 +208,7 @@ impl<S: Sink> Book<S> {
             tickets: BTreeMap::new(),
             withdrawn: Vec::new(),
             doubt: None,
-            retained: false,
+            retain_from: Some(Timestamp::MIN),
         }
     }
 
@@ -260,10 +262,11 @@ impl<S: Sink> Book<S> {
         }
         let late = u64::try_from(self.late.len()).unwrap_or_default();
         self.counters.late.store(late, Relaxed);
-        if !self.retained && self.damage.is_none() {
-            self.retained = true;
+        if self.retain_from.is_some_and(|from| from <= now) && self.damage.is_none() {
+            self.retain_from = None;
             if let Err(error) = self.retain(now) {
                 tracing::warn!(%error, "old files of the audit record are not dropped");
+                self.retain_from = now.checked_add(RETAIN_AGAIN).ok();
             }
         }
     }
@@ -453,7 +456,7 @@ impl<S: Sink> Book<S> {
         self.doubt = None;
         self.tip = tip;
         if begins.is_some() {
-            self.retained = false;
+            self.retain_from = Some(Timestamp::MIN);
         }
         Ok(())
     }

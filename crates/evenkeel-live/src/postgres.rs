@@ -17,7 +17,7 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 use tokio::runtime::Runtime;
-use tokio_postgres::{Client, Config, Row, config::SslMode};
+use tokio_postgres::{Client, Config, Row, config::SslMode, error::Severity};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::words::chain;
@@ -59,11 +59,20 @@ const APPEND: &str = "
     INSERT INTO evenkeel_audit_line (seq, file, line)
     SELECT $7 + number, $4, line FROM unnest($9::text[]) WITH ORDINALITY AS new (line, number)
     WHERE EXISTS (SELECT 1 FROM moved)";
+/// Numbers of the files, each found by the index: the lines may be millions.
 const FILES: &str = "
-    SELECT of.file, of.bytes, l.line
-    FROM (SELECT file, sum(octet_length(line) + 1)::bigint AS bytes, min(seq) AS first
-          FROM evenkeel_audit_line GROUP BY file) of
-    JOIN evenkeel_audit_line l ON l.seq = of.first ORDER BY of.file";
+    WITH RECURSIVE of (file) AS (
+        SELECT min(file) FROM evenkeel_audit_line
+        UNION ALL
+        SELECT (SELECT min(file) FROM evenkeel_audit_line WHERE file > of.file)
+        FROM of WHERE of.file IS NOT NULL)
+    SELECT file FROM of WHERE file IS NOT NULL ORDER BY file";
+/// One of them. Asked for one by one, none takes longer than a statement may.
+const FILE: &str = "
+    SELECT $1::integer, of.bytes, l.line
+    FROM (SELECT sum(octet_length(line) + 1)::bigint AS bytes, min(seq) AS first
+          FROM evenkeel_audit_line WHERE file = $1) of
+    JOIN evenkeel_audit_line l ON l.seq = of.first";
 
 /// Whether this process may drop old lines now; null when its user never may.
 const LOCK: &str = "
@@ -173,6 +182,18 @@ impl PostgresRecord {
         })
     }
 
+    fn stored_files(&mut self) -> io::Result<Vec<StoredFile>> {
+        let numbers = self.with(async |client| client.query(FILES, &[]).await)?;
+        let mut files = Vec::new();
+        for row in &numbers {
+            let number: i32 = get(row, 0)?;
+            let file = self.with(async |client| client.query_opt(FILE, &[&number]).await)?;
+            // None: somebody else has dropped it meanwhile.
+            files.extend(file.as_ref().map(stored_file).transpose()?);
+        }
+        Ok(files)
+    }
+
     fn attempt<T>(
         &mut self,
         run: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
@@ -259,8 +280,7 @@ impl LineStore for PostgresRecord {
                 return Ok(None);
             }
         }
-        let rows = self.with(async |client| client.query(FILES, &[]).await);
-        let files = rows.and_then(|rows| rows.iter().map(stored_file).collect());
+        let files = self.stored_files();
         if files.is_err() {
             // Others may try.
             self.remove(&[])?;
@@ -351,7 +371,7 @@ async fn connect(config: &Config, tls: &MakeRustlsConnect) -> io::Result<Client>
 /// Whether the server says that the statement had no effect. When it ends the session as well,
 /// that is not certain.
 fn is_refusal(error: &tokio_postgres::Error) -> bool {
-    error.as_db_error().is_some_and(|error| error.severity() == "ERROR")
+    error.as_db_error().is_some_and(|error| error.parsed_severity() == Some(Severity::Error))
 }
 
 fn silent(limit: Duration) -> io::Error {
