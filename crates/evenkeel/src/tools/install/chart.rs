@@ -184,7 +184,8 @@ fn objects() -> String {
         ("only", text("include \"evenkeel.groups\" . | replace \"-\" \",\"")),
         ("manage", text(".Values.manage")),
         ("labels", labels(name)),
-        ("rules", rules()),
+        ("rules", rules(false)),
+        ("rules_within", rules(true)),
         ("lease_rules", lease_rules()),
         ("prometheus", text(&format!("printf \"--prometheus=%s\" ({prometheus}) | quote"))),
         ("image", text(&image)),
@@ -208,9 +209,12 @@ fn objects() -> String {
     Filling { texts, conditions }.manifest()
 }
 
-/// Every right under the condition that one of its groups runs.
-fn rules() -> String {
-    let lines = grants().into_iter().map(|grant| {
+/// Every right under the condition that one of its groups runs; only those that a Role can grant
+/// `within` a namespace.
+fn rules(within: bool) -> String {
+    let mut grants = grants();
+    grants.retain(|grant| !within || grant.is_of_a_namespace());
+    let lines = grants.into_iter().map(|grant| {
         let line = rule(&grant.right);
         if grant.groups.is_empty() {
             return line;

@@ -29,8 +29,11 @@ pub(crate) fn run(args: &InstallArgs) -> anyhow::Result<()> {
 
 fn manifest(args: &InstallArgs) -> anyhow::Result<String> {
     let place = Place::of(&args.place)?;
-    let grants = grants().into_iter().filter(|grant| grant.is_for(&place));
-    let rules = grants.map(|grant| rule(&grant.right)).collect::<Vec<_>>().join("\n");
+    let mut grants = grants();
+    grants.retain(|grant| {
+        grant.is_for(&place) && (place.watched.is_none() || grant.is_of_a_namespace())
+    });
+    let rules = grants.iter().map(|grant| rule(&grant.right)).collect::<Vec<_>>().join("\n");
     let class = args.storage_class.clone();
     let texts = vec![
         ("namespace", place.namespace.clone()),
@@ -40,7 +43,8 @@ fn manifest(args: &InstallArgs) -> anyhow::Result<String> {
         ("only", place.only.join(",")),
         ("manage", word(args.manage)),
         ("labels", labels(&place.name())),
-        ("rules", rules),
+        ("rules", rules.clone()),
+        ("rules_within", rules),
         ("lease_rules", lease_rules()),
         ("prometheus", json!(format!("--prometheus={}", args.prometheus)).to_string()),
         ("image", args.image.clone()),
@@ -181,7 +185,9 @@ mod tests {
         assert!(set["volumeClaimTemplates"].is_null(), "{set}");
         let container = container(&objects);
         let has = |words: &str| container["args"].as_array().unwrap().contains(&json!(words));
-        assert!(has("--record=$(RECORD)") && has("--audit-key=/record/audit.key"));
+        assert!(has("--audit-key=/record/audit.key"));
+        // A flag would show the password in every list of the node's processes.
+        assert!(!container["args"].to_string().contains("RECORD"));
         assert_eq!(
             container["env"][1]["valueFrom"]["secretKeyRef"],
             json!({"name": "evenkeel-record", "key": "url"})

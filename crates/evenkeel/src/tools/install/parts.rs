@@ -24,6 +24,12 @@ pub(super) struct Grant {
 }
 
 impl Grant {
+    /// Whether a Role can grant it. One that cannot is of no use there, and who may not grant it
+    /// himself could not make that Role.
+    pub(super) fn is_of_a_namespace(&self) -> bool {
+        self.right.group != "apiextensions.k8s.io"
+    }
+
     pub(super) fn is_for(&self, place: &Place) -> bool {
         self.groups.is_empty() || self.groups.iter().any(|group| place.runs(group))
     }
