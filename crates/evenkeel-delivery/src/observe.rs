@@ -311,7 +311,7 @@ async fn endpoints(
 async fn marked_pods(view: &CanaryView, ports: &Ports) -> Result<BTreeSet<String>, StoreError> {
     let labels = view.target.as_ref().and_then(Workload::match_labels);
     let Some(labels) = labels.filter(|_| {
-        plain::shares(view) && beside::is_under_way(view.status.phase) && !view.obj.is_deleting()
+        plain::shares(view) && view.status.phase.is_release() && !view.obj.is_deleting()
     }) else {
         return Ok(BTreeSet::new());
     };

@@ -314,7 +314,7 @@ pub(crate) fn is_in_use(view: &CanaryView) -> bool {
         && (shares(view) || shared)
         && !matches!(phase, Phase::New | Phase::Initializing)
         && pct != 0
-        && (pct == view.status.canary_weight || (shared && beside::is_under_way(phase)))
+        && (pct == view.status.canary_weight || (shared && phase.is_release()))
 }
 
 /// What must be so before the canary gets this share: the primary's pods carry the label, and the

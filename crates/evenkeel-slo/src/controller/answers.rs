@@ -301,6 +301,7 @@ fn blind(view: &AnswerView, problem: &str) -> ErrorBudget {
         remaining_percent: None,
         worst_case_percent: None,
         worst_case_requests: None,
+        break_glass: None,
         slos: Vec::new(),
         observed_at: view.now.as_second(),
     }
