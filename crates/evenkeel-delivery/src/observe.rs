@@ -21,7 +21,7 @@ use k8s_openapi::api::{
 use serde_json::Value;
 
 use crate::{
-    CanaryView, Memory, Settings, alerts, beside, checks, configs, context::Need, decide::advance,
+    CanaryView, Memory, Settings, alerts, checks, configs, context::Need, decide::advance,
     endpoints, fill, istio, plain, pods, route, router::Router, rules::MetricKind, services::Names,
     spec_error::SpecError, stamps, time::elapsed, view::StrayRoute, workload::Workload,
 };

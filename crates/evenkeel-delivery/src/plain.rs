@@ -27,7 +27,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use serde_json::{Value, json};
 
 use crate::{
-    CanaryView, beside,
+    CanaryView,
     context::{Context, Turn},
     draft::Draft,
     objects::Drift,
