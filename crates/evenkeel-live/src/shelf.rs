@@ -138,14 +138,17 @@ impl Shelf {
             return Vec::new();
         }
         self.gone.remove(&key);
-        let old = self.objects.get(&key).cloned();
-        if let Some(old) = &old {
+        if let Some(old) = self.objects.get(&key) {
             let (known, new) = (old.revision(), obj.revision());
             if known == new || is_later(known, new) == Some(true) {
                 return Vec::new();
             }
         }
-        self.objects.insert(key, obj.clone());
+        self.put(obj)
+    }
+
+    fn put(&mut self, obj: Arc<Packed>) -> Vec<Update> {
+        let old = self.objects.insert(obj.key().clone(), obj.clone());
         // An object of the same name with another uid: the old one went first.
         let (old, went) = match old {
             Some(old) if old.uid() != obj.uid() => (None, Some(old)),
@@ -169,10 +172,14 @@ impl Shelf {
     fn listed(&mut self, objects: Vec<Arc<Packed>>, revision: Revision) -> Vec<Update> {
         let listed: BTreeMap<&Key, &str> =
             objects.iter().map(|obj| (obj.key(), obj.uid())).collect();
+        // No list is answered from the past, so this is another history: the cluster's store was put
+        // back to an older state, and revisions that are known here may come again.
+        let is_restored = is_later(&self.revision.0, &revision.0) == Some(true);
         let vanished = |key: &Key, old: &Arc<Packed>| {
             let is_there = listed.get(key).is_some_and(|uid| *uid == old.uid());
             // What we wrote after the list was made is not in it.
-            !is_there && is_later(old.revision(), &revision.0) != Some(true)
+            let is_newer = !is_restored && is_later(old.revision(), &revision.0) == Some(true);
+            !is_there && !is_newer
         };
         let mut updates = Vec::new();
         self.objects.retain(|key, old| {
@@ -184,8 +191,11 @@ impl Shelf {
         });
         // A list from before a deletion of ours: the watch will report it.
         self.gone.retain(|key, uid| listed.get(key).is_some_and(|listed| listed == uid));
+        if is_restored {
+            self.gone.clear();
+        }
         for obj in objects {
-            updates.extend(self.applied(obj));
+            updates.extend(if is_restored { self.put(obj) } else { self.applied(obj) });
         }
         self.revision = revision;
         self.is_synced = true;
@@ -273,6 +283,19 @@ mod tests {
         assert_eq!(show(shelf.take(list(11, &["a@1", "b@2"]))), "");
         assert_eq!(known(&shelf), "a@12 b@2 new@13");
         assert_eq!(show(shelf.take(list(20, &["b@2"]))), "-a@12 -new@13");
+    }
+
+    #[test]
+    fn a_cluster_put_back_to_an_older_state_is_believed() {
+        let mut shelf = shelf(9, &["a@1", "b@2", "d@3"]);
+        shelf.take(Change::Applied(obj("a@25")));
+        shelf.take(Change::Applied(obj("new@26")));
+        shelf.unmade(obj("d@3").key(), "1");
+        let updates = shelf.take(list(20, &["a@12", "b@2", "d@3"]));
+        assert_eq!(show(updates), "-new@26 +a@12 +b@2 +d@3");
+        assert_eq!(show(shelf.written(&obj("a@21"))), "+a@21");
+        assert_eq!(show(shelf.take(Change::Applied(obj("b@22")))), "+b@22");
+        assert_eq!(known(&shelf), "a@21 b@22 d@3");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -8,7 +9,7 @@ use std::{
 
 use evenkeel_api::{Key, Obj};
 use evenkeel_control::{ListQuery, Listed, StoreError, Watch};
-use futures::{StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use tokio::task::AbortHandle;
 
 use super::{Shared, readers::Reader};
@@ -18,6 +19,9 @@ use crate::{
     shelf::{Shelf, Update},
     time::since_boot,
 };
+
+/// Pause after an internal error in a watch.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
 
 /// The objects of one query, kept up to date by one watch. Its watch ends when it is dropped.
 pub(super) struct Cache {
@@ -205,8 +209,24 @@ impl State {
     }
 }
 
-/// Feeds a cache from its watch, for as long as it is there.
-pub(super) async fn drive(cache: Weak<Cache>, mut informer: Informer, shared: Weak<Shared>) {
+/// Feeds a cache from its watch, for as long as it is there. After an internal error the watch is
+/// begun anew: whoever reads the cache would wait for ever, and nobody would notice.
+pub(super) async fn keep_driving(
+    cache: Weak<Cache>,
+    informer: impl Fn() -> Informer,
+    shared: Weak<Shared>,
+) {
+    loop {
+        let driving = drive(cache.clone(), informer(), shared.clone());
+        if AssertUnwindSafe(driving).catch_unwind().await.is_ok() {
+            return;
+        }
+        tracing::error!("internal error in a watch, which is opened again");
+        tokio::time::sleep(PANIC_PAUSE).await;
+    }
+}
+
+async fn drive(cache: Weak<Cache>, mut informer: Informer, shared: Weak<Shared>) {
     loop {
         let change = informer.next().await;
         let Some(cache) = cache.upgrade() else { return };

@@ -151,10 +151,12 @@ impl CachedStore {
             return cache.clone();
         }
         let detail = Self::detail(&query.kind);
-        let informer = Informer::new(self.live.clone(), query.clone(), detail);
+        let (live, of) = (self.live.clone(), query.clone());
+        let informer = move || Informer::new(live.clone(), of.clone(), detail);
         let fresh_for = self.live.client.settings.stale_after;
         let cache = Arc::new(Cache::new(query, detail, self.shared.recent.clone(), fresh_for));
-        let driving = kept::drive(Arc::downgrade(&cache), informer, Arc::downgrade(&self.shared));
+        let driving =
+            kept::keep_driving(Arc::downgrade(&cache), informer, Arc::downgrade(&self.shared));
         cache.fed_by(self.runtime.spawn(driving).abort_handle());
         caches.push(cache.clone());
         cache
