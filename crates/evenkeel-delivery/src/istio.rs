@@ -225,10 +225,7 @@ fn whole(have: &Obj, spec: &Value) -> Value {
 ///
 /// Where nobody has kept what it said, it sends everything to the apex Service.
 pub(crate) fn restoration(spec: &CanarySpec, names: &Names, have: &Obj) -> Option<Action> {
-    let read = |name| serde_json::from_str::<Value>(annotation(have, name)?).ok();
-    let applied = read(LAST_APPLIED).and_then(|applied| applied.get("spec").cloned());
-    let kept = applied.or_else(|| read(ORIGINAL)).filter(Value::is_object);
-    let before = kept.or_else(|| {
+    let before = kept(have).or_else(|| {
         canary_pct(have, &names.primary, &names.canary)?;
         let mut plain = routing(spec, names, 0);
         for (rules, destinations) in weighted::RULES {
@@ -239,12 +236,28 @@ pub(crate) fn restoration(spec: &CanarySpec, names: &Names, have: &Obj) -> Optio
         }
         Some(plain)
     })?;
-    let same = have.json().get("spec").map(canonical) == Some(canonical(&before));
+    give_back(have, &before)
+}
+
+/// What gives a `DestinationRule` back that was there before; `None` when it is as it was.
+pub(crate) fn rule_restoration(have: &Obj) -> Option<Action> {
+    give_back(have, &kept(have)?)
+}
+
+/// What an object said before a Canary had it: as its owner applied it, or as it was noted.
+fn kept(have: &Obj) -> Option<Value> {
+    let read = |name| serde_json::from_str::<Value>(annotation(have, name)?).ok();
+    let applied = read(LAST_APPLIED).and_then(|applied| applied.get("spec").cloned());
+    applied.or_else(|| read(ORIGINAL)).filter(Value::is_object)
+}
+
+fn give_back(have: &Obj, before: &Value) -> Option<Action> {
+    let same = have.json().get("spec").map(canonical) == Some(canonical(before));
     let noted = annotation(have, ORIGINAL).is_some();
     if same && !noted {
         return None;
     }
-    let mut patch = json!({"spec": whole(have, &before)});
+    let mut patch = json!({"spec": whole(have, before)});
     if noted {
         patch["metadata"]["annotations"][ORIGINAL] = Value::Null;
     }

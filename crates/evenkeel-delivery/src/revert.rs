@@ -124,6 +124,12 @@ pub(crate) fn hold_deletion(ctx: &Context<'_>) -> Option<Action> {
 /// Takes the route away, or gives it back as it was before the Canary; `None` when that is done.
 fn release_route(ctx: &Context<'_>) -> Option<Action> {
     let view = ctx.view;
+    let mut others = view.route_parts.values().filter(|rule| !istio::is_made_by_a_canary(rule));
+    if view.router == Router::Istio
+        && let Some(action) = others.find_map(|rule| istio::rule_restoration(rule))
+    {
+        return Some(action);
+    }
     let route = view.route.as_ref()?;
     if view.router == Router::Istio && !istio::is_made_by_a_canary(route) {
         return istio::restoration(&view.canary.spec, &view.names, route);

@@ -71,7 +71,7 @@ impl fmt::Display for Finding {
 }
 
 /// Type of the condition that sums all findings up.
-pub const VALID: &str = "Valid";
+pub(crate) const VALID: &str = "Valid";
 
 /// A Kubernetes-style condition for the status of an SLO object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -171,6 +171,27 @@ fn a_virtual_service_that_was_there_before_is_given_back() {
 }
 
 #[test]
+fn a_destination_rule_that_was_there_before_is_given_back() {
+    let key = Key::new(destination_rule(), NS, "api-service-primary");
+    let before = json!({"host": "api-service", "trafficPolicy": {"tls": {"mode": "DISABLE"}}});
+    let mut world = World::new(istio(&json!({})), Settings::default());
+    world.kill();
+    world.store.create_now(json!({"apiVersion": "networking.istio.io/v1",
+        "kind": "DestinationRule", "spec": before,
+        "metadata": {"name": "api-service-primary", "namespace": NS}}));
+    answer(&world, &[("load-test", 202)]);
+    world.boot();
+    world.run_until(&["Initialized"]);
+    let rule = || world.store.find(&key).unwrap().json().clone();
+    assert_eq!(rule()["spec"]["host"], "api-service-primary");
+    delete(&world);
+    world.run_until(&["gone"]);
+    let rule = world.store.find(&key).unwrap();
+    assert_eq!(rule.json()["spec"], before);
+    assert!(rule.annotation("flagger.kubernetes.app/original-configuration").is_none());
+}
+
+#[test]
 fn a_virtual_service_that_evenkeel_made_goes_with_its_canary() {
     let mut world = initialized(istio(&json!({})));
     world.release("2");
