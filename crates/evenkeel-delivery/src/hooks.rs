@@ -1,6 +1,6 @@
 //! Asking webhooks: who is asked, what is sent, what an answer means.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use evenkeel_api::canary::{PendingEvent, Phase};
 use evenkeel_control::{HookCall, HookError, HookReply, Plan, redact};
@@ -26,16 +26,43 @@ pub(crate) const APPROVAL_WAIT_MAX: Duration = Duration::from_hours(24);
 pub(crate) enum Approval {
     /// All agree.
     Given,
-    /// This one does not; its name and its words.
-    Withheld(String, String),
+    /// This one does not; its name and why.
+    Withheld(String, No),
     /// This one must be asked first.
     Ask(HookCall),
+}
+
+/// What a webhook says that does not agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum No {
+    /// Its answer.
+    Answer(String),
+    /// None came: why.
+    Silence(String),
+}
+
+impl No {
+    /// The webhook's name, and why no answer comes from it where that is so: a person who is asked
+    /// to approve must know when approving does not help.
+    pub(crate) fn of(&self, name: &str) -> String {
+        match self {
+            Self::Answer(_) => name.to_owned(),
+            Self::Silence(why) => format!("{name}, which does not answer: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for No {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Answer(words) | Self::Silence(words)) = self;
+        f.write_str(words)
+    }
 }
 
 enum Said {
     Nothing(HookCall),
     Yes,
-    No(String),
+    No(No),
 }
 
 /// Asks the webhooks of a kind in order; the first that does not agree ends it.
@@ -71,9 +98,9 @@ fn reply(ctx: &Context<'_>, hook: &HookRule, phase: Phase) -> Result<Said, Need>
         Some(Ok(HookReply { status, body })) => {
             let body = redact::Secrets::of_url(&hook.url).text(body.trim());
             let words = if body.is_empty() { String::new() } else { format!(": {body}") };
-            Said::No(format!("HTTP {status}{words}"))
+            Said::No(No::Answer(format!("HTTP {status}{words}")))
         }
-        Some(Err(error)) => Said::No(error.to_string()),
+        Some(Err(error)) => Said::No(No::Silence(error.to_string())),
     })
 }
 

@@ -11,7 +11,8 @@ use crate::{
     hold, objects, reasons, repair, revert,
     rollback::CONFIRMATION_SLOW,
     services::Role,
-    time::elapsed,
+    taken,
+    time::{LOOK_AGAIN, elapsed},
     workload::{REVISION_ANNOTATION, Readiness, Workload},
 };
 
@@ -39,6 +40,10 @@ pub(crate) fn initialize(ctx: &Context<'_>) -> Plan {
     }
     if let Some(plan) = hold::all(ctx) {
         return plan;
+    }
+    if let Some(message) = taken::name(ctx) {
+        draft.problem(reasons::NAME_TAKEN, message).wake(LOOK_AGAIN);
+        return draft.done(reasons::NAME_TAKEN);
     }
     let mut drifts = objects::services(ctx, &[Role::Canary, Role::Primary]);
     drifts.extend(objects::copies(ctx));

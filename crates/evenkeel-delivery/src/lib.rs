@@ -69,6 +69,7 @@ mod services;
 mod spec_error;
 mod stamps;
 mod supported;
+mod taken;
 mod time;
 mod unread;
 mod workload;

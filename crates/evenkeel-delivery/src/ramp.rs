@@ -32,7 +32,7 @@ pub(crate) fn step(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Tu
     match hooks::approval(ctx, HookKind::ConfirmTrafficIncrease, ctx.status.phase)? {
         Approval::Given => {}
         Approval::Ask(call) => return Ok(Turn::Calm(hooks::ask(ctx, call))),
-        Approval::Withheld(name, _) => {
+        Approval::Withheld(name, no) => {
             let mut draft = ctx.draft();
             let since = ctx.run.waiting_since.unwrap_or(ctx.view.now);
             if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
@@ -42,7 +42,8 @@ pub(crate) fn step(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Tu
             draft.tick().run.note.clone_from(&ctx.run.note);
             draft.run.waiting_since = Some(since);
             draft.stalled(format!(
-                "Halt {full} advancement waiting for traffic increase approval {name}"
+                "Halt {full} advancement waiting for traffic increase approval {}",
+                no.of(&name)
             ));
             draft.wake(ctx.rules.interval);
             return Ok(Turn::Calm(draft.done(reasons::APPROVAL_PENDING)));
@@ -97,7 +98,7 @@ fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need
     match hooks::approval(ctx, HookKind::ConfirmPromotion, ctx.status.phase)? {
         Approval::Given => Ok(promote(ctx, primary)),
         Approval::Ask(call) => Ok(Turn::Calm(hooks::ask(ctx, call))),
-        Approval::Withheld(name, _) => {
+        Approval::Withheld(name, no) => {
             let mut draft = ctx.draft();
             let since = ctx.run.waiting_since.filter(|_| waiting).unwrap_or(ctx.view.now);
             if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
@@ -106,8 +107,9 @@ fn confirm_promotion(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need
             }
             if !waiting {
                 let text = format!(
-                    "Halt {} advancement waiting for promotion approval {name}",
-                    ctx.view.names.full()
+                    "Halt {} advancement waiting for promotion approval {}",
+                    ctx.view.names.full(),
+                    no.of(&name)
                 );
                 if ctx.rules.alerts_about(&name) {
                     draft.alert(Severity::Warn, &text);

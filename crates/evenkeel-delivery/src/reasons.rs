@@ -69,6 +69,8 @@ pub const NOT_DELIVERED: &str = "NotificationFailed";
 pub const REPAIR_NOT_KEPT: &str = "RepairNotKept";
 /// Another Canary has this target.
 pub const DUPLICATE_TARGET: &str = "DuplicateTarget";
+/// What a Canary would make is there already, and somebody else's.
+pub const NAME_TAKEN: &str = "NameTaken";
 /// A field cannot be acted on.
 pub const INVALID_SPEC: &str = "InvalidSpec";
 /// The API server does not have the kind that holds the weight.

@@ -14,8 +14,9 @@ use crate::{
     context::{Context, Obstacle},
     diff,
     draft::Draft,
-    istio, plain, reasons,
+    istio, plain, reasons, route,
     router::Router,
+    taken::is_external,
     time::{LOOK_AGAIN, elapsed},
     workload::Readiness,
 };
@@ -44,7 +45,8 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
         return draft.done(reasons::REVERTING);
     }
     let ready = ctx.canary_readiness() == Readiness::Ready;
-    if !ready || !ctx.reachable(&names.canary, ctx.target.needed(100)) {
+    let served = primary_serves(ctx);
+    if served && (!ready || !ctx.reachable(&names.canary, ctx.target.needed(100))) {
         draft.waiting(format!("Waiting for {} to be ready before it takes over", names.full()));
         return draft.done(reasons::CANARY_UNREADY);
     }
@@ -57,7 +59,9 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
         return draft.done(reasons::REVERTING);
     }
     if let Some(action) = release_route(ctx) {
-        if !ctx.view.confirmed() || !apex_on_target(ctx) {
+        let asked = ctx.view.router != Router::Gateway
+            || ctx.view.route.as_deref().is_some_and(route::is_accepted);
+        if served && ((asked && !ctx.view.confirmed()) || !apex_on_target(ctx)) {
             return draft.done(reasons::CONFIRMATION_PENDING);
         }
         draft.act(action);
@@ -65,7 +69,7 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
         return draft.done(reasons::REVERTING);
     }
     let apex = ctx.view.services.contains_key(&names.apex);
-    if ctx.view.router == Router::Service && apex && !apex_on_target(ctx) {
+    if ctx.view.router == Router::Service && served && apex && !apex_on_target(ctx) {
         return draft.done(reasons::CONFIRMATION_PENDING);
     }
     if let Some(left) = until_route_is_forgotten(ctx) {
@@ -75,6 +79,14 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
     draft.phase(Phase::Terminated);
     remove_finalizer(&mut draft, ctx.view);
     draft.done(reasons::REVERTING)
+}
+
+/// Whether the primary has something that the target must take over first. Where nothing of it is
+/// ready, as of a Canary that never got so far, a deletion waits for nothing.
+fn primary_serves(ctx: &Context<'_>) -> bool {
+    let view = ctx.view;
+    let available = view.primary.as_ref().is_some_and(|primary| primary.available() > 0);
+    available || view.ready_behind(&view.names.primary) > 0
 }
 
 /// Something the way back depends on may be there and cannot be read: the primary serves on, and the
@@ -144,6 +156,10 @@ fn release_route(ctx: &Context<'_>) -> Option<Action> {
 /// Points the apex to the target again and frees it from the Canary, so that it stays.
 fn release_apex(ctx: &Context<'_>) -> Option<Action> {
     let apex = ctx.view.services.get(&ctx.view.names.apex)?;
+    if is_external(apex) {
+        // It never was pointed anywhere.
+        return None;
+    }
     let mut patch = json!({"spec": {"selector": ctx.target.selector_of_canary()}});
     patch["spec"]["selector"][SHARED_SERVICE] = serde_json::Value::Null;
     let owned = apex.controller().is_some_and(|owner| owner.uid == ctx.view.obj.uid());
@@ -163,7 +179,9 @@ fn apex_on_target(ctx: &Context<'_>) -> bool {
     let names = &ctx.view.names;
     let (target, primary) = (format!("{}-", names.target), format!("{}-", names.target_primary));
     let pods = ctx.view.endpoints.get(&names.apex);
+    // Behind a name of another server there are no pods to wait for.
     !ctx.view.settings.confirm
+        || ctx.view.services.get(&names.apex).is_some_and(|apex| is_external(apex))
         || pods.is_some_and(|pods| {
             let ours = |pod: &String| pod.starts_with(&target) && !pod.starts_with(&primary);
             !pods.is_empty() && pods.iter().all(ours)

@@ -67,6 +67,12 @@ pub(crate) fn is_confirmed(route: &Obj) -> bool {
     !asked.is_empty() && asked.iter().all(|parent| says(parent, "Accepted"))
 }
 
+/// Whether anybody routes by it, as far as its status says.
+pub(crate) fn is_accepted(route: &Obj) -> bool {
+    list(route.json(), "/status/parents")
+        .any(|parent| condition(parent, "Accepted", "True").is_some())
+}
+
 /// Who accepts a route and says nothing more of it; `None` when evenkeel's gateway serves it, or
 /// nobody has accepted it.
 pub(crate) fn accepts_only(route: &Obj) -> Option<&str> {

@@ -91,13 +91,13 @@ fn start(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> {
     match hooks::approval(ctx, HookKind::ConfirmRollout, ctx.status.phase)? {
         Approval::Given => {}
         Approval::Ask(call) => return Ok(Turn::Calm(hooks::ask(ctx, call))),
-        Approval::Withheld(name, _) => {
+        Approval::Withheld(name, no) => {
             let since = ctx.run.waiting_since.filter(|_| waiting).unwrap_or(ctx.view.now);
             if elapsed(since, ctx.view.now) > APPROVAL_WAIT_MAX {
                 return Ok(Turn::Now(give_up(ctx, "it was not approved in time")));
             }
             if !waiting {
-                let text = format!("Halt {full} advancement waiting for approval {name}");
+                let text = format!("Halt {full} advancement waiting for approval {}", no.of(&name));
                 if ctx.rules.alerts_about(&name) {
                     draft.alert(Severity::Warn, &text);
                 }

@@ -33,6 +33,8 @@ mod routers;
 mod shares;
 #[path = "cases/stopped.rs"]
 mod stopped;
+#[path = "cases/taken.rs"]
+mod taken;
 #[path = "cases/templates.rs"]
 mod templates;
 #[path = "cases/unread.rs"]
