@@ -134,7 +134,7 @@ fn marks(hand: &str, suspend: &str, deleting: &str, release: &str) -> Marks {
 }
 
 /// A steward, and what it leaves to evenkeel, in words.
-fn words(steward: &Result<Steward, String>, marks: &Marks) -> (&'static str, &'static str) {
+fn words(steward: &Result<Steward, String>, marks: Marks) -> (&'static str, &'static str) {
     let kind = match steward {
         Err(_) => "unknown",
         Ok(Steward::Evenkeel) => "evenkeel",
@@ -143,7 +143,7 @@ fn words(steward: &Result<Steward, String>, marks: &Marks) -> (&'static str, &'s
         Ok(Steward::Other { sure: true, .. }) => "other",
     };
     let alone = kind == "consent";
-    let standing = steward.as_ref().ok().map(|steward| Standing::of(steward.clone(), marks));
+    let standing = steward.as_ref().ok().map(|steward| Standing::of(steward.clone(), &marks));
     let object = match standing {
         None => "nobody",
         Some(Standing::Ours) => "evenkeel",
@@ -177,7 +177,7 @@ fn who_acts_in_every_case_is_said_by_one_row() {
         let steward = steward(kind[0], kind[1], kind[2]);
         for object in &each {
             let marks = marks(object[0], object[1], object[2], object[3]);
-            let (of_kind, of_object) = words(&steward, &marks);
+            let (of_kind, of_object) = words(&steward, marks);
             assert_eq!(answer(&kinds, kind), of_kind, "{kind:?}");
             let case = [&[of_kind][..], &object[..]].concat();
             assert_eq!(answer(&objects, &case), of_object, "{kind:?} {case:?}");

@@ -350,7 +350,10 @@ fn suspend_does_not_come_to_mean_evenkeel_when_the_other_controller_leaves() {
 #[test]
 fn a_finalizer_is_left_only_to_a_controller_that_is_there() {
     for (steward, left) in [(consent(), 0), (world::flaggers(), 1)] {
-        let mut world = of_flagger(|body| body["spec"]["revertOnDeletion"] = true.into());
+        let mut world = of_flagger(|body| {
+            body["spec"]["revertOnDeletion"] = true.into();
+            body["metadata"]["finalizers"] = json!(["finalizer.flagger.app"]);
+        });
         let told = Arc::new(Mutex::new(steward));
         world.others = Some(Arc::new(world::Told(told)));
         hand_over(&world);
