@@ -43,8 +43,8 @@ pub fn is_our_revision(revision: &str) -> bool {
 pub struct Marks {
     /// Whether a person has handed it over.
     pub hand: Hand,
-    /// `spec.suspend`, the switch of the controller that an object is handed over from; `None` where
-    /// the kind has none.
+    /// `spec.suspend`, the switch of the controller that an object is handed over from; `None`
+    /// where the kind has none.
     pub suspend: Option<bool>,
     /// It is being deleted.
     pub deleting: bool,

@@ -476,8 +476,8 @@ pub struct RunStatus {
     /// Seconds the last rollback took, from the decision to the gateway's confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_seconds: Option<f64>,
-    /// A person had handed the Canary over when this was written: when the annotation is gone, it is
-    /// wanted back.
+    /// A person had handed the Canary over when this was written: when the annotation is gone, it
+    /// is wanted back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub handed_over: bool,
     /// What it waits for or what is wrong with it, as last reported.
