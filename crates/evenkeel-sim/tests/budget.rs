@@ -9,7 +9,7 @@ mod refused;
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -51,7 +51,7 @@ struct Counting {
 impl Counting {
     fn allow(&self, kind: &GroupKind, object: String) -> Result<(), StoreError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        if self.refused.lock().unwrap().as_ref() != Some(kind) {
+        if self.refused.lock().unwrap_or_else(PoisonError::into_inner).as_ref() != Some(kind) {
             return Ok(());
         }
         let problem = "this user may not read it".to_owned();

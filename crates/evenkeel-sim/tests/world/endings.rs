@@ -1,6 +1,7 @@
 //! Canaries that are deleted while something is wrong with what is known of them.
 
 use evenkeel_control::{Patch, Subresource, WriteOptions};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 
 use super::*;
 

@@ -19,8 +19,8 @@ pub(crate) struct RecordArgs {
     #[arg(long, value_name = "AGE|SIZE")]
     pub(crate) audit_keep: Option<Keep>,
     /// PostgreSQL database that holds the record, as one chain of all processes that name it:
-    /// `postgres://USER@HOST/DATABASE`; the password may be in PGPASSWORD, and all of it in
-    /// EVENKEEL_RECORD, where no list of processes shows it. Needs --audit-key, the same for all of
+    /// `postgres://USER@HOST/DATABASE`; the password may be in `PGPASSWORD`, and all of it in
+    /// `EVENKEEL_RECORD`, where no list of processes shows it. Needs --audit-key, the same for all of
     /// them [default: files in the data folder]
     #[arg(long, value_name = "URL", requires = "audit_key", env = "EVENKEEL_RECORD")]
     #[arg(hide_env = true)]

@@ -49,7 +49,7 @@ impl Glass {
                 Ok(glass) => accepted = Some(glass),
                 Err(error) if judges.len() == 1 => problems.push(error.to_string()),
                 Err(error) => {
-                    problems.push(format!("ErrorBudgetPolicy/{}: {error}", policy.name()))
+                    problems.push(format!("ErrorBudgetPolicy/{}: {error}", policy.name()));
                 }
             }
         }
@@ -156,7 +156,7 @@ mod tests {
         let open = |policies: &[Arc<Obj>], canaries: &[Arc<Obj>]| {
             told(&json!({}), policies, canaries, "03:05:00")
         };
-        assert_snapshot!(open(&[one.clone()], &[canary("fix"), canary("other")]), @r"
+        assert_snapshot!(open(std::slice::from_ref(&one), &[canary("fix"), canary("other")]), @r"
         Open false
           state: open, expires in 55m (04:00:00Z)
           granted by kim: payment fix
