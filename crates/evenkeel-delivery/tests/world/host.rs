@@ -9,7 +9,8 @@ use std::{
 use evenkeel_base::Clock;
 use evenkeel_control::{
     Action, AuditId, BoxFuture, Direction, Door, HookCall, HookError, HookReply, Hooks, Metrics,
-    MetricsError, Notification, Notifier, Outcome, Petition, Replies, Sample, Timer, Verdict,
+    MetricsError, Notification, Notifier, Outcome, Petition, Prediction, Replies, Sample, Timer,
+    Verdict,
 };
 use futures::{FutureExt as _, channel::oneshot};
 use jiff::{SignedDuration, Timestamp};
@@ -149,6 +150,10 @@ pub(super) struct Gate {
 pub(crate) type Messages = Arc<Mutex<Vec<String>>>;
 
 impl Door for Gate {
+    fn foresee(&self, prediction: &Prediction<'_>) {
+        self.messages.lock().unwrap().push(format!("foreseen: {}", prediction.text));
+    }
+
     fn ask<'a>(&'a self, petition: &'a Petition<'a>) -> BoxFuture<'a, Verdict> {
         self.messages.lock().unwrap().push(format!("{petition:?}"));
         let riskier = petition.direction == Direction::Riskier;
