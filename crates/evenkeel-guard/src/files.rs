@@ -1,7 +1,7 @@
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -171,6 +171,24 @@ impl FileSink {
         self.file.is_none() || self.old_format || is_full(size, self.file_bytes_max, self.keep, now)
     }
 
+    /// Whether the file that lines go to is still the one that readers find. Removed or replaced, as
+    /// by a log rotation, it would take lines that nobody sees.
+    fn check_place(&self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let path = self.dir.join(segment::name(self.number));
+        let (ours, there) = (file.metadata()?, fs::symlink_metadata(&path));
+        let place = |of: &fs::Metadata| (of.dev(), of.ino());
+        match there {
+            Ok(there) if place(&there) == place(&ours) => {
+                // What a failed write left is put right before the next one.
+                let whole = there.len() >= self.len || self.unclean;
+                if whole { Ok(()) } else { Err(displaced(&path)) }
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Err(displaced(&path)),
+        }
+    }
+
     fn write(&mut self, text: &str, durable: bool) -> io::Result<()> {
         self.step(Step::Write)?;
         let file = self.file.as_ref().ok_or_else(no_file)?;
@@ -267,6 +285,7 @@ impl Sink for FileSink {
         now: Timestamp,
         durable: bool,
     ) -> Result<(), AppendError> {
+        self.check_place()?;
         if self.unclean {
             self.clean()?;
         }
@@ -358,6 +377,14 @@ fn make_all_private(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn displaced(path: &Path) -> io::Error {
+    io::Error::other(format!(
+        "{} was removed, replaced or cut while this process writes it: stop the process, put the \
+         file back (or move the folder away to begin a new record), and start again",
+        path.display()
+    ))
 }
 
 fn no_file() -> io::Error {

@@ -116,6 +116,30 @@ fn a_door_that_finds_its_end_damaged_lets_only_safer_actions_through() {
 }
 
 #[test]
+fn a_file_that_goes_while_it_is_written_is_noticed_before_the_next_action() {
+    let gone: [(&str, fn(&Path)); 3] = [
+        ("removed", |file| fs::remove_file(file).unwrap()),
+        ("replaced", |file| {
+            // As `sed -i` does.
+            let copy = file.with_extension("new");
+            fs::copy(file, &copy).unwrap();
+            fs::rename(&copy, file).unwrap();
+        }),
+        ("cut", |file| fs::OpenOptions::new().write(true).open(file).unwrap().set_len(10).unwrap()),
+    ];
+    for (name, tamper) in gone {
+        let dir = recorded(&format!("live-{name}"));
+        let door = open(&dir);
+        assert!(matches!(ask(&door, 1, Direction::Riskier), Verdict::Allow(_)), "{name}");
+        tamper(&path(&dir, 1));
+        let verdict = ask(&door, 2, Direction::Riskier);
+        assert!(!matches!(verdict, Verdict::Allow(_)), "{name}: {verdict:?}");
+        assert!(format!("{verdict:?}").contains("was removed, replaced or cut"), "{verdict:?}");
+        assert!(matches!(ask(&door, 0, Direction::Safer), Verdict::Allow(_)), "{name}");
+    }
+}
+
+#[test]
 fn missing_files_are_found() {
     let dir = recorded("no-head");
     fs::remove_file(dir.join("audit/HEAD")).unwrap();
