@@ -19,6 +19,7 @@ use evenkeel_control::{
 };
 use evenkeel_delivery::FINALIZER;
 use evenkeel_live::{KubeStore, connect};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
@@ -30,6 +31,8 @@ use crate::{install_flags::UninstallArgs, io};
 const GONE_WITHIN: Duration = Duration::from_mins(3);
 /// Between two looks at whether it is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A Lease counts as held for so long after its end: clocks differ.
+const LEASES_LATE: SignedDuration = SignedDuration::from_secs(10);
 /// How often a write that met another one is tried.
 const TRIES_MAX: usize = 5;
 const MANAGER: &str = "evenkeel-uninstall";
@@ -46,12 +49,13 @@ async fn uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
         .await
         .context("no cluster: name its kubeconfig with --kubeconfig, or set KUBECONFIG")?;
     let found = look::at(&store, &place).await?;
-    found.check(args)?;
+    let verdict = found.check(args)?;
     let mut work = Work { store, place, dry_run: args.dry_run, changed: false };
     if let Some(set) = &found.set {
         work.delete(set).await?;
-        work.pods_end().await?;
     }
+    // Also when an earlier run has deleted the set: a pod may still be there, and lead.
+    work.pods_end().await?;
     for canary in &found.canaries {
         work.free(canary).await?;
     }
@@ -71,7 +75,7 @@ async fn uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
         ));
     }
     found.say_who_else_is_there();
-    Ok(ExitCode::SUCCESS)
+    Ok(verdict)
 }
 
 struct Work {
@@ -172,9 +176,17 @@ impl Work {
         bail!("{key} is changed all the time: try again")
     }
 
-    /// Who holds a Lease, unless it is a pod of ours or nobody.
+    /// Who holds a Lease, unless it is a pod of ours, or nobody who has renewed it in time.
     fn holder(&self, lease: &Obj) -> Option<String> {
-        let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str)?;
+        let spec = lease.json().get("spec")?;
+        let holder = spec.get("holderIdentity").and_then(Value::as_str)?;
+        let renewed: Option<Timestamp> =
+            spec.get("renewTime").and_then(Value::as_str).and_then(|time| time.parse().ok());
+        let lasts = spec.get("leaseDurationSeconds").and_then(Value::as_i64).unwrap_or_default();
+        let lasts = LEASES_LATE + SignedDuration::from_secs(lasts);
+        if renewed.is_some_and(|at| Timestamp::now().duration_since(at) > lasts) {
+            return None;
+        }
         let pod = holder.split('_').next().unwrap_or_default();
         let number = pod.strip_prefix(&format!("{}-", self.place.name()));
         let is_ours = number.is_some_and(|number| number.parse::<u32>().is_ok());

@@ -1,6 +1,6 @@
 //! What an installation has on the cluster, and who else is there.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
 
 use anyhow::{bail, ensure};
 use evenkeel_api::{
@@ -247,8 +247,8 @@ impl Found {
         Ok(())
     }
 
-    /// Whether it can be done.
-    pub(super) fn check(&self, args: &UninstallArgs) -> anyhow::Result<()> {
+    /// Whether it can be done. A dry run says what it would be refused for, and goes on.
+    pub(super) fn check(&self, args: &UninstallArgs) -> anyhow::Result<ExitCode> {
         if let Some((key, release)) = self.of_helm.first() {
             bail!(
                 "Helm keeps {}: run `helm uninstall {release} -n {}` first, then this again, which \
@@ -260,23 +260,30 @@ impl Found {
         for key in &self.foreign {
             io::complain(&format!("left {key}: it is not of `evenkeel install`"));
         }
-        ensure!(
-            self.busy.is_empty() || args.force || args.dry_run,
-            "in the middle of a release: {}. Its traffic would stay split as it is: wait until it \
-             has ended, delete the Canary, or use --force",
-            self.busy.join(", ")
-        );
-        ensure!(
-            self.handed_over.is_empty() || args.force || args.dry_run,
-            "handed over and not given back: {}. Nobody would look after them: take the annotation \
-             {} away first, while evenkeel runs, or use --force",
-            self.handed_over.join(", "),
-            beside::MANAGED
-        );
+        let mut refused = Vec::new();
+        if !self.busy.is_empty() && !args.force {
+            refused.push(format!(
+                "something is under way: {}. Traffic would stay as it is split then: wait until it \
+                 has ended, delete the Canary, or use --force",
+                self.busy.join(", ")
+            ));
+        }
+        if !self.handed_over.is_empty() && !args.force {
+            refused.push(format!(
+                "handed over and not given back: {}. Nobody would look after them: take the \
+                 annotation {} away first, while evenkeel runs, or use --force",
+                self.handed_over.join(", "),
+                beside::MANAGED
+            ));
+        }
+        ensure!(refused.is_empty() || args.dry_run, "{}", refused.join("; "));
+        for reason in &refused {
+            io::complain(&format!("would be refused: {reason}"));
+        }
         for busy in &self.busy {
             io::complain(&format!("warning: {busy} stays as it is"));
         }
-        Ok(())
+        Ok(if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     pub(super) fn say_who_else_is_there(&self) {
