@@ -4,6 +4,10 @@ use evenkeel_api::beside::MANAGED;
 
 use super::*;
 
+fn canary_key() -> Key {
+    Key::of::<Canary>(NS, "api-service")
+}
+
 /// A world whose controller has not seen anything yet.
 fn before() -> World {
     let mut world = World::new(article(), Settings::default());
