@@ -117,7 +117,8 @@ fn a_door_that_finds_its_end_damaged_lets_only_safer_actions_through() {
 
 #[test]
 fn a_file_that_goes_while_it_is_written_is_noticed_before_the_next_action() {
-    let gone: [(&str, fn(&Path)); 3] = [
+    type Change = fn(&Path);
+    let gone: [(&str, Change); 3] = [
         ("removed", |file| fs::remove_file(file).unwrap()),
         ("replaced", |file| {
             // As `sed -i` does.
