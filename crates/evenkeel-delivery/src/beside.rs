@@ -67,18 +67,6 @@ pub(crate) fn is_suspended(view: &CanaryView) -> bool {
     }
 }
 
-/// What is wrong with `spec.suspend` where evenkeel alone looks after a Canary and does not heed it.
-pub(crate) fn unheeded_suspend(view: &CanaryView) -> Option<(&'static str, String)> {
-    let is_unheeded =
-        view.standing == Standing::Ours && view.canary.spec.suspend && !view.obj.is_deleting();
-    is_unheeded.then(|| {
-        let message = "spec.suspend: true does not stop evenkeel while the annotation \
-                       evenkeel.dev/managed: \"true\" is there: take the annotation away to stop it, \
-                       or set spec.suspend: false";
-        (reasons::HANDED_OVER, message.to_owned())
-    })
-}
-
 /// What gives a Canary back to Flagger; `None` when nothing of ours is on it.
 ///
 /// Flagger names versions by a hash that only it can compute. Where the primary runs what the target

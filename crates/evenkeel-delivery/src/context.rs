@@ -188,6 +188,12 @@ impl<'a> Context<'a> {
         draft.done(reason)
     }
 
+    /// Since when the state is as it is now, where that was not noted: from this look on. What another
+    /// controller has done was so before, and it is judged by what the metrics say now.
+    pub(crate) fn seen_since(&self) -> Timestamp {
+        if self.view.is_observed() { Timestamp::UNIX_EPOCH } else { self.view.now }
+    }
+
     /// Time until the present tick is due; `None` when it is.
     pub(crate) fn time_left(&self) -> Option<Duration> {
         Some(elapsed(self.view.now, self.due_at())).filter(|left| !left.is_zero())

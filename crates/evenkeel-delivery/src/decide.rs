@@ -7,7 +7,7 @@ use crate::{
     CanaryView, alerts, beside,
     context::{Context, Need, Obstacle, Turn},
     draft::Draft,
-    finish, hold, hooks, init, objects, plain, reasons, repair, revert, rollback, run, safety,
+    finish, hold, hooks, init, objects, pod_shares, reasons, repair, revert, rollback, run, safety,
     start,
     time::{LOOK_AGAIN, elapsed},
     workload::is_ours,
@@ -95,7 +95,7 @@ fn next(ctx: &Context<'_>) -> Result<Plan, Need> {
         Turn::Now(plan)
     } else if let Some(plan) = safety::weigh_route(ctx.view, ctx.draft()) {
         Turn::Now(plan)
-    } else if let Some(plan) = plain::trim(ctx.view, ctx.draft()) {
+    } else if let Some(plan) = pod_shares::trim(ctx.view, ctx.draft()) {
         Turn::Now(plan)
     } else if let Some(primary) = &ctx.view.primary {
         match phase {
@@ -143,7 +143,7 @@ fn adopt_revisions(ctx: &Context<'_>) -> Option<Plan> {
     let same = ctx.rewrite().same_version(ctx.target, primary);
     let mut draft = ctx.draft();
     // So that the next look finds our part of the status, if the server keeps it.
-    draft.run.clean_since = ctx.run.clean_since.or(Some(ctx.view.now));
+    draft.run.clean_since = ctx.run.clean_since.or(Some(ctx.seen_since()));
     // What is being judged, as far as it is only watched, goes on to be.
     let known = same || status.phase.is_release();
     draft.status.last_applied_spec = if known { ctx.revision.to_owned() } else { String::new() };

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 use crate::{
-    CanaryView, beside, diff,
+    CanaryView, diff,
     reasons::{
         ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, METRICS, PROMOTED,
         READ_FAILED, READABLE, REPAIR_NOT_KEPT, SUSPEND_HEEDED, SYNCED, WEIGHTS_CONFIRMED,
@@ -414,7 +414,7 @@ impl<'a> Draft<'a> {
 
     fn conditions(&mut self) {
         let (observed_generation, now) = (self.view.obj.generation(), self.view.now);
-        let suspend = beside::unheeded_suspend(self.view);
+        let suspend = self.view.unheeded_suspend();
         let suspend = suspend.map_or(Trouble::None, |(reason, message)| Trouble::Some {
             reason: reason.to_owned(),
             message,

@@ -9,7 +9,7 @@ use crate::{
     context::Context,
     draft::{Draft, Severity},
     hold, objects, reasons, repair, revert,
-    rollback::CONFIRMATION_SLOW,
+    routing::CONFIRMATION_SLOW,
     services::Role,
     taken,
     time::{LOOK_AGAIN, elapsed},

@@ -43,6 +43,7 @@ mod istio;
 mod judge;
 mod objects;
 mod plain;
+mod pod_shares;
 mod ramp;
 mod repair;
 mod revert;

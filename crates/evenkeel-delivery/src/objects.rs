@@ -225,8 +225,18 @@ pub(crate) fn route(ctx: &Context<'_>) -> Vec<Drift> {
     match ctx.view.router {
         Router::Gateway => http_route(ctx).into_iter().collect(),
         Router::Istio => mesh_routes(ctx),
-        Router::Service => plain::drifts(ctx),
+        Router::Service => labels(ctx),
     }
+}
+
+/// Pods that get requests by a label and do not have it.
+fn labels(ctx: &Context<'_>) -> Vec<Drift> {
+    let drift = |action: Action| {
+        let Action::Patch { key, .. } = &action else { return None };
+        let key = key.clone();
+        Some(Drift::differing(key, vec!["metadata.labels".to_owned()], action))
+    };
+    plain::unlabelled(ctx.view).into_iter().filter_map(drift).collect()
 }
 
 fn mesh_routes(ctx: &Context<'_>) -> Vec<Drift> {

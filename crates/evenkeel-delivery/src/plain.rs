@@ -22,23 +22,11 @@ use evenkeel_api::{
     canary::Phase,
     labels::{CANARY_WEIGHT, SHARED_SERVICE},
 };
-use evenkeel_control::{Action, Plan};
+use evenkeel_control::Action;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use serde_json::{Value, json};
 
-use crate::{
-    CanaryView,
-    context::{Context, Turn},
-    draft::Draft,
-    objects::Drift,
-    reasons,
-    router::Router,
-    time::elapsed,
-    workload::Workload,
-};
-
-/// The largest share in percent while the primary has all its pods, but for 100.
-pub(crate) const PCT_MAX: i32 = 50;
+use crate::{CanaryView, router::Router, workload::Workload};
 
 /// Whether the spec asks for shares of requests, not for checks without users.
 pub(crate) fn shares(view: &CanaryView) -> bool {
@@ -126,7 +114,7 @@ pub(crate) fn is_confirmed(view: &CanaryView) -> bool {
 
 /// How many pods of the canary are a share of this size or a little less: rounded down, because
 /// nothing may go beyond what was asked for, and one at least, because none would judge nothing.
-fn pods_for(pct: i32, of_primary: i32) -> i32 {
+pub(crate) fn pods_for(pct: i32, of_primary: i32) -> i32 {
     match pct {
         ..=0 => 0,
         100.. => of_primary.max(1),
@@ -261,7 +249,7 @@ fn mark(view: &CanaryView, pod: &str, value: Option<&str>) -> Action {
 }
 
 /// Takes the label off pods of which a share of this size has no use.
-fn surplus(view: &CanaryView, pct: i32) -> Vec<Action> {
+pub(crate) fn surplus(view: &CanaryView, pct: i32) -> Vec<Action> {
     let kept = wanted(view, pct);
     view.marked.iter().skip(kept).map(|pod| mark(view, pod, None)).collect()
 }
@@ -274,36 +262,15 @@ fn missing(view: &CanaryView, pct: i32) -> Vec<Action> {
     bare.take(count).map(|pod| mark(view, pod, Some(&view.names.apex))).collect()
 }
 
-/// More pods carry the label than the share asks for: of a step that was interrupted, or because
-/// the primary has fewer pods now.
-pub(crate) fn trim(view: &CanaryView, mut draft: Draft<'_>) -> Option<Plan> {
-    let pct = canary_pct(view);
-    if !shares(view) || pct >= 100 {
-        return None;
-    }
-    let surplus = surplus(view, pct);
-    if surplus.is_empty() {
-        return None;
-    }
-    draft.act_all(surplus).wake(std::time::Duration::ZERO);
-    Some(draft.done(reasons::ROUTING_TO_PRIMARY))
-}
-
-/// Pods that should carry the label and do not: of a step that was interrupted, or because one that
-/// did is gone.
-pub(crate) fn drifts(ctx: &Context<'_>) -> Vec<Drift> {
-    let view = ctx.view;
+/// What labels the pods that should carry the label and do not: of a step that was interrupted, or
+/// because one that did is gone.
+pub(crate) fn unlabelled(view: &CanaryView) -> Vec<Action> {
     let pct = view.pct();
     let settled = pct == view.status.canary_weight && (1..100).contains(&pct);
     if !settled || !shares(view) || view.unread.has_traffic() {
         return Vec::new();
     }
-    let drift = |action: Action| {
-        let Action::Patch { key, .. } = &action else { return None };
-        let key = key.clone();
-        Some(Drift::differing(key, vec!["metadata.labels".to_owned()], action))
-    };
-    missing(view, pct).into_iter().filter_map(drift).collect()
+    missing(view, pct)
 }
 
 /// Whether the apex sends requests to the canary because that was asked for.
@@ -317,51 +284,10 @@ pub(crate) fn is_in_use(view: &CanaryView) -> bool {
         && (pct == view.status.canary_weight || (shared && phase.is_release()))
 }
 
-/// What must be so before the canary gets this share: the primary's pods carry the label, and the
-/// canary's that will are ready.
-pub(crate) fn room(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Option<Turn> {
-    let view = ctx.view;
-    if !shares(view) {
-        return None;
-    }
-    let names = &view.names;
-    let mut draft = ctx.draft();
-    draft.wake(ctx.rules.interval);
-    let label = primary.template().pointer("/metadata/labels").and_then(|l| l.get(SHARED_SERVICE));
-    if label.and_then(Value::as_str) != Some(&names.apex) {
-        let labels = json!({SHARED_SERVICE: names.apex});
-        let patch = json!({"spec": {"template": {"metadata": {"labels": labels}}}});
-        let key = primary.obj.key().clone();
-        draft.act_if_unchanged(Action::Patch { key, patch }, &primary.obj);
-        draft.event(format!(
-            "Rolling {}.{} once: its pods get the label {SHARED_SERVICE}, by which Service {} will \
-             select them and the canary's together",
-            names.target_primary, names.namespace, names.apex
-        ));
-        return Some(Turn::Ramp(draft.done(reasons::MAKING_OBJECTS)));
-    }
-    let wanted = pods_for(pct, primary.replicas());
-    let ready = view.ready_behind(&names.canary);
-    if view.settings.confirm && ready < usize::try_from(wanted).unwrap_or_default() {
-        let since = [ctx.run.ticked_at, ctx.run.confirmed_at].into_iter().flatten().max();
-        let waited = since.map_or_else(Default::default, |since| elapsed(since, view.now));
-        let text = format!("{ready} of {wanted} pods that {pct} % of the traffic need are ready");
-        if waited > ctx.rules.interval.saturating_add(ctx.rules.deadline) {
-            draft.roll_back(format!("progress deadline exceeded: {text}"));
-            return Some(Turn::Now(draft.done(reasons::ROLLING_BACK)));
-        }
-        if ctx.target.replicas() < wanted {
-            draft.act_if_unchanged(ctx.scale_target(wanted), &ctx.target.obj);
-        }
-        draft.waiting(format!("Waiting for {}: {text}", names.full()));
-        return Some(Turn::Calm(draft.done(reasons::CANARY_UNREADY)));
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::PCT_MAX;
 
     #[test]
     fn shares_are_rounded_down_to_pods_but_never_to_none() {

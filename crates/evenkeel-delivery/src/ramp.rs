@@ -8,7 +8,7 @@ use crate::{
     draft::{Draft, Severity},
     hold,
     hooks::{self, APPROVAL_WAIT_MAX, Approval},
-    objects, plain, reasons,
+    objects, plain, pod_shares, reasons,
     router::Router,
     rules::HookKind,
     time::elapsed,
@@ -26,7 +26,7 @@ pub(crate) fn step(ctx: &Context<'_>, primary: &Workload, pct: i32) -> Result<Tu
         return iterate(ctx, primary, pct, draft);
     }
     let Some(next) = ctx.rules.ramp.next(pct) else { return confirm_promotion(ctx, primary) };
-    if let Some(turn) = plain::room(ctx, primary, next) {
+    if let Some(turn) = pod_shares::room(ctx, primary, next) {
         return Ok(turn);
     }
     match hooks::approval(ctx, HookKind::ConfirmTrafficIncrease, ctx.status.phase)? {

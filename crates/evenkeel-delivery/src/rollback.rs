@@ -12,12 +12,9 @@ use crate::{
     draft::{Draft, Severity},
     reasons,
     router::Router,
-    safety,
+    routing::CONFIRMATION_SLOW,
     time::{LOOK_AGAIN, elapsed},
 };
-
-/// After this long without the gateway's confirmation a person is warned.
-pub(crate) const CONFIRMATION_SLOW: Duration = Duration::from_secs(30);
 
 /// The version goes: out of traffic, confirmed by the gateway, then down to zero.
 ///
@@ -27,7 +24,7 @@ pub(crate) fn roll_back(view: &CanaryView, mut draft: Draft<'_>) -> Turn {
         return Turn::Now(draft.done(reasons::ROLLED_BACK));
     };
     if view.weight_unread().is_some() {
-        return Turn::Now(safety::await_weight(view, draft));
+        return Turn::Now(await_weight(view, draft));
     }
     let full = view.names.full();
     if view.pct() != 0 {
@@ -119,4 +116,32 @@ fn sentence(cause: &str) -> String {
     let mut chars = cause.chars();
     let first = chars.next().map(|first| first.to_uppercase().to_string());
     first.unwrap_or_default() + chars.as_str()
+}
+
+/// Which share of the traffic the version has is not known: it may have what it had last. It cannot
+/// be judged, nor taken out of traffic, and nothing is said to be so that is not known.
+pub(crate) fn await_weight(view: &CanaryView, mut draft: Draft<'_>) -> Plan {
+    let (full, pct) = (view.names.full(), view.pct());
+    let error = view.weight_unread().unwrap_or_default();
+    let may = if pct == 0 {
+        "should get no traffic (the last known weight is 0 %), which is not certain".to_owned()
+    } else {
+        format!("may still get {pct} % of the traffic (the last known weight)")
+    };
+    let due = match &view.run.rollback {
+        Some(rollback) => format!(". It is to be rolled back: {}", rollback.cause),
+        None => String::new(),
+    };
+    let route = view.route_key();
+    let message = format!(
+        "{error}. {full} {may}: it cannot be judged or taken out of traffic until {route} can be \
+         read{due}"
+    );
+    let reason = reasons::WEIGHT_UNKNOWN;
+    let accepted = view.status.conditions.iter().find(|c| c.type_ == reasons::ACCEPTED);
+    if accepted.is_none_or(|condition| condition.reason != reason) {
+        draft.alert(Severity::Error, &message);
+    }
+    draft.problem(reason, message).wake(LOOK_AGAIN);
+    draft.done(reason)
 }

@@ -24,9 +24,11 @@ use evenkeel_base::format_duration;
 use evenkeel_control::{Action, RouteWeight};
 
 use crate::{
-    CanaryView, istio, plain, reasons, rollback::CONFIRMATION_SLOW, route, router::Router,
-    services::Names, time::elapsed,
+    CanaryView, istio, plain, reasons, route, router::Router, services::Names, time::elapsed,
 };
+
+/// After this long without the gateway's confirmation a person is warned.
+pub(crate) const CONFIRMATION_SLOW: Duration = Duration::from_secs(30);
 
 /// The canary's share in percent as a route has it; `None` when the route does not say: then it may
 /// be anything.

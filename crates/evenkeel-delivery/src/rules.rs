@@ -8,7 +8,10 @@ use evenkeel_api::canary::{
 use evenkeel_base::parse_duration;
 use evenkeel_control::redact;
 
-use crate::{builtin::Source, fill, plain, router::Router, spec_error::SpecError, supported};
+use crate::{builtin::Source, fill, router::Router, spec_error::SpecError, supported};
+
+/// The largest share in percent of a plain Service whose primary has all its pods, but for 100.
+pub(crate) const PCT_MAX: i32 = 50;
 
 /// Flagger's lower bound of the interval: shorter ones measure noise.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
@@ -207,7 +210,7 @@ impl Ramp {
 
     /// Refuses weights that a plain Service cannot give.
     fn check_pods(&self, analysis: &CanaryAnalysis) -> Result<(), SpecError> {
-        let (most, all) = (plain::PCT_MAX, 100);
+        let (most, all) = (PCT_MAX, 100);
         let Some(weight) = self.0.iter().find(|weight| (most + 1..all).contains(*weight)) else {
             return Ok(());
         };

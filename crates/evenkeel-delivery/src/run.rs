@@ -184,12 +184,9 @@ fn unconfirmed(ctx: &Context<'_>, pct: i32) -> Option<Turn> {
     }
     let mut draft = ctx.draft();
     if ctx.view.confirmed() {
-        // The step of another controller was taken when it last wrote the status.
-        let theirs = ctx.status.last_transition_time.as_ref().map(|time| time.0);
-        let theirs = theirs.filter(|_| ctx.view.is_observed());
-        draft.run.confirmed_at = Some(theirs.unwrap_or(ctx.view.now));
+        draft.run.confirmed_at = Some(ctx.seen_since());
         draft.run.confirmed_generation = generation;
-        draft.run.clean_since = ctx.run.clean_since.or(Some(ctx.view.now));
+        draft.run.clean_since = ctx.run.clean_since.or(Some(ctx.seen_since()));
         draft.wake(ctx.rules.interval);
         return Some(Turn::Now(draft.done(reasons::WEIGHT_CONFIRMED)));
     }

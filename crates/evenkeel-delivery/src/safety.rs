@@ -25,7 +25,7 @@ pub(crate) fn fall_back(view: &CanaryView, obstacle: Obstacle) -> Plan {
     let hidden = ["phase", ""].iter().any(|part| view.status.misfit(part).is_some());
     let running = view.status.phase.is_release() || hidden;
     if running && view.weight_unread().is_some() {
-        return await_weight(view, draft);
+        return rollback::await_weight(view, draft);
     }
     if running && view.run.rollback.is_some() {
         draft.problem(reason, message);
@@ -62,34 +62,6 @@ pub(crate) fn fall_back(view: &CanaryView, obstacle: Obstacle) -> Plan {
     let text = format!("Routing all traffic of {} to the primary", view.names.full());
     draft.alert(Severity::Warn, &text).warning(text);
     draft.done(reasons::ROUTING_TO_PRIMARY)
-}
-
-/// Which share of the traffic the version has is not known: it may have what it had last. It cannot
-/// be judged, nor taken out of traffic, and nothing is said to be so that is not known.
-pub(crate) fn await_weight(view: &CanaryView, mut draft: Draft<'_>) -> Plan {
-    let (full, pct) = (view.names.full(), view.pct());
-    let error = view.weight_unread().unwrap_or_default();
-    let may = if pct == 0 {
-        "should get no traffic (the last known weight is 0 %), which is not certain".to_owned()
-    } else {
-        format!("may still get {pct} % of the traffic (the last known weight)")
-    };
-    let due = match &view.run.rollback {
-        Some(rollback) => format!(". It is to be rolled back: {}", rollback.cause),
-        None => String::new(),
-    };
-    let route = view.route_key();
-    let message = format!(
-        "{error}. {full} {may}: it cannot be judged or taken out of traffic until {route} can be \
-         read{due}"
-    );
-    let reason = reasons::WEIGHT_UNKNOWN;
-    let accepted = view.status.conditions.iter().find(|c| c.type_ == reasons::ACCEPTED);
-    if accepted.is_none_or(|condition| condition.reason != reason) {
-        draft.alert(Severity::Error, &message);
-    }
-    draft.problem(reason, message).wake(LOOK_AGAIN);
-    draft.done(reason)
 }
 
 /// A route of a name that the spec does not have any more still sends requests to the canary, and

@@ -142,6 +142,18 @@ pub(crate) struct StrayRoute {
 }
 
 impl CanaryView {
+    /// What is wrong with `spec.suspend` where evenkeel alone looks after a Canary and does not heed it.
+    pub(crate) fn unheeded_suspend(&self) -> Option<(&'static str, String)> {
+        let is_unheeded =
+            self.standing == Standing::Ours && self.canary.spec.suspend && !self.obj.is_deleting();
+        is_unheeded.then(|| {
+            let message = "spec.suspend: true does not stop evenkeel while the annotation \
+                           evenkeel.dev/managed: \"true\" is there: take the annotation away to stop it, \
+                           or set spec.suspend: false";
+            (reasons::HANDED_OVER, message.to_owned())
+        })
+    }
+
     /// Whether another controller acts on it, and this one only says what it would do.
     pub(crate) fn is_observed(&self) -> bool {
         matches!(self.standing, Standing::Observed { .. })

@@ -2,8 +2,9 @@ use serde_json::Value;
 
 use super::{
     functions::{self, Gives},
+    lexer::{Fault, Literal},
     machine,
-    parse::{Ast, Fault, Fold, How, Literal, Node},
+    parse::{Ast, Fold, How, Node},
     value::unescape,
 };
 

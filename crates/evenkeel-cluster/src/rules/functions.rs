@@ -7,7 +7,7 @@ use std::sync::Arc;
 use evenkeel_api::Quantity;
 
 use super::{
-    machine::{Eval, Outcome, Stop, failed},
+    machine::{Eval, Outcome, Stop, failed, int, no_overload},
     methods::{of_duration, of_list, of_optional, of_quantity, of_text, of_time, of_url},
     value::{Cel, Url, duration},
 };
@@ -175,14 +175,6 @@ pub(super) fn shown(value: &Cel<'_>) -> String {
         Cel::Text(text) => text.to_string(),
         other => other.type_name().to_owned(),
     }
-}
-
-pub(super) fn no_overload<'a>() -> Outcome<'a> {
-    failed("no such overload")
-}
-
-pub(super) fn int<'a>(number: usize) -> Cel<'a> {
-    Cel::Int(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
 /// Calls a function; the first value is the target, if there is one.

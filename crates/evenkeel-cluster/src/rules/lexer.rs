@@ -2,7 +2,25 @@
 //!
 //! **Source**: `cel-spec/doc/langdef.md`; messages as `cel-go` words them.
 
-use super::parse::{Fault, Literal};
+use std::sync::Arc;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Literal {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Uint(u64),
+    Double(f64),
+    Text(Arc<str>),
+    Bytes(Arc<[u8]>),
+}
+
+/// What is wrong, and behind how many characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) at: usize,
+    pub(super) problem: String,
+}
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Token {

@@ -170,3 +170,11 @@ pub(super) fn compare(a: &Cel<'_>, b: &Cel<'_>) -> Result<Option<Ordering>, Unor
         _ => Err(Unordered),
     }
 }
+
+pub(super) fn no_overload<'a>() -> Outcome<'a> {
+    failed("no such overload")
+}
+
+pub(super) fn int<'a>(number: usize) -> Cel<'a> {
+    Cel::Int(i64::try_from(number).unwrap_or(i64::MAX))
+}

@@ -7,8 +7,7 @@ use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 use evenkeel_api::Quantity;
 
 use super::{
-    functions::{int, no_overload},
-    machine::{Eval, Outcome, Stop, compare, failed},
+    machine::{Eval, Outcome, Stop, compare, failed, int, no_overload},
     value::{Cel, Key, Url},
 };
 

@@ -2,9 +2,9 @@
 //!
 //! **Source**: `cel-spec/doc/langdef.md`; messages as `cel-go` words them.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
-use super::lexer::{RESERVED, Token, tokens};
+use super::lexer::{Fault, Literal, RESERVED, Token, tokens};
 
 /// A place in an expression, and what stands there.
 #[derive(Debug, Clone)]
@@ -106,24 +106,6 @@ pub(super) enum Fold {
     /// `optMap` and `optFlatMap`, on an optional value.
     OptMap,
     OptFlatMap,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Literal {
-    Null,
-    Bool(bool),
-    Int(i64),
-    Uint(u64),
-    Double(f64),
-    Text(Arc<str>),
-    Bytes(Arc<[u8]>),
-}
-
-/// What is wrong, and behind how many characters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) at: usize,
-    pub(super) problem: String,
 }
 
 /// Nesting beyond which an expression is refused, so that none exhausts the stack.

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{lexer::RESERVED, parse::Literal};
+use super::lexer::{Literal, RESERVED};
 
 /// A value in an expression. Parts of the object stay where they are.
 #[derive(Debug, Clone)]

@@ -40,7 +40,7 @@ fn a_deployment_of_somebody_else_is_not_overwritten() {
     world.run_for(minutes(5));
     assert_eq!(spec(&world), was);
     assert_eq!(world.replicas("api-service"), Some(3));
-    assert_snapshot!(world.condition("Accepted"), @"");
+    assert_snapshot!(world.condition("Accepted"), @r#"False NameTaken: Deployment/shop/api-service-primary is there already and not of this Canary: rename one of the two, or hand it over by the annotation evenkeel.dev/managed: "true" on it"#);
     world.store.change(&key, |body| {
         body["metadata"]["annotations"] = json!({MANAGED: "true"});
     });
@@ -58,7 +58,7 @@ fn a_service_of_somebody_else_is_not_taken_over() {
     let key = Key::of::<Service>(NS, "api-service-primary");
     let service = world.store.find(&key).unwrap();
     assert_eq!(service.json()["spec"]["selector"], json!({"app": "other"}));
-    assert_snapshot!(world.condition("Accepted"), @"");
+    assert_snapshot!(world.condition("Accepted"), @r#"False NameTaken: Service/shop/api-service-primary is there already and not of this Canary: rename one of the two, or hand it over by the annotation evenkeel.dev/managed: "true" on it"#);
     world.store.remove(&key);
     world.run_until(&["Initialized"]);
 }

@@ -378,7 +378,7 @@ impl World {
     fn has_pods(&self) -> bool {
         let canary = self.store.find(&Key::of::<Canary>(NS, "api-service"));
         canary.is_some_and(|canary| canary.json()["spec"]["provider"] == "kubernetes")
-            || self.store.all().iter().any(|obj| obj.key().kind.is::<Pod>())
+            || self.store.all().iter().any(|obj| is_placed(obj))
     }
 
     /// Pods behind the apex: the canary's, and all.
@@ -499,7 +499,7 @@ impl World {
                 && labels.iter().all(|(name, value)| pod.label(name) == value.as_str())
         };
         for pod in self.pods_of(deployment) {
-            if !kept(&pod) {
+            if is_placed(&pod) && !kept(&pod) {
                 self.store.remove(pod.key());
             }
         }
@@ -507,7 +507,7 @@ impl World {
             if self.store.find(&Key::of::<Pod>(NS, name)).is_none() {
                 self.store.create_now(json!({"apiVersion": "v1", "kind": "Pod",
                     "metadata": {"name": name, "namespace": NS, "labels": labels},
-                    "spec": {"containers": []}}));
+                    "spec": {"nodeName": NODE, "containers": []}}));
             }
         }
     }
@@ -578,6 +578,13 @@ impl Stewards for Flaggers {
 }
 
 /// Flagger, beyond doubt.
+/// Where the world's own pods run; what a test makes runs nowhere.
+const NODE: &str = "world";
+
+fn is_placed(obj: &Obj) -> bool {
+    obj.key().kind.is::<Pod>() && obj.json()["spec"]["nodeName"] == NODE
+}
+
 pub(crate) fn flaggers() -> Steward {
     Steward::Other { name: "Flagger", why: "Flagger runs here".into(), sure: true }
 }

@@ -85,6 +85,8 @@ impl Metrics for Traffic {
             Some(if expr.contains("timestamp(") {
                 let scraped = at.as_second() / SCRAPE_S * SCRAPE_S;
                 f64::from(u32::try_from(scraped).unwrap_or_default())
+            } else if expr.contains("_seconds_bucket") {
+                quality.p99_ms / 1000.0
             } else if expr.contains("bucket") {
                 quality.p99_ms
             } else if expr.contains("5.*") {

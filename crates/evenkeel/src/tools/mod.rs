@@ -16,3 +16,4 @@ mod slo_status;
 pub(crate) mod why;
 mod why_glass;
 mod why_text;
+mod why_time;

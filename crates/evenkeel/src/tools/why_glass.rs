@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::why_text::moment;
+use super::why_time::moment;
 
 /// What a `BreakGlass` opens now.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -3,10 +3,13 @@
 
 use evenkeel_api::{Key, Obj};
 use evenkeel_control::Pass;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::Value;
 
-use super::why_glass::{Glass, used_by};
+use super::{
+    why_glass::{Glass, used_by},
+    why_time::{moment, span},
+};
 
 /// Events shown, the last ones: enough to see what was done, and how it began.
 pub(super) const EVENTS_MAX: usize = 5;
@@ -167,12 +170,6 @@ impl Explanation<'_> {
     }
 }
 
-/// `4m ago (10:03:12Z)`, `in 25s (10:07:40Z)`.
-pub(super) fn moment(now: Timestamp, at: Timestamp) -> String {
-    let (span, when) = (span(now, at), clock(now, at));
-    if at > now { format!("in {span} ({when})") } else { format!("{span} ago ({when})") }
-}
-
 /// `Kind namespace/name`.
 pub(super) fn named(key: &Key) -> String {
     if key.namespace.is_empty() {
@@ -210,27 +207,6 @@ fn text<'a>(of: &'a Value, field: &str) -> &'a str {
 pub(super) fn event_time(event: &Value) -> Option<Timestamp> {
     let times = ["lastTimestamp", "eventTime", "firstTimestamp"];
     times.into_iter().find_map(|field| text(event, field).parse().ok())
-}
-
-/// How long from one moment to another, in the largest unit that says enough, as kubectl has it.
-fn span(now: Timestamp, at: Timestamp) -> String {
-    let seconds = now.duration_since(at).as_secs().unsigned_abs();
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7_200 => format!("{}m", seconds / 60),
-        7_200..172_800 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
-    }
-}
-
-/// The time of day; with the date when it is another day's.
-fn clock(now: Timestamp, at: Timestamp) -> String {
-    let is_near = now.duration_since(at).abs() < SignedDuration::from_hours(12);
-    let whole = format!("{at:.0}");
-    match whole.split_once('T') {
-        Some((_, time)) if is_near => time.to_owned(),
-        _ => whole,
-    }
 }
 
 #[cfg(test)]

@@ -312,18 +312,6 @@ fn what_was_changed_in_the_tables_is_found() {
 }
 
 #[test]
-fn tables_of_a_newer_format_are_left_alone() {
-    let Some(database) = Database::start("newer") else { return };
-    act(&open(&database), 1, Direction::Riskier).unwrap();
-    database.sql("UPDATE evenkeel_audit_end SET format = 2");
-    let refused = PostgresRecord::open(&database.address()).err().unwrap();
-    let words = std::error::Error::source(&refused).unwrap().to_string();
-    assert!(words.contains("format 2, this version knows 1"), "{words}");
-    let (code, text) = audit(&database, &["list"]);
-    assert!(code != 0 && text.contains("format 2"), "{text}");
-}
-
-#[test]
 fn who_cannot_read_what_is_old_lets_others_drop_it() {
     let Some(database) = Database::start("locked") else { return };
     let keep = Keep { age: Some(Duration::from_hours(80 * 24)), ..Keep::default() };
