@@ -1,7 +1,5 @@
 //! Out of traffic: the way back that nothing may hold up.
 
-use std::time::Duration;
-
 use evenkeel_api::canary::Phase;
 use evenkeel_base::format_duration;
 use evenkeel_control::{Action, Plan};

@@ -31,8 +31,9 @@ use crate::{
 };
 use check::{Check, Type};
 use eval::map_keys;
+use lexer::Fault;
 use machine::{Eval, Stop};
-use parse::{Ast, Fault};
+use parse::Ast;
 use value::Cel;
 
 /// Steps that all rules for one object may take: some tens of milliseconds. The API server's own
