@@ -104,7 +104,10 @@ impl Checks {
         if state.reads_are_stale {
             state.stale_at = Some(self.time.elapsed());
         }
-        state.reads_are_stale = menu.stale_pct > 0;
+        // A version whose target or primary may not be read is taken out of traffic, and goes on when
+        // they can be.
+        let hidden = menu.unreadable.contains(&GroupKind::of::<Deployment>());
+        state.reads_are_stale = menu.stale_pct > 0 || hidden;
         if !menu.panics_on.is_empty() {
             state.resting_until = Duration::MAX;
         } else if state.resting_until == Duration::MAX {

@@ -28,7 +28,7 @@ pub(super) struct Truth {
     /// Since when nothing is wrong but perhaps the version, and no process rests from a panic;
     /// `None` when something is.
     pub(super) calm_since: Option<Duration>,
-    /// When a process last may have read an old state; `None` when none ever did.
+    /// When a process last may have read an old state, or none; `None` when none ever did.
     pub(super) stale_at: Option<Duration>,
     /// Whether pods of this service are kept from becoming ready.
     pub(super) broken: bool,
