@@ -390,24 +390,6 @@ fn lines_of_a_stranger_and_a_cut_end_stop_what_is_risky() {
 }
 
 #[test]
-fn a_store_that_comes_back_with_fewer_lines_stops_what_is_risky() {
-    let (dir, database) = (folder("shared-restored"), Database::default());
-    let door = database.open(&dir);
-    assert!(is_allowed(&door, 1));
-    // A backup, whole in itself.
-    let lines = database.rows().lines.clone();
-    let end = database.rows().end.clone();
-    assert!(is_allowed(&door, 2));
-    {
-        let mut rows = database.rows();
-        (rows.lines, rows.end) = (lines, end);
-    }
-    let Verdict::Hold { objections, .. } = ask(&door, 3, Direction::Riskier) else { panic!() };
-    assert!(objections[0].reason.contains("lines are gone"), "{objections:?}");
-    assert!(matches!(ask(&door, 3, Direction::Safer), Verdict::Allow(_)));
-}
-
-#[test]
 fn old_files_are_dropped_by_one_of_them_while_others_write() {
     let (dir, database) = (folder("shared-old"), Database::default());
     let keep = Keep { age: Some(Duration::from_hours(80 * 24)), ..Keep::default() };
