@@ -18,11 +18,14 @@ use evenkeel_control::ListQuery;
 
 use crate::codec;
 
-/// Objects that stay open, by the sum of their packed bytes: about 3,000 of them, some 50 MB. All
-/// of a cluster with 200 canaries; in a larger one those that passes share (the Canaries of a
-/// namespace are looked at for each of its SLOs every 15 s), and those of the passes
-/// under way.
-const OPEN_BYTES_MAX: usize = 4 << 20;
+/// Objects that stay open, by the sum of their packed bytes: some 70 MB in use. All of a cluster with
+/// 300 Canaries; in a larger one those that passes share (the Canaries of a namespace are looked at
+/// for each of its SLOs every 15 s), and those of the passes under way. 1,000 Canaries and as many SLOs
+/// are 5 MB.
+const OPEN_BYTES_MAX: usize = 6 << 20;
+/// Larger ones are opened for each reader: what is large, such as the rules of an SLO, is read alone
+/// and seldom, and would take the room of many that are read in lists again and again.
+const KEPT_OPEN_MAX: usize = 4 << 10;
 
 /// Between the labels' names and values, neither of which can contain it.
 const END: char = '\0';
@@ -146,7 +149,9 @@ impl Recent {
         }
         let obj = Arc::new(packed.opened());
         self.unpacked.fetch_add(1, Ordering::Relaxed);
-        self.hold(packed, &obj);
+        if packed.size() <= KEPT_OPEN_MAX {
+            self.hold(packed, &obj);
+        }
         obj
     }
 
