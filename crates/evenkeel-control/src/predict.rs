@@ -20,6 +20,8 @@ use crate::{
 const STEPS_MAX: usize = 4;
 /// An observed object is looked at no more often, however soon its plan wants to go on.
 const LOOK_LEAST: Duration = Duration::from_secs(10);
+/// And no more rarely: when the other controller goes, nothing about the object changes.
+const LOOK_MOST: Duration = Duration::from_mins(2);
 /// Actions that are named in one prediction.
 const NAMED_MAX: usize = 3;
 
@@ -131,7 +133,7 @@ impl Worker {
             });
         }
         self.host.observer.predicted(self.name(), is_new);
-        let wait = last.wake_after.map(|wait| wait.max(LOOK_LEAST));
+        let wait = Some(last.wake_after.unwrap_or(LOOK_MOST).clamp(LOOK_LEAST, LOOK_MOST));
         let message = format!("{words}; it is only observed: {why}");
         Ended::new("observed", last.reason, Next::Done(wait)).saying(message)
     }

@@ -1,21 +1,16 @@
 //! What `evenkeel run` may do here: what `evenkeel install` grants, and nothing else. That nothing
 //! granted is idle, the simulation checks.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::{bed::Bed, figure, objects::slo, releases::Stage, until};
+use crate::{bed::Bed, figure, releases::Stage, until};
 
 /// The group of the users of `evenkeel run`, as `tests/realk8s/up` makes them.
 const GROUP: &str = "evenkeel";
 /// A service account with the same rights, in the namespace `default`.
 pub(crate) const ACCOUNT: &str = "evenkeel-pod";
-/// What a Canary may do is looked at every minute.
-const LOOKS: Duration = Duration::from_secs(70);
 
 /// What `evenkeel install` prints, for Leases in the namespace `default`.
 pub(crate) fn objects() -> Vec<Value> {
@@ -76,46 +71,4 @@ fn a_right_taken_away_in_a_release_is_named_and_used_again_when_it_is_given_back
     ));
     stage.gateways.saw(ns, &[0, 10, 20, 0]);
     until("the condition goes away", || bed.condition(&canary, "Stalled") == Value::Null);
-}
-
-#[test]
-fn a_right_to_list_policies_taken_away_does_not_open_the_budget() {
-    let Some(bed) = Bed::take() else { return };
-    let stage = Stage::set(bed);
-    let (bed, ns) = (&stage.bed, "lists");
-    let canary = stage.app(ns);
-    // Nothing is counted, so the policy lets no release begin.
-    bed.put(&slo(ns, "requests"));
-    bed.put(&json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "ErrorBudgetPolicy",
-        "metadata": {"name": "requests", "namespace": ns},
-        "spec": {"selector": {"services": ["requests"]}}}));
-    let permission = || bed.field(&canary, "/status/errorBudget/permission");
-    until("the budget holds", || permission() == "approve");
-    bed.release(ns, "web:2");
-    bed.reaches(ns, "Waiting");
-
-    let mut roles = objects();
-    roles.retain(|object| object["kind"] == "ClusterRole" || object["kind"] == "Role");
-    for role in &mut roles {
-        for rule in role["rules"].as_array_mut().unwrap() {
-            let resources = rule["resources"].as_array_mut().unwrap();
-            resources.retain(|resource| resource != "errorbudgetpolicies");
-        }
-        let rules = role["rules"].as_array_mut().unwrap();
-        rules.retain(|rule| !rule["resources"].as_array().unwrap().is_empty());
-        bed.put(role);
-    }
-    let said = || bed.condition(&canary, "Stalled")["message"].to_string();
-    let mut noticed = None;
-    until("it is named, and looked at once more", || {
-        assert_eq!(bed.phase(ns), "Waiting", "{}", permission());
-        if noticed.is_none() && said().contains("errorbudgetpolicies") {
-            noticed = Some(Instant::now());
-        }
-        noticed.is_some_and(|at: Instant| at.elapsed() > LOOKS)
-    });
-    assert_eq!(permission(), "approve");
-    grant(bed);
-    until("the condition goes away", || bed.condition(&canary, "Stalled") == Value::Null);
-    assert_eq!(bed.phase(ns), "Waiting");
 }
