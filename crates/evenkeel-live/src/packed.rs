@@ -254,9 +254,8 @@ mod tests {
     #[test]
     fn what_stays_open_is_bounded_and_what_was_closed_is_opened_again() {
         let recent = Recent::default();
-        let all: Vec<_> = (0..1000)
-            .map(|n| Packed::of(&pod(&format!("a{n}"), &"x".repeat(9_000)), &kind()))
-            .collect();
+        let of = |name: &str, len: usize| Packed::of(&pod(name, &"x".repeat(len)), &kind());
+        let all: Vec<_> = (0..3_000).map(|n| of(&format!("a{n}"), 3_000)).collect();
         for packed in &all {
             recent.open(packed);
             recent.open(packed);
@@ -266,6 +265,9 @@ mod tests {
         assert!(bytes <= OPEN_BYTES_MAX && bytes > OPEN_BYTES_MAX / 2, "{bytes}");
         assert!(all[0].slot().is_none());
         assert_eq!(recent.open(&all[0]).name(), "a0");
+        let large = of("large", KEPT_OPEN_MAX);
+        assert_eq!(recent.open(&large).name(), "large");
+        assert!(large.slot().is_none());
     }
 
     /// Every kind that has a definition here, and the built-in ones as the API server writes them.
