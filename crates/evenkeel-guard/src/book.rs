@@ -506,8 +506,16 @@ impl<S: Sink> Book<S> {
     fn retain(&mut self, now: Timestamp) -> io::Result<()> {
         let Some((dropped, files)) = self.sink.overdue(now)? else { return Ok(()) };
         let (first, last) = (dropped.first, dropped.last);
-        let draft = Draft { time: now, late: false, entry: Entry::Dropped(dropped) };
-        if let Err(error) = self.append(vec![draft], None, now, true) {
+        let line = || Draft { time: now, late: false, entry: Entry::Dropped(dropped.clone()) };
+        let mut noted = self.append(vec![line()], None, now, true);
+        for _ in 0..MOVES_MAX {
+            if !matches!(noted, Err(AppendError::Moved)) {
+                break;
+            }
+            // Another process wrote meanwhile: the line comes behind that.
+            noted = self.append(vec![line()], None, now, true);
+        }
+        if let Err(error) = noted {
             self.sink.remove(&[])?;
             return Err(error.into_io());
         }

@@ -55,7 +55,7 @@ fn nothing_is_done_with_what_another_one_looks_after_and_what_would_be_is_shown(
     let mut world = world(Fixture::copying());
     world.run_for(60);
     assert_eq!(writes(&world), 0);
-    assert_snapshot!(world.why("w"), @"observed Copying (next never) would Copying [apply ConfigMap/shop/w]; it is only observed: Other runs here");
+    assert_snapshot!(world.why("w"), @"observed Copying (next in 60s) would Copying [apply ConfigMap/shop/w]; it is only observed: Other runs here");
     let metrics = world.activity.metrics();
     assert!(metrics.contains("evenkeel_observed_objects{controller=\"fixture\"} 1"), "{metrics}");
     assert!(metrics.contains("evenkeel_predictions_total{controller=\"fixture\"} 1"), "{metrics}");
