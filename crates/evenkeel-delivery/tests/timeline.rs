@@ -57,6 +57,16 @@ fn article() -> Value {
     canary
 }
 
+fn canary_key() -> Key {
+    Key::of::<Canary>(NS, "api-service")
+}
+
+/// Asks for the deletion of the Canary.
+fn delete(world: &World) {
+    let now = world.now().to_string();
+    world.store.change(&canary_key(), |body| body["metadata"]["deletionTimestamp"] = now.into());
+}
+
 fn with(patch: &Value) -> Value {
     let mut canary = article();
     merge(&mut canary, &json!({"spec": patch}));

@@ -7,10 +7,6 @@ use evenkeel_control::Steward;
 
 use super::*;
 
-fn canary_key() -> Key {
-    Key::of::<Canary>(NS, "api-service")
-}
-
 /// A Canary as Flagger leaves it, and a process that knows whose it is.
 fn of_flagger(change: impl Fn(&mut Value)) -> World {
     let mut world = initialized(article());
@@ -84,7 +80,7 @@ fn a_release_of_flagger_is_judged_although_it_is_only_watched() {
         });
         // As Flagger's route differs from ours, which nobody is to hear of now.
         world.store.change(&route_key(), |body| {
-            body["spec"]["parentRefs"].as_array_mut().unwrap().truncate(1);
+            body["spec"]["hostnames"] = json!(["of-flagger.example.com"]);
             for rule in body["spec"]["rules"].as_array_mut().unwrap() {
                 for (backend, weight) in [(0, 90), (1, 10)] {
                     rule["backendRefs"][backend]["weight"] = weight.into();
@@ -257,12 +253,6 @@ fn of_ours(steward: Steward) -> (World, Arc<Mutex<Steward>>) {
     let steward = Arc::new(Mutex::new(steward));
     world.others = Some(Arc::new(world::Told(steward.clone())));
     (world, steward)
-}
-
-fn delete(world: &World) {
-    world.store.change(&canary_key(), |body| {
-        body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
-    });
 }
 
 fn finalizers(world: &World) -> Vec<String> {

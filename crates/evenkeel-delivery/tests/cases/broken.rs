@@ -2,10 +2,6 @@
 
 use super::*;
 
-fn canary_key() -> Key {
-    Key::of::<Canary>(NS, "api-service")
-}
-
 /// A release that has a share of the traffic.
 fn running() -> World {
     let mut world = initialized(with(&json!({"analysis": {"threshold": 2}})));

@@ -8,16 +8,6 @@ const TARGET: &str = "Deployment/shop/api-service";
 const PRIMARY: &str = "Deployment/shop/api-service-primary";
 const TEMPLATE: &str = "MetricTemplate/shop/errors";
 
-fn canary_key() -> Key {
-    Key::of::<Canary>(NS, "api-service")
-}
-
-fn delete(world: &World) {
-    world.store.change(&canary_key(), |body| {
-        body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
-    });
-}
-
 fn measured() -> Value {
     let metric = json!({"name": "errors", "interval": "1m", "thresholdRange": {"max": 1},
         "templateRef": {"name": "errors"}});

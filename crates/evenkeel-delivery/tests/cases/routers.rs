@@ -28,13 +28,6 @@ fn route(world: &World) -> Value {
     world.store.find(&route_key()).unwrap().json().clone()
 }
 
-fn delete(world: &World) {
-    let now = world.now().to_string();
-    world.store.change(&Key::of::<Canary>(NS, "api-service"), |body| {
-        body["metadata"]["deletionTimestamp"] = now.into();
-    });
-}
-
 fn apex_selector(world: &World) -> String {
     let apex = world.store.find(&Key::of::<Service>(NS, "api-service")).unwrap();
     apex.json()["spec"]["selector"].to_string()

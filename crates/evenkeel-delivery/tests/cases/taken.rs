@@ -4,22 +4,12 @@ use evenkeel_api::beside::MANAGED;
 
 use super::*;
 
-fn canary_key() -> Key {
-    Key::of::<Canary>(NS, "api-service")
-}
-
 /// A world whose controller has not seen anything yet.
 fn before() -> World {
     let mut world = World::new(article(), Settings::default());
     world.kill();
     answer(&world, &[("load-test", 202)]);
     world
-}
-
-fn delete(world: &World) {
-    world.store.change(&canary_key(), |body| {
-        body["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:00Z".into();
-    });
 }
 
 fn is_gone(world: &World) -> bool {
