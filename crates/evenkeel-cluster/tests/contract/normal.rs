@@ -41,8 +41,10 @@ pub(crate) fn text(command: &str, said: &str, side: &Side) -> String {
         let compile = |(from, to)| (Regex::new(from).unwrap(), to);
         rows.into_iter().map(compile).collect()
     });
+    // Go's comparisons, shown in messages, have spaces that do not break in half of all processes.
+    let said = said.replace(&side.url, "SERVER").replace('\u{a0}', " ");
     let mut lines = Vec::new();
-    for line in said.replace(&side.url, "SERVER").lines() {
+    for line in said.lines() {
         match serde_json::from_str::<Value>(line) {
             Ok(mut value) if value.is_object() => {
                 calm(&mut value);
