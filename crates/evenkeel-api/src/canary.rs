@@ -551,6 +551,10 @@ pub struct RepairStatus {
     pub attempts: u32,
     /// When the last one was.
     pub at: Timestamp,
+    /// The Canary's `metadata.generation` at that time: under another one the fields should be
+    /// something else, and an attempt at that is the first one.
+    #[serde(default)]
+    pub generation: i64,
 }
 
 /// An event on its way to event webhooks.

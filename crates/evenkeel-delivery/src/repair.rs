@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use evenkeel_api::canary::{RepairStatus, RunStatus};
+use evenkeel_api::canary::RepairStatus;
 use evenkeel_control::Plan;
 use jiff::Timestamp;
 
@@ -34,7 +34,7 @@ pub(crate) fn before(ctx: &Context<'_>, adds_risk: bool) -> Option<Plan> {
     let due: Vec<&Drift> = drifts.iter().filter(|drift| is_due(ctx, drift)).collect();
     if !due.is_empty() {
         let mut draft = ctx.draft();
-        for drift in due.iter().filter(|drift| past(ctx.run, drift).is_none()) {
+        for drift in due.iter().filter(|drift| past(ctx, drift).is_none()) {
             draft.event(format!("Repairing {}", words(drift)));
         }
         carry_out(ctx, &mut draft, &due);
@@ -60,7 +60,7 @@ pub(crate) fn before(ctx: &Context<'_>, adds_risk: bool) -> Option<Plan> {
 /// it may be changed back; and when to look again.
 fn unsettled(ctx: &Context<'_>, drifts: &[Drift]) -> Option<(String, Timestamp)> {
     if let Some(drift) = drifts.iter().find(|drift| drift.essential) {
-        let repair = past(ctx.run, drift);
+        let repair = past(ctx, drift);
         return Some((words(drift), repair.map_or(ctx.view.now, due_at)));
     }
     let repair = ctx.run.repairs.iter().find(|repair| {
@@ -93,7 +93,7 @@ pub(crate) fn make(
 
 /// Time until an attempt at one of these is due.
 fn next_attempt(ctx: &Context<'_>, drifts: &[Drift]) -> Option<Duration> {
-    let left = |drift: &Drift| Some(elapsed(ctx.view.now, due_at(past(ctx.run, drift)?)));
+    let left = |drift: &Drift| Some(elapsed(ctx.view.now, due_at(past(ctx, drift)?)));
     drifts.iter().filter_map(left).min()
 }
 
@@ -104,7 +104,7 @@ fn carry_out(ctx: &Context<'_>, draft: &mut Draft<'_>, due: &[&Drift]) {
             Some(seen) => draft.act_if_unchanged(action, seen),
             None => draft.act(action),
         };
-        let attempts = past(ctx.run, drift).map_or(0, |repair| repair.attempts);
+        let attempts = past(ctx, drift).map_or(0, |repair| repair.attempts);
         let repairs = &mut draft.run.repairs;
         repairs.retain(|repair| !is_about(repair, drift));
         if repairs.len() >= REPAIRS_MAX {
@@ -115,13 +115,20 @@ fn carry_out(ctx: &Context<'_>, draft: &mut Draft<'_>, due: &[&Drift]) {
             fields: drift.fields.join(" "),
             attempts: attempts.saturating_add(1),
             at: ctx.view.now,
+            generation: ctx.view.obj.generation(),
         });
     }
     draft.wake(PAUSE_MIN);
 }
 
-fn past<'a>(run: &'a RunStatus, drift: &Drift) -> Option<&'a RepairStatus> {
-    run.repairs.iter().find(|repair| is_about(repair, drift))
+fn past<'a>(ctx: &Context<'a>, drift: &Drift) -> Option<&'a RepairStatus> {
+    ctx.run.repairs.iter().find(|repair| is_of_now(ctx, repair) && is_about(repair, drift))
+}
+
+/// Whether it was an attempt at what the Canary asks for now. What a person changes in the Canary
+/// is carried out at once, however often, and nobody has changed it back.
+fn is_of_now(ctx: &Context<'_>, repair: &RepairStatus) -> bool {
+    repair.generation == ctx.view.obj.generation()
 }
 
 fn is_about(repair: &RepairStatus, drift: &Drift) -> bool {
@@ -134,8 +141,7 @@ fn due_at(repair: &RepairStatus) -> Timestamp {
 }
 
 fn is_due(ctx: &Context<'_>, drift: &Drift) -> bool {
-    drift.action.is_some()
-        && past(ctx.run, drift).is_none_or(|repair| due_at(repair) <= ctx.view.now)
+    drift.action.is_some() && past(ctx, drift).is_none_or(|repair| due_at(repair) <= ctx.view.now)
 }
 
 /// Whether it did not last after attempts enough: it is still so, or was changed back each time
@@ -143,12 +149,14 @@ fn is_due(ctx: &Context<'_>, drift: &Drift) -> bool {
 fn is_lasting(ctx: &Context<'_>, repair: &RepairStatus, drifts: &[Drift]) -> bool {
     let again = ctx.view.now < due_at(repair);
     let still = drifts.iter().any(|drift| is_about(repair, drift));
-    repair.attempts >= ATTEMPTS_MIN && (again || still)
+    is_of_now(ctx, repair) && repair.attempts >= ATTEMPTS_MIN && (again || still)
 }
 
 /// Whether an attempt need not be remembered any longer.
 fn is_over(ctx: &Context<'_>, repair: &RepairStatus, drifts: &[Drift]) -> bool {
-    elapsed(repair.at, ctx.view.now) > MEMORY && !drifts.iter().any(|drift| is_about(repair, drift))
+    !is_of_now(ctx, repair)
+        || elapsed(repair.at, ctx.view.now) > MEMORY
+            && !drifts.iter().any(|drift| is_about(repair, drift))
 }
 
 fn words(drift: &Drift) -> String {

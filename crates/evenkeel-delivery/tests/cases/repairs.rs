@@ -64,6 +64,21 @@ fn what_is_in_order_again_is_not_called_a_problem() {
 }
 
 #[test]
+fn what_a_person_changes_in_the_canary_to_and_fro_is_carried_out_at_once() {
+    let mut world = initialized(article());
+    for round in 0..8 {
+        let host = if round % 2 == 0 { "shp.example.com" } else { "shop.example.com" };
+        world.store.change(&Key::of::<Canary>(NS, "api-service"), |body| {
+            body["spec"]["service"]["hosts"] = json!([host]);
+        });
+        world.run_for(Duration::from_secs(1));
+        let route = world.store.find(&route_key()).unwrap();
+        assert_eq!(route.json()["spec"]["hostnames"], json!([host]), "round {round}");
+        assert_eq!(world.condition("ObjectsInSync"), "none");
+    }
+}
+
+#[test]
 fn a_service_that_is_deleted_during_a_run_is_made_again() {
     let mut world = initialized(article());
     world.release("2");
