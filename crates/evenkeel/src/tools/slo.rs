@@ -136,7 +136,9 @@ fn lint_text(report: &LintReport) -> String {
             SlothVerdict::Accepted => "  Sloth accepts it as written".to_owned(),
             SlothVerdict::Refused { message } => format!("  Sloth refuses it: {message}"),
         });
-        for condition in &object.conditions {
+        // The findings below name file and line, too.
+        let is_found = |kind: &str| report.findings.iter().any(|found| found.reason == kind);
+        for condition in object.conditions.iter().filter(|it| !is_found(it.kind)) {
             let status = condition.status;
             lines.push(format!("  {}={status}: {}", condition.kind, condition.message));
         }

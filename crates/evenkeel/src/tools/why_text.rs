@@ -74,7 +74,7 @@ impl Explanation<'_> {
     /// Phase, weight and the message of the condition about it, in one line.
     fn state(&self) -> Option<String> {
         let status = self.obj.json().get("status")?;
-        let phase = status.get("phase").and_then(Value::as_str)?;
+        let phase = status.get("phase").and_then(Value::as_str).filter(|it| !it.is_empty())?;
         let weight = status.get("canaryWeight").and_then(Value::as_i64);
         let weight = weight.map(|weight| format!(", weight {weight} %")).unwrap_or_default();
         let words = conditions(self.obj).find(|condition| text(condition, "type") == "Promoted");
