@@ -114,6 +114,30 @@ fn years_of_seconds_stay_small_and_exact() {
 }
 
 #[test]
+fn old_slices_become_coarse_and_failures_keep_their_time() {
+    let mut h = history(99.9, 30, &[]);
+    let (look, month) = (15, 30 * DAY / 15);
+    for n in 0..month {
+        let bad = u64::from(n % 500 == 499);
+        h.push(slice(n * look, (n + 1) * look, bad, 300)).unwrap();
+    }
+    let count = h.slices().count();
+    assert!((8_000..14_000).contains(&count), "{count}");
+    let failed: Vec<_> = h.failed_in_window(at(month * look)).collect();
+    assert_eq!(failed.len(), usize::try_from(month / 500).unwrap());
+    assert!(failed.iter().all(|slice| slice.to.duration_since(slice.from).as_secs() == look));
+    let sum = |seconds: u64| h.sum(at(month * look), PromDuration::from_ms(seconds * 1000));
+    assert_eq!(sum(3600).total(), Events::whole(240 * 300));
+    let days = Events::whole(3 * 5760 * 300);
+    assert!(sum(3 * 86_400).total() >= days);
+    assert!(sum(3 * 86_400).total() <= days.plus(Events::whole(20 * 300)));
+    assert_eq!(
+        standing(&h, month * look).counted.total(),
+        Events::whole(month.cast_unsigned() * 300)
+    );
+}
+
+#[test]
 fn maintenance_takes_whole_slices_out_and_keeps_them_in_sight() {
     let h = history(
         99.0,

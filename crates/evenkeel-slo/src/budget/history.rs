@@ -106,7 +106,17 @@ pub struct History {
     objective: Objective,
     window: PromDuration,
     slices: Slices,
+    /// With how many slices it is looked again which of them have become old.
+    thin_at: usize,
 }
+
+/// Slices without failures that are older than this need not be short: beyond it no window is asked
+/// for whose edge a few minutes would matter to.
+const FINE_MS: i64 = 6 * 3_600_000;
+/// Longest slice that old ones are joined to.
+const COARSE_MS: u64 = 300_000;
+/// New slices after which old ones are joined: a few hours of them, since all are gone through.
+const THIN_EVERY: usize = 1024;
 
 /// Largest share and burn rate that are reported: a budget overspent a million times.
 const SHARE_MAX: f64 = 1e6;
@@ -114,12 +124,12 @@ const SHARE_MAX: f64 = 1e6;
 const COVERED_MS_MIN: u64 = 60_000;
 
 impl History {
-    /// Most slices kept: 30 days of minutes. Beyond that, neighbours are merged.
-    pub const SLICES_MAX: usize = 43_200;
+    /// Most slices kept: 30 days of two minutes. Beyond that, neighbours are merged.
+    pub const SLICES_MAX: usize = 21_600;
 
     /// An empty history.
     pub fn new(objective: Objective, window: PromDuration) -> Self {
-        Self { objective, window, slices: Slices::default() }
+        Self { objective, window, slices: Slices::default(), thin_at: THIN_EVERY }
     }
 
     /// The objective.
@@ -155,28 +165,40 @@ impl History {
         Ok(())
     }
 
-    /// Drops what no window can reach and halves the resolution when there are too many.
+    /// Drops what no window can reach, joins old slices without failures, and halves the resolution
+    /// when there are too many all the same.
     fn forget(&mut self, now: Timestamp) {
         let edge = ms(now).saturating_sub(signed(self.window));
         // One slice before the edge stays: its sums are the base of the window.
         while self.slices.get(1).is_some_and(|s| ms(s.slice.to) <= edge) {
             self.slices.pop_front();
         }
+        // Failures keep their time as long as possible: the ledger asks when they happened.
+        if self.slices.len() >= self.thin_at {
+            let old = ms(now).saturating_sub(FINE_MS);
+            self.merge(|last, next| {
+                let length = length_ms(last.slice.from, next.slice.to);
+                last.is_quiet()
+                    && next.is_quiet()
+                    && ms(next.slice.to) <= old
+                    && length <= COARSE_MS
+            });
+            self.thin_at = self.slices.len() + THIN_EVERY;
+        }
         if self.slices.len() > Self::SLICES_MAX {
-            // Failures keep their time as long as possible: the ledger asks when they happened.
-            self.merge(|slice| slice.tally.is_none_or(|tally| tally.bad() == Events::ZERO));
+            self.merge(|last, next| last.is_quiet() && next.is_quiet() && last.is_even_with(next));
             if self.slices.len() > Self::SLICES_MAX / 4 * 3 {
-                self.merge(|_| true);
+                self.merge(Summed::is_even_with);
             }
         }
     }
 
-    /// Joins neighbours of which both may be.
-    fn merge(&mut self, may: impl Fn(&Slice) -> bool) {
+    /// Joins neighbours without a gap that may be joined.
+    fn merge(&mut self, may: impl Fn(&Summed, &Summed) -> bool) {
         let mut merged: Vec<Summed> = Vec::with_capacity(self.slices.len() / 2 + 1);
         for next in self.slices.iter() {
             match merged.last_mut() {
-                Some(last) if may(&last.slice) && may(&next.slice) && last.joins(&next) => {
+                Some(last) if last.adjoins(&next) && may(last, &next) => {
                     *last = last.joined(&next);
                 }
                 _ => merged.push(next),
@@ -366,11 +388,19 @@ impl Standing {
 
 impl Summed {
     /// Neighbours of one kind without a gap can be one slice.
-    fn joins(&self, next: &Self) -> bool {
-        let even = length_ms(self.slice.from, self.slice.to)
-            <= 2 * length_ms(next.slice.from, next.slice.to);
-        even && self.slice.to == next.slice.from
-            && self.slice.tally.is_some() == next.slice.tally.is_some()
+    fn adjoins(&self, next: &Self) -> bool {
+        self.slice.to == next.slice.from && self.slice.tally.is_some() == next.slice.tally.is_some()
+    }
+
+    /// Whether the later one is not much shorter: slices grow together.
+    fn is_even_with(&self, next: &Self) -> bool {
+        let length = |one: &Self| length_ms(one.slice.from, one.slice.to);
+        length(self) <= 2 * length(next)
+    }
+
+    /// Whether nothing failed in it.
+    fn is_quiet(&self) -> bool {
+        self.slice.tally.is_none_or(|tally| tally.bad() == Events::ZERO)
     }
 
     fn joined(&self, next: &Self) -> Self {

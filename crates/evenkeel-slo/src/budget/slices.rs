@@ -1,7 +1,7 @@
 //! Many slices in little memory.
 //!
-//! A budget of 30 days has up to 43,200 of them, of 128 bytes each with their sums: with a thousand
-//! SLOs that would be five gigabytes. All but the newest are packed, into some five bytes each: most
+//! A budget of 30 days has up to 21,600 of them, of 128 bytes each with their sums: with a thousand
+//! SLOs that would be almost three gigabytes. All but the newest are packed, into some five bytes each: most
 //! begin where the one before ended, are as long as that one, and have whole numbers of events.
 
 use std::collections::VecDeque;
@@ -344,10 +344,10 @@ mod tests {
 
     #[test]
     fn a_month_of_looks_takes_little_memory() {
-        let row = |n: u64| (0, 60_000, 0, Some((u128::from(n % 50 / 49) * MICROS, 700 * MICROS)));
+        let row = |n: u64| (0, 120_000, 0, Some((u128::from(n % 50 / 49) * MICROS, 700 * MICROS)));
         let slices: Slices =
-            summed(&(0..43_200).map(row).collect::<Vec<_>>()).into_iter().collect();
+            summed(&(0..21_600).map(row).collect::<Vec<_>>()).into_iter().collect();
         let bytes: usize = slices.packed.iter().map(|b| size_of::<Block>() + b.bytes.len()).sum();
-        assert!(bytes + NEWEST * size_of::<Summed>() < 450_000, "{bytes}");
+        assert!(bytes + NEWEST * size_of::<Summed>() < 225_000, "{bytes}");
     }
 }
