@@ -17,12 +17,23 @@ pub const MANAGED: &str = "evenkeel.dev/managed";
 /// each whole; `null` for one that is not there.
 pub const STATUS: &str = "evenkeel.dev/status";
 
+/// Whether an annotation is about who acts on an object, and not a part of what it says.
+pub fn is_bookkeeping(annotation: &str) -> bool {
+    [MANAGED, STATUS].contains(&annotation)
+}
+
 /// Label of the `CustomResourceDefinition`s that evenkeel brings, with the value `"true"`.
 pub const DEFINITION: &str = "evenkeel.dev/definition";
 
 /// Whether an object was handed over to evenkeel.
 pub fn is_handed_over(object: &Value) -> bool {
     annotation(object, MANAGED) == Some("true")
+}
+
+/// The value of [`MANAGED`] on an object when it hands nothing over and hardly means to say so:
+/// anything but `"true"`, `"false"` and nothing.
+pub fn misread_hand(object: &Value) -> Option<&str> {
+    annotation(object, MANAGED).filter(|value| !matches!(*value, "true" | "false" | ""))
 }
 
 /// An annotation of an object.

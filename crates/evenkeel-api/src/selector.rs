@@ -28,12 +28,15 @@ pub enum Requirement {
 }
 
 impl Requirement {
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    fn holds<'a>(&self, label: &impl Fn(&str) -> Option<&'a str>) -> bool {
+        let is_one_of = |key: &str, values: &[String]| {
+            label(key).is_some_and(|have| values.iter().any(|value| value == have))
+        };
         match self {
-            Self::In(key, values) => labels.get(key).is_some_and(|have| values.contains(have)),
-            Self::NotIn(key, values) => !labels.get(key).is_some_and(|have| values.contains(have)),
-            Self::Exists(key) => labels.contains_key(key),
-            Self::Absent(key) => !labels.contains_key(key),
+            Self::In(key, values) => is_one_of(key, values),
+            Self::NotIn(key, values) => !is_one_of(key, values),
+            Self::Exists(key) => label(key).is_some(),
+            Self::Absent(key) => label(key).is_none(),
         }
     }
 }
@@ -103,7 +106,12 @@ impl LabelSelector {
 
     /// Whether these labels satisfy every requirement.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.requirements.iter().all(|requirement| requirement.matches(labels))
+        self.matches_by(|name| labels.get(name).map(String::as_str))
+    }
+
+    /// As [`Self::matches`], for labels that are kept in another form.
+    pub fn matches_by<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.requirements.iter().all(|requirement| requirement.holds(&label))
     }
 
     /// Whether there is no requirement at all. Nothing may act on such a selector.

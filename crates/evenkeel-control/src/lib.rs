@@ -23,6 +23,7 @@ mod endings;
 mod host;
 mod judge;
 mod lease;
+mod memo;
 mod notices;
 mod observer;
 mod pass;
@@ -53,6 +54,7 @@ pub use endings::{Ending, Endings};
 pub use host::Host;
 pub use judge::{Change, Direction, Judge, Judged, bookkeeping, workload};
 pub use lease::LeaseSettings;
+pub use memo::Memo;
 pub use notices::{HookCall, NOTIFY, Notices, Notification, Webhooks};
 pub use observer::{Activity, NoObserver, Observer, Pass};
 pub use perform::Cleared;
@@ -68,8 +70,8 @@ pub use retry::Retry;
 pub use run::RunLoop;
 pub use standing::{DefinedBy, Manage, Neighbour, Seen, Standing, Steward, Stewards};
 pub use store::{
-    DeleteOptions, HostWrites, ListQuery, Listed, NO_KIND, Patch, Propagation, Read, Store,
-    StoreError, Subresource, Watch, WatchEvent, Write, WriteOptions,
+    DeleteOptions, HostWrites, IsKept, ListQuery, Listed, NO_KIND, Patch, Propagation, Read,
+    Reread, Store, StoreError, Subresource, Watch, WatchEvent, Write, WriteOptions,
 };
 
 use std::time::Duration;

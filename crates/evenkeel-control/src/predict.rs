@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_api::{Key, Obj, json};
+use evenkeel_api::{
+    GroupKind, Key, Obj,
+    beside::{MANAGED, Marks, misread_hand},
+    json,
+};
 use serde_json::Value;
 
 use crate::{
@@ -30,7 +34,18 @@ impl Ports {
     ///
     /// **Errors**: that cannot be found out now.
     pub async fn standing(&self, obj: &Obj) -> Result<Standing, StoreError> {
-        Ok(Standing::of_object(self.stewards.of(&obj.key().kind).await?, obj))
+        self.standing_by(&obj.key().kind, &Marks::of(obj)).await
+    }
+
+    /// As [`Self::standing`], by what an object of this kind says about it.
+    ///
+    /// **Errors**: that cannot be found out now.
+    pub async fn standing_by(
+        &self,
+        kind: &GroupKind,
+        marks: &Marks,
+    ) -> Result<Standing, StoreError> {
+        Ok(Standing::of(self.stewards.of(kind).await?, marks))
     }
 }
 
@@ -134,7 +149,11 @@ impl Worker {
         }
         self.host.observer.predicted(self.name(), is_new);
         let wait = Some(last.wake_after.unwrap_or(LOOK_MOST).clamp(LOOK_LEAST, LOOK_MOST));
-        let message = format!("{words}; it is only observed: {why}");
+        let misread = misread_hand(obj.json()).map(|value| {
+            format!(" (its annotation {MANAGED} is {value:?}: only \"true\" hands it over)")
+        });
+        let misread = misread.unwrap_or_default();
+        let message = format!("{words}; it is only observed: {why}{misread}");
         Ended::new("observed", last.reason, Next::Done(wait)).saying(message)
     }
 

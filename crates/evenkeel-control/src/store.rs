@@ -27,10 +27,61 @@ pub trait Read: Send + Sync {
     /// Reads all objects that fit, ordered by namespace and name.
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>>;
 
+    /// As [`Self::get`], for a reader that has kept something of the object: it is only named where
+    /// `is_kept` knows its revision. A cache then need not unpack it.
+    fn get_changed<'a>(
+        &'a self,
+        key: &'a Key,
+        is_kept: &'a IsKept<'a>,
+    ) -> BoxFuture<'a, Result<Option<Reread>, StoreError>> {
+        Box::pin(async move { Ok(self.get(key).await?.map(|obj| Reread::of(obj, is_kept))) })
+    }
+
+    /// As [`Self::list`], for a reader that has kept something of the objects: those are only named
+    /// of which `is_kept` knows the revision. A cache then need not unpack them.
+    fn list_changed<'a>(
+        &'a self,
+        query: &'a ListQuery,
+        is_kept: &'a IsKept<'a>,
+    ) -> BoxFuture<'a, Result<Vec<Reread>, StoreError>> {
+        Box::pin(async move {
+            let listed = self.list(query).await?;
+            Ok(listed.items.into_iter().map(|obj| Reread::of(obj, is_kept)).collect())
+        })
+    }
+
     /// Follows all objects that fit, forever: first what is there ([`WatchEvent::Applied`] each,
     /// then one [`WatchEvent::Synced`]), then every change. The implementation resumes and lists
     /// again by itself; after a gap everything that changed in it is seen as applied or deleted.
     fn watch(&self, query: ListQuery) -> Watch;
+}
+
+/// Whether a reader has kept what it needs of an object in this revision.
+pub type IsKept<'a> = dyn Fn(&Key, &str) -> bool + Send + Sync + 'a;
+
+/// An object, for a reader that may have read it before.
+#[derive(Debug, Clone)]
+pub enum Reread {
+    /// The reader knows this revision of it.
+    Same(Key),
+    /// As it is now.
+    Changed(Arc<Obj>),
+}
+
+impl Reread {
+    /// For a reader that may have kept it.
+    pub fn of(obj: Arc<Obj>, is_kept: &IsKept<'_>) -> Self {
+        let known = is_kept(obj.key(), &obj.revision().0);
+        if known { Self::Same(obj.key().clone()) } else { Self::Changed(obj) }
+    }
+
+    /// Its key.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Same(key) => key,
+            Self::Changed(obj) => obj.key(),
+        }
+    }
 }
 
 /// The writing half of the Kubernetes API.

@@ -5,7 +5,7 @@
 //! is read. Nothing is left out: what is opened is what was packed.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fmt, mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -87,23 +87,26 @@ impl Packed {
         size_of::<Self>() + texts + self.body.len()
     }
 
-    fn labels(&self) -> BTreeMap<String, String> {
+    fn label(&self, name: &str) -> Option<&str> {
         let mut parts = self.labels.split_terminator(END);
-        let pair = || Some((parts.next()?.to_owned(), parts.next()?.to_owned()));
-        std::iter::from_fn(pair).collect()
+        let mut pairs = std::iter::from_fn(|| Some((parts.next()?, parts.next()?)));
+        pairs.find(|(own, _)| *own == name).map(|(_, value)| value)
     }
 
     /// Whether a query asks for it.
     pub(crate) fn is_in(&self, query: &ListQuery) -> bool {
         // What costs least comes first.
+        let fields = &query.fields.requirements;
+        let is_name = |path: &str| path == "metadata.name";
         let name_is = |(path, name, equal): &(String, String, bool)| {
-            path != "metadata.name" || (**name == *self.key.name) == *equal
+            !is_name(path) || (**name == *self.key.name) == *equal
         };
         self.key.kind == query.kind
             && query.namespace.as_ref().is_none_or(|ns| **ns == *self.key.namespace)
-            && query.fields.requirements.iter().all(name_is)
-            && (query.labels.is_empty() || query.labels.matches(&self.labels()))
-            && (query.fields.is_empty() || query.fields.matches(&self.opened()))
+            && fields.iter().all(name_is)
+            && query.labels.matches_by(|name| self.label(name))
+            && (fields.iter().all(|(path, ..)| is_name(path))
+                || query.fields.matches(&self.opened()))
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Obj>>> {

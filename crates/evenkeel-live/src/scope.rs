@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Read, Store, StoreError, Subresource,
-    Watch, Write, WriteOptions,
+    BoxFuture, DeleteOptions, IsKept, ListQuery, Listed, Patch, Read, Reread, Store, StoreError,
+    Subresource, Watch, Write, WriteOptions,
 };
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -76,6 +76,25 @@ impl<S: Store> Read for OneNamespace<S> {
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<Listed, StoreError>> {
         Box::pin(async move { self.store.list(&self.narrow(query)?).await })
+    }
+
+    fn get_changed<'a>(
+        &'a self,
+        key: &'a Key,
+        is_kept: &'a IsKept<'a>,
+    ) -> BoxFuture<'a, Result<Option<Reread>, StoreError>> {
+        Box::pin(async move {
+            self.check(key)?;
+            self.store.get_changed(key, is_kept).await
+        })
+    }
+
+    fn list_changed<'a>(
+        &'a self,
+        query: &'a ListQuery,
+        is_kept: &'a IsKept<'a>,
+    ) -> BoxFuture<'a, Result<Vec<Reread>, StoreError>> {
+        Box::pin(async move { self.store.list_changed(&self.narrow(query)?, is_kept).await })
     }
 
     fn watch(&self, query: ListQuery) -> Watch {

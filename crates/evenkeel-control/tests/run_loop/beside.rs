@@ -79,6 +79,15 @@ fn an_object_that_is_handed_over_is_acted_on_until_it_is_taken_back() {
 }
 
 #[test]
+fn a_hand_over_with_another_word_is_no_hand_over_and_is_said() {
+    let mut world = world(Fixture::copying());
+    mark(&world, Some("yes"));
+    world.run_for(10);
+    assert_eq!(writes(&world), 0);
+    assert_snapshot!(world.why("w"), @r#"observed Copying (next in 110s) would Copying [apply ConfigMap/shop/w]; it is only observed: Other runs here (its annotation evenkeel.dev/managed is "yes": only "true" hands it over)"#);
+}
+
+#[test]
 fn a_prediction_goes_on_to_what_follows_from_a_status_and_is_said_once() {
     let decide = |seen: &Seen| {
         let noted = seen.widget.json().pointer("/status/noted").is_some();

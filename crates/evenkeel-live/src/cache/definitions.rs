@@ -4,8 +4,8 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{FieldSelector, GroupKind, Obj, Revision, beside};
-use evenkeel_control::{ListQuery, Read as _, StoreError};
+use evenkeel_api::{FieldSelector, GroupKind, Key, Obj, Revision, beside};
+use evenkeel_control::{ListQuery, Read as _, Reread, StoreError};
 
 use super::CachedStore;
 use crate::{kinds::Route, schema::StatusSchema, time::since_boot};
@@ -116,8 +116,15 @@ impl CachedStore {
         let query = ListQuery::all(crds).with_fields(FieldSelector::equal("metadata.name", &name));
         let definitions = &self.shared.definitions;
         if let Some(cache) = self.answering(&query) {
-            let listed = cache.list(&query).items;
-            return Ok(definitions.learn(kind, listed.first().map(AsRef::as_ref), &route));
+            let known = definitions.known(kind).filter(|known| known.found.is_some());
+            let is_kept = |_: &Key, revision: &str| {
+                known.as_ref().is_some_and(|known| *known.revision.0 == *revision)
+            };
+            return Ok(match cache.list_changed(&query, &is_kept).into_iter().next() {
+                Some(Reread::Same(_)) => known.and_then(|known| known.found),
+                Some(Reread::Changed(crd)) => definitions.learn(kind, Some(&crd), &route),
+                None => definitions.learn(kind, None, &route),
+            });
         }
         if let Some(known) = definitions.current(kind) {
             return Ok(known.found);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use evenkeel_api::{Key, Obj};
-use evenkeel_control::{ListQuery, Listed, StoreError, Watch};
+use evenkeel_control::{IsKept, ListQuery, Listed, Reread, StoreError, Watch};
 use futures::{FutureExt as _, StreamExt as _, stream};
 use tokio::task::AbortHandle;
 
@@ -139,6 +139,28 @@ impl Cache {
         let (found, revision) = (state.shelf.list(query), state.shelf.revision().clone());
         drop(state);
         Listed { items: found.iter().map(|found| self.recent.open(found)).collect(), revision }
+    }
+
+    /// As [`Self::get`], for a reader that may have kept it.
+    pub(super) fn get_changed(&self, key: &Key, is_kept: &IsKept<'_>) -> Option<Reread> {
+        self.read_ms.store(millis(since_boot()), Ordering::Relaxed);
+        let found = self.state().shelf.get(key).cloned();
+        found.map(|found| self.reread(&found, is_kept))
+    }
+
+    /// As [`Self::list`], for a reader that may have kept them.
+    pub(super) fn list_changed(&self, query: &ListQuery, is_kept: &IsKept<'_>) -> Vec<Reread> {
+        self.read_ms.store(millis(since_boot()), Ordering::Relaxed);
+        let found = self.state().shelf.list(query);
+        found.iter().map(|found| self.reread(found, is_kept)).collect()
+    }
+
+    fn reread(&self, found: &Arc<Packed>, is_kept: &IsKept<'_>) -> Reread {
+        if is_kept(found.key(), found.revision()) {
+            Reread::Same(found.key().clone())
+        } else {
+            Reread::Changed(self.recent.open(found))
+        }
     }
 
     pub(super) fn kept(&self) -> Kept {

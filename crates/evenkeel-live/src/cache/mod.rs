@@ -38,8 +38,8 @@ use std::{
 
 use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Read, StoreError, Subresource, Watch,
-    Write, WriteOptions,
+    BoxFuture, DeleteOptions, IsKept, ListQuery, Listed, Patch, Read, Reread, StoreError,
+    Subresource, Watch, Write, WriteOptions,
 };
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -283,6 +283,37 @@ impl Read for CachedStore {
             let listed = self.live.list(query).await?;
             self.missed(query);
             Ok(listed)
+        })
+    }
+
+    fn get_changed<'a>(
+        &'a self,
+        key: &'a Key,
+        is_kept: &'a IsKept<'a>,
+    ) -> BoxFuture<'a, Result<Option<Reread>, StoreError>> {
+        Box::pin(async move {
+            let answering = self.answering(&place(key));
+            if let Some(cache) = answering.filter(|cache| cache.detail() == Detail::Whole) {
+                self.live.client.counts.tally(Tally::CacheHit);
+                return Ok(cache.get_changed(key, is_kept));
+            }
+            Ok(self.get(key).await?.map(|obj| Reread::of(obj, is_kept)))
+        })
+    }
+
+    fn list_changed<'a>(
+        &'a self,
+        query: &'a ListQuery,
+        is_kept: &'a IsKept<'a>,
+    ) -> BoxFuture<'a, Result<Vec<Reread>, StoreError>> {
+        Box::pin(async move {
+            let answering = self.answering(query);
+            if let Some(cache) = answering.filter(|cache| cache.detail() == Detail::Whole) {
+                self.live.client.counts.tally(Tally::CacheHit);
+                return Ok(cache.list_changed(query, is_kept));
+            }
+            let listed = self.list(query).await?;
+            Ok(listed.items.into_iter().map(|obj| Reread::of(obj, is_kept)).collect())
         })
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use evenkeel_api::{GroupKind, Key};
 use evenkeel_control::{
-    DeleteOptions, ListQuery, Patch, Read as _, StoreError, Watch, WatchEvent, Write as _,
+    DeleteOptions, ListQuery, Patch, Read as _, Reread, StoreError, Watch, WatchEvent, Write as _,
     WriteOptions,
 };
 use evenkeel_live::{CachedStore, LiveSettings};
@@ -114,6 +114,43 @@ async fn all_watches_and_reads_of_a_kind_share_one_list_and_one_watch() {
     assert_eq!((&*kept[0].query, kept[0].objects, kept[0].readers), ("ConfigMap", 2, 3));
     assert!(kept[0].is_fresh);
     assert_eq!(store.counts().cache_hits, 3);
+}
+
+#[tokio::test]
+async fn what_a_reader_has_kept_is_named_and_not_unpacked() {
+    // Too large to stay open.
+    let value = "x".repeat(10_000);
+    let objects = [config_map("a", 1, &value), config_map("b", 2, &value)];
+    let server = Server::start(move |request| match (&*request.method, request.path()) {
+        ("GET", ALL) if request.is_watch() => Reply::Watch(Vec::new(), End::Silent),
+        ("GET", ALL) => Reply::Json(200, list(10, &objects)),
+        _ => UNKNOWN,
+    })
+    .await;
+    let store = CachedStore::new(server.store(patient()));
+    let query = ListQuery::of::<ConfigMap>();
+    synced(&mut store.watch(query.clone())).await;
+    let unpacked = || {
+        let metrics = store.metrics();
+        let line = metrics.lines().find(|line| line.starts_with("evenkeel_cache_unpacked_total"));
+        line.and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).unwrap()
+    };
+    let before = unpacked();
+    let is_kept = |key: &Key, revision: &str| (&*key.name, revision) == ("a", "1");
+    let named = |found: &Reread| match found {
+        Reread::Same(key) => key.name.to_string(),
+        Reread::Changed(obj) => format!("{} in full", obj.name()),
+    };
+    let listed = store.list_changed(&query, &is_kept).await.unwrap();
+    assert_eq!(listed.iter().map(named).collect::<Vec<_>>(), ["a", "b in full"]);
+    assert_eq!(unpacked() - before, 1);
+    let (a, b) = (key("a"), key("b"));
+    let a = store.get_changed(&a, &is_kept).await.unwrap();
+    assert_eq!((a.as_ref().map(named), unpacked() - before), (Some("a".to_owned()), 1));
+    let b = store.get_changed(&b, &is_kept).await.unwrap();
+    assert_eq!((b.as_ref().map(named), unpacked() - before), (Some("b in full".to_owned()), 2));
+    assert!(store.get_changed(&key("c"), &is_kept).await.unwrap().is_none());
+    assert_eq!(server.requests(|request| is_read(request) && !request.is_watch()).len(), 1);
 }
 
 #[tokio::test]

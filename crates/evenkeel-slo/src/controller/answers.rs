@@ -16,15 +16,11 @@
 //! not absent: the answer of before stands until it is too old to be believed, and a Canary without
 //! one gets one that holds.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_api::{
-    Key, Obj, Revision,
+    Key, Obj,
+    beside::Marks,
     canary::Canary,
     misfit,
     slo::{
@@ -33,7 +29,8 @@ use evenkeel_api::{
     },
 };
 use evenkeel_control::{
-    Controller, Interest, ListQuery, ObserveError, Plan, Ports, StatusWrite, StoreError, Wakes,
+    Controller, Interest, ListQuery, Memo, ObserveError, Plan, Ports, StatusWrite, StoreError,
+    Wakes,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -44,7 +41,7 @@ use super::{
     decide::percent,
     hand_back,
     news::news,
-    observe::{list, named, policies, spec},
+    observe::{list, named, none_without_kind, policies, spec},
     status::{SloState, SloStatusObject, moved, moved_points},
 };
 use crate::{
@@ -66,7 +63,22 @@ const ANSWERS_MAX: usize = 20;
 /// The controller of `status.errorBudget` of [`Canary`] objects.
 #[derive(Default)]
 pub struct AnswerController {
-    read: Mutex<BTreeMap<Key, (Revision, Arc<SloStatusObject>)>>,
+    read: Memo<SloRead>,
+}
+
+/// What answers need of an SLO object.
+#[derive(Debug)]
+struct SloRead {
+    is_deleting: bool,
+    marks: Marks,
+    status: Arc<SloStatusObject>,
+}
+
+impl SloRead {
+    fn of(slo: &Obj) -> Self {
+        let status = Arc::new(status_of(slo));
+        Self { is_deleting: slo.is_deleting(), marks: Marks::of(slo), status }
+    }
 }
 
 /// What deciding about one Canary may look at.
@@ -85,16 +97,22 @@ pub struct AnswerView {
 }
 
 /// All objects of a namespace that an answer depends on.
+#[derive(Default)]
 struct Listed {
-    slos: Vec<Arc<Obj>>,
+    slos: Vec<(Key, Arc<SloRead>)>,
     policies: Vec<Arc<Obj>>,
     glasses: Vec<Arc<Obj>>,
 }
 
 impl Listed {
-    async fn read(ports: &Ports, namespace: &str) -> Result<Self, StoreError> {
+    async fn read(
+        ports: &Ports,
+        namespace: &str,
+        memo: &Memo<SloRead>,
+    ) -> Result<Self, StoreError> {
+        let slos = ListQuery::of::<PrometheusServiceLevel>().within(namespace);
         Ok(Self {
-            slos: list::<PrometheusServiceLevel>(ports, namespace).await?,
+            slos: none_without_kind(memo.list(&*ports.read, &slos, SloRead::of).await)?,
             policies: list::<ErrorBudgetPolicy>(ports, namespace).await?,
             glasses: list::<BreakGlass>(ports, namespace).await?,
         })
@@ -128,33 +146,30 @@ impl Controller for AnswerController {
             return Ok(None);
         };
         let namespace = &key.namespace;
-        let (listed, refused) = match Listed::read(ports, namespace).await {
+        let (listed, refused) = match Listed::read(ports, namespace, &self.read).await {
             Ok(listed) => (listed, None),
             // Without any answer the gate would be open.
             Err(error @ StoreError::Refused { .. }) if !has_answer(&obj) => {
-                let none = Vec::new;
-                let listed = Listed { slos: none(), policies: none(), glasses: none() };
-                (listed, Some(error.to_string()))
+                (Listed::default(), Some(error.to_string()))
             }
             Err(error) => return Err(error.into()),
         };
         let Listed { slos, policies: rules, glasses } = listed;
         let names = named(&obj).map(|names| names.map(str::to_owned).collect::<Vec<_>>());
         let mut asked = BTreeMap::new();
-        for slo in slos.iter().filter(|slo| !slo.is_deleting()) {
+        for (key, slo) in slos.iter().filter(|(_, slo)| !slo.is_deleting) {
             let wanted = match &names {
-                Some(names) => names.iter().any(|name| name == slo.name()),
+                Some(names) => names.iter().any(|name| **name == *key.name),
                 // Of those that are only observed no budget is kept.
-                None => !ports.standing(slo).await?.is_observed(),
+                None => !ports.standing_by(&key.kind, &slo.marks).await?.is_observed(),
             };
             if wanted {
-                asked.insert(slo.name().to_owned(), Some(self.status(slo)));
+                asked.insert(key.name.to_string(), Some(slo.status.clone()));
             }
         }
         for name in names.iter().flatten() {
             asked.entry(name.clone()).or_insert(None);
         }
-        self.forget(&slos, namespace);
         let (policies, invalid_policies) = policies(&rules);
         Ok(Some(AnswerView {
             now: ports.clock.now(),
@@ -175,31 +190,6 @@ impl Controller for AnswerController {
     async fn hand_back(&self, key: &Key, ports: &Ports) -> Result<Option<Plan>, ObserveError> {
         let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
         Ok(hand_back::canary(&obj))
-    }
-}
-
-impl AnswerController {
-    /// The status of an SLO object, read once per revision for all Canaries.
-    fn status(&self, slo: &Obj) -> Arc<SloStatusObject> {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((revision, status)) = read.get(slo.key())
-            && *revision == slo.revision()
-        {
-            return status.clone();
-        }
-        let status = Arc::new(status_of(slo));
-        read.insert(slo.key().clone(), (slo.revision(), status.clone()));
-        status
-    }
-
-    fn forget(&self, there: &[Arc<Obj>], namespace: &str) {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let inside = read.keys().filter(|key| *key.namespace == *namespace).count();
-        if inside <= there.len() {
-            return;
-        }
-        let there: BTreeSet<&Key> = there.iter().map(|slo| slo.key()).collect();
-        read.retain(|key, _| *key.namespace != *namespace || there.contains(key));
     }
 }
 

@@ -212,12 +212,11 @@ fn want_rules(view: &SloView, mark: RulesMark) -> Result<Option<Obj>, (&'static 
             return Err((reasons::RULES_UNREAD, message));
         }
         RulesSeen::There(have) => {
-            let owners = have.meta().owner_references.iter().flatten();
-            if !owners.into_iter().any(|owner| owner.uid == view.obj.uid()) {
+            if !have.is_owned_by(view.obj.uid()) {
                 let message = "exists and has another owner: rename one of the two";
                 return Err(("NameTaken", message.to_owned()));
             }
-            if have.json().pointer("/spec/groups").is_some_and(|groups| mark.is_of(groups)) {
+            if mark.is_of(have) {
                 return Ok(None);
             }
         }

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use evenkeel_api::Obj;
+use evenkeel_api::{Obj, beside};
 use evenkeel_base::stable_hash;
 use serde_json::Value;
 
@@ -39,9 +39,31 @@ impl RulesMark {
         Self { slos: set.slos, digest: digest(&groups(set)) }
     }
 
-    /// Whether these groups are the ones of the rules.
-    pub(crate) fn is_of(self, groups: &Value) -> bool {
-        digest(groups) == self.digest
+    /// Whether the rules as they stand are these.
+    pub(crate) fn is_of(self, rules: &RulesRead) -> bool {
+        rules.groups == Some(self.digest)
+    }
+}
+
+/// What is remembered of a `PrometheusRule` as it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct RulesRead {
+    owners: Vec<String>,
+    groups: Option<u64>,
+}
+
+impl RulesRead {
+    pub(super) fn of(obj: &Obj) -> Self {
+        let owners = obj.meta().owner_references.iter().flatten();
+        Self {
+            owners: owners.map(|owner| owner.uid.clone()).collect(),
+            groups: obj.json().pointer("/spec/groups").map(digest),
+        }
+    }
+
+    /// Whether the object with this uid is an owner.
+    pub(crate) fn is_owned_by(&self, uid: &str) -> bool {
+        self.owners.iter().any(|owner| owner == uid)
     }
 }
 
@@ -92,8 +114,14 @@ impl Manifest {
         let meta = obj.meta();
         self.generation == obj.generation()
             && self.labels == *meta.labels.as_ref().unwrap_or(&none)
-            && self.annotations == *meta.annotations.as_ref().unwrap_or(&none)
+            && annotations(obj).eq(&self.annotations)
     }
+}
+
+/// Those that its author wrote: ours are no part of what its rules carry on.
+fn annotations(obj: &Obj) -> impl Iterator<Item = (&String, &String)> {
+    let all = obj.meta().annotations.iter().flatten();
+    all.filter(|(name, _)| !beside::is_bookkeeping(name))
 }
 
 /// The SLOs and rules of an object, and everything there is to say about it.
@@ -111,7 +139,7 @@ pub(super) fn read(obj: &Obj) -> Arc<Manifest> {
     Arc::new(Manifest {
         generation: obj.generation(),
         labels: obj.meta().labels.clone().unwrap_or_default(),
-        annotations: obj.meta().annotations.clone().unwrap_or_default(),
+        annotations: annotations(obj).map(|(name, text)| (name.clone(), text.clone())).collect(),
         rules: rules.as_ref().map(RulesMark::of),
         findings,
         slos: group.map_or_else(Vec::new, |group| group.slos),
@@ -125,7 +153,11 @@ pub(super) fn rules(obj: &Obj) -> Option<RuleSet> {
 }
 
 fn asked(obj: &Obj) -> ([Input; 1], Options) {
-    let input = Input { name: obj.key().to_string(), text: obj.json().to_string() };
+    let mut body = obj.json().clone();
+    if let Some(Value::Object(all)) = body.pointer_mut("/metadata/annotations") {
+        all.retain(|name, _| !beside::is_bookkeeping(name));
+    }
+    let input = Input { name: obj.key().to_string(), text: body.to_string() };
     let version = env!("CARGO_PKG_VERSION").to_owned();
     ([input], Options { mode: Mode::Controller, version, ..Options::default() })
 }
@@ -135,6 +167,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_evenkeel_notes_on_an_object_is_no_part_of_its_rules() {
+        let obj = |status: &str| {
+            let body = json!({"apiVersion": "sloth.slok.dev/v1", "kind": "PrometheusServiceLevel",
+                "metadata": {"name": "api", "namespace": "shop", "generation": 1, "annotations": {
+                    "team": "shop", "evenkeel.dev/managed": "true", "evenkeel.dev/status": status}},
+                "spec": {"service": "api", "slos": [{"name": "errors", "objective": 99.9,
+                    "sli": {"raw": {"errorRatioQuery": "errors[{{.window}}]"}},
+                    "alerting": {"name": "A"}}]}});
+            Obj::from_json(body).unwrap()
+        };
+        let set = rules(&obj("1")).unwrap();
+        assert_eq!(
+            set.object.unwrap().annotations,
+            BTreeMap::from([("team".into(), "shop".into())])
+        );
+        assert!(read(&obj("1")).is_of(&obj("2")));
+    }
 
     #[test]
     fn rules_are_the_same_whatever_the_order_of_their_fields() {

@@ -1,6 +1,6 @@
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -10,7 +10,7 @@ use evenkeel_api::{
     misfit,
     slo::{ErrorBudgetPolicy, PrometheusRule, SloMaintenance},
 };
-use evenkeel_control::{ListQuery, ObserveError, Ports, StoreError, redact};
+use evenkeel_control::{ListQuery, Memo, ObserveError, Ports, StoreError, redact};
 use jiff::SignedDuration;
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ use super::{
     SLOS_ANNOTATION, Settings,
     changes::{edges, is_running},
     former,
-    manifest::{Manifest, read},
+    manifest::{Manifest, RulesRead, read},
     status::{SloState, SloStatusObject},
     tracker::{Sight, Tracker},
     view::{CanarySeen, RulesSeen, SloSeen, SloSight, SloView},
@@ -43,8 +43,20 @@ pub(super) struct Known {
     resting: Vec<Tracker>,
 }
 
-/// Everything remembered, by object.
-pub(super) type Memory = Mutex<BTreeMap<Key, Known>>;
+/// What is remembered of the objects that are looked after, and of those around them.
+#[derive(Default)]
+pub(super) struct Memory {
+    known: Mutex<BTreeMap<Key, Known>>,
+    rules: Memo<RulesRead>,
+    /// Of a Canary, unless it is at rest.
+    running: Memo<Option<CanarySeen>>,
+}
+
+impl Memory {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Key, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// One object's memory while it is worked on. It goes back when this is dropped, so that an
 /// observation that is cut short keeps what was counted.
@@ -56,7 +68,7 @@ struct Taken<'a> {
 
 impl<'a> Taken<'a> {
     fn of(memory: &'a Memory, key: &'a Key) -> Self {
-        let known = memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        let known = memory.known().remove(key);
         Self { memory, key, known }
     }
 }
@@ -64,8 +76,7 @@ impl<'a> Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if let Some(known) = self.known.take() {
-            let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-            memory.insert(self.key.clone(), known);
+            self.memory.known().insert(self.key.clone(), known);
         }
     }
 }
@@ -127,17 +138,16 @@ pub(super) async fn observe(
     }
     let recounted = was_counting && !counting(known);
     let (policies, _) = policies(&list::<ErrorBudgetPolicy>(ports, &namespace).await?);
-    let canaries = list::<Canary>(ports, &namespace).await?;
     Ok(Some(SloSight::There(Box::new(SloView {
         now: ports.clock.now(),
         every: settings.every,
         manifest,
-        rules_have: rules_seen(key, ports).await?,
+        rules_have: rules_seen(key, ports, &memory.rules).await?,
         slos,
         ignored: maintenances.iter().filter_map(Maintenance::problem).collect(),
         recounted,
         policies,
-        running: running(&canaries, obj.name()),
+        running: running(key, ports, &memory.running).await?,
         status,
         obj,
     }))))
@@ -197,9 +207,14 @@ fn histories(tracker: &Tracker) -> BTreeMap<SloKey, Arc<History>> {
 }
 
 /// The rules of an object. Its budgets do not depend on whether they may be read.
-async fn rules_seen(key: &Key, ports: &Ports) -> Result<RulesSeen, StoreError> {
-    match ports.read.get(&key.sibling::<PrometheusRule>(&key.name)).await {
-        Ok(Some(obj)) => Ok(RulesSeen::There(obj)),
+async fn rules_seen(
+    key: &Key,
+    ports: &Ports,
+    memo: &Memo<RulesRead>,
+) -> Result<RulesSeen, StoreError> {
+    let rules = key.sibling::<PrometheusRule>(&key.name);
+    match memo.get(&*ports.read, &rules, RulesRead::of).await {
+        Ok(Some(rules)) => Ok(RulesSeen::There(rules)),
         Ok(None) => Ok(RulesSeen::Absent),
         Err(StoreError::NoKind { .. }) => Ok(RulesSeen::KindMissing),
         Err(StoreError::Refused { problem, .. }) => Ok(RulesSeen::Unread(redact::text(&problem))),
@@ -216,10 +231,16 @@ pub(super) async fn list<T: ApiObject>(
     namespace: &str,
 ) -> Result<Vec<Arc<Obj>>, StoreError> {
     let query = ListQuery::of::<T>().within(namespace);
-    match ports.read.list(&query).await {
-        Ok(listed) => Ok(listed.items),
+    none_without_kind(ports.read.list(&query).await.map(|listed| listed.items))
+}
+
+/// No objects, where the cluster does not know their kind.
+pub(super) fn none_without_kind<T>(
+    listed: Result<Vec<T>, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    match listed {
         Err(StoreError::NoKind { .. }) => Ok(Vec::new()),
-        Err(error) => Err(error),
+        listed => listed,
     }
 }
 
@@ -273,14 +294,21 @@ pub(super) fn named(canary: &Obj) -> Option<impl Iterator<Item = &str>> {
     Some(names.split(',').map(str::trim).filter(|name| !name.is_empty()))
 }
 
-/// The Canaries with a run under way that name this object, or none in particular.
-fn running(objects: &[Arc<Obj>], name: &str) -> Vec<CanarySeen> {
-    let concerned =
-        |obj: &&Arc<Obj>| named(obj).is_none_or(|mut names| names.any(|one| one == name));
-    objects
-        .iter()
-        .filter(concerned)
-        .filter_map(|obj| Some(CanarySeen { obj: obj.clone(), canary: obj.get().ok()? }))
-        .filter(|seen| is_running(&seen.canary))
-        .collect()
+/// The Canaries of the namespace with a run under way that an SLO object has a say about.
+async fn running(
+    slo: &Key,
+    ports: &Ports,
+    memo: &Memo<Option<CanarySeen>>,
+) -> Result<Vec<CanarySeen>, StoreError> {
+    let query = ListQuery::of::<Canary>().within(&slo.namespace);
+    let read = |obj: &Obj| {
+        let canary: Arc<Canary> = obj.get().ok()?;
+        is_running(&canary).then(|| CanarySeen { obj: Arc::new(obj.clone()), canary })
+    };
+    let all = none_without_kind(memo.list(&*ports.read, &query, read).await)?;
+    let concerned = |seen: &CanarySeen| {
+        named(&seen.obj).is_none_or(|mut names| names.any(|name| *name == *slo.name))
+    };
+    let running = all.into_iter().filter_map(|(_, seen)| (*seen).clone());
+    Ok(running.filter(concerned).collect())
 }

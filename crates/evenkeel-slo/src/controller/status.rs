@@ -257,9 +257,13 @@ pub(crate) fn moved_points(old: Option<f64>, new: Option<f64>) -> bool {
     (new.unwrap_or(0.0) - old.unwrap_or(0.0)).abs() >= 1.0
 }
 
-/// A number so coarsely that only a move changes it, give or take.
+/// A change of a number by less than this share is none for the answers to Canaries at once: they
+/// are looked at every minute all the same, and each change is one for all Canaries of a namespace.
+const STEP: f64 = 0.1;
+
+/// A number so coarsely that only a move by a [`STEP`] changes it, give or take.
 fn step(number: Option<f64>) -> Option<f64> {
-    number.map(|number| (number.max(f64::MIN_POSITIVE).ln() / MOVE_MIN).round())
+    number.map(|number| (number.max(f64::MIN_POSITIVE).ln() / STEP).round())
 }
 
 impl SloState {

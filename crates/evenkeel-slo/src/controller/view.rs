@@ -3,7 +3,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use evenkeel_api::{Obj, canary::Canary};
 use jiff::Timestamp;
 
-use super::{manifest::Manifest, status::SloStatusObject, tracker::Sight};
+use super::{
+    manifest::{Manifest, RulesRead},
+    status::SloStatusObject,
+    tracker::Sight,
+};
 use crate::{
     budget::{Exclusions, History, SloKey},
     model::Slo,
@@ -48,7 +52,7 @@ pub struct SloView {
 #[derive(Debug, Clone)]
 pub(crate) enum RulesSeen {
     /// As it stands.
-    There(Arc<Obj>),
+    There(Arc<RulesRead>),
     /// Not there yet.
     Absent,
     /// The cluster does not know the kind.
