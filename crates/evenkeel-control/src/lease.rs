@@ -273,6 +273,13 @@ impl Elector {
             return Ok(wait);
         }
         match self.write(&step).await {
+            // Whatever has answered this, it has not written what was asked for.
+            Ok(lease) if holder(&lease) != self.settings.identity => {
+                return Err(StoreError::Unreachable {
+                    object: self.settings.key.to_string(),
+                    problem: "the answer to a renewal names another holder".to_owned(),
+                });
+            }
             Ok(lease) => {
                 self.note(Some(&lease), self.steady());
                 self.is_own = true;
@@ -418,8 +425,7 @@ impl Elector {
 
     async fn give_back(host: &Host, settings: &LeaseSettings) -> Result<(), StoreError> {
         let Some(lease) = host.ports.read.get(&settings.key).await? else { return Ok(()) };
-        let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str);
-        if holder != Some(settings.identity.as_str()) {
+        if holder(&lease) != settings.identity {
             return Ok(());
         }
         let options =
@@ -431,6 +437,12 @@ impl Elector {
         tracing::info!(%lease, leader, "leadership given back: another process may act at once");
         Ok(())
     }
+}
+
+/// Who holds a Lease; empty when nobody does.
+fn holder(lease: &Obj) -> &str {
+    let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str);
+    holder.unwrap_or_default()
 }
 
 /// What a watch of the Lease came to.
@@ -445,8 +457,7 @@ enum Watched {
 async fn given_back(watch: &mut Watch) -> Watched {
     while let Some(event) = watch.next().await {
         let Ok(WatchEvent::Applied(lease)) = event else { continue };
-        let holder = lease.json().pointer("/spec/holderIdentity").and_then(Value::as_str);
-        if holder.is_none_or(str::is_empty) {
+        if holder(&lease).is_empty() {
             return Watched::GivenBack;
         }
     }

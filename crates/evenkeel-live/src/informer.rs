@@ -18,6 +18,7 @@ use crate::{
     answer::Failure,
     client::Generation,
     counts::Tally,
+    fits,
     kinds::Route,
     lines::Lines,
     packed::{Packed, Recent},
@@ -264,6 +265,7 @@ fn read(
     };
     match event.get("type").and_then(Value::as_str).unwrap_or_default() {
         kind_of_event @ ("ADDED" | "MODIFIED" | "DELETED") => {
+            fits::is_of(&body, kind).and_then(|()| fits::has_revision(&body)).map_err(odd)?;
             let Some(obj) = detail.read_or_pass_over(body, kind, route) else { return at() };
             let (is_gone, obj) = (kind_of_event == "DELETED", Packed::of(&obj, kind));
             Ok(if is_gone { Change::Deleted(obj) } else { Change::Applied(obj) })

@@ -167,6 +167,9 @@ async fn discover(client: &ApiClient) -> Result<Found, Failure> {
                 "{path} has no list of all kinds: Kubernetes 1.27 or later is needed"
             )));
         }
+        if !body.get("items").is_some_and(Value::is_array) {
+            return Err(Failure::Broken(format!("the list of kinds at {path} has no items")));
+        }
         read(&body, &mut found);
     }
     Ok(found)

@@ -16,6 +16,7 @@
 //!   packed     objects as they are kept: a fraction of what they take when they are used
 //!   codec      values as bytes
 //!   page       a page of a list, object by object
+//!   fits       whether a good answer is what was asked for
 //! OneNamespace  a store that asks for the objects of one namespace only
 //! Neighbours  which kinds another controller looks after
 //! HttpHooks  webhooks, with in-cluster Service names resolved through the Store, and the built-in
@@ -35,6 +36,7 @@ mod codec;
 mod config;
 mod connector;
 mod counts;
+mod fits;
 mod hooks;
 mod identity;
 mod informer;

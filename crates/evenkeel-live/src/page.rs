@@ -6,7 +6,7 @@ use std::fmt;
 use evenkeel_api::Revision;
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::Value;
 
@@ -28,7 +28,8 @@ struct ListMeta {
 impl Page {
     /// Reads a page, and hands each of its objects to `each`.
     ///
-    /// **Errors**: it is not JSON, or not a list. Objects that came before were handed over.
+    /// **Errors**: it is not JSON, or not a list. Objects that came before were handed over. A list
+    /// has a kind that ends in `List`, a revision and items: an empty object is not an empty list.
     pub(crate) fn read(
         body: &[u8],
         each: &mut dyn FnMut(Value),
@@ -60,21 +61,35 @@ impl<'de> Visitor<'de> for Whole<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Page, A::Error> {
         let mut meta = ListMeta::default();
+        let mut kind = String::new();
+        let mut has_items = false;
         while let Some(name) = fields.next_key::<String>()? {
             match &*name {
                 "metadata" => meta = fields.next_value::<Option<_>>()?.unwrap_or_default(),
-                "items" => fields.next_value_seed(Items(self.0))?,
+                "kind" => kind = fields.next_value::<Option<_>>()?.unwrap_or_default(),
+                "items" => {
+                    fields.next_value_seed(Items(self.0))?;
+                    has_items = true;
+                }
                 _ => {
                     fields.next_value::<IgnoredAny>()?;
                 }
             }
         }
-        let revision = Revision(meta.resource_version.unwrap_or_default().into());
+        if !kind.ends_with("List") {
+            return Err(A::Error::custom(format!("it is not a list, its kind is {kind:?}")));
+        }
+        if !has_items {
+            return Err(A::Error::missing_field("items"));
+        }
+        let revision = meta.resource_version.filter(|revision| !revision.is_empty());
+        let revision = revision.ok_or_else(|| A::Error::missing_field("resourceVersion"))?;
+        let revision = Revision(revision.into());
         Ok(Page { revision, next: meta.r#continue.filter(|token| !token.is_empty()) })
     }
 }
 
-/// Its objects; an empty list may be `null`.
+/// Its objects. Those of an empty list may be `null`: a Go slice that nothing was put into.
 struct Items<'a>(&'a mut dyn FnMut(Value));
 
 impl<'de> DeserializeSeed<'de> for Items<'_> {
@@ -121,17 +136,35 @@ mod tests {
         let items = r#""items": [{"a": 1}, {}]"#;
         let first = read(&format!(r#"{{"kind": "List", {meta}, {items}}}"#));
         assert_eq!(first.unwrap(), r#"{"a":1} {}@7 then None"#);
-        let second = read(&format!(r#"{{{items}, "apiVersion": "v1", {meta}}}"#));
+        let second =
+            read(&format!(r#"{{{items}, "apiVersion": "v1", {meta}, "kind": "PodList"}}"#));
         assert_eq!(second.unwrap(), r#"{"a":1} {}@7 then None"#);
-        let more = read(r#"{"items": null, "metadata": {"continue": "next"}}"#);
-        assert_eq!(more.unwrap(), r#"@ then Some("next")"#);
-        assert_eq!(read(r#"{"metadata": null}"#).unwrap(), "@ then None");
+        let more = r#"{"resourceVersion": "7", "continue": "next"}"#;
+        let more = read(&format!(r#"{{"kind": "PodList", "items": null, "metadata": {more}}}"#));
+        assert_eq!(more.unwrap(), r#"@7 then Some("next")"#);
     }
 
     #[test]
     fn what_is_no_list_is_an_error() {
-        for body in ["", "[]", "<html>", r#"{"items": 7}"#, r#"{"items": []} x"#, r#"{"items": ["#]
-        {
+        let whole = r#"{"kind": "PodList", "metadata": {"resourceVersion": "7"}, "items": []}"#;
+        assert_eq!(read(whole).unwrap(), "@7 then None");
+        for (part, instead) in [
+            ("[]", "7"),
+            ("[]}", "[]} x"),
+            ("[]}", "["),
+            (r#", "items": []"#, ""),
+            ("\"7\"", "\"\""),
+            ("\"7\"", "null"),
+            (r#"{"resourceVersion": "7"}"#, "null"),
+            (r#""metadata": {"resourceVersion": "7"}, "#, ""),
+            ("PodList", "Pod"),
+            (r#""PodList""#, "null"),
+            (r#""kind": "PodList", "#, ""),
+        ] {
+            let body = whole.replace(part, instead);
+            assert!(body != whole && read(&body).is_err(), "{body}");
+        }
+        for body in ["", "[]", "<html>", "{}", r#"{"status": "maintenance"}"#] {
             assert!(read(body).is_err(), "{body}");
         }
     }

@@ -18,6 +18,7 @@ use crate::{
     answer::Failure,
     client::{ApiClient, ClientError, Generation},
     counts::{ApiCounts, Verb},
+    fits::{self, Asked},
     informer::{self, Detail},
     kinds::{Kinds, Route},
     page::Page,
@@ -71,8 +72,13 @@ impl KubeStore {
 
     /// An object as the server answers it, `managedFields` included; `None` when there is none.
     pub async fn raw(&self, key: &Key) -> Result<Option<Value>, StoreError> {
-        match self.send(&Call::one(Verb::Get, key, None)).await.map_err(StoreError::from) {
-            Ok(answer) => answer.json().map(Some),
+        let call = Call::one(Verb::Get, key, None);
+        match self.send(&call).await.map_err(StoreError::from) {
+            Ok(answer) => {
+                let body = answer.json()?;
+                call.is_answered_by(&body, &answer.route)?;
+                Ok(Some(body))
+            }
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -94,8 +100,12 @@ impl KubeStore {
         let request = request.map_err(|error| unclear(error.to_string()))?;
         match self.client.exchange(Verb::Get, request).await {
             Ok(body) => {
-                let parsed = serde_json::from_slice(&body);
-                parsed.map(Some).map_err(|error| unclear(error.to_string()))
+                let parsed: Result<Value, _> = serde_json::from_slice(&body);
+                let parsed = parsed.map_err(|error| unclear(error.to_string()))?;
+                if !parsed.pointer("/components/schemas").is_some_and(Value::is_object) {
+                    return Err(unclear("the answer has no schemas".to_owned()));
+                }
+                Ok(Some(parsed))
             }
             Err(failure) => match Refused::of(failure, &path).error {
                 StoreError::NotFound { .. } | StoreError::Refused { .. } => Ok(None),
@@ -191,6 +201,7 @@ impl KubeStore {
     async fn one(&self, call: &Call<'_>) -> Result<Arc<Obj>, StoreError> {
         let answer = self.send(call).await?;
         let body = answer.json()?;
+        call.is_answered_by(&body, &answer.route)?;
         // The answer to a scale is a Scale.
         Ok(Arc::new(match call.subresource {
             Some(Subresource::Scale) => Obj::from_json(body)?,
@@ -223,10 +234,12 @@ impl KubeStore {
         let call = Call { body: Some(&body), ..Call::one(Verb::Delete, key, None) };
         let answer = self.send(&call).await?;
         let body = answer.json()?;
-        if body.get("kind").and_then(Value::as_str) == Some("Status") {
+        if fits::kind_of(&body) == "Status" {
+            fits::is_success(&body).map_err(|problem| call.unanswered(problem))?;
             let uid = body.pointer("/details/uid").and_then(Value::as_str);
             return Ok(Deleted::Gone(uid.unwrap_or_default().to_owned()));
         }
+        call.is_answered_by(&body, &answer.route)?;
         Ok(Deleted::Marked(Arc::new(object(body, &key.kind, &answer.route)?)))
     }
 }
@@ -385,6 +398,22 @@ impl<'a> Call<'a> {
         Cow::Owned(body)
     }
 
+    /// Whether an answer is the object that this call is about.
+    fn is_answered_by(&self, body: &Value, route: &Route) -> Result<(), StoreError> {
+        let scale = GroupKind::new("autoscaling", "Scale");
+        let asked = Asked {
+            kind: if self.subresource == Some(Subresource::Scale) { &scale } else { self.kind },
+            namespace: self.namespace.filter(|_| route.namespaced),
+            name: self.name.unwrap_or_default(),
+        };
+        asked.check(body).map_err(|problem| self.unanswered(problem))
+    }
+
+    /// Something else answered than the API server, or not to this call.
+    fn unanswered(&self, problem: String) -> StoreError {
+        StoreError::Unreachable { object: self.object(), problem }
+    }
+
     /// A failure of this call. A path that stays unknown although the kind is known is the
     /// subresource, or an aggregated server that is away.
     fn failed(&self, failure: Failure) -> Refused {
@@ -514,8 +543,9 @@ impl Write for KubeStore {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let call = Call::one(Verb::Create, key, Some(subresource));
-            self.send(&Call { body: Some(body), ..call }).await?;
-            Ok(())
+            let call = Call { body: Some(body), ..call };
+            let answer = self.send(&call).await?;
+            fits::is_success(&answer.json()?).map_err(|problem| call.unanswered(problem))
         })
     }
 }

@@ -332,11 +332,39 @@ async fn without_permission_to_watch_reads_go_to_the_server() {
 }
 
 #[tokio::test]
+async fn no_list_is_answered_from_the_past() {
+    // The watch is no use, so that everything is listed again; each list has two pages.
+    let server = Server::start(|request| match request.path() {
+        ALL if request.is_watch() => Reply::Watch(Vec::new(), End::Clean),
+        ALL if request.target.contains("continue=") => Reply::Json(200, list(10, &[])),
+        ALL => {
+            let mut first = list(10, &[config_map("a", 1, "one")]);
+            first["metadata"]["continue"] = "more".into();
+            Reply::Json(200, first)
+        }
+        _ => UNKNOWN,
+    })
+    .await;
+    let store = CachedStore::new(server.store(quick()));
+    let mut watch = store.watch(ListQuery::of::<ConfigMap>());
+    synced(&mut watch).await;
+    store.live().list(&ListQuery::of::<ConfigMap>()).await.unwrap();
+    let is_list = |request: &Request| request.path() == ALL && !request.is_watch();
+    // A revision would let a server answer with what it had then, and a list that is older than what
+    // is known is taken for a cluster that was put back to an older state.
+    for list in server.reached(8, is_list).await {
+        assert!(!list.target.contains("resourceVersion"), "{}", list.target);
+    }
+}
+
+#[tokio::test]
 async fn leases_are_always_read_from_the_server() {
     let revision = AtomicUsize::new(1);
     let server = Server::start(move |request| match request.path() {
         "/apis/coordination.k8s.io/v1/namespaces/x/leases/a" => {
             let mut lease = config_map("a", 0, "");
+            lease["apiVersion"] = "coordination.k8s.io/v1".into();
+            lease["kind"] = "Lease".into();
             lease["metadata"]["resourceVersion"] =
                 revision.fetch_add(1, Ordering::Relaxed).to_string().into();
             Reply::Json(200, lease)

@@ -9,4 +9,5 @@ mod neighbours;
 mod notify;
 mod scope;
 mod silence;
+mod strangers;
 mod support;

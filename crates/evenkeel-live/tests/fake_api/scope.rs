@@ -22,7 +22,7 @@ async fn server() -> Server {
         path if path.contains("/leases/") => Reply::Json(
             200,
             json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-                "metadata": {"name": "l", "namespace": "ops"}}),
+                "metadata": {"name": "l", "namespace": "ops", "resourceVersion": "1"}}),
         ),
         _ => Reply::Json(200, config_map("a", 1, "b")),
     })
