@@ -51,7 +51,7 @@ pub(crate) struct Worker {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) flags: Flags,
     pub(crate) predictions: Predictions,
-    repeats: Repeats,
+    pub(crate) repeats: Repeats,
     pub(crate) pending: Mutex<Vec<Pending>>,
     /// Each effect whose outcome is awaited holds one of these.
     pub(crate) awaited: Arc<()>,
@@ -259,10 +259,7 @@ impl Worker {
         }
         match self.repeats.note(key, &done.changes, self.steady()) {
             Calm::No(which) => {
-                let message = format!(
-                    "the same change was made more than {REPEATS_MAX} times within a minute and \
-                     does not last: another controller or the API server undoes it ({which})"
-                );
+                let message = undone(&which);
                 self.stall(key, "RepeatedPlan", &message).await;
                 let next = Next::Back(BackOff::Slow, wake);
                 Ended::new("repeated", plan.reason, next).saying(message)
@@ -458,6 +455,14 @@ impl Worker {
 pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+/// That a change does not last.
+pub(crate) fn undone(which: &str) -> String {
+    format!(
+        "the same change was made more than {REPEATS_MAX} times within a minute and does not last: \
+         another controller or the API server undoes it ({which})"
+    )
 }
 
 /// When a plan wants to be looked at again. `None` when it wants to continue at once: that means

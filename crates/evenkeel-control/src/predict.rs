@@ -13,10 +13,12 @@ use crate::{
     BoxFuture, ListQuery, Listed, Plan, Ports, Prediction, Read, Retry, Standing, StoreError,
     Watch,
     controller::is_singleton,
-    pass::{Done, Ended, Next, OBSERVE_MAX, Worker},
+    pass::{Done, Ended, Next, OBSERVE_MAX, Worker, undone},
     perform::chain,
     queue::BackOff,
-    redact, within,
+    redact,
+    repeats::Calm,
+    within,
 };
 
 /// Plans that follow from each other in one prediction: taking note of an object takes one or two,
@@ -100,11 +102,18 @@ impl Worker {
         };
         tracing::info!(controller = self.name(), object = %key, reason = plan.reason,
             "handing it back");
-        let ended = match self.perform_all(key, &plan, &mut Done::default()).await {
-            Ok(()) => Ended::new("done", plan.reason, Next::Done(Some(Duration::ZERO))),
-            Err(ended) => ended,
-        };
-        Some(ended)
+        let mut done = Done::default();
+        if let Err(ended) = self.perform_all(key, &plan, &mut done).await {
+            return Some(ended);
+        }
+        // Whoever puts it back must not be answered at once for ever.
+        if let Calm::No(which) = self.repeats.note(key, &done.changes, self.steady()) {
+            let next = Next::Back(BackOff::Slow, None);
+            return Some(Ended::new("repeated", plan.reason, next).saying(undone(&which)));
+        }
+        // What changed nothing changes nothing at the next look either.
+        let wait = if done.changes.is_empty() { LOOK_LEAST } else { Duration::ZERO };
+        Some(Ended::new("done", plan.reason, Next::Done(Some(wait))))
     }
 
     /// Decides as if the object were ours, and says what came of it.

@@ -138,6 +138,37 @@ fn what_is_put_on_an_object_is_taken_off_when_it_is_handed_back() {
 }
 
 #[test]
+fn what_another_one_puts_back_is_not_taken_off_again_and_again_at_once() {
+    let marked = |widget: &Obj| widget.json().pointer("/status/ours").is_some();
+    let fixture = Fixture::copying().handing_back(move |widget: &Obj| {
+        let plan =
+            Plan::idle("HandedBack").with_status(widget.key().clone(), json!({"ours": null}));
+        marked(widget).then_some(plan)
+    });
+    let mut world = world(fixture);
+    for _ in 0..600 {
+        world.server.change(&widget_key("w"), |widget| widget["status"] = json!({"ours": 1}));
+        world.run_for(1);
+    }
+    let taken_off = world.count("status", "Widget/shop/w");
+    assert!((200..=310).contains(&taken_off), "{taken_off} writes in ten minutes");
+    world.run_for(60);
+    assert!(!marked(&world.server.find(&widget_key("w")).unwrap()));
+}
+
+#[test]
+fn a_hand_back_that_does_not_last_is_slowed_down() {
+    // The server keeps what is to be taken off.
+    let fixture = Fixture::copying().handing_back(|widget: &Obj| {
+        Some(Plan::idle("HandedBack").with_status(widget.key().clone(), json!({"theirs": null})))
+    });
+    let mut world = world(fixture);
+    world.run_for(60);
+    let tried = world.count("status", "Widget/shop/w");
+    assert!((5..=12).contains(&tried), "{tried} writes in a minute");
+}
+
+#[test]
 fn an_object_that_changes_hands_while_it_is_looked_at_is_not_acted_on() {
     let server = Arc::<OnceLock<Server>>::default();
     let taking = server.clone();
