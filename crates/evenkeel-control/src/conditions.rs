@@ -155,6 +155,11 @@ impl Flags {
         !self.known().bearing.contains(key)
     }
 
+    /// Forgets all objects. What is raised on them is found again by the next look.
+    pub(crate) fn forget_all(&self) {
+        *self.known() = Known::default();
+    }
+
     /// Forgets an object that is gone.
     pub(crate) fn forget(&self, key: &Key) {
         let mut known = self.known();

@@ -54,6 +54,10 @@ pub trait Controller: Send + Sync + 'static {
         std::future::ready(Ok(None))
     }
 
+    /// Called when a term as the leader has ended: what was kept of objects between two looks may
+    /// never be asked for again, and this process may follow for months.
+    fn resigned(&self) {}
+
     /// How many objects may be worked on at once. One by default: the controller then never races
     /// with itself. Raise it where observing or acting waits for others (webhooks).
     fn concurrency(&self) -> usize {
@@ -148,6 +152,8 @@ pub trait DynController: Send + Sync {
     fn interests(&self) -> Vec<Interest>;
     /// See [`Controller::concurrency`].
     fn concurrency(&self) -> usize;
+    /// See [`Controller::resigned`].
+    fn resigned(&self);
     /// See [`Controller::hand_back`].
     fn hand_back<'a>(
         &'a self,
@@ -172,6 +178,9 @@ impl<C: Controller> DynController for C {
     }
     fn concurrency(&self) -> usize {
         Controller::concurrency(self)
+    }
+    fn resigned(&self) {
+        Controller::resigned(self);
     }
     fn hand_back<'a>(
         &'a self,

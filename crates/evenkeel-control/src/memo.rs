@@ -62,6 +62,11 @@ impl<T: Send + Sync> Memo<T> {
         Ok(values)
     }
 
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.kept().clear();
+    }
+
     async fn value(
         &self,
         read: &dyn Read,

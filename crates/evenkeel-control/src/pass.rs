@@ -212,6 +212,23 @@ impl Worker {
         Ended::new("gone", "Gone", Next::Gone)
     }
 
+    /// Forgets what was learnt in a term that has ended: no pass frees it any more, and the next
+    /// term may never come.
+    pub(crate) fn term_ended(&self) {
+        self.flags.forget_all();
+        self.predictions.clear();
+        self.repeats.clear();
+        let resigning = AssertUnwindSafe(|| self.controller.resigned());
+        if let Err(panic) = std::panic::catch_unwind(resigning) {
+            let error = redact::text(&panic_words(&*panic));
+            tracing::error!(
+                controller = self.name(),
+                error,
+                "controller panicked at its resignation"
+            );
+        }
+    }
+
     /// The one way from a plan to the world. `Err` is how the plan ended early.
     async fn carry_out(&self, key: &Key, plan: &Plan) -> Result<Ended, Ended> {
         let mut done = Done::default();

@@ -23,6 +23,11 @@ impl Predictions {
         self.known().remove(key);
     }
 
+    /// Forgets all objects.
+    pub(crate) fn clear(&self) {
+        self.known().clear();
+    }
+
     /// Takes an object that is only observed, about which nothing is predicted yet.
     pub(crate) fn begin(&self, key: &Key) {
         self.known().entry(key.clone()).or_default();

@@ -146,6 +146,17 @@ impl Queue {
         self.not_before.remove(key);
     }
 
+    /// Forgets everything but which objects are being worked on: those are not begun a second time.
+    pub(crate) fn clear(&mut self) {
+        let running = std::mem::take(&mut self.running).into_keys().map(|key| (key, None));
+        *self = Self { running: running.collect(), arrivals: self.arrivals, ..Self::default() };
+    }
+
+    /// Work on `key` has ended, and nothing follows from it.
+    pub(crate) fn ended(&mut self, key: &Key) {
+        self.running.remove(key);
+    }
+
     fn finish(&mut self, key: &Key, wake: Option<Timestamp>) {
         let again = self.running.remove(key).flatten();
         for at in [again, wake].into_iter().flatten() {
@@ -252,6 +263,26 @@ mod tests {
         queue.take(at(1)).unwrap();
         queue.held(&key("a"), at(1), Duration::ZERO);
         assert_eq!(queue.due(&key("a")), Some(at(2)));
+    }
+
+    #[test]
+    fn what_is_under_way_when_all_is_forgotten_is_not_begun_twice() {
+        let mut queue = Queue::default();
+        for name in ["a", "b"] {
+            queue.add(&key(name), at(0));
+        }
+        assert_eq!(queue.take(at(0)), Some(key("a")));
+        queue.add(&key("a"), at(0));
+        queue.clear();
+        assert_eq!((queue.len(), queue.take(at(9))), (0, None));
+        queue.add(&key("a"), at(1));
+        assert_eq!(queue.take(at(9)), None, "it is under way");
+        queue.done(&key("a"), at(9), None);
+        assert_eq!(queue.take(at(9)), Some(key("a")));
+        queue.clear();
+        queue.ended(&key("a"));
+        queue.add(&key("a"), at(9));
+        assert_eq!(queue.take(at(9)), Some(key("a")));
     }
 
     #[test]

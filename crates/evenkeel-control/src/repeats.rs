@@ -126,6 +126,11 @@ impl Repeats {
         last.statuses.insert(of.clone(), revision.clone()).as_ref() != Some(revision)
     }
 
+    /// Forgets all objects.
+    pub(crate) fn clear(&self) {
+        self.known().clear();
+    }
+
     /// Forgets an object that is gone.
     pub(crate) fn forget(&self, key: &Key) {
         self.known().remove(key);

@@ -11,7 +11,7 @@ use futures::{
     FutureExt as _, Stream, StreamExt as _,
     channel::mpsc,
     future::{Either, select},
-    stream::{self, FuturesUnordered, SelectAll},
+    stream::{self, BoxStream, FuturesUnordered, SelectAll},
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -156,17 +156,19 @@ struct State {
     logged: BTreeMap<usize, String>,
     /// Objects on which a trigger has panicked.
     poisons: BTreeSet<Key>,
+    /// Whether this process leads, as far as the queue knows. A follower keeps nothing: a term
+    /// begins with everything that exists.
+    in_term: bool,
+    /// A term has ended, and its memory is still there.
+    owes_end: bool,
 }
+
+type Events = SelectAll<BoxStream<'static, (usize, Heard)>>;
 
 async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>) {
     let concurrency = worker.controller.concurrency();
-    let mut state = State::new(worker.controller.interests());
-    let mut events = SelectAll::new();
-    for (index, interest) in state.interests.iter().enumerate() {
-        let (read, timer) = (worker.host.ports.read.clone(), worker.host.timer.clone());
-        let watch = follow(read, timer, interest.query.clone());
-        events.push(watch.map(move |heard| (index, heard)).boxed());
-    }
+    let mut state = State::new(worker.controller.interests(), worker.leads());
+    let mut events = state.follow_all(worker);
     let mut working: FuturesUnordered<BoxFuture<'_, (Key, Ended)>> = FuturesUnordered::new();
     let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
     let mut turn_began = worker.steady();
@@ -177,6 +179,10 @@ async fn work(worker: &Worker, leads: &mut mpsc::UnboundedReceiver<()>) {
             turn_began = worker.steady();
         }
         let may_act = worker.leads();
+        if state.turns(worker, may_act, working.is_empty()) {
+            // What is kept for the old watches serves the new ones, which come first.
+            events = state.follow_all(worker);
+        }
         // Passes never wait for effects that are pending: a rollback must not wait for a chat.
         while may_act && working.len() < concurrency {
             let Some(key) = state.queue.take(now) else { break };
@@ -266,7 +272,7 @@ fn follow(
 }
 
 impl State {
-    fn new(interests: Vec<Interest>) -> Self {
+    fn new(interests: Vec<Interest>, in_term: bool) -> Self {
         Self {
             queue: Queue::default(),
             interests,
@@ -276,11 +282,47 @@ impl State {
             gaps: BTreeSet::new(),
             logged: BTreeMap::new(),
             poisons: BTreeSet::new(),
+            in_term,
+            owes_end: false,
         }
+    }
+
+    /// Watches for everything that concerns the controller, each from its beginning.
+    fn follow_all(&self, worker: &Worker) -> Events {
+        let one = |(index, interest): (usize, &Interest)| {
+            let (read, timer) = (worker.host.ports.read.clone(), worker.host.timer.clone());
+            let watch = follow(read, timer, interest.query.clone());
+            watch.map(move |heard| (index, heard)).boxed()
+        };
+        self.interests.iter().enumerate().map(one).collect()
+    }
+
+    /// Notes whether this process leads; `is_idle`: no pass is under way. Whether a term begins:
+    /// then everything is to be heard again.
+    ///
+    /// A follower could not keep a queue: only a pass takes an object out of it. And an object that
+    /// was deleted while nobody led is passed over because something of it is still there.
+    fn turns(&mut self, worker: &Worker, leads: bool, is_idle: bool) -> bool {
+        let begins = leads && !self.in_term;
+        if leads != self.in_term {
+            self.in_term = leads;
+            self.owes_end |= !leads;
+            self.queue.clear();
+            (self.known, self.heard) = (BTreeSet::new(), BTreeMap::new());
+            (self.again, self.gaps) = (None, BTreeSet::new());
+        }
+        if self.owes_end && (is_idle || begins) {
+            self.owes_end = false;
+            worker.term_ended();
+        }
+        begins
     }
 
     fn hear(&mut self, worker: &Worker, watch: usize, heard: Heard) {
         match heard {
+            Heard::Event(_) if !self.in_term => {
+                self.logged.remove(&watch);
+            }
             Heard::Event(WatchEvent::Synced) => {
                 self.logged.remove(&watch);
                 self.close_gap(watch, worker.steady());
@@ -312,9 +354,9 @@ impl State {
                 }
             }
             Heard::Reopened => {
-                if watch == 0 {
+                if self.in_term && watch == 0 {
                     self.again = Some(BTreeSet::new());
-                } else {
+                } else if self.in_term {
                     self.gaps.insert(watch);
                 }
                 self.interrupted(worker, watch, "the watch ended".to_owned());
@@ -353,6 +395,7 @@ impl State {
 
     fn ended(&mut self, key: &Key, next: &Next, now: Timestamp) {
         match next {
+            _ if !self.in_term => self.queue.ended(key),
             Next::Done(wake_after) => self.queue.done(key, now, *wake_after),
             Next::Held(wait) => self.queue.held(key, now, *wait),
             Next::Back(back_off, wake_after) => {

@@ -232,6 +232,10 @@ impl Controller for CanaryController {
         }
     }
 
+    fn resigned(&self) {
+        self.memory.clocks.forget_all();
+    }
+
     fn concurrency(&self) -> usize {
         CONCURRENCY
     }

@@ -108,6 +108,11 @@ impl Clocks {
         }
     }
 
+    /// Forgets all Canaries.
+    pub(crate) fn forget_all(&self) {
+        self.seen().clear();
+    }
+
     /// Forgets a Canary that is gone.
     pub(crate) fn forget(&self, key: &Key) {
         self.seen().remove(key);

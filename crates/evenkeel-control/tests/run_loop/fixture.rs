@@ -64,6 +64,7 @@ pub(crate) struct Fixture {
     look: Observe,
     configs: Option<Map>,
     hand_back: Option<HandBack>,
+    resigned: Arc<dyn Fn() + Send + Sync>,
     concurrency: usize,
 }
 
@@ -76,6 +77,7 @@ impl Fixture {
             look: Arc::new(|_| Look::Well),
             configs: None,
             hand_back: None,
+            resigned: Arc::new(|| {}),
             concurrency: 1,
         }
     }
@@ -101,6 +103,11 @@ impl Fixture {
         map: impl Fn(&Obj) -> Wakes + Send + Sync + 'static,
     ) -> Self {
         self.configs = Some(Arc::new(map));
+        self
+    }
+
+    pub(crate) fn resigning(mut self, resigned: impl Fn() + Send + Sync + 'static) -> Self {
+        self.resigned = Arc::new(resigned);
         self
     }
 
@@ -174,6 +181,10 @@ impl Controller for Fixture {
     async fn hand_back(&self, key: &Key, ports: &Ports) -> Result<Option<Plan>, ObserveError> {
         let Some(plan) = &self.hand_back else { return Ok(None) };
         Ok(ports.read.get(key).await?.and_then(|widget| plan(&widget)))
+    }
+
+    fn resigned(&self) {
+        (self.resigned)();
     }
 
     fn concurrency(&self) -> usize {

@@ -1,6 +1,12 @@
 //! One leader at a time.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use evenkeel_api::Key;
 use evenkeel_base::Rng;
@@ -10,9 +16,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 
 use crate::{
-    fixture::{Fixture, Look, Seen},
+    fixture::{Fixture, Look, Seen, widget_of},
     store::{Client, Fault},
-    world::{World, config_key, widget},
+    world::{World, config_key, widget, widget_key},
 };
 
 fn lease_key() -> Key {
@@ -196,6 +202,20 @@ fn an_answer_that_was_lost_is_read_again() {
 }
 
 #[test]
+fn a_renewal_that_is_answered_with_another_holder_is_none() {
+    let mut world = World::new();
+    world.server.add(widget("w", "1"));
+    let client = world.server.client("a");
+    candidate(&mut world, "a", client);
+    world.run_for(30);
+    world.server.fault("patch", "Lease", Fault::Prune("/spec/holderIdentity"));
+    world.run_for(15);
+    let before = writes(&world, "a");
+    world.run_for(60);
+    assert_eq!(writes(&world, "a"), before);
+}
+
+#[test]
 fn a_deleted_lease_changes_hands_no_sooner() {
     let mut world = pair();
     world.run_for(60);
@@ -223,6 +243,82 @@ fn a_follower_leaves_the_conditions_alone() {
     let other = by_b.filter(|r| r.verb != "watch" && !r.key.starts_with("Lease/")).count();
     assert_eq!(other, 0);
     assert!(world.server.find(&config_key("w")).is_some());
+}
+
+/// A loop that wants to lead, with widgets that have ConfigMaps; what it has looked at.
+fn looker(world: &mut World, name: &'static str) -> Arc<Mutex<Vec<(Timestamp, String)>>> {
+    let seen: Arc<Mutex<Vec<_>>> = Arc::default();
+    let (looks, time) = (seen.clone(), world.time.clone());
+    let fixture = Fixture::copying().named(name).minding_configs(widget_of).looking(move |key| {
+        looks.lock().unwrap().push((time.steady(), key.name.to_string()));
+        Look::Well
+    });
+    let mut setup = world.setup(name, vec![fixture]);
+    setup.lease = Some(LeaseSettings::new("evenkeel", "group", name));
+    world.boot(setup);
+    seen
+}
+
+#[test]
+fn a_follower_has_no_queue_and_the_next_leader_looks_at_everything_at_once() {
+    let mut world = World::new();
+    for n in 0..40 {
+        world.server.add(widget(&format!("w{n}"), "1"));
+    }
+    looker(&mut world, "a");
+    let seen = looker(&mut world, "b");
+    world.run_for(60);
+    for n in 0..40 {
+        world.server.change(&widget_key(&format!("w{n}")), |widget| {
+            widget["spec"]["want"] = "2".into();
+        });
+    }
+    world.run_for(10);
+    let depth = "evenkeel_queue_depth{controller=\"b\"} 0";
+    assert!(world.activity.metrics().contains(depth), "{}", world.activity.metrics());
+    assert!(seen.lock().unwrap().is_empty());
+    world.kill("a");
+    // What is deleted while nobody leads still has something that is left of it.
+    world.server.remove(&widget_key("w7"));
+    world.run_for(30);
+    assert_eq!(holder(&world), "b");
+    let looks = seen.lock().unwrap().clone();
+    let names: std::collections::BTreeSet<_> = looks.iter().map(|(_, name)| name).collect();
+    assert!(names.contains(&"w7".to_owned()), "{names:?}");
+    assert_eq!(names.len(), 40);
+    let first = |name: &str| looks.iter().find(|(_, seen)| seen == name).map(|(at, _)| *at);
+    let last = (0..40).filter_map(|n| first(&format!("w{n}"))).max().unwrap();
+    assert!(last.duration_since(looks[0].0) < SignedDuration::from_secs(1));
+}
+
+#[test]
+fn a_controller_is_told_that_its_term_has_ended_and_the_next_one_begins_anew() {
+    let mut world = World::new();
+    world.server.add(widget("w", "1"));
+    let resigned = Arc::new(AtomicUsize::new(0));
+    let count = resigned.clone();
+    let decide = |seen: &Seen| {
+        Plan::wait("Counting", Duration::from_secs(1))
+            .with_status(seen.key(), serde_json::json!({"at": seen.now.to_string()}))
+    };
+    let fixture = Fixture::new(decide).resigning(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+    });
+    let mut setup = world.setup("a", vec![fixture]);
+    setup.lease = Some(LeaseSettings::new("evenkeel", "group", "a"));
+    world.boot(setup);
+    world.run_for(60);
+    assert_eq!(resigned.load(Ordering::SeqCst), 0);
+    world.server.fault("patch", "Lease", Fault::Silence);
+    world.run_for(30);
+    assert_eq!(resigned.load(Ordering::SeqCst), 1);
+    let depth = "evenkeel_queue_depth{controller=\"fixture\"} 0";
+    assert!(world.activity.metrics().contains(depth), "{}", world.activity.metrics());
+    let before = writes(&world, "a");
+    world.server.heal();
+    world.run_for(30);
+    assert!(writes(&world, "a") > before + 5);
+    assert_eq!(resigned.load(Ordering::SeqCst), 1);
 }
 
 #[test]

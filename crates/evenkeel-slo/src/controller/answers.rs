@@ -191,6 +191,10 @@ impl Controller for AnswerController {
         let Some(obj) = ports.read.get(key).await? else { return Ok(None) };
         Ok(hand_back::canary(&obj))
     }
+
+    fn resigned(&self) {
+        self.read.clear();
+    }
 }
 
 fn status_of(slo: &Obj) -> SloStatusObject {

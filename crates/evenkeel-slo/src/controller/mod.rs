@@ -141,6 +141,11 @@ impl Controller for SloController {
         Ok(hand_back::level(&obj))
     }
 
+    /// What was counted can be counted again.
+    fn resigned(&self) {
+        self.known.clear();
+    }
+
     /// Looks wait for the metrics server; those of one object, whose memory they take, never run
     /// side by side.
     fn concurrency(&self) -> usize {

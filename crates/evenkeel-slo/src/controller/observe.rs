@@ -56,6 +56,13 @@ impl Memory {
     fn known(&self) -> MutexGuard<'_, BTreeMap<Key, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Forgets everything; what was counted can be counted again.
+    pub(super) fn clear(&self) {
+        self.known().clear();
+        self.rules.clear();
+        self.running.clear();
+    }
 }
 
 /// One object's memory while it is worked on. It goes back when this is dropped, so that an
