@@ -73,7 +73,13 @@ pub struct Interest {
     pub trigger: Trigger,
     /// Whether a server without the kind is as good as one with it: nothing is said about it.
     pub is_optional: bool,
+    /// What matters of such an object: as long as that stays the same, it wakes nobody. `None`:
+    /// everything does.
+    pub digest: Option<Digest>,
 }
+
+/// What of an object matters to somebody.
+pub type Digest = Arc<dyn Fn(&Obj) -> String + Send + Sync>;
 
 /// What a change of one object concerns.
 #[derive(Clone)]
@@ -102,20 +108,37 @@ impl Interest {
     /// Objects of kind `T` matter to the `O` that owns them.
     pub fn owned_by<T: ApiObject, O: ApiObject>() -> Self {
         let trigger = Trigger::Owner(GroupKind::of::<O>());
-        Self { query: ListQuery::all(GroupKind::of::<T>()), trigger, is_optional: false }
+        Self {
+            query: ListQuery::all(GroupKind::of::<T>()),
+            trigger,
+            is_optional: false,
+            digest: None,
+        }
     }
 
     /// Objects of kind `T` matter to the objects that `map` names.
     pub fn mapped<T: ApiObject>(map: impl Fn(&Obj) -> Wakes + Send + Sync + 'static) -> Self {
         let trigger = Trigger::Mapped(Arc::new(map));
-        Self { query: ListQuery::all(GroupKind::of::<T>()), trigger, is_optional: false }
+        Self {
+            query: ListQuery::all(GroupKind::of::<T>()),
+            trigger,
+            is_optional: false,
+            digest: None,
+        }
     }
 
     /// Objects of a kind that many clusters do not have matter to the objects that `map` names.
     /// Where the kind comes later, they are followed from then on.
     pub fn optional(kind: GroupKind, map: impl Fn(&Obj) -> Wakes + Send + Sync + 'static) -> Self {
         let trigger = Trigger::Mapped(Arc::new(map));
-        Self { query: ListQuery::all(kind), trigger, is_optional: true }
+        Self { query: ListQuery::all(kind), trigger, is_optional: true, digest: None }
+    }
+
+    /// Only changes of `digest` matter, and that an object is gone: most writes to an object say
+    /// what was said before.
+    #[must_use]
+    pub fn minding(self, digest: impl Fn(&Obj) -> String + Send + Sync + 'static) -> Self {
+        Self { digest: Some(Arc::new(digest)), ..self }
     }
 }
 
@@ -173,7 +196,12 @@ impl<C: Controller> DynController for C {
         Controller::name(self)
     }
     fn interests(&self) -> Vec<Interest> {
-        let own = Interest { query: self.owns(), trigger: self.trigger(), is_optional: false };
+        let own = Interest {
+            query: self.owns(),
+            trigger: self.trigger(),
+            is_optional: false,
+            digest: None,
+        };
         std::iter::once(own).chain(self.also()).collect()
     }
     fn concurrency(&self) -> usize {

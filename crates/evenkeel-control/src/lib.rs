@@ -45,7 +45,7 @@ mod store;
 
 pub use action::{Action, RouteWeight};
 pub use conditions::is_condition_of;
-pub use controller::{Controller, DynController, Interest, ObserveError, Trigger, Wakes};
+pub use controller::{Controller, Digest, DynController, Interest, ObserveError, Trigger, Wakes};
 pub use door::{
     AuditId, Door, Objection, OpenDoor, Outcome, OwnHold, Petition, Prediction, Verdict,
 };

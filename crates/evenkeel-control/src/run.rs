@@ -156,6 +156,8 @@ struct State {
     logged: BTreeMap<usize, String>,
     /// Objects on which a trigger has panicked.
     poisons: BTreeSet<Key>,
+    /// What was last seen of objects of which only some changes matter, by watch.
+    digests: BTreeMap<(usize, Key), u64>,
     /// Whether this process leads, as far as the queue knows. A follower keeps nothing: a term
     /// begins with everything that exists.
     in_term: bool,
@@ -282,6 +284,7 @@ impl State {
             gaps: BTreeSet::new(),
             logged: BTreeMap::new(),
             poisons: BTreeSet::new(),
+            digests: BTreeMap::new(),
             in_term,
             owes_end: false,
         }
@@ -310,6 +313,7 @@ impl State {
             self.queue.clear();
             (self.known, self.heard) = (BTreeSet::new(), BTreeMap::new());
             (self.again, self.gaps) = (None, BTreeSet::new());
+            self.digests.clear();
         }
         if self.owes_end && (is_idle || begins) {
             self.owes_end = false;
@@ -337,10 +341,13 @@ impl State {
                         return;
                     }
                 }
-                self.wake(worker, watch, &obj);
+                if self.is_news(watch, &obj) {
+                    self.wake(worker, watch, &obj);
+                }
             }
             Heard::Event(WatchEvent::Deleted(obj)) => {
                 self.logged.remove(&watch);
+                self.digests.remove(&(watch, obj.key().clone()));
                 if watch == 0 {
                     self.known.remove(obj.key());
                     self.heard.remove(obj.key());
@@ -358,6 +365,7 @@ impl State {
                     self.again = Some(BTreeSet::new());
                 } else if self.in_term {
                     self.gaps.insert(watch);
+                    self.digests.retain(|(of, _), _| *of != watch);
                 }
                 self.interrupted(worker, watch, "the watch ended".to_owned());
             }
@@ -406,6 +414,17 @@ impl State {
                 self.queue.forget(key);
             }
         }
+    }
+
+    /// Whether an object has changed in what matters of it.
+    fn is_news(&mut self, watch: usize, obj: &Obj) -> bool {
+        let digest = self.interests.get(watch).and_then(|interest| interest.digest.as_ref());
+        let Some(digest) = digest else { return true };
+        // One that panics is left to the trigger.
+        let digest = catch_unwind(AssertUnwindSafe(|| digest(obj)));
+        let Ok(digest) = digest else { return true };
+        let digest = evenkeel_base::stable_hash(digest.as_bytes());
+        self.digests.insert((watch, obj.key().clone()), digest) != Some(digest)
     }
 
     fn wake(&mut self, worker: &Worker, watch: usize, obj: &Obj) {

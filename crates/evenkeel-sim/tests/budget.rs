@@ -23,12 +23,14 @@ use evenkeel_api::{
 use evenkeel_base::{Clock, Rng};
 use evenkeel_cluster::ApiServer;
 use evenkeel_control::{
-    BoxFuture, DeleteOptions, Host, ListQuery, Listed, Patch, Read, RunLoop, Store, StoreError,
-    Subresource, Watch, Write, WriteOptions,
+    BoxFuture, DeleteOptions, DynController, Host, ListQuery, Listed, Patch, Read, RunLoop, Store,
+    StoreError, Subresource, Watch, Write, WriteOptions,
 };
 use evenkeel_promql::labels::Labels;
 use evenkeel_sim::world::VirtualTime;
-use evenkeel_slo::controller::{Settings, install};
+use evenkeel_slo::controller::{
+    AnswerController, PolicyController, Settings, SloController, install,
+};
 use evenkeel_telemetry::{Limits, Telemetry};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -482,12 +484,26 @@ async fn an_slo_that_is_gone_takes_its_rules_and_its_word_with_it() {
     let budget = world.json::<Canary>("pinned").await["status"]["errorBudget"].clone();
     assert_eq!(budget["reason"], "SloMissing");
     assert!(budget["message"].as_str().unwrap().contains("names api-service-slo"), "{budget}");
+    let selected = world.json::<ErrorBudgetPolicy>("api").await["status"]["slos"].clone();
+    assert_eq!(selected, 0, "it is not one of its policy's any more");
     // Without any policy nothing is held.
     let key = Key::of::<ErrorBudgetPolicy>(NS, "api");
     world.store.delete(&key, &DeleteOptions::default()).await.unwrap();
     tokio::time::sleep(EVERY).await;
     let budget = world.json::<Canary>("pinned").await["status"]["errorBudget"].clone();
     assert_eq!((&budget["permission"], &budget["reason"]), (&"allow".into(), &"NoPolicy".into()));
+}
+
+#[test]
+fn the_prometheus_operator_need_not_be_there() {
+    let all: [&dyn DynController; 3] =
+        [&SloController::default(), &AnswerController::default(), &PolicyController];
+    for controller in all {
+        let rules = GroupKind::of::<PrometheusRule>();
+        let interests = controller.interests().into_iter();
+        let mut followed = interests.filter(|interest| interest.query.kind == rules);
+        assert!(followed.all(|interest| interest.is_optional), "{}", controller.name());
+    }
 }
 
 #[tokio::test(start_paused = true)]

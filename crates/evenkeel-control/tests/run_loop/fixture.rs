@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use evenkeel_api::{Key, Obj};
 use evenkeel_control::{
-    Action, Controller, Interest, ListQuery, ObserveError, Plan, Ports, Trigger, Wakes,
+    Action, Controller, Digest, Interest, ListQuery, ObserveError, Plan, Ports, Trigger, Wakes,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -63,6 +63,7 @@ pub(crate) struct Fixture {
     decide: Decide,
     look: Observe,
     configs: Option<Map>,
+    digest: Option<Digest>,
     hand_back: Option<HandBack>,
     resigned: Arc<dyn Fn() + Send + Sync>,
     concurrency: usize,
@@ -76,6 +77,7 @@ impl Fixture {
             decide: Arc::new(decide),
             look: Arc::new(|_| Look::Well),
             configs: None,
+            digest: None,
             hand_back: None,
             resigned: Arc::new(|| {}),
             concurrency: 1,
@@ -103,6 +105,15 @@ impl Fixture {
         map: impl Fn(&Obj) -> Wakes + Send + Sync + 'static,
     ) -> Self {
         self.configs = Some(Arc::new(map));
+        self
+    }
+
+    /// Only what this says of ConfigMaps matters.
+    pub(crate) fn digesting(
+        mut self,
+        digest: impl Fn(&Obj) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.digest = Some(Arc::new(digest));
         self
     }
 
@@ -158,6 +169,7 @@ impl Controller for Fixture {
             query: ListQuery::of::<ConfigMap>(),
             trigger: Trigger::Mapped(map),
             is_optional: false,
+            digest: self.digest.clone(),
         };
         map.map(interest).into_iter().collect()
     }

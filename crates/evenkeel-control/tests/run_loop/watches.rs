@@ -129,3 +129,33 @@ fn an_object_that_is_created_later_is_seen() {
     world.run_for(1);
     assert!(world.why("late").starts_with("done Fine (next never)"), "{}", world.why("late"));
 }
+
+#[test]
+fn only_what_matters_of_an_object_wakes_and_that_it_is_gone() {
+    let fixture = Fixture::new(|_: &Seen| Plan::idle("Fine")).minding_configs(widget_of);
+    let mut world = World::of(fixture.digesting(|config| config.json()["data"].to_string()));
+    world.server.add(config("w", "1"));
+    world.run_for(5);
+    let mut looks = world.count("get", "ConfigMap/shop/w");
+    let mut woken = |world: &mut World| {
+        world.run_for(2);
+        let all = world.count("get", "ConfigMap/shop/w");
+        std::mem::replace(&mut looks, all) != all
+    };
+    let label = |config: &mut serde_json::Value| {
+        config["metadata"]["labels"] = serde_json::json!({"round": "1"});
+    };
+    world.server.change(&config_key("w"), label);
+    assert!(!woken(&mut world), "the same content");
+    world.server.change(&config_key("w"), |config| config["data"]["value"] = "2".into());
+    assert!(woken(&mut world), "other content");
+    world.server.remove(&config_key("w"));
+    assert!(woken(&mut world), "it is gone");
+    world.server.add(config("w", "2"));
+    assert!(woken(&mut world), "it is there again");
+    world.server.cut_watches();
+    world.server.remove(&config_key("w"));
+    assert!(woken(&mut world), "it is gone, and nobody has said so");
+    world.server.add(config("w", "2"));
+    assert!(woken(&mut world), "it is there again");
+}

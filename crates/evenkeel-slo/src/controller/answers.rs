@@ -25,7 +25,7 @@ use evenkeel_api::{
     misfit,
     slo::{
         BreakGlass, ErrorBudget, ErrorBudgetPolicy, NO_POLICY, OpenGlass, Permission,
-        PrometheusRule, PrometheusServiceLevel, SloAnswer,
+        PrometheusServiceLevel, SloAnswer,
     },
 };
 use evenkeel_control::{
@@ -40,7 +40,6 @@ use super::{
     changes::{change_of, plan},
     decide::percent,
     hand_back,
-    news::news,
     observe::{list, named, none_without_kind, policies, spec},
     status::{SloState, SloStatusObject, moved, moved_points},
 };
@@ -133,9 +132,8 @@ impl Controller for AnswerController {
     fn also(&self) -> Vec<Interest> {
         let neighbours = |obj: &Obj| Wakes::Namespace(obj.namespace().to_owned());
         vec![
-            Interest::mapped::<PrometheusServiceLevel>(news(|obj| status_of(obj).digest())),
-            // They go with their SLO, which does not say that it is gone.
-            Interest::mapped::<PrometheusRule>(neighbours),
+            Interest::mapped::<PrometheusServiceLevel>(neighbours)
+                .minding(|obj| status_of(obj).digest()),
             Interest::mapped::<ErrorBudgetPolicy>(neighbours),
             Interest::mapped::<BreakGlass>(neighbours),
         ]

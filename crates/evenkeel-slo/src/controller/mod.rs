@@ -24,7 +24,6 @@ mod fit;
 mod former;
 mod hand_back;
 mod manifest;
-mod news;
 mod observe;
 mod policies;
 mod probe;
@@ -52,7 +51,6 @@ pub use status::{Change, Former, LedgerShare, SloQuery, SloState, SloStatusObjec
 pub use tracker::{Sight, Tracker};
 pub use view::{SloSight, SloView};
 
-use news::news;
 use observe::Memory;
 
 /// Annotation of a Canary: comma-separated names of the `PrometheusServiceLevel`s (of its
@@ -120,7 +118,7 @@ impl Controller for SloController {
             Interest::mapped::<ErrorBudgetPolicy>(neighbours),
             Interest::mapped::<SloMaintenance>(neighbours),
             // A release that begins or ends; how far it is, the next look finds.
-            Interest::mapped::<Canary>(news(changes::stage)),
+            Interest::mapped::<Canary>(neighbours).minding(changes::stage),
         ]
     }
 

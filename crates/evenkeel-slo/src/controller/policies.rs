@@ -6,12 +6,12 @@ use evenkeel_api::{
     ConditionUpdate, GroupKind, Key, Obj, set_condition,
     slo::{ErrorBudgetPolicy as Kind, PrometheusServiceLevel},
 };
-use evenkeel_control::{Controller, Interest, ListQuery, ObserveError, Plan, Ports};
+use evenkeel_control::{Controller, Interest, ListQuery, ObserveError, Plan, Ports, Wakes};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
-use super::{news::news, observe::spec};
+use super::observe::spec;
 use crate::{
     generate::{Options, load},
     policy::ErrorBudgetPolicy,
@@ -44,7 +44,9 @@ impl Controller for PolicyController {
 
     fn also(&self) -> Vec<Interest> {
         // What an SLO is, not how it stands.
-        vec![Interest::mapped::<PrometheusServiceLevel>(news(|obj| spec(obj).to_string()))]
+        let neighbours = |obj: &Obj| Wakes::Namespace(obj.namespace().to_owned());
+        let slos = Interest::mapped::<PrometheusServiceLevel>(neighbours);
+        vec![slos.minding(|obj| spec(obj).to_string())]
     }
 
     async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<PolicyView>, ObserveError> {
