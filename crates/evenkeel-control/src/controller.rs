@@ -134,6 +134,12 @@ impl Interest {
         Self { query: ListQuery::all(kind), trigger, is_optional: true, digest: None }
     }
 
+    /// The same where the kind is, and nothing where a server does not have it.
+    #[must_use]
+    pub fn where_served(self) -> Self {
+        Self { is_optional: true, ..self }
+    }
+
     /// Only changes of `digest` matter, and that an object is gone: most writes to an object say
     /// what was said before.
     #[must_use]

@@ -114,7 +114,8 @@ impl Controller for SloController {
     fn also(&self) -> Vec<Interest> {
         let neighbours = |obj: &Obj| Wakes::Namespace(obj.namespace().to_owned());
         vec![
-            Interest::owned_by::<PrometheusRule, PrometheusServiceLevel>(),
+            // Without the Prometheus operator there are none.
+            Interest::owned_by::<PrometheusRule, PrometheusServiceLevel>().where_served(),
             Interest::mapped::<ErrorBudgetPolicy>(neighbours),
             Interest::mapped::<SloMaintenance>(neighbours),
             // A release that begins or ends; how far it is, the next look finds.
