@@ -9,7 +9,10 @@ mod secrets;
 #[path = "kubectl/world.rs"]
 mod world;
 
-use std::net::TcpListener;
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+};
 
 use anyhow::ensure;
 use world::{Cluster, Folder, soon};
@@ -100,6 +103,32 @@ fn kubectl_works_against_evenkeel_up() -> anyhow::Result<()> {
     let left = cluster.stop()?;
     ensure!(left.is_empty(), "left running: {left:#?}");
     secrets::are_in_private_files_alone(&folder)?;
+    the_example_serves(&folder, &kubectl)
+}
+
+/// What the README begins with on a laptop.
+fn the_example_serves(folder: &Folder, kubectl: &str) -> anyhow::Result<()> {
+    std::fs::remove_dir_all(folder.path("manifests"))?;
+    folder.write("manifests/cluster.yaml", include_str!("../../../examples/shop/cluster.yaml"))?;
+    folder.write("manifests/shop.yaml", include_str!("../../../examples/shop/shop.yaml"))?;
+    let cluster = started(folder, kubectl)?;
+    let phase = "get canary api -n shop -o jsonpath={.status.phase}";
+    soon(|| cluster.says(phase, "Initialized"))?;
+    soon(|| {
+        let mut client = TcpStream::connect("127.0.0.1:18080")?;
+        client.write_all(b"GET / HTTP/1.0\r\nHost: shop.example.com\r\n\r\n")?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer)?;
+        ensure!(answer.contains(" 200 ") && answer.contains("\"version\":\"1\""), "{answer}");
+        Ok(())
+    })?;
+    let said =
+        cluster.kubectl("get prometheusservicelevels,errorbudgetpolicies -n shop -o name", "")?;
+    ensure!(said.out.lines().count() == 2, "{said:?}");
+    let problems = cluster.complaints()?;
+    ensure!(!problems.contains("WARN") && !problems.contains("ERROR"), "{problems}");
+    let left = cluster.stop()?;
+    ensure!(left.is_empty(), "left running: {left:#?}");
     Ok(())
 }
 
