@@ -67,15 +67,23 @@ pub(crate) fn canary_pct(view: &CanaryView) -> i32 {
     if is_shared(apex) {
         return asked(apex.json()).unwrap_or_else(|| measured(view));
     }
+    if selects_primary(view, apex).unwrap_or(true) { 0 } else { 100 }
+}
+
+/// Whether a Service selects the primary's pods; `None` when their labels are not known.
+fn selects_primary(view: &CanaryView, apex: &Obj) -> Option<bool> {
     let selector = selector(apex);
     let primary = view.target.as_ref().map(Workload::selector_of_primary);
     // Without the target its labels are not known; those of a primary are.
-    let primary = primary.or_else(|| Some(json!(view.primary.as_ref()?.match_labels()?)));
-    let selects = |primary: &Value| {
-        let mut labels = primary.as_object().into_iter().flatten();
-        labels.all(|(name, value)| selector.get(name) == Some(value))
-    };
-    if primary.is_none_or(|primary| selects(&primary)) { 0 } else { 100 }
+    let primary = primary.or_else(|| Some(json!(view.primary.as_ref()?.match_labels()?)))?;
+    let mut labels = primary.as_object().into_iter().flatten();
+    Some(labels.all(|(name, value)| selector.get(name) == Some(value)))
+}
+
+/// Whether the apex sends requests to the primary, alone or beside the canary.
+pub(crate) fn has_primary(view: &CanaryView) -> bool {
+    let primary = |apex| is_shared(apex) || selects_primary(view, apex).unwrap_or_default();
+    apex(view).is_some_and(primary)
 }
 
 /// The share by ready pods, rounded up: never taken for nothing.

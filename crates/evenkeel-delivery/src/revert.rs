@@ -5,7 +5,9 @@ use std::time::Duration;
 use evenkeel_api::{
     canary::Phase,
     labels::{CANARY_WEIGHT, SHARED_SERVICE},
+    weighted,
 };
+use evenkeel_base::format_duration;
 use evenkeel_control::{Action, Plan, Propagation};
 use serde_json::json;
 
@@ -16,6 +18,7 @@ use crate::{
     draft::Draft,
     istio, plain, reasons, route,
     router::Router,
+    routing::CONFIRMATION_SLOW,
     taken::is_external,
     time::{LOOK_AGAIN, elapsed},
     workload::Readiness,
@@ -23,6 +26,10 @@ use crate::{
 
 /// Holds a Canary back until its target serves again. Flagger's name, so that both agree.
 pub const FINALIZER: &str = "finalizer.flagger.app";
+
+/// How to end a deletion that waits.
+const WITHOUT_GIVING_BACK: &str =
+    "To delete it without giving the traffic back, take its finalizer finalizer.flagger.app off";
 
 /// The Canary goes: the target takes over again, without a gap, before anything is deleted.
 pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
@@ -44,13 +51,15 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
         draft.act_if_unchanged(ctx.scale_target(replicas), &ctx.target.obj);
         return draft.done(reasons::REVERTING);
     }
-    let ready = ctx.canary_readiness() == Readiness::Ready;
-    let served = primary_serves(ctx);
-    if served && (!ready || !ctx.reachable(&names.canary, ctx.target.needed(100))) {
-        draft.waiting(format!("Waiting for {} to be ready before it takes over", names.full()));
+    let served = has_served(ctx);
+    let lack = target_lack(ctx);
+    if let Some(lack) = lack.as_ref().filter(|_| served) {
+        await_target(ctx, &mut draft, lack);
         return draft.done(reasons::CANARY_UNREADY);
     }
-    if ctx.view.route.is_some() && ctx.view.pct() != 100 {
+    // A route that does not send anything to either version was never taken over.
+    let weighted = ctx.view.route.is_some() && ctx.view.unweighted_route().is_none();
+    if weighted && ctx.view.pct() != 100 {
         draft.act(ctx.view.set_weight(100)).weight(100);
         return draft.done(reasons::REVERTING);
     }
@@ -62,6 +71,7 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
         let asked = ctx.view.router != Router::Gateway
             || ctx.view.route.as_deref().is_some_and(route::is_accepted);
         if served && ((asked && !ctx.view.confirmed()) || !apex_on_target(ctx)) {
+            say_slow(ctx, &mut draft);
             return draft.done(reasons::CONFIRMATION_PENDING);
         }
         draft.act(action);
@@ -69,7 +79,9 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
         return draft.done(reasons::REVERTING);
     }
     let apex = ctx.view.services.contains_key(&names.apex);
-    if ctx.view.router == Router::Service && served && apex && !apex_on_target(ctx) {
+    let awaited = served || lack.is_none();
+    if ctx.view.router == Router::Service && awaited && apex && !apex_on_target(ctx) {
+        say_slow(ctx, &mut draft);
         return draft.done(reasons::CONFIRMATION_PENDING);
     }
     if let Some(left) = until_route_is_forgotten(ctx) {
@@ -81,12 +93,81 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
     draft.done(reasons::REVERTING)
 }
 
-/// Whether the primary has something that the target must take over first. Where nothing of it is
-/// ready, as of a Canary that never got so far, a deletion waits for nothing.
-fn primary_serves(ctx: &Context<'_>) -> bool {
-    let view = ctx.view;
+/// Whether users were ever sent to the primary: then the target must be ready before it takes over.
+/// A Canary that never got so far is deleted without a wait.
+///
+/// Not whether the primary serves in this look: a pod that is being replaced is back in a moment,
+/// and its users would be sent to a target that has only just been scaled up. So what is kept
+/// counts: the status, and, where that was lost, the objects that are made once the primary is ready.
+fn has_served(ctx: &Context<'_>) -> bool {
+    let (view, status) = (ctx.view, ctx.status);
+    let named = !status.last_promoted_spec.is_empty() || !status.last_applied_spec.is_empty();
     let available = view.primary.as_ref().is_some_and(|primary| primary.available() > 0);
-    available || view.ready_behind(&view.names.primary) > 0
+    let routed = view.route.iter().flat_map(|route| weighted::shares(route.json())).flatten();
+    named
+        || available
+        || view.ready_behind(&view.names.primary) > 0
+        || plain::has_primary(view)
+        || routed.into_iter().any(|(backend, _)| backend == view.names.primary)
+}
+
+/// What the target still needs before it can take over, in words; `None` when it can.
+fn target_lack(ctx: &Context<'_>) -> Option<String> {
+    match ctx.canary_readiness() {
+        Readiness::Ready => {}
+        Readiness::Pending(text) | Readiness::Stuck(text) => return Some(text),
+    }
+    let (service, needed) = (&ctx.view.names.canary, ctx.target.needed(100));
+    (!ctx.reachable(service, needed))
+        .then(|| format!("{needed} ready pods behind Service {service}"))
+}
+
+/// Waits for the target. Nothing is given back to one that is not ready, however long that takes:
+/// the primary, the last thing that served, would be gone. After the deadline of a release a person
+/// is told, and how to delete the Canary all the same.
+fn await_target(ctx: &Context<'_>, draft: &mut Draft<'_>, lack: &str) {
+    let full = ctx.view.names.full();
+    let deadline = ctx.rules.deadline;
+    let waited = waited(ctx);
+    if waited < deadline {
+        draft.waiting(format!("Waiting for {full} to be ready before it takes over"));
+        draft.wake(deadline.saturating_sub(waited));
+        return;
+    }
+    let message = format!(
+        "{full} is still not ready to take over after {} (spec.progressDeadlineSeconds): waiting \
+         for {lack}. Until it is, the Canary is not deleted: its primary would go with it, and \
+         nothing would be left that serves. Correct Deployment/{}/{}. {WITHOUT_GIVING_BACK}",
+        format_duration(deadline),
+        ctx.view.names.namespace,
+        ctx.view.names.target
+    );
+    draft.problem(reasons::CANARY_UNREADY, message);
+}
+
+/// Says what a deletion waits for once the traffic has been sent to the target.
+fn say_slow(ctx: &Context<'_>, draft: &mut Draft<'_>) {
+    if waited(ctx) < CONFIRMATION_SLOW {
+        draft.wake(CONFIRMATION_SLOW);
+        return;
+    }
+    let names = &ctx.view.names;
+    let what = if ctx.view.route.is_some() && !ctx.view.confirmed() {
+        format!("the gateway confirms that {} has all traffic", names.full())
+    } else {
+        format!("Service {} has endpoints of {} only", names.apex, names.target)
+    };
+    draft.stalled(format!(
+        "Waiting until {what}, before the Canary is deleted. {WITHOUT_GIVING_BACK}"
+    ));
+}
+
+/// How long the deletion has been as it is now.
+fn waited(ctx: &Context<'_>) -> Duration {
+    let transition = ctx.status.last_transition_time.as_ref().map(|time| time.0);
+    let asked = ctx.view.obj.meta().deletion_timestamp.as_ref().map(|time| time.0);
+    let since = [transition, asked].into_iter().flatten().max();
+    since.map_or(Duration::ZERO, |since| elapsed(since, ctx.view.now))
 }
 
 /// Something the way back depends on may be there and cannot be read: the primary serves on, and the
@@ -99,8 +180,7 @@ pub(crate) fn wait_until_readable(view: &CanaryView, obstacle: Obstacle) -> Plan
     let Obstacle { reason, message } = obstacle;
     let message = format!(
         "{message}. Until that can be read, the Canary is not deleted: its target could be left \
-         without replicas. To delete it without giving the traffic back, take its finalizer \
-         {FINALIZER} off"
+         without replicas. {WITHOUT_GIVING_BACK}"
     );
     draft.problem(reason, message).phase(Phase::Terminating).wake(LOOK_AGAIN);
     draft.done(reason)
@@ -179,9 +259,9 @@ fn apex_on_target(ctx: &Context<'_>) -> bool {
     let names = &ctx.view.names;
     let (target, primary) = (format!("{}-", names.target), format!("{}-", names.target_primary));
     let pods = ctx.view.endpoints.get(&names.apex);
-    // Behind a name of another server there are no pods to wait for.
+    // Without a Service, or behind a name of another server, there are no pods to wait for.
     !ctx.view.settings.confirm
-        || ctx.view.services.get(&names.apex).is_some_and(|apex| is_external(apex))
+        || ctx.view.services.get(&names.apex).is_none_or(|apex| is_external(apex))
         || pods.is_some_and(|pods| {
             let ours = |pod: &String| pod.starts_with(&target) && !pod.starts_with(&primary);
             !pods.is_empty() && pods.iter().all(ours)

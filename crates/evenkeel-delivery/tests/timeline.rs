@@ -27,6 +27,8 @@ mod readiness;
 mod refused;
 #[path = "cases/repairs.rs"]
 mod repairs;
+#[path = "cases/reverted.rs"]
+mod reverted;
 #[path = "cases/routers.rs"]
 mod routers;
 #[path = "cases/shares.rs"]
