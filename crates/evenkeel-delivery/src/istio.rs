@@ -4,7 +4,10 @@
 //! that was there before is taken over and given back. Unlike there, one that has no weights is not
 //! an error that holds everything up: all traffic goes to the primary.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use evenkeel_api::{Key, Obj, canary::CanarySpec, json::canonical, weighted};
 use evenkeel_control::Action;
@@ -17,7 +20,8 @@ use crate::{services::Names, workload::TOOLKIT};
 pub(crate) const SETTLING: Duration = Duration::from_secs(10);
 /// What a `VirtualService` said before it was taken over; Flagger's name, so that both can give back.
 const ORIGINAL: &str = "flagger.kubernetes.app/original-configuration";
-/// The same, where `kubectl apply` made it.
+/// What `kubectl apply` said last. It may be years old where something else has kept the object since,
+/// so it counts only where an earlier version, or Flagger, relied on it and noted nothing.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const VERSION: &str = "networking.istio.io/v1beta1";
 
@@ -182,8 +186,8 @@ fn without_weights(rules: &Value) -> Value {
     rules
 }
 
-/// Brings a `VirtualService` to this spec, and nothing else of what it has; the first time what it
-/// said before is kept with it.
+/// Brings an object to this spec, and nothing else of what it has; the first time what it said before
+/// is noted on it.
 pub(crate) fn replace(have: &Obj, spec: &Value, metadata: &Value) -> Action {
     let mut patch = json!({"spec": whole(have, spec)});
     for field in ["labels", "annotations"] {
@@ -191,12 +195,44 @@ pub(crate) fn replace(have: &Obj, spec: &Value, metadata: &Value) -> Action {
             patch["metadata"][field] = value.clone();
         }
     }
-    let kept = [LAST_APPLIED, ORIGINAL].iter().any(|name| annotation(have, name).is_some());
-    if !is_made_by_a_canary(have) && !kept {
-        let before = have.json().get("spec").cloned().unwrap_or_default();
+    if let Some(before) = to_note(have, spec) {
         patch["metadata"]["annotations"][ORIGINAL] = before.to_string().into();
     }
     Action::Patch { key: have.key().clone(), patch }
+}
+
+/// What is to be noted before an object is brought to this spec; `None` when nothing was there before,
+/// or it is noted already.
+fn to_note(have: &Obj, spec: &Value) -> Option<Value> {
+    if is_made_by_a_canary(have) {
+        return None;
+    }
+    if is_brought_to(have, spec) {
+        return applied(have).filter(|_| noted(have).is_none());
+    }
+    let present = have.json().get("spec").cloned().unwrap_or_default();
+    // Its owner has applied something newer meanwhile.
+    let is_newer = || applied(have).is_some_and(|spec| canonical(&spec) == canonical(&present));
+    (noted(have).is_none() || is_newer()).then_some(present)
+}
+
+/// Whether an object was brought to this spec before, as far as it shows: an earlier version noted
+/// nothing where there was something applied.
+fn is_brought_to(have: &Obj, spec: &Value) -> bool {
+    let backends = |route: &Value| -> BTreeSet<String> {
+        weighted::shares(route).flatten().map(|(name, _)| name.to_owned()).collect()
+    };
+    let wanted = backends(&json!({"spec": spec}));
+    let routed = !wanted.is_empty() && backends(have.json()).is_superset(&wanted);
+    routed || was_of_another_host(have)
+}
+
+/// Whether a `DestinationRule` has its host from us: it was applied with another one.
+fn was_of_another_host(rule: &Obj) -> bool {
+    let host = rule.json().pointer("/spec/host").and_then(Value::as_str);
+    let applied = applied(rule);
+    let before = applied.as_ref().and_then(|spec| spec.get("host")?.as_str());
+    host == Some(rule.name()) && before.is_some() && before != host
 }
 
 /// Whether it was made for a Canary: then nothing was there before.
@@ -223,10 +259,14 @@ fn whole(have: &Obj, spec: &Value) -> Value {
 
 /// What gives a `VirtualService` back that was there before; `None` when it is as it was.
 ///
-/// Where nobody has kept what it said, it sends everything to the apex Service.
+/// One that was never changed for the Canary is left alone. Where nobody has noted what it said, it
+/// gets what was applied last, or sends everything to the apex Service.
 pub(crate) fn restoration(spec: &CanarySpec, names: &Names, have: &Obj) -> Option<Action> {
-    let before = kept(have).or_else(|| {
+    let before = noted(have).or_else(|| {
         canary_pct(have, &names.primary, &names.canary)?;
+        if let Some(applied) = applied(have) {
+            return Some(applied);
+        }
         let mut plain = routing(spec, names, 0);
         for (rules, destinations) in weighted::RULES {
             let rules = plain.get_mut(rules).and_then(Value::as_array_mut);
@@ -241,24 +281,29 @@ pub(crate) fn restoration(spec: &CanarySpec, names: &Names, have: &Obj) -> Optio
 
 /// What gives a `DestinationRule` back that was there before; `None` when it is as it was.
 pub(crate) fn rule_restoration(have: &Obj) -> Option<Action> {
-    give_back(have, &kept(have)?)
+    let before = noted(have).or_else(|| applied(have).filter(|_| was_of_another_host(have)))?;
+    give_back(have, &before)
 }
 
-/// What an object said before a Canary had it: as its owner applied it, or as it was noted.
-fn kept(have: &Obj) -> Option<Value> {
-    let read = |name| serde_json::from_str::<Value>(annotation(have, name)?).ok();
-    let applied = read(LAST_APPLIED).and_then(|applied| applied.get("spec").cloned());
-    applied.or_else(|| read(ORIGINAL)).filter(Value::is_object)
+/// What an object said before a Canary had it, as it was noted.
+fn noted(have: &Obj) -> Option<Value> {
+    serde_json::from_str(annotation(have, ORIGINAL)?).ok().filter(Value::is_object)
+}
+
+/// What its owner applied last.
+fn applied(have: &Obj) -> Option<Value> {
+    let applied: Value = serde_json::from_str(annotation(have, LAST_APPLIED)?).ok()?;
+    applied.get("spec").filter(|spec| spec.is_object()).cloned()
 }
 
 fn give_back(have: &Obj, before: &Value) -> Option<Action> {
     let same = have.json().get("spec").map(canonical) == Some(canonical(before));
-    let noted = annotation(have, ORIGINAL).is_some();
-    if same && !noted {
+    let is_noted = annotation(have, ORIGINAL).is_some();
+    if same && !is_noted {
         return None;
     }
     let mut patch = json!({"spec": whole(have, before)});
-    if noted {
+    if is_noted {
         patch["metadata"]["annotations"][ORIGINAL] = Value::Null;
     }
     Some(Action::Patch { key: have.key().clone(), patch })

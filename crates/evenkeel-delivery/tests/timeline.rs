@@ -13,6 +13,8 @@ mod conditions;
 mod configs;
 #[path = "cases/faults.rs"]
 mod faults;
+#[path = "cases/given_back.rs"]
+mod given_back;
 #[path = "cases/hooks.rs"]
 mod hooks;
 #[path = "cases/metrics.rs"]
