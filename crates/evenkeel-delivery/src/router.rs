@@ -11,7 +11,7 @@ pub(crate) enum Router {
     Gateway,
     /// A `VirtualService`.
     Istio,
-    /// The apex Service itself: all or nothing.
+    /// The apex Service itself, which shares requests by pods.
     Service,
 }
 
