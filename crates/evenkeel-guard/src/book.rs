@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     Dropped, SigningKey,
     counters::Counters,
+    recent::Recent,
     record::{Entry, Tip},
 };
 
@@ -185,7 +186,7 @@ pub(crate) struct Book<S> {
     late: VecDeque<Late>,
     lost: u64,
     /// Numbers of lines whose action knows them by their ticket only, until its outcome comes.
-    tickets: BTreeMap<String, u64>,
+    tickets: Recent<u64>,
     /// Lines allowed too late: their action was given up meanwhile.
     withdrawn: Vec<u64>,
     /// The last line of a batch that may be in the record although that was not confirmed, and the
@@ -205,7 +206,7 @@ impl<S: Sink> Book<S> {
             damage,
             late: VecDeque::new(),
             lost: 0,
-            tickets: BTreeMap::new(),
+            tickets: Recent::new(LATE_MAX),
             withdrawn: Vec::new(),
             doubt: None,
             retain_from: Some(Timestamp::MIN),
@@ -413,9 +414,6 @@ impl<S: Sink> Book<S> {
     }
 
     fn remember(&mut self, ticket: String, seq: u64) {
-        if self.tickets.len() == LATE_MAX {
-            self.tickets.pop_first();
-        }
         self.tickets.insert(ticket, seq);
     }
 

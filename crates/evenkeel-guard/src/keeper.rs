@@ -1,5 +1,4 @@
 use std::{
-    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::{
@@ -26,13 +25,15 @@ use crate::{
     describe,
     files::FileSink,
     policy::{Chain, Judgement},
+    recent::Recent,
     record::{Entry, Objected, Tip},
     shared::{Found, SharedSink},
     writer::{Inline, Record, Writer},
 };
 
-/// Held or denied actions whose repetition is not written again and again.
-const REFUSED_MAX: usize = 1024;
+/// Held or denied actions whose repetition is not written again and again: as many as objects are
+/// remembered elsewhere. Beyond it the one that was refused longest ago is forgotten.
+const REFUSED_MAX: usize = 10_000;
 /// Prefix of the identity of an action whose own line has no number yet.
 const LATE_PREFIX: &str = "late-";
 /// End of the identity of an action on a Secret: its error is scrubbed harder.
@@ -52,7 +53,7 @@ pub struct Keeper<R> {
     timer: Option<Arc<dyn Timer>>,
     tickets: AtomicU64,
     /// Reasons of refusals that are on record already, by object and action.
-    refused: Mutex<BTreeMap<String, String>>,
+    refused: Mutex<Recent<String>>,
     /// What is wrong with the record that was found.
     damage: Option<String>,
     /// What helps when it cannot be written.
@@ -213,7 +214,7 @@ impl<R: Record> Keeper<R> {
             clock,
             timer: None,
             tickets: AtomicU64::new(0),
-            refused: Mutex::default(),
+            refused: Mutex::new(Recent::new(REFUSED_MAX)),
             damage,
             repair: REPAIR_FILES.to_owned(),
         }
@@ -256,14 +257,8 @@ impl<R: Record> Keeper<R> {
     /// Whether this was not refused for this reason the last time; it is noted.
     fn is_news(&self, what: String, reason: &str) -> bool {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.get(&what).is_some_and(|known| known == reason) {
-            return false;
-        }
-        if refused.len() == REFUSED_MAX {
-            refused.pop_first();
-        }
-        refused.insert(what, reason.to_owned());
-        true
+        let known = refused.insert(what, reason.to_owned());
+        known.is_none_or(|known| known != reason)
     }
 
     fn forget_refusals(&self, petition: &Petition<'_>) {

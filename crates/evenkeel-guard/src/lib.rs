@@ -30,6 +30,7 @@ mod key;
 mod memory;
 mod mirror;
 mod policy;
+mod recent;
 mod record;
 mod redact;
 mod regular;

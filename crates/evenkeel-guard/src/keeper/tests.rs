@@ -163,6 +163,39 @@ impl Policy for Hold {
 }
 
 #[test]
+fn what_thousands_of_objects_wait_for_is_on_record_once_however_often_they_ask() {
+    let (door, _) = door();
+    let door = door.with_policy(Hold("one"));
+    for _ in 0..3 {
+        for n in 0..2_000 {
+            let key = Key::of::<Pod>("shop", &format!("a{n}"));
+            let action = Action::Scale { key, replicas: 1 };
+            assert!(matches!(ask_for(&door, &action, Direction::Riskier), Verdict::Hold { .. }));
+        }
+    }
+    assert_eq!(door.record.book().tip.seq, 2_000);
+}
+
+#[test]
+fn outcomes_find_the_lines_of_thousands_of_late_actions() {
+    let (door, full) = door();
+    full.store(true, Relaxed);
+    let verdicts: Vec<_> = (0..LATE_MAX).map(|_| ask(&door, Direction::Safer)).collect();
+    full.store(false, Relaxed);
+    assert_eq!(catch_up(&door), 0);
+    full.store(true, Relaxed);
+    let last = ask(&door, Direction::Safer);
+    full.store(false, Relaxed);
+    assert_eq!(catch_up(&door), 0);
+    // The one that was allowed first is forgotten, not one whose number begins with a 1.
+    for verdict in [&verdicts[1], &verdicts[9], &last] {
+        settle(&door, verdict);
+    }
+    let lines = record(&door);
+    assert!(lines.ends_with("4098 done 2\n4099 done 10\n4100 done 4097"), "{lines}");
+}
+
+#[test]
 fn the_first_objection_decides_and_all_are_recorded() {
     let (door, _) = door();
     let door = door.with_policy(Hold("one")).with_policy(Hold("two"));
