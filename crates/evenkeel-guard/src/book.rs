@@ -31,6 +31,11 @@ const LATE_PIECE: usize = 256;
 /// How often lines are chained anew because another process was faster. Each time one of them has
 /// appended, so beyond it this process is only slow.
 const MOVES_MAX: usize = 64;
+/// Batches whose answer was lost and that may still arrive. Each comes after a look that found none of
+/// those before, so there are few; beyond it the oldest is the least likely to be on its way.
+const DOUBTS_MAX: usize = 16;
+/// Outcome of an action whose line came too late to allow it.
+const WITHDRAWN: &str = "withdrawn";
 /// Pause after old files could not be dropped.
 const RETAIN_AGAIN: SignedDuration = SignedDuration::from_mins(10);
 
@@ -176,6 +181,32 @@ struct Draft {
     entry: Entry,
 }
 
+/// A batch whose answer was lost.
+#[derive(Default)]
+struct Sent {
+    /// Its last line.
+    tip: Tip,
+    /// The requests in it. Whoever made them heard that they are not in the record.
+    asks: Vec<u64>,
+    /// Lines that it says were withdrawn.
+    withdrawn: Vec<u64>,
+    /// Lines that it says were lost.
+    lost: u64,
+}
+
+impl Sent {
+    fn note(&mut self, seq: u64, entry: &Entry) {
+        match entry {
+            Entry::Ask(_) => self.asks.push(seq),
+            Entry::Outcome { of, outcome, .. } if outcome == WITHDRAWN => {
+                self.withdrawn.extend(*of);
+            }
+            Entry::Lost { lines } => self.lost = *lines,
+            _ => {}
+        }
+    }
+}
+
 pub(crate) struct Book<S> {
     pub(crate) sink: S,
     pub(crate) tip: Tip,
@@ -189,9 +220,8 @@ pub(crate) struct Book<S> {
     tickets: Recent<u64>,
     /// Lines allowed too late: their action was given up meanwhile.
     withdrawn: Vec<u64>,
-    /// The last line of a batch that may be in the record although that was not confirmed, and the
-    /// requests in it. Whoever made them heard that they are not.
-    doubt: Option<(Tip, Vec<u64>)>,
+    /// Batches that may be in the record although that was not confirmed, oldest first.
+    doubts: VecDeque<Sent>,
     /// When old files are looked for next; none until another file is begun.
     retain_from: Option<Timestamp>,
 }
@@ -208,7 +238,7 @@ impl<S: Sink> Book<S> {
             lost: 0,
             tickets: Recent::new(LATE_MAX),
             withdrawn: Vec::new(),
-            doubt: None,
+            doubts: VecDeque::new(),
             retain_from: Some(Timestamp::MIN),
         }
     }
@@ -315,13 +345,7 @@ impl<S: Sink> Book<S> {
         {
             self.tip = end;
         }
-        if let Some((tip, asks)) = &self.doubt
-            && let Some(end) = self.sink.end_if_stored(tip)?
-        {
-            self.withdrawn.extend(asks);
-            self.tip = end;
-            self.doubt = None;
-        }
+        self.settle_doubts()?;
         self.write_late(now)?;
         let begins = self.sink.begin_file(&self.tip, now)?;
         let mut drafts = Vec::from_iter(self.checkpoint(begins, now));
@@ -330,7 +354,7 @@ impl<S: Sink> Book<S> {
             drafts.push(Draft { time: now, late: true, entry });
         }
         for seq in &self.withdrawn {
-            let outcome = "withdrawn".to_owned();
+            let outcome = WITHDRAWN.to_owned();
             let entry = Entry::Outcome { of: Some(*seq), outcome, error: None };
             drafts.push(Draft { time: now, late: false, entry });
         }
@@ -355,6 +379,30 @@ impl<S: Sink> Book<S> {
         self.lost = 0;
         self.withdrawn.clear();
         Ok((first..=self.tip.seq).collect())
+    }
+
+    /// Looks which of the lost batches have arrived. Nobody acted on their lines.
+    fn settle_doubts(&mut self) -> io::Result<()> {
+        let mut open = VecDeque::new();
+        while let Some(sent) = self.doubts.pop_front() {
+            match self.sink.end_if_stored(&sent.tip) {
+                Ok(Some(end)) => {
+                    self.withdrawn.retain(|seq| !sent.withdrawn.contains(seq));
+                    self.withdrawn.extend(sent.asks);
+                    self.lost = self.lost.saturating_sub(sent.lost);
+                    self.tip = end;
+                }
+                Ok(None) => open.push_back(sent),
+                Err(error) => {
+                    open.push_back(sent);
+                    open.append(&mut self.doubts);
+                    self.doubts = open;
+                    return Err(error);
+                }
+            }
+        }
+        self.doubts = open;
+        Ok(())
     }
 
     /// Writes what waits, in pieces: the first one is small, since it shows whether it works.
@@ -427,13 +475,12 @@ impl<S: Sink> Book<S> {
         if drafts.is_empty() {
             return Ok(());
         }
-        let (mut text, mut tip, mut asks) = (String::new(), self.tip.clone(), Vec::new());
+        let (mut text, mut tip, mut sent) = (String::new(), self.tip.clone(), Sent::default());
         for draft in drafts {
-            let is_ask = matches!(draft.entry, Entry::Ask(_));
+            sent.note(tip.seq + 1, &draft.entry);
             let (line, next) = tip.next(draft.time, draft.late, draft.entry, self.sink.key());
             text.push_str(&line);
             tip = next;
-            asks.extend(is_ask.then_some(tip.seq));
         }
         let appended = self.sink.append(&text, &tip, now, durable);
         match appended {
@@ -444,14 +491,21 @@ impl<S: Sink> Book<S> {
                 return Err(AppendError::Moved);
             }
             Err(AppendError::Unknown(error)) => {
-                self.doubt = Some((tip, asks));
+                // The same lines once more are the same batch.
+                if self.doubts.iter().all(|known| known.tip != tip) {
+                    if self.doubts.len() == DOUBTS_MAX {
+                        self.doubts.pop_front();
+                    }
+                    self.doubts.push_back(Sent { tip, ..sent });
+                }
                 return Err(AppendError::Unknown(error));
             }
             Err(AppendError::Failed(error)) => return Err(AppendError::Failed(error)),
         }
         self.succeeded();
-        // They follow on the line before, and so nothing else does.
-        self.doubt = None;
+        // They follow on the line before, and so nothing else does or will: what had arrived before
+        // was settled.
+        self.doubts.clear();
         self.tip = tip;
         if begins.is_some() {
             self.retain_from = Some(Timestamp::MIN);
@@ -510,8 +564,9 @@ impl<S: Sink> Book<S> {
             if !matches!(noted, Err(AppendError::Moved)) {
                 break;
             }
-            // Another process wrote meanwhile: the line comes behind that.
-            noted = self.append(vec![line()], None, now, true);
+            // Another process wrote meanwhile, or a lost batch arrived: the line comes behind that.
+            let settled = self.settle_doubts().map_err(AppendError::from);
+            noted = settled.and_then(|()| self.append(vec![line()], None, now, true));
         }
         if let Err(error) = noted {
             self.sink.remove(&[])?;

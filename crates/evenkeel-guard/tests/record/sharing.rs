@@ -264,6 +264,31 @@ fn a_lost_answer_leaves_neither_a_gap_nor_an_action_that_seems_allowed() {
 }
 
 #[test]
+fn no_lost_answer_is_forgotten_for_a_later_one() {
+    use Fault::{LostAfter, LostAndLate, LostBefore};
+    let table: [(&[Fault], usize); 4] = [
+        (&[LostBefore, LostBefore, LostAfter], 1),
+        (&[LostAndLate, LostBefore], 1),
+        (&[LostAndLate, LostBefore, LostBefore], 1),
+        (&[LostAfter, LostAndLate, LostBefore], 2),
+    ];
+    for ((faults, lost), differing) in table.into_iter().flat_map(|row| [(row, 0), (row, 1)]) {
+        let (dir, database) = (folder("shared-doubts"), Database::default());
+        assert!(is_allowed(&database.open(&dir), 0), "the record begins");
+        let a = database.open(&dir);
+        database.meets(faults);
+        for replicas in (1..).take(faults.len()) {
+            assert!(!is_allowed(&a, replicas * differing), "not without an answer");
+        }
+        assert!(is_allowed(&a, 9), "the next one is answered");
+        drop(a);
+        assert!(database.verified(&dir).starts_with("lines 1 to "), "{}", database.verified(&dir));
+        let (asks, done, withdrawn) = tally(&dir);
+        assert_eq!((asks - 2, done - 1, withdrawn), (lost, 1, lost));
+    }
+}
+
+#[test]
 fn what_makes_things_safer_happens_and_is_recorded_late() {
     let (dir, database) = (folder("shared-late"), Database::default());
     let a = database.open(&dir);
