@@ -298,3 +298,31 @@ fn a_lease_is_deleted_only_as_it_was_seen() {
     }
     kubectl(bed, &["delete", "namespace", ns, "--wait=false"], b"");
 }
+
+#[test]
+fn a_stateful_set_of_somebody_else_keeps_its_pods_and_volumes() {
+    let Some(bed) = Bed::take_later() else { return };
+    let bed = &bed;
+    let ns = "evenkeel-foreign";
+    kubectl(bed, &["create", "namespace", ns], b"");
+    let labels = json!({"app.kubernetes.io/name": "evenkeel"});
+    bed.create(json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": "evenkeel", "namespace": ns},
+        "spec": {"replicas": 1, "serviceName": "evenkeel", "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "theirs", "image": "theirs:1"}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"},
+                "spec": {"accessModes": ["ReadWriteOnce"],
+                    "resources": {"requests": {"storage": "1Mi"}}}}]}}));
+    let theirs = || kubectl(bed, &["get", "sts,pods,pvc", "-n", ns, "-o", "name"], b"");
+    until("their pod is made", || theirs().lines().count() == 3);
+    let file = bed.file("kubeconfig");
+    // In one namespace: the definitions are the cluster's.
+    let place = ["--watch-namespace", ns, "--purge"];
+    let words = ["uninstall", "--kubeconfig", file.to_str().unwrap()];
+    let said = evenkeel(&[&words[..], &place].concat());
+    assert!(said.contains(&format!("left StatefulSet/{ns}/evenkeel")), "{said}");
+    assert!(said.contains(&format!("nothing of evenkeel in namespace {ns}\n")), "{said}");
+    assert_eq!(theirs().lines().count(), 3, "{}", theirs());
+    kubectl(bed, &["delete", "namespace", ns, "--wait=false"], b"");
+}

@@ -50,12 +50,15 @@ async fn uninstall(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
         .context("no cluster: name its kubeconfig with --kubeconfig, or set KUBECONFIG")?;
     let found = look::at(&store, &place).await?;
     let verdict = found.check(args)?;
-    let mut work = Work { store, place, dry_run: args.dry_run, changed: false };
+    let is_foreign = found.is_set_foreign();
+    let mut work = Work { store, place, dry_run: args.dry_run, is_foreign, changed: false };
     if let Some(set) = &found.set {
         work.delete(set).await?;
     }
-    // Also when an earlier run has deleted the set: a pod may still be there, and lead.
-    work.pods_end().await?;
+    if !is_foreign {
+        // Also when an earlier run has deleted the set: a pod may still be there, and lead.
+        work.pods_end().await?;
+    }
     for canary in &found.canaries {
         work.free(canary).await?;
     }
@@ -82,6 +85,8 @@ struct Work {
     store: KubeStore,
     place: Place,
     dry_run: bool,
+    /// The set of this name is not ours, and so its pods are not either.
+    is_foreign: bool,
     /// Something was there to do.
     changed: bool,
 }
@@ -112,14 +117,10 @@ impl Work {
         if self.dry_run {
             return Ok(());
         }
-        let (store, query) = (&self.store, self.of_ours::<Pod>());
+        let query = ListQuery::of::<Pod>().within(&self.place.namespace);
+        let (store, query) = (&self.store, query.with_labels(look::labels(&self.place)));
         let what = format!("the pods of {}", self.place.name());
         until_gone(&what, async || Ok(store.list(&query).await?.items.is_empty())).await
-    }
-
-    fn of_ours<T: evenkeel_api::ApiObject>(&self) -> ListQuery {
-        let label = look::label("app.kubernetes.io/name", &self.place.name());
-        ListQuery::of::<T>().within(&self.place.namespace).with_labels(label)
     }
 
     /// Takes our finalizer off a Canary: nobody would be there to do so when it is deleted.
@@ -189,7 +190,8 @@ impl Work {
         }
         let pod = holder.split('_').next().unwrap_or_default();
         let number = pod.strip_prefix(&format!("{}-", self.place.name()));
-        let is_ours = number.is_some_and(|number| number.parse::<u32>().is_ok());
+        let is_numbered = number.is_some_and(|number| number.parse::<u32>().is_ok());
+        let is_ours = is_numbered && !self.is_foreign;
         (!holder.is_empty() && !is_ours).then(|| holder.to_owned())
     }
 

@@ -120,6 +120,10 @@ pub(super) async fn at(store: &KubeStore, place: &Place) -> anyhow::Result<Found
         let name = evenkeel_assembly::lease_name(domain.name);
         found.leases.push(Key::of::<Lease>(place.leases(), &name));
     }
+    if found.is_set_foreign() {
+        // They are its volumes.
+        found.claims.clear();
+    }
     if place.runs(DELIVERY) {
         found.look_at_canaries(store, place).await?;
     }
@@ -159,7 +163,8 @@ fn printed(place: &Place) -> Vec<Key> {
 }
 
 async fn claims(store: &KubeStore, place: &Place) -> anyhow::Result<Vec<Key>> {
-    let label = label("app.kubernetes.io/name", &place.name());
+    // A claim has the labels that its set selects by, and no more.
+    let label = LabelSelector::from_labels(&BTreeMap::from([named(place)]));
     let query = ListQuery::of::<PersistentVolumeClaim>().within(&place.namespace);
     let all = store.list(&query.with_labels(label)).await?.items;
     let ours = format!("data-{}-", place.name());
@@ -169,7 +174,7 @@ async fn claims(store: &KubeStore, place: &Place) -> anyhow::Result<Vec<Key>> {
 
 /// Other installations, as far as they can be seen.
 async fn others(store: &KubeStore, place: &Place, ours: &Key) -> anyhow::Result<Vec<Other>> {
-    let label = label(PART_OF.0, PART_OF.1);
+    let label = LabelSelector::from_labels(&BTreeMap::from([part_of()]));
     let everywhere = ListQuery::of::<StatefulSet>().with_labels(label);
     let sets = match store.list(&everywhere).await {
         Ok(sets) => sets.items,
@@ -182,12 +187,25 @@ async fn others(store: &KubeStore, place: &Place, ours: &Key) -> anyhow::Result<
     Ok(sets.iter().filter(|set| set.key() != ours).map(|set| Other::of(set)).collect())
 }
 
-/// Objects with this label.
-pub(super) fn label(name: &str, value: &str) -> LabelSelector {
-    LabelSelector::from_labels(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
+/// Objects of this installation; the name alone may be somebody else's.
+pub(super) fn labels(place: &Place) -> LabelSelector {
+    LabelSelector::from_labels(&BTreeMap::from([named(place), part_of()]))
+}
+
+fn named(place: &Place) -> (String, String) {
+    ("app.kubernetes.io/name".to_owned(), place.name())
+}
+
+fn part_of() -> (String, String) {
+    (PART_OF.0.to_owned(), PART_OF.1.to_owned())
 }
 
 impl Found {
+    /// Whether somebody else's `StatefulSet` has the name of ours.
+    pub(super) fn is_set_foreign(&self) -> bool {
+        self.foreign.iter().any(|key| key.kind.is::<StatefulSet>())
+    }
+
     async fn look_at_canaries(&mut self, store: &KubeStore, place: &Place) -> anyhow::Result<()> {
         let query = ListQuery::of::<Canary>();
         let query = match &place.watched {
