@@ -72,7 +72,7 @@ pub(super) fn decide(sight: &SloSight) -> Plan {
 fn look(view: &SloView) -> Plan {
     let wait = if view.is_counting() { COUNTING_PAUSE.min(view.every) } else { view.every };
     let mut plan = Plan::wait(reasons::LOOKING, wait);
-    let mut status = view.status.clone();
+    let mut status = (*view.status).clone();
     status.observed_generation = view.obj.generation();
     status.handed_over |= is_handed_over(view.obj.json());
     rules(view, &mut plan, &mut status);

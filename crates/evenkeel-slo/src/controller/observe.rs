@@ -5,7 +5,7 @@ use std::{
 };
 
 use evenkeel_api::{
-    ApiObject, Key, Obj,
+    ApiObject, Key, Obj, Revision,
     canary::Canary,
     misfit,
     slo::{ErrorBudgetPolicy, PrometheusRule, SloMaintenance},
@@ -37,6 +37,8 @@ const FAILING_MAX: SignedDuration = SignedDuration::from_secs(15);
 /// again.
 pub(super) struct Known {
     uid: String,
+    /// The status in the last revision of it that was read.
+    status: (Revision, Arc<SloStatusObject>),
     manifest: Arc<Manifest>,
     trackers: Vec<Tracker>,
     /// Those of the object as it was when it could last be read.
@@ -104,16 +106,15 @@ pub(super) async fn observe(
         taken.known = None;
         return Ok(None);
     }
-    let status = obj.json().get("status").cloned().unwrap_or(Value::Null);
-    // What has another shape says nothing, and is written anew.
-    let (status, _) = misfit::readable::<SloStatusObject>(&status);
-    let known = match taken.known.take().filter(|known| known.uid == obj.uid()) {
+    let before = taken.known.take().filter(|known| known.uid == obj.uid());
+    let status = status(&obj, before.as_ref());
+    let known = match before {
         Some(known) if known.manifest.generation == obj.generation() => {
             if known.manifest.is_of(&obj) { known } else { Known { manifest: read(&obj), ..known } }
         }
         known => begin(&obj, &status, known, settings.every),
     };
-    let known = taken.known.insert(known);
+    let known = taken.known.insert(Known { status: (obj.revision(), status.clone()), ..known });
     let manifest = known.manifest.clone();
     let counting = |known: &Known| {
         known.trackers.iter().any(|tracker| matches!(tracker.sight(), Sight::Counting(_)))
@@ -160,9 +161,26 @@ pub(super) async fn observe(
     }))))
 }
 
+/// The status of an object, which is read once per revision.
+fn status(obj: &Obj, before: Option<&Known>) -> Arc<SloStatusObject> {
+    match before.map(|known| &known.status) {
+        Some((revision, status)) if *revision == obj.revision() => status.clone(),
+        _ => {
+            let status = obj.json().get("status").unwrap_or(&Value::Null);
+            // What has another shape says nothing, and is written anew.
+            Arc::new(misfit::readable(status).0)
+        }
+    }
+}
+
 /// The trackers of an object that is new or was edited: what counts what it counted before goes on,
 /// everything else has counted nothing yet.
-fn begin(obj: &Obj, status: &SloStatusObject, before: Option<Known>, every: Duration) -> Known {
+fn begin(
+    obj: &Obj,
+    status: &Arc<SloStatusObject>,
+    before: Option<Known>,
+    every: Duration,
+) -> Known {
     let manifest = read(obj);
     let edges = edges(&status.changes, every);
     let queries = former::queries(&manifest.slos);
@@ -188,7 +206,8 @@ fn begin(obj: &Obj, status: &SloStatusObject, before: Option<Known>, every: Dura
     let trackers = manifest.slos.iter().filter_map(tracker).collect();
     // A slip of the pen must not cost what was counted.
     let resting = if manifest.slos.is_empty() { old } else { Vec::new() };
-    Known { uid: obj.uid().to_owned(), manifest, trackers, resting }
+    let status = (obj.revision(), status.clone());
+    Known { uid: obj.uid().to_owned(), status, manifest, trackers, resting }
 }
 
 /// The rules of an object that is gone, if they are still there and were its own alone.

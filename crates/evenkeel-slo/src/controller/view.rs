@@ -45,7 +45,7 @@ pub struct SloView {
     /// Canaries with a run under way that this object has a say about.
     pub(crate) running: Vec<CanarySeen>,
     /// The status so far.
-    pub(crate) status: SloStatusObject,
+    pub(crate) status: Arc<SloStatusObject>,
 }
 
 /// The `PrometheusRule` of the object's name.
