@@ -8,7 +8,9 @@ use evenkeel_api::{
     canary::Phase,
     json,
 };
-use evenkeel_control::{Action, ObserveError, Plan, Ports, Standing, Steward, is_condition_of};
+use evenkeel_control::{
+    Action, EventNote, EventType, ObserveError, Plan, Ports, Standing, Steward, is_condition_of,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 
@@ -72,7 +74,7 @@ pub(crate) fn is_suspended(view: &CanaryView) -> bool {
 /// Flagger names versions by a hash that only it can compute. Where the primary runs what the target
 /// says it is told to initialize: it finds everything there, and takes the version as promoted.
 /// Elsewhere the phase stays, without the name of a version: what is new is released by Flagger
-/// from the start, and what has failed stays so.
+/// from the start, and so is what has failed.
 pub(crate) async fn hand_back(obj: &Obj, ports: &Ports) -> Result<Option<Plan>, ObserveError> {
     if !is_kept_on(obj.json()) {
         return Ok(None);
@@ -87,10 +89,16 @@ pub(crate) async fn hand_back(obj: &Obj, ports: &Ports) -> Result<Option<Plan>, 
         let target = ports.read.get(&target).await?.map(Workload::of).transpose();
         let revision = target.ok().flatten().map(|target| target.revision);
         let as_promoted = revision.as_ref() == Some(&status.last_promoted_spec);
-        let at_rest = matches!(status.phase, Phase::Initialized | Phase::Succeeded);
+        // One that failed and was set back to what the primary runs is at rest, too, unless the
+        // canary serves.
+        let at_rest = matches!(status.phase, Phase::Initialized | Phase::Succeeded)
+            || (status.phase == Phase::Failed && status.canary_weight == 0);
         let phase = if at_rest && as_promoted { Phase::Initializing } else { status.phase };
         let applied = &status.last_applied_spec;
         let has_begun = !applied.is_empty() && !is_ours(applied);
+        if phase == Phase::Failed && !has_begun {
+            plan.events.push(released_again(obj, &canary.spec.target_ref.name));
+        }
         let patch = if has_begun { without_ours(obj) } else { afresh(obj, phase) };
         plan = plan.with_status(obj.key().clone(), patch);
     }
@@ -105,6 +113,18 @@ pub(crate) async fn hand_back(obj: &Obj, ports: &Ports) -> Result<Option<Plan>, 
         Plan { actions: vec![unmark], ..plan }
     };
     Ok(Some(plan.waking(Duration::ZERO)))
+}
+
+/// Says what follows for a version that was rejected: Flagger does not know that it was.
+fn released_again(obj: &Obj, target: &str) -> EventNote {
+    let message = format!(
+        "{}.{} is given back after a release that failed, and who takes it releases that version \
+         again: set the pod template of Deployment {target} back to what its primary runs",
+        obj.name(),
+        obj.namespace()
+    );
+    let (about, kind) = (obj.key().clone(), EventType::Warning);
+    EventNote { about, kind, reason: reasons::SYNCED, message }
 }
 
 /// Whether a Canary has on it what only evenkeel writes there, and takes off when it gives the Canary

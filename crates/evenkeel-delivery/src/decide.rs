@@ -142,10 +142,17 @@ fn adopt_revisions(ctx: &Context<'_>) -> Option<Plan> {
     }
     let same = ctx.rewrite().same_version(ctx.target, primary);
     let mut draft = ctx.draft();
+    let failed = status.phase == Phase::Failed;
+    if failed && !same {
+        let message = rejected_by_another(ctx);
+        draft.run.outcome = Some(format!("{message}."));
+        draft.warning(message);
+    }
     // So that the next look finds our part of the status, if the server keeps it.
     draft.run.clean_since = ctx.run.clean_since.or(Some(ctx.seen_since()));
-    // What is being judged, as far as it is only watched, goes on to be.
-    let known = same || status.phase.is_release();
+    // What is being judged, as far as it is only watched, goes on to be. What has failed is what
+    // the target says: nobody can tell from the other tool's hash whether it has changed since.
+    let known = same || failed || status.phase.is_release();
     draft.status.last_applied_spec = if known { ctx.revision.to_owned() } else { String::new() };
     draft.status.last_promoted_spec = if same { ctx.revision.to_owned() } else { String::new() };
     if same {
@@ -154,6 +161,16 @@ fn adopt_revisions(ctx: &Context<'_>) -> Option<Plan> {
     draft.status.tracked_configs =
         (!ctx.config_hashes.is_empty()).then(|| ctx.config_hashes.clone());
     Some(draft.done(reasons::REVISION_ADOPTED))
+}
+
+/// A release of another tool has failed: the primary does not run what the target says.
+fn rejected_by_another(ctx: &Context<'_>) -> String {
+    format!(
+        "{} failed its last release, before evenkeel took it over: the target as it is now counts \
+         as the version that was rejected, and is not released. Evenkeel cannot tell whether it has \
+         changed since then: if so, change its pod template once more",
+        ctx.view.names.full()
+    )
 }
 
 fn send_event(ctx: &Context<'_>, plan: Plan) -> Result<Plan, Need> {

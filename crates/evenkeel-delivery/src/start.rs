@@ -25,10 +25,16 @@ pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> 
     let reverted = ctx.revision == ctx.status.last_promoted_spec
         && ctx.revision != ctx.status.last_applied_spec
         && ctx.status.phase != Phase::Waiting;
-    if reverted {
+    if reverted || is_back_at_primary(ctx, primary) {
         // So that the version that failed, tried once more, is new again.
         let mut draft = ctx.draft();
         ctx.revision.clone_into(&mut draft.status.last_applied_spec);
+        if ctx.status.last_promoted_spec.is_empty() {
+            ctx.revision.clone_into(&mut draft.status.last_promoted_spec);
+            draft.run.promoted_configs.clone_from(ctx.config_hashes);
+            draft.status.tracked_configs =
+                (!ctx.config_hashes.is_empty()).then(|| ctx.config_hashes.clone());
+        }
         return Ok(Turn::Calm(draft.done(reasons::NOTHING_NEW)));
     }
     if let Some(plan) = hold::start(ctx) {
@@ -48,6 +54,16 @@ pub(crate) fn rest(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Need> 
         draft.wake(LOOK_AGAIN);
     }
     Ok(Turn::Calm(draft.done(reasons::NOTHING_NEW)))
+}
+
+/// Whether the target was set back to what the primary runs after a release that failed under another
+/// tool, which named that version by a hash of its own.
+fn is_back_at_primary(ctx: &Context<'_>, primary: &Workload) -> bool {
+    ctx.status.phase == Phase::Failed
+        && ctx.status.last_promoted_spec.is_empty()
+        && ctx.revision != ctx.status.last_applied_spec
+        && ctx.view.unread.configs.is_empty()
+        && ctx.rewrite().same_version(ctx.target, primary)
 }
 
 /// After a promotion that failed the canary has all traffic. When it dies, too, whatever is left

@@ -192,6 +192,66 @@ fn a_version_that_is_new_or_has_failed_is_still_that_for_flagger() {
     }
 }
 
+/// A Canary whose last release Flagger has rejected: the target is at version 2, the primary at 1.
+fn rejected_by_flagger() -> World {
+    let world = of_flagger(|body| {
+        body["status"]["phase"] = "Failed".into();
+        body["status"]["lastAppliedSpec"] = "6d8f5c9b7f".into();
+    });
+    world.release("2");
+    world
+}
+
+#[test]
+fn what_flagger_has_rejected_is_not_released_when_it_is_handed_over() {
+    let mut world = rejected_by_flagger();
+    // Nor is it foretold.
+    world.boot();
+    world.run_for(minutes(2));
+    let told = world.messages.lock().unwrap().join("\n");
+    assert!(told.contains("foreseen") && !told.contains("New revision"), "{told}");
+    hand_over(&world);
+    world.run_for(minutes(10));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Failed", Some(0)));
+    assert_eq!(world.replicas("api-service"), Some(0));
+    assert_snapshot!(world.condition("Promoted"), @"False Failed: api-service.shop failed its last release, before evenkeel took it over: the target as it is now counts as the version that was rejected, and is not released. Evenkeel cannot tell whether it has changed since then: if so, change its pod template once more.");
+    assert_eq!(world.events().matches("before evenkeel took it over").count(), 1);
+    world.release("3");
+    world.run_until(&["Succeeded"]);
+    assert_eq!(world.image("api-service-primary"), "3");
+}
+
+#[test]
+fn a_target_that_is_set_back_after_flagger_rejected_it_is_at_rest() {
+    let mut world = rejected_by_flagger();
+    hand_over(&world);
+    world.boot();
+    world.run_for(minutes(2));
+    world.release("1");
+    world.run_for(minutes(5));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Failed", Some(0)));
+    assert_eq!(world.replicas("api-service"), Some(0));
+    // Flagger then finds everything there, and takes the version as promoted.
+    take_back(&world);
+    world.run_for(minutes(1));
+    assert_eq!(world.phase(), "Initializing");
+    assert!(!world.events().contains("is given back"), "{}", world.events());
+}
+
+#[test]
+fn that_a_rejected_version_is_released_again_by_flagger_is_said_when_it_is_given_back() {
+    let mut world = rejected_by_flagger();
+    hand_over(&world);
+    world.boot();
+    world.run_for(minutes(2));
+    take_back(&world);
+    world.run_for(minutes(5));
+    assert_eq!(world.phase(), "Failed");
+    let events = world.events();
+    let said: Vec<_> = events.lines().filter(|line| line.contains("is given back")).collect();
+    assert_snapshot!(said.join("\n"), @"Warning api-service.shop is given back after a release that failed, and who takes it releases that version again: set the pod template of Deployment api-service back to what its primary runs");
+}
+
 #[test]
 fn what_flagger_writes_while_it_is_given_back_stays() {
     let mut world = of_flagger(|_| {});
