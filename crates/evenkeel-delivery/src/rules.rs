@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel_api::canary::{
     Canary, CanaryAnalysis, CanaryMetric, CanaryWebhook, TemplateRef, ThresholdRange,
 };
-use evenkeel_base::parse_duration;
+use evenkeel_base::{format_duration, parse_duration};
 use evenkeel_control::redact;
 
 use crate::{builtin::Source, fill, router::Router, spec_error::SpecError, supported};
@@ -15,6 +15,11 @@ pub(crate) const PCT_MAX: i32 = 50;
 
 /// Flagger's lower bound of the interval: shorter ones measure noise.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
+/// Longest interval, and longest window of a metric: with more a release would not end in the
+/// lifetime of a version, and the text is likely to have a digit or a unit too much.
+const INTERVAL_MAX: Duration = Duration::from_hours(7 * 24);
+/// Longest timeout of a webhook: as long as an approval is waited for.
+const HOOK_TIMEOUT_MAX: Duration = Duration::from_hours(24);
 /// Default of `spec.analysis.interval` and of a metric's.
 const INTERVAL_DEFAULT: Duration = Duration::from_mins(1);
 /// Default of a webhook's timeout.
@@ -136,7 +141,8 @@ impl Rules {
         let source = source(spec.provider.as_deref())?;
         let router = Router::of(spec.provider.as_deref());
         supported::check(canary, router)?;
-        let interval = duration("spec.analysis.interval", analysis.interval.as_deref())?;
+        let interval =
+            duration("spec.analysis.interval", analysis.interval.as_deref(), INTERVAL_MAX)?;
         let deadline = spec
             .progress_deadline_seconds
             .map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or_default()));
@@ -232,7 +238,7 @@ impl Ramp {
 impl MetricRule {
     fn of(index: usize, metric: &CanaryMetric) -> Result<Self, SpecError> {
         let field = |name: &str| format!("spec.analysis.metrics[{index}].{name}");
-        let window = duration(&field("interval"), metric.interval.as_deref())?;
+        let window = duration(&field("interval"), metric.interval.as_deref(), INTERVAL_MAX)?;
         let kind = match (&metric.template_ref, &metric.query, metric.name.as_str()) {
             (Some(template), _, _) => {
                 let variables = metric.template_variables.clone().into_iter().collect();
@@ -292,11 +298,12 @@ impl HookRule {
             let problem = format!("{url} is not an http:// or https:// URL");
             return Err(SpecError { field: field("url"), problem });
         }
+        let timeout = duration(&field("timeout"), hook.timeout.as_deref(), HOOK_TIMEOUT_MAX)?;
         Ok(Self {
             name: hook.name.clone(),
             kind: *kind,
             url: hook.url.clone(),
-            timeout: duration(&field("timeout"), hook.timeout.as_deref())?.unwrap_or(HOOK_TIMEOUT),
+            timeout: timeout.unwrap_or(HOOK_TIMEOUT),
             retries: hook.retries.unwrap_or_default(),
             metadata: hook.metadata.clone(),
             muted: hook.other.get("muteAlert").is_some_and(supported::says_something),
@@ -333,12 +340,20 @@ fn source(provider: Option<&str>) -> Result<Source, SpecError> {
     })
 }
 
-fn duration(field: &str, text: Option<&str>) -> Result<Option<Duration>, SpecError> {
+fn duration(field: &str, text: Option<&str>, max: Duration) -> Result<Option<Duration>, SpecError> {
     let Some(text) = text else { return Ok(None) };
     match parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err(SpecError {
             field: field.to_owned(),
             problem: format!("{} must be longer than 0, for example 1m", redact::quote(text)),
+        }),
+        Ok(duration) if duration > max => Err(SpecError {
+            field: field.to_owned(),
+            problem: format!(
+                "{} must not be longer than {}, for example 1m",
+                redact::quote(text),
+                format_duration(max)
+            ),
         }),
         Ok(duration) => Ok(Some(duration)),
         Err(error) => Err(SpecError { field: field.to_owned(), problem: error.to_string() }),

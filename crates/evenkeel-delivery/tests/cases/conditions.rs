@@ -111,3 +111,28 @@ fn a_field_of_a_wrong_type_is_named_once() {
     assert_eq!(world.condition("Stalled"), "none");
     assert_eq!(world.events().matches("stepWeight").count(), 1, "{}", world.events());
 }
+
+#[test]
+fn a_duration_beyond_all_sense_is_refused() {
+    let interval = "99999999999999999m";
+    let metric = json!([{"name": "request-success-rate", "thresholdRange": {"min": 99},
+        "interval": "169h"}]);
+    let hook = json!([{"name": "load-test", "url": "http://x/", "timeout": "25h"}]);
+    let mut said = Vec::new();
+    for analysis in [
+        json!({"interval": interval}),
+        json!({"metrics": metric}),
+        json!({"webhooks": hook}),
+        json!({"interval": "0s"}),
+    ] {
+        let mut world = World::new(with(&json!({"analysis": analysis})), Settings::default());
+        world.run_for(minutes(1));
+        said.push(world.condition("Accepted"));
+    }
+    assert_snapshot!(said.join("\n"), @r#"
+    False InvalidSpec: spec.analysis.interval: "99999999999999999m" must not be longer than 168h, for example 1m
+    False InvalidSpec: spec.analysis.metrics[0].interval: "169h" must not be longer than 168h, for example 1m
+    False InvalidSpec: spec.analysis.webhooks[0].timeout: "25h" must not be longer than 24h, for example 1m
+    False InvalidSpec: spec.analysis.interval: "0s" must be longer than 0, for example 1m
+    "#);
+}
