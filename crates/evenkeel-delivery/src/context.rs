@@ -11,7 +11,7 @@ use crate::{
     CanaryView,
     checks::Query,
     draft::Draft,
-    plain, reasons,
+    plain, primary, reasons,
     rules::Rules,
     time::{elapsed, later},
     workload::{Readiness, Rewrite, Workload, is_ours},
@@ -175,6 +175,8 @@ impl<'a> Context<'a> {
             .confirming(self.view.unconfirmable())
             .alerting(&self.view.alerts)
             .measuring(self.view.unmeasured())
+            .serving(primary::unavailable(self.view))
+            .running_promoted(primary::differing(self.view, self.target))
             .reading(self.view.unread.message())
     }
 

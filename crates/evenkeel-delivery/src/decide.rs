@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use evenkeel_api::canary::Phase;
-use evenkeel_control::Plan;
+use evenkeel_control::{EventNote, EventType, Plan};
 
 use crate::{
     CanaryView, alerts, beside,
@@ -83,7 +83,11 @@ fn suspended(view: &CanaryView) -> Plan {
 fn next(ctx: &Context<'_>) -> Result<Plan, Need> {
     let phase = ctx.status.phase;
     if ctx.view.obj.is_deleting() {
-        return Ok(revert::revert(ctx));
+        let mut plan = revert::revert(ctx);
+        // Said once: from here on the phase is another.
+        let begins = phase == Phase::Failed && !plan.status.is_empty();
+        plan.events.extend(begins.then(|| rejected_takes_over(ctx)).flatten());
+        return Ok(plan);
     }
     if matches!(phase, Phase::New | Phase::Initializing) {
         return Ok(init::initialize(ctx));
@@ -171,6 +175,24 @@ fn rejected_by_another(ctx: &Context<'_>) -> String {
          changed since then: if so, change its pod template once more",
         ctx.view.names.full()
     )
+}
+
+/// A Canary is deleted after a release that failed: its target, which takes over, still is the version
+/// that was rejected. `None` where it is not.
+fn rejected_takes_over(ctx: &Context<'_>) -> Option<EventNote> {
+    let view = ctx.view;
+    let primary = view.primary.as_ref()?;
+    if view.pct() != 0 || ctx.rewrite().same_version(ctx.target, primary) {
+        return None;
+    }
+    let message = format!(
+        "{} takes the traffic over and runs the version that was rejected, not that of {}: set its \
+         pod template back",
+        view.names.full(),
+        view.names.target_primary
+    );
+    let (about, kind) = (view.obj.key().clone(), EventType::Warning);
+    Some(EventNote { about, kind, reason: reasons::SYNCED, message })
 }
 
 fn send_event(ctx: &Context<'_>, plan: Plan) -> Result<Plan, Need> {

@@ -15,8 +15,9 @@ use serde_json::Value;
 use crate::{
     CanaryView, diff,
     reasons::{
-        ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, METRICS, PROMOTED,
-        READ_FAILED, READABLE, REPAIR_NOT_KEPT, SUSPEND_HEEDED, SYNCED, WEIGHTS_CONFIRMED,
+        ACCEPTED, ALERTS, BUDGET, GATEWAY_MISSING, GATEWAYS, IN_SYNC, METRICS, PRIMARY_AS_PROMOTED,
+        PRIMARY_AVAILABLE, PROMOTED, READ_FAILED, READABLE, REPAIR_NOT_KEPT, SUSPEND_HEEDED,
+        SYNCED, WEIGHTS_CONFIRMED,
     },
     view::{AlertProblem, Alerts, Metering},
 };
@@ -58,7 +59,7 @@ impl Severity {
 /// What a plan makes of a condition that is only there while something is wrong. A plan that did
 /// not look at the matter keeps it: or the condition would come and go with every webhook call.
 #[derive(Default)]
-enum Trouble {
+pub(crate) enum Trouble {
     #[default]
     Unknown,
     None,
@@ -66,6 +67,12 @@ enum Trouble {
         reason: String,
         message: String,
     },
+}
+
+impl Trouble {
+    pub(crate) fn some(reason: &str, message: String) -> Self {
+        Self::Some { reason: reason.to_owned(), message }
+    }
 }
 
 /// A plan in the making, with the status as it will be.
@@ -81,6 +88,8 @@ pub(crate) struct Draft<'a> {
     weights: Trouble,
     alerts: Trouble,
     metrics: Trouble,
+    primary: Trouble,
+    version: Trouble,
     reading: Trouble,
     /// Sent after everything else: an alert must not delay what it is about.
     notices: Vec<Notification>,
@@ -104,6 +113,8 @@ impl<'a> Draft<'a> {
             weights: Trouble::Unknown,
             alerts: Trouble::Unknown,
             metrics: Trouble::Unknown,
+            primary: Trouble::Unknown,
+            version: Trouble::Unknown,
             reading: Trouble::Unknown,
             notices: Vec::new(),
         }
@@ -184,6 +195,28 @@ impl<'a> Draft<'a> {
             Metering::Unknown => Trouble::Unknown,
         };
         self
+    }
+
+    /// Whether the primary can answer the requests that go to it.
+    pub(crate) fn serving(mut self, trouble: Trouble) -> Self {
+        self.report(PRIMARY_AVAILABLE, &trouble);
+        self.primary = trouble;
+        self
+    }
+
+    /// Whether the primary runs the version that was promoted.
+    pub(crate) fn running_promoted(mut self, trouble: Trouble) -> Self {
+        self.report(PRIMARY_AS_PROMOTED, &trouble);
+        self.version = trouble;
+        self
+    }
+
+    /// Warns of what a condition is about to say for the first time.
+    fn report(&mut self, condition: &str, trouble: &Trouble) {
+        let Trouble::Some { message, .. } = trouble else { return };
+        if !self.status.conditions.iter().any(|c| c.type_ == condition) {
+            self.warning(message.clone());
+        }
     }
 
     /// The error budget lets a new version go ahead, or there is none that asks.
@@ -428,6 +461,8 @@ impl<'a> Draft<'a> {
             (WEIGHTS_CONFIRMED, &self.weights),
             (ALERTS, &self.alerts),
             (METRICS, &self.metrics),
+            (PRIMARY_AVAILABLE, &self.primary),
+            (PRIMARY_AS_PROMOTED, &self.version),
             (READABLE, &self.reading),
         ] {
             let conditions = &mut self.status.conditions;

@@ -65,6 +65,7 @@ mod endpoints;
 mod fill;
 mod freshness;
 mod pods;
+mod primary;
 mod rules;
 mod services;
 mod spec_error;

@@ -15,6 +15,18 @@ pub const BUDGET: &str = "BudgetAllows";
 /// they do not.
 pub const IN_SYNC: &str = "ObjectsInSync";
 
+/// Condition that says whether the primary can answer the requests that go to it; only there while it
+/// cannot.
+pub const PRIMARY_AVAILABLE: &str = "PrimaryAvailable";
+/// The primary is scaled to zero.
+pub const NO_REPLICAS: &str = "NoReplicas";
+
+/// Condition that says whether the primary runs the version that was promoted; only there while it
+/// does not.
+pub const PRIMARY_AS_PROMOTED: &str = "PrimaryAsPromoted";
+/// The primary's pod template is another than was promoted.
+pub const PRIMARY_DIFFERS: &str = "PrimaryDiffers";
+
 /// Condition that names Gateways of the spec that do not exist; only there while some do not.
 pub const GATEWAYS: &str = "GatewaysFound";
 
@@ -87,10 +99,12 @@ pub const TARGET_MISSING: &str = "TargetMissing";
 pub const PRIMARY_MISSING: &str = "PrimaryMissing";
 
 /// Every condition that no other controller writes.
-pub(crate) const CONDITIONS: [&str; 9] = [
+pub(crate) const CONDITIONS: [&str; 11] = [
     ACCEPTED,
     BUDGET,
     IN_SYNC,
+    PRIMARY_AVAILABLE,
+    PRIMARY_AS_PROMOTED,
     GATEWAYS,
     SUSPEND_HEEDED,
     WEIGHTS_CONFIRMED,

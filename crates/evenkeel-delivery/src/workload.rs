@@ -141,6 +141,29 @@ impl Workload {
         self.replicas() * pct / 100
     }
 
+    /// Whether fewer replicas serve than its strategy allows, by its own account; `None` while that
+    /// is older than its spec.
+    pub(crate) fn is_short(&self) -> Option<bool> {
+        let status = self.deployment.status.clone().unwrap_or_default();
+        if status.observed_generation.unwrap_or_default() < self.obj.generation() {
+            return None;
+        }
+        let find = |kind: &str| {
+            status.conditions.iter().flatten().find(move |condition| condition.type_ == kind)
+        };
+        let minimum = find("Available").map(|condition| condition.status == "True");
+        // A rollout that goes on. It may stop all pods first, if the strategy says so.
+        let rolls = find("Progressing").is_some_and(|condition| {
+            let ended = condition.reason.as_deref() == Some("NewReplicaSetAvailable");
+            condition.status == "True" && !ended
+        });
+        let kind = self.obj.json().pointer("/spec/strategy/type").and_then(Value::as_str);
+        if rolls && (kind == Some("Recreate") || minimum == Some(true)) {
+            return Some(false);
+        }
+        Some(self.available() == 0 || minimum == Some(false))
+    }
+
     /// Whether `pct` percent of the updated replicas are available.
     pub(crate) fn readiness(&self, pct: i32, deadline: Duration, now: Timestamp) -> Readiness {
         let status = self.deployment.status.clone().unwrap_or_default();

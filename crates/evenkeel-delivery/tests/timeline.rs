@@ -23,6 +23,8 @@ mod metrics;
 mod misfits;
 #[path = "cases/objects.rs"]
 mod objects;
+#[path = "cases/primary.rs"]
+mod primary;
 #[path = "cases/readiness.rs"]
 mod readiness;
 #[path = "cases/refused.rs"]
