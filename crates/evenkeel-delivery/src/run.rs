@@ -12,7 +12,7 @@ use crate::{
     context::{Context, Need, Turn},
     draft::Draft,
     hooks::{self, Approval},
-    ramp, reasons, rollback,
+    plain, ramp, reasons, rollback,
     router::Router,
     rules::{HookKind, MetricKind, MetricRule},
     start,
@@ -83,10 +83,14 @@ pub(crate) fn progress(ctx: &Context<'_>, primary: &Workload) -> Result<Turn, Ne
     }
     if pct != ctx.status.canary_weight {
         // Written but not noted before a crash, or set by another writer: the route is the truth.
-        draft.tick().weight(pct).event(format!(
-            "Found canary weight {pct} of {} in the route, going on from there",
-            names.full()
-        ));
+        let full = names.full();
+        let is_next =
+            ctx.rules.iterations == 0 && ctx.rules.ramp.next(ctx.status.canary_weight) == Some(pct);
+        draft.tick().weight(pct).event(if is_next {
+            format!("Advance {full} canary weight {pct}{}", plain::words(ctx.view, pct))
+        } else {
+            format!("Found canary weight {pct} of {full} in the route, going on from there")
+        });
         return Ok(Turn::Now(draft.done(reasons::WEIGHT_ADOPTED)));
     }
     // Before the first user meets the canary, the primary must stand; later on, the checks go

@@ -99,6 +99,29 @@ fn happen(world: &mut World, happening: &Happening) {
     world.settle();
 }
 
+#[test]
+fn the_next_weight_that_was_set_and_not_noted_is_a_step_and_another_one_is_found() {
+    for (weight, event) in [
+        (20, "Advance api-service.shop canary weight 20"),
+        (15, "Found canary weight 15 of api-service.shop in the route, going on from there"),
+    ] {
+        let mut world = initialized(article());
+        world.release("2");
+        world.run_for(minutes(1) + Duration::from_secs(30));
+        world.kill();
+        world.store.change(&Key::of::<HttpRoute>(NS, "api-service"), |body| {
+            let backends = &mut body["spec"]["rules"][0]["backendRefs"];
+            backends[0]["weight"] = (100 - weight).into();
+            backends[1]["weight"] = weight.into();
+        });
+        world.boot();
+        world.run_for(Duration::from_secs(5));
+        assert_eq!(world.weight(), Some(weight));
+        assert!(world.events().contains(event), "{}", world.events());
+        assert_eq!(world.events().contains("Found"), weight == 15, "{}", world.events());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..Default::default() })]
     /// Whatever happens: the invariants hold (the world checks them after every step); when the
