@@ -421,7 +421,10 @@ impl<'a> Draft<'a> {
         let steps = phase.is_busy() || phase == Phase::Waiting;
         let promoted = self.status.conditions.iter().find(|c| c.type_ == PROMOTED);
         if let Some(promoted) = promoted.filter(|_| steps && !self.plan.actions.is_empty()) {
-            let message = format!("{HELD_WORDS} {}", promoted.message);
+            // What would be waited for after that step is not waited for.
+            let note = self.run.note.as_deref().unwrap_or_default();
+            let now = promoted.message.strip_suffix(note).unwrap_or(&promoted.message);
+            let message = format!("{HELD_WORDS} {}", now.trim_end());
             self.plan.when_held = Some(HeldWords { condition: PROMOTED, message });
         }
         let run = (self.run != RunStatus::default()).then_some(self.run);

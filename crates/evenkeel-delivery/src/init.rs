@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use evenkeel_api::canary::Phase;
+use evenkeel_base::format_duration;
 use evenkeel_control::Plan;
 
 use crate::{
@@ -81,10 +82,7 @@ pub(crate) fn initialize(ctx: &Context<'_>) -> Plan {
         return draft.done(reasons::ROUTING_TO_PRIMARY);
     }
     if !ctx.view.confirmed() {
-        let since = ctx.status.last_transition_time.as_ref().map(|time| time.0);
-        if since.is_some_and(|since| elapsed(since, ctx.view.now) >= CONFIRMATION_SLOW) {
-            draft.stalled(format!("Waiting for the gateway to confirm the route {}", names.apex));
-        }
+        await_route(ctx, &mut draft);
         return draft.done(reasons::CONFIRMATION_PENDING);
     }
     if ctx.view.settings.confirm && !apex_on_primary(ctx) {
@@ -95,6 +93,22 @@ pub(crate) fn initialize(ctx: &Context<'_>) -> Plan {
         return draft.done(reasons::ENDPOINTS_PENDING);
     }
     initialized(ctx, draft, primary)
+}
+
+/// Says who has not confirmed the route yet; after a while as a warning.
+fn await_route(ctx: &Context<'_>, draft: &mut Draft<'_>) {
+    let generation = ctx.view.route.as_ref().map(|route| route.generation());
+    let awaited = ctx.view.awaited(0, generation);
+    let since = ctx.status.last_transition_time.as_ref().map(|time| time.0);
+    if since.is_none_or(|since| elapsed(since, ctx.view.now) < CONFIRMATION_SLOW) {
+        draft.run.note = awaited;
+        return;
+    }
+    let slow = format_duration(CONFIRMATION_SLOW);
+    draft.stalled(match awaited {
+        Some(awaited) => format!("{awaited}, for more than {slow}"),
+        None => format!("Waiting for the pods of Service {}", ctx.view.names.apex),
+    });
 }
 
 /// Everything stands: the target goes to zero, and what the primary runs is what counts.

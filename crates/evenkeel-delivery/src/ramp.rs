@@ -90,6 +90,11 @@ fn shift(ctx: &Context<'_>, draft: &mut Draft<'_>, pct: i32) {
     }
     draft.tick().weight(pct).wake(ctx.rules.interval);
     draft.run.waiting_since = None;
+    if ctx.view.settings.confirm {
+        // In the same write as the weight, which makes one more generation of the route.
+        let generation = ctx.view.route.as_ref().map(|route| route.generation() + 1);
+        draft.run.note = ctx.view.awaited(pct, generation);
+    }
 }
 
 /// The ramp has ended: approval is requested, then the primary takes the version over.

@@ -37,6 +37,8 @@ pub const HANDED_OVER: &str = "HandedOver";
 
 /// A Gateway that the spec names refuses the route.
 pub const ROUTE_REFUSED: &str = "RouteRefused";
+/// The spec names no Gateway, and nobody serves the route without one.
+pub const NO_GATEWAY: &str = "NoGateway";
 /// No implementation serves a Gateway that the spec names.
 pub const GATEWAY_UNSERVED: &str = "GatewayUnserved";
 

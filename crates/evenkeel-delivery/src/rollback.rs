@@ -93,6 +93,8 @@ pub(crate) fn await_zero(view: &CanaryView, mut draft: Draft<'_>) -> Plan {
     let since = since.or(view.run.ticked_at).unwrap_or(view.now);
     if elapsed(since, view.now) >= CONFIRMATION_SLOW {
         let (full, apex) = (view.names.full(), &view.names.apex);
+        let generation = view.route.as_ref().map(|route| route.generation());
+        let state = generation.map(|generation| format!(" in generation {generation}"));
         draft.stalled(match view.router {
             Router::Service => format!(
                 "Waiting until Service {apex} has no endpoints of {full}; it keeps running until \
@@ -100,8 +102,9 @@ pub(crate) fn await_zero(view: &CanaryView, mut draft: Draft<'_>) -> Plan {
             ),
             router => format!(
                 "Waiting for the gateway to confirm that {full} gets no traffic; it keeps running \
-                 until then. Look at the status of {} {apex}",
-                router.kind().kind
+                 until then. Look at the status of {} {apex}{}",
+                router.kind().kind,
+                state.unwrap_or_default()
             ),
         });
     }

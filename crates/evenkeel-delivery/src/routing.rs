@@ -18,6 +18,7 @@ use std::{sync::Arc, time::Duration};
 use evenkeel_api::{
     Key, Obj,
     canary::{Phase, RouteSeen, RunStatus},
+    httproute::ParentRef,
     weighted,
 };
 use evenkeel_base::format_duration;
@@ -155,8 +156,28 @@ impl CanaryView {
         self.gateway_objs
             .iter()
             .find_map(|(parent, gateway)| route::trouble(route, parent, gateway))
+            .or_else(|| self.no_gateway(route))
             // An implementation takes a moment to answer.
             .filter(|(reason, _)| !young || *reason == reasons::ROUTE_REFUSED)
+    }
+
+    /// No Gateway is named, and nobody has accepted the route of the Service itself, as evenkeel's
+    /// gateway or a mesh would.
+    fn no_gateway(&self, route: &Obj) -> Option<(&'static str, String)> {
+        let named = !self.gateways.is_empty()
+            || !self.gateways_missing.is_empty()
+            || !self.unread.gateways.is_empty();
+        if named || route::is_accepted(route) || route::is_confirmed(route) {
+            return None;
+        }
+        let message = format!(
+            "nobody serves {}: spec.service.gatewayRefs names no Gateway, and no mesh has accepted \
+             a route of Service {}. Name the Gateway, or run evenkeel's gateway or a mesh that \
+             serves routes of Services",
+            route.key(),
+            self.names.apex
+        );
+        Some((reasons::NO_GATEWAY, message))
     }
 
     /// Why nobody reports that traffic goes by a weight, or by which other it goes; `None` where that
@@ -170,6 +191,17 @@ impl CanaryView {
             Router::Service => None,
             Router::Gateway => {
                 let who = route::accepts_only(route)?;
+                let released = self.status.phase.is_release() && self.run.confirmed_at.is_none();
+                if released && self.is_late() && !route::is_confirmed(route) {
+                    let message = format!(
+                        "{who} has not accepted generation {} of {} yet, which has weight {}: what \
+                         it says is about an earlier one",
+                        route.generation(),
+                        route.key(),
+                        self.pct()
+                    );
+                    return Some((reasons::CONFIRMATION_PENDING, message));
+                }
                 let message = format!(
                     "{who} reports that it accepts a route, not that it routes by it: the window \
                      of a weight starts when the route with that weight is accepted"
@@ -186,6 +218,36 @@ impl CanaryView {
                 Some((reasons::NOT_REPORTED, message))
             }
         }
+    }
+
+    /// What is waited for before traffic is taken to go by this weight: who says so, of which state of
+    /// the route. `None` where a route has no part in it.
+    pub(crate) fn awaited(&self, pct: i32, generation: Option<i64>) -> Option<String> {
+        let route = self.route_key();
+        let state = generation.map(|generation| format!(" in generation {generation}"));
+        let state = state.unwrap_or_default();
+        match self.router {
+            Router::Service => None,
+            Router::Istio => {
+                Some(format!("Waiting until proxies route by weight {pct} of {route}{state}"))
+            }
+            Router::Gateway => {
+                let namespace = self.obj.namespace();
+                let gateway = |parent: &ParentRef| {
+                    let namespace = parent.namespace.as_deref().unwrap_or(namespace);
+                    format!("Gateway/{namespace}/{}", parent.name)
+                };
+                let who: Vec<_> = self.gateways.iter().map(gateway).collect();
+                let who = if who.is_empty() { "a gateway".to_owned() } else { who.join(", ") };
+                Some(format!("Waiting until {who} confirms weight {pct} of {route}{state}"))
+            }
+        }
+    }
+
+    /// Whether a weight has been without a confirmation for longer than is usual.
+    fn is_late(&self) -> bool {
+        let since = self.run.ticked_at.unwrap_or(self.now);
+        self.run.step_failed_checks > 0 || elapsed(since, self.now) >= CONFIRMATION_SLOW
     }
 
     /// Time for data planes to forget a route that is gone.

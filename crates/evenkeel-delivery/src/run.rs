@@ -14,6 +14,7 @@ use crate::{
     hooks::{self, Approval},
     plain, ramp, reasons, rollback,
     router::Router,
+    routing::CONFIRMATION_SLOW,
     rules::{HookKind, MetricKind, MetricRule},
     start,
     time::{LOOK_AGAIN, elapsed, later},
@@ -191,6 +192,7 @@ fn unconfirmed(ctx: &Context<'_>, pct: i32) -> Option<Turn> {
         draft.run.confirmed_at = Some(ctx.seen_since());
         draft.run.confirmed_generation = generation;
         draft.run.clean_since = ctx.run.clean_since.or(Some(ctx.seen_since()));
+        draft.run.note = None;
         draft.wake(ctx.rules.interval);
         return Some(Turn::Now(draft.done(reasons::WEIGHT_CONFIRMED)));
     }
@@ -198,7 +200,11 @@ fn unconfirmed(ctx: &Context<'_>, pct: i32) -> Option<Turn> {
     let waited = elapsed(since, ctx.view.now);
     let left = ctx.view.confirmation_max().checked_sub(waited);
     if let Some(left) = left.filter(|left| !left.is_zero()) {
-        return Some(Turn::Calm(ctx.wait(reasons::CONFIRMATION_PENDING, left)));
+        draft.run.note = ctx.view.awaited(pct, generation);
+        // When it counts as late.
+        let late = CONFIRMATION_SLOW.checked_sub(waited).filter(|late| !late.is_zero());
+        draft.wake(late.map_or(left, |late| late.min(left)));
+        return Some(Turn::Calm(draft.done(reasons::CONFIRMATION_PENDING)));
     }
     let failure = halt(
         ctx,

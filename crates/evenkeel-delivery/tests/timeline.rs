@@ -345,7 +345,7 @@ fn a_gateway_that_never_confirms_fails_the_checks_and_keeps_the_canary_running()
     Normal Advance api-service.shop canary weight 10
     Warning Halt api-service.shop advancement the gateway has not confirmed weight 10 (x2)
     Warning Rolling back api-service.shop failed checks threshold reached 2: the gateway has not confirmed weight 10
-    Warning Waiting for the gateway to confirm that api-service.shop gets no traffic; it keeps running until then. Look at the status of HTTPRoute api-service
+    Warning Waiting for the gateway to confirm that api-service.shop gets no traffic; it keeps running until then. Look at the status of HTTPRoute api-service in generation 3
     ");
     world.confirming = true;
     world.run_for(minutes(1));

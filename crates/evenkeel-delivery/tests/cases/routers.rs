@@ -333,6 +333,54 @@ fn who_does_not_serve_a_route_is_named_with_the_reason() {
 }
 
 #[test]
+fn a_route_that_names_no_gateway_and_that_nobody_serves_is_said() {
+    let spec = json!({"provider": "gatewayapi:v1", "service": {"gateways": null}});
+    let mut world = World::new(with(&spec), Settings::default());
+    world.confirming = false;
+    world.run_for(minutes(2));
+    assert_eq!(world.phase(), "Initializing");
+    assert_snapshot!(world.condition("GatewaysFound"), @"False NoGateway: nobody serves HTTPRoute/shop/api-service: spec.service.gatewayRefs names no Gateway, and no mesh has accepted a route of Service api-service. Name the Gateway, or run evenkeel's gateway or a mesh that serves routes of Services");
+    // A mesh accepts it.
+    world.confirming = true;
+    world.run_for(minutes(1));
+    assert_eq!(world.phase(), "Initialized");
+    assert_eq!(world.condition("GatewaysFound"), "none");
+}
+
+#[test]
+fn what_a_weight_waits_for_is_said_from_the_start() {
+    let mut world = World::new(with(&json!({"provider": "gatewayapi:v1"})), Settings::default());
+    world.confirming = false;
+    world.store.create_now(json!({"kind": "Gateway",
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "metadata": {"name": "public-gateway", "namespace": NS},
+        "spec": {"gatewayClassName": "example", "listeners": []}}));
+    answer(&world, &[("load-test", 202)]);
+    let route = Key::of::<HttpRoute>(NS, "api-service");
+    let accept = |world: &World| {
+        let generation = world.store.find(&route).unwrap().generation();
+        let accepted = json!({"type": "Accepted", "status": "True", "reason": "Accepted",
+            "message": "", "observedGeneration": generation,
+            "lastTransitionTime": "2024-01-01T00:00:00Z"});
+        world.store.change(&route, |body| body["status"] = answered(&json!([accepted])));
+        generation
+    };
+    world.run_for(minutes(1));
+    accept(&world);
+    world.run_until(&["Initialized"]);
+    world.release("2");
+    world.run_for(minutes(1) + Duration::from_secs(5));
+    assert_eq!(world.weight(), Some(10));
+    assert_snapshot!(world.condition("Promoted"), @"Unknown Progressing: New revision detected, progressing canary analysis. Waiting until Gateway/shop/public-gateway confirms weight 10 of HTTPRoute/shop/api-service in generation 2");
+    world.run_for(Duration::from_secs(35));
+    assert_snapshot!(world.condition("WeightsConfirmed"), @"False ConfirmationPending: example.com/gateway has not accepted generation 2 of HTTPRoute/shop/api-service yet, which has weight 10: what it says is about an earlier one");
+    accept(&world);
+    world.run_for(Duration::from_secs(5));
+    assert!(world.condition("WeightsConfirmed").starts_with("False AcceptedOnly"));
+    assert!(!world.condition("Promoted").contains("Waiting"), "{}", world.condition("Promoted"));
+}
+
+#[test]
 fn without_the_gateway_api_what_to_install_is_said() {
     let mut world = World::new(with(&json!({"provider": "gatewayapi:v1"})), Settings::default());
     world.store.answer_reads("HTTPRoute/shop/api-service", 404);
