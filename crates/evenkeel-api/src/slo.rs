@@ -33,6 +33,9 @@ pub struct ErrorBudget {
     pub reason: String,
     /// The same for people: the value, the threshold it is compared with, the cost.
     pub message: String,
+    /// Name of the `ErrorBudgetPolicy` that gave the answer; none when none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// Budget that is left. Unit: percent of the window's; none when it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_percent: Option<f64>,
@@ -90,6 +93,9 @@ pub struct SloAnswer {
     pub permission: Permission,
     /// Machine-readable reason.
     pub reason: String,
+    /// Name of the `ErrorBudgetPolicy` that gave the answer; none when none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// Budget that is left. Unit: percent of the window's; none when it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_percent: Option<f64>,

@@ -6,6 +6,8 @@
 mod clock;
 #[path = "budget/refused.rs"]
 mod refused;
+#[path = "budget/strict.rs"]
+mod strict;
 
 use std::{
     sync::{

@@ -8,7 +8,8 @@
 //! The law: a Canary answers to the `PrometheusServiceLevel`s that its annotation
 //! [`SLOS_ANNOTATION`] names, or to all of its namespace. Each of their SLOs gives an answer, and
 //! the strictest one counts; between equal permissions one with a policy before one without, then
-//! the worse state, then the name. The numbers have no part in that order, so that the answer does
+//! the worse state, then the name. Of several policies that select an SLO the strictest answers, too.
+//! The numbers have no part in that order, so that the answer does
 //! not go back and forth with the traffic. All answers are listed.
 //!
 //! It is written when something changes that a reader decides by, and otherwise every
@@ -286,6 +287,7 @@ fn blind(view: &AnswerView, problem: &str) -> ErrorBudget {
         state: "unknown".to_owned(),
         permission: Permission::Approve,
         reason: reasons::SLO_UNREADABLE.to_owned(),
+        policy: None,
         message: format!(
             "{problem}: allow to get, list and watch prometheusservicelevels, errorbudgetpolicies \
              and breakglasses, or run without the controllers of SLOs"
@@ -331,6 +333,7 @@ fn answer(view: &AnswerView) -> Option<ErrorBudget> {
         state: first.said.state,
         permission: first.said.permission,
         reason: first.said.reason,
+        policy: first.said.policy,
         message: first.message,
         remaining_percent: first.said.remaining_percent,
         worst_case_percent: first.cost.map(percent),
@@ -391,6 +394,7 @@ fn without_budget(view: &AnswerView, name: &str, there: bool) -> Answer {
             state: "unknown".to_owned(),
             permission,
             reason: said.to_owned(),
+            policy: None,
             remaining_percent: None,
         },
         state: State::Unknown,
@@ -442,13 +446,8 @@ impl Question<'_> {
         let plan = plan(&view.canary, state.requests_per_second);
         let worst = plan.as_ref().and_then(CanaryPlan::worst_case);
         let cost = worst.and_then(|worst| self.share(worst.bound));
-        let policy = state.policy.as_ref().and_then(|name| view.policies.get(name));
-        let (permission, reason, mut messages, glass) = if let Some(policy) = policy {
-            self.ask(policy, plan.as_ref(), cost)
-        } else {
-            let (permission, reason, messages) = no_policy(view);
-            (permission, reason, messages, None)
-        };
+        let said = self.strictest(plan.as_ref(), cost);
+        let Said { policy, stands, permission, reason, mut messages, glass } = said;
         let glass = glass.and_then(|glass| open_glass(view, &glass, &self.slo()));
         messages.push(worst.map_or("its worst case is not known".to_owned(), |worst| {
             let share = cost.map_or(String::new(), |c| format!(", {:.2} % of the budget", c * 1e2));
@@ -457,12 +456,13 @@ impl Question<'_> {
         Answer {
             said: SloAnswer {
                 slo: self.slo(),
-                state: state.state.to_string().to_lowercase(),
+                state: stands.state.to_string().to_lowercase(),
                 permission,
                 reason: reason.to_owned(),
+                policy,
                 remaining_percent: state.remaining_percent,
             },
-            state: state.state,
+            state: stands.state,
             message: messages.join("; "),
             cost,
             worst,
@@ -487,25 +487,81 @@ impl Question<'_> {
         Some(if allowed > 0.0 { (bad.as_f64() / allowed).min(SHARE_MAX) } else { SHARE_MAX })
     }
 
+    /// The strictest answer of its policies, which names the others if there are any.
+    fn strictest(&self, plan: Option<&CanaryPlan>, cost: Option<f64>) -> Said {
+        let (view, state) = (self.view, self.state);
+        let policies: Vec<_> = state
+            .by_policies()
+            .filter_map(|(name, stands)| Some((view.policies.get(name)?, stands)))
+            .collect();
+        let mut all: Vec<Said> =
+            policies.iter().map(|(policy, stands)| self.ask(policy, *stands, plan, cost)).collect();
+        if all.is_empty() || !view.invalid_policies.is_empty() {
+            let limits: Vec<_> = policies.iter().map(|(policy, _)| *policy).collect();
+            all.push(self.without_policy(&limits));
+        }
+        all.sort_by(|a, b| a.rank().cmp(&b.rank()).then_with(|| a.policy.cmp(&b.policy)));
+        let mut all = all.into_iter();
+        // There is one at least: without a policy, what is said without one.
+        let mut first = all.next().unwrap_or_else(|| self.without_policy(&[]));
+        let others: Vec<Said> = all.collect();
+        if first.glass.is_none() {
+            first.glass = others.iter().find_map(|said| said.glass.clone());
+        }
+        if let (Some(name), false) = (&first.policy, others.is_empty()) {
+            let say = |said: &Said| {
+                let name = said.policy.as_deref().unwrap_or("one that is not valid");
+                format!("{name}: {}", word(said.permission))
+            };
+            let others = others.iter().take(POLICIES_MAX).map(say).collect::<Vec<_>>().join(", ");
+            first.messages.push(format!(
+                "by ErrorBudgetPolicy/{name}, the strictest of those that select the SLO ({others})"
+            ));
+        }
+        first
+    }
+
+    /// What may happen where no policy is known to select it.
+    fn without_policy(&self, limits: &[&policy::ErrorBudgetPolicy]) -> Said {
+        let (view, state) = (self.view, self.state);
+        let stands = Memory { state: state.state, since: state.since };
+        let (permission, reason, messages) = no_policy(view);
+        let mut said = Said { policy: None, stands, permission, reason, messages, glass: None };
+        let built_in = policy::ErrorBudgetPolicy::built_in();
+        let limits = if limits.is_empty() { &[&built_in] } else { limits };
+        let mut glasses = limits.iter().flat_map(|policy| accepted(view, policy).0);
+        if permission < Permission::Allow
+            && let Some(glass) = glasses.find(|g| g.covers(ActionClass::Deploy, view.now))
+        {
+            (said.permission, said.reason) = (Permission::Allow, policy::BREAK_GLASS);
+            let word = format!("break-glass by {}: {}", glass.author, glass.reason);
+            said.messages.insert(0, word);
+            said.glass = Some(glass);
+        }
+        said
+    }
+
+    /// The answer of one policy.
     fn ask(
         &self,
         policy: &policy::ErrorBudgetPolicy,
+        stands: Memory,
         plan: Option<&CanaryPlan>,
         cost: Option<f64>,
-    ) -> (Permission, &'static str, Vec<String>, Option<policy::BreakGlass>) {
+    ) -> Said {
         let (view, state) = (self.view, self.state);
         let (glasses, problems) = accepted(view, policy);
         let burns = state.burn.iter();
         let burns =
             burns.filter_map(|(window, rate)| Some((PromDuration::parse(window).ok()?, *rate)));
-        let counting = state.counted_percent.filter(|_| state.state == State::Unknown);
+        let counting = state.counted_percent.filter(|_| stands.state == State::Unknown);
         let unknown = match counting {
             Some(percent) => Some(format!("{percent} % of the window is counted so far")),
             None => state.unknown.clone(),
         };
         let situation = Situation {
             now: view.now,
-            memory: Memory { state: state.state, since: state.since },
+            memory: stands,
             remaining: state.remaining_percent.map(|percent| percent / 100.0),
             burns: &burns.collect(),
             traffic: match (state.coverage, state.last_traffic) {
@@ -532,9 +588,41 @@ impl Question<'_> {
         }
         let counting = counting.is_some() && decision.reason == reasons::BUDGET_UNKNOWN;
         let reason = if counting { reasons::BUDGET_COUNTING } else { decision.reason };
-        (decision.permission, reason, messages, decision.break_glass)
+        Said {
+            policy: Some(policy.name().to_owned()),
+            stands,
+            permission: decision.permission,
+            reason,
+            messages,
+            glass: decision.break_glass,
+        }
     }
 }
+
+/// What one policy says about a release.
+struct Said {
+    policy: Option<String>,
+    stands: Memory,
+    permission: Permission,
+    reason: &'static str,
+    messages: Vec<String>,
+    glass: Option<policy::BreakGlass>,
+}
+
+impl Said {
+    /// The strictest first; what only an exception allows before what is allowed anyway.
+    fn rank(&self) -> (Permission, bool, Reverse<State>) {
+        (self.permission, self.reason != policy::BREAK_GLASS, Reverse(self.stands.state))
+    }
+}
+
+/// A permission as it is written in objects.
+fn word(permission: Permission) -> String {
+    format!("{permission:?}").to_lowercase()
+}
+
+/// Policies that are named beside the one that decided.
+const POLICIES_MAX: usize = 5;
 
 /// Largest share that is reported.
 const SHARE_MAX: f64 = 1e6;

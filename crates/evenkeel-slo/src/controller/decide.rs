@@ -17,6 +17,7 @@ use super::{
     former,
     manifest::{self, RulesMark},
     status::{Change, LedgerShare, SloQuery, SloState, SloStatusObject},
+    strict::{self, Judged},
     tracker::Sight,
     view::{RulesSeen, SloSeen, SloSight, SloView},
 };
@@ -24,7 +25,7 @@ use crate::{
     budget::{Cause, Coverage, Events, History, Ledger, LedgerLine, SloKey, Standing},
     duration::PromDuration,
     finding,
-    policy::{Account, ActionClass, ErrorBudgetPolicy, Memory, Signal, State, step},
+    policy::{Account, ActionClass, State},
     reasons,
 };
 
@@ -292,11 +293,9 @@ impl Pass<'_> {
         let status = &self.view.status;
         let id = status.id_of(&seen.slo, self.queries);
         let before = status.slos.iter().find(|old| old.id == id && old.group == key.group);
-        let own = self.view.policy(&seen.slo);
-        let policy = own.cloned().unwrap_or_else(ErrorBudgetPolicy::built_in);
-        let signal = Signal::observe(&policy, history, &standing);
-        let memory = before.map(|old| Memory { state: old.state, since: old.since });
-        let stands = step(&policy, memory, &signal, now);
+        let policies = self.view.policies(&seen.slo);
+        let Judged { policy, stands, others, burns: asked } =
+            strict::judge(&policies, before, (history, &standing));
         if let Some(old) = before.filter(|old| old.state != stands.state) {
             let about = self.view.obj.key();
             events.push(state_event(about, &key.id, old.state, stands.state, &standing));
@@ -306,21 +305,23 @@ impl Pass<'_> {
         let spent = |id: &str| {
             let mine =
                 lines.iter().filter(|l| l.cause.as_ref().is_some_and(|(_, cause)| cause == id));
-            mine.map(|line| line.budget_share).sum::<f64>()
+            // A sum of nothing is -0.
+            0.0 + mine.map(|line| line.budget_share).sum::<f64>()
         };
         self.book((history, &standing), &mut account, spent, events);
         let same = status.counts(id, &seen.slo, self.view.obj.generation());
         let last_traffic = before.filter(|_| same).and_then(|old| old.last_traffic);
         let known = standing.remaining().is_some();
         let mut burn = burns(history, now);
-        burn.extend(signal.burns.iter().map(|(window, rate)| (window.to_string(), *rate)));
+        burn.extend(asked.into_iter().map(|(window, rate)| (window.to_string(), rate)));
         SloState {
             id: key.id.clone(),
             group: key.group.clone(),
             objective: seen.slo.objective,
-            policy: own.map(|policy| policy.name().to_owned()),
+            policy,
             state: stands.state,
             since: stands.since,
+            other_policies: others,
             coverage: standing.coverage,
             unknown: (!known).then(|| why_unknown(seen, &standing)),
             counted_percent: None,

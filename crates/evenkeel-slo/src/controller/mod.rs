@@ -28,6 +28,7 @@ mod observe;
 mod policies;
 mod probe;
 mod status;
+mod strict;
 mod tracker;
 mod view;
 
@@ -47,7 +48,7 @@ pub use ask::LookError;
 pub use changes::change_id;
 pub use decide::UNEXPLAINED;
 pub use policies::PolicyController;
-pub use status::{Change, Former, LedgerShare, SloQuery, SloState, SloStatusObject};
+pub use status::{Change, Former, LedgerShare, PolicyState, SloQuery, SloState, SloStatusObject};
 pub use tracker::{Sight, Tracker};
 pub use view::{SloSight, SloView};
 

@@ -103,13 +103,17 @@ pub struct SloState {
     pub group: Labels,
     /// Objective. Unit: percent.
     pub objective: f64,
-    /// Its policy; none is the built-in one, which only shows the state.
+    /// Its policy, of several the strictest about a release; none is the built-in one, which only
+    /// shows the state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
-    /// Its state.
+    /// Its state, by that policy.
     pub state: State,
     /// Since when.
     pub since: Timestamp,
+    /// Its state by the other policies that select it, the stricter ones first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_policies: Vec<PolicyState>,
     /// How well the window is known.
     pub coverage: Coverage,
     /// Why the budget is not known; none when it is.
@@ -149,6 +153,18 @@ pub struct SloState {
     /// never.
     #[serde(default, skip_serializing_if = "is_never")]
     pub observed_at: i64,
+}
+
+/// The state of an SLO by one of its policies: each has its own thresholds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyState {
+    /// Name of the policy.
+    pub policy: String,
+    /// The state.
+    pub state: State,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 /// The part of the failures that has one cause.

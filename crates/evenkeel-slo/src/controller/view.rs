@@ -81,9 +81,9 @@ pub(crate) struct CanarySeen {
 }
 
 impl SloView {
-    /// The policy of an SLO: the first by name that selects it.
-    pub(crate) fn policy(&self, slo: &Slo) -> Option<&ErrorBudgetPolicy> {
-        self.policies.values().find(|policy| policy.selects(slo))
+    /// The policies of an SLO, by name.
+    pub(crate) fn policies(&self, slo: &Slo) -> Vec<&ErrorBudgetPolicy> {
+        self.policies.values().filter(|policy| policy.selects(slo)).collect()
     }
 
     /// Whether some of the window is still to be counted.
