@@ -15,5 +15,6 @@ pub(crate) mod slo;
 mod slo_status;
 pub(crate) mod why;
 mod why_glass;
+mod why_slo;
 mod why_text;
 mod why_time;

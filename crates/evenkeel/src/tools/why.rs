@@ -1,6 +1,6 @@
 //! `evenkeel why`: what a controller last decided about an object, and what it waits for.
 
-use std::{collections::BTreeSet, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -23,9 +23,11 @@ use serde_json::{Value, json};
 
 use super::{
     why_glass::Glass,
+    why_slo,
     why_text::{EVENTS_MAX, Explanation, Leader, event_time, named},
 };
 use crate::{
+    NOT_KNOWN,
     cli::{Output, WhyArgs},
     controllers::{DIAGNOSTICS, POD},
     install_flags, io, paths,
@@ -50,7 +52,8 @@ const BAD_WHEN_TRUE: [&str; 3] = ["Held", "Stalled", "ReplicaFailure"];
 /// that it has accepted a route.
 const FALSE_WHEN_WELL: [&str; 2] = ["Promoted", "WeightsConfirmed"];
 
-/// Runs `evenkeel why`; exit 1 when the object needs attention.
+/// Runs `evenkeel why`; exit 1 when the object needs attention, 2 when nobody who decides about it
+/// could be asked.
 pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(show(args))
@@ -78,26 +81,7 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
         // Controllers of one namespace have their Leases there.
         None => [&*key.namespace].into_iter().chain(LEASE_NAMESPACES).collect(),
     };
-    let mut leaders = Vec::new();
-    let mut passes = Vec::new();
-    let mut asked = BTreeSet::new();
-    for domain in evenkeel_assembly::domains() {
-        let Some(leader) = leader(&store, &namespaces, domain.name).await? else { continue };
-        // Two domains may share a process.
-        if leader.url.is_some() && asked.insert(leader.url.clone()) {
-            match ask(&store, &leader, &key).await {
-                Ok(more) => passes.extend(more),
-                Err(error) => io::complain(&format!(
-                    "warning: the leader of {} {}: what follows is from the object alone",
-                    domain.name,
-                    io::words(&error)
-                )),
-            }
-        }
-        leaders.push((domain.name, leader));
-    }
-    passes.sort_by(|a: &Pass, b| a.controller.cmp(&b.controller));
-    passes.dedup();
+    let (leaders, passes) = ask_all(&store, &namespaces, &key).await?;
     let troubled = passes.iter().any(|pass| !["done", "observed"].contains(&&*pass.result))
         || leaders.iter().any(|(_, leader)| leader.is_late)
         || needs_attention(&obj);
@@ -106,19 +90,78 @@ async fn show(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
+    let slos = slos(&store, &key, &obj).await;
     let troubled = troubled || glass.as_ref().is_some_and(Glass::needs_attention);
     let report = || report(&key, &obj, &passes, &leaders, glass.as_ref());
     match args.output {
         Output::Table => {
             let (now, events) = (RealTime::start().now(), events(&store, &obj).await);
-            let (key, obj, glass) = (&key, &*obj, glass.as_ref());
+            let (key, obj, glass, decider) = (&key, &*obj, glass.as_ref(), decider(&key));
             let (passes, leaders, events) = (&*passes, &*leaders, &*events);
-            io::print(&Explanation { now, key, obj, passes, leaders, events, glass }.text());
+            let slos = &slos;
+            let all = Explanation { now, key, obj, slos, decider, passes, leaders, events, glass };
+            io::print(&all.text());
         }
         Output::Json => io::print(&format!("{:#}\n", report())),
         Output::Yaml => io::print(&serde_saphyr::to_string(&report())?),
     }
-    Ok(if troubled { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(match (is_unanswered(&key, &leaders), troubled) {
+        (true, _) => ExitCode::from(NOT_KNOWN),
+        (false, true) => ExitCode::FAILURE,
+        (false, false) => ExitCode::SUCCESS,
+    })
+}
+
+/// The leaders of all domains, and what they last decided about an object.
+async fn ask_all(
+    store: &KubeStore,
+    namespaces: &[&str],
+    key: &Key,
+) -> anyhow::Result<(Vec<(&'static str, Leader)>, Vec<Pass>)> {
+    let (mut leaders, mut passes) = (Vec::new(), Vec::new());
+    // Whether the process at an address has answered: two domains may share one.
+    let mut asked: BTreeMap<Option<String>, bool> = BTreeMap::new();
+    for domain in evenkeel_assembly::domains() {
+        let Some(mut leader) = leader(store, namespaces, domain.name).await? else { continue };
+        leader.answers = match asked.get(&leader.url) {
+            Some(answers) => *answers,
+            None if leader.url.is_none() => false,
+            None => match ask(store, &leader, key).await {
+                Ok(more) => {
+                    passes.extend(more);
+                    true
+                }
+                Err(error) => {
+                    let (domain, words) = (domain.name, io::words(&error));
+                    io::complain(&format!("warning: the leader of {domain} {words}"));
+                    false
+                }
+            },
+        };
+        asked.insert(leader.url.clone(), leader.answers);
+        leaders.push((domain.name, leader));
+    }
+    passes.sort_by(|a: &Pass, b| a.controller.cmp(&b.controller));
+    passes.dedup();
+    Ok((leaders, passes))
+}
+
+/// The domain that decides about an object; none about objects that are only read.
+fn decider(key: &Key) -> Option<&'static str> {
+    let is = |other: fn(&str, &str) -> Key| *key == other(&key.namespace, &key.name);
+    if is(Key::of::<Canary>) {
+        return Some("delivery");
+    }
+    let slo = is(Key::of::<PrometheusServiceLevel>) || is(Key::of::<ErrorBudgetPolicy>);
+    slo.then_some("slo")
+}
+
+/// Whether nobody who decides about an object could be asked. That a leader has not renewed its
+/// Lease in time is an answer: nobody acts.
+fn is_unanswered(key: &Key, leaders: &[(&str, Leader)]) -> bool {
+    let Some(decider) = decider(key) else { return false };
+    let found = leaders.iter().find(|(domain, _)| *domain == decider);
+    found.is_none_or(|(_, leader)| !leader.answers && !leader.is_late)
 }
 
 fn key(object: &str, namespace: &str) -> anyhow::Result<Key> {
@@ -148,6 +191,21 @@ async fn glass(store: &KubeStore, obj: &Obj) -> anyhow::Result<Glass> {
     let canaries = store.list(&ListQuery::of::<Canary>().within(namespace)).await?;
     let now = RealTime::start().now();
     Ok(Glass::of(obj, &policies.items, &canaries.items, now))
+}
+
+/// How the budgets of an SLO stand. What they allow stands in the Canaries: it is left out where
+/// these may not be read.
+async fn slos(store: &KubeStore, key: &Key, obj: &Obj) -> Vec<String> {
+    if *key != Key::of::<PrometheusServiceLevel>(&key.namespace, &key.name) {
+        return Vec::new();
+    }
+    let canaries = store.list(&ListQuery::of::<Canary>().within(obj.namespace())).await;
+    let canaries = canaries.map(|listed| listed.items).unwrap_or_else(|error| {
+        let words = io::words(&error.into());
+        io::complain(&format!("warning: what it allows to Canaries is not known: {words}"));
+        Vec::new()
+    });
+    why_slo::lines(obj, &canaries)
 }
 
 /// Its last Events, oldest first. They are an extra: the rest is printed without them too.
@@ -206,6 +264,7 @@ fn leader_of(lease: &Obj, now: Timestamp) -> Leader {
         renewed,
         url: lease.annotation(DIAGNOSTICS).map(str::to_owned),
         pod: lease.annotation(POD).map(str::to_owned),
+        answers: false,
     }
 }
 
@@ -272,7 +331,7 @@ fn report(
         .iter()
         .map(|(domain, leader)| {
             json!({"domain": domain, "holder": leader.holder, "renewed": leader.renewed,
-                "late": leader.is_late})
+                "late": leader.is_late, "answers": leader.answers})
         })
         .collect();
     let mut report = json!({"apiVersion": API_VERSION, "object": key.to_string(),
@@ -335,11 +394,28 @@ mod tests {
     }
 
     #[test]
+    fn without_the_one_who_decides_there_is_no_answer() {
+        let leader = |answers: bool, is_late: bool| {
+            let (holder, renewed) = ("host-7".to_owned(), String::new());
+            Leader { holder, renewed, is_late, url: None, pod: None, answers }
+        };
+        let canary = Key::of::<Canary>("shop", "api");
+        let slo = Key::of::<PrometheusServiceLevel>("shop", "api");
+        let one_silent = [("delivery", leader(false, false)), ("slo", leader(true, false))];
+        assert!(is_unanswered(&canary, &one_silent) && !is_unanswered(&slo, &one_silent));
+        assert!(is_unanswered(&slo, &one_silent[..1]), "nobody runs the controllers of SLOs");
+        assert!(is_unanswered(&canary, &[]));
+        assert!(!is_unanswered(&canary, &[("delivery", leader(false, true))]), "nobody acts");
+        // Nothing is decided about it: what it opens stands in other objects.
+        assert!(!is_unanswered(&Key::of::<BreakGlass>("shop", "fix"), &one_silent[..1]));
+    }
+
+    #[test]
     fn a_leader_is_asked_in_its_own_pod() {
         let pod = |holder: &str, pod: Option<&str>| {
             let (holder, url) = (holder.to_owned(), Some("http://[fd00::1]:9091".to_owned()));
             let (renewed, pod) = (String::new(), pod.map(str::to_owned));
-            let leader = Leader { holder, renewed, is_late: false, url, pod };
+            let leader = Leader { holder, renewed, is_late: false, url, pod, answers: false };
             pod_of(&leader).map(|(pod, port)| format!("{pod} {port}"))
         };
         let named = Some("ops/evenkeel-0");

@@ -23,6 +23,8 @@ pub(super) struct Leader {
     pub(super) url: Option<String>,
     /// The pod that the Lease names, as NAMESPACE/NAME.
     pub(super) pod: Option<String>,
+    /// Whether its process has told its decisions.
+    pub(super) answers: bool,
 }
 
 impl Leader {
@@ -37,6 +39,10 @@ pub(super) struct Explanation<'a> {
     pub(super) now: Timestamp,
     pub(super) key: &'a Key,
     pub(super) obj: &'a Obj,
+    /// How its budgets stand, when it is an SLO.
+    pub(super) slos: &'a [String],
+    /// The domain that decides about it, if one does.
+    pub(super) decider: Option<&'a str>,
     pub(super) passes: &'a [Pass],
     pub(super) leaders: &'a [(&'a str, Leader)],
     /// Its last Events, oldest first.
@@ -49,13 +55,16 @@ impl Explanation<'_> {
     pub(super) fn text(&self) -> String {
         let mut lines = vec![named(self.key)];
         lines.extend(self.state());
+        lines.extend(self.slos.iter().cloned());
         lines.extend(used_by(self.obj));
         lines.extend(self.glass.map(Glass::lines).into_iter().flatten().cloned());
+        let silent = self.silent();
+        lines.extend(silent.clone());
         for pass in self.passes {
             self.pass(pass, &mut lines);
         }
         // Nothing is done about a `BreakGlass` itself.
-        if self.passes.is_empty() && self.glass.is_none() {
+        if self.passes.is_empty() && self.glass.is_none() && silent.is_none() {
             let text = if *self.key.kind.kind == *"SloMaintenance" {
                 "  nothing is done about it itself: it counts when its SLOs are looked at (see `why \
                  slo/NAME`)"
@@ -69,6 +78,20 @@ impl Explanation<'_> {
         self.leaders(&mut lines);
         lines.push(String::new());
         lines.join("\n")
+    }
+
+    /// What is said when the one who decides about it does not answer.
+    fn silent(&self) -> Option<String> {
+        let (domain, _) = self
+            .leaders
+            .iter()
+            .find(|(domain, leader)| Some(*domain) == self.decider && !leader.answers)?;
+        let follows = if self.passes.is_empty() {
+            "what follows is from the object alone"
+        } else {
+            "what it decided is missing here"
+        };
+        Some(format!("  the leader of {domain} does not answer: {follows}"))
     }
 
     /// Phase, weight and the message of the condition about it, in one line.
@@ -162,6 +185,13 @@ impl Explanation<'_> {
                  Leases' namespace with --lease-namespace)"
                     .to_owned(),
             );
+        } else if let Some(decider) = self.decider
+            && !self.leaders.iter().any(|(domain, _)| *domain == decider)
+        {
+            lines.push(format!(
+                "  no controllers of {decider} are running in this cluster, which decide about it: \
+                 start `evenkeel run` (or name the Leases' namespace with --lease-namespace)"
+            ));
         }
     }
 
@@ -246,12 +276,51 @@ mod tests {
             is_late: false,
             url: None,
             pod: None,
+            answers: true,
         };
         let key = Key::of::<Canary>("shop", "api");
         let leaders = [("delivery", leader)];
-        let now = at("03:05:00");
         let leaders = if passes.is_empty() { &[][..] } else { &leaders[..] };
-        Explanation { now, key: &key, obj: &obj, passes, leaders, events, glass: None }.text()
+        text_of(&key, &obj, passes, leaders, events)
+    }
+
+    fn text_of(
+        key: &Key,
+        obj: &Obj,
+        passes: &[Pass],
+        leaders: &[(&str, Leader)],
+        events: &[Value],
+    ) -> String {
+        let (now, decider, glass) = (at("03:05:00"), Some("delivery"), None);
+        let slos = &[];
+        Explanation { now, key, obj, slos, decider, passes, leaders, events, glass }.text()
+    }
+
+    #[test]
+    fn that_the_one_who_decides_does_not_answer_is_said_first() {
+        let obj = Obj::from_json(json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+            "metadata": {"name": "api", "namespace": "shop"}, "status": {"phase": "Progressing",
+            "canaryWeight": 20}}))
+        .unwrap();
+        let key = Key::of::<Canary>("shop", "api");
+        let leader = |answers: bool| {
+            let renewed = "2026-03-01T03:04:58Z".to_owned();
+            Leader { holder: "a".into(), renewed, is_late: false, url: None, pod: None, answers }
+        };
+        let (silent, slo) = (("delivery", leader(false)), ("slo", leader(true)));
+        let answer = Pass { controller: "slo-answer".to_owned(), ..pass("Answered") };
+        assert_snapshot!(text_of(&key, &obj, &[], &[silent], &[]), @r"
+        Canary shop/api
+          state: Progressing, weight 20 %
+          the leader of delivery does not answer: what follows is from the object alone
+          delivery is led by a, renewed 2s ago (03:04:58Z)
+        ");
+        let silent = ("delivery", leader(false));
+        let text = text_of(&key, &obj, &[answer], &[silent, slo], &[]);
+        let said = "the leader of delivery does not answer: what it decided is missing here";
+        assert!(text.contains(said), "{text}");
+        let text = text_of(&key, &obj, &[], &[("slo", leader(true))], &[]);
+        assert!(text.contains("no controllers of delivery are running in this cluster"), "{text}");
     }
 
     #[test]

@@ -135,6 +135,28 @@ pub(crate) fn when_the_leader_is_killed_in_a_release_the_other_goes_on_within_th
     cluster.has_kept_its_secret();
 }
 
+/// Stopped, not gone: its Lease holds, and it decides nothing.
+#[test]
+#[ignore = "one of `all_at_once`"]
+pub(crate) fn why_has_no_answer_while_the_leader_does_not_answer() {
+    let cluster = Cluster::start("stopped");
+    let run = cluster.run("run", "60s");
+    soon(|| !cluster.leader().is_empty());
+    create(&cluster, "a");
+    looked_at(&cluster, "a");
+    run.signal(Signal::SIGSTOP);
+    let (code, text, complaints) = cluster.why_code("default", "a");
+    assert_eq!(code, Some(2), "{text}{complaints}");
+    let said = "the leader of delivery does not answer: what follows is from the object alone";
+    assert!(text.contains(said) && !text.contains("no reachable controller"), "{text}");
+    assert!(complaints.contains("the leader of delivery does not answer at http"), "{complaints}");
+    run.signal(Signal::SIGCONT);
+    soon(|| cluster.why_code("default", "a").0 != Some(2));
+    let (text, _) = cluster.why("default", "a", "table");
+    assert!(text.contains("delivery: TargetMissing"), "{text}");
+    cluster.has_kept_its_secret();
+}
+
 /// The address of a metrics server is shown in logs and errors; so it must not have a password.
 #[test]
 #[ignore = "one of `all_at_once`"]

@@ -28,7 +28,7 @@ mod watches;
 
 /// They wait most of the time, for intervals and limits that are real, so they do it together
 /// however many threads the test harness has. One alone: `-- --ignored NAME`.
-const ALL: [(&str, fn()); 11] = [
+const ALL: [(&str, fn()); 12] = [
     ("silence", silence::a_black_holed_api_server_for_a_minute_costs_a_minute),
     ("watches", watches::watches_that_end_in_a_loop_are_reopened_at_leisure_and_nothing_is_missed),
     ("every_watch", watches::a_good_version_is_not_rolled_back_because_every_watch_ends_in_a_loop),
@@ -37,6 +37,7 @@ const ALL: [(&str, fn()); 11] = [
     ("full", full::on_a_full_disk_nothing_acts_unrecorded_and_work_goes_on_once_there_is_room),
     ("record", record::a_rollback_that_is_due_is_done_before_the_database_of_the_record_is_there),
     ("panics", panics::a_panic_in_one_controller_stops_that_object_there_and_nothing_else),
+    ("stopped", leaders::why_has_no_answer_while_the_leader_does_not_answer),
     ("one_leads", leaders::one_of_two_processes_leads_and_the_other_takes_over),
     (
         "credentials",

@@ -126,6 +126,16 @@ impl Cluster {
     /// What `evenkeel why` says about a Canary, as `output`, and on stderr. It does not go through
     /// the line.
     pub(crate) fn why(&self, ns: &str, name: &str, output: &str) -> (String, String) {
+        let (_, text, complaints) = self.ask_why(ns, name, output);
+        (text, complaints)
+    }
+
+    /// The same with its exit code.
+    pub(crate) fn why_code(&self, ns: &str, name: &str) -> (Option<i32>, String, String) {
+        self.ask_why(ns, name, "table")
+    }
+
+    fn ask_why(&self, ns: &str, name: &str, output: &str) -> (Option<i32>, String, String) {
         let answer = self
             .evenkeel()
             .env("EVENKEEL_LOG", "warn")
@@ -134,7 +144,7 @@ impl Cluster {
             .output()
             .unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (text(answer.stdout), text(answer.stderr))
+        (answer.status.code(), text(answer.stdout), text(answer.stderr))
     }
 
     /// The last pass over a Canary, as `evenkeel why` has it.
