@@ -23,7 +23,8 @@ pub struct Finding {
     pub severity: Severity,
     /// Machine-readable reason, one of [`crate::reasons`].
     pub reason: &'static str,
-    /// Where the text came from, `file.yaml#2` for the second document of a file.
+    /// Where the text came from, `file.yaml#2` for the second document of a file; empty where the
+    /// object says it all.
     pub source: String,
     /// Line in the file, from 1, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,6 +40,13 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// For an object of a cluster: its source is its full name, and it has no lines.
+    #[must_use]
+    pub fn of_cluster(mut self) -> Self {
+        (self.object, self.line) = (std::mem::take(&mut self.source), None);
+        self
+    }
+
     /// The text for those who have the object before them: field, message and fix.
     fn in_object(&self) -> String {
         let field = if self.field.is_empty() { String::new() } else { format!("{}: ", self.field) };
@@ -54,9 +62,12 @@ impl fmt::Display for Finding {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        write!(f, "{level}: {}", self.source)?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
+        write!(f, "{level}:")?;
+        if !self.source.is_empty() {
+            write!(f, " {}", self.source)?;
+            if let Some(line) = self.line {
+                write!(f, ":{line}")?;
+            }
         }
         write!(f, " {}", self.object)?;
         if !self.field.is_empty() {

@@ -31,6 +31,16 @@ fn served(failing_per_second: f64) -> Telemetry {
 
 /// Standard output and exit code of `slo status` over this service.
 async fn status(telemetry: Telemetry, file: &Path, output: &str) -> (String, Option<i32>) {
+    let (text, code, _) = status_and_words(telemetry, file, output).await;
+    (text, code)
+}
+
+/// The same with standard error.
+async fn status_and_words(
+    telemetry: Telemetry,
+    file: &Path,
+    output: &str,
+) -> (String, Option<i32>, String) {
     let time = Arc::new(RealTime::start());
     let server = Server::bind(([127, 0, 0, 1], 0).into(), telemetry, time).await.unwrap();
     let url = format!("http://{}", server.address().unwrap());
@@ -39,7 +49,8 @@ async fn status(telemetry: Telemetry, file: &Path, output: &str) -> (String, Opt
     command.args(["slo", "status", "--prometheus", &url, "--output", output]).arg(file);
     let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     serving.abort();
-    (String::from_utf8(ran.stdout).unwrap(), ran.status.code())
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (text(ran.stdout), ran.status.code(), text(ran.stderr))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,4 +83,50 @@ async fn every_budget_is_shown_and_the_exit_code_says_whether_all_are_met() {
     api      requests-availability  99.9%      30d     Unknown  0    0      0        unknown  -      -        -        -        ?     ····················
     ");
     assert_eq!(code, Some(1));
+}
+
+/// Traffic through a Gateway is counted for the Gateway, not for the Service behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_matches_no_series_is_not_healthy_and_the_series_with_events_are_named() {
+    let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slo.yaml"));
+    let telemetry = Telemetry::new(Limits::default());
+    let start = RealTime::start().now() - SignedDuration::from_mins(2);
+    for step in 0..=8 {
+        let at = start + SignedDuration::from_secs(i64::from(step) * 15);
+        for (name, service) in
+            [("app_request_duration_seconds_count", "web"), ("other_total", "api")]
+        {
+            let labels = Labels::from_pairs([("__name__", name), ("service", service)]);
+            telemetry.append(&labels, at, f64::from(step + 1) * 100.0).unwrap();
+        }
+    }
+    let (table, code, words) = status_and_words(telemetry, file, "table").await;
+    assert_eq!(code, Some(1), "{table}{words}");
+    assert!(table.contains("Unknown") && !table.contains("Healthy"), "{table}");
+    let hint = "with service=\"web\" app_request_duration_seconds_count has events";
+    assert!(words.contains(hint), "{words}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_slo_that_cannot_be_read_or_counted_is_no_good_answer() {
+    let good = include_str!("slo.yaml");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("slo_status");
+    std::fs::create_dir_all(&folder).unwrap();
+    let refused =
+        good.replace("api-service-slo", "bad1").replace("objective: 99.9", "objective: x");
+    let uncounted = good
+        .replace("api-service-slo", "bad2")
+        .replace("requests-availability", "broken")
+        .replace("service=\"api\"}[5m]", "service=\"{{.nothing}}\"}[5m]");
+    for (name, bad, said) in [
+        ("refused", refused, "PrometheusServiceLevel/bad1 spec.slos[0].objective"),
+        ("uncounted", uncounted, "api-broken: its budget cannot be counted: query "),
+    ] {
+        let file = folder.join(format!("{name}.yaml"));
+        std::fs::write(&file, format!("{good}\n---\n{bad}")).unwrap();
+        let (table, code, words) = status_and_words(served(0.02), &file, "table").await;
+        assert!(table.contains("Healthy"), "{name}: {table}{words}");
+        assert_eq!(code, Some(1), "{name}: {table}{words}");
+        assert!(words.contains(said), "{name}: {words}");
+    }
 }

@@ -127,6 +127,22 @@ impl Tracker {
         })
     }
 
+    /// Why an SLO has no budget that can be counted; `None` when it has one.
+    pub fn problem(slo: &Slo) -> Option<String> {
+        if Objective::new(slo.objective).is_none() {
+            return Some(format!("objective {} is not above 0 and at most 100", slo.objective));
+        }
+        let queries = match (&slo.sli.events, &slo.sli.raw) {
+            (Some(events), _) => vec![&events.error_query, &events.total_query],
+            (None, Some(raw)) => vec![raw],
+            (None, None) => return Some("it has neither sli.events nor sli.raw".to_owned()),
+        };
+        queries.into_iter().find_map(|query| {
+            let error = Template::parse(query).err()?;
+            Some(format!("query {}: {error}", query.trim()))
+        })
+    }
+
     /// Targets of this namespace that are up show that the service is looked at.
     #[must_use]
     pub fn within(mut self, namespace: &str) -> Self {

@@ -9,7 +9,7 @@ use evenkeel_base::Clock as _;
 use evenkeel_control::{ListQuery, Metrics as _, Read as _, Sample};
 use evenkeel_live::{RealTime, connect};
 use evenkeel_slo::{
-    Input, Options, Severity, Slo,
+    Finding, Input, Options, Severity, Slo,
     budget::{Exclusion, Exclusions, History, SloKey},
     controller::{Sight, SloStatusObject, Tracker},
     has_errors, load,
@@ -38,6 +38,8 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 #[derive(Default)]
 struct Subject {
     inputs: Vec<Input>,
+    /// Whether they are objects, and no files.
+    of_cluster: bool,
     /// State by SLO id, as the controller's policy has it.
     states: BTreeMap<String, State>,
     maintenances: Vec<Obj>,
@@ -78,8 +80,12 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     let loaded = load(&subject.inputs, &Options::default(), &mut findings);
     // Other findings about a manifest are for `slo lint`.
     findings.retain(|finding| finding.severity == Severity::Error);
+    if subject.of_cluster {
+        findings = findings.into_iter().map(Finding::of_cluster).collect();
+    }
     report(&findings);
-    if has_errors(&findings) && loaded.groups.is_empty() {
+    let refused = has_errors(&findings);
+    if refused && loaded.groups.is_empty() {
         return Ok(ExitCode::from(NOT_KNOWN));
     }
     let metrics = PrometheusClient::new(&url).context("--prometheus")?.with_timeout(TIMEOUT);
@@ -89,7 +95,7 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
         for slo in &group.slos {
             let of = (&*group.metadata.namespace, slo);
             match count(&url, &subject, of, &metrics, &time).await {
-                Ok(one) => shown.extend(one),
+                Ok(one) => shown.push(one),
                 Err(error) => {
                     let of = &group.object;
                     io::complain(&format!("warning: {of}: {}", io::words(&error)));
@@ -134,7 +140,7 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     if inputs.is_empty() && uncounted > 0 {
         return Ok(ExitCode::from(NOT_KNOWN));
     }
-    let fine = !inputs.is_empty() && uncounted == 0 && !report.failed();
+    let fine = !inputs.is_empty() && uncounted == 0 && !refused && !report.failed();
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -160,17 +166,19 @@ impl Shown {
     }
 }
 
-/// Counts the whole window of one SLO; nothing for one that has no budget.
+/// Counts the whole window of one SLO.
+///
+/// **Errors**: it has no budget that can be counted, or the metrics server does not answer.
 async fn count(
     url: &str,
     subject: &Subject,
     (namespace, slo): (&str, &Slo),
     metrics: &PrometheusClient,
     time: &RealTime,
-) -> anyhow::Result<Option<Shown>> {
+) -> anyhow::Result<Shown> {
     let Some(tracker) = Tracker::new(slo) else {
-        io::complain(&format!("warning: {}: its budget cannot be counted", slo.id));
-        return Ok(None);
+        let why = Tracker::problem(slo).unwrap_or_else(|| "its SLI cannot be read".to_owned());
+        bail!("{}: its budget cannot be counted: {why}", slo.id);
     };
     let mut tracker = tracker.within(namespace);
     let (mut shown_percent, mut failures) = (0, 0);
@@ -205,6 +213,10 @@ async fn count(
         }
     }
     let mut histories = tracker.histories().clone();
+    // What a query without any series says of the service is not known: it may be the wrong query.
+    if matches!(tracker.sight(), Sight::NoSeries { evidence: Some(_), .. }) {
+        histories.clear();
+    }
     if histories.is_empty() {
         histories.extend([tracker.unknown()]);
     }
@@ -212,7 +224,7 @@ async fn count(
     let sloth = metrics.query(&query, time.now()).await.with_context(|| query.clone())?;
     let exclusions = exclusions(&subject.maintenances, slo);
     let namespace = namespace.to_owned();
-    Ok(Some(Shown { namespace, slo: slo.clone(), histories, exclusions, sloth }))
+    Ok(Shown { namespace, slo: slo.clone(), histories, exclusions, sloth })
 }
 
 /// The series that Sloth's rules record about what is left.
@@ -236,6 +248,7 @@ async fn of_cluster(args: &SloStatusArgs) -> anyhow::Result<Subject> {
     let maintenances = store.list(&maintenances).await.map_or_else(|_| Vec::new(), |l| l.items);
     let mut subject = Subject {
         maintenances: maintenances.iter().map(|obj| (**obj).clone()).collect(),
+        of_cluster: true,
         ..Subject::default()
     };
     for obj in slos {

@@ -200,12 +200,14 @@ async fn slos(store: &KubeStore, key: &Key, obj: &Obj) -> Vec<String> {
         return Vec::new();
     }
     let canaries = store.list(&ListQuery::of::<Canary>().within(obj.namespace())).await;
-    let canaries = canaries.map(|listed| listed.items).unwrap_or_else(|error| {
-        let words = io::words(&error.into());
-        io::complain(&format!("warning: what it allows to Canaries is not known: {words}"));
-        Vec::new()
-    });
-    why_slo::lines(obj, &canaries)
+    match canaries {
+        Ok(listed) => why_slo::lines(obj, &listed.items),
+        Err(error) => {
+            let words = io::words(&error.into());
+            io::complain(&format!("warning: what it allows to Canaries is not known: {words}"));
+            why_slo::lines(obj, &[])
+        }
+    }
 }
 
 /// Its last Events, oldest first. They are an extra: the rest is printed without them too.
