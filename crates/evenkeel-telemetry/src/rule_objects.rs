@@ -1,8 +1,13 @@
 //! `PrometheusRule` objects become the rules of the shared store.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use evenkeel_api::{Key, slo::PrometheusRule};
 use evenkeel_control::{Controller, EventNote, EventType, ListQuery, ObserveError, Plan, Ports};
-use evenkeel_promql::rules::RuleFile;
+use evenkeel_promql::{parser::parse, rules::RuleFile};
 
 use crate::Telemetry;
 
@@ -18,6 +23,8 @@ const LOADED: &str = "RulesLoaded";
 #[derive(Clone)]
 pub struct RuleController {
     telemetry: Telemetry,
+    /// What is wrong with objects, as it was said last.
+    said: Arc<Mutex<BTreeMap<Key, String>>>,
 }
 
 /// The result for one object.
@@ -30,7 +37,7 @@ pub struct RulesView {
 impl RuleController {
     /// A controller that feeds this store.
     pub fn new(telemetry: Telemetry) -> Self {
-        Self { telemetry }
+        Self { telemetry, said: Arc::default() }
     }
 
     fn load(&self, source: &str, spec: Option<&serde_json::Value>, now_ms: i64) -> Option<String> {
@@ -41,9 +48,41 @@ impl RuleController {
             Err(error) => return Some(error.to_string()),
         };
         let set = self.telemetry.set_rules(source, &file, now_ms);
-        set.err().map(|error| error.to_string())
+        set.err().map(|error| {
+            let all = expressions(&file);
+            if all.is_empty() { error.to_string() } else { all }
+        })
+    }
+
+    /// Whether this was not the last that was said about an object.
+    fn is_news(&self, key: &Key, problem: Option<&String>) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(problem) = problem else {
+            said.remove(key);
+            return false;
+        };
+        said.insert(key.clone(), problem.clone()).as_ref() != Some(problem)
     }
 }
+
+/// What is wrong with the expressions of a file, each with its place.
+fn expressions(file: &RuleFile) -> String {
+    let mut wrong = Vec::new();
+    for (at, group) in file.groups.iter().enumerate() {
+        for (place, rule) in group.rules.iter().enumerate() {
+            let Err(error) = parse(&rule.expr) else { continue };
+            let name = rule.alert.as_deref().or(rule.record.as_deref()).unwrap_or("?");
+            wrong.push(format!("groups[{at}].rules[{place}] ({name}): {error}"));
+        }
+    }
+    let more = wrong.len().saturating_sub(PROBLEMS_MAX);
+    wrong.truncate(PROBLEMS_MAX);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!("{}{more}", wrong.join("; "))
+}
+
+/// Expressions that are named in one event.
+const PROBLEMS_MAX: usize = 10;
 
 impl Controller for RuleController {
     type View = RulesView;
@@ -63,6 +102,10 @@ impl Controller for RuleController {
         let now_ms = ports.clock.now().as_millisecond();
         let spec = obj.as_ref().and_then(|obj| obj.json().get("spec"));
         let problem = self.load(&key.to_string(), spec, now_ms);
+        if self.is_news(key, problem.as_ref()) {
+            let error = problem.as_deref().unwrap_or_default();
+            tracing::warn!(object = %key, error, "rules refused, the ones before stay");
+        }
         Ok(obj.map(|_| RulesView { key: key.clone(), problem }))
     }
 
@@ -98,6 +141,15 @@ mod tests {
         assert_eq!(groups(), [("g".to_owned(), 1)]);
         let problem = controller.load("PrometheusRule/shop/a", Some(&spec("sum(")), 0).unwrap();
         assert!(problem.contains("unexpected end of input"), "{problem}");
+        let two = json!({"groups": [{"name": "g", "rules": [{"record": "a:b", "expr": "sum("},
+            {"record": "a:c", "expr": "sum(x)"}, {"alert": "Odd", "expr": "1 +"}]}]});
+        let problem = controller.load("PrometheusRule/shop/a", Some(&two), 0).unwrap();
+        assert!(problem.starts_with("groups[0].rules[0] (a:b): "), "{problem}");
+        assert!(problem.contains("; groups[0].rules[2] (Odd): "), "{problem}");
+        let key = Key::of::<PrometheusRule>("shop", "a");
+        let news = [Some(&problem), Some(&problem), None, Some(&problem)];
+        let news = news.map(|problem| controller.is_news(&key, problem));
+        assert_eq!(news, [true, false, false, true]);
         assert_eq!(groups(), [("g".to_owned(), 1)]);
         assert_eq!(controller.load("PrometheusRule/shop/a", None, 0), None);
         assert_eq!(groups(), []);

@@ -39,6 +39,20 @@ pub(crate) struct Rules {
 struct Entry {
     group: Group,
     took: Duration,
+    /// When it was loaded, milliseconds: it is not evaluated for a time before.
+    loaded_ms: i64,
+}
+
+impl Entry {
+    /// Whether the group has a slot that it was not evaluated at.
+    fn is_due(&self, now_ms: i64) -> bool {
+        let slot_ms = self.group.slot_ms(now_ms);
+        // A slot that began before the group was loaded is over for it. Only that one: after a clock
+        // has stepped back, all are before.
+        let is_over = slot_ms < self.loaded_ms && slot_ms == self.group.slot_ms(self.loaded_ms);
+        // Another slot, not a later one: a clock that stepped back must not stop the rules.
+        !is_over && self.group.evaluated_ms != Some(slot_ms)
+    }
 }
 
 /// What one round of evaluations did.
@@ -74,8 +88,10 @@ impl Rules {
 impl Telemetry {
     /// Puts the groups of a file (or object) in the place of those it had before.
     ///
-    /// Groups of the same name and text continue as they are. Series that the others wrote end now.
-    /// An expression that cannot be parsed leaves everything as it was.
+    /// Groups of the same name and text continue as they are. Of a group that has changed, rules of
+    /// the same text keep their alerts. Series that the other rules wrote end now. A new or changed
+    /// group is first evaluated at its next slot, as Prometheus does it. An expression that cannot
+    /// be parsed leaves everything as it was.
     pub fn set_rules(&self, source: &str, file: &RuleFile, now_ms: i64) -> Result<(), ParseError> {
         let fresh: Vec<Group> =
             file.groups.iter().map(|spec| Group::new(spec, source)).collect::<Result<_, _>>()?;
@@ -84,12 +100,19 @@ impl Telemetry {
         while let Some(key) = groups.keys().find(|key| key.0 == source).cloned() {
             before.extend(groups.remove(&key));
         }
+        let mut changed = Vec::new();
         for (at, group) in fresh.into_iter().enumerate() {
-            let same = before.iter().position(|entry| is_same(&entry.group, &group));
-            let entry = match same {
-                Some(same) => before.remove(same),
-                None => Entry { group, took: Duration::ZERO },
-            };
+            match before.iter().position(|entry| is_same(&entry.group, &group)) {
+                Some(same) => drop(groups.insert((source.to_owned(), at), before.remove(same))),
+                None => changed.push((at, group)),
+            }
+        }
+        for (at, mut group) in changed {
+            let old = before.iter_mut().find(|entry| entry.group.name == group.name);
+            if let Some(old) = old {
+                keep_rules(&mut old.group, &mut group);
+            }
+            let entry = Entry { group, took: Duration::ZERO, loaded_ms: now_ms };
             groups.insert((source.to_owned(), at), entry);
         }
         let mut store = self.write();
@@ -112,7 +135,7 @@ impl Telemetry {
     fn due_groups(&self, clock: &dyn Clock) -> Vec<GroupKey> {
         let now_ms = clock.now().as_millisecond();
         let groups = self.rules().lock();
-        let due = groups.iter().filter(|(_, entry)| is_due(&entry.group, now_ms));
+        let due = groups.iter().filter(|(_, entry)| entry.is_due(now_ms));
         due.map(|(key, _)| key.clone()).collect()
     }
 
@@ -127,7 +150,7 @@ impl Telemetry {
             resend_ms: RESEND_MS,
         };
         let mut groups = self.rules().lock();
-        let entry = groups.get_mut(key).filter(|entry| is_due(&entry.group, now_ms));
+        let entry = groups.get_mut(key).filter(|entry| entry.is_due(now_ms));
         let Some(entry) = entry else { return };
         let slot_ms = entry.group.slot_ms(now_ms);
         let evaluation = entry.group.evaluate(&mut *self.write(), slot_ms, &context);
@@ -153,10 +176,14 @@ impl Telemetry {
     }
 }
 
-/// Whether a group has a slot that it was not evaluated at.
-fn is_due(group: &Group, now_ms: i64) -> bool {
-    // Another slot, not a later one: a clock that stepped back must not stop the rules.
-    group.evaluated_ms != Some(group.slot_ms(now_ms))
+/// Moves what the rules of a group have left to those of the same text in its successor.
+fn keep_rules(old: &mut Group, new: &mut Group) {
+    for rule in &mut new.rules {
+        let shape = rule_shape(rule);
+        if let Some(same) = old.rules.iter().position(|old| rule_shape(old) == shape) {
+            *rule = old.rules.remove(same);
+        }
+    }
 }
 
 /// Whether a group would do just the same.

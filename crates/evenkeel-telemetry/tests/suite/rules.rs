@@ -143,14 +143,69 @@ fn replaced_rules_end_and_equal_ones_continue() {
     };
     let ms = |second| at(second).as_millisecond();
     telemetry.set_rules("x", &rules("old"), ms(0)).unwrap();
-    let round = telemetry.evaluate_rules(&evenkeel_base::FixedClock(at(0)));
+    let round = telemetry.evaluate_rules(&evenkeel_base::FixedClock(at(60)));
     assert_eq!((round.groups, round.rules, round.failed), (2, 2, 0));
-    assert_eq!(telemetry.evaluate_rules(&evenkeel_base::FixedClock(at(0))).groups, 0);
-    telemetry.set_rules("x", &rules("new"), ms(1)).unwrap();
-    insta::assert_snapshot!(value(&telemetry, "count({__name__=~'old|kept'}) by (__name__)", 1), @r#"[{"metric":{"__name__":"kept"},"value":[1700000001,"1"]}]"#);
-    // Only the new group is due at once; the other one continues as it was.
-    assert_eq!(telemetry.evaluate_rules(&evenkeel_base::FixedClock(at(1))).groups, 1);
-    telemetry.set_rules("x", &RuleFile::default(), ms(2)).unwrap();
-    insta::assert_snapshot!(value(&telemetry, "count({__name__=~'old|kept|new'})", 2), @"[]");
+    assert_eq!(telemetry.evaluate_rules(&evenkeel_base::FixedClock(at(60))).groups, 0);
+    telemetry.set_rules("x", &rules("new"), ms(61)).unwrap();
+    insta::assert_snapshot!(value(&telemetry, "count({__name__=~'old|kept'}) by (__name__)", 61), @r#"[{"metric":{"__name__":"kept"},"value":[1700000061,"1"]}]"#);
+    assert_eq!(telemetry.evaluate_rules(&evenkeel_base::FixedClock(at(61))).groups, 0);
+    assert_eq!(telemetry.evaluate_rules(&evenkeel_base::FixedClock(at(121))).groups, 2);
+    telemetry.set_rules("x", &RuleFile::default(), ms(122)).unwrap();
+    insta::assert_snapshot!(value(&telemetry, "count({__name__=~'old|kept|new'})", 122), @"[]");
     assert!(telemetry.rule_groups().is_empty());
+}
+
+/// Alerts of a group with this second rule, each as `NAME STATE SECONDS`: since when.
+fn alerts(telemetry: &Telemetry, now: i64) -> Vec<String> {
+    let found = get(telemetry, "/api/v1/alerts", now)["data"]["alerts"].clone();
+    let one = |alert: &Value| {
+        let since: Timestamp = alert["activeAt"].as_str().unwrap().parse().unwrap();
+        let since = since.as_millisecond() - at(0).as_millisecond();
+        let (name, state) = (&alert["labels"]["alertname"], &alert["state"]);
+        format!("{} {} {since}", name.as_str().unwrap(), state.as_str().unwrap())
+    };
+    found.as_array().unwrap().iter().map(one).collect()
+}
+
+#[test]
+fn no_rule_is_evaluated_for_a_time_before_it_was_there() {
+    let telemetry = Telemetry::new(Limits::default());
+    let rules = |second: &str| {
+        let text = format!(
+            "groups:\n- name: a\n  interval: 60s\n  rules:\n\
+             \x20 - {{alert: Kept, expr: vector(1), for: 90s}}\n\
+             \x20 - {{alert: {second}, expr: vector(1)}}\n"
+        );
+        RuleFile::parse(&text).unwrap()
+    };
+    let evaluate =
+        |second: i64| telemetry.evaluate_rules(&evenkeel_base::FixedClock(at(second))).groups;
+    // Loaded in each second of an interval: whatever its slot is, it is one after that.
+    for loaded in 0..60 {
+        let ms = at(loaded).as_millisecond();
+        telemetry.set_rules("x", &RuleFile::default(), ms).unwrap();
+        telemetry.set_rules("x", &rules("One"), ms).unwrap();
+        let first = (loaded..loaded + 62).find(|second| evaluate(*second) == 1).unwrap();
+        for alert in alerts(&telemetry, first) {
+            let since: i64 = alert.rsplit(' ').next().unwrap().parse().unwrap();
+            assert!((loaded * 1000..=first * 1000).contains(&since), "{loaded}: {alert}");
+        }
+    }
+    // A clock that steps back stops no rule.
+    assert_eq!(evaluate(-600), 1);
+    evaluate(180);
+
+    // A change of another rule takes nothing from an alert, and the new rule waits for its slot.
+    let since = |name: &str, now: i64| {
+        let found = alerts(&telemetry, now).into_iter().find(|alert| alert.starts_with(name));
+        found.map(|alert| alert.rsplit(' ').next().unwrap().parse::<i64>().unwrap())
+    };
+    let kept = since("Kept", 180).unwrap();
+    telemetry.set_rules("x", &rules("Two"), at(181).as_millisecond()).unwrap();
+    assert_eq!((since("Kept", 181), since("Two", 181)), (Some(kept), None));
+    evaluate(181);
+    assert_eq!(since("Two", 181), None);
+    evaluate(241);
+    assert_eq!(since("Kept", 241), Some(kept));
+    assert!(since("Two", 241).unwrap() >= 181_000);
 }
