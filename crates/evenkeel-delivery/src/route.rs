@@ -104,17 +104,24 @@ pub(crate) fn trouble(
             && !matches!(text(of, "kind"), "Service")
             && namespace.unwrap_or(route.namespace()) == gateway.namespace()
     };
-    let mut answers = list(route.json(), "/status/parents").filter(about).peekable();
-    if answers.peek().is_some() {
-        let refused = answers.find_map(|answer| {
-            let of = |kind: &str| condition(answer, kind, "False");
-            of("Accepted").or_else(|| of("ResolvedRefs"))
-        })?;
-        let message = format!("{key} refuses HTTPRoute {}: {}", route.name(), said(refused));
-        return Some((reasons::ROUTE_REFUSED, message));
-    }
+    let answers: Vec<&Value> = list(route.json(), "/status/parents").filter(about).collect();
     let ours = |status: &Value| text(status, "controllerName") == GATEWAY;
     let status = gateway.json().get("status").unwrap_or(&Value::Null);
+    if !answers.is_empty() {
+        let refused = answers.iter().find_map(|answer| {
+            let of = |kind: &str| condition(answer, kind, "False");
+            of("Accepted").or_else(|| of("ResolvedRefs"))
+        });
+        if let Some(refused) = refused {
+            let message = format!("{key} refuses HTTPRoute {}: {}", route.name(), said(refused));
+            return Some((reasons::ROUTE_REFUSED, message));
+        }
+        // Of other implementations it may mean only that an address from outside is missing.
+        let unusable = condition(status, "Programmed", "False");
+        let unusable = unusable.filter(|_| answers.iter().any(|answer| ours(answer)))?;
+        let message = format!("{key} does not serve its listeners: {}", said(unusable));
+        return Some((reasons::GATEWAY_UNSERVED, message));
+    }
     let accepted = condition(status, "Accepted", "True").is_some();
     if accepted || list(route.json(), "/status/parents").any(ours) {
         return None;

@@ -296,6 +296,42 @@ fn answered(conditions: &Value) -> Value {
 }
 
 #[test]
+fn a_gateway_that_cannot_listen_is_said_by_the_canary_too() {
+    let mut world = World::new(with(&json!({"provider": "gatewayapi:v1"})), Settings::default());
+    let unusable = |reason: &str, programmed: &str| {
+        json!({"conditions": [
+            {"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""},
+            {"type": "Programmed", "status": programmed, "reason": reason,
+                "message": "127.0.0.1:80 is in use by another process"}]})
+    };
+    let gateway = world.store.create_now(json!({"kind": "Gateway",
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "metadata": {"name": "public-gateway", "namespace": NS},
+        "spec": {"gatewayClassName": "evenkeel", "listeners": []},
+        "status": unusable("AddressNotUsable", "False")}));
+    world.confirming = false;
+    world.run_for(minutes(1));
+    let route = Key::of::<HttpRoute>(NS, "api-service");
+    let answer = |controller: &str| {
+        json!({"parents": [{"parentRef": {"name": "public-gateway"},
+            "controllerName": controller, "conditions": [{"type": "Accepted", "status": "True",
+            "reason": "Accepted", "message": "", "observedGeneration": 1,
+            "lastTransitionTime": "2024-01-01T00:00:00Z"}]}]})
+    };
+    world.store.change(&route, |body| body["status"] = answer("evenkeel.dev/gateway"));
+    world.run_for(minutes(1));
+    assert_snapshot!(world.condition("GatewaysFound"), @"False GatewayUnserved: Gateway/shop/public-gateway does not serve its listeners: AddressNotUsable: 127.0.0.1:80 is in use by another process");
+    // Others say it where only a load balancer is missing.
+    world.store.change(&route, |body| body["status"] = answer("example.com/gateway"));
+    world.run_for(minutes(1));
+    assert_eq!(world.condition("GatewaysFound"), "none");
+    world.store.change(&route, |body| body["status"] = answer("evenkeel.dev/gateway"));
+    world.store.change(gateway.key(), |body| body["status"] = unusable("Programmed", "True"));
+    world.run_for(minutes(1));
+    assert_eq!(world.condition("GatewaysFound"), "none");
+}
+
+#[test]
 fn who_does_not_serve_a_route_is_named_with_the_reason() {
     let mut world = World::new(with(&json!({"provider": "gatewayapi:v1"})), Settings::default());
     world.confirming = false;

@@ -1,6 +1,8 @@
 //! Listening sockets: one per worker on the same address, so that workers share nothing.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -14,7 +16,10 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
     /// Another process has it.
-    #[error("{0} is in use by another process; stop that, or choose another port")]
+    #[error(
+        "{0} is in use by another process; stop that, or choose another port where it is given \
+         (spec.listeners of the Gateway, spec.ports of the Service)"
+    )]
     InUse(SocketAddr),
     /// The machine does not have this address.
     #[error("{0} is not an address of this machine")]
@@ -22,6 +27,37 @@ pub enum BindError {
     /// Anything else the system says.
     #[error("cannot listen on {0}: {1}")]
     System(SocketAddr, Errno),
+}
+
+/// An address that is not served is said again after this long, while that lasts.
+const SAID_EVERY: Duration = Duration::from_mins(1);
+
+/// The addresses that are not served, so that each is said when that begins or changes and then
+/// now and then: they are tried again with every configuration.
+#[derive(Debug, Default)]
+pub(super) struct Unserved(BTreeMap<SocketAddr, (BindError, Instant)>);
+
+impl Unserved {
+    /// Keeps only these.
+    pub(super) fn retain(&mut self, keep: impl Fn(&SocketAddr) -> bool) {
+        self.0.retain(|address, _| keep(address));
+    }
+
+    /// Whether this is to be said now.
+    pub(super) fn is_news(&mut self, address: SocketAddr, error: BindError, now: Instant) -> bool {
+        let said = self.0.get(&address);
+        let is_old = said
+            .is_some_and(|(before, at)| *before == error && now.duration_since(*at) < SAID_EVERY);
+        if !is_old {
+            self.0.insert(address, (error, now));
+        }
+        !is_old
+    }
+
+    /// It is served now; whether it was not before.
+    pub(super) fn ended(&mut self, address: SocketAddr) -> bool {
+        self.0.remove(&address).is_some()
+    }
 }
 
 /// `count` sockets on `address`, and the address they really have.
@@ -70,4 +106,26 @@ fn listen_one(address: SocketAddr) -> Result<TcpListener, Errno> {
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_not_served_is_said_when_that_changes_and_once_a_minute() {
+        let mut unserved = Unserved::default();
+        let at: SocketAddr = ([127, 0, 0, 1], 80).into();
+        let (taken, away) = (BindError::InUse(at), BindError::NotHere(at));
+        let start = Instant::now();
+        let mut said =
+            |seconds: u64, error| unserved.is_news(at, error, start + Duration::from_secs(seconds));
+        let first: Vec<_> = [0, 1, 59, 60, 61].map(|second| said(second, taken)).into();
+        assert_eq!(first, [true, false, false, true, false]);
+        assert_eq!([said(62, away), said(63, away), said(64, taken)], [true, false, true]);
+        assert!(unserved.ended(at) && !unserved.ended(at));
+        assert!(unserved.is_news(at, taken, start), "it is news again");
+        unserved.retain(|_| false);
+        assert!(unserved.is_news(at, taken, start));
+    }
 }

@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use client::Limits;
 pub use listen::BindError;
+use listen::Unserved;
 use worker::{Apply, Command};
 
 use evenkeel_control::BoxFuture;
@@ -84,6 +85,7 @@ pub struct Gateway {
     workers: Vec<mpsc::UnboundedSender<Command>>,
     threads: Vec<JoinHandle<()>>,
     addresses: Mutex<BTreeMap<SocketAddr, SocketAddr>>,
+    unserved: Mutex<Unserved>,
 }
 
 impl Gateway {
@@ -100,8 +102,9 @@ impl Gateway {
             running: (0..count).map(|_| AtomicU64::new(0)).collect(),
             progress: watch::Sender::new(Progress::default()),
         });
+        let (addresses, unserved) = (Mutex::default(), Mutex::default());
         let mut gateway =
-            Self { shared, workers: Vec::new(), threads: Vec::new(), addresses: Mutex::default() };
+            Self { shared, workers: Vec::new(), threads: Vec::new(), addresses, unserved };
         for index in 0..count {
             let (sender, receiver) = mpsc::unbounded_channel();
             let shared = Arc::clone(&gateway.shared);
@@ -122,6 +125,8 @@ impl Gateway {
         let mut errors = BTreeMap::new();
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         addresses.retain(|address, _| snapshot.listeners.contains_key(address));
+        let mut unserved = self.unserved.lock().unwrap_or_else(PoisonError::into_inner);
+        unserved.retain(|address| snapshot.listeners.contains_key(address));
         let mut sockets: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
         for address in snapshot
             .listeners
@@ -144,13 +149,18 @@ impl Gateway {
                             "this user may not listen on ports below 1024: served at another port"
                         );
                     }
+                    if unserved.ended(address) {
+                        tracing::info!(%address, "address is served now");
+                    }
                     addresses.insert(address, bound);
                     for (all, socket) in sockets.iter_mut().zip(per_worker) {
                         all.push((address, socket));
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%address, %error, "address is not served");
+                    if unserved.is_news(address, error, Instant::now()) {
+                        tracing::warn!(%address, %error, "address is not served");
+                    }
                     errors.insert(address, error);
                 }
             }
