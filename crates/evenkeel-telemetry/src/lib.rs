@@ -24,6 +24,7 @@ mod scrape;
 pub mod shell;
 mod target;
 mod telemetry;
+mod windows;
 
 pub use alert_events::AlertEvents;
 pub use intake::ScrapeError;
@@ -33,3 +34,4 @@ pub use rules::{AlertSink, AlertUpdate, GroupView, Round, RuleRunner};
 pub use scrape::{Fetch, FetchError, Fetched, Scraper, Source};
 pub use target::{Health, POD_JOB, Target, TargetStatus};
 pub use telemetry::Telemetry;
+pub use windows::{WindowController, WindowsView};

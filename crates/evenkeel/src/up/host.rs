@@ -14,6 +14,7 @@ use evenkeel_guard::RecordDoor;
 use evenkeel_live::{HttpHooks, ProviderNotifier, RealTime};
 use evenkeel_telemetry::{
     AlertEvents, RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
+    WindowController,
     shell::{Alertmanager, HttpFetch, Offloaded, Server},
 };
 use tokio::task::JoinHandle;
@@ -148,7 +149,9 @@ impl Host<'_> {
         let manager = manager.map(|url| Alertmanager::new(url, &console)).transpose();
         let manager = manager.context("--alertmanager")?;
         let settings = ScrapeSettings::every(self.args.scrape_interval);
-        let rules = RunLoop::new(self.base()).with(RuleController::new(telemetry.clone()));
+        let rules = RunLoop::new(self.base())
+            .with(RuleController::new(telemetry.clone()))
+            .with(WindowController::new(self.args.scrape_interval));
         let gateway = Arc::new(GatewayMetrics(gateway.clone()));
         let own =
             Arc::new(OwnMetrics { activity: self.activity.clone(), manager: manager.clone() });
