@@ -126,7 +126,7 @@ pub(crate) struct UpArgs {
     /// on the objects, and in `evenkeel alerts`
     #[arg(long, value_name = "URL")]
     pub(crate) alertmanager: Option<String>,
-    /// Where the cluster keeps its files
+    /// Where the cluster keeps its files [default: evenkeel in `$XDG_STATE_HOME` or ~/.local/state]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Port of the Kubernetes API on 127.0.0.1; 0 takes a free one
@@ -171,7 +171,8 @@ pub(crate) struct RunArgs {
     /// Time between two looks at the counters of SLOs; not shorter than Prometheus scrapes
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = durations::interval)]
     pub(crate) slo_interval: Duration,
-    /// Where the record of actions is kept
+    /// Where the record of actions is kept [default: evenkeel in `$XDG_STATE_HOME` or
+    /// ~/.local/state]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Look after this namespace alone: no other is read, watched or changed
@@ -219,7 +220,8 @@ pub(crate) struct AlertsArgs {
     /// Any Prometheus; default: the metrics of a running `evenkeel up`
     #[arg(long, value_name = "URL")]
     pub(crate) prometheus: Option<String>,
-    /// Where the state of a running `evenkeel up` is kept
+    /// Where the state of a running `evenkeel up` is kept [default: evenkeel in `$XDG_STATE_HOME` or
+    /// ~/.local/state]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// How to print it
@@ -230,8 +232,8 @@ pub(crate) struct AlertsArgs {
 /// `evenkeel why`
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
-    /// The object, as KIND/NAME or KIND/NAMESPACE/NAME: canary/api, slo/api-availability,
-    /// errorbudgetpolicy/api
+    /// The object, as KIND/NAME or KIND/NAMESPACE/NAME, with the name of the object: canary/api,
+    /// slo/api-slo (a `PrometheusServiceLevel`, not one of the SLOs in it), errorbudgetpolicy/api
     pub(crate) object: String,
     /// Its namespace
     #[arg(short, long, default_value = "default", value_name = "NAMESPACE")]
@@ -239,7 +241,8 @@ pub(crate) struct WhyArgs {
     /// The cluster; default: $KUBECONFIG, ~/.kube/config, or a running `evenkeel up`
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Where the state of a running `evenkeel up` is kept
+    /// Where the state of a running `evenkeel up` is kept [default: evenkeel in `$XDG_STATE_HOME` or
+    /// ~/.local/state]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Namespace of the controllers' Leases; default: that of `run` or of `install`
@@ -377,7 +380,8 @@ pub(crate) struct SloStatusArgs {
     /// `evenkeel up`
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Where the state of a running `evenkeel up` is kept
+    /// Where the state of a running `evenkeel up` is kept [default: evenkeel in `$XDG_STATE_HOME` or
+    /// ~/.local/state]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// How to print it

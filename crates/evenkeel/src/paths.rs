@@ -78,8 +78,33 @@ pub(crate) fn kubeconfig_of_up(data_dir: Option<&Path>) -> Option<PathBuf> {
 pub(crate) fn console_of_up(data_dir: Option<&Path>) -> anyhow::Result<String> {
     let file = existing_data_dir(data_dir)?.join(CONSOLE);
     fs::read_to_string(&file).with_context(|| {
-        format!("{} does not exist: start `evenkeel up`, or use --prometheus", file.display())
+        let dir = file.parent().unwrap_or(&file).display();
+        format!(
+            "no `evenkeel up` is running in {dir}: start it, name the folder of another one with \
+             --data-dir, or a Prometheus with --prometheus"
+        )
     })
+}
+
+/// Where the running `evenkeel up` of this folder serves its metrics.
+///
+/// **Errors**: none is running there.
+pub(crate) fn console_of_running_up(data_dir: Option<&Path>) -> anyhow::Result<String> {
+    let url = console_of_up(data_dir)?;
+    if !is_alive(&url) {
+        bail!(
+            "no `evenkeel up` is running in {}: its metrics at {url} do not answer; start it, name \
+             the folder of another one with --data-dir, or a Prometheus with --prometheus",
+            existing_data_dir(data_dir)?.display()
+        );
+    }
+    Ok(url)
+}
+
+/// Whether this is the folder that commands use that are given none.
+pub(crate) fn is_usual(data_dir: &Path) -> bool {
+    let usual = named(None).and_then(|dir| Ok(dir.canonicalize()?));
+    usual.is_ok_and(|usual| data_dir.canonicalize().is_ok_and(|given| given == usual))
 }
 
 /// Where a running `evenkeel up` in the usual folder serves its metrics.

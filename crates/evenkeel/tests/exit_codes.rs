@@ -66,6 +66,44 @@ fn alerts_that_fire_and_alerts_that_are_not_known_are_distinguished() {
 }
 
 #[test]
+fn alerts_of_an_up_that_has_ended_are_not_there_and_the_folder_is_named() {
+    let data = folder("ended");
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    fs::write(data.join("console"), format!("http://{gone}")).unwrap();
+    let (code, complaint) = evenkeel(&["alerts", "--data-dir", data.to_str().unwrap()]);
+    let said = format!("no `evenkeel up` is running in {}", data.display());
+    assert!(code == Some(2) && complaint.contains(&said), "{code:?} {complaint}");
+}
+
+#[test]
+fn a_record_that_nobody_named_is_named() {
+    let home = folder("record-home");
+    let data = home.join(".local/state/evenkeel");
+    fs::create_dir_all(data.join("audit")).unwrap();
+    let (_, complaint) = at_home(&home, &["audit", "list"]);
+    let said = format!("this is the record in {}", data.join("audit").display());
+    assert!(complaint.contains(&said), "{complaint}");
+    let (_, complaint) = at_home(&home, &["audit", "list", "--data-dir", data.to_str().unwrap()]);
+    assert!(!complaint.contains("this is the record"), "{complaint}");
+    let (code, complaint) = at_home(&home, &["audit", "list", "--object", "foo/api"]);
+    assert!(code == Some(2) && complaint.contains("of kind \"foo\""), "{code:?} {complaint}");
+}
+
+#[test]
+fn the_help_of_every_data_folder_names_the_default() {
+    for words in
+        [&["up"][..], &["run"], &["alerts"], &["why"], &["slo", "status"], &["audit", "list"]]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+        let help = command.args(words).arg("--help").output().unwrap().stdout;
+        let help = String::from_utf8(help).unwrap();
+        let words_in_a_row = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let default = "[default: evenkeel in `$XDG_STATE_HOME` or ~/.local/state]";
+        assert!(words_in_a_row.contains(default), "{words:?}: {help}");
+    }
+}
+
+#[test]
 fn every_other_question_does_the_same() {
     let data = folder("empty");
     let data = data.to_str().unwrap();

@@ -134,6 +134,7 @@ fn the_example_serves(folder: &Folder, kubectl: &str) -> anyhow::Result<()> {
 
 fn started(folder: &Folder, kubectl: &str) -> anyhow::Result<Cluster> {
     let cluster = Cluster::start(folder, kubectl)?;
+    cluster.line("other commands: --data-dir ")?;
     ensure!(cluster.line("console: ")?.starts_with("http://127.0.0.1:"), "no address");
     cluster.line("ready")?;
     Ok(cluster)

@@ -15,7 +15,7 @@ use crate::{
 pub(crate) fn run(args: &AlertsArgs) -> anyhow::Result<ExitCode> {
     let url = match &args.prometheus {
         Some(url) => url.clone(),
-        None => paths::console_of_up(args.data_dir.as_deref())?,
+        None => paths::console_of_running_up(args.data_dir.as_deref())?,
     };
     let client = PrometheusClient::new(&url).context("--prometheus")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -30,7 +30,7 @@ pub(crate) struct RecordArgs {
 /// Which record a tool reads.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct SourceArgs {
-    /// Folder with the audit record
+    /// Folder with the audit record [default: evenkeel in `$XDG_STATE_HOME` or ~/.local/state]
     #[arg(long, value_name = "DIR", conflicts_with = "record")]
     pub(crate) data_dir: Option<PathBuf>,
     /// PostgreSQL database with the audit record, as `evenkeel run --record` was given it
@@ -101,7 +101,7 @@ pub(crate) struct ShowArgs {
 /// `evenkeel audit key`
 #[derive(Debug, Args)]
 pub(crate) struct KeyArgs {
-    /// Where the record lies
+    /// Where the record lies [default: evenkeel in `$XDG_STATE_HOME` or ~/.local/state]
     #[arg(long, value_name = "DIR", conflicts_with = "audit_key")]
     pub(crate) data_dir: Option<PathBuf>,
     /// The private key, when it is not in the data folder

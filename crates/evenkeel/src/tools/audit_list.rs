@@ -97,6 +97,9 @@ struct Actions(BTreeMap<u64, Listed>);
 pub(super) fn run(source: Source, args: &ListArgs) -> anyhow::Result<ExitCode> {
     let since = args.since.and_then(|age| Timestamp::now().checked_sub(age).ok());
     let object = args.object.as_deref().map(ObjectName::parse).transpose()?;
+    if let Some(object) = &object {
+        object.is_acted_on()?;
+    }
     let filter = Filter { object, since };
     if args.follow {
         return follow(source, args.output, filter);

@@ -10,7 +10,7 @@ use evenkeel_control::redact;
 use evenkeel_guard::Mirror;
 use evenkeel_live::PostgresRecord;
 
-use crate::{paths, tools::audit_args::SourceArgs, up::secrets};
+use crate::{io, paths, tools::audit_args::SourceArgs, up::secrets};
 
 /// A record to read.
 pub(super) struct Source {
@@ -58,6 +58,14 @@ impl Source {
                  given to `evenkeel up` or `evenkeel run`",
                 source.dir.parent().unwrap_or(&source.dir).display()
             );
+        }
+        let chosen = args.record.is_some() || args.data_dir.is_some();
+        if !chosen && paths::running_console().is_none() {
+            io::complain(&format!(
+                "no `evenkeel up` is running there: this is the record in {} (another one: \
+                 --data-dir)",
+                source.name
+            ));
         }
         Ok(source)
     }

@@ -1,6 +1,7 @@
 //! Objects as people name them.
 
 use anyhow::bail;
+use evenkeel_assembly::COMMON;
 
 /// What kubectl and people call some kinds.
 const SHORT: [(&str, &str); 11] = [
@@ -60,6 +61,23 @@ impl ObjectName {
         self.kind == kind || self.kind == plural(&kind)
     }
 
+    /// **Errors**: no controller looks after objects of this kind or acts on them, so no record
+    /// names one.
+    pub(crate) fn is_acted_on(&self) -> anyhow::Result<()> {
+        let domains = evenkeel_assembly::domains();
+        let rights = domains.iter().flat_map(|domain| domain.rights);
+        let mut resources = rights.chain(COMMON).flat_map(|right| right.resources);
+        let many = plural(&self.kind);
+        if resources.any(|resource| *resource == self.kind || *resource == many) {
+            return Ok(());
+        }
+        bail!(
+            "evenkeel does nothing to objects of kind {:?}: use canary, slo, deployment, service, \
+             httproute, or another kind that `audit list` shows",
+            self.given
+        )
+    }
+
     /// The kind as it was given.
     pub(crate) fn given_kind(&self) -> &str {
         &self.given
@@ -115,6 +133,17 @@ mod tests {
         assert!(names("ns/shop", "Namespace/shop"));
         assert!(!names("namespace/default/shop", "Namespace/shop"));
         assert!(!names("canary/api", "set-weights"));
+    }
+
+    #[test]
+    fn a_kind_that_nothing_is_done_to_is_refused() {
+        let refused = |text: &str| ObjectName::parse(text).unwrap().is_acted_on().is_err();
+        for text in ["canary/api", "slo/api", "deploy/api", "httproutes/api", "Secret/shop/a"] {
+            assert!(!refused(text), "{text}");
+        }
+        for text in ["foo/api", "canar/api", "node/a"] {
+            assert!(refused(text), "{text}");
+        }
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let store = api.store();
     let served = serve_api(args, &data_dir, api, &nodes).await?;
     io::print(&format!("kubeconfig: {}\n", served.kubeconfig.display()));
+    if !paths::is_usual(&data_dir) {
+        io::print(&format!("other commands: --data-dir {}\n", data_dir.display()));
+    }
 
     for text in &input.skipped {
         io::complain(&format!("warning: {text}"));
