@@ -1,5 +1,7 @@
 //! `evenkeel slo lint` and `evenkeel slo export --sloth`: what Sloth would say, and what to hand it.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -7,7 +9,7 @@ use crate::finding::{Condition, Finding, Severity, conditions, has_errors};
 use crate::generate::{Options, generate_group, load_parsed, report_duplicates};
 use crate::model::{Alert, Labels, PluginChain, Sli, Slo, SloGroup, SpecKind};
 use crate::spec::{
-    DocumentKind, Input, Parsed, ReadOptions, Reading, add_lines, parse_all, read_group,
+    DocumentKind, Input, NOT_READ, Parsed, ReadOptions, Reading, add_lines, parse_all, read_group,
 };
 use crate::windows::Catalogue;
 use crate::{reasons, yaml};
@@ -61,6 +63,7 @@ impl LintReport {
 pub fn lint(inputs: &[Input], options: &Options) -> LintReport {
     let mut findings = Vec::new();
     let parsed = parse_all(inputs, &mut findings);
+    skip_others(&parsed, &mut findings);
     let loaded = load_parsed(&parsed, options, &mut findings);
     let mut objects = Vec::new();
     let slo_documents = parsed.iter().filter(|p| matches!(p.kind, DocumentKind::Slos(_)));
@@ -104,6 +107,7 @@ pub fn export_sloth(
     }
     let mut findings = Vec::new();
     let parsed = parse_all(inputs, &mut findings);
+    skip_others(&parsed, &mut findings);
     let loaded = load_parsed(&parsed, options, &mut findings);
     let documents: Vec<_> = loaded.groups.iter().map(|g| yaml::write(&exported(g))).collect();
     for group in &loaded.groups {
@@ -130,6 +134,39 @@ pub fn export_sloth(
     add_lines(&parsed, &mut findings);
     Ok((documents.join("---\n"), findings))
 }
+
+/// Replaces the errors about documents of other kinds by one note: manifests of a service are often
+/// kept in one file. Where nothing is an SLO, or the kind may be one that is misspelled, the errors
+/// stay.
+fn skip_others(parsed: &[Parsed], findings: &mut Vec<Finding>) {
+    if !parsed.iter().any(|one| matches!(one.kind, DocumentKind::Slos(_))) {
+        return;
+    }
+    let is_other = |finding: &Finding| {
+        finding.reason == reasons::UNKNOWN_KIND
+            && finding.message.ends_with(NOT_READ)
+            && !SLO_GROUPS.iter().any(|group| finding.message.starts_with(group))
+    };
+    let (others, kept): (Vec<_>, Vec<_>) = findings.drain(..).partition(is_other);
+    *findings = kept;
+    let Some(first) = others.first() else { return };
+    let kinds: BTreeSet<&str> =
+        others.iter().filter_map(|it| it.message.strip_suffix(NOT_READ)).collect();
+    let documents = if others.len() == 1 { "document is" } else { "documents are" };
+    findings.push(Finding {
+        severity: Severity::Info,
+        message: format!(
+            "{} {documents} no SLO and skipped: {}",
+            others.len(),
+            kinds.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+        fix: String::new(),
+        ..first.clone()
+    });
+}
+
+/// API groups whose documents are SLOs.
+const SLO_GROUPS: [&str; 2] = ["sloth.slok.dev/", "openslo/"];
 
 /// What Sloth answers: its reader, its checks, its catalogue, without our leniency.
 fn sloth_verdict(

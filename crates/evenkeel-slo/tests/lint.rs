@@ -333,3 +333,30 @@ fn the_budget_series_has_the_articles_name_and_no_value_without_traffic() {
         team: platform
     "#);
 }
+
+#[test]
+fn documents_that_are_no_slos_are_skipped_with_one_note() {
+    let slo = "apiVersion: sloth.slok.dev/v1\nkind: PrometheusServiceLevel\nmetadata: {name: a}\n\
+        spec:\n  service: api\n  slos:\n  - name: x\n    objective: 99.9\n    sli:\n      events:\n\
+        \x20       errorQuery: sum(rate(e[{{.window}}]))\n        totalQuery: sum(rate(t[{{.window}}]))\n\
+        \x20   alerting: {pageAlert: {disable: true}, ticketAlert: {disable: true}}\n";
+    let others = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\n\
+        apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\n\
+        apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b}\n";
+    let lint = |text: String| {
+        let input = evenkeel_slo::Input { name: "all.yaml".to_owned(), text };
+        evenkeel_slo::lint(&[input], &evenkeel_slo::Options::default())
+    };
+    let report = lint(format!("{slo}{others}"));
+    assert!(!report.failed(), "{:#?}", report.findings);
+    let notes: Vec<_> = report.findings.iter().map(ToString::to_string).collect();
+    let skipped: Vec<_> = notes.iter().filter(|note| note.contains("skipped")).collect();
+    assert_eq!(skipped.len(), 1, "{notes:#?}");
+    assert!(
+        skipped[0].contains("3 documents are no SLO and skipped: apps/v1 Deployment, v1 Service")
+    );
+    // A kind that may be misspelled, and a file without any SLO, are errors as before.
+    let misspelled = slo.replace("PrometheusServiceLevel", "PrometheusServiceLevels");
+    assert!(lint(format!("{slo}---\n{misspelled}")).failed());
+    assert!(lint(others.trim_start_matches("---\n").to_owned()).failed());
+}

@@ -132,6 +132,9 @@ pub(crate) fn add_lines(parsed: &[Parsed], findings: &mut [Finding]) {
 const KNOWN_KINDS: &str = "use version prometheus/v1, sloth.slok.dev/v1 PrometheusServiceLevel or \
                            AlertWindows, openslo/v1alpha SLO, or openslo/v1 SLO";
 
+/// What is said, after its version and kind, of a document that is something else.
+pub(crate) const NOT_READ: &str = " is not a kind this command reads";
+
 fn classify(value: &Value) -> Result<(DocumentKind, String), String> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or("");
     let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("?");
@@ -162,7 +165,7 @@ fn classify(value: &Value) -> Result<(DocumentKind, String), String> {
         }
         ("", "", version) => return Err(format!("version {version:?} is not known")),
         (version, kind, _) => {
-            return Err(format!("{version} {kind} is not a kind this command reads"));
+            return Err(format!("{version} {kind}{NOT_READ}"));
         }
     };
     Ok((kind, format!("{}/{name}", text("kind"))))
