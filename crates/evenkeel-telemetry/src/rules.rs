@@ -47,8 +47,8 @@ impl Entry {
     /// Whether the group has a slot that it was not evaluated at.
     fn is_due(&self, now_ms: i64) -> bool {
         let slot_ms = self.group.slot_ms(now_ms);
-        // A slot that began before the group was loaded is over for it. Only that one: after a clock
-        // has stepped back, all are before.
+        // A slot that began before the group was loaded is over for it. Only that one: after a
+        // clock has stepped back, all are before.
         let is_over = slot_ms < self.loaded_ms && slot_ms == self.group.slot_ms(self.loaded_ms);
         // Another slot, not a later one: a clock that stepped back must not stop the rules.
         !is_over && self.group.evaluated_ms != Some(slot_ms)

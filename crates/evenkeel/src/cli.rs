@@ -220,8 +220,8 @@ pub(crate) struct AlertsArgs {
     /// Any Prometheus; default: the metrics of a running `evenkeel up`
     #[arg(long, value_name = "URL")]
     pub(crate) prometheus: Option<String>,
-    /// Where the state of a running `evenkeel up` is kept [default: evenkeel in `$XDG_STATE_HOME` or
-    /// ~/.local/state]
+    /// Where the state of a running `evenkeel up` is kept [default: evenkeel in `$XDG_STATE_HOME`
+    /// or ~/.local/state]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// How to print it
@@ -241,8 +241,8 @@ pub(crate) struct WhyArgs {
     /// The cluster; default: $KUBECONFIG, ~/.kube/config, or a running `evenkeel up`
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Where the state of a running `evenkeel up` is kept [default: evenkeel in `$XDG_STATE_HOME` or
-    /// ~/.local/state]
+    /// Where the state of a running `evenkeel up` is kept [default: evenkeel in `$XDG_STATE_HOME`
+    /// or ~/.local/state]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Namespace of the controllers' Leases; default: that of `run` or of `install`
@@ -380,8 +380,8 @@ pub(crate) struct SloStatusArgs {
     /// `evenkeel up`
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Where the state of a running `evenkeel up` is kept [default: evenkeel in `$XDG_STATE_HOME` or
-    /// ~/.local/state]
+    /// Where the state of a running `evenkeel up` is kept [default: evenkeel in `$XDG_STATE_HOME`
+    /// or ~/.local/state]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// How to print it

@@ -8,9 +8,9 @@
 //! The law: a Canary answers to the `PrometheusServiceLevel`s that its annotation
 //! [`SLOS_ANNOTATION`] names, or to all of its namespace. Each of their SLOs gives an answer, and
 //! the strictest one counts; between equal permissions one with a policy before one without, then
-//! the worse state, then the name. Of several policies that select an SLO the strictest answers, too.
-//! The numbers have no part in that order, so that the answer does
-//! not go back and forth with the traffic. All answers are listed.
+//! the worse state, then the name. Of several policies that select an SLO the strictest answers,
+//! too. The numbers have no part in that order, so that the answer does not go back and forth with
+//! the traffic. All answers are listed.
 //!
 //! It is written when something changes that a reader decides by, and otherwise every
 //! [`REFRESH_SECONDS`]. A Canary that answers to no SLO has no `errorBudget`. What cannot be read is

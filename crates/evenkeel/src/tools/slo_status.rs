@@ -9,7 +9,7 @@ use evenkeel_base::Clock as _;
 use evenkeel_control::{ListQuery, Metrics as _, Read as _, Sample};
 use evenkeel_live::{RealTime, connect};
 use evenkeel_slo::{
-    Finding, Input, Options, Severity, Slo,
+    Finding, Input, Loaded, Options, Severity, Slo,
     budget::{Exclusion, Exclusions, History, SloKey},
     controller::{Sight, SloStatusObject, Tracker},
     has_errors, load,
@@ -76,15 +76,7 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     } else {
         Subject { inputs: read(&args.files)?, ..Subject::default() }
     };
-    let mut findings = Vec::new();
-    let loaded = load(&subject.inputs, &Options::default(), &mut findings);
-    // Other findings about a manifest are for `slo lint`.
-    findings.retain(|finding| finding.severity == Severity::Error);
-    if subject.of_cluster {
-        findings = findings.into_iter().map(Finding::of_cluster).collect();
-    }
-    report(&findings);
-    let refused = has_errors(&findings);
+    let (loaded, refused) = loaded(&subject);
     if refused && loaded.groups.is_empty() {
         return Ok(ExitCode::from(NOT_KNOWN));
     }
@@ -142,6 +134,19 @@ async fn show(args: &SloStatusArgs) -> anyhow::Result<ExitCode> {
     }
     let fine = !inputs.is_empty() && uncounted == 0 && !refused && !report.failed();
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The SLOs that can be read, and whether others cannot, which is said.
+fn loaded(subject: &Subject) -> (Loaded, bool) {
+    let mut findings = Vec::new();
+    let loaded = load(&subject.inputs, &Options::default(), &mut findings);
+    // Other findings about a manifest are for `slo lint`.
+    findings.retain(|finding| finding.severity == Severity::Error);
+    if subject.of_cluster {
+        findings = findings.into_iter().map(Finding::of_cluster).collect();
+    }
+    report(&findings);
+    (loaded, has_errors(&findings))
 }
 
 /// One SLO with everything about it.
