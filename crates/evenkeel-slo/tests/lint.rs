@@ -337,7 +337,7 @@ fn the_budget_series_has_the_articles_name_and_no_value_without_traffic() {
 #[test]
 fn documents_that_are_no_slos_are_skipped_with_one_note() {
     let slo = "apiVersion: sloth.slok.dev/v1\nkind: PrometheusServiceLevel\nmetadata: {name: a}\n\
-        spec:\n  service: api\n  slos:\n  - name: x\n    objective: 99.9\n    sli:\n      events:\n\
+        spec:\n  service: api\n  slos:\n  - name: requests\n    objective: 99.9\n    sli:\n      events:\n\
         \x20       errorQuery: sum(rate(e[{{.window}}]))\n\
         \x20       totalQuery: sum(rate(t[{{.window}}]))\n\
         \x20   alerting: {pageAlert: {disable: true}, ticketAlert: {disable: true}}\n";
