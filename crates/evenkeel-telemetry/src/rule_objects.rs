@@ -7,7 +7,7 @@ use std::{
 
 use evenkeel_api::{Key, slo::PrometheusRule};
 use evenkeel_control::{Controller, EventNote, EventType, ListQuery, ObserveError, Plan, Ports};
-use evenkeel_promql::{parser::parse, rules::RuleFile};
+use evenkeel_promql::rules::RuleFile;
 
 use crate::Telemetry;
 
@@ -48,10 +48,7 @@ impl RuleController {
             Err(error) => return Some(error.to_string()),
         };
         let set = self.telemetry.set_rules(source, &file, now_ms);
-        set.err().map(|error| {
-            let all = expressions(&file);
-            if all.is_empty() { error.to_string() } else { all }
-        })
+        set.err().map(|error| error.to_string())
     }
 
     /// Whether this was not the last that was said about an object.
@@ -64,25 +61,6 @@ impl RuleController {
         said.insert(key.clone(), problem.clone()).as_ref() != Some(problem)
     }
 }
-
-/// What is wrong with the expressions of a file, each with its place.
-fn expressions(file: &RuleFile) -> String {
-    let mut wrong = Vec::new();
-    for (at, group) in file.groups.iter().enumerate() {
-        for (place, rule) in group.rules.iter().enumerate() {
-            let Err(error) = parse(&rule.expr) else { continue };
-            let name = rule.alert.as_deref().or(rule.record.as_deref()).unwrap_or("?");
-            wrong.push(format!("groups[{at}].rules[{place}] ({name}): {error}"));
-        }
-    }
-    let more = wrong.len().saturating_sub(PROBLEMS_MAX);
-    wrong.truncate(PROBLEMS_MAX);
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    format!("{}{more}", wrong.join("; "))
-}
-
-/// Expressions that are named in one event.
-const PROBLEMS_MAX: usize = 10;
 
 impl Controller for RuleController {
     type View = RulesView;
@@ -141,11 +119,6 @@ mod tests {
         assert_eq!(groups(), [("g".to_owned(), 1)]);
         let problem = controller.load("PrometheusRule/shop/a", Some(&spec("sum(")), 0).unwrap();
         assert!(problem.contains("unexpected end of input"), "{problem}");
-        let two = json!({"groups": [{"name": "g", "rules": [{"record": "a:b", "expr": "sum("},
-            {"record": "a:c", "expr": "sum(x)"}, {"alert": "Odd", "expr": "1 +"}]}]});
-        let problem = controller.load("PrometheusRule/shop/a", Some(&two), 0).unwrap();
-        assert!(problem.starts_with("groups[0].rules[0] (a:b): "), "{problem}");
-        assert!(problem.contains("; groups[0].rules[2] (Odd): "), "{problem}");
         let key = Key::of::<PrometheusRule>("shop", "a");
         let news = [Some(&problem), Some(&problem), None, Some(&problem)];
         let news = news.map(|problem| controller.is_news(&key, problem));
