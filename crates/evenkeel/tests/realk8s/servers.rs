@@ -4,7 +4,7 @@
 use std::{
     fs::OpenOptions,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     PATIENCE, PAUSE,
     bed::{Bed, folder, pid},
+    process::port_of,
     until,
 };
 
@@ -98,15 +99,16 @@ fn words(bed: &Bed) -> Vec<String> {
     words.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// Ends a bed's API server; whether it has gone.
+/// Ends a bed's API server; whether it has gone, and its port is free for the next one.
 fn stop(bed: &Bed, signal: Signal) -> bool {
     let pid = bed.pid("apiserver");
+    let port = port_of(&std::fs::read_to_string(bed.file("kubeconfig")).unwrap());
     // It may have ended by itself.
     kill(pid, signal).unwrap_or_default();
     wait(|| {
         let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline"));
         words.is_ok_and(|words| words.is_empty()) || kill(pid, None).is_err()
-    })
+    }) && wait(|| TcpListener::bind(("127.0.0.1", port)).is_ok())
 }
 
 fn start(bed: &Bed, words: &[String]) {
