@@ -138,6 +138,26 @@ fn old_slices_become_coarse_and_failures_keep_their_time() {
 }
 
 #[test]
+fn a_service_that_fails_a_little_in_each_look_keeps_its_window_and_its_times() {
+    let mut h = history(99.9, 30, &[]);
+    let (look, looks) = (15, 60 * DAY / 15);
+    for n in 0..looks {
+        h.push(slice(n * look, (n + 1) * look, 1, 1_000)).unwrap();
+        if n % 5_000 == 0 {
+            assert!(h.slices().count() <= History::SLICES_MAX);
+        }
+    }
+    let longest = h.slices().map(|slice| slice.to.duration_since(slice.from).as_secs()).max();
+    assert_eq!(longest, Some(300));
+    let month = Events::whole(30 * 5760);
+    let counted = standing(&h, looks * look).counted.bad();
+    assert!(counted >= month && counted <= month.plus(Events::whole(20)), "{counted:?}");
+    // What is recent is as it was counted.
+    let recent = h.slices().rev().take(10_000);
+    assert!(recent.map(|slice| slice.to.duration_since(slice.from).as_secs()).all(|s| s == look));
+}
+
+#[test]
 fn maintenance_takes_whole_slices_out_and_keeps_them_in_sight() {
     let h = history(
         99.0,

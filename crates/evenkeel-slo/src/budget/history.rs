@@ -113,8 +113,11 @@ pub struct History {
 /// Slices without failures that are older than this need not be short: beyond it no window is asked
 /// for whose edge a few minutes would matter to.
 const FINE_MS: i64 = 6 * 3_600_000;
-/// Longest slice that old ones are joined to.
+/// Longest slice that others are joined to, in a window of 30 days; so much more in a longer one. A
+/// slice counts whole where a window, a change or a maintenance begins in it.
 const COARSE_MS: u64 = 300_000;
+/// Slices of that length in such a window.
+const COARSE_SLICES: u64 = 8_640;
 /// New slices after which old ones are joined: a few hours of them, since all are gone through.
 const THIN_EVERY: usize = 1024;
 
@@ -124,7 +127,8 @@ const SHARE_MAX: f64 = 1e6;
 const COVERED_MS_MIN: u64 = 60_000;
 
 impl History {
-    /// Most slices kept: 30 days of two minutes. Beyond that, neighbours are merged.
+    /// Most slices kept. Beyond that, the oldest are joined, whether something failed in them or not:
+    /// all together they are 8,640 at least.
     pub const SLICES_MAX: usize = 21_600;
 
     /// An empty history.
@@ -165,8 +169,8 @@ impl History {
         Ok(())
     }
 
-    /// Drops what no window can reach, joins old slices without failures, and halves the resolution
-    /// when there are too many all the same.
+    /// Drops what no window can reach, joins old slices without failures, and the oldest of all where
+    /// there are too many.
     fn forget(&mut self, now: Timestamp) {
         let edge = ms(now).saturating_sub(signed(self.window));
         // One slice before the edge stays: its sums are the base of the window.
@@ -176,35 +180,35 @@ impl History {
         // Failures keep their time as long as possible: the ledger asks when they happened.
         if self.slices.len() >= self.thin_at {
             let old = ms(now).saturating_sub(FINE_MS);
-            self.merge(|last, next| {
-                let length = length_ms(last.slice.from, next.slice.to);
-                last.is_quiet()
-                    && next.is_quiet()
-                    && ms(next.slice.to) <= old
-                    && length <= COARSE_MS
-            });
+            self.join(0, |one| one.is_quiet() && ms(one.slice.to) <= old);
             self.thin_at = self.slices.len() + THIN_EVERY;
         }
         if self.slices.len() > Self::SLICES_MAX {
-            self.merge(|last, next| last.is_quiet() && next.is_quiet() && last.is_even_with(next));
-            if self.slices.len() > Self::SLICES_MAX / 4 * 3 {
-                self.merge(Summed::is_even_with);
-            }
+            self.join(Self::SLICES_MAX / 4 * 3, |_| true);
         }
     }
 
-    /// Joins neighbours without a gap that may be joined.
-    fn merge(&mut self, may: impl Fn(&Summed, &Summed) -> bool) {
-        let mut merged: Vec<Summed> = Vec::with_capacity(self.slices.len() / 2 + 1);
+    /// Joins neighbours that both may be, the oldest first, until no more than `enough` are left.
+    fn join(&mut self, enough: usize, may: impl Fn(&Summed) -> bool) {
+        let longest = COARSE_MS.max(self.window.as_ms() / COARSE_SLICES);
+        let mut left = self.slices.len();
+        let mut joined: Vec<Summed> = Vec::with_capacity(left);
         for next in self.slices.iter() {
-            match merged.last_mut() {
-                Some(last) if last.adjoins(&next) && may(last, &next) => {
+            match joined.last_mut() {
+                Some(last)
+                    if left > enough
+                        && last.adjoins(&next)
+                        && may(last)
+                        && may(&next)
+                        && length_ms(last.slice.from, next.slice.to) <= longest =>
+                {
                     *last = last.joined(&next);
+                    left -= 1;
                 }
-                _ => merged.push(next),
+                _ => joined.push(next),
             }
         }
-        self.slices = merged.into_iter().collect();
+        self.slices = joined.into_iter().collect();
     }
 
     /// Sum over `(now - span, now]`; a slice that reaches into the span counts whole.
@@ -390,12 +394,6 @@ impl Summed {
     /// Neighbours of one kind without a gap can be one slice.
     fn adjoins(&self, next: &Self) -> bool {
         self.slice.to == next.slice.from && self.slice.tally.is_some() == next.slice.tally.is_some()
-    }
-
-    /// Whether the later one is not much shorter: slices grow together.
-    fn is_even_with(&self, next: &Self) -> bool {
-        let length = |one: &Self| length_ms(one.slice.from, one.slice.to);
-        length(self) <= 2 * length(next)
     }
 
     /// Whether nothing failed in it.

@@ -1,7 +1,7 @@
 //! Many slices in little memory.
 //!
 //! A budget of 30 days has up to 21,600 of them, of 128 bytes each with their sums: with a thousand
-//! SLOs that would be almost three gigabytes. All but the newest are packed, into some five bytes each: most
+//! SLOs almost three gigabytes. All but the newest are packed, into some five bytes each: most
 //! begin where the one before ended, are as long as that one, and have whole numbers of events.
 
 use std::collections::VecDeque;
