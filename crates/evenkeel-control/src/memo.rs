@@ -62,6 +62,17 @@ impl<T: Send + Sync> Memo<T> {
         Ok(values)
     }
 
+    /// Forgets one object.
+    pub fn forget(&self, key: &Key) {
+        self.kept().remove(key);
+    }
+
+    /// Forgets all objects of a namespace. A look that lists them does so by itself; this is for when
+    /// there may be none any more.
+    pub fn forget_all_in(&self, namespace: &str) {
+        self.kept().retain(|key, _| *key.namespace != *namespace);
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         self.kept().clear();

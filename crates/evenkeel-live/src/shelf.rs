@@ -172,8 +172,9 @@ impl Shelf {
     fn listed(&mut self, objects: Vec<Arc<Packed>>, revision: Revision) -> Vec<Update> {
         let listed: BTreeMap<&Key, &str> =
             objects.iter().map(|obj| (obj.key(), obj.uid())).collect();
-        // No list is answered from the past, as none asks for a revision, so this is another history: the cluster's store was put
-        // back to an older state, and revisions that are known here may come again.
+        // No list is answered from the past, as none asks for a revision, so this is another
+        // history: the cluster's store was put back to an older state, and revisions that are known
+        // here may come again.
         let is_restored = is_later(&self.revision.0, &revision.0) == Some(true);
         let vanished = |key: &Key, old: &Arc<Packed>| {
             let is_there = listed.get(key).is_some_and(|uid| *uid == old.uid());

@@ -142,6 +142,8 @@ impl Controller for AnswerController {
 
     async fn observe(&self, key: &Key, ports: &Ports) -> Result<Option<AnswerView>, ObserveError> {
         let Some(obj) = ports.read.get(key).await?.filter(|obj| !obj.is_deleting()) else {
+            // It may have been the last of its namespace.
+            self.read.forget_all_in(&key.namespace);
             return Ok(None);
         };
         let namespace = &key.namespace;

@@ -59,6 +59,13 @@ impl Memory {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets what is kept for an object that is gone; what others of its namespace need of it they
+    /// read again.
+    fn forget(&self, slo: &Key) {
+        self.rules.forget(&slo.sibling::<PrometheusRule>(&slo.name));
+        self.running.forget_all_in(&slo.namespace);
+    }
+
     /// Forgets everything; what was counted can be counted again.
     pub(super) fn clear(&self) {
         self.known().clear();
@@ -100,6 +107,7 @@ pub(super) async fn observe(
     let mut taken = Taken::of(memory, key);
     let Some(obj) = ports.read.get(key).await? else {
         taken.known = None;
+        memory.forget(key);
         return Ok(rules_left(key, ports).await?.map(SloSight::RulesLeft));
     };
     if obj.is_deleting() {
