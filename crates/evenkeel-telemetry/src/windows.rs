@@ -99,6 +99,8 @@ fn problem(canary: &Canary, scrape_interval: Duration) -> Option<String> {
         .analysis
         .metrics
         .iter()
+        // What a template asks, and whom, is its own affair.
+        .filter(|metric| metric.template_ref.is_none())
         .filter_map(|metric| Some((&*metric.name, window(metric.interval.as_deref())?)))
         .filter(|(_, window)| *window < scrape_interval * 2)
         .collect();
