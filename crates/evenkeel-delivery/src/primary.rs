@@ -29,14 +29,14 @@ pub(crate) fn unavailable(view: &CanaryView) -> Trouble {
         let message = format!("{named} and has no replicas: scale it up");
         return Trouble::some(reasons::NO_REPLICAS, message);
     }
-    match primary.is_short() {
+    match primary.is_out() {
         None => Trouble::Unknown,
         Some(false) => Trouble::None,
         Some(true) => {
             let cause = view.stuck_pods.get(&view.names.target_primary);
             let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
-            let (ready, wanted) = (primary.available(), primary.replicas());
-            let message = format!("{named}, and {ready} of its {wanted} pods are available{cause}");
+            let wanted = primary.replicas();
+            let message = format!("{named}, and 0 of its {wanted} pods are available{cause}");
             Trouble::some(reasons::PRIMARY_UNREADY, message)
         }
     }
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     /// A Deployment of three replicas with so many available, as its conditions have it.
-    fn is_short(strategy: &str, available: i32, minimum: Option<&str>, progress: &str) -> bool {
+    fn is_out(strategy: &str, available: i32, minimum: Option<&str>, progress: &str) -> bool {
         let (status, reason) = progress.split_once(' ').unwrap();
         let mut conditions = vec![json!({"type": "Progressing", "status": status,
             "reason": reason})];
@@ -149,20 +149,22 @@ mod tests {
             "status": {"observedGeneration": 1, "replicas": 3, "availableReplicas": available,
                 "conditions": conditions}});
         let workload = Workload::of(Arc::new(Obj::from_json(deployment).unwrap())).unwrap();
-        workload.is_short().unwrap()
+        workload.is_out().unwrap()
     }
 
     #[test]
-    fn a_rollout_is_no_shortage_where_it_goes_as_its_strategy_says() {
+    fn a_primary_is_out_without_a_pod_unless_its_rollout_may_stop_all() {
         let (rolls, done) = ("True ReplicaSetUpdated", "True NewReplicaSetAvailable");
         let late = "False ProgressDeadlineExceeded";
-        for (strategy, available, minimum, progress, short) in [
+        for (strategy, available, minimum, progress, out) in [
             ("RollingUpdate", 3, Some("True"), done, false),
             ("RollingUpdate", 2, Some("True"), rolls, false),
             // With `maxUnavailable: 100%`.
             ("RollingUpdate", 0, Some("True"), rolls, false),
             ("RollingUpdate", 0, Some("True"), done, true),
-            ("RollingUpdate", 1, Some("False"), rolls, true),
+            ("RollingUpdate", 1, Some("False"), rolls, false),
+            // A healthy one that is scaled up.
+            ("RollingUpdate", 2, Some("False"), done, false),
             ("RollingUpdate", 0, Some("False"), done, true),
             ("Recreate", 0, Some("False"), rolls, false),
             ("Recreate", 0, Some("False"), late, true),
@@ -170,8 +172,8 @@ mod tests {
             ("RollingUpdate", 0, None, done, true),
             ("RollingUpdate", 1, None, done, false),
         ] {
-            let found = is_short(strategy, available, minimum, progress);
-            assert_eq!(found, short, "{strategy} {available} {minimum:?} {progress}");
+            let found = is_out(strategy, available, minimum, progress);
+            assert_eq!(found, out, "{strategy} {available} {minimum:?} {progress}");
         }
     }
 }

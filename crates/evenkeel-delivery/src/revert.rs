@@ -53,12 +53,17 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
     }
     let served = has_served(ctx);
     let lack = target_lack(ctx);
+    // A route that does not send anything to either version was never taken over.
+    let weighted = ctx.view.route.is_some() && ctx.view.unweighted_route().is_none();
     if let Some(lack) = lack.as_ref().filter(|_| served) {
+        // Amid a release: users must not meet a version that is not ready for as long as that takes.
+        if weighted && (1..100).contains(&ctx.view.pct()) && primary_serves(ctx) {
+            draft.act(ctx.view.set_weight(0)).weight(0);
+            return draft.done(reasons::REVERTING);
+        }
         await_target(ctx, &mut draft, lack);
         return draft.done(reasons::CANARY_UNREADY);
     }
-    // A route that does not send anything to either version was never taken over.
-    let weighted = ctx.view.route.is_some() && ctx.view.unweighted_route().is_none();
     if weighted && ctx.view.pct() != 100 {
         draft.act(ctx.view.set_weight(100)).weight(100);
         return draft.done(reasons::REVERTING);
@@ -102,13 +107,22 @@ pub(crate) fn revert(ctx: &Context<'_>) -> Plan {
 fn has_served(ctx: &Context<'_>) -> bool {
     let (view, status) = (ctx.view, ctx.status);
     let named = !status.last_promoted_spec.is_empty() || !status.last_applied_spec.is_empty();
-    let available = view.primary.as_ref().is_some_and(|primary| primary.available() > 0);
+    // Where there is none, there is nothing to keep for them.
+    if view.primary.is_none() && !view.unread.primary {
+        return false;
+    }
+    let available = primary_serves(ctx);
     let routed = view.route.iter().flat_map(|route| weighted::shares(route.json())).flatten();
     named
         || available
         || view.ready_behind(&view.names.primary) > 0
         || plain::has_primary(view)
         || routed.into_iter().any(|(backend, _)| backend == view.names.primary)
+}
+
+/// Whether a pod of the primary serves now.
+fn primary_serves(ctx: &Context<'_>) -> bool {
+    ctx.view.primary.as_ref().is_some_and(|primary| primary.available() > 0)
 }
 
 /// What the target still needs before it can take over, in words; `None` when it can.

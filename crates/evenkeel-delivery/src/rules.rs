@@ -15,9 +15,11 @@ pub(crate) const PCT_MAX: i32 = 50;
 
 /// Flagger's lower bound of the interval: shorter ones measure noise.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
-/// Longest interval, and longest window of a metric: with more a release would not end in the
-/// lifetime of a version, and the text is likely to have a digit or a unit too much.
+/// Longest interval: with more a release would not end in the lifetime of a version, and the text is
+/// likely to have a digit or a unit too much.
 const INTERVAL_MAX: Duration = Duration::from_hours(7 * 24);
+/// Longest window of a metric: as long as that of a budget may be.
+const WINDOW_MAX: Duration = Duration::from_hours(90 * 24);
 /// Longest timeout of a webhook: as long as an approval is waited for.
 const HOOK_TIMEOUT_MAX: Duration = Duration::from_hours(24);
 /// Default of `spec.analysis.interval` and of a metric's.
@@ -238,7 +240,7 @@ impl Ramp {
 impl MetricRule {
     fn of(index: usize, metric: &CanaryMetric) -> Result<Self, SpecError> {
         let field = |name: &str| format!("spec.analysis.metrics[{index}].{name}");
-        let window = duration(&field("interval"), metric.interval.as_deref(), INTERVAL_MAX)?;
+        let window = duration(&field("interval"), metric.interval.as_deref(), WINDOW_MAX)?;
         let kind = match (&metric.template_ref, &metric.query, metric.name.as_str()) {
             (Some(template), _, _) => {
                 let variables = metric.template_variables.clone().into_iter().collect();

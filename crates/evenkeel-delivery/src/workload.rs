@@ -141,9 +141,11 @@ impl Workload {
         self.replicas() * pct / 100
     }
 
-    /// Whether fewer replicas serve than its strategy allows, by its own account; `None` while that
-    /// is older than its spec.
-    pub(crate) fn is_short(&self) -> Option<bool> {
+    /// Whether none of its replicas serves, other than in a rollout that may stop all of them; `None`
+    /// while what it says is older than its spec.
+    ///
+    /// Fewer than wanted is no outage: a scale-up looks the same.
+    pub(crate) fn is_out(&self) -> Option<bool> {
         let status = self.deployment.status.clone().unwrap_or_default();
         if status.observed_generation.unwrap_or_default() < self.obj.generation() {
             return None;
@@ -161,7 +163,7 @@ impl Workload {
         if rolls && (kind == Some("Recreate") || minimum == Some(true)) {
             return Some(false);
         }
-        Some(self.available() == 0 || minimum == Some(false))
+        Some(self.available() == 0)
     }
 
     /// Whether `pct` percent of the updated replicas are available.

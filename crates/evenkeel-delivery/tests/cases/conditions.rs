@@ -116,7 +116,7 @@ fn a_field_of_a_wrong_type_is_named_once() {
 fn a_duration_beyond_all_sense_is_refused() {
     let interval = "99999999999999999m";
     let metric = json!([{"name": "request-success-rate", "thresholdRange": {"min": 99},
-        "interval": "169h"}]);
+        "interval": "2161h"}]);
     let hook = json!([{"name": "load-test", "url": "http://x/", "timeout": "25h"}]);
     let mut said = Vec::new();
     for analysis in [
@@ -131,7 +131,7 @@ fn a_duration_beyond_all_sense_is_refused() {
     }
     assert_snapshot!(said.join("\n"), @r#"
     False InvalidSpec: spec.analysis.interval: "99999999999999999m" must not be longer than 168h, for example 1m
-    False InvalidSpec: spec.analysis.metrics[0].interval: "169h" must not be longer than 168h, for example 1m
+    False InvalidSpec: spec.analysis.metrics[0].interval: "2161h" must not be longer than 2160h, for example 1m
     False InvalidSpec: spec.analysis.webhooks[0].timeout: "25h" must not be longer than 24h, for example 1m
     False InvalidSpec: spec.analysis.interval: "0s" must be longer than 0, for example 1m
     "#);

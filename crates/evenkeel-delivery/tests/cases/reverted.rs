@@ -82,3 +82,31 @@ fn a_deletion_that_the_gateway_holds_up_says_so() {
     world.confirming = true;
     world.run_until(&["gone"]);
 }
+
+#[test]
+fn a_version_that_does_not_start_loses_its_share_when_its_canary_is_deleted() {
+    let mut world = initialized(article());
+    world.release("2");
+    world.run_for(Duration::from_secs(90));
+    assert_eq!(world.weight(), Some(10));
+    world.broken.insert("api-service".into());
+    world.settle();
+    delete(&world);
+    world.run_for(minutes(1));
+    assert_eq!(state(&world), (Some(0), "api-service-primary".to_owned(), Some(3)));
+    world.run_for(minutes(30));
+    assert_eq!((world.phase().as_str(), world.weight()), ("Terminating", Some(0)));
+    world.broken.clear();
+    world.run_until(&["gone"]);
+    assert_eq!(state(&world), (None, "api-service".to_owned(), Some(3)));
+}
+
+#[test]
+fn a_primary_that_is_not_there_any_more_is_not_kept() {
+    let mut world = initialized(article());
+    world.broken.insert("api-service".into());
+    world.store.remove(&deployment_key("api-service-primary"));
+    delete(&world);
+    world.run_until(&["gone"]);
+    assert_eq!(state(&world).1, "api-service");
+}
