@@ -1,4 +1,4 @@
-//! What is wrong with a primary that has traffic: too few pods serve, or it is not what was promoted.
+//! What is wrong with a primary that has traffic: no pod serves, or it is not what was promoted.
 //!
 //! Nothing is done about either. A person scales the primary or edits it on purpose, perhaps in an
 //! emergency; what they must not do is forget it.
