@@ -21,7 +21,7 @@ pub(crate) fn unavailable(view: &CanaryView) -> Trouble {
         return Trouble::Unknown;
     }
     let share = 100 - view.pct();
-    let serves = made && !view.obj.is_deleting() && share > 0;
+    let serves = made && share > 0;
     // That it is gone is said elsewhere.
     let Some(primary) = view.primary.as_ref().filter(|_| serves) else { return Trouble::None };
     let named = format!("{} gets {share} % of the traffic", primary.obj.key());

@@ -23,12 +23,15 @@ fn deleted_in_a_gap(canary: Value) -> World {
 fn a_primary_that_is_away_for_a_moment_is_not_left_for_a_target_that_is_not_ready() {
     for canary in [article(), routers::istio(&json!({})), routers::plain(&json!({}))] {
         let mut world = deleted_in_a_gap(canary);
+        // That nothing serves is said, also while the Canary is deleted.
+        assert!(world.condition("PrimaryAvailable").starts_with("False PrimaryUnready"));
         let (weight, app, replicas) = state(&world);
         assert_eq!((weight.unwrap_or_default(), replicas), (0, Some(3)), "{}", world.timeline());
         assert_eq!(app, "api-service-primary", "{}", world.timeline());
         world.broken.remove("api-service-primary");
         world.run_for(minutes(3));
         assert_eq!(world.phase(), "Terminating");
+        assert_eq!(world.condition("PrimaryAvailable"), "none");
         world.broken.clear();
         world.run_until(&["gone"]);
         assert_eq!(state(&world), (None, "api-service".to_owned(), Some(3)));
