@@ -1,6 +1,6 @@
 //! The port to whatever runs containers: processes on this machine, or the simulator's models.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use evenkeel_control::BoxFuture;
 use jiff::Timestamp;
@@ -73,6 +73,19 @@ pub struct StartOrder {
     pub env: BTreeMap<String, String>,
     /// `workingDir` of the manifest.
     pub working_dir: Option<String>,
+    /// What of its pod's volumes it sees, and where; outer targets come before inner ones.
+    pub mounts: Vec<Mount>,
+}
+
+/// A folder or file of this machine that a container sees at a path of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mount {
+    /// Where it lies on this machine, without symlinks that others could turn.
+    pub source: PathBuf,
+    /// `mountPath`: absolute, as the container sees it.
+    pub target: PathBuf,
+    /// Whether the container may not change it.
+    pub read_only: bool,
 }
 
 /// A container that runs.

@@ -59,6 +59,7 @@ impl World {
             args: Some(vec!["-c".to_owned(), script.to_owned()]),
             env: BTreeMap::from([("WHO".to_owned(), "me".to_owned())]),
             working_dir: None,
+            mounts: Vec::new(),
         }
     }
 

@@ -125,6 +125,7 @@ impl PodIo {
             args: expand(&found.args),
             working_dir: found.working_dir.clone(),
             env,
+            mounts: Vec::new(),
         })
     }
 

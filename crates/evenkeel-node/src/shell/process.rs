@@ -121,6 +121,13 @@ impl ProcessRuntime {
     }
 
     fn spec(&self, order: &StartOrder, dir: &Path) -> Result<SpecFile, StartError> {
+        if let Some(mount) = order.mounts.first() {
+            return Err(StartError::Config(format!(
+                "volumes need namespace mode: here a container sees the files of the host, so that \
+                 nothing can be mounted on {} for it alone",
+                mount.target.display()
+            )));
+        }
         let image = self.resolve(&order.image).map_err(StartError::Image)?;
         let own = |args: &[String]| (self.settings.exe.clone(), args.to_vec());
         let (mut program, mut args) = match &image.program {
