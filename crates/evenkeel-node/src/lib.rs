@@ -10,8 +10,11 @@
 //! process; [`agent::run`] carries effects out and writes what changed, nothing else. Time comes
 //! through `Clock` and `Timer` alone, so the same agent runs under virtual time.
 //!
-//! Not here: volumes, resource limits (cgroups), users and namespaces of containers. A container
-//! is an ordinary process of the user who runs the agent.
+//! A container is an ordinary process that sees the files of the host. In a cluster with a network
+//! of its own ([`sandbox`]) its pod has an address, a host name, and names that it can resolve, and
+//! it may run as another user.
+//!
+//! Not here: volumes, resource limits (cgroups).
 
 pub mod agent;
 pub mod images;
@@ -19,6 +22,7 @@ pub mod pod;
 pub mod probe;
 pub mod reasons;
 pub mod runtime;
+pub mod sandbox;
 pub mod shell;
 
 mod container_env;

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use evenkeel_control::BoxFuture;
 use jiff::Timestamp;
 
-use crate::probe::Outcome;
+use crate::{
+    probe::Outcome,
+    sandbox::{Sandbox, User},
+};
 
 /// Runs containers. Every method may be called again for the same container.
 ///
@@ -75,10 +78,14 @@ pub struct StartOrder {
     pub working_dir: Option<String>,
     /// What of its pod's volumes it sees, and where; outer targets come before inner ones.
     pub mounts: Vec<Mount>,
+    /// What it shares with its pod; `None` when pods share the network of the host.
+    pub sandbox: Option<Sandbox>,
+    /// Who it runs as; `None` leaves the agent's own user. Only in a sandbox.
+    pub user: Option<User>,
 }
 
 /// A folder or file of this machine that a container sees at a path of its own.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Mount {
     /// Where it lies on this machine, without symlinks that others could turn.
     pub source: PathBuf,

@@ -60,6 +60,8 @@ impl World {
             env: BTreeMap::from([("WHO".to_owned(), "me".to_owned())]),
             working_dir: None,
             mounts: Vec::new(),
+            sandbox: None,
+            user: None,
         }
     }
 

@@ -315,11 +315,7 @@ mod tests {
             ("example.org", TYPE::A, "Ask"),
             ("notcluster.local", TYPE::A, "Ask"),
             ("1.1.168.192.in-addr.arpa", TYPE::PTR, "Ask"),
-            (
-                "in.shop.svc.cluster.local",
-                TYPE::A,
-                "NoError web.shop.svc.cluster.local 10.96.0.7",
-            ),
+            ("in.shop.svc.cluster.local", TYPE::A, "NoError web.shop.svc.cluster.local 10.96.0.7"),
             ("in.shop.svc.cluster.local", TYPE::CNAME, "NoError web.shop.svc.cluster.local"),
         ];
         for (name, kind, expected) in table {

@@ -65,7 +65,11 @@ impl Server {
             upstream: name_servers(&upstream).into(),
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
         };
-        Ok(Self { udp: Arc::new(UdpSocket::from_std(udp)?), tcp: TcpListener::from_std(tcp)?, work })
+        Ok(Self {
+            udp: Arc::new(UdpSocket::from_std(udp)?),
+            tcp: TcpListener::from_std(tcp)?,
+            work,
+        })
     }
 
     /// Answers until it is dropped.
@@ -163,7 +167,11 @@ impl Work {
         };
         for server in self.upstream.iter() {
             let answer = async {
-                if over_tcp { ask_tcp(*server, &asked).await } else { ask_udp(*server, &asked).await }
+                if over_tcp {
+                    ask_tcp(*server, &asked).await
+                } else {
+                    ask_udp(*server, &asked).await
+                }
             };
             match timeout(UPSTREAM_MAX, answer).await {
                 Ok(Ok(found)) => {

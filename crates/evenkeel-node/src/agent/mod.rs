@@ -13,7 +13,7 @@ use evenkeel_control::HostPorts;
 use k8s_openapi::api::core::v1::Taint;
 
 use self::{addresses::Addresses, pods::Agent};
-use crate::runtime::Runtime;
+use crate::{runtime::Runtime, sandbox::NameServer};
 
 /// The manager's name, for `managedFields` and Events.
 pub(crate) const MANAGER: &str = "kubelet";
@@ -48,6 +48,8 @@ pub struct AgentConfig {
     pub lease_period: Option<Duration>,
     /// Whether Events are written.
     pub events: bool,
+    /// Where pods ask for names, in a cluster with a network of its own.
+    pub names: Option<NameServer>,
 }
 
 impl AgentConfig {
@@ -67,6 +69,7 @@ impl AgentConfig {
             instance_type: None,
             lease_period: Some(Duration::from_secs(10)),
             events: true,
+            names: None,
         }
     }
 }

@@ -79,7 +79,8 @@ impl Agent {
         addresses: Addresses,
         adopted: Vec<Adopted>,
     ) -> Self {
-        let io = PodIo { ports, runtime, host_ip: addresses.node() };
+        let names = config.names.clone();
+        let io = PodIo { ports, runtime, host_ip: addresses.node(), names };
         let mut by_pod: BTreeMap<String, Vec<Adopted>> = BTreeMap::new();
         for one in adopted {
             by_pod.entry(one.container.pod_uid.clone()).or_default().push(one);

@@ -20,6 +20,7 @@ use crate::{
     runtime::{
         Check, ContainerRef, Exit, ProbeReply, Runtime, Signal, StartError, StartOrder, Started,
     },
+    sandbox::{NameServer, Sandbox, User},
 };
 
 /// Something that was being done for a pod has ended.
@@ -76,6 +77,7 @@ pub(super) struct PodIo {
     pub(super) ports: HostPorts,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) host_ip: IpAddr,
+    pub(super) names: Option<NameServer>,
 }
 
 impl PodIo {
@@ -126,6 +128,8 @@ impl PodIo {
             working_dir: found.working_dir.clone(),
             env,
             mounts: Vec::new(),
+            sandbox: self.names.as_ref().map(|names| Sandbox::of(pod, ip, names)),
+            user: User::of(pod, found),
         })
     }
 

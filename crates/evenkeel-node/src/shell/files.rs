@@ -13,7 +13,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::identity::Identity;
-use crate::runtime::ContainerRef;
+use crate::{
+    runtime::{ContainerRef, Mount},
+    sandbox::User,
+};
 
 /// Written by the agent, read by the shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +37,21 @@ pub(crate) struct SpecFile {
     pub(crate) log_bytes_max: u64,
     /// Log files kept, the present one included.
     pub(crate) log_files_max: u32,
+    /// Where it runs; `None`: where the shim runs.
+    #[serde(default)]
+    pub(crate) sandbox: Option<SandboxFile>,
+}
+
+/// The surroundings of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SandboxFile {
+    /// The pod's network; `None`: the node's.
+    pub(crate) network: Option<PathBuf>,
+    pub(crate) hostname: String,
+    /// An empty folder.
+    pub(crate) stage: PathBuf,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) user: Option<User>,
 }
 
 /// Written by the shim when the program runs.

@@ -8,14 +8,21 @@
 //! ```
 //! A shim outlives the agent, so a restarted agent finds everything by what lies in the files and
 //! kills only what still has the recorded start time. Linux only: `/proc`, pidfds, subreapers.
+//!
+//! In a cluster with a network of its own, what the shim starts is this executable again: it moves
+//! into the pod's network and into mount and host name namespaces of the container, becomes the
+//! container's user, and lets the program take its place.
 
 mod checks;
+mod enter;
 mod files;
 mod identity;
 mod logfile;
 mod logs;
 mod process;
+mod sandbox;
 mod shim;
+mod view;
 
 pub use logs::{LogQuery, LogsError, read_logs};
 pub use process::{ProcessRuntime, ProcessSettings, stop_all};

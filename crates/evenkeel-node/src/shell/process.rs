@@ -4,6 +4,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,12 +14,15 @@ use rustix::process::Signal as UnixSignal;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, unix::AsyncFd},
     process::Command,
+    sync::Mutex,
     time::timeout,
 };
 
 use super::{
     checks::{self, Get},
-    files::{self, ExitFile, SpecFile, StateFile, read_json},
+    files::{self, ExitFile, SandboxFile, SpecFile, StateFile, read_json},
+    sandbox,
+    shim::BESIDE,
 };
 use crate::{
     images::{Image, ImageMap, MAP_BYTES_MAX, MapFile, Program},
@@ -78,12 +82,14 @@ impl ProcessSettings {
 #[derive(Debug, Clone)]
 pub struct ProcessRuntime {
     settings: ProcessSettings,
+    /// Held while what the containers of a pod share is made or removed.
+    sandboxes: Arc<Mutex<()>>,
 }
 
 impl ProcessRuntime {
     /// A runtime over the files below `settings.root`.
     pub fn new(settings: ProcessSettings) -> Self {
-        Self { settings }
+        Self { settings, sandboxes: Arc::default() }
     }
 
     fn dir(&self, container: &ContainerRef) -> PathBuf {
@@ -121,13 +127,6 @@ impl ProcessRuntime {
     }
 
     fn spec(&self, order: &StartOrder, dir: &Path) -> Result<SpecFile, StartError> {
-        if let Some(mount) = order.mounts.first() {
-            return Err(StartError::Config(format!(
-                "volumes need namespace mode: here a container sees the files of the host, so that \
-                 nothing can be mounted on {} for it alone",
-                mount.target.display()
-            )));
-        }
         let image = self.resolve(&order.image).map_err(StartError::Image)?;
         let own = |args: &[String]| (self.settings.exe.clone(), args.to_vec());
         let (mut program, mut args) = match &image.program {
@@ -173,18 +172,20 @@ impl ProcessRuntime {
             commands: image.commands,
             log_bytes_max: self.settings.log_bytes_max,
             log_files_max: self.settings.log_files_max,
+            sandbox: None,
         })
     }
 
     async fn launch(&self, order: &StartOrder) -> Result<Started, StartError> {
         let dir = self.dir(&order.container);
-        let spec = self.spec(order, &dir)?;
+        let mut spec = self.spec(order, &dir)?;
         let failed = |what: &str, error: &io::Error| StartError::Run(format!("{what}: {error}"));
         if dir.exists() {
             // A start of this run that did not succeed.
             kill(&dir).await;
             std::fs::remove_dir_all(&dir).map_err(|error| failed("old files", &error))?;
         }
+        spec.sandbox = self.sandbox(order).await?;
         files::make_private_dir(&dir)
             .and_then(|()| files::write_json(&dir.join("spec.json"), &spec))
             .map_err(|error| failed("files of the container", &error))?;
@@ -218,6 +219,32 @@ impl ProcessRuntime {
             ("ok", Some(state)) => Ok(Started { id: state.id(), at: state.at }),
             ("", _) | ("ok", None) => Err(StartError::Run("the shim has failed".to_owned())),
             (problem, _) => Err(StartError::Run(problem.to_owned())),
+        }
+    }
+
+    /// Where the container runs: made by the first one of its pod.
+    async fn sandbox(&self, order: &StartOrder) -> Result<Option<SandboxFile>, StartError> {
+        if let (None, Some(mount)) = (&order.sandbox, order.mounts.first()) {
+            return Err(StartError::Config(format!(
+                "volumes need a cluster with a network of its own: here a container sees the files \
+                 of the host, and nothing can be mounted on {} for it alone",
+                mount.target.display()
+            )));
+        }
+        let (root, order) = (self.settings.root.clone(), order.clone());
+        // One at a time: containers of a pod start together. It waits for the kernel.
+        let _turn = self.sandboxes.lock().await;
+        let prepared = tokio::task::spawn_blocking(move || sandbox::prepare(&root, &order)).await;
+        let prepared = prepared.map_err(io::Error::other).and_then(|prepared| prepared);
+        prepared.map_err(|error| StartError::Run(format!("the pod's network: {error}")))
+    }
+
+    async fn remove_sandbox(&self, pod_uid: &str) {
+        let (root, uid) = (self.settings.root.clone(), pod_uid.to_owned());
+        let _turn = self.sandboxes.lock().await;
+        let removed = tokio::task::spawn_blocking(move || sandbox::remove(&root, &uid)).await;
+        if let Err(error) = removed.map_err(io::Error::other).and_then(|removed| removed) {
+            tracing::warn!(object = pod_uid, %error, "the pod's network was not removed");
         }
     }
 
@@ -256,7 +283,15 @@ impl ProcessRuntime {
             commands: spec.commands,
         };
         image.check_command(&spec.image, program).map_err(|error| error.to_string())?;
-        let mut child = Command::new(program)
+        let mut command = if spec.sandbox.is_some() {
+            let mut command = Command::new(&self.settings.exe);
+            command.arg0(OWN_NAME).args(&self.settings.shim_args).arg(BESIDE);
+            command.arg(self.dir(container)).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let mut child = command
             .args(args)
             .env_clear()
             .envs(&spec.env)
@@ -458,6 +493,7 @@ impl Runtime for ProcessRuntime {
         Box::pin(async move {
             let dir = files::pod_dir(&self.settings.root, pod_uid);
             kill_pod(&dir).await;
+            self.remove_sandbox(pod_uid).await;
             match std::fs::remove_dir_all(&dir) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(object = pod_uid, %error, "files of the pod not removed");

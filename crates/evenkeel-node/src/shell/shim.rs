@@ -1,7 +1,8 @@
 //! The process between the agent and a container: small, patient, without a runtime.
 
 use std::{
-    io::{self, Write as _},
+    fs::File,
+    io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::process::{CommandExt as _, ExitStatusExt as _},
@@ -23,6 +24,7 @@ use rustix::{
 };
 
 use super::{
+    enter,
     files::{ExitFile, SpecFile, StateFile, read_json, write_json},
     identity::Identity,
     logfile::{LogFile, Stream},
@@ -32,15 +34,31 @@ use super::{
 const READ_BYTES: usize = 16 * 1024;
 /// How often orphans of the container are reaped even if it prints nothing.
 const REAP_S: i64 = 60;
+/// What a shim starts in place of a program that has namespaces of its own.
+pub(super) const ENTER: &str = "--enter";
+/// What runs a command beside such a program.
+pub(super) const BESIDE: &str = "--beside";
+/// Longest explanation of why a program did not start.
+const WHY_BYTES: u64 = 4096;
 /// Rounds of killing what the program leaves behind; each kills every child that is left.
 const SWEEPS_MAX: u32 = 100;
 
 /// The hidden subcommand: `shim DIR` runs what `DIR/spec.json` says and stays until it has ended;
-/// `shim --pause` waits for a signal. The first line on stdout is `ok`, or why not.
+/// the first line on stdout is `ok`, or why not. `shim --pause` waits for a signal. `shim --enter
+/// DIR` is what a shim starts for a container with namespaces, `shim --beside DIR COMMAND` what an
+/// agent starts to run a command in one.
 pub fn shim_main(mut args: impl Iterator<Item = String>) -> ExitCode {
     match args.next().as_deref() {
         Some("--pause") => loop {
             std::thread::park();
+        },
+        Some(ENTER) => match args.next() {
+            Some(dir) => enter::become_program(Path::new(&dir)),
+            None => ExitCode::from(2),
+        },
+        Some(BESIDE) => match args.next() {
+            Some(dir) => enter::become_neighbour(Path::new(&dir), &args.collect::<Vec<_>>()),
+            None => ExitCode::from(2),
         },
         Some(dir) => match run(Path::new(dir)) {
             Ok(()) => ExitCode::SUCCESS,
@@ -59,6 +77,11 @@ fn say(line: &str) {
     writeln!(stdout, "{}", line.replace('\n', " ")).and_then(|()| stdout.flush()).unwrap_or(());
 }
 
+/// For a person, or a probe's message.
+pub(super) fn complain(line: &str) {
+    writeln!(io::stderr(), "{line}").unwrap_or(());
+}
+
 fn run(dir: &Path) -> io::Result<()> {
     // A terminal's Ctrl-C and a dying agent's group must not reach us.
     setsid()?;
@@ -67,11 +90,22 @@ fn run(dir: &Path) -> io::Result<()> {
         .ok_or_else(|| io::Error::other("spec.json cannot be read"))?;
     let log = dir.join("output.log");
     let log = LogFile::open(&log, spec.log_bytes_max, spec.log_files_max)?;
+    let mut child = if spec.sandbox.is_some() { start_inside(dir)? } else { start(&spec)? };
+    drop(spec);
+    let result = supervise(dir, &mut child, log);
+    if result.is_err() {
+        // Without records it must not run.
+        ignore(child.kill().and_then(|()| child.wait()));
+    }
+    result
+}
+
+fn start(spec: &SpecFile) -> io::Result<Child> {
     let mut command = Command::new(&spec.program);
     if let Some(name) = &spec.name {
         command.arg0(name);
     }
-    let mut child = command
+    command
         .args(&spec.args)
         .env_clear()
         .envs(&spec.env)
@@ -81,14 +115,29 @@ fn run(dir: &Path) -> io::Result<()> {
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
-        .map_err(|error| io::Error::other(format!("{}: {error}", spec.program.display())))?;
-    drop(spec);
-    let result = supervise(dir, &mut child, log);
-    if result.is_err() {
-        // Without records it must not run.
-        ignore(child.kill().and_then(|()| child.wait()));
+        .map_err(|error| io::Error::other(format!("{}: {error}", spec.program.display())))
+}
+
+/// Starts our own executable, which moves into the container and becomes its program.
+fn start_inside(dir: &Path) -> io::Result<Child> {
+    let (report, reporter) = enter::report_pipe()?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("evenkeel")
+        .args(["shim", ENTER])
+        .arg(dir)
+        .env_clear()
+        .stdin(reporter)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let mut why = String::new();
+    File::from(report).take(WHY_BYTES).read_to_string(&mut why)?;
+    if why.is_empty() {
+        return Ok(child);
     }
-    result
+    child.wait()?;
+    Err(io::Error::other(why))
 }
 
 fn supervise(dir: &Path, child: &mut Child, log: LogFile) -> io::Result<()> {
