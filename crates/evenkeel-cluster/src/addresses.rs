@@ -3,28 +3,56 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-/// Hands out Service addresses from 127.192.0.0/16 and node ports from Kubernetes' range.
+/// Hands out Service addresses of one network of 16 bits, and node ports from Kubernetes' range.
 ///
 /// Counts upwards and takes an address again only after all others, so that a client with an old
 /// address does not reach another Service.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Addresses {
+    network: [u8; 2],
     taken: BTreeSet<Ipv4Addr>,
     last: u16,
     ports_taken: BTreeSet<u16>,
     port_last: u16,
 }
 
+/// Where Services are unless a network was chosen: loopback, which every machine has.
+const LOOPBACK: [u8; 2] = [127, 192];
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self {
+            network: LOOPBACK,
+            taken: BTreeSet::new(),
+            last: 0,
+            ports_taken: BTreeSet::new(),
+            port_last: 0,
+        }
+    }
+}
+
 /// First and number of Kubernetes' node ports.
 const NODE_PORTS: (u16, u16) = (30_000, 2_768);
 
 impl Addresses {
+    /// Hands out addresses of this network from now on.
+    pub(crate) fn move_to(&mut self, network: [u8; 2]) {
+        self.network = network;
+    }
+
+    /// The network, for messages.
+    pub(crate) fn range(&self) -> String {
+        let [first, second] = self.network;
+        format!("{first}.{second}.0.0/16")
+    }
+
     /// A free address; `None` when all 65,534 are taken.
     pub(crate) fn allocate(&mut self) -> Option<Ipv4Addr> {
         for _ in 0..=u16::MAX {
             self.last = self.last.wrapping_add(1);
             let [high, low] = self.last.to_be_bytes();
-            let address = Ipv4Addr::new(127, 192, high, low);
+            let [first, second] = self.network;
+            let address = Ipv4Addr::new(first, second, high, low);
             // Network and broadcast addresses look wrong in logs, but would work.
             if self.last != 0 && self.last != u16::MAX && self.taken.insert(address) {
                 return Some(address);
@@ -34,14 +62,19 @@ impl Addresses {
     }
 
     /// Takes a wanted address; `Err` says why not.
-    pub(crate) fn claim(&mut self, wanted: &str) -> Result<(), &'static str> {
+    pub(crate) fn claim(&mut self, wanted: &str) -> Result<(), String> {
         let Ok(IpAddr::V4(address)) = wanted.parse() else {
-            return Err("must be an IPv4 address");
+            return Err("must be an IPv4 address".to_owned());
         };
-        if address.octets().get(..2) != Some(&[127, 192]) {
-            return Err("the provided IP is not in the valid range 127.192.0.0/16");
+        if !address.octets().starts_with(&self.network) {
+            let range = self.range();
+            return Err(format!("the provided IP is not in the valid range {range}"));
         }
-        if self.taken.insert(address) { Ok(()) } else { Err("provided IP is already allocated") }
+        if self.taken.insert(address) {
+            Ok(())
+        } else {
+            Err("provided IP is already allocated".to_owned())
+        }
     }
 
     /// Gives an address back.
@@ -85,6 +118,9 @@ mod tests {
         assert_eq!(addresses.claim("127.192.0.2"), Ok(()));
         addresses.release("127.192.0.1");
         assert_eq!(addresses.allocate(), Some(Ipv4Addr::new(127, 192, 0, 3)));
-        assert!(addresses.claim("127.192.0.3").is_err() && addresses.claim("10.0.0.1").is_err());
+        assert!(addresses.claim("127.192.0.3").is_err() && addresses.claim("10.96.0.1").is_err());
+        addresses.move_to([10, 96]);
+        assert_eq!(addresses.claim("10.96.0.1"), Ok(()));
+        assert_eq!(addresses.range(), "10.96.0.0/16");
     }
 }

@@ -61,7 +61,10 @@ impl State {
                 let address = self.addresses.allocate().ok_or_else(|| Cause {
                     reason: "FieldValueInvalid",
                     field: "spec.clusterIP".to_owned(),
-                    message: "Invalid value: \"\": the range 127.192.0.0/16 is full".to_owned(),
+                    message: format!(
+                        "Invalid value: \"\": the range {} is full",
+                        self.addresses.range()
+                    ),
                 })?;
                 taken.address = Some(address.to_string());
                 address.to_string()

@@ -43,6 +43,11 @@ impl ApiServer {
         server
     }
 
+    /// Gives Services addresses of `a.b.0.0/16` from now on, instead of loopback addresses.
+    pub fn use_service_network(&self, network: [u8; 2]) {
+        self.shared.with(|state| state.addresses.move_to(network));
+    }
+
     /// This server as the port that controllers use.
     pub fn store(self: &Arc<Self>) -> Arc<dyn Store> {
         self.clone()

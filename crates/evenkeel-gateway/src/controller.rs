@@ -109,6 +109,13 @@ impl Controller {
         self
     }
 
+    /// Leaves these addresses of Services to others that listen there.
+    #[must_use]
+    pub fn without(mut self, addresses: &[IpAddr]) -> Self {
+        self.view.served_by_others.extend(addresses);
+        self
+    }
+
     /// Follows the objects forever; ends only when every watch has ended.
     pub async fn run(mut self) {
         let watch = |(index, followed): (usize, &Followed)| {

@@ -1,6 +1,6 @@
 //! What the gateway's controller has seen: plain data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -37,6 +37,8 @@ pub struct View {
     pub class: Option<String>,
     /// Whether the addresses of Services are ours to serve, too.
     pub serves_services: bool,
+    /// Addresses of Services on which others listen.
+    pub served_by_others: BTreeSet<IpAddr>,
 }
 
 impl View {
@@ -54,6 +56,7 @@ impl View {
             gateway_address,
             class: None,
             serves_services: true,
+            served_by_others: BTreeSet::new(),
         }
     }
 

@@ -1,13 +1,17 @@
 //! Connections that are given up in time, and notice a dead peer.
 
 use std::{
+    io,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use http::Uri;
-use hyper_util::client::legacy::connect;
+use hyper_util::{client::legacy::connect, rt::TokioIo};
+use tokio::net::TcpStream;
 use tower_service::Service;
 
 use crate::settings::LiveSettings;
@@ -27,6 +31,50 @@ pub(crate) fn tcp(settings: &LiveSettings) -> connect::HttpConnector {
     #[cfg(target_os = "linux")]
     tcp.set_tcp_user_timeout(Some(settings.keepalive * 2));
     tcp
+}
+
+/// A network that the process is not in, but can make connections in.
+pub trait OtherNetwork: Send + Sync {
+    /// Whether an address is there.
+    fn has(&self, address: IpAddr) -> bool;
+
+    /// Connects; waits for it.
+    fn connect(&self, to: SocketAddr) -> io::Result<std::net::TcpStream>;
+}
+
+/// TCP connections in the network of the process and, for the addresses there, in another one.
+#[derive(Clone)]
+pub(crate) struct Everywhere {
+    pub(crate) here: connect::HttpConnector,
+    pub(crate) there: Option<Arc<dyn OtherNetwork>>,
+}
+
+impl Service<Uri> for Everywhere {
+    type Response = TokioIo<TcpStream>;
+    type Error = BoxError;
+    type Future = BoxFuture<Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.here.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let address = to.host().and_then(|host| host.parse::<IpAddr>().ok());
+        let found = self.there.clone().zip(address).filter(|(there, ip)| there.has(*ip));
+        let Some((there, ip)) = found else {
+            let connecting = self.here.call(to);
+            return Box::pin(async move { Ok(connecting.await?) });
+        };
+        let standard = if to.scheme_str() == Some("https") { 443 } else { 80 };
+        let address = SocketAddr::new(ip, to.port_u16().unwrap_or(standard));
+        Box::pin(async move {
+            let connecting = tokio::task::spawn_blocking(move || there.connect(address));
+            let stream = connecting.await??;
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(TcpStream::from_std(stream)?))
+        })
+    }
 }
 
 /// A connector with a limit on the whole of connecting, TLS included.

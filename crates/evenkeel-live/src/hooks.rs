@@ -14,14 +14,14 @@ use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use k8s_openapi::api::core::v1::Service;
 use tokio::time::Instant;
 
 use crate::{
-    connector::{Bounded, tcp},
+    connector::{Bounded, Everywhere, OtherNetwork, tcp},
     load::LoadTester,
     settings::{AGENT, LiveSettings},
     words::chain,
@@ -46,7 +46,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// Host name under which Flagger's manifests expect the load tester.
 const LOAD_TESTER: &str = "flagger-loadtester";
 
-pub(crate) type HttpClient = Client<Bounded<HttpsConnector<HttpConnector>>, Full<Bytes>>;
+pub(crate) type HttpClient = Client<Bounded<HttpsConnector<Everywhere>>, Full<Bytes>>;
 
 type Reply = Result<HookReply, HookError>;
 
@@ -70,7 +70,15 @@ impl HttpHooks {
     ///
     /// **Errors**: the platform's certificates cannot be read.
     pub fn new(read: Arc<dyn Read>) -> std::io::Result<Self> {
-        let client = http_client()?;
+        Self::over(read, None)
+    }
+
+    /// The same for a cluster whose Services have addresses in a network of their own.
+    pub fn over(
+        read: Arc<dyn Read>,
+        there: Option<Arc<dyn OtherNetwork>>,
+    ) -> std::io::Result<Self> {
+        let client = http_client(there)?;
         let load = LoadTester::new(client.clone(), read.clone());
         Ok(Self { client, read, load, replies: Mutex::default() })
     }
@@ -188,13 +196,13 @@ impl Replies for HttpHooks {
 
 /// A client for receivers outside of the API: connects within a limit, trusts what the platform
 /// trusts.
-pub(crate) fn http_client() -> std::io::Result<HttpClient> {
+pub(crate) fn http_client(there: Option<Arc<dyn OtherNetwork>>) -> std::io::Result<HttpClient> {
     let settings = LiveSettings::default();
     let tls = hyper_rustls::HttpsConnectorBuilder::new()
         .with_native_roots()?
         .https_or_http()
         .enable_http1()
-        .wrap_connector(tcp(&settings));
+        .wrap_connector(Everywhere { here: tcp(&settings), there });
     let connector = Bounded { connector: tls, limit: settings.connect };
     let client = Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())

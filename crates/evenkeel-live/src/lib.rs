@@ -62,6 +62,7 @@ mod words;
 pub use cache::{CachedStore, Definition, Kept};
 pub use client::ClientError;
 pub use config::{ConnectError, connect, connect_with};
+pub use connector::OtherNetwork;
 pub use counts::ApiCounts;
 pub use evenkeel_control::Manage;
 pub use hooks::HttpHooks;

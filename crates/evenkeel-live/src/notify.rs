@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    connector::OtherNetwork,
     hooks::{HttpClient, http_client, resolve},
     settings::AGENT,
     words::chain,
@@ -69,7 +70,16 @@ impl ProviderNotifier {
     ///
     /// **Errors**: the platform's certificates cannot be read.
     pub fn new(read: Arc<dyn Read>, timer: Arc<dyn Timer>) -> std::io::Result<Self> {
-        Ok(Self { client: http_client()?, read, timer, queues: Mutex::default() })
+        Self::over(read, timer, None)
+    }
+
+    /// The same for a cluster whose Services have addresses in a network of their own.
+    pub fn over(
+        read: Arc<dyn Read>,
+        timer: Arc<dyn Timer>,
+        there: Option<Arc<dyn OtherNetwork>>,
+    ) -> std::io::Result<Self> {
+        Ok(Self { client: http_client(there)?, read, timer, queues: Mutex::default() })
     }
 
     fn queue(&self, provider: Key) -> mpsc::Sender<(Notification, Done)> {

@@ -1,18 +1,22 @@
 //! `evenkeel agent`: one node, as a process of its own.
 
-use std::{collections::BTreeMap, os::fd::AsFd as _, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, net::IpAddr, os::fd::AsFd as _, process::ExitCode, sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use evenkeel_control::{HostPorts, Store};
 use evenkeel_live::{RealTime, connect};
 use evenkeel_node::{
     agent::{self, AgentConfig},
+    sandbox::NameServer,
     shell::{ProcessRuntime, ProcessSettings, stop_all},
 };
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
 use tokio::{io::AsyncReadExt as _, net::unix::pipe::Receiver};
 
-use crate::{cli::AgentArgs, signals};
+use crate::{cli::AgentArgs, signals, up::DOMAIN};
 
 /// Our own executable, also when its file has been replaced since we were started.
 const OWN: &str = "/proc/self/exe";
@@ -30,7 +34,7 @@ pub(crate) async fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         biased;
         () = signals::stopped() => {}
         () = abandoned() => {}
-        ended = agent::run(config(node), ports, runtime) => { ended?; }
+        ended = agent::run(config(node, args.names), ports, runtime) => { ended?; }
     }
     stop_all(&args.root).await;
     Ok(ExitCode::SUCCESS)
@@ -50,7 +54,7 @@ async fn abandoned() {
     }
 }
 
-fn config(node: Node) -> AgentConfig {
+fn config(node: Node, names: Option<IpAddr>) -> AgentConfig {
     let spec = node.spec.unwrap_or_default();
     let status = node.status.unwrap_or_default();
     let text = |amounts: Option<BTreeMap<String, Quantity>>| {
@@ -65,6 +69,7 @@ fn config(node: Node) -> AgentConfig {
         pod_cidr: spec.pod_cidr,
         lease_period: Some(Duration::from_secs(10)),
         events: true,
+        names: names.map(|address| NameServer { address, domain: DOMAIN.to_owned() }),
         ..AgentConfig::named(&node.metadata.name.unwrap_or_default())
     }
 }

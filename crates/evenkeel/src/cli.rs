@@ -9,6 +9,7 @@ use crate::{
     install_flags::{self, InstallArgs, UninstallArgs},
     manage::ManageArg,
     tools::audit_args::{AuditCommand, RecordArgs},
+    up::NetworkArg,
 };
 
 /// Keeps services on Kubernetes up: releases, SLOs, gateway, alerts and audit in one binary.
@@ -75,6 +76,9 @@ pub(crate) enum Command {
     /// The parent of one container (started by a node agent)
     #[command(hide = true)]
     Shim,
+    /// Tries whether a cluster can have a network of its own (started by `up`)
+    #[command(hide = true)]
+    TryNetwork,
 }
 
 impl Command {
@@ -135,6 +139,9 @@ pub(crate) struct UpArgs {
     /// Port of the console and the Prometheus API on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     pub(crate) console_port: u16,
+    /// The network of the cluster
+    #[arg(long, value_enum, default_value_t = NetworkArg::Auto, value_name = "WHICH")]
+    pub(crate) network: NetworkArg,
     /// Time between two scrapes of a target, at least 100ms
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = durations::interval)]
     pub(crate) scrape_interval: Duration,
@@ -423,4 +430,7 @@ pub(crate) struct AgentArgs {
     /// The image map
     #[arg(long)]
     pub(crate) images: Option<PathBuf>,
+    /// Where pods ask for names: they have networks of their own
+    #[arg(long)]
+    pub(crate) names: Option<std::net::IpAddr>,
 }

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
     match words.get(1).map(String::as_str) {
         Some("shim") => return evenkeel_node::shell::shim_main(words.into_iter().skip(2)),
         Some("workload") => return evenkeel_workload::main(|name| std::env::var(name).ok()),
+        Some(up::TRY) => return up::try_main(),
         Some("load") => return evenkeel_workload::load::main(words.into_iter().skip(2)),
         _ => {}
     }
@@ -80,7 +81,11 @@ fn name_process() {
 
 fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
-        Command::Up(args) => runtime(2)?.block_on(up::up(args)),
+        Command::Up(args) => {
+            // Before there are threads.
+            let network = up::prepare(args.network)?;
+            runtime(2)?.block_on(up::up(args, network))
+        }
         Command::Run(args) => runtime(1)?.block_on(run::run(args)),
         Command::Gateway(args) => runtime(1)?.block_on(gateway::run(args)),
         Command::Agent(args) => runtime(1)?.block_on(agent::run(args)),
@@ -110,7 +115,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         // Handled before the flags were read; listed so that help and completion know them.
-        Command::Workload | Command::Load | Command::Shim => Ok(ExitCode::from(2)),
+        Command::Workload | Command::Load | Command::Shim | Command::TryNetwork => {
+            Ok(ExitCode::from(2))
+        }
     }
 }
 

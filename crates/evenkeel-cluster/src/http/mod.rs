@@ -86,37 +86,67 @@ pub enum ServeError {
 
 /// Listens with HTTPS and serves until the result is dropped.
 pub async fn serve(server: Arc<ApiServer>, options: HttpOptions) -> Result<Serving, ServeError> {
+    serve_also(server, options, None).await
+}
+
+/// The same on a second listener, too, which was made in another network: that in which the node
+/// agents of a cluster with a network of its own are.
+pub async fn serve_also(
+    server: Arc<ApiServer>,
+    options: HttpOptions,
+    further: Option<std::net::TcpListener>,
+) -> Result<Serving, ServeError> {
     let listen = |source| ServeError::Listen { addr: options.addr, source };
     let listener = tokio::net::TcpListener::bind(options.addr).await.map_err(listen)?;
     let addr = listener.local_addr().map_err(listen)?;
-    let (acceptor, ca_pem) = tls::acceptor(options.tls_dir.as_deref(), addr.ip())?;
+    let further = further.map(|further| {
+        further.set_nonblocking(true)?;
+        Ok((further.local_addr()?.ip(), tokio::net::TcpListener::from_std(further)?))
+    });
+    let further = further.transpose().map_err(listen)?;
+    let addresses: Vec<_> = further.iter().map(|(ip, _)| *ip).chain([addr.ip()]).collect();
+    let (acceptor, ca_pem) = tls::acceptor(options.tls_dir.as_deref(), &addresses)?;
     let router = Arc::new(route::Router {
         server,
         tokens: options.tokens.into_iter().collect(),
         logs: options.logs,
     });
     let task = tokio::spawn(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                biased;
-                Some(_) = connections.join_next() => {}
-                accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
-                    match accepted {
-                        Ok((stream, _)) => {
-                            connections.spawn(connection(stream, acceptor.clone(), router.clone()));
-                        }
-                        Err(error) => {
-                            tracing::warn!(%error, "connection not accepted");
-                            // Out of file descriptors: the others must end first.
-                            tokio::time::sleep(Duration::from_millis(50)).await;
-                        }
-                    }
-                }
+        match further {
+            None => accept(listener, acceptor, router).await,
+            Some((_, further)) => {
+                let first = accept(listener, acceptor.clone(), router.clone());
+                tokio::join!(first, accept(further, acceptor, router));
             }
         }
     });
     Ok(Serving { addr, ca_pem, task })
+}
+
+async fn accept(
+    listener: tokio::net::TcpListener,
+    acceptor: TlsAcceptor,
+    router: Arc<route::Router>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
+                match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(connection(stream, acceptor.clone(), router.clone()));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "connection not accepted");
+                        // Out of file descriptors: the others must end first.
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            }
+        }
+    }
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Arc<route::Router>) {
@@ -147,6 +177,11 @@ pub fn kubeconfig(serving: &Serving, token: &str) -> String {
     if addr.ip().is_unspecified() {
         addr.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
+    kubeconfig_at(serving, addr, token)
+}
+
+/// The same for clients that reach the server at another address.
+pub fn kubeconfig_at(serving: &Serving, addr: SocketAddr, token: &str) -> String {
     let ca = base64::encode(serving.ca_pem.as_bytes());
     format!(
         "apiVersion: v1\n\

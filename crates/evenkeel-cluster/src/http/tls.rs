@@ -19,20 +19,30 @@ struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
+/// Names by which every client may know the server.
+const NAMES: [&str; 6] = [
+    "localhost",
+    "127.0.0.1",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+];
+
 /// An acceptor with a fresh server certificate, and the PEM of the authority that signed it.
 pub(super) fn acceptor(
     dir: Option<&Path>,
-    address: IpAddr,
+    addresses: &[IpAddr],
 ) -> Result<(TlsAcceptor, String), ServeError> {
     let authority = match dir {
         Some(dir) => kept(dir)?,
         None => made()?.0,
     };
-    let mut names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default.svc", "127.0.0.1"]
-        .map(str::to_owned)
-        .to_vec();
-    if !names.contains(&address.to_string()) && !address.is_unspecified() {
-        names.push(address.to_string());
+    let mut names = NAMES.map(str::to_owned).to_vec();
+    for address in addresses.iter().filter(|address| !address.is_unspecified()) {
+        if !names.contains(&address.to_string()) {
+            names.push(address.to_string());
+        }
     }
     let key = KeyPair::generate().map_err(tls)?;
     let mut params = CertificateParams::new(names).map_err(tls)?;

@@ -49,7 +49,7 @@ impl Pools {
             for port in ports(service) {
                 let pool = pools.add(view, name, port, own.map_or(&[][..], Vec::as_slice));
                 if view.serves_services {
-                    pools.add_address(name, service, port, pool);
+                    pools.add_address(view, name, (service, port), pool);
                 }
             }
         }
@@ -87,10 +87,18 @@ impl Pools {
         pool
     }
 
-    fn add_address(&mut self, name: &Name, service: &Service, port: &ServicePort, pool: usize) {
+    fn add_address(
+        &mut self,
+        view: &View,
+        name: &Name,
+        (service, port): (&Service, &ServicePort),
+        pool: usize,
+    ) {
         let spec = service.spec.as_ref();
         let address = spec.and_then(|spec| spec.cluster_ip.as_deref()?.parse::<IpAddr>().ok());
-        if let Some(address) = address.filter(|_| http(port)) {
+        if let Some(address) =
+            address.filter(|ip| http(port) && !view.served_by_others.contains(ip))
+        {
             let port = number(port);
             let address = SocketAddr::new(address, port);
             self.services.push(ServiceAddress { service: name.clone(), port, address, pool });

@@ -24,6 +24,9 @@ pub enum BindError {
     /// The machine does not have this address.
     #[error("{0} is not an address of this machine")]
     NotHere(SocketAddr),
+    /// The cluster's network cannot be entered.
+    #[error("cannot listen on {0}: the cluster's network: {1}")]
+    Network(SocketAddr, std::io::ErrorKind),
     /// Anything else the system says.
     #[error("cannot listen on {0}: {1}")]
     System(SocketAddr, Errno),

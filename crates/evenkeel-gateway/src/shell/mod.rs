@@ -19,7 +19,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -39,8 +39,17 @@ use crate::engine::{Board, Metrics, Snapshot, Switches};
 pub use crate::plane::Lag;
 use crate::plane::{DataPlane, Progress};
 
+/// A network of its own for endpoints and Service addresses.
+pub trait Network: std::fmt::Debug + Send + Sync {
+    /// Moves the calling thread there. Sockets stay in the network in which they were made.
+    fn enter(&self) -> io::Result<()>;
+
+    /// Whether an address is there, and not in the network of the process.
+    fn has(&self, address: IpAddr) -> bool;
+}
+
 /// How a gateway is set up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Threads; at least one.
     pub workers: usize,
@@ -50,11 +59,19 @@ pub struct Settings {
     pub lag: Option<Lag>,
     /// How long connections wait.
     pub limits: Limits,
+    /// The network of endpoints and Service addresses, when it is not that of the process.
+    pub network: Option<Arc<dyn Network>>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { workers: 2, switches: Switches::default(), lag: None, limits: Limits::default() }
+        Self {
+            workers: 2,
+            switches: Switches::default(),
+            lag: None,
+            limits: Limits::default(),
+            network: None,
+        }
     }
 }
 
@@ -67,12 +84,31 @@ pub(crate) struct Shared {
     switches: Switches,
     lag: Option<Lag>,
     limits: Limits,
+    network: Option<Arc<dyn Network>>,
     /// Per worker: the generation it runs.
     running: Vec<AtomicU64>,
     progress: watch::Sender<Progress>,
 }
 
 impl Shared {
+    /// Sockets for an address, made in the network that has it.
+    fn bind(
+        &self,
+        address: SocketAddr,
+        count: usize,
+    ) -> Result<(SocketAddr, Vec<TcpListener>), BindError> {
+        let Some(network) = self.network.as_ref().filter(|network| network.has(address.ip()))
+        else {
+            return listen::bind(address, count);
+        };
+        let bound = std::thread::scope(|scope| {
+            let inside = || network.enter().map(|()| listen::bind(address, count));
+            let thread = std::thread::Builder::new().spawn_scoped(scope, inside)?;
+            thread.join().map_err(|_| io::Error::other("panicked"))?
+        });
+        bound.unwrap_or_else(|error| Err(BindError::Network(address, error.kind())))
+    }
+
     fn acknowledged(&self) -> u64 {
         self.running.iter().map(|one| one.load(Ordering::SeqCst)).min().unwrap_or(0)
     }
@@ -99,6 +135,7 @@ impl Gateway {
             switches: settings.switches,
             lag: settings.lag,
             limits: settings.limits,
+            network: settings.network,
             running: (0..count).map(|_| AtomicU64::new(0)).collect(),
             progress: watch::Sender::new(Progress::default()),
         });
@@ -135,7 +172,7 @@ impl Gateway {
             .copied()
             .collect::<Vec<_>>()
         {
-            let bound = listen::bind(address, self.workers.len());
+            let bound = self.shared.bind(address, self.workers.len());
             // Sockets share their address, so the system would let two listeners have it, too.
             let bound = bound.and_then(|(at, sockets)| {
                 let taken = addresses.values().any(|other| *other == at);
@@ -269,6 +306,12 @@ fn work(
     commands: mpsc::UnboundedReceiver<Command>,
     mut runtime: Builder,
 ) {
+    if let Some(network) = &shared.network
+        && let Err(error) = network.enter()
+    {
+        tracing::error!(index, %error, "a gateway worker cannot enter the cluster's network");
+        return;
+    }
     match runtime.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime.block_on(worker::run(index, shared, commands)),
         Err(error) => tracing::error!(index, %error, "a gateway worker cannot start"),

@@ -14,7 +14,7 @@ use nix::{
 };
 use tokio::process::{Child, Command};
 
-use super::secrets::write_private;
+use super::{network::Own, secrets::write_private};
 
 /// How long an agent may take to stop its containers.
 const STOP: Duration = Duration::from_secs(15);
@@ -27,6 +27,8 @@ pub(crate) struct Options<'a> {
     pub(crate) kubeconfigs: &'a [PathBuf],
     /// The image map, which may be written later.
     pub(crate) images: &'a Path,
+    /// Where the nodes are, unless in the network of the host.
+    pub(crate) network: Option<&'a Own>,
 }
 
 /// The running agents. One that ends by itself is a failed node: it is not started again.
@@ -65,10 +67,14 @@ pub(crate) fn node_dir(data_dir: &Path, node: &str) -> PathBuf {
 /// Starts an agent per node.
 pub(crate) fn start(nodes: &[NodeSpec], options: &Options<'_>) -> anyhow::Result<Agents> {
     let mut children = Vec::new();
-    for (node, kubeconfig) in nodes.iter().zip(options.kubeconfigs) {
-        let root = node_dir(options.data_dir, &node.name);
+    for (index, (spec, kubeconfig)) in nodes.iter().zip(options.kubeconfigs).enumerate() {
+        let root = node_dir(options.data_dir, &spec.name);
+        let mut node = spec.to_node();
+        if options.network.is_some() {
+            Own::place(&mut node, index);
+        }
         let file = root.join("node.json");
-        write_private(&file, &serde_json::to_string(&node.to_node())?)?;
+        write_private(&file, &serde_json::to_string(&node)?)?;
         let mut command = Command::new(OWN);
         command
             .arg0("evenkeel")
@@ -79,11 +85,21 @@ pub(crate) fn start(nodes: &[NodeSpec], options: &Options<'_>) -> anyhow::Result
             .arg(&file);
         command.arg("--root").arg(&root).arg("--images").arg(options.images);
         // However we end, the pipe closes: the signal for the agent to end, too.
-        let child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .with_context(|| format!("start the agent of node {}", node.name))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let child = match options.network {
+            None => command.spawn(),
+            Some(network) => {
+                command.arg("--names").arg(evenkeel_network::DNS.to_string());
+                let runtime = tokio::runtime::Handle::current();
+                network
+                    .inside(|| {
+                        let _runtime = runtime.enter();
+                        command.spawn()
+                    })
+                    .and_then(|child| child)
+            }
+        };
+        let child = child.with_context(|| format!("start the agent of node {}", spec.name))?;
         children.push(child);
     }
     Ok(Agents { children, nodes: options.data_dir.join("nodes") })

@@ -11,7 +11,7 @@ use anyhow::{Context as _, anyhow};
 use evenkeel_control::{self as control, Activity, HostPorts, RunLoop, Store};
 use evenkeel_gateway::{controller, shell::Gateway};
 use evenkeel_guard::RecordDoor;
-use evenkeel_live::{HttpHooks, ProviderNotifier, RealTime};
+use evenkeel_live::{HttpHooks, OtherNetwork, ProviderNotifier, RealTime};
 use evenkeel_telemetry::{
     AlertEvents, RuleController, RuleRunner, ScrapeSettings, Scraper, Source, Telemetry,
     WindowController,
@@ -25,7 +25,7 @@ use crate::{
     diagnostics::Diagnostics,
     door::Watching,
     thread::Thread,
-    up::secrets,
+    up::{network::Own, secrets},
 };
 
 /// File below the data directory that says where the metrics and rules are served.
@@ -42,6 +42,7 @@ pub(super) struct Host<'a> {
     pub(super) time: Arc<RealTime>,
     pub(super) telemetry: Telemetry,
     pub(super) activity: Arc<Activity>,
+    pub(super) network: Option<Own>,
 }
 
 /// A part that runs until its owner is dropped.
@@ -58,7 +59,10 @@ enum Running {
 }
 
 impl Part {
-    fn task(name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub(super) fn task(
+        name: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         Self { name, running: Running::Task(tokio::spawn(work)) }
     }
 
@@ -125,7 +129,12 @@ impl Host<'_> {
             plane: gateway.clone(),
             gateway_address: IpAddr::from([127, 0, 0, 1]),
         };
-        Part::task("gateway-controller", controller::Controller::new(setup).run())
+        let controller = controller::Controller::new(setup);
+        let controller = match &self.network {
+            Some(_) => controller.without(&Own::reserved()),
+            None => controller,
+        };
+        Part::task("gateway-controller", controller.run())
     }
 
     /// Scraping, rules, and the Prometheus API; returns its address.
@@ -135,7 +144,7 @@ impl Host<'_> {
     pub(super) async fn start_telemetry(
         &self,
         gateway: &Arc<Gateway>,
-    ) -> anyhow::Result<(SocketAddr, [Part; 2])> {
+    ) -> anyhow::Result<(SocketAddr, [Part; 3])> {
         let (telemetry, time) = (self.telemetry.clone(), self.time.clone());
         let addr = SocketAddr::from(([127, 0, 0, 1], self.args.console_port));
         let server = Server::bind(addr, telemetry.clone(), time.clone())
@@ -155,8 +164,14 @@ impl Host<'_> {
         let gateway = Arc::new(GatewayMetrics(gateway.clone()));
         let own =
             Arc::new(OwnMetrics { activity: self.activity.clone(), manager: manager.clone() });
-        let store = self.store.clone();
+        let (store, network) = (self.store.clone(), self.network.clone());
+        let sending = manager.clone();
         let collecting = Part::thread("metrics", move || async move {
+            // Targets are pods.
+            if let Some(Err(error)) = network.map(|network| network.enter()) {
+                tracing::error!(%error, "the cluster's network cannot be entered");
+                return;
+            }
             let fetch = Arc::new(HttpFetch::new(&settings));
             let scraper =
                 Scraper::new(telemetry.clone(), settings, fetch, time.clone(), time.clone())
@@ -168,22 +183,22 @@ impl Host<'_> {
             if let Some(manager) = &manager {
                 runner = runner.with_sink(Arc::new(manager.clone()));
             }
-            let sending = async {
-                match manager {
-                    Some(manager) => manager.run().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 () = scraper.run() => {}
                 () = runner.run() => {}
                 () = rules.run() => {}
                 () = recording => {}
-                () = sending => {}
             }
         })?;
-        Ok((addr, [collecting, Part::task("metrics-api", server.run())]))
+        // An Alertmanager is not in the cluster.
+        let sending = Part::task("alerts", async {
+            match sending {
+                Some(manager) => manager.run().await,
+                None => std::future::pending().await,
+            }
+        });
+        Ok((addr, [collecting, sending, Part::task("metrics-api", server.run())]))
     }
 
     /// evenkeel's own controllers, and where they answer questions.
@@ -194,8 +209,10 @@ impl Host<'_> {
         &self,
         door: (RecordDoor, Watching),
     ) -> anyhow::Result<[Part; 2]> {
-        let hooks = HttpHooks::new(self.store.clone()).context("set up webhooks")?;
-        let notifier = ProviderNotifier::new(self.store.clone(), self.time.clone());
+        let there = self.network.clone().map(|network| Arc::new(network) as Arc<dyn OtherNetwork>);
+        let hooks = HttpHooks::over(self.store.clone(), there.clone());
+        let hooks = hooks.context("set up webhooks")?;
+        let notifier = ProviderNotifier::over(self.store.clone(), self.time.clone(), there);
         let notifier = notifier.context("set up notifications")?;
         let host = self
             .base()

@@ -109,7 +109,7 @@ fn remembered(obj: &Obj) -> Option<Obj> {
     Obj::from_json(body).ok()
 }
 
-async fn put(store: &dyn Store, obj: &Obj) -> Result<(), StoreError> {
+pub(super) async fn put(store: &dyn Store, obj: &Obj) -> Result<(), StoreError> {
     let options = WriteOptions { manager: MANAGER, ..WriteOptions::default() };
     match store.create(obj, &options).await {
         Err(StoreError::Exists { .. }) => {

@@ -8,6 +8,8 @@ mod host;
 mod images;
 mod load;
 mod logs;
+mod names;
+mod network;
 pub(crate) mod secrets;
 mod watch;
 
@@ -21,11 +23,11 @@ use evenkeel_api::clusterconfig::{ClusterConfig, NodeSpec};
 use evenkeel_base::Rng;
 use evenkeel_cluster::{
     ApiServer,
-    http::{HttpOptions, Serving, kubeconfig, serve},
+    http::{HttpOptions, Serving, kubeconfig, kubeconfig_at, serve_also},
 };
 use evenkeel_gateway::{
     engine::Switches,
-    shell::{Gateway, Lag, Settings as GatewaySettings},
+    shell::{Gateway, Lag, Network as GatewayNetwork, Settings as GatewaySettings},
 };
 use evenkeel_live::RealTime;
 use evenkeel_telemetry::{Limits, Telemetry};
@@ -39,6 +41,9 @@ use crate::{
 };
 pub(crate) use host::CONSOLE;
 use host::Host;
+pub(crate) use names::DOMAIN;
+use network::Own;
+pub(crate) use network::{NetworkArg, TRY, prepare, try_main};
 
 /// What an empty folder of nodes gets: one node with room for a laptop's experiments.
 const DEFAULT_CLUSTER: &str = "apiVersion: eksctl.io/v1alpha5\nkind: ClusterConfig\n\
@@ -49,7 +54,7 @@ const DEFAULT_CLUSTER: &str = "apiVersion: eksctl.io/v1alpha5\nkind: ClusterConf
 const NODES_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs until a signal to stop.
-pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<ExitCode> {
     // From here on a signal to stop leads to an orderly stop.
     let stop = stop_signal().context("listen for signals")?;
     let input = input::read(&args.dir)?;
@@ -62,7 +67,8 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         None => args.dir.canonicalize()?.join("images.yaml"),
     };
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
-    let _lock = secrets::lock()?;
+    // Loopback addresses belong to one cluster at a time.
+    let _lock = network.is_none().then(secrets::lock).transpose()?;
     let time = Arc::new(RealTime::start());
     // Before anything is started: without a record there is nothing to do.
     let open = || door::open(&data_dir, &args.record, time.clone(), time.clone());
@@ -70,8 +76,11 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     agents::clear(&data_dir).await?;
 
     let api = ApiServer::new(time.clone(), Rng::new(secrets::random_u64()?));
+    if network.is_some() {
+        api.use_service_network(Own::services());
+    }
     let store = api.store();
-    let served = serve_api(args, &data_dir, api, &nodes).await?;
+    let served = serve_api(args, &data_dir, api, &nodes, network.as_ref()).await?;
     io::print(&format!("kubeconfig: {}\n", served.kubeconfig.display()));
     if !paths::is_usual(&data_dir) {
         io::print(&format!("other commands: --data-dir {}\n", data_dir.display()));
@@ -83,13 +92,20 @@ pub(crate) async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     load::install_crds(store.as_ref()).await?;
     let telemetry = Telemetry::new(Limits::default());
     let activity = Arc::default();
-    let host = Host { args, data_dir, store, time, telemetry, activity };
-    let gateway = Arc::new(start_gateway(args)?);
+    let host = Host { args, data_dir, store, time, telemetry, activity, network };
+    let gateway = Arc::new(start_gateway(args, host.network.as_ref())?);
     let mut parts = vec![host.start_builtin(), host.start_routing(&gateway)];
+    if let Some(network) = &host.network {
+        parts.extend(network.start_names(host.store.clone()).await?);
+    }
     let (console, metrics) = host.start_telemetry(&gateway).await?;
     parts.extend(metrics);
-    let options =
-        agents::Options { data_dir: &host.data_dir, kubeconfigs: &served.agents, images: &images };
+    let options = agents::Options {
+        data_dir: &host.data_dir,
+        kubeconfigs: &served.agents,
+        images: &images,
+        network: host.network.as_ref(),
+    };
     let agents = agents::start(&nodes, &options)?;
     let work = async {
         watch::nodes_ready(host.store.clone(), nodes.len(), NODES_WAIT).await;
@@ -150,6 +166,7 @@ async fn serve_api(
     data_dir: &std::path::Path,
     api: Arc<ApiServer>,
     nodes: &[NodeSpec],
+    network: Option<&Own>,
 ) -> anyhow::Result<Served> {
     let admin = secrets::token()?;
     let mut tokens = BTreeMap::from([(admin.clone(), "admin".to_owned())]);
@@ -162,25 +179,33 @@ async fn serve_api(
     let addr = SocketAddr::from(([127, 0, 0, 1], args.api_port));
     let logs = Arc::new(logs::NodeLogs::new(data_dir));
     let options = HttpOptions { addr, tokens, logs, tls_dir: Some(data_dir.join("tls")) };
-    let serving = serve(api, options).await.context("serve the Kubernetes API (--api-port)")?;
+    let further = network.map(Own::listen).transpose()?;
+    let serving = serve_also(api, options, further).await;
+    let serving = serving.context("serve the Kubernetes API (--api-port)")?;
     let file = data_dir.join("kubeconfig");
     secrets::write_private(&file, &kubeconfig(&serving, &admin))?;
     let mut of_agents = Vec::new();
     for (name, token) in of_nodes {
         let file = agents::node_dir(data_dir, &name).join("kubeconfig");
-        secrets::write_private(&file, &kubeconfig(&serving, &token))?;
+        let config = match network {
+            Some(_) => kubeconfig_at(&serving, Own::api(), &token),
+            None => kubeconfig(&serving, &token),
+        };
+        secrets::write_private(&file, &config)?;
         of_agents.push(file);
     }
     Ok(Served { _serving: serving, kubeconfig: file, agents: of_agents })
 }
 
-fn start_gateway(args: &UpArgs) -> anyhow::Result<Gateway> {
+fn start_gateway(args: &UpArgs, network: Option<&Own>) -> anyhow::Result<Gateway> {
     let switches = Switches {
         retries: args.without != Some(Safeguard::Retries),
         drain: args.without != Some(Safeguard::Drain),
         confirmation: args.without != Some(Safeguard::Confirmation),
     };
     let lag = args.gateway_lag.map(|delay| Lag { worker: 0, delay });
-    let settings = GatewaySettings { workers: 2, switches, lag, ..GatewaySettings::default() };
+    let network = network.cloned().map(|network| Arc::new(network) as Arc<dyn GatewayNetwork>);
+    let settings =
+        GatewaySettings { workers: 2, switches, lag, network, ..GatewaySettings::default() };
     Gateway::start(settings).context("start the gateway's workers")
 }
