@@ -24,9 +24,8 @@ const LINK_NAME_MAX: usize = 15;
 
 /// Settings of a pod's network. Every port is open to its programs, whoever they run as, as in
 /// containerd's `enable_unprivileged_ports`; others learn at once when an address has moved.
-const SETTINGS: [(&str, &str); 3] = [
+const SETTINGS: [(&str, &str); 2] = [
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
-    ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
     ("/proc/sys/net/ipv4/conf/all/arp_notify", "1"),
 ];
 
