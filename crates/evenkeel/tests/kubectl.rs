@@ -6,6 +6,8 @@
 
 #[path = "kubectl/secrets.rs"]
 mod secrets;
+#[path = "kubectl/own_network.rs"]
+mod own_network;
 #[path = "kubectl/world.rs"]
 mod world;
 
@@ -70,7 +72,7 @@ spec:
 #[test]
 fn kubectl_works_against_evenkeel_up() -> anyhow::Result<()> {
     let kubectl = world::kubectl_program()?;
-    let folder = Folder::new()?;
+    let folder = Folder::new("kubectl")?;
     for (name, text) in [
         ("cluster.yaml", CLUSTER),
         ("canary.yaml", CANARY),

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -26,8 +27,8 @@ pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     /// An empty one.
-    pub(crate) fn new() -> anyhow::Result<Self> {
-        let name = format!("evenkeel-kubectl-{}", std::process::id());
+    pub(crate) fn new(name: &str) -> anyhow::Result<Self> {
+        let name = format!("evenkeel-{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path)?;
         Ok(Self(path))
@@ -74,12 +75,16 @@ fn run(command: &mut Command, input: &str) -> anyhow::Result<Said> {
     Ok(Said { out: text(&output.stdout), err: text(&output.stderr), code: output.status.code() })
 }
 
+/// A cluster on loopback addresses of the machine, which one at a time has.
+const HOST: [&str; 2] = ["--network", "host"];
+
 /// The program under test.
 const EVENKEEL: &str = env!("CARGO_BIN_EXE_evenkeel");
 
 fn evenkeel_up(program: &Path, manifests: &Path, data: &Path) -> Command {
     let mut command = Command::new(program);
-    command.arg("up").arg(manifests).arg("--data-dir").arg(data).env("NO_COLOR", "1");
+    command.arg("up").arg(manifests).arg("--data-dir").arg(data);
+    command.env("NO_COLOR", "1");
     command
 }
 
@@ -92,8 +97,8 @@ pub(crate) fn refused(folder: &Folder, manifests: &str, flags: &[&str]) -> anyho
     let deadline = Instant::now() + BUSY;
     loop {
         let data = folder.path("refused");
-        let said =
-            run(evenkeel_up(EVENKEEL.as_ref(), &folder.path(manifests), &data).args(flags), "")?;
+        let mut command = evenkeel_up(EVENKEEL.as_ref(), &folder.path(manifests), &data);
+        let said = run(command.args(HOST).args(flags), "")?;
         if !is_busy(&said.err) || Instant::now() > deadline {
             return Ok(said);
         }
@@ -104,7 +109,7 @@ pub(crate) fn refused(folder: &Folder, manifests: &str, flags: &[&str]) -> anyho
 /// Runs an `evenkeel up` while a cluster runs.
 pub(crate) fn refused_now(folder: &Folder, manifests: &str) -> anyhow::Result<Said> {
     let (manifests, data) = (folder.path(manifests), folder.path("refused"));
-    run(&mut evenkeel_up(EVENKEEL.as_ref(), &manifests, &data), "")
+    run(evenkeel_up(EVENKEEL.as_ref(), &manifests, &data).args(HOST), "")
 }
 
 /// The kubectl to use; says what to install when there is none.
@@ -130,6 +135,19 @@ pub(crate) struct Cluster {
     program: PathBuf,
 }
 
+/// The body of a good answer.
+pub(crate) fn get(address: &str, path: &str) -> anyhow::Result<String> {
+    use std::io::Read as _;
+    let mut client = std::net::TcpStream::connect(address)?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    write!(client, "GET /{path} HTTP/1.0\r\nHost: test\r\n\r\n")?;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    ensure!(head.contains(" 200 "), "{path}: {answer}");
+    Ok(body.to_owned())
+}
+
 /// Tries until it comes true.
 pub(crate) fn soon(check: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
@@ -143,8 +161,18 @@ pub(crate) fn soon(check: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()>
 }
 
 impl Cluster {
-    /// Starts one, when no other has this machine's addresses.
+    /// Starts one on the host's network, when no other has this machine's addresses.
     pub(crate) fn start(folder: &Folder, kubectl: &str) -> anyhow::Result<Self> {
+        Self::start_as(folder, kubectl, None, &HOST)
+    }
+
+    /// Starts one as another user, with flags.
+    pub(crate) fn start_as(
+        folder: &Folder,
+        kubectl: &str,
+        user: Option<u32>,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
         let deadline = Instant::now() + BUSY;
         let (data, errors) = (folder.path("data"), folder.path("stderr"));
         let program = folder.path("evenkeel");
@@ -156,6 +184,11 @@ impl Cluster {
         loop {
             let mut command = evenkeel_up(&program, &folder.path("manifests"), &data);
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
+            command.args(flags);
+            if let Some(user) = user {
+                std::os::unix::fs::chown(folder.path(""), Some(user), Some(user))?;
+                command.uid(user).gid(user).env("HOME", folder.path("home"));
+            }
             let mut up = command.spawn()?;
             let lines = lines_of(up.stdout.take().context("no stdout")?);
             let mut cluster = Self {
@@ -279,8 +312,9 @@ impl Cluster {
         })
     }
 
-    /// Stops `up` and returns the command lines of its processes that are left.
-    pub(crate) fn stop(mut self) -> anyhow::Result<Vec<String>> {
+    /// Stops `up` and returns the command lines of its processes that are left. All of them are
+    /// this program.
+    pub(crate) fn stop(self) -> anyhow::Result<Vec<String>> {
         let ours = descendants(self.up.id());
         let roles = ours.iter().map(Process::role).collect::<Vec<_>>();
         for role in ["up", "agent", "shim", "workload"] {
@@ -289,6 +323,12 @@ impl Cluster {
         for process in &ours {
             ensure!(process.name == "evenkeel", "{process:?} has no name that says what it is");
         }
+        self.end()
+    }
+
+    /// Stops `up` and returns the command lines of its processes that are left.
+    pub(crate) fn end(mut self) -> anyhow::Result<Vec<String>> {
+        let ours = descendants(self.up.id());
         kill(Pid::from_raw(i32::try_from(self.up.id())?), Signal::SIGTERM)?;
         let ended = self.up.wait()?;
         ensure!(ended.success(), "up ended with {ended}: {}", self.complaints()?);
