@@ -1,6 +1,7 @@
 use std::{
     fs::File,
     io,
+    net::Ipv4Addr,
     sync::Arc,
     thread::{self, ScopedJoinHandle},
 };
@@ -28,6 +29,17 @@ impl Network {
             Ok(Self { namespace: Arc::new(namespace) })
         })
         .unwrap_or_else(|error| Err(Forbidden::during("start a thread")(error)))
+    }
+
+    /// Gives the network a further address of its own: that of a node.
+    pub fn add_node(&self, address: Ipv4Addr) -> io::Result<()> {
+        self.inside(|| {
+            block_on(async {
+                let links = Links::open()?;
+                let bridge = links.index(BRIDGE).await?;
+                links.add_address(bridge, address, PODS.1).await
+            })
+        })?
     }
 
     /// Moves the calling thread into this network: the sockets that it makes and the processes that

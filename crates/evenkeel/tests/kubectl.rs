@@ -4,10 +4,10 @@
 //! Takes about a minute: every step starts a kubectl, and pods really start and stop.
 //! Needs kubectl (Debian package kubernetes-client) on PATH or in KUBECTL.
 
-#[path = "kubectl/secrets.rs"]
-mod secrets;
 #[path = "kubectl/own_network.rs"]
 mod own_network;
+#[path = "kubectl/secrets.rs"]
+mod secrets;
 #[path = "kubectl/world.rs"]
 mod world;
 

@@ -1,6 +1,8 @@
 //! One child process per node.
 
 use std::{
+    ffi::OsString,
+    io,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -19,6 +21,10 @@ use super::{network::Own, secrets::write_private};
 /// How long an agent may take to stop its containers.
 const STOP: Duration = Duration::from_secs(15);
 
+/// How long an agent that has ended is not there, at first and at most: it doubles with every end.
+const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
 /// What the agents need.
 pub(crate) struct Options<'a> {
     /// The cluster's folder.
@@ -31,10 +37,24 @@ pub(crate) struct Options<'a> {
     pub(crate) network: Option<&'a Own>,
 }
 
-/// The running agents. One that ends by itself is a failed node: it is not started again.
+/// The running agents.
 pub(crate) struct Agents {
-    children: Vec<Child>,
+    all: Vec<Agent>,
     nodes: PathBuf,
+}
+
+/// One of them, and how it is started again.
+struct Agent {
+    node: String,
+    child: Child,
+    start: Start,
+    pause: Duration,
+}
+
+/// How an agent is started.
+struct Start {
+    words: Vec<OsString>,
+    network: Option<Own>,
 }
 
 /// Our own executable, also when its file has been replaced since we were started.
@@ -66,56 +86,93 @@ pub(crate) fn node_dir(data_dir: &Path, node: &str) -> PathBuf {
 
 /// Starts an agent per node.
 pub(crate) fn start(nodes: &[NodeSpec], options: &Options<'_>) -> anyhow::Result<Agents> {
-    let mut children = Vec::new();
+    let mut all = Vec::new();
     for (index, (spec, kubeconfig)) in nodes.iter().zip(options.kubeconfigs).enumerate() {
         let root = node_dir(options.data_dir, &spec.name);
         let mut node = spec.to_node();
-        if options.network.is_some() {
-            Own::place(&mut node, index);
+        if let Some(network) = options.network {
+            network.place(&mut node, index)?;
         }
         let file = root.join("node.json");
         write_private(&file, &serde_json::to_string(&node)?)?;
-        let mut command = Command::new(OWN);
-        command
-            .arg0("evenkeel")
-            .arg("agent")
-            .arg("--kubeconfig")
-            .arg(kubeconfig)
-            .arg("--node")
-            .arg(&file);
-        command.arg("--root").arg(&root).arg("--images").arg(options.images);
-        // However we end, the pipe closes: the signal for the agent to end, too.
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
-        let child = match options.network {
-            None => command.spawn(),
-            Some(network) => {
-                command.arg("--names").arg(evenkeel_network::DNS.to_string());
-                let runtime = tokio::runtime::Handle::current();
-                network
-                    .inside(|| {
-                        let _runtime = runtime.enter();
-                        command.spawn()
-                    })
-                    .and_then(|child| child)
-            }
-        };
+        let flags: [(&str, &Path); 4] = [
+            ("--kubeconfig", kubeconfig),
+            ("--node", &file),
+            ("--root", &root),
+            ("--images", options.images),
+        ];
+        let mut words = vec![OsString::from("agent")];
+        words.extend(flags.iter().flat_map(|(flag, value)| [flag.into(), value.into()]));
+        if options.network.is_some() {
+            words.extend(["--names".into(), evenkeel_network::DNS.to_string().into()]);
+        }
+        let start = Start { words, network: options.network.cloned() };
+        let child = start.now();
         let child = child.with_context(|| format!("start the agent of node {}", spec.name))?;
-        children.push(child);
+        all.push(Agent { node: spec.name.clone(), child, start, pause: PAUSE });
     }
-    Ok(Agents { children, nodes: options.data_dir.join("nodes") })
+    Ok(Agents { all, nodes: options.data_dir.join("nodes") })
+}
+
+impl Start {
+    fn now(&self) -> io::Result<Child> {
+        let mut command = Command::new(OWN);
+        // However we end, the pipe closes: the signal for the agent to end, too.
+        command.arg0("evenkeel").args(&self.words).stdin(Stdio::piped()).stdout(Stdio::null());
+        let Some(network) = &self.network else { return command.spawn() };
+        // A process is where the thread is that has started it.
+        let runtime = tokio::runtime::Handle::current();
+        network.inside(|| {
+            let _runtime = runtime.enter();
+            command.spawn()
+        })?
+    }
+}
+
+impl Agent {
+    /// Ready when it has ended and runs again. Its pods went on; the new one takes them over.
+    async fn again(&mut self) {
+        let ended = self.child.wait().await;
+        let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+        tracing::warn!(node = self.node, "the node agent has ended ({how}), starting it again");
+        loop {
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).min(PAUSE_MAX);
+            match self.start.now() {
+                Ok(child) => {
+                    self.child = child;
+                    return;
+                }
+                Err(error) => tracing::error!(node = self.node, %error, "no agent started"),
+            }
+        }
+    }
 }
 
 impl Agents {
+    /// Starts those again that end by themselves, as systemd does with a kubelet.
+    pub(crate) async fn keep(&mut self) {
+        let agents = self.all.iter_mut().map(|agent| async {
+            loop {
+                agent.again().await;
+            }
+        });
+        futures::future::join_all(agents).await;
+        // There are no nodes.
+        std::future::pending().await
+    }
+
     /// Ends all agents with their containers.
     pub(crate) async fn stop(mut self) {
-        for pid in self.children.iter().filter_map(|child| i32::try_from(child.id()?).ok()) {
+        let pids = self.all.iter().filter_map(|agent| i32::try_from(agent.child.id()?).ok());
+        for pid in pids {
             if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM) {
                 tracing::warn!(pid, %error, "signal to stop not sent to an agent");
             }
         }
-        for child in &mut self.children {
+        for Agent { node, child, .. } in &mut self.all {
             if tokio::time::timeout(STOP, child.wait()).await.is_err() {
-                tracing::warn!("an agent does not stop, killing it");
+                tracing::warn!(node, "an agent does not stop, killing it");
                 child.kill().await.unwrap_or_default();
             }
         }

@@ -106,7 +106,7 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
         images: &images,
         network: host.network.as_ref(),
     };
-    let agents = agents::start(&nodes, &options)?;
+    let mut agents = agents::start(&nodes, &options)?;
     let work = async {
         watch::nodes_ready(host.store.clone(), nodes.len(), NODES_WAIT).await;
         load::apply(host.store.as_ref(), &input.objects).await;
@@ -130,6 +130,7 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
         () = stop => Ok(()),
         ended = work => ended,
         error = host::first_to_end(&mut parts) => Err(error),
+        () = agents.keep() => Ok(()),
     };
     agents.stop().await;
     ended.map(|()| ExitCode::SUCCESS)

@@ -123,14 +123,16 @@ impl Own {
         bound.and_then(|bound| bound).context("serve the Kubernetes API in the cluster")
     }
 
-    /// Gives pods of the `index`th node their addresses.
-    pub(super) fn place(node: &mut Node, index: usize) {
+    /// Gives the `index`th node its address, and its pods theirs.
+    pub(super) fn place(&self, node: &mut Node, index: usize) -> anyhow::Result<()> {
         let [first, second, ..] = PODS.0.octets();
-        let cidr = format!("{first}.{second}.{}.0/24", index % 256);
+        let third = u8::try_from(index).context("a cluster has at most 256 nodes")?;
+        let cidr = format!("{first}.{second}.{third}.0/24");
         if let Some(spec) = &mut node.spec {
             spec.pod_cidrs = Some(vec![cidr.clone()]);
             spec.pod_cidr = Some(cidr);
         }
+        self.0.add_node([first, second, third, 1].into()).context("the address of a node")
     }
 
     /// The Services of the cluster itself, and the names of all.

@@ -128,17 +128,14 @@ fn runs(user: Option<u32>) -> anyhow::Result<()> {
     cluster.line("other commands: --data-dir ")?;
     cluster.line("console: ")?;
     cluster.line("ready")?;
-    cluster.says(
-        "get pods -l app=web --no-headers",
-        "web-* 1/1 Running 0 *\nweb-* 1/1 Running 0 *",
-    )?;
+    cluster
+        .says("get pods -l app=web --no-headers", "web-* 1/1 Running 0 *\nweb-* 1/1 Running 0 *")?;
     soon(|| cluster.says("get pod db-0 --no-headers", "db-0 1/1 Running 0 *"))?;
 
     let ask = |path: &str| world::get(&format!("127.0.0.1:{port}"), path);
     // Published at the host's loopback address, balanced over both.
     soon(|| ask("name").map(drop))?;
-    let mut names: Vec<String> =
-        (0..8).map(|_| ask("name")).collect::<anyhow::Result<_>>()?;
+    let mut names: Vec<String> = (0..8).map(|_| ask("name")).collect::<anyhow::Result<_>>()?;
     names.sort();
     names.dedup();
     ensure!(names.len() == 2 && names.iter().all(|name| name.starts_with("web-")), "{names:?}");
