@@ -18,7 +18,7 @@ use evenkeel_api::{
 use evenkeel_assembly::{Assembly, Settings};
 use evenkeel_base::Rng;
 use evenkeel_cluster::{
-    ApiServer, NoLogs,
+    ApiServer, NoExec, NoLogs,
     http::{self, HttpOptions, Serving},
 };
 use evenkeel_control::{
@@ -149,6 +149,7 @@ impl World {
             addr: ([127, 0, 0, 1], 0).into(),
             tokens: BTreeMap::from([("token".to_owned(), "admin".to_owned())]),
             logs: Arc::new(NoLogs),
+            exec: Arc::new(NoExec),
             tls_dir: None,
         };
         let serving = http::serve(server, options).await.unwrap();

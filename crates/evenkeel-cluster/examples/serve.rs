@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, io::Write as _, sync::Arc};
 
 use evenkeel_base::{Clock, Rng, uid};
-use evenkeel_cluster::{ApiServer, NoLogs, http};
+use evenkeel_cluster::{ApiServer, NoExec, NoLogs, http};
 use jiff::Timestamp;
 
 struct WallClock;
@@ -26,6 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         addr: ([127, 0, 0, 1], 0).into(),
         tokens: BTreeMap::from([(token.clone(), "admin".to_owned())]),
         logs: Arc::new(NoLogs),
+        exec: Arc::new(NoExec),
         tls_dir: None,
     };
     let serving = http::serve(server, options).await?;

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_base::{FixedClock, Rng};
-use evenkeel_cluster::{ApiServer, LogError, LogRequest, LogSource, http};
+use evenkeel_cluster::{ApiServer, LogError, LogRequest, LogSource, NoExec, http};
 use evenkeel_control::{
     BoxFuture, BoxStream, DeleteOptions, Patch, Read as _, Subresource, Write as _, WriteOptions,
 };
@@ -60,6 +60,7 @@ impl Cluster {
             addr: ([127, 0, 0, 1], 0).into(),
             tokens: BTreeMap::from([("secret".to_owned(), "ann".to_owned())]),
             logs: Arc::new(TwoLines),
+            exec: Arc::new(NoExec),
             tls_dir: None,
         };
         let serving = runtime.block_on(http::serve(server.clone(), options)).unwrap();

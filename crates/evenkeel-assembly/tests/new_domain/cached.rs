@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 use evenkeel_assembly::Assembly;
 use evenkeel_base::Rng;
 use evenkeel_cluster::{
-    ApiServer, NoLogs,
+    ApiServer, NoExec, NoLogs,
     http::{self, HttpOptions},
 };
 use evenkeel_control::{Host, ListQuery, Store, Watch, WatchEvent, WriteOptions};
@@ -47,6 +47,7 @@ async fn a_new_domain_reads_from_the_cache_and_not_from_the_server() {
         addr: ([127, 0, 0, 1], 0).into(),
         tokens: BTreeMap::from([("token".to_owned(), "admin".to_owned())]),
         logs: Arc::new(NoLogs),
+        exec: Arc::new(NoExec),
         tls_dir: None,
     };
     let serving = http::serve(server, options).await.unwrap();

@@ -1,6 +1,7 @@
 //! HTTPS for `kubectl` and all other Kubernetes clients.
 
 mod discovery;
+pub(crate) mod exec;
 pub(crate) mod logs;
 mod objects;
 mod openapi;
@@ -26,7 +27,7 @@ use hyper_util::{
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{ApiServer, LogSource, base64};
+use crate::{ApiServer, ExecSource, LogSource, base64};
 
 /// Connections served at once. Nine node agents and a few people need a few dozen; the rest of the
 /// file descriptors is for other uses.
@@ -43,6 +44,8 @@ pub struct HttpOptions {
     pub tokens: BTreeMap<String, String>,
     /// Where `kubectl logs` reads.
     pub logs: Arc<dyn LogSource>,
+    /// Where `kubectl exec` runs commands.
+    pub exec: Arc<dyn ExecSource>,
     /// Folder in which the certificate authority is kept across restarts (made when absent);
     /// `None` makes a new one each time.
     pub tls_dir: Option<PathBuf>,
@@ -110,6 +113,7 @@ pub async fn serve_also(
         server,
         tokens: options.tokens.into_iter().collect(),
         logs: options.logs,
+        exec: options.exec,
     });
     let task = tokio::spawn(async move {
         match further {
@@ -165,7 +169,8 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Arc<route:
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await
+    {
         tracing::debug!(error = error.to_string(), "connection ended");
     }
 }

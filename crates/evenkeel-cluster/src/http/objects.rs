@@ -330,7 +330,7 @@ impl Router {
 
     pub(super) async fn log(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
         let pod = self.server.get_now(&target.key())?;
-        let container = log_container(&pod, request.param("container"))?;
+        let container = container_of(&pod, request.param("container"))?;
         let node = text_at(pod.json(), "/spec/nodeName");
         if node.is_empty() {
             return Err(ApiError::bad_request(format!(
@@ -377,7 +377,8 @@ fn fill_in(target: &Target, body: &mut Value) {
     }
 }
 
-fn log_container(pod: &Obj, asked: &str) -> Result<String, ApiError> {
+/// The container that is meant by this name; an empty one is the only one.
+pub(super) fn container_of(pod: &Obj, asked: &str) -> Result<String, ApiError> {
     let lists = ["/spec/containers", "/spec/initContainers"];
     let names: Vec<&str> = lists
         .iter()

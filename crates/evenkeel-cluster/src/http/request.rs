@@ -248,7 +248,7 @@ fn yaml(body: &[u8]) -> Result<Value, ApiError> {
 }
 
 /// Undoes percent encoding; what is not valid stays as it is.
-fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
     let mut at = 0;

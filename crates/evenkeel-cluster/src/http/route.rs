@@ -13,7 +13,7 @@ use super::{
     review,
 };
 use crate::{
-    ApiServer, LogSource,
+    ApiServer, ExecSource, LogSource,
     error::ApiError,
     resource::{Resource, Service},
 };
@@ -26,6 +26,7 @@ pub(super) struct Router {
     pub(super) server: Arc<ApiServer>,
     pub(super) tokens: Vec<(String, String)>,
     pub(super) logs: Arc<dyn LogSource>,
+    pub(super) exec: Arc<dyn ExecSource>,
 }
 
 /// A URL below a group version, taken apart.
@@ -52,19 +53,35 @@ impl Router {
     }
 
     async fn answer(&self, request: http::Request<Incoming>) -> Result<Reply, ApiError> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let path = parts.uri.path();
         // Says only that the process runs; tools that ask for it have no token.
         if ["/readyz", "/livez", "/healthz"].iter().any(|known| path.starts_with(known)) {
             return Ok(reply::bytes(200, "text/plain; charset=utf-8", "ok"));
         }
         let user = self.user(&parts.headers)?.impersonated(&parts.headers)?;
+        if let Some(target) = self.exec_target(path)? {
+            let upgrade = parts.extensions.remove();
+            return self.exec(&parts, upgrade, &target).await;
+        }
         let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| {
             ApiError::new(413, "RequestEntityTooLarge", format!("the body was not read: {error}"))
         })?;
         let body = body.to_bytes();
         let request = Request::new(parts.method, &parts.uri, parts.headers, body, user);
         self.dispatch(&request).await
+    }
+
+    /// The pod whose container a command is to run in, if that is what the path says.
+    fn exec_target(&self, path: &str) -> Result<Option<Target>, ApiError> {
+        let steps: Vec<&str> = path.split('/').filter(|step| !step.is_empty()).collect();
+        match steps.as_slice() {
+            ["api", "v1", rest @ .., "exec"] => {
+                let rest: Vec<&str> = rest.iter().copied().chain(["exec"]).collect();
+                self.target("", "v1", &rest).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     fn user(&self, headers: &http::HeaderMap) -> Result<User, ApiError> {
@@ -142,11 +159,9 @@ impl Router {
             (&Method::PATCH, false, "" | "status" | "scale") => self.patch(request, &target),
             (&Method::DELETE, false, "") => self.delete(request, &target),
             (&Method::POST, false, "binding" | "eviction") => self.post(request, &target),
-            (_, false, "exec" | "attach" | "portforward" | "proxy" | "token") => {
+            (_, false, "attach" | "portforward" | "proxy" | "token") => {
                 let instead = match &*target.subresource {
-                    "exec" | "attach" => {
-                        "its containers are processes of this machine: see kubectl logs, or ps"
-                    }
+                    "attach" => "see kubectl logs -f, or kubectl exec",
                     "token" => "the user of its kubeconfig may do everything",
                     _ => "the addresses of pods and Services can be reached from this machine",
                 };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use evenkeel_base::{FixedClock, Rng};
-use evenkeel_cluster::{ApiServer, NoLogs, http};
+use evenkeel_cluster::{ApiServer, NoExec, NoLogs, http};
 
 use crate::folder;
 
@@ -94,6 +94,7 @@ impl Side {
             addr: ([127, 0, 0, 1], 0).into(),
             tokens: BTreeMap::from([("secret".to_owned(), "admin".to_owned())]),
             logs: Arc::new(NoLogs),
+            exec: Arc::new(NoExec),
             tls_dir: None,
         };
         let serving = runtime.block_on(http::serve(server, options)).unwrap();

@@ -24,6 +24,8 @@ use crate::sandbox::User;
 
 /// What the shell says of a command that it could not run.
 const NOT_RUN: u8 = 126;
+/// The terminal of a command that gets one. **Source**: containerd's and runc's default.
+const TERMINAL: &str = "xterm";
 /// The lowest descriptor that is not one of the three of every program.
 const FIRST_FREE: i32 = 3;
 
@@ -45,10 +47,13 @@ pub(super) fn become_program(dir: &Path) -> ExitCode {
 /// Runs a command beside the program of a run, in the same namespaces and as the same user.
 pub(super) fn become_neighbour(dir: &Path, words: &[String]) -> ExitCode {
     let error = match (read_spec(dir), words.split_first()) {
-        (Ok(spec), Some((program, args))) => match join(dir) {
-            Ok(()) => take_over(&spec, Path::new(program), None, args, Stdio::inherit()),
-            Err(error) => error,
-        },
+        (Ok(spec), Some((program, args))) => {
+            let joined = if spec.sandbox.is_some() { join(dir) } else { Ok(()) };
+            match joined {
+                Ok(()) => take_over(&spec, Path::new(program), None, args, Stdio::inherit()),
+                Err(error) => error,
+            }
+        }
         (Err(error), _) => error,
         (_, None) => io::Error::other("the command is empty"),
     };
@@ -138,7 +143,11 @@ fn take_over(
     if let Some(name) = name {
         command.arg0(name);
     }
-    command.args(args).env_clear().envs(&spec.env).current_dir(&spec.cwd).stdin(input);
+    command.env_clear();
+    if rustix::termios::isatty(io::stdin()) {
+        command.env("TERM", TERMINAL);
+    }
+    command.args(args).envs(&spec.env).current_dir(&spec.cwd).stdin(input);
     let user = spec.sandbox.as_ref().and_then(|sandbox| sandbox.user);
     if let Some(user) = user.filter(|_| is_root_of_the_machine()) {
         command.uid(user.uid).gid(user.gid);

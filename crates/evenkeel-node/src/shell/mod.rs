@@ -14,7 +14,9 @@
 //! container's user, and lets the program take its place.
 
 mod checks;
+mod command;
 mod enter;
+mod exec;
 mod files;
 mod identity;
 mod logfile;
@@ -24,6 +26,7 @@ mod sandbox;
 mod shim;
 mod view;
 
+pub use exec::{ExecQuery, Executed, Resize, execute};
 pub use logs::{LogQuery, LogsError, read_logs};
 pub use process::{ProcessRuntime, ProcessSettings, stop_all};
 pub use shim::shim_main;

@@ -20,9 +20,9 @@ use tokio::{
 
 use super::{
     checks::{self, Get},
+    command::Beside,
     files::{self, ExitFile, SandboxFile, SpecFile, StateFile, read_json},
     sandbox,
-    shim::BESIDE,
 };
 use crate::{
     images::{Image, ImageMap, MAP_BYTES_MAX, MapFile, Program},
@@ -40,7 +40,7 @@ const GONE_MAX: Duration = Duration::from_secs(5);
 /// Output of a command that is kept. **Source**: `maxReadLength` of the kubelet's exec probe.
 const OUTPUT_BYTES_MAX: u64 = 10 * 1024;
 /// The name under which our own executable is started, whatever its path.
-const OWN_NAME: &str = "evenkeel";
+pub(super) const OWN_NAME: &str = "evenkeel";
 /// Where programs look for others.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -271,31 +271,15 @@ impl ProcessRuntime {
             let code = i32::from(command.first().is_some_and(|name| name.ends_with("false")));
             return Ok(ExecOutput { code, output: String::new() });
         }
-        let (program, args) = command.split_first().ok_or("the command is empty")?;
-        let spec: SpecFile = read_json(&self.dir(container).join("spec.json"))
-            .ok_or("the container has not been started")?;
-        let image = Image {
-            // Our own executable can do much more than the image: it is not a command of a
-            // manifest.
-            program: if spec.name.is_some() { Program::Pause } else { Program::Host(spec.program) },
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            commands: spec.commands,
-        };
-        image.check_command(&spec.image, program).map_err(|error| error.to_string())?;
-        let mut command = if spec.sandbox.is_some() {
-            let mut command = Command::new(&self.settings.exe);
-            command.arg0(OWN_NAME).args(&self.settings.shim_args).arg(BESIDE);
-            command.arg(self.dir(container)).arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
-        let mut child = command
-            .args(args)
+        let exe = &self.settings.exe;
+        let dir = self.dir(container);
+        let beside = Beside::of(exe, &self.settings.shim_args, &dir, command)?;
+        let program = command.first().map_or("", String::as_str);
+        let mut child = Command::new(beside.program)
+            .arg0(OWN_NAME)
+            .args(beside.args)
             .env_clear()
-            .envs(&spec.env)
-            .current_dir(&spec.cwd)
+            .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -58,7 +58,7 @@ struct Start {
 }
 
 /// Our own executable, also when its file has been replaced since we were started.
-const OWN: &str = "/proc/self/exe";
+pub(super) const OWN: &str = "/proc/self/exe";
 
 /// Ends what is left of an earlier cluster in this folder, whose agents did not stop, and forgets
 /// its files: a new cluster knows nothing of those pods.

@@ -4,6 +4,7 @@
 //! default) the domain controllers; each node is a child process.
 
 mod agents;
+mod exec;
 mod host;
 mod images;
 mod load;
@@ -179,7 +180,8 @@ async fn serve_api(
     }
     let addr = SocketAddr::from(([127, 0, 0, 1], args.api_port));
     let logs = Arc::new(logs::NodeLogs::new(data_dir));
-    let options = HttpOptions { addr, tokens, logs, tls_dir: Some(data_dir.join("tls")) };
+    let exec = Arc::new(exec::NodeExec::new(data_dir));
+    let options = HttpOptions { addr, tokens, logs, exec, tls_dir: Some(data_dir.join("tls")) };
     let further = network.map(Own::listen).transpose()?;
     let serving = serve_also(api, options, further).await;
     let serving = serving.context("serve the Kubernetes API (--api-port)")?;

@@ -11,7 +11,7 @@ use std::{
 use evenkeel_api::{Key, Obj, canary::Canary, httproute::HttpRoute, json::merge};
 use evenkeel_base::{Clock as _, Rng};
 use evenkeel_cluster::{
-    ApiServer, NoLogs,
+    ApiServer, NoExec, NoLogs,
     http::{self, HttpOptions},
 };
 use evenkeel_control::{ListQuery, Patch, Store, WatchEvent, WriteOptions};
@@ -75,6 +75,7 @@ impl Cluster {
             addr: ([127, 0, 0, 1], 0).into(),
             tokens: BTreeMap::from([(PLANTED.to_owned(), "admin".to_owned())]),
             logs: Arc::new(NoLogs),
+            exec: Arc::new(NoExec),
             tls_dir: None,
         };
         let receiver = Receiver::start(runtime.handle(), refuse);
