@@ -19,6 +19,7 @@ mod enter;
 mod exec;
 mod files;
 mod identity;
+mod listener;
 mod logfile;
 mod logs;
 mod process;

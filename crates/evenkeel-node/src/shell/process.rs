@@ -22,7 +22,7 @@ use super::{
     checks::{self, Get},
     command::Beside,
     files::{self, ExitFile, SandboxFile, SpecFile, StateFile, read_json},
-    sandbox,
+    listener, sandbox,
 };
 use crate::{
     images::{Image, ImageMap, MAP_BYTES_MAX, MapFile, Program},
@@ -239,6 +239,22 @@ impl ProcessRuntime {
         prepared.map_err(|error| StartError::Run(format!("the pod's network: {error}")))
     }
 
+    /// Why a probe would say nothing about its container.
+    fn misled(&self, container: &ContainerRef, check: &Check) -> Option<String> {
+        let (Check::Http { host, port, .. } | Check::Tcp { host, port }) = check else {
+            return None;
+        };
+        let spec: SpecFile = read_json(&self.dir(container).join("spec.json"))?;
+        let shim = self.state(container)?.shim;
+        // With a network of its own a pod has all addresses for itself; and a manifest may ask for
+        // another host on purpose.
+        let is_own = spec.env.get("POD_IP") == Some(host);
+        if spec.sandbox.is_some() || !is_own {
+            return None;
+        }
+        listener::misleading(host.parse().ok()?, *port, shim.pid)
+    }
+
     async fn remove_sandbox(&self, pod_uid: &str) {
         let (root, uid) = (self.settings.root.clone(), pod_uid.to_owned());
         let _turn = self.sandboxes.lock().await;
@@ -450,6 +466,9 @@ impl Runtime for ProcessRuntime {
         check: &'a Check,
     ) -> BoxFuture<'a, ProbeReply> {
         Box::pin(async move {
+            if let Some(problem) = self.misled(container, check) {
+                return ProbeReply { outcome: Outcome::Failure(problem), steady_until: None };
+            }
             let outcome = match check {
                 Check::Http { scheme, host, port, path, headers }
                     if scheme.eq_ignore_ascii_case("http") =>
