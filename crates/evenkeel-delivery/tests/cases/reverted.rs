@@ -92,9 +92,12 @@ fn a_version_that_does_not_start_loses_its_share_when_its_canary_is_deleted() {
     world.release("2");
     world.run_for(Duration::from_secs(90));
     assert_eq!(world.weight(), Some(10));
+    // Both before the next look, which would take its share away by itself.
+    world.kill();
     world.broken.insert("api-service".into());
     world.settle();
     delete(&world);
+    world.boot();
     world.run_for(minutes(1));
     assert_eq!(state(&world), (Some(0), "api-service-primary".to_owned(), Some(3)));
     world.run_for(minutes(30));
