@@ -27,6 +27,7 @@ pub mod gate;
 pub mod httproute;
 pub mod json;
 pub mod labels;
+pub mod local_volumes;
 pub mod misfit;
 pub mod slo;
 pub mod weighted;

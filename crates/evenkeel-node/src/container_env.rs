@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Container, EnvVarSource, ObjectFieldSelector, Pod, Secret, Service,
 };
 
+use crate::volumes::resource_value;
+
 /// What the environment is made from, besides the manifest.
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
@@ -16,6 +18,8 @@ pub(crate) struct Sources {
     pub(crate) services: Vec<Service>,
     /// Key/value pairs of the `ConfigMap`s and Secrets that [`references`] named.
     pub(crate) objects: BTreeMap<Key, BTreeMap<String, String>>,
+    /// What the node has, for limits that are not set.
+    pub(crate) allocatable: BTreeMap<String, String>,
 }
 
 /// `ConfigMap`s and Secrets that a container's environment refers to.
@@ -93,6 +97,25 @@ pub(crate) fn compose(
 ///
 /// **Source**: `third_party/forked/golang/expansion/expand.go`.
 pub(crate) fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
+    expand_with(text, |name| env.get(name).map(String::as_str))
+}
+
+/// The same, for text in which every name has to be known.
+///
+/// **Errors**: the first name that is not. **Source**: `ExpandContainerVolumeMounts`.
+pub(crate) fn expand_known(text: &str, env: &BTreeMap<String, String>) -> Result<String, String> {
+    let unknown = std::cell::RefCell::new(None);
+    let expanded = expand_with(text, |name| {
+        let value = env.get(name).map(String::as_str);
+        if value.is_none() {
+            unknown.borrow_mut().get_or_insert_with(|| name.to_owned());
+        }
+        value
+    });
+    unknown.into_inner().map_or(Ok(expanded), Err)
+}
+
+fn expand_with<'a>(text: &str, value_of: impl Fn(&str) -> Option<&'a str>) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -103,7 +126,7 @@ pub(crate) fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
             continue;
         }
         let named = after.strip_prefix('(').and_then(|name| name.split_once(')'));
-        if let Some((value, after)) = named.and_then(|(name, after)| Some((env.get(name)?, after)))
+        if let Some((value, after)) = named.and_then(|(name, after)| Some((value_of(name)?, after)))
         {
             out.push_str(value);
             rest = after;
@@ -126,14 +149,7 @@ fn from_source(
         return field_value(field, pod, sources).map(Some);
     }
     if let Some(field) = &source.resource_field_ref {
-        let (list, name) = field.resource.split_once('.').unwrap_or(("", &field.resource));
-        let resources = container.resources.as_ref();
-        let amounts = resources.and_then(|resources| match list {
-            "limits" => resources.limits.as_ref(),
-            _ => resources.requests.as_ref(),
-        });
-        let amount = amounts.and_then(|amounts| amounts.get(name));
-        return Ok(Some(amount.map(|amount| amount.0.clone()).unwrap_or_default()));
+        return resource_value(container, field, &sources.allocatable).map(Some);
     }
     let map = source
         .config_map_key_ref
@@ -248,6 +264,7 @@ mod tests {
             host_ip: "127.64.0.1".parse().unwrap(),
             services: vec![service],
             objects: objects.iter().map(pair).collect(),
+            allocatable: BTreeMap::from([("cpu".to_owned(), "3920m".to_owned())]),
         };
         match compose(&pod, &container, &sources) {
             Ok(env) => {
@@ -292,5 +309,13 @@ mod tests {
         let label =
             "env: [{name: X, valueFrom: {fieldRef: {fieldPath: \"metadata.labels['app']\"}}}]";
         assert_snapshot!(last(composed(label, &[])), @"X=web");
+        let amount = |field: &str| {
+            let from = format!("{{resourceFieldRef: {{{field}}}}}");
+            let limits = "resources: {limits: {memory: 64Mi}}";
+            last(composed(&format!("{limits}, env: [{{name: X, valueFrom: {from}}}]"), &[]))
+        };
+        assert_snapshot!(amount("resource: limits.memory, divisor: 1Mi"), @"X=64");
+        assert_snapshot!(amount("resource: limits.cpu"), @"X=4");
+        assert_snapshot!(amount("resource: requests.cpu, divisor: 1m"), @"X=0");
     }
 }

@@ -5,6 +5,7 @@
 //!                                      |  <--status--  (pure)                            |
 //!                                      +--> Store: status, Events, Lease, delete grace 0 |
 //!                       Runtime = ProcessRuntime (shims, /proc, sockets) or the simulator's
+//! volumes: pods, ConfigMaps, Secrets, claims --> folders --> the mounts of a start order
 //! ```
 //! [`pod::PodMachine`] holds every rule of the kubelet's pod life cycle and uses no clock and no
 //! process; [`agent::run`] carries effects out and writes what changed, nothing else. Time comes
@@ -14,7 +15,7 @@
 //! of its own ([`sandbox`]) its pod has an address, a host name, and names that it can resolve, and
 //! it may run as another user.
 //!
-//! Not here: volumes, resource limits (cgroups).
+//! Not here: resource limits (cgroups).
 
 pub mod agent;
 pub mod images;
@@ -24,5 +25,6 @@ pub mod reasons;
 pub mod runtime;
 pub mod sandbox;
 pub mod shell;
+pub mod volumes;
 
 mod container_env;

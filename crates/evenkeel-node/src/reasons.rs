@@ -48,6 +48,14 @@ pub const FAILED: &str = "Failed";
 pub const FAILED_PRE_STOP: &str = "FailedPreStopHook";
 /// Event: the postStart hook went wrong.
 pub const FAILED_POST_START: &str = "FailedPostStartHook";
+/// Event: a volume of the pod could not be made.
+pub const FAILED_MOUNT: &str = "FailedMount";
+/// Event: a volume is not all that the manifest asks for.
+pub const VOLUME_CAVEAT: &str = "VolumeCaveat";
+/// Event and reason of the status: the pod was stopped because it uses more than it may.
+pub const EVICTED: &str = "Evicted";
+/// Condition: the kubelet has ended the pod.
+pub const TERMINATION_BY_KUBELET: &str = "TerminationByKubelet";
 /// Event: a pod waits to be emptied by the gateway before it is stopped.
 pub const DRAINING: &str = "Draining";
 /// Event: the pod's termination gate has a value that no component opens; it is not waited for.

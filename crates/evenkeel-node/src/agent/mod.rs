@@ -5,6 +5,7 @@
 mod addresses;
 mod node;
 mod pods;
+mod volumes;
 mod work;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -12,8 +13,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use evenkeel_control::HostPorts;
 use k8s_openapi::api::core::v1::Taint;
 
-use self::{addresses::Addresses, pods::Agent};
-use crate::{runtime::Runtime, sandbox::NameServer};
+use self::{addresses::Addresses, pods::Agent, work::PodIo};
+use crate::{
+    runtime::Runtime,
+    sandbox::NameServer,
+    volumes::{Disk, NoTokens, Tokens, VolumeSettings},
+};
 
 /// The manager's name, for `managedFields` and Events.
 pub(crate) const MANAGER: &str = "kubelet";
@@ -50,6 +55,8 @@ pub struct AgentConfig {
     pub events: bool,
     /// Where pods ask for names, in a cluster with a network of its own.
     pub names: Option<NameServer>,
+    /// Where volumes lie; `None` for containers that see no files, as the simulator's.
+    pub volumes: Option<VolumeSettings>,
 }
 
 impl AgentConfig {
@@ -70,6 +77,7 @@ impl AgentConfig {
             lease_period: Some(Duration::from_secs(10)),
             events: true,
             names: None,
+            volumes: None,
         }
     }
 }
@@ -98,6 +106,16 @@ pub async fn run(
     ports: HostPorts,
     runtime: Arc<dyn Runtime>,
 ) -> Result<(), AgentError> {
+    run_with_tokens(config, ports, runtime, Arc::new(NoTokens)).await
+}
+
+/// The same where tokens of `ServiceAccount`s can be had.
+pub async fn run_with_tokens(
+    config: AgentConfig,
+    ports: HostPorts,
+    runtime: Arc<dyn Runtime>,
+    tokens: Arc<dyn Tokens>,
+) -> Result<(), AgentError> {
     let mut wait = RETRY_FIRST;
     let cidr = loop {
         match node::register(&config, &ports).await {
@@ -112,6 +130,12 @@ pub async fn run(
     };
     let addresses = Addresses::parse(&cidr)?;
     let adopted = runtime.adopt().await;
-    Agent::new(config, ports, runtime, addresses, adopted).run().await;
+    let disk = config.volumes.clone().map(|settings| Arc::new(Disk::new(settings)));
+    let mut allocatable = config.capacity.clone();
+    allocatable.extend(config.allocatable.clone());
+    let host_ip = addresses.node();
+    let names = config.names.clone();
+    let io = PodIo { ports, runtime, host_ip, names, disk, tokens, allocatable };
+    Agent::new(config, io, addresses, adopted).run().await;
     Ok(())
 }

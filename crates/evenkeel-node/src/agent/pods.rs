@@ -6,25 +6,26 @@ use std::{
 };
 
 use evenkeel_api::{FieldSelector, GroupKind, Key, Obj};
-use evenkeel_control::{BoxFuture, HostPorts, ListQuery, Retry, StoreError, Watch, WatchEvent};
+use evenkeel_control::{BoxFuture, ListQuery, Retry, StoreError, Watch, WatchEvent};
 use futures::{
     StreamExt as _,
     future::{AbortHandle, Aborted, abortable},
     stream::FuturesUnordered,
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use serde_json::Value;
 
 use super::{
     AgentConfig, RETRY_FIRST, RETRY_MAX,
     addresses::Addresses,
     node,
+    volumes::{self, Layout},
     work::{PodDone, PodIo, WrittenEvent, status_patch},
 };
 use crate::{
     pod::{Effect, PodMachine},
-    runtime::{Adopted, ContainerRef, Runtime},
+    runtime::{Adopted, ContainerRef},
 };
 
 /// Events of one pod that are counted separately; beyond it counting starts again.
@@ -50,6 +51,8 @@ pub(super) struct Agent {
 struct Held {
     machine: PodMachine,
     key: Key,
+    /// Its volumes as they were last set up.
+    volumes: Arc<Layout>,
     /// The last status that was written, as its patch.
     written: Option<Value>,
     writing: bool,
@@ -63,6 +66,11 @@ struct Held {
 enum Done {
     Pods(Option<Result<WatchEvent, StoreError>>, Watch),
     Node(Option<Result<WatchEvent, StoreError>>, Watch),
+    /// A volume of claims has changed.
+    Volume(Option<Result<WatchEvent, StoreError>>, Watch),
+    /// Its folder is removed, if it was to be.
+    Released(Arc<Obj>, Result<(), String>),
+    ReleaseDue(Arc<Obj>),
     Pod(String, PodDone),
     Tick,
     Lease(Result<(), StoreError>),
@@ -74,13 +82,10 @@ enum Done {
 impl Agent {
     pub(super) fn new(
         config: AgentConfig,
-        ports: HostPorts,
-        runtime: Arc<dyn Runtime>,
+        io: PodIo,
         addresses: Addresses,
         adopted: Vec<Adopted>,
     ) -> Self {
-        let names = config.names.clone();
-        let io = PodIo { ports, runtime, host_ip: addresses.node(), names };
         let mut by_pod: BTreeMap<String, Vec<Adopted>> = BTreeMap::new();
         for one in adopted {
             by_pod.entry(one.container.pod_uid.clone()).or_default().push(one);
@@ -109,6 +114,10 @@ impl Agent {
         let store = self.io.ports.read.clone();
         self.follow(store.watch(pods), Done::Pods);
         self.follow(store.watch(nodes), Done::Node);
+        if self.io.disk.is_some() {
+            let volumes = ListQuery::all(GroupKind::of::<PersistentVolume>());
+            self.follow(store.watch(volumes), Done::Volume);
+        }
         self.post_node();
         self.renew_lease();
         while let Some(done) = self.work.next().await {
@@ -129,6 +138,18 @@ impl Agent {
                         self.post_node();
                     }
                 }
+                Done::Volume(None, _) | Done::Released(_, Ok(())) => {}
+                Done::Volume(Some(event), watch) => {
+                    self.follow(watch, Done::Volume);
+                    if let Ok(WatchEvent::Applied(volume)) = event {
+                        self.release(volume);
+                    }
+                }
+                Done::Released(volume, Err(error)) => {
+                    tracing::warn!(object = %volume.key(), error, "folder not removed, will retry");
+                    self.later(RETRY_MAX, Done::ReleaseDue(volume));
+                }
+                Done::ReleaseDue(volume) => self.release(volume),
                 Done::Pod(uid, done) => self.done(&uid, done),
                 Done::Tick => self.tick(),
                 Done::LeaseDue => self.renew_lease(),
@@ -171,6 +192,21 @@ impl Agent {
         }));
     }
 
+    /// Removes the folder of a volume that is being deleted, if it lies here.
+    fn release(&self, volume: Arc<Obj>) {
+        let Some(disk) = self.io.disk.clone().filter(|_| volume.is_deleting()) else { return };
+        let (node, ports) = (self.config.name.clone(), self.io.ports.clone());
+        self.work.push(Box::pin(async move {
+            // What is known of it may be old by now.
+            let done = match ports.read.get(volume.key()).await {
+                Ok(Some(now)) => volumes::release(&node, disk, &ports, &now).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            };
+            Done::Released(volume, done)
+        }));
+    }
+
     fn renew_lease(&self) {
         if self.config.lease_period.is_none() {
             return;
@@ -203,7 +239,11 @@ impl Agent {
             }
             WatchEvent::Synced => {
                 // What is left has no object any more.
-                for uid in std::mem::take(&mut self.adopted).into_keys() {
+                let mut left: BTreeSet<String> =
+                    std::mem::take(&mut self.adopted).into_keys().collect();
+                left.extend(self.io.disk.iter().flat_map(|disk| disk.pods()));
+                left.retain(|uid| !self.pods.contains_key(uid));
+                for uid in left {
                     tracing::info!(object = uid, "removing what is left of a deleted pod");
                     let removing = self.io.remove(uid.clone());
                     self.spawn(&uid, removing);
@@ -253,6 +293,7 @@ impl Agent {
         let held = Held {
             machine,
             key: object.key().clone(),
+            volumes: Arc::default(),
             written: None,
             writing: false,
             retry: RETRY_FIRST,
@@ -268,6 +309,13 @@ impl Agent {
         let now = self.now();
         let Some(held) = self.pods.get_mut(uid) else { return };
         match done {
+            PodDone::Volumes(result) => {
+                let found = result.map(|(found, layout)| {
+                    held.volumes = Arc::new(layout);
+                    found
+                });
+                held.machine.on_volumes(found, now);
+            }
             PodDone::Start { container, result } => {
                 let attempt = held.machine.attempt(&container);
                 let runs = result.is_ok();
@@ -391,9 +439,11 @@ impl Agent {
         };
         let io = &self.io;
         let future = match effect {
+            Effect::SetUpVolumes => io.set_up_volumes(held.machine.pod().clone()),
             Effect::Start { container, attempt } => {
                 let run = ContainerRef { pod_uid: uid.to_owned(), container, attempt };
-                io.start(held.machine.pod().clone(), held.machine.ip(), run)
+                let (pod, ip) = (held.machine.pod().clone(), held.machine.ip());
+                io.start(pod, ip, run, held.volumes.clone())
             }
             Effect::PostStart { container: name, hook } => {
                 let done = |container, result| PodDone::PostStart { container, result };

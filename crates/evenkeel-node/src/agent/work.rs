@@ -12,19 +12,22 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, Event, Pod, PodStatus, Se
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use super::MANAGER;
+use super::{MANAGER, volumes::Layout};
 use crate::{
     container_env::{self, Sources},
-    pod::{Hook, Note},
+    pod::{Hook, Note, VolumesSetUp},
     probe::{Outcome, ProbeKind},
+    reasons,
     runtime::{
         Check, ContainerRef, Exit, ProbeReply, Runtime, Signal, StartError, StartOrder, Started,
     },
     sandbox::{NameServer, Sandbox, User},
+    volumes::{Disk, Tokens},
 };
 
 /// Something that was being done for a pod has ended.
 pub(super) enum PodDone {
+    Volumes(Result<(VolumesSetUp, Layout), String>),
     Start {
         container: String,
         result: Result<Started, StartError>,
@@ -78,6 +81,11 @@ pub(super) struct PodIo {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) host_ip: IpAddr,
     pub(super) names: Option<NameServer>,
+    /// Where volumes are made; `None` where containers see no files.
+    pub(super) disk: Option<Arc<Disk>>,
+    pub(super) tokens: Arc<dyn Tokens>,
+    /// What the node has for pods.
+    pub(super) allocatable: BTreeMap<String, String>,
 }
 
 impl PodIo {
@@ -86,11 +94,12 @@ impl PodIo {
         pod: Arc<Pod>,
         ip: IpAddr,
         container: ContainerRef,
+        volumes: Arc<Layout>,
     ) -> BoxFuture<'static, PodDone> {
         let io = self.clone();
         Box::pin(async move {
             let name = container.container.clone();
-            let result = match io.order(&pod, ip, container).await {
+            let result = match io.order(&pod, ip, container, &volumes).await {
                 Ok(order) => io.runtime.start(&order).await,
                 Err(error) => Err(error),
             };
@@ -103,6 +112,7 @@ impl PodIo {
         pod: &Pod,
         ip: IpAddr,
         container: ContainerRef,
+        volumes: &Arc<Layout>,
     ) -> Result<StartOrder, StartError> {
         let spec = pod.spec.clone().unwrap_or_default();
         let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
@@ -117,6 +127,7 @@ impl PodIo {
             let words = words.as_ref()?;
             Some(words.iter().map(|word| container_env::expand(word, &env)).collect::<Vec<_>>())
         };
+        let mounts = self.mounts(&container.pod_uid, found, volumes, &env).await?;
         Ok(StartOrder {
             container,
             namespace,
@@ -127,9 +138,9 @@ impl PodIo {
             args: expand(&found.args),
             working_dir: found.working_dir.clone(),
             env,
-            mounts: Vec::new(),
             sandbox: self.names.as_ref().map(|names| Sandbox::of(pod, ip, names)),
             user: User::of(pod, found),
+            mounts,
         })
     }
 
@@ -163,7 +174,8 @@ impl PodIo {
             };
             values.insert(key, pairs);
         }
-        Ok(Sources { ip, host_ip: self.host_ip, services, objects: values })
+        let allocatable = self.allocatable.clone();
+        Ok(Sources { ip, host_ip: self.host_ip, services, objects: values, allocatable })
     }
 
     pub(super) fn wait(&self, container: ContainerRef) -> BoxFuture<'static, PodDone> {
@@ -268,9 +280,10 @@ impl PodIo {
     }
 
     pub(super) fn remove(&self, uid: String) -> BoxFuture<'static, PodDone> {
-        let runtime = self.runtime.clone();
+        let io = self.clone();
         Box::pin(async move {
-            runtime.remove(&uid).await;
+            io.runtime.remove(&uid).await;
+            io.tear_down(&uid).await;
             PodDone::Removed
         })
     }
@@ -353,7 +366,9 @@ pub(super) fn status_patch(status: &PodStatus) -> Value {
     if let Some(conditions) = patch.get_mut("conditions").and_then(Value::as_array_mut) {
         conditions.retain(|condition| {
             let kind = condition.get("type").and_then(Value::as_str).unwrap_or_default();
-            CONDITIONS.contains(&kind)
+            // Who disturbs a pod says so; this is about the node's own evictions.
+            let reason = condition.get("reason").and_then(Value::as_str);
+            CONDITIONS.contains(&kind) || reason == Some(reasons::TERMINATION_BY_KUBELET)
         });
         for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
             for field in ["reason", "message"] {

@@ -130,7 +130,7 @@ impl PodMachine {
     /// Whether its work is done or has failed for good.
     pub(super) fn is_over(&self) -> bool {
         let policy = self.restart_policy();
-        if self.init_failed() {
+        if self.init_failed() || self.evicted.is_some() {
             return true;
         }
         let mut mains = self.slots.iter().filter(|slot| slot.role == Role::Main);

@@ -11,6 +11,7 @@ mod advance;
 mod check;
 mod slot;
 mod status;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -21,9 +22,11 @@ use evenkeel_api::gate;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec};
 
+pub use self::volumes::VolumesSetUp;
 use self::{
     advance::shown_until,
     slot::{Slot, State},
+    volumes::Mounting,
 };
 use crate::{
     probe::{Change, Outcome, ProbeKind},
@@ -43,6 +46,8 @@ const ERR_SHOWN: Duration = Duration::from_secs(2);
 /// Something to be done for a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
+    /// Bring the pod's volumes to what they are to be; answer with [`PodMachine::on_volumes`].
+    SetUpVolumes,
     /// Start a container; answer with [`PodMachine::on_start`].
     Start {
         /// Which.
@@ -127,6 +132,9 @@ pub struct PodMachine {
     ip: IpAddr,
     host_ip: IpAddr,
     slots: Vec<Slot>,
+    mounting: Mounting,
+    /// Why this node has ended the pod.
+    evicted: Option<String>,
     stop: Option<Stop>,
     conditions: Vec<PodCondition>,
     start_time: Timestamp,
@@ -163,6 +171,8 @@ impl PodMachine {
             ip,
             host_ip,
             slots,
+            mounting: Mounting::new(&pod, now),
+            evicted: None,
             stop: None,
             conditions: pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default(),
             start_time: now,
@@ -274,6 +284,7 @@ impl PodMachine {
 
     /// The object has changed.
     pub fn observe(&mut self, pod: Arc<Pod>, now: Timestamp) {
+        self.mounting.observe(&self.pod, &pod, now);
         self.pod = pod;
         if self.pod.metadata.deletion_timestamp.is_none() || self.is_orphan() {
             return;
@@ -457,15 +468,18 @@ impl PodMachine {
             self.run_probes(now, &mut out);
             if self.stop.is_some() {
                 self.advance_stop(now);
+            } else if self.evicted.is_some() {
+                self.stop_evicted(now);
             } else if self.is_over() {
                 self.stop_sidecars(self.grace_end(None, now), now);
-            } else {
+            } else if self.mounting.poll(now, &mut out) {
                 self.advance_start(now, &mut out);
             }
             for slot in &mut self.slots {
                 slot.carry_on(now, &mut out);
             }
-            if self.stop.is_some() && self.slots.iter().all(Slot::is_still) {
+            let is_still = self.slots.iter().all(Slot::is_still) && !self.mounting.is_busy();
+            if self.stop.is_some() && is_still {
                 self.finished = true;
                 out.push(Effect::Finish);
             }
@@ -484,7 +498,8 @@ impl PodMachine {
         // A container that is not to be started again needs no timer.
         let slots = self.slots.iter().filter(|slot| starting || !slot.is_still());
         let shown = self.slots.iter().filter_map(|slot| shown_until(slot).filter(|_| starting));
-        let wakes = slots.filter_map(Slot::wake).chain(gate).chain(shown);
+        let mount = self.mounting.wake().filter(|_| starting);
+        let wakes = slots.filter_map(Slot::wake).chain(gate).chain(shown).chain(mount);
         // What was due and could not be done waits for an event, not for time: a container behind
         // one that is not up yet, a probe behind a hook.
         wakes.filter(|wake| *wake > self.polled).min()

@@ -40,6 +40,8 @@ impl PodMachine {
                 .and_then(|s| s.qos_class.clone())
                 .or_else(|| Some(self.qos().to_owned())),
             start_time: Some(Time(self.start_time)),
+            reason: self.evicted.as_ref().map(|_| reasons::EVICTED.to_owned()),
+            message: self.evicted.clone(),
             ..PodStatus::default()
         }
     }
@@ -49,6 +51,9 @@ impl PodMachine {
         let Some(status) = self.pod.status.clone() else { return };
         if let Some(Time(start)) = status.start_time {
             self.start_time = start;
+        }
+        if status.reason.as_deref() == Some(reasons::EVICTED) {
+            self.evicted = Some(status.message.unwrap_or_default());
         }
         let known = [&status.init_container_statuses, &status.container_statuses];
         for known in known.into_iter().flatten().flatten() {
@@ -77,7 +82,7 @@ impl PodMachine {
 
     /// **Source**: `getPhase` in `pkg/kubelet/kubelet_pods.go`.
     fn phase(&self) -> &'static str {
-        if self.init_failed() {
+        if self.init_failed() || self.evicted.is_some() {
             return "Failed";
         }
         let pending_init = |slot: &Slot| match slot.role {

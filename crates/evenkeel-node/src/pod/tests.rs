@@ -28,8 +28,8 @@ fn pod(spec: &str) -> Pod {
 
 /// Runs a script on a pod. A line is `SECONDS EVENT [CONTAINER [ARGUMENT]]`:
 /// `up`, `no-image`, `exit CODE`, `probe KIND +|-`, `stopped` (preStop returned), `delete GRACE`,
-/// `gate VALUE` and `drained UID` (annotations; the pod's uid is `u`), `gone`. Before each line the machine is woken as it asked.
-fn script(spec: &str, lines: &str) -> String {
+/// `volumes [change|full]`, `no-volumes`, `label VALUE`, `gate VALUE` and `drained UID` (annotations; the pod's uid is `u`), `gone`. Before each line the machine is woken as it asked.
+pub(super) fn script(spec: &str, lines: &str) -> String {
     let mut object = pod(spec);
     let address = "127.64.0.2".parse().unwrap();
     let node = "127.64.0.1".parse().unwrap();
@@ -81,6 +81,17 @@ fn script(spec: &str, lines: &str) -> String {
                 object.metadata.deletion_grace_period_seconds = word(2).parse().ok();
             }
             "gone" => machine.orphaned(now),
+            "label" => {
+                let labels = object.metadata.labels.get_or_insert_default();
+                labels.insert("changed".to_owned(), word(2).to_owned());
+            }
+            "volumes" => {
+                let exceeded = (word(2) == "full").then(|| "too full".to_owned());
+                let changes = matches!(word(2), "change" | "full");
+                let found = VolumesSetUp { changes, exceeded, ..VolumesSetUp::default() };
+                machine.on_volumes(Ok(found), now);
+            }
+            "no-volumes" => machine.on_volumes(Err("not found".to_owned()), now),
             "look" => {}
             other => panic!("{other} is not an event"),
         }
@@ -109,6 +120,7 @@ fn effect(effect: &Effect) -> String {
         Effect::PreStop { container, limit, .. } => format!("pre-stop({container} {limit:?})"),
         Effect::Signal { container, signal } => format!("{signal:?}({container})"),
         Effect::Probe { container, kind, .. } => format!("{kind:?}({container})"),
+        Effect::SetUpVolumes => "volumes".to_owned(),
         Effect::Finish => "finish".to_owned(),
         Effect::Record(note) => format!("!{}", note.reason),
     }

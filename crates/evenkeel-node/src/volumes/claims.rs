@@ -1,0 +1,76 @@
+//! Claims: which folder of this machine a bound claim is.
+
+use evenkeel_api::{Key, local_volumes};
+use k8s_openapi::api::core::v1::{
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource,
+};
+
+use super::wanted::{HostPath, Sources, Wanted};
+
+/// The folder behind a claim that a pod uses.
+///
+/// **Source**: `getPVCExtractPV` and `getPVSpec` in
+/// `pkg/kubelet/volumemanager/populator/desired_state_of_world_populator.go`.
+pub(super) fn wanted(
+    namespace: &str,
+    claim: &PersistentVolumeClaimVolumeSource,
+    sources: &Sources,
+) -> Result<Wanted, String> {
+    let name = &claim.claim_name;
+    let key = Key::of::<PersistentVolumeClaim>(namespace, name);
+    let fail = |problem: &str| Err(format!("error processing PVC {namespace}/{name}: {problem}"));
+    let Some(found) = sources.get::<PersistentVolumeClaim>(&key)? else {
+        let problem = format!("persistentvolumeclaims \"{name}\" not found");
+        return fail(&format!("failed to fetch PVC from API server: {problem}"));
+    };
+    if found.metadata.deletion_timestamp.is_some() {
+        return fail("PVC is being deleted");
+    }
+    let spec = found.spec.clone().unwrap_or_default();
+    let phase = found.status.as_ref().and_then(|status| status.phase.as_deref());
+    let volume = spec.volume_name.filter(|name| !name.is_empty());
+    let (Some("Bound"), Some(volume)) = (phase, volume) else { return fail("PVC is not bound") };
+    if spec.volume_mode.as_deref() == Some("Block") {
+        return fail("volumeMode Block is not supported, only Filesystem");
+    }
+    let Some(found_volume) =
+        sources.get::<PersistentVolume>(&Key::of::<PersistentVolume>("", &volume))?
+    else {
+        return fail(&format!("failed to fetch PV {volume} from API server: not found"));
+    };
+    let spec = found_volume.spec.clone().unwrap_or_default();
+    let uid = spec.claim_ref.as_ref().and_then(|claim| claim.uid.as_deref());
+    if uid.is_some() && uid != found.metadata.uid.as_deref() {
+        return fail(&format!("PV {volume} is bound to another claim"));
+    }
+    let is_read_only = claim.read_only.unwrap_or(false);
+    if let Some(folder) = local_volumes::folder(&spec) {
+        return Ok(Wanted::Claim { folder, is_read_only });
+    }
+    let path = spec.host_path.map(|host| (host.path, host.type_.unwrap_or_default()));
+    let path = path.or_else(|| spec.local.map(|local| (local.path, "Directory".to_owned())));
+    match path {
+        Some((path, kind)) => Ok(Wanted::HostPath(HostPath { path, kind, is_read_only })),
+        None => fail(&format!(
+            "PV {volume} is no folder of this machine: use StorageClass {:?}, or a PV with \
+             hostPath or local",
+            local_volumes::CLASS
+        )),
+    }
+}
+
+/// Whether the folder of a volume is ours to remove: the volume is going, and lies on this node.
+pub(crate) fn is_ours(volume: &PersistentVolume, node: &str) -> Option<String> {
+    let spec = volume.spec.as_ref()?;
+    let is_here = local_volumes::node(spec).is_some_and(|name| name == node);
+    volume.metadata.deletion_timestamp.as_ref()?;
+    let has = volume.metadata.finalizers.iter().flatten();
+    has.into_iter().find(|name| *name == local_volumes::FINALIZER)?;
+    local_volumes::folder(spec).filter(|_| is_here)
+}
+
+/// The finalizers that stay when the folder has been removed.
+pub(crate) fn kept_by(volume: &PersistentVolume) -> Vec<String> {
+    let all = volume.metadata.finalizers.iter().flatten();
+    all.filter(|name| *name != local_volumes::FINALIZER).cloned().collect()
+}
