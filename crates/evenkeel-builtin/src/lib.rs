@@ -5,6 +5,7 @@
 //!                                |
 //! Service  --> EndpointSlice <---+          owners gone: garbage collector
 //! PodDisruptionBudget <-- Pods, Deployments
+//! PersistentVolumeClaim <-- bound both ways --> PersistentVolume (a folder of one node)
 //! ```
 //! Every controller here is a pure `decide(&View) -> Plan` with an `observe` in front, driven by
 //! [`evenkeel_control::RunLoop`]. None wakes up by itself unless a clock has to be waited for
@@ -28,11 +29,14 @@ mod reasons;
 mod replicaset;
 mod scheduler;
 mod seen;
+mod storage;
 
 #[cfg(test)]
 mod testing;
 
 use evenkeel_control::RunLoop;
+
+pub use storage::default_class;
 
 /// Adds every built-in controller and the scheduler to the loop.
 #[must_use]
@@ -43,5 +47,8 @@ pub fn install(run: RunLoop) -> RunLoop {
         .with(disruption::Disruptions)
         .with(lifecycle::Lifecycle::default())
         .with(scheduler::Scheduler::default())
+        .with(storage::Ephemerals)
+        .with(storage::Claims)
+        .with(storage::Volumes)
         .with(garbage::GarbageCollector::new())
 }

@@ -54,3 +54,23 @@ pub(crate) const SCHEDULED: &str = "Scheduled";
 pub(crate) const FAILED_SCHEDULING: &str = "FailedScheduling";
 pub(crate) const UNSCHEDULABLE: &str = "Unschedulable";
 pub(crate) const NOTHING_PENDING: &str = "NothingPending";
+
+// PersistentVolumeClaim, PersistentVolume
+pub(crate) const PROTECTING: &str = "Protecting";
+pub(crate) const UNUSED: &str = "Unused";
+pub(crate) const CLASS_GIVEN: &str = "ClassGiven";
+pub(crate) const CLAIM_CREATED: &str = "ClaimCreated";
+pub(crate) const BINDING: &str = "Binding";
+pub(crate) const RESIZING: &str = "Resizing";
+pub(crate) const RECLAIMING: &str = "Reclaiming";
+pub(crate) const WAITING_FOR_VOLUME: &str = "WaitingForVolume";
+pub(crate) const FAILED_BINDING: &str = "FailedBinding";
+pub(crate) const CLAIM_LOST: &str = "ClaimLost";
+pub(crate) const WAIT_FOR_FIRST_CONSUMER: &str = "WaitForFirstConsumer";
+pub(crate) const WAIT_FOR_POD_SCHEDULED: &str = "WaitForPodScheduled";
+pub(crate) const PROVISIONING: &str = "Provisioning";
+pub(crate) const PROVISIONING_SUCCEEDED: &str = "ProvisioningSucceeded";
+pub(crate) const PROVISIONING_FAILED: &str = "ProvisioningFailed";
+pub(crate) const EXTERNAL_PROVISIONING: &str = "ExternalProvisioning";
+pub(crate) const VOLUME_FAILED_DELETE: &str = "VolumeFailedDelete";
+pub(crate) const VOLUME_FAILED_RECYCLE: &str = "VolumeFailedRecycle";

@@ -9,8 +9,8 @@
 //! Nothing is retried by time: whatever may help (a pod that goes, a node that changes) is an
 //! event, and events wake it only while a pod waits.
 //!
-//! **Source**: `pkg/scheduler/framework/plugins`, default profile. Not here: preemption, volumes,
-//! dynamic resources, image locality.
+//! **Source**: `pkg/scheduler/framework/plugins`, default profile. Not here: preemption, dynamic
+//! resources, image locality, limits on the number of volumes per node.
 
 mod affinity;
 mod filter;
@@ -18,6 +18,7 @@ mod requests;
 mod score;
 mod spread;
 mod state;
+mod volumes;
 
 use std::{
     collections::BTreeMap,
@@ -27,21 +28,25 @@ use std::{
     },
 };
 
-use evenkeel_api::{GroupKind, Key};
+use evenkeel_api::{GroupKind, Key, Obj};
 use evenkeel_control::{
     Action, Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan, Ports,
     Trigger, Wakes,
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodCondition};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition},
+    storage::v1::StorageClass,
+};
 use serde_json::json;
 
 use crate::{
     pods, reasons,
     seen::{Seen, json, list_as, whole_second},
 };
-pub(crate) use affinity::covers;
+pub(crate) use affinity::{covers, volume_allows};
 use state::{Facts, State};
+use volumes::{Needs, Storage};
 
 /// Pods that name another scheduler are left to it.
 const OWN_NAME: &str = "default-scheduler";
@@ -63,6 +68,7 @@ pub(crate) struct View {
     pub(crate) pods: Vec<Seen<Pod>>,
     /// Labels of each namespace.
     pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) storage: Storage,
 }
 
 impl Controller for Scheduler {
@@ -85,8 +91,16 @@ impl Controller for Scheduler {
     }
 
     fn also(&self) -> Vec<Interest> {
-        let waiting = self.waiting.clone();
-        vec![Interest::mapped::<Node>(move |_| wake_if(waiting.load(Ordering::Relaxed)))]
+        let wake = || {
+            let waiting = self.waiting.clone();
+            move |_: &Obj| wake_if(waiting.load(Ordering::Relaxed))
+        };
+        vec![
+            Interest::mapped::<Node>(wake()),
+            Interest::mapped::<PersistentVolumeClaim>(wake()),
+            Interest::mapped::<PersistentVolume>(wake()),
+            Interest::mapped::<StorageClass>(wake()),
+        ]
     }
 
     async fn observe(&self, _key: &Key, ports: &Ports) -> Result<Option<View>, ObserveError> {
@@ -104,7 +118,8 @@ impl Controller for Scheduler {
             .iter()
             .map(|namespace| (namespace.name().to_owned(), namespace.labels().clone()))
             .collect();
-        Ok(Some(View { now: ports.clock.now(), nodes, pods, namespaces }))
+        let storage = Storage::observe(ports, pods.iter().filter(|pod| is_pending(pod))).await?;
+        Ok(Some(View { now: ports.clock.now(), nodes, pods, namespaces, storage }))
     }
 
     fn decide(&self, view: &View) -> Plan {
@@ -134,11 +149,37 @@ pub(crate) fn decide(view: &View) -> Plan {
     let mut plan = Plan::idle(reasons::NOTHING_PENDING);
     for pod in pending {
         let facts = Facts::of(pod);
-        match place(&state, &facts) {
+        let needs = Needs::of(&view.storage, pod, &view.pods);
+        let (needs, freed) = match needs {
+            Ok(needs) => {
+                needs.without_gone(|name| state.nodes.iter().any(|node| node.name() == name))
+            }
+            Err(problem) => {
+                let all = state.nodes.len();
+                let message = format!("0/{all} nodes are available: {problem}.");
+                if plan.actions.is_empty() {
+                    plan.reason = reasons::UNSCHEDULABLE;
+                }
+                explain(view.now, pod, message, &mut plan);
+                continue;
+            }
+        };
+        if !freed.is_empty() {
+            // The next look chooses anew.
+            plan.actions.extend(freed);
+            continue;
+        }
+        match place(&state, &facts, &needs) {
             Ok(node) => {
                 plan.reason = reasons::SCHEDULED;
                 let name = state.nodes[node].name().to_owned();
                 state.put(node, facts);
+                if let Some(told) = needs.tell(&name) {
+                    // Its claims are bound for this node first.
+                    plan.reason = reasons::WAITING_FOR_VOLUME;
+                    plan.actions.extend(told);
+                    continue;
+                }
                 plan.events.push(EventNote {
                     about: pod.key().clone(),
                     kind: EventType::Normal,
@@ -163,11 +204,11 @@ pub(crate) fn decide(view: &View) -> Plan {
 }
 
 /// The best node that takes the pod, or why none does.
-fn place(state: &State<'_>, facts: &Facts<'_>) -> Result<usize, String> {
+fn place<'a>(state: &State<'a>, facts: &Facts<'a>, needs: &Needs<'a>) -> Result<usize, String> {
     if state.nodes.is_empty() {
         return Err("no nodes available to schedule pods".to_owned());
     }
-    let checks = filter::Checks::of(state, facts);
+    let checks = filter::Checks::of(state, facts, needs);
     let mut fitting = Vec::new();
     let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
     for (index, node) in state.nodes.iter().enumerate() {

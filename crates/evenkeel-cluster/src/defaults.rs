@@ -16,6 +16,23 @@ pub(crate) fn apply(resource: &Resource, body: &mut Value) {
         ("", "Service") => service(body),
         ("", "Secret") => secret(body),
         ("", "Namespace") => namespace(body),
+        ("", "PersistentVolumeClaim") => {
+            set_text(object_in(body, "spec"), "volumeMode", "Filesystem");
+        }
+        ("", "PersistentVolume") => {
+            let spec = object_in(body, "spec");
+            set_text(spec, "volumeMode", "Filesystem");
+            set_text(spec, "persistentVolumeReclaimPolicy", "Retain");
+            if let Some(Value::Object(source)) = spec.get_mut("hostPath") {
+                set(source, "type", || json!(""));
+            }
+        }
+        ("storage.k8s.io", "StorageClass") => {
+            if let Some(fields) = body.as_object_mut() {
+                set_text(fields, "reclaimPolicy", "Delete");
+                set_text(fields, "volumeBindingMode", "Immediate");
+            }
+        }
         ("apps", "Deployment") => deployment(body),
         ("apps", "ReplicaSet") => {
             set(object_in(body, "spec"), "replicas", || json!(1));
@@ -258,9 +275,36 @@ fn pod_spec(spec: &mut Value) {
                 set(source, "defaultMode", || json!(420));
             }
         }
+        volume_sources(volume);
         if let Some(Value::Object(source)) = volume.get_mut("hostPath") {
             set(source, "type", || json!(""));
         }
+    }
+}
+
+/// What the sources inside of a volume's source leave out.
+fn volume_sources(volume: &mut Map<String, Value>) {
+    let field_refs = |items: Option<&mut Value>| {
+        for item in items.and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(Value::Object(field)) = item.get_mut("fieldRef") {
+                set_text(field, "apiVersion", "v1");
+            }
+            if let Some(Value::Object(field)) = item.get_mut("resourceFieldRef") {
+                set(field, "divisor", || json!("0"));
+            }
+        }
+    };
+    field_refs(volume.get_mut("downwardAPI").and_then(|source| source.get_mut("items")));
+    let sources = volume.get_mut("projected").and_then(|source| source.get_mut("sources"));
+    for source in sources.and_then(Value::as_array_mut).into_iter().flatten() {
+        field_refs(source.get_mut("downwardAPI").and_then(|source| source.get_mut("items")));
+        if let Some(Value::Object(token)) = source.get_mut("serviceAccountToken") {
+            set(token, "expirationSeconds", || json!(3_600));
+        }
+    }
+    let template = volume.get_mut("ephemeral").and_then(|it| it.get_mut("volumeClaimTemplate"));
+    if let Some(template) = template {
+        set_text(object_in(template, "spec"), "volumeMode", "Filesystem");
     }
 }
 

@@ -160,8 +160,8 @@ fn builtin() -> Vec<Resource> {
         row::<core::Event>("n", &["ev"]),
         row::<core::Endpoints>("n p", &["ep"]),
         row::<core::ServiceAccount>("n p", &["sa"]),
-        row::<core::PersistentVolumeClaim>("n s p", &["pvc"]),
-        row::<core::PersistentVolume>("s p", &["pv"]),
+        row::<core::PersistentVolumeClaim>("n s", &["pvc"]),
+        row::<core::PersistentVolume>("s", &["pv"]),
         row::<apps::Deployment>("n s c g a", &["deploy"]),
         row::<apps::ReplicaSet>("n s c g a", &["rs"]),
         row::<apps::StatefulSet>("n s c g a p", &["sts"]),
@@ -176,7 +176,7 @@ fn builtin() -> Vec<Resource> {
         row::<networking::Ingress>("n s g p", &["ing"]),
         row::<networking::IngressClass>("g p", &[]),
         row::<scheduling::PriorityClass>("p", &["pc"]),
-        row::<storage::StorageClass>("p", &["sc"]),
+        row::<storage::StorageClass>("", &["sc"]),
         row::<CustomResourceDefinition>("s g", &["crd", "crds"]),
     ];
     table.extend([

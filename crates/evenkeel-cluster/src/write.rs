@@ -14,7 +14,7 @@ use crate::{
     resource::{Resource, Service},
     state::State,
     validate,
-    value::{list_at, meta_mut, number_at, set_or_remove, stamp, text, text_at},
+    value::{meta_mut, number_at, set_or_remove, stamp, text, text_at},
 };
 
 /// Attempts to find a free generated name. 27^5 names: a second one is rare, an eighth a bug.
@@ -403,16 +403,6 @@ fn passive_warnings(resource: &Resource, body: &Value, warnings: &mut Vec<String
     if resource.service == Service::Passive && !expected {
         warnings.push(format!(
             "{kind} {name:?} is stored, but nothing in this cluster acts on this kind"
-        ));
-    }
-    let spec = if resource.is("", "Pod") { "/spec" } else { "/spec/template/spec" };
-    let mounts = list_at(body, &format!("{spec}/volumes"));
-    if !mounts.is_empty() {
-        let names: Vec<&str> = mounts.iter().map(|volume| text(volume, "name")).collect();
-        warnings.push(format!(
-            "{kind} {name:?} has volumes ({}): this cluster mounts none, containers see the files \
-             of this machine",
-            names.join(", ")
         ));
     }
     let service = text_at(body, "/spec/type");

@@ -335,10 +335,37 @@ fn kinds_are_explained_and_what_is_not_there_says_so() {
     assert!(said.contains("see kubectl logs, or ps"), "{said}");
     let volumes = "{\"spec\":{\"volumes\":[{\"name\":\"v\",\"emptyDir\":{}}]}}";
     let said = cluster.run(&format!("kubectl run b --image=b:1 --overrides='{volumes}'"));
-    assert!(
-        said.contains("Warning: Pod \"b\" has volumes (v): this cluster mounts none"),
-        "{said}"
+    assert_eq!(said, "pod/b created\n");
+}
+
+#[test]
+fn claims_volumes_and_classes_print_as_upstream_prints_them() {
+    let cluster = Cluster::start("storage");
+    cluster.create(json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": "standard",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "evenkeel.dev/local-folder"}));
+    cluster.create(json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data", "namespace": "default"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": "disk",
+            "storageClassName": "standard", "resources": {"requests": {"storage": "1Gi"}}}}));
+    cluster.create(json!({"apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": {"name": "disk"},
+        "spec": {"accessModes": ["ReadWriteOnce", "ReadOnlyMany"], "hostPath": {"path": "/srv"},
+            "claimRef": {"namespace": "default", "name": "data"}, "storageClassName": "standard",
+            "capacity": {"storage": "2Gi"}}}));
+    let claim = Key::of::<k8s_openapi::api::core::v1::PersistentVolumeClaim>("default", "data");
+    cluster.status(
+        &claim,
+        json!({"phase": "Bound", "accessModes": ["ReadWriteOnce"],
+        "capacity": {"storage": "2Gi"}}),
     );
+    insta::assert_snapshot!(cluster.run("kubectl get sc; kubectl get pv; kubectl get pvc -o wide"), @"");
+    let said = cluster.run(
+        "kubectl patch pvc data --type merge -p \
+        '{\"spec\":{\"accessModes\":[\"ReadWriteMany\"]}}'",
+    );
+    insta::assert_snapshot!(said, @"");
 }
 
 #[test]

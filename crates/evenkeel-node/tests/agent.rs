@@ -1,6 +1,9 @@
 //! The agent on the embedded API, with a simulated runtime, under virtual time.
 #![expect(clippy::unwrap_used, reason = "a setup that fails is a test that fails")]
 
+#[path = "agent/volumes.rs"]
+mod volumes;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -21,8 +24,8 @@ use evenkeel_node::{
     agent::{self, AgentConfig},
     probe::Outcome,
     runtime::{
-        Adopted, Check, ContainerRef, ExecOutput, Exit, ProbeReply, Runtime, RuntimeError, Signal,
-        StartError, StartOrder, Started,
+        Adopted, Check, ContainerRef, ExecOutput, Exit, Mount, ProbeReply, Runtime, RuntimeError,
+        Signal, StartError, StartOrder, Started,
     },
 };
 use futures::StreamExt as _;
@@ -64,6 +67,7 @@ struct FakeRuntime {
     runs: Mutex<BTreeMap<ContainerRef, Run>>,
     healthy: watch::Sender<bool>,
     env: Mutex<BTreeMap<String, String>>,
+    mounts: Mutex<Vec<Mount>>,
     /// Whether a probe reports until when nothing changes.
     reports_changes: bool,
 }
@@ -76,6 +80,7 @@ impl FakeRuntime {
             runs: Mutex::default(),
             healthy: watch::Sender::new(true),
             env: Mutex::default(),
+            mounts: Mutex::default(),
             reports_changes,
         })
     }
@@ -116,6 +121,7 @@ impl Runtime for FakeRuntime {
         let ContainerRef { container, attempt, .. } = &order.container;
         self.say(&format!("start {container}#{attempt} on {}", order.ip));
         self.env.lock().unwrap().clone_from(&order.env);
+        self.mounts.lock().unwrap().clone_from(&order.mounts);
         let id = format!("runtime://{container}{attempt}");
         let started = Started { id, at: self.clock.now() };
         let run = (started.clone(), watch::Sender::new(None));

@@ -12,6 +12,7 @@ use evenkeel_node::{
     agent::{self, AgentConfig},
     sandbox::NameServer,
     shell::{ProcessRuntime, ProcessSettings, stop_all},
+    volumes::VolumeSettings,
 };
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
 use tokio::{io::AsyncReadExt as _, net::unix::pipe::Receiver};
@@ -30,11 +31,17 @@ pub(crate) async fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let ports = HostPorts::new(&store, time.clone(), time);
     let settings = ProcessSettings::new(args.root.clone(), OWN.into(), args.images.clone());
     let runtime = Arc::new(ProcessRuntime::new(settings));
+    let mut config = config(node, args.names);
+    config.volumes = Some(VolumeSettings {
+        root: args.root.clone(),
+        claims: args.claims.clone(),
+        host_paths: args.host_path.clone(),
+    });
     tokio::select! {
         biased;
         () = signals::stopped() => {}
         () = abandoned() => {}
-        ended = agent::run(config(node, args.names), ports, runtime) => { ended?; }
+        ended = agent::run(config, ports, runtime) => { ended?; }
     }
     stop_all(&args.root).await;
     Ok(ExitCode::SUCCESS)

@@ -145,6 +145,10 @@ pub(crate) struct UpArgs {
     /// Time between two scrapes of a target, at least 100ms
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = durations::interval)]
     pub(crate) scrape_interval: Duration,
+    /// A folder of this machine that pods may use as `hostPath`, with all below it; may be given
+    /// several times
+    #[arg(long, value_name = "DIR")]
+    pub(crate) host_path: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) record: RecordArgs,
     /// Switch one safeguard off
@@ -433,4 +437,10 @@ pub(crate) struct AgentArgs {
     /// Where pods ask for names: they have networks of their own
     #[arg(long)]
     pub(crate) names: Option<std::net::IpAddr>,
+    /// Where the folders of claims lie
+    #[arg(long)]
+    pub(crate) claims: PathBuf,
+    /// Folders that pods may use as `hostPath`
+    #[arg(long)]
+    pub(crate) host_path: Vec<PathBuf>,
 }

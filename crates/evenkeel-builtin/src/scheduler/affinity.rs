@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration,
+    Node, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, Pod, PodSpec, Taint,
+    Toleration,
 };
 
 use super::state::NodeState;
+use crate::seen::Seen;
 
 /// Whether the pod's node selector and required node affinity allow the node.
 pub(crate) fn allows(spec: &PodSpec, node: &NodeState<'_>) -> bool {
@@ -20,7 +22,17 @@ pub(crate) fn allows(spec: &PodSpec, node: &NodeState<'_>) -> bool {
         affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     // Terms are alternatives; a list without any allows nothing.
     selected
-        && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)))
+        && required
+            .is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node.node)))
+}
+
+/// Whether a volume can be used on the node.
+///
+/// **Source**: `CheckNodeAffinity` in `component-helpers/storage/volume`.
+pub(crate) fn volume_allows(volume: &PersistentVolume, node: &Seen<Node>) -> bool {
+    let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
+    let required = affinity.and_then(|affinity| affinity.required.as_ref());
+    required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)))
 }
 
 /// Sum of the weights of the preferred terms that the node satisfies.
@@ -28,17 +40,18 @@ pub(crate) fn preference(spec: &PodSpec, node: &NodeState<'_>) -> i64 {
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
     let preferred =
         affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let fitting = preferred.into_iter().flatten().filter(|term| matches(&term.preference, node));
+    let fitting =
+        preferred.into_iter().flatten().filter(|term| matches(&term.preference, node.node));
     fitting.map(|term| i64::from(term.weight)).sum()
 }
 
 /// All requirements of a term; an empty term matches nothing.
-fn matches(term: &NodeSelectorTerm, node: &NodeState<'_>) -> bool {
+fn matches(term: &NodeSelectorTerm, node: &Seen<Node>) -> bool {
     let labels = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     let name = BTreeMap::from([("metadata.name".to_owned(), node.name().to_owned())]);
     (!labels.is_empty() || !fields.is_empty())
-        && labels.iter().all(|requirement| holds(requirement, node.node.obj.labels()))
+        && labels.iter().all(|requirement| holds(requirement, node.obj.labels()))
         && fields.iter().all(|requirement| holds(requirement, &name))
 }
 

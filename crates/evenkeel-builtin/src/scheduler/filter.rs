@@ -9,6 +9,7 @@ use super::{
     affinity,
     spread::Spread,
     state::{Facts, NodeState, State, Term},
+    volumes::Needs,
 };
 
 /// A topology domain: key and value of a node label.
@@ -18,6 +19,7 @@ pub(crate) type Domain = (String, String);
 pub(crate) struct Checks<'s, 'a> {
     facts: &'s Facts<'a>,
     spec: &'s PodSpec,
+    needs: &'s Needs<'a>,
     spread: Spread,
     /// Domains with a pod that all required affinity terms speak of.
     wanted_company: BTreeSet<Domain>,
@@ -30,7 +32,7 @@ pub(crate) struct Checks<'s, 'a> {
 }
 
 impl<'s, 'a> Checks<'s, 'a> {
-    pub(crate) fn of(state: &State<'a>, facts: &'s Facts<'a>) -> Self {
+    pub(crate) fn of(state: &State<'a>, facts: &'s Facts<'a>, needs: &'s Needs<'a>) -> Self {
         static NONE: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
         let spec = facts.pod.spec.as_ref().unwrap_or(&NONE);
         let (mut wanted_company, mut excluded, mut excluding) =
@@ -52,6 +54,7 @@ impl<'s, 'a> Checks<'s, 'a> {
         Self {
             facts,
             spec,
+            needs,
             spread: Spread::of(state, facts),
             wanted_company,
             may_be_first,
@@ -80,6 +83,9 @@ impl<'s, 'a> Checks<'s, 'a> {
         let short = self.shortages(node);
         if !short.is_empty() {
             return short;
+        }
+        if let Some(reason) = self.needs.refusal(node.node) {
+            return one(reason);
         }
         if let Some(reason) = self.spread.refusal(node) {
             return one(reason);

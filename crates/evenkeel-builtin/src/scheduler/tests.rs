@@ -42,6 +42,7 @@ fn view(nodes: &[Value], pods: &[Value]) -> View {
             ("shop".to_owned(), BTreeMap::new()),
             ("lab".to_owned(), BTreeMap::from([("team".to_owned(), "lab".to_owned())])),
         ]),
+        storage: Storage::default(),
     }
 }
 

@@ -6,6 +6,7 @@ mod age;
 mod cluster;
 mod path;
 mod pod;
+mod storage;
 mod workload;
 
 use evenkeel_api::Obj;
@@ -58,6 +59,9 @@ fn layout(resource: &Resource) -> Option<Layout> {
         ("", "Namespace") => cluster::NAMESPACE,
         ("", "ConfigMap") => cluster::CONFIG_MAP,
         ("", "Secret") => cluster::SECRET,
+        ("", "PersistentVolumeClaim") => storage::CLAIM,
+        ("", "PersistentVolume") => storage::VOLUME,
+        ("storage.k8s.io", "StorageClass") => storage::CLASS,
         ("discovery.k8s.io", "EndpointSlice") => cluster::ENDPOINT_SLICE,
         ("coordination.k8s.io", "Lease") => cluster::LEASE,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => cluster::DEFINITION,

@@ -5,6 +5,7 @@
 mod names;
 mod other;
 mod pod;
+mod volumes;
 mod workload;
 
 use std::fmt::Display;
@@ -53,6 +54,18 @@ pub(crate) fn updated(resource: &Resource, old: &Value, new: &Value) -> Result<(
             check_body(resource, new, &mut check);
             other::service_updated(old, new, &mut check);
         }
+        ("", "PersistentVolumeClaim") => {
+            check_body(resource, new, &mut check);
+            volumes::claim_updated(old, new, &mut check);
+        }
+        ("", "PersistentVolume") => {
+            check_body(resource, new, &mut check);
+            volumes::volume_updated(old, new, &mut check);
+        }
+        ("storage.k8s.io", "StorageClass") => {
+            check_body(resource, new, &mut check);
+            volumes::class_updated(old, new, &mut check);
+        }
         ("", "ConfigMap" | "Secret") => {
             check_body(resource, new, &mut check);
             other::immutable_data(old, new, &mut check);
@@ -67,6 +80,9 @@ fn check_body(resource: &Resource, body: &Value, check: &mut Check) {
         ("", "Pod") => pod::spec(body.get("spec").unwrap_or(&Value::Null), "spec", &[], check),
         ("", "Service") => other::service(body, check),
         ("", "ConfigMap" | "Secret") => other::data(body, check),
+        ("", "PersistentVolumeClaim") => volumes::claim(body, check),
+        ("", "PersistentVolume") => volumes::volume(body, check),
+        ("storage.k8s.io", "StorageClass") => volumes::class(body, check),
         ("apps", "Deployment") => workload::deployment(body, check),
         ("apps", "ReplicaSet" | "StatefulSet" | "DaemonSet") => workload::replicas(body, check),
         ("batch", "Job") => {

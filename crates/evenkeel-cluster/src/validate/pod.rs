@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use evenkeel_api::Quantity;
 use serde_json::{Value, json};
 
-use super::{Check, names};
+use super::{Check, names, volumes as volume_rules};
 use crate::value::{list_at, text};
 
 /// A pod's spec, or that of a template. `claimed`: volumes that its pods get besides those in it.
@@ -15,6 +15,7 @@ pub(super) fn spec(spec: &Value, path: &str, claimed: &[&str], check: &mut Check
         if !volumes.insert(name) {
             check.duplicate(&at, &json!(name));
         }
+        volume_rules::source(volume, &format!("{path}.volumes[{index}]"), check);
     }
     volumes.extend(claimed);
     if list_at(spec, "/containers").is_empty() {
@@ -108,15 +109,7 @@ fn container(container: &Value, path: &str, volumes: &BTreeSet<&str>, check: &mu
     ports(container, path, check);
     env(container, path, check);
     resources(container.get("resources").unwrap_or(&Value::Null), path, check);
-    for (index, mount) in list_at(container, "/volumeMounts").iter().enumerate() {
-        let at = format!("{path}.volumeMounts[{index}]");
-        if text(mount, "mountPath").is_empty() {
-            check.required(&format!("{at}.mountPath"), "");
-        }
-        if !volumes.contains(text(mount, "name")) {
-            check.not_found(&format!("{at}.name"), &json!(text(mount, "name")));
-        }
-    }
+    volume_rules::mounts(container, path, volumes, check);
     for (name, is_once) in
         [("livenessProbe", true), ("readinessProbe", false), ("startupProbe", true)]
     {

@@ -199,7 +199,7 @@ impl Agent {
         self.work.push(Box::pin(async move {
             // What is known of it may be old by now.
             let done = match ports.read.get(volume.key()).await {
-                Ok(Some(now)) => volumes::release(&node, disk, &ports, &now).await,
+                Ok(Some(now)) => volumes::let_go(&node, disk, &ports, &now).await,
                 Ok(None) => Ok(()),
                 Err(error) => Err(error.to_string()),
             };

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     pod::VolumesSetUp,
     runtime::{Mount, StartError},
-    volumes::{Disk, Sources, Wanted, is_ours, kept_by, references, tokens_of, wanted},
+    volumes::{Disk, Sources, Wanted, references, release, tokens_of, wanted},
 };
 
 /// The volumes of a pod, without what is in them.
@@ -105,20 +105,21 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Removes the folder of a claim whose volume is being deleted, if it lies on this node; then lets
-/// the volume go.
-pub(super) async fn release(
+/// Removes the folder of a claim whose volume is being deleted, if it lies on this node and is to
+/// go; then lets the volume go.
+pub(super) async fn let_go(
     node: &str,
     disk: Arc<Disk>,
     ports: &HostPorts,
     object: &Obj,
 ) -> Result<(), String> {
     let volume = object.get::<PersistentVolume>().map_err(|error| error.to_string())?;
-    let Some(folder) = is_ours(&volume, node) else { return Ok(()) };
-    let removed = folder.clone();
-    blocking(move || disk.remove_claim(&removed)).await?;
-    tracing::info!(object = %object.key(), folder, "folder of the claim removed");
-    let patch = Patch::Merge(json!({"metadata": {"finalizers": kept_by(&volume)}}));
+    let Some(release) = release(&volume, node) else { return Ok(()) };
+    if let Some(folder) = release.folder {
+        tracing::info!(object = %object.key(), folder, "removing the folder of the claim");
+        blocking(move || disk.remove_claim(&folder)).await?;
+    }
+    let patch = Patch::Merge(json!({"metadata": {"finalizers": release.finalizers}}));
     let options =
         WriteOptions { subresource: None, expect: Some(object.revision()), manager: MANAGER };
     match ports.writes.patch(object.key(), &patch, &options).await {

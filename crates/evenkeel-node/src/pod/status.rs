@@ -233,7 +233,8 @@ impl PodMachine {
             terminated: Some(terminated_of(end)),
             ..ContainerState::default()
         };
-        let blocked = slot.role == Role::Main && !self.initialized;
+        let has_init = self.slots.iter().any(|slot| slot.role != Role::Main);
+        let blocked = slot.role == Role::Main && !self.initialized && has_init;
         let (state, last, id) = match &slot.state {
             State::Waiting { .. } if blocked && slot.previous.is_none() => {
                 (waiting(reasons::POD_INITIALIZING, String::new()), None, None)

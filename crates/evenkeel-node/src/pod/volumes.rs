@@ -154,7 +154,17 @@ mod tests {
             1.8 no-volumes
             3.9 volumes
             4 up a";
-        assert_snapshot!(script(SPEC, lines), @"");
+        assert_snapshot!(script(SPEC, lines), @r"
+          0 new                    -> volumes                      | Pending a=ContainerCreating
+        0.1 no-volumes             -> !FailedMount                 | Pending a=ContainerCreating
+        0.6                        -> volumes                      | Pending a=ContainerCreating
+        0.7 no-volumes             -> !FailedMount                 | Pending a=ContainerCreating
+        1.7                        -> volumes                      | Pending a=ContainerCreating
+        1.8 no-volumes             -> !FailedMount                 | Pending a=ContainerCreating
+        3.8                        -> volumes                      | Pending a=ContainerCreating
+        3.9 volumes                -> start(a#0)                   | Pending a=ContainerCreating
+          4 up a                   -> !Pulled !Created !Started    | Running a=Running+ READY
+        ");
     }
 
     #[test]
@@ -166,7 +176,17 @@ mod tests {
             10.7 volumes change
             12 label x
             12.1 volumes";
-        assert_snapshot!(script(SPEC, lines), @"");
+        assert_snapshot!(script(SPEC, lines), @r"
+           0 new                    -> volumes                      | Pending a=ContainerCreating
+           0 volumes change         -> start(a#0)                   | Pending a=ContainerCreating
+           0 up a                   -> !Pulled !Created !Started    | Running a=Running+ READY
+          10 look                   -> volumes                      | Running a=Running+ READY
+        10.1 no-volumes             -> !FailedMount                 | Running a=Running+ READY
+        10.6                        -> volumes                      | Running a=Running+ READY
+        10.7 volumes change         ->                              | Running a=Running+ READY
+          12 label x                -> volumes                      | Running a=Running+ READY
+        12.1 volumes                ->                              | Running a=Running+ READY
+        ");
     }
 
     #[test]
@@ -176,11 +196,24 @@ mod tests {
             10.1 volumes full
             12 exit a 137
             20 delete 30";
-        assert_snapshot!(script(SPEC, lines), @"");
+        assert_snapshot!(script(SPEC, lines), @r"
+           0 new                    -> volumes                      | Pending a=ContainerCreating
+           0 volumes change         -> start(a#0)                   | Pending a=ContainerCreating
+           0 up a                   -> !Pulled !Created !Started    | Running a=Running+ READY
+          10                        -> volumes                      | Running a=Running+ READY
+        10.1 volumes full           -> Term(a) !Evicted !Killing    | Failed a=Running+
+        11.1                        -> Kill(a)                      | Failed a=Running+
+          12 exit a 137             ->                              | Failed a=Error:137
+          20 delete 30              -> finish                       | Failed a=Error:137
+        ");
     }
 
     #[test]
     fn a_pod_that_goes_before_its_volumes_are_made_waits_for_that_only() {
-        assert_snapshot!(script(SPEC, "1 delete 30\n1.5 volumes"), @"");
+        assert_snapshot!(script(SPEC, "1 delete 30\n1.5 volumes"), @r"
+          0 new                    -> volumes                      | Pending a=ContainerCreating
+          1 delete 30              ->                              | Pending a=ContainerCreating
+        1.5 volumes                -> finish                       | Pending a=ContainerCreating
+        ");
     }
 }

@@ -131,7 +131,9 @@ impl Writer<'_> {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if !name.starts_with("..") && !wanted.contains(&*name) {
+            // A folder that a `subPath` without a file has made is not ours.
+            let is_ours = entry.file_type()?.is_symlink() && !name.starts_with("..");
+            if is_ours && !wanted.contains(&*name) {
                 remove_file(&entry.path())?;
                 (self.after)(Step::Hidden)?;
             }

@@ -59,18 +59,24 @@ pub(super) fn wanted(
     }
 }
 
-/// Whether the folder of a volume is ours to remove: the volume is going, and lies on this node.
-pub(crate) fn is_ours(volume: &PersistentVolume, node: &str) -> Option<String> {
-    let spec = volume.spec.as_ref()?;
-    let is_here = local_volumes::node(spec).is_some_and(|name| name == node);
-    volume.metadata.deletion_timestamp.as_ref()?;
-    let has = volume.metadata.finalizers.iter().flatten();
-    has.into_iter().find(|name| *name == local_volumes::FINALIZER)?;
-    local_volumes::folder(spec).filter(|_| is_here)
+/// What a node has to do for a volume that is being deleted before it lets it go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Release {
+    /// The folder to remove; `None` when the data stay.
+    pub(crate) folder: Option<String>,
+    /// The finalizers that are left then.
+    pub(crate) finalizers: Vec<String>,
 }
 
-/// The finalizers that stay when the folder has been removed.
-pub(crate) fn kept_by(volume: &PersistentVolume) -> Vec<String> {
-    let all = volume.metadata.finalizers.iter().flatten();
-    all.filter(|name| *name != local_volumes::FINALIZER).cloned().collect()
+/// Whether a volume waits for this node. Only a reclaim policy that says so costs data.
+pub(crate) fn release(volume: &PersistentVolume, node: &str) -> Option<Release> {
+    let spec = volume.spec.as_ref()?;
+    volume.metadata.deletion_timestamp.as_ref()?;
+    local_volumes::node(spec).filter(|name| *name == node)?;
+    let folder = local_volumes::folder(spec)?;
+    let has = volume.metadata.finalizers.as_ref()?;
+    has.iter().find(|name| *name == local_volumes::FINALIZER)?;
+    let others = has.iter().filter(|name| *name != local_volumes::FINALIZER);
+    let is_deleted = spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete");
+    Some(Release { folder: is_deleted.then_some(folder), finalizers: others.cloned().collect() })
 }

@@ -27,7 +27,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-pub(crate) use claims::{is_ours, kept_by};
+pub(crate) use claims::release;
 pub(crate) use disk::Disk;
 pub(crate) use fields::resource_value;
 pub(crate) use projected::tokens as tokens_of;

@@ -35,6 +35,8 @@ pub(crate) struct Options<'a> {
     pub(crate) images: &'a Path,
     /// Where the nodes are, unless in the network of the host.
     pub(crate) network: Option<&'a Own>,
+    /// Folders that pods may use as `hostPath`.
+    pub(crate) host_paths: &'a [PathBuf],
 }
 
 /// The running agents.
@@ -95,14 +97,20 @@ pub(crate) fn start(nodes: &[NodeSpec], options: &Options<'_>) -> anyhow::Result
         }
         let file = root.join("node.json");
         write_private(&file, &serde_json::to_string(&node)?)?;
-        let flags: [(&str, &Path); 4] = [
+        // Beside the nodes: a claim outlives its pods, and what runs on its node.
+        let claims = options.data_dir.join("volumes");
+        let flags: [(&str, &Path); 5] = [
             ("--kubeconfig", kubeconfig),
             ("--node", &file),
             ("--root", &root),
             ("--images", options.images),
+            ("--claims", &claims),
         ];
         let mut words = vec![OsString::from("agent")];
         words.extend(flags.iter().flat_map(|(flag, value)| [flag.into(), value.into()]));
+        for dir in options.host_paths {
+            words.extend(["--host-path".into(), dir.into()]);
+        }
         if options.network.is_some() {
             words.extend(["--names".into(), evenkeel_network::DNS.to_string().into()]);
         }

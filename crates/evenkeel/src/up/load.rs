@@ -24,6 +24,16 @@ pub(crate) async fn install_crds(store: &dyn Store) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes the default `StorageClass`, unless a class of the name is there already: it may be a
+/// changed one.
+pub(crate) async fn install_class(store: &dyn Store) -> anyhow::Result<()> {
+    let class = evenkeel_builtin::default_class();
+    if store.get(class.key()).await?.is_none() {
+        put(store, &class).await.with_context(|| class.key().to_string())?;
+    }
+    Ok(())
+}
+
 /// Creates or updates every object; what the server refuses is reported with its place in the
 /// files, and the others continue.
 pub(crate) async fn apply(store: &dyn Store, objects: &[(Origin, Obj)]) {

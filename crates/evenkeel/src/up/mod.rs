@@ -67,6 +67,7 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
         }
         None => args.dir.canonicalize()?.join("images.yaml"),
     };
+    let host_paths = host_paths(&args.host_path)?;
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
     // Loopback addresses belong to one cluster at a time.
     let _lock = network.is_none().then(secrets::lock).transpose()?;
@@ -91,6 +92,7 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
         io::complain(&format!("warning: {text}"));
     }
     load::install_crds(store.as_ref()).await?;
+    load::install_class(store.as_ref()).await?;
     let telemetry = Telemetry::new(Limits::default());
     let activity = Arc::default();
     let host = Host { args, data_dir, store, time, telemetry, activity, network };
@@ -106,6 +108,7 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
         kubeconfigs: &served.agents,
         images: &images,
         network: host.network.as_ref(),
+        host_paths: &host_paths,
     };
     let mut agents = agents::start(&nodes, &options)?;
     let work = async {
@@ -135,6 +138,22 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
     };
     agents.stop().await;
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// The folders that pods may use, as they are found on this machine.
+fn host_paths(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for dir in given {
+        let real = dir.canonicalize().with_context(|| format!("--host-path {}", dir.display()))?;
+        anyhow::ensure!(real.is_dir(), "--host-path {}: not a folder", dir.display());
+        // A manifest may name it either way.
+        let named = std::path::absolute(dir).context("--host-path")?;
+        if named != real {
+            found.push(named);
+        }
+        found.push(real);
+    }
+    Ok(found)
 }
 
 /// The nodes of all `ClusterConfig`s; what eksctl would refuse in them is logged as a warning.
