@@ -360,12 +360,23 @@ fn claims_volumes_and_classes_print_as_upstream_prints_them() {
         json!({"phase": "Bound", "accessModes": ["ReadWriteOnce"],
         "capacity": {"storage": "2Gi"}}),
     );
-    insta::assert_snapshot!(cluster.run("kubectl get sc; kubectl get pv; kubectl get pvc -o wide"), @"");
+    insta::assert_snapshot!(cluster.run("kubectl get sc; kubectl get pv; kubectl get pvc -o wide"), @r"
+    NAME                 PROVISIONER                 RECLAIMPOLICY   VOLUMEBINDINGMODE   ALLOWVOLUMEEXPANSION   AGE
+    standard (default)   evenkeel.dev/local-folder   Delete          Immediate           false                  0s
+    NAME   CAPACITY   ACCESS MODES   RECLAIM POLICY   STATUS    CLAIM          STORAGECLASS   VOLUMEATTRIBUTESCLASS   REASON   AGE
+    disk   2Gi        RWO,ROX        Retain           Pending   default/data   standard       <unset>                          0s
+    NAME   STATUS   VOLUME   CAPACITY   ACCESS MODES   STORAGECLASS   VOLUMEATTRIBUTESCLASS   AGE   VOLUMEMODE
+    data   Bound    disk     2Gi        RWO            standard       <unset>                 0s    Filesystem
+    ");
     let said = cluster.run(
         "kubectl patch pvc data --type merge -p \
         '{\"spec\":{\"accessModes\":[\"ReadWriteMany\"]}}'",
     );
-    insta::assert_snapshot!(said, @"");
+    insta::assert_snapshot!(said, @r#"
+    The PersistentVolumeClaim "data" is invalid: 
+    * spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims
+    * spec.resources.requests.storage: Forbidden: field can not be less than status.capacity
+    "#);
 }
 
 #[test]
