@@ -305,8 +305,9 @@ pub(super) fn claim_updated(old: &Value, new: &Value, check: &mut Check) {
     let amount = |body: &Value, at: &str| {
         body.pointer(at).and_then(Value::as_str).and_then(|text| Quantity::parse(text).ok())
     };
-    let wanted = amount(new, "/spec/resources/requests/storage");
-    if wanted < amount(old, "/status/capacity/storage") && is_bound {
+    let storage = "/spec/resources/requests/storage";
+    let (had, wanted) = (amount(old, storage), amount(new, storage));
+    if wanted < had && wanted <= amount(old, "/status/capacity/storage") {
         let why = "field can not be less than status.capacity";
         check.forbidden("spec.resources.requests.storage", why);
     }
@@ -367,11 +368,17 @@ pub(super) fn volume_updated(old: &Value, new: &Value, check: &mut Check) {
 
 /// A storage class.
 pub(super) fn class(body: &Value, check: &mut Check) {
-    required(body, "provisioner", "", check);
+    if text(body, "provisioner").is_empty() {
+        check.required("provisioner", "");
+    }
     let modes = ["Immediate", "WaitForFirstConsumer"];
-    for (name, allowed) in [("reclaimPolicy", &["Delete", "Retain"]), ("volumeBindingMode", &modes)]
-    {
-        check.one_of(body, name, "", allowed);
+    for (name, allowed) in [("reclaimPolicy", ["Delete", "Retain"]), ("volumeBindingMode", modes)] {
+        let have = text(body, name);
+        if !have.is_empty() && !allowed.contains(&have) {
+            let supported = allowed.map(|text| format!("{text:?}")).join(", ");
+            let message = format!("Unsupported value: {have:?}: supported values: {supported}");
+            check.add("FieldValueNotSupported", name, message);
+        }
     }
 }
 
@@ -488,14 +495,17 @@ mod tests {
         spec.nodeAffinity: Required value: Local volume requires node affinity
         "#);
         assert_snapshot!(run(class, json!({"reclaimPolicy": "Recycle"})), @r#"
-        .provisioner: Required value
-        .reclaimPolicy: Unsupported value: "Recycle": supported values: "Delete", "Retain"
+        provisioner: Required value
+        reclaimPolicy: Unsupported value: "Recycle": supported values: "Delete", "Retain"
         "#);
     }
 
     #[test]
     fn a_claim_changes_only_where_it_may() {
-        let body = |spec: Value, phase: &str| json!({"spec": spec, "status": {"phase": phase, "capacity": {"storage": "2Gi"}}});
+        let body = |spec: Value, phase: &str| {
+            let status = json!({"phase": phase, "capacity": {"storage": "2Gi"}});
+            json!({"spec": spec, "status": status})
+        };
         let asks = |size: &str| json!({"resources": {"requests": {"storage": size}}});
         let run = |old: Value, new: Value| {
             let mut check = Check::default();

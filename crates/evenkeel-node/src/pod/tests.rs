@@ -28,7 +28,8 @@ fn pod(spec: &str) -> Pod {
 
 /// Runs a script on a pod. A line is `SECONDS EVENT [CONTAINER [ARGUMENT]]`:
 /// `up`, `no-image`, `exit CODE`, `probe KIND +|-`, `stopped` (preStop returned), `delete GRACE`,
-/// `volumes [change|full]`, `no-volumes`, `label VALUE`, `gate VALUE` and `drained UID` (annotations; the pod's uid is `u`), `gone`. Before each line the machine is woken as it asked.
+/// `volumes [change|full]`, `no-volumes`, `label VALUE`, `gate VALUE` and `drained UID` (annotations;
+/// the pod's uid is `u`), `gone`. Before each line the machine is woken as it asked.
 pub(super) fn script(spec: &str, lines: &str) -> String {
     let mut object = pod(spec);
     let address = "127.64.0.2".parse().unwrap();

@@ -120,7 +120,7 @@ fn any_files() -> impl Strategy<Value = BTreeMap<String, String>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..Default::default() })]
 
     /// Killed between any two steps, a reader finds one version whole under the names that both
     /// have, and the next write brings what is wanted, with nothing left over.
