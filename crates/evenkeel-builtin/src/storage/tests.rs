@@ -21,30 +21,30 @@ fn cluster() -> Cluster {
     cluster
 }
 
-fn claim(name: &str, spec: Value) -> Value {
+fn claim(name: &str, spec: &Value) -> Value {
     let mut body = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
         "metadata": {"name": name, "namespace": "shop"},
         "spec": {"accessModes": ["ReadWriteOnce"],
             "resources": {"requests": {"storage": "1Gi"}}}});
-    evenkeel_api::json::merge(&mut body["spec"], &spec);
+    evenkeel_api::json::merge(&mut body["spec"], spec);
     body
 }
 
-fn user(name: &str, claim: &str, spec: Value) -> Value {
+fn user(name: &str, claim: &str, spec: &Value) -> Value {
     let mut body = json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "shop"},
         "spec": {"containers": [{"name": "main"}], "volumes": [
             {"name": "data", "persistentVolumeClaim": {"claimName": claim}}]}});
-    evenkeel_api::json::merge(&mut body["spec"], &spec);
+    evenkeel_api::json::merge(&mut body["spec"], spec);
     body
 }
 
-fn volume(name: &str, size: &str, spec: Value) -> Value {
+fn volume(name: &str, size: &str, spec: &Value) -> Value {
     let mut body = json!({"apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {"name": name},
         "spec": {"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"],
             "hostPath": {"path": format!("/srv/{name}")}}});
-    evenkeel_api::json::merge(&mut body["spec"], &spec);
+    evenkeel_api::json::merge(&mut body["spec"], spec);
     body
 }
 
@@ -103,12 +103,12 @@ fn delete<T: evenkeel_api::ApiObject>(cluster: &mut Cluster, namespace: &str, na
 #[test]
 fn a_claim_waits_for_its_pod_and_is_a_folder_of_that_node() {
     let mut cluster = cluster();
-    cluster.world.apply(claim("data", json!({})));
+    cluster.world.apply(claim("data", &json!({})));
     assert_snapshot!(shown(&mut cluster), @"claim data Pending - -");
     cluster.world.apply(user(
         "db",
         "data",
-        json!({"nodeSelector": {"kubernetes.io/hostname": "n2"}}),
+        &json!({"nodeSelector": {"kubernetes.io/hostname": "n2"}}),
     ));
     assert_snapshot!(shown(&mut cluster), @r"
     claim data Bound pvc 1Gi
@@ -126,11 +126,11 @@ fn a_claim_waits_for_its_pod_and_is_a_folder_of_that_node() {
     let claim = cluster.world.find(&Key::of::<PersistentVolumeClaim>("shop", "data")).unwrap();
     assert_eq!(local_volumes::folder(&spec), Some(format!("shop_data_{}", claim.uid())));
     // A later pod goes where the data are.
-    cluster.world.apply(user("next", "data", json!({})));
+    cluster.world.apply(user("next", "data", &json!({})));
     cluster.world.apply(user(
         "else",
         "data",
-        json!({"nodeSelector": {"kubernetes.io/hostname": "n1"}}),
+        &json!({"nodeSelector": {"kubernetes.io/hostname": "n1"}}),
     ));
     assert_snapshot!(shown(&mut cluster), @r"
     claim data Bound pvc 1Gi
@@ -145,11 +145,11 @@ fn a_claim_waits_for_its_pod_and_is_a_folder_of_that_node() {
 #[test]
 fn a_claim_in_use_stays_until_its_last_pod_is_gone_and_its_folder_goes_with_the_volume() {
     let mut cluster = cluster();
-    cluster.world.apply(claim("data", json!({})));
-    cluster.world.apply(user("db", "data", json!({})));
+    cluster.world.apply(claim("data", &json!({})));
+    cluster.world.apply(user("db", "data", &json!({})));
     cluster.settle();
     delete::<PersistentVolumeClaim>(&mut cluster, "shop", "data");
-    cluster.world.apply(user("late", "data", json!({})));
+    cluster.world.apply(user("late", "data", &json!({})));
     assert_snapshot!(shown(&mut cluster), @r"
     claim data Bound pvc 1Gi deleting
     volume pvc Bound for data
@@ -175,8 +175,8 @@ fn a_retained_volume_is_released_and_stays() {
     class["metadata"]["name"] = "kept".into();
     class["reclaimPolicy"] = "Retain".into();
     cluster.world.apply(class);
-    cluster.world.apply(claim("data", json!({"storageClassName": "kept"})));
-    cluster.world.apply(user("db", "data", json!({})));
+    cluster.world.apply(claim("data", &json!({"storageClassName": "kept"})));
+    cluster.world.apply(user("db", "data", &json!({})));
     cluster.settle();
     let pod = cluster.world.find(&Key::of::<Pod>("shop", "db")).unwrap();
     cluster.world.delete(pod.key(), &DeleteOptions::default());
@@ -185,7 +185,7 @@ fn a_retained_volume_is_released_and_stays() {
     delete::<PersistentVolumeClaim>(&mut cluster, "shop", "data");
     assert_snapshot!(shown(&mut cluster), @"volume pvc Released for data");
     // A claim of the same name is another claim.
-    cluster.world.apply(claim("data", json!({"storageClassName": "kept"})));
+    cluster.world.apply(claim("data", &json!({"storageClassName": "kept"})));
     assert_snapshot!(shown(&mut cluster), @r"
     claim data Pending - -
     volume pvc Released for data
@@ -196,17 +196,17 @@ fn a_retained_volume_is_released_and_stays() {
 fn the_smallest_volume_that_fits_is_taken() {
     let mut cluster = cluster();
     let none = json!({"storageClassName": ""});
-    cluster.world.apply(volume("large", "10Gi", json!({})));
-    cluster.world.apply(volume("fits", "2Gi", json!({})));
-    cluster.world.apply(volume("small", "1Mi", json!({})));
-    cluster.world.apply(volume("other", "2Gi", json!({"storageClassName": "fast"})));
+    cluster.world.apply(volume("large", "10Gi", &json!({})));
+    cluster.world.apply(volume("fits", "2Gi", &json!({})));
+    cluster.world.apply(volume("small", "1Mi", &json!({})));
+    cluster.world.apply(volume("other", "2Gi", &json!({"storageClassName": "fast"})));
     cluster.world.apply(volume(
         "taken",
         "1Gi",
-        json!({"claimRef":
+        &json!({"claimRef":
         {"namespace": "shop", "name": "later"}}),
     ));
-    cluster.world.apply(claim("data", none.clone()));
+    cluster.world.apply(claim("data", &none));
     assert_snapshot!(shown(&mut cluster), @r"
     claim data Bound fits 2Gi
     volume fits Bound for data
@@ -216,11 +216,11 @@ fn the_smallest_volume_that_fits_is_taken() {
     volume taken Available for later
     ");
     // Volumes that are kept for a claim are its own, whatever else fits.
-    cluster.world.apply(claim("later", none.clone()));
-    cluster.world.apply(claim("named", json!({"storageClassName": "", "volumeName": "other"})));
+    cluster.world.apply(claim("later", &none));
+    cluster.world.apply(claim("named", &json!({"storageClassName": "", "volumeName": "other"})));
     cluster
         .world
-        .apply(claim("rwx", json!({"storageClassName": "", "accessModes": ["ReadWriteMany"]})));
+        .apply(claim("rwx", &json!({"storageClassName": "", "accessModes": ["ReadWriteMany"]})));
     assert_snapshot!(shown(&mut cluster), @r"
     claim data Bound fits 2Gi
     claim later Bound taken 1Gi
@@ -240,12 +240,12 @@ fn what_cannot_be_provided_is_said() {
     let mut cluster = cluster();
     cluster.world.apply(json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
         "metadata": {"name": "ebs"}, "provisioner": "ebs.csi.aws.com"}));
-    cluster.world.apply(claim("many", json!({"accessModes": ["ReadWriteMany"]})));
-    cluster.world.apply(claim("cloud", json!({"storageClassName": "ebs"})));
-    cluster.world.apply(claim("typo", json!({"storageClassName": "standrad"})));
-    cluster.world.apply(user("a", "many", json!({})));
-    cluster.world.apply(user("b", "nowhere", json!({})));
-    cluster.world.apply(user("c", "typo", json!({})));
+    cluster.world.apply(claim("many", &json!({"accessModes": ["ReadWriteMany"]})));
+    cluster.world.apply(claim("cloud", &json!({"storageClassName": "ebs"})));
+    cluster.world.apply(claim("typo", &json!({"storageClassName": "standrad"})));
+    cluster.world.apply(user("a", "many", &json!({})));
+    cluster.world.apply(user("b", "nowhere", &json!({})));
+    cluster.world.apply(user("c", "typo", &json!({})));
     cluster.settle();
     let all = ["many", "cloud", "typo", "a", "b", "c"].map(|name| events(&cluster, name));
     assert_snapshot!(all.join("\n--\n"), @r#"
@@ -267,8 +267,8 @@ fn what_cannot_be_provided_is_said() {
 #[test]
 fn a_bound_claim_may_ask_for_more() {
     let mut cluster = cluster();
-    cluster.world.apply(claim("data", json!({})));
-    cluster.world.apply(user("db", "data", json!({})));
+    cluster.world.apply(claim("data", &json!({})));
+    cluster.world.apply(user("db", "data", &json!({})));
     cluster.settle();
     let key = Key::of::<PersistentVolumeClaim>("shop", "data");
     cluster.world.patch(&key, &json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}}));
@@ -282,8 +282,8 @@ fn a_bound_claim_may_ask_for_more() {
 #[test]
 fn a_volume_that_is_gone_is_lost_and_a_bound_one_is_not_deleted() {
     let mut cluster = cluster();
-    cluster.world.apply(volume("v", "2Gi", json!({})));
-    cluster.world.apply(claim("data", json!({"storageClassName": ""})));
+    cluster.world.apply(volume("v", "2Gi", &json!({})));
+    cluster.world.apply(claim("data", &json!({"storageClassName": ""})));
     cluster.settle();
     delete::<PersistentVolume>(&mut cluster, "", "v");
     assert_snapshot!(shown(&mut cluster), @r"
@@ -299,10 +299,10 @@ fn a_volume_that_is_gone_is_lost_and_a_bound_one_is_not_deleted() {
 #[test]
 fn a_pod_brings_its_own_claim() {
     let mut cluster = cluster();
-    let mut pod = user("web", "unused", json!({}));
+    let mut pod = user("web", "unused", &json!({}));
     pod["spec"]["volumes"] = json!([{"name": "tmp", "ephemeral": {"volumeClaimTemplate": {
         "metadata": {"labels": {"of": "web"}},
-        "spec": claim("x", json!({}))["spec"]}}}]);
+        "spec": claim("x", &json!({}))["spec"]}}}]);
     cluster.world.apply(pod);
     assert_snapshot!(shown(&mut cluster), @r"
     claim web-tmp Bound pvc 1Gi
@@ -319,7 +319,7 @@ fn a_pod_brings_its_own_claim() {
 #[test]
 fn a_node_that_is_gone_before_the_volume_is_made_is_chosen_anew() {
     let mut cluster = cluster();
-    let mut body = claim("data", json!({"storageClassName": "ebs"}));
+    let mut body = claim("data", &json!({"storageClassName": "ebs"}));
     body["metadata"]["annotations"] = json!({local_volumes::SELECTED_NODE: "gone"});
     cluster.world.apply(json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
         "metadata": {"name": "ebs"}, "provisioner": "ebs.csi.aws.com",
@@ -328,7 +328,7 @@ fn a_node_that_is_gone_before_the_volume_is_made_is_chosen_anew() {
     cluster.world.apply(user(
         "db",
         "data",
-        json!({"nodeSelector": {"kubernetes.io/hostname": "n1"}}),
+        &json!({"nodeSelector": {"kubernetes.io/hostname": "n1"}}),
     ));
     cluster.settle();
     let claim = cluster.world.find(&Key::of::<PersistentVolumeClaim>("shop", "data")).unwrap();

@@ -397,30 +397,30 @@ mod tests {
 
     use super::*;
 
-    fn said(check: Check) -> String {
+    fn said(check: &Check) -> String {
         let lines = check.causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message));
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    fn of_volume(body: Value) -> String {
+    fn of_volume(body: &Value) -> String {
         let mut check = Check::default();
-        source(&body, "v", &mut check);
-        said(check)
+        source(body, "v", &mut check);
+        said(&check)
     }
 
     #[test]
     fn a_volume_has_one_source_that_is_whole() {
-        assert_snapshot!(of_volume(json!({"name": "v"})), @"v: Required value: must specify a volume type");
-        assert_snapshot!(of_volume(json!({"emptyDir": {}, "hostPath": {"path": "/x"}})), @"v.hostPath: Forbidden: may not specify more than 1 volume type");
-        assert_snapshot!(of_volume(json!({"hostPath": {"path": "/a/../b", "type": "Dir"}})), @r#"
+        assert_snapshot!(of_volume(&json!({"name": "v"})), @"v: Required value: must specify a volume type");
+        assert_snapshot!(of_volume(&json!({"emptyDir": {}, "hostPath": {"path": "/x"}})), @"v.hostPath: Forbidden: may not specify more than 1 volume type");
+        assert_snapshot!(of_volume(&json!({"hostPath": {"path": "/a/../b", "type": "Dir"}})), @r#"
         v.hostPath.path: Invalid value: "/a/../b": must not contain '..'
         v.hostPath.type: Unsupported value: "Dir": supported values: "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"
         "#);
-        assert_snapshot!(of_volume(json!({"secret": {"defaultMode": 1000}})), @r"
+        assert_snapshot!(of_volume(&json!({"secret": {"defaultMode": 1000}})), @r"
         v.secret.secretName: Required value
         v.secret.defaultMode: Invalid value: 1000: must be a number between 0 and 0777 (octal), both inclusive
         ");
-        assert_snapshot!(of_volume(json!({"configMap": {"name": "c", "items": [
+        assert_snapshot!(of_volume(&json!({"configMap": {"name": "c", "items": [
             {"key": "k", "path": "/abs"}, {"key": "k", "path": "a/../b"},
             {"key": "k", "path": "..data"}, {"path": "x", "mode": 512}]}})), @r#"
         v.configMap.items[0].path: Invalid value: "/abs": must be a relative path
@@ -429,7 +429,7 @@ mod tests {
         v.configMap.items[3].key: Required value
         v.configMap.items[3].mode: Invalid value: 512: must be a number between 0 and 0777 (octal), both inclusive
         "#);
-        assert_snapshot!(of_volume(json!({"downwardAPI": {"items": [
+        assert_snapshot!(of_volume(&json!({"downwardAPI": {"items": [
             {"path": "a", "fieldRef": {"fieldPath": "status.podIP"}},
             {"path": "b", "fieldRef": {"fieldPath": "metadata.labels['x']"}},
             {"path": "c", "resourceFieldRef": {"resource": "limits.cpu"}}, {"path": "d"}]}})), @r#"
@@ -437,13 +437,13 @@ mod tests {
         v.downwardAPI.items[2].resourceFieldRef.containerName: Required value
         v.downwardAPI.items[3]: Required value: one of fieldRef and resourceFieldRef is required
         "#);
-        assert_snapshot!(of_volume(json!({"projected": {"sources": [
+        assert_snapshot!(of_volume(&json!({"projected": {"sources": [
             {"serviceAccountToken": {"path": "t", "expirationSeconds": 60}},
             {"secret": {"name": "s"}, "configMap": {"name": "c"}}]}})), @r"
         v.projected.sources[0].serviceAccountToken.expirationSeconds: Invalid value: 60: may not specify a duration less than 10 minutes
         v.projected.sources[1].configMap: Forbidden: may not specify more than 1 volume type
         ");
-        assert_snapshot!(of_volume(json!({"ephemeral": {"volumeClaimTemplate": {"spec": {}}}})), @r"
+        assert_snapshot!(of_volume(&json!({"ephemeral": {"volumeClaimTemplate": {"spec": {}}}})), @r"
         v.ephemeral.volumeClaimTemplate.spec.accessModes: Required value: at least 1 access mode is required
         v.ephemeral.volumeClaimTemplate.spec.resources[storage]: Required value
         ");
@@ -457,7 +457,7 @@ mod tests {
             {"name": "a", "mountPath": "/p", "mountPropagation": "Bidirectional"}]});
         let mut check = Check::default();
         mounts(&container, "c", &BTreeSet::from(["a"]), &mut check);
-        assert_snapshot!(said(check), @r#"
+        assert_snapshot!(said(&check), @r#"
         c.volumeMounts[1].name: Not found: "b"
         c.volumeMounts[1].mountPath: Invalid value: "/x": must be unique
         c.volumeMounts[2].name: Required value
@@ -473,7 +473,7 @@ mod tests {
         let run = |rule: fn(&Value, &mut Check), body: Value| {
             let mut check = Check::default();
             rule(&body, &mut check);
-            said(check)
+            said(&check)
         };
         assert_snapshot!(run(claim, json!({"spec": {}})), @r"
         spec.accessModes: Required value: at least 1 access mode is required
@@ -510,7 +510,7 @@ mod tests {
         let run = |old: Value, new: Value| {
             let mut check = Check::default();
             claim_updated(&old, &new, &mut check);
-            said(check)
+            said(&check)
         };
         assert_eq!(run(body(asks("2Gi"), "Bound"), body(asks("3Gi"), "Bound")), "");
         assert_snapshot!(run(body(asks("2Gi"), "Bound"), body(asks("1Gi"), "Bound")), @"spec.resources.requests.storage: Forbidden: field can not be less than status.capacity");

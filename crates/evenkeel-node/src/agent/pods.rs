@@ -130,7 +130,7 @@ impl Agent {
                         Err(error) => tracing::warn!(%error, "watch of pods interrupted"),
                     }
                 }
-                Done::Node(None, _) => {}
+                Done::Node(None, _) | Done::Volume(None, _) | Done::Released(_, Ok(())) => {}
                 Done::Node(Some(event), watch) => {
                     self.follow(watch, Done::Node);
                     // The node was marked not ready: post that it is.
@@ -138,7 +138,6 @@ impl Agent {
                         self.post_node();
                     }
                 }
-                Done::Volume(None, _) | Done::Released(_, Ok(())) => {}
                 Done::Volume(Some(event), watch) => {
                     self.follow(watch, Done::Volume);
                     if let Ok(WatchEvent::Applied(volume)) = event {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     pod::VolumesSetUp,
     runtime::{Mount, StartError},
-    volumes::{Disk, Sources, Wanted, references, release, tokens_of, wanted},
+    volumes::{Disk, PodOf, Sources, Wanted, references, release, tokens_of, wanted},
 };
 
 /// The volumes of a pod, without what is in them.
@@ -41,7 +41,7 @@ impl PodIo {
         let group = group.and_then(|group| u32::try_from(group).ok());
         let now = self.ports.clock.now();
         blocking(move || {
-            let found = disk.set_up(&uid, &volumes, group, now)?;
+            let found = disk.set_up(PodOf { uid: &uid, group, now }, &volumes)?;
             Ok((found, volumes.into_iter().map(|(name, it)| (name, it.emptied())).collect()))
         })
         .await

@@ -29,6 +29,16 @@ pub(crate) struct Disk {
     settings: VolumeSettings,
 }
 
+/// The pod whose volumes they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PodOf<'a> {
+    pub(crate) uid: &'a str,
+    /// Its `fsGroup`.
+    pub(crate) group: Option<u32>,
+    /// For the names of versions.
+    pub(crate) now: Timestamp,
+}
+
 impl Wanted {
     /// Whether no container may change it. **Source**: `GetAttributes` of each kind.
     pub(super) fn is_read_only(&self) -> bool {
@@ -69,14 +79,12 @@ impl Disk {
     /// **Errors**: the first that cannot be made, in the kubelet's words.
     pub(crate) fn set_up(
         &self,
-        uid: &str,
+        pod: PodOf<'_>,
         volumes: &BTreeMap<String, Wanted>,
-        group: Option<u32>,
-        now: Timestamp,
     ) -> Result<VolumesSetUp, String> {
         let mut found = VolumesSetUp::default();
         for (name, wanted) in volumes {
-            let made = self.set_up_one(uid, name, wanted, group, now);
+            let made = self.set_up_one(pod, name, wanted);
             made.map_err(|problem| failure(name, &problem))?;
             match wanted {
                 Wanted::Files { changes, .. } => found.changes |= changes,
@@ -89,7 +97,7 @@ impl Disk {
                     }
                     let Some(limit) = limit else { continue };
                     found.changes = true;
-                    if used(&self.own_dir(uid, name, wanted)) > limit.bytes {
+                    if used(&self.own_dir(pod.uid, name, wanted)) > limit.bytes {
                         // **Source**: `emptyDirMessageFmt` in `pkg/kubelet/eviction/helpers.go`.
                         found.exceeded.get_or_insert(format!(
                             "Usage of EmptyDir volume \"{name}\" exceeds the limit \"{}\". ",
@@ -105,11 +113,9 @@ impl Disk {
 
     fn set_up_one(
         &self,
-        uid: &str,
+        PodOf { uid, group, now }: PodOf<'_>,
         name: &str,
         wanted: &Wanted,
-        group: Option<u32>,
-        now: Timestamp,
     ) -> Result<(), String> {
         let text = |error: io::Error| error.to_string();
         let dir = self.own_dir(uid, name, wanted);
@@ -120,38 +126,14 @@ impl Disk {
                 let after = &mut |_| Ok(());
                 Writer { dir: &dir, now, group, after }.write(payload).map_err(text)?;
             }
-            Wanted::EmptyDir { .. } => self.make_shared(&dir, group)?,
+            Wanted::EmptyDir { .. } => make_shared(&dir, group)?,
             Wanted::Claim { folder, .. } => {
                 let dir = self.claim_dir(folder)?;
-                self.make_shared(&dir, group)?;
+                make_shared(&dir, group)?;
             }
             Wanted::HostPath(host) => self.host_path(host).map(drop)?,
         }
         Ok(())
-    }
-
-    /// A folder for all processes of a pod. One that is there keeps what it is: its containers may
-    /// have changed it.
-    fn make_shared(&self, dir: &Path, group: Option<u32>) -> Result<(), String> {
-        let text = |error: io::Error| error.to_string();
-        match fs::symlink_metadata(dir) {
-            Ok(meta) if meta.is_dir() => return Ok(()),
-            Ok(_) => return Err(format!("{} is not a folder", dir.display())),
-            Err(_) => {}
-        }
-        if let Some(above) = dir.parent() {
-            private_dir(above).map_err(text)?;
-        }
-        // Under another name until it is as it should be.
-        let mut fresh = dir.as_os_str().to_owned();
-        fresh.push(".new~");
-        let fresh = PathBuf::from(fresh);
-        match fs::DirBuilder::new().mode(0o700).create(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(text(error)),
-            _ => {}
-        }
-        open_to_all(&fresh, SHARED, group).map_err(text)?;
-        fs::rename(&fresh, dir).map_err(text)
     }
 
     fn claim_dir(&self, folder: &str) -> Result<PathBuf, String> {
@@ -243,6 +225,30 @@ impl Disk {
 /// Makes a folder, and those above it, that only their owner may look into.
 fn private_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// A folder for all processes of a pod. One that is there keeps what it is: its containers may
+/// have changed it.
+fn make_shared(dir: &Path, group: Option<u32>) -> Result<(), String> {
+    let text = |error: io::Error| error.to_string();
+    match fs::symlink_metadata(dir) {
+        Ok(meta) if meta.is_dir() => return Ok(()),
+        Ok(_) => return Err(format!("{} is not a folder", dir.display())),
+        Err(_) => {}
+    }
+    if let Some(above) = dir.parent() {
+        private_dir(above).map_err(text)?;
+    }
+    // Under another name until it is as it should be.
+    let mut fresh = dir.as_os_str().to_owned();
+    fresh.push(".new~");
+    let fresh = PathBuf::from(fresh);
+    match fs::DirBuilder::new().mode(0o700).create(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(text(error)),
+        _ => {}
+    }
+    open_to_all(&fresh, SHARED, group).map_err(text)?;
+    fs::rename(&fresh, dir).map_err(text)
 }
 
 fn wrong_type(host: &HostPath) -> String {

@@ -28,7 +28,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub(crate) use claims::release;
-pub(crate) use disk::Disk;
+pub(crate) use disk::{Disk, PodOf};
 pub(crate) use fields::resource_value;
 pub(crate) use projected::tokens as tokens_of;
 pub use tokens::{NoTokens, TokenWanted, Tokens};

@@ -220,6 +220,8 @@ fn all_that_volumes_refer_to_is_read() {
 
 struct Place(PathBuf);
 
+const POD: PodOf<'_> = PodOf { uid: "u1", group: None, now: Timestamp::UNIX_EPOCH };
+
 impl Place {
     fn new(name: &str) -> Self {
         let name = format!("evenkeel-volumes-{name}-{}", std::process::id());
@@ -238,7 +240,7 @@ impl Place {
 
     fn set_up(&self, volumes: &str, more: &[Value]) -> Result<BTreeMap<String, Wanted>, String> {
         let all = wanted(&pod(volumes), &sources(more))?;
-        self.disk().set_up("u1", &all, None, Timestamp::UNIX_EPOCH)?;
+        self.disk().set_up(POD, &all)?;
         Ok(all)
     }
 
@@ -351,7 +353,7 @@ fn an_empty_dir_that_is_too_full_says_so() {
         "[{name: tmp, emptyDir: {sizeLimit: 8Ki}}, {name: m, emptyDir: {medium: Memory}}]";
     let all = wanted(&pod(volumes), &sources(&[])).unwrap();
     let disk = place.disk();
-    let look = || disk.set_up("u1", &all, None, Timestamp::UNIX_EPOCH).unwrap();
+    let look = || disk.set_up(POD, &all).unwrap();
     let found = look();
     assert_eq!((found.changes, found.exceeded), (true, None));
     assert!(found.caveats[0].contains("medium Memory"), "{:?}", found.caveats);
@@ -379,7 +381,7 @@ fn what_is_removed_is_removed_whole_and_nothing_else() {
         std::os::unix::fs::symlink(place.0.join("shared"), dir.join("link")).unwrap();
         fs::create_dir(dir.join("locked")).unwrap();
         fs::write(dir.join("locked/x"), "").unwrap();
-        fs::set_permissions(dir.join("locked"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(dir.join("locked"), fs::Permissions::from_mode(0o0)).unwrap();
     }
     assert_eq!(disk.pods().into_iter().collect::<Vec<_>>(), ["u1"]);
     disk.tear_down("u1").unwrap();
