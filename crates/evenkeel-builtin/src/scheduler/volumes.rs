@@ -81,6 +81,12 @@ impl<'a> Needs<'a> {
         for key in storage::claims_of(&pod.obj) {
             let name = &key.name;
             let Some(claim) = storage.claims.get(&key) else {
+                if storage::brings(&pod.obj, name) {
+                    return Err(format!(
+                        "waiting for ephemeral volume controller to create the \
+                         persistentvolumeclaim \"{name}\""
+                    ));
+                }
                 return Err(format!("persistentvolumeclaim \"{name}\" not found"));
             };
             if claim.obj.is_deleting() {

@@ -66,6 +66,11 @@ impl Controller for Ephemerals {
     }
 }
 
+/// Whether the pod brings the claim of this name along.
+pub(crate) fn brings(pod: &Obj, claim: &str) -> bool {
+    templates(pod).iter().any(|(volume, _)| format!("{}-{volume}", pod.name()) == claim)
+}
+
 /// Name and template of each volume that has one.
 fn templates(pod: &Obj) -> Vec<(String, Value)> {
     let volumes = pod.json().pointer("/spec/volumes").and_then(Value::as_array);

@@ -25,7 +25,7 @@ use serde_json::json;
 use crate::seen::Seen;
 
 pub(crate) use claims::{Claims, claims_of};
-pub(crate) use ephemeral::Ephemerals;
+pub(crate) use ephemeral::{Ephemerals, brings};
 pub(crate) use matching::fits;
 pub(crate) use volumes::Volumes;
 

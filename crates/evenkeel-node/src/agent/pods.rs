@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_api::{FieldSelector, GroupKind, Key, Obj};
+use evenkeel_api::{FieldSelector, GroupKind, Key, Obj, labels::HOSTNAME};
 use evenkeel_control::{BoxFuture, ListQuery, Retry, StoreError, Watch, WatchEvent};
 use futures::{
     StreamExt as _,
@@ -20,7 +20,7 @@ use super::{
     AgentConfig, RETRY_FIRST, RETRY_MAX,
     addresses::Addresses,
     node,
-    volumes::{self, Layout},
+    volumes::{self, Layout, LetGo},
     work::{PodDone, PodIo, WrittenEvent, status_patch},
 };
 use crate::{
@@ -30,6 +30,8 @@ use crate::{
 
 /// Events of one pod that are counted separately; beyond it counting starts again.
 const NOTES_MAX: usize = 64;
+/// How long a volume that is being deleted on another node is left alone: that node may go.
+const RELEASE_LOOK: Duration = Duration::from_mins(1);
 /// Shortest wait for a pod's own timer: a clock that lags behind the timer must not spin.
 const TICK_MIN: Duration = Duration::from_millis(1);
 
@@ -68,8 +70,8 @@ enum Done {
     Node(Option<Result<WatchEvent, StoreError>>, Watch),
     /// A volume of claims has changed.
     Volume(Option<Result<WatchEvent, StoreError>>, Watch),
-    /// Its folder is removed, if it was to be.
-    Released(Arc<Obj>, Result<(), String>),
+    /// Its folder is removed, if it was to be; or it is still another node's.
+    Released(Arc<Obj>, Result<LetGo, String>),
     ReleaseDue(Arc<Obj>),
     Pod(String, PodDone),
     Tick,
@@ -130,7 +132,9 @@ impl Agent {
                         Err(error) => tracing::warn!(%error, "watch of pods interrupted"),
                     }
                 }
-                Done::Node(None, _) | Done::Volume(None, _) | Done::Released(_, Ok(())) => {}
+                Done::Node(None, _)
+                | Done::Volume(None, _)
+                | Done::Released(_, Ok(LetGo::Done)) => {}
                 Done::Node(Some(event), watch) => {
                     self.follow(watch, Done::Node);
                     // The node was marked not ready: post that it is.
@@ -147,6 +151,9 @@ impl Agent {
                 Done::Released(volume, Err(error)) => {
                     tracing::warn!(object = %volume.key(), error, "folder not removed, will retry");
                     self.later(RETRY_MAX, Done::ReleaseDue(volume));
+                }
+                Done::Released(volume, Ok(LetGo::NotOurs)) => {
+                    self.later(RELEASE_LOOK, Done::ReleaseDue(volume));
                 }
                 Done::ReleaseDue(volume) => self.release(volume),
                 Done::Pod(uid, done) => self.done(&uid, done),
@@ -194,14 +201,10 @@ impl Agent {
     /// Removes the folder of a volume that is being deleted, if it lies here.
     fn release(&self, volume: Arc<Obj>) {
         let Some(disk) = self.io.disk.clone().filter(|_| volume.is_deleting()) else { return };
-        let (node, ports) = (self.config.name.clone(), self.io.ports.clone());
+        let host = self.config.labels.get(HOSTNAME).unwrap_or(&self.config.name).clone();
+        let ports = self.io.ports.clone();
         self.work.push(Box::pin(async move {
-            // What is known of it may be old by now.
-            let done = match ports.read.get(volume.key()).await {
-                Ok(Some(now)) => volumes::let_go(&node, disk, &ports, &now).await,
-                Ok(None) => Ok(()),
-                Err(error) => Err(error.to_string()),
-            };
+            let done = volumes::let_go(&host, disk, &ports, volume.key()).await;
             Done::Released(volume, done)
         }));
     }

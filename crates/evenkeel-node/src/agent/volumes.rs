@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use evenkeel_api::{Key, Obj};
-use evenkeel_control::{BoxFuture, HostPorts, Patch, StoreError, WriteOptions};
-use k8s_openapi::api::core::v1::{Container, PersistentVolume, PersistentVolumeClaim, Pod};
+use evenkeel_api::{GroupKind, Key, Obj, labels::HOSTNAME};
+use evenkeel_control::{BoxFuture, HostPorts, ListQuery, Patch, StoreError, WriteOptions};
+use k8s_openapi::api::core::v1::{Container, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::json;
 
 use super::{
@@ -105,25 +105,45 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+/// What became of a volume that is being deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LetGo {
+    /// There is nothing to do for it any more.
+    Done,
+    /// It waits for the node that it lies on.
+    NotOurs,
+}
+
 /// Removes the folder of a claim whose volume is being deleted, if it lies on this node and is to
-/// go; then lets the volume go.
+/// go; then lets the volume go. So does any node when that one is no more.
 pub(super) async fn let_go(
-    node: &str,
+    host: &str,
     disk: Arc<Disk>,
     ports: &HostPorts,
-    object: &Obj,
-) -> Result<(), String> {
+    key: &Key,
+) -> Result<LetGo, String> {
+    let text = |error: StoreError| error.to_string();
+    let Some(object) = ports.read.get(key).await.map_err(text)? else { return Ok(LetGo::Done) };
     let volume = object.get::<PersistentVolume>().map_err(|error| error.to_string())?;
-    let Some(release) = release(&volume, node) else { return Ok(()) };
+    let Some(release) = release(&volume) else { return Ok(LetGo::Done) };
+    if release.host != host {
+        let nodes =
+            ports.read.list(&ListQuery::all(GroupKind::of::<Node>())).await.map_err(text)?;
+        let is_there =
+            |node: &Arc<Obj>| node.label(HOSTNAME).unwrap_or(node.name()) == release.host;
+        if nodes.items.iter().any(is_there) {
+            return Ok(LetGo::NotOurs);
+        }
+    }
     if let Some(folder) = release.folder {
-        tracing::info!(object = %object.key(), folder, "removing the folder of the claim");
+        tracing::info!(object = %key, folder, "removing the folder of the claim");
         blocking(move || disk.remove_claim(&folder)).await?;
     }
     let patch = Patch::Merge(json!({"metadata": {"finalizers": release.finalizers}}));
     let options =
         WriteOptions { subresource: None, expect: Some(object.revision()), manager: MANAGER };
-    match ports.writes.patch(object.key(), &patch, &options).await {
-        Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+    match ports.writes.patch(key, &patch, &options).await {
+        Ok(_) | Err(StoreError::NotFound { .. }) => Ok(LetGo::Done),
         Err(error) => Err(error.to_string()),
     }
 }

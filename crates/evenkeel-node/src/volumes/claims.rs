@@ -62,21 +62,24 @@ pub(super) fn wanted(
 /// What a node has to do for a volume that is being deleted before it lets it go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Release {
+    /// Host name of the node that it lies on.
+    pub(crate) host: String,
     /// The folder to remove; `None` when the data stay.
     pub(crate) folder: Option<String>,
     /// The finalizers that are left then.
     pub(crate) finalizers: Vec<String>,
 }
 
-/// Whether a volume waits for this node. Only a reclaim policy that says so costs data.
-pub(crate) fn release(volume: &PersistentVolume, node: &str) -> Option<Release> {
+/// Whether a volume waits for its node. Only a reclaim policy that says so costs data.
+pub(crate) fn release(volume: &PersistentVolume) -> Option<Release> {
     let spec = volume.spec.as_ref()?;
     volume.metadata.deletion_timestamp.as_ref()?;
-    local_volumes::node(spec).filter(|name| *name == node)?;
+    let host = local_volumes::node(spec)?.to_owned();
     let folder = local_volumes::folder(spec)?;
     let has = volume.metadata.finalizers.as_ref()?;
     has.iter().find(|name| *name == local_volumes::FINALIZER)?;
     let others = has.iter().filter(|name| *name != local_volumes::FINALIZER);
     let is_deleted = spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete");
-    Some(Release { folder: is_deleted.then_some(folder), finalizers: others.cloned().collect() })
+    let folder = is_deleted.then_some(folder);
+    Some(Release { host, folder, finalizers: others.cloned().collect() })
 }

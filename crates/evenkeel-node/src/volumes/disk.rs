@@ -313,9 +313,9 @@ fn used(dir: &Path) -> u64 {
     bytes
 }
 
-/// Removes a folder with all that is in it. Never follows a symlink; folders that their owner may
+/// Removes a folder with all that is in it, if it is there. Never follows a symlink; folders that their owner may
 /// not look into are opened first.
-fn remove_tree(dir: &Path) -> io::Result<()> {
+pub fn remove_tree(dir: &Path) -> io::Result<()> {
     let meta = match fs::symlink_metadata(dir) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

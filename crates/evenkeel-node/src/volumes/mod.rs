@@ -28,6 +28,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub(crate) use claims::release;
+pub use disk::remove_tree;
 pub(crate) use disk::{Disk, PodOf};
 pub(crate) use fields::resource_value;
 pub(crate) use projected::tokens as tokens_of;

@@ -172,17 +172,24 @@ async fn the_folder_of_a_claim_outlives_its_pod_and_goes_with_its_volume() {
         "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": "pv", "storageClassName": "standard",
             "resources": {"requests": {"storage": "1Gi"}}}}))
         .await;
-    let volume = |name: &str, policy: &str| {
+    let volume = |name: &str, policy: &str, node: &str| {
         json!({"apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {"name": name, "finalizers": ["evenkeel.dev/local-folder"]},
         "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
             "storageClassName": "standard", "persistentVolumeReclaimPolicy": policy,
             "csi": {"driver": "evenkeel.dev/local-folder", "volumeHandle": "default_data_1"},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
-                {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}]}]}}}})
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}}}})
     };
-    place.make(volume("pv", "Delete")).await;
-    place.make(volume("kept", "Retain")).await;
+    place.make(volume("pv", "Delete", "n1")).await;
+    place.make(volume("kept", "Retain", "n1")).await;
+    // Those of a node that is no more, and of one that is there but not here.
+    place.make(volume("left", "Delete", "gone")).await;
+    place.make(volume("other", "Delete", "n2")).await;
+    place
+        .make(json!({"apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": "n2", "labels": {"kubernetes.io/hostname": "n2"}}}))
+        .await;
     let spec = "{containers: [{name: a, image: i, volumeMounts: [{name: d, mountPath: /data}]}], \
         volumes: [{name: d, persistentVolumeClaim: {claimName: data}}]}";
     let key = world.pod("db", spec, None).await;
@@ -198,6 +205,10 @@ async fn the_folder_of_a_claim_outlives_its_pod_and_goes_with_its_volume() {
     world.until(&key, |pod| pod.is_none()).await;
     assert_eq!((place.pods(), folder.join("row").exists()), (0, true));
 
+    let other = Key::of::<PersistentVolume>("", "other");
+    world.delete(&other, None).await;
+    tokio::time::sleep(Duration::from_mins(3)).await;
+    assert!(world.store.get(&other).await.unwrap().is_some() && folder.exists());
     // Only a policy that says so costs data.
     for (name, is_kept) in [("kept", true), ("pv", false)] {
         let volume = Key::of::<PersistentVolume>("", name);
@@ -205,5 +216,11 @@ async fn the_folder_of_a_claim_outlives_its_pod_and_goes_with_its_volume() {
         world.until(&volume, |volume| volume.is_none()).await;
         assert_eq!(folder.exists(), is_kept, "{name}");
     }
+    fs::create_dir(&folder).unwrap();
+    let left = Key::of::<PersistentVolume>("", "left");
+    world.delete(&left, None).await;
+    world.until(&left, |volume| volume.is_none()).await;
+    world.delete(&Key::of::<Node>("", "n2"), None).await;
+    world.until(&other, |volume| volume.is_none()).await;
     assert!(!folder.exists() && place.root.join("claims").exists());
 }

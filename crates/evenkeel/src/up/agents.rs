@@ -67,12 +67,8 @@ pub(super) const OWN: &str = "/proc/self/exe";
 pub(crate) async fn clear(data_dir: &Path) -> anyhow::Result<()> {
     let nodes = data_dir.join("nodes");
     stop_containers(&nodes).await;
-    match std::fs::remove_dir_all(&nodes) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove old files in {}", nodes.display()))
-        }
-        _ => Ok(()),
-    }
+    evenkeel_node::volumes::remove_tree(&nodes)
+        .with_context(|| format!("remove old files in {}", nodes.display()))
 }
 
 async fn stop_containers(nodes: &Path) {
