@@ -5,6 +5,7 @@
 mod names;
 mod other;
 mod pod;
+mod storage;
 mod volumes;
 mod workload;
 
@@ -56,15 +57,15 @@ pub(crate) fn updated(resource: &Resource, old: &Value, new: &Value) -> Result<(
         }
         ("", "PersistentVolumeClaim") => {
             check_body(resource, new, &mut check);
-            volumes::claim_updated(old, new, &mut check);
+            storage::claim_updated(old, new, &mut check);
         }
         ("", "PersistentVolume") => {
             check_body(resource, new, &mut check);
-            volumes::volume_updated(old, new, &mut check);
+            storage::volume_updated(old, new, &mut check);
         }
         ("storage.k8s.io", "StorageClass") => {
             check_body(resource, new, &mut check);
-            volumes::class_updated(old, new, &mut check);
+            storage::class_updated(old, new, &mut check);
         }
         ("", "ConfigMap" | "Secret") => {
             check_body(resource, new, &mut check);
@@ -80,9 +81,9 @@ fn check_body(resource: &Resource, body: &Value, check: &mut Check) {
         ("", "Pod") => pod::spec(body.get("spec").unwrap_or(&Value::Null), "spec", &[], check),
         ("", "Service") => other::service(body, check),
         ("", "ConfigMap" | "Secret") => other::data(body, check),
-        ("", "PersistentVolumeClaim") => volumes::claim(body, check),
-        ("", "PersistentVolume") => volumes::volume(body, check),
-        ("storage.k8s.io", "StorageClass") => volumes::class(body, check),
+        ("", "PersistentVolumeClaim") => storage::claim(body, check),
+        ("", "PersistentVolume") => storage::volume(body, check),
+        ("storage.k8s.io", "StorageClass") => storage::class(body, check),
         ("apps", "Deployment") => workload::deployment(body, check),
         ("apps", "ReplicaSet" | "StatefulSet" | "DaemonSet") => workload::replicas(body, check),
         ("batch", "Job") => {

@@ -132,9 +132,7 @@ impl Agent {
                         Err(error) => tracing::warn!(%error, "watch of pods interrupted"),
                     }
                 }
-                Done::Node(None, _)
-                | Done::Volume(None, _)
-                | Done::Released(_, Ok(LetGo::Done)) => {}
+                Done::Node(None, _) | Done::Volume(None, _) => {}
                 Done::Node(Some(event), watch) => {
                     self.follow(watch, Done::Node);
                     // The node was marked not ready: post that it is.
@@ -148,13 +146,7 @@ impl Agent {
                         self.release(volume);
                     }
                 }
-                Done::Released(volume, Err(error)) => {
-                    tracing::warn!(object = %volume.key(), error, "folder not removed, will retry");
-                    self.later(RETRY_MAX, Done::ReleaseDue(volume));
-                }
-                Done::Released(volume, Ok(LetGo::NotOurs)) => {
-                    self.later(RELEASE_LOOK, Done::ReleaseDue(volume));
-                }
+                Done::Released(volume, done) => self.released(volume, done),
                 Done::ReleaseDue(volume) => self.release(volume),
                 Done::Pod(uid, done) => self.done(&uid, done),
                 Done::Tick => self.tick(),
@@ -207,6 +199,17 @@ impl Agent {
             let done = volumes::let_go(&host, disk, &ports, volume.key()).await;
             Done::Released(volume, done)
         }));
+    }
+
+    fn released(&self, volume: Arc<Obj>, done: Result<LetGo, String>) {
+        match done {
+            Ok(LetGo::Done) => {}
+            Ok(LetGo::NotOurs) => self.later(RELEASE_LOOK, Done::ReleaseDue(volume)),
+            Err(error) => {
+                tracing::warn!(object = %volume.key(), error, "folder not removed, will retry");
+                self.later(RETRY_MAX, Done::ReleaseDue(volume));
+            }
+        }
     }
 
     fn renew_lease(&self) {
