@@ -24,6 +24,7 @@ mod disruption;
 mod endpointslice;
 mod garbage;
 mod lifecycle;
+mod node_terms;
 mod pods;
 mod reasons;
 mod replicaset;

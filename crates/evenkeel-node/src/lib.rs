@@ -28,3 +28,4 @@ pub mod shell;
 pub mod volumes;
 
 mod container_env;
+mod expansion;

@@ -1,14 +1,9 @@
 //! Node selectors and tolerations.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, Pod, PodSpec, Taint,
-    Toleration,
-};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint, Toleration};
 
 use super::state::NodeState;
-use crate::seen::Seen;
+use crate::node_terms::matches;
 
 /// Whether the pod's node selector and required node affinity allow the node.
 pub(crate) fn allows(spec: &PodSpec, node: &NodeState<'_>) -> bool {
@@ -26,15 +21,6 @@ pub(crate) fn allows(spec: &PodSpec, node: &NodeState<'_>) -> bool {
             .is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node.node)))
 }
 
-/// Whether a volume can be used on the node.
-///
-/// **Source**: `CheckNodeAffinity` in `component-helpers/storage/volume`.
-pub(crate) fn volume_allows(volume: &PersistentVolume, node: &Seen<Node>) -> bool {
-    let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
-    let required = affinity.and_then(|affinity| affinity.required.as_ref());
-    required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)))
-}
-
 /// Sum of the weights of the preferred terms that the node satisfies.
 pub(crate) fn preference(spec: &PodSpec, node: &NodeState<'_>) -> i64 {
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
@@ -43,37 +29,6 @@ pub(crate) fn preference(spec: &PodSpec, node: &NodeState<'_>) -> i64 {
     let fitting =
         preferred.into_iter().flatten().filter(|term| matches(&term.preference, node.node));
     fitting.map(|term| i64::from(term.weight)).sum()
-}
-
-/// All requirements of a term; an empty term matches nothing.
-fn matches(term: &NodeSelectorTerm, node: &Seen<Node>) -> bool {
-    let labels = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    let name = BTreeMap::from([("metadata.name".to_owned(), node.name().to_owned())]);
-    (!labels.is_empty() || !fields.is_empty())
-        && labels.iter().all(|requirement| holds(requirement, node.obj.labels()))
-        && fields.iter().all(|requirement| holds(requirement, &name))
-}
-
-fn holds(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
-    let have = labels.get(&requirement.key);
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let compare = |bigger: bool| {
-        let number = |text: &str| text.parse::<i64>().ok();
-        let have = have.and_then(|have| number(have));
-        let limit = values.first().and_then(|value| number(value));
-        have.zip(limit)
-            .is_some_and(|(have, limit)| if bigger { have > limit } else { have < limit })
-    };
-    match requirement.operator.as_str() {
-        "In" => have.is_some_and(|have| values.contains(have)),
-        "NotIn" => !have.is_some_and(|have| values.contains(have)),
-        "Exists" => have.is_some(),
-        "DoesNotExist" => have.is_none(),
-        "Gt" => compare(true),
-        "Lt" => compare(false),
-        _ => false,
-    }
 }
 
 /// Whether the pod tolerates the taint.

@@ -13,8 +13,8 @@ use k8s_openapi::api::{
 };
 use serde_json::json;
 
-use super::affinity;
 use crate::{
+    node_terms::volume_allows,
     pods,
     seen::{Seen, list_as},
     storage,
@@ -139,14 +139,15 @@ impl<'a> Needs<'a> {
 
     /// Why a node cannot have the volumes.
     pub(crate) fn refusal(&self, node: &Seen<Node>) -> Option<&'static str> {
-        if !self.bound.iter().all(|volume| affinity::volume_allows(volume, node)) {
+        if !self.bound.iter().all(|volume| volume_allows(volume, node)) {
             return Some("node(s) had volume node affinity conflict");
         }
         for open in &self.open {
             let selected = selected_node(open.claim);
-            let can = open.choice.as_ref().is_none_or(|volumes| {
-                volumes.iter().any(|volume| affinity::volume_allows(volume, node))
-            });
+            let can = open
+                .choice
+                .as_ref()
+                .is_none_or(|volumes| volumes.iter().any(|volume| volume_allows(volume, node)));
             if !can || selected.is_some_and(|name| name != node.name()) {
                 return Some(NO_VOLUME);
             }

@@ -17,8 +17,8 @@ use super::{
     class_of, default_of, finalizers, has_finalizer, matching, provision,
 };
 use crate::{
+    node_terms::volume_allows,
     pods, reasons,
-    scheduler::volume_allows,
     seen::{Seen, get_as, json, list_as},
 };
 

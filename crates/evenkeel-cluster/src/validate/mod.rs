@@ -97,6 +97,11 @@ fn check_body(resource: &Resource, body: &Value, check: &mut Check) {
     }
 }
 
+/// Whether a path goes up somewhere.
+fn has_parent(path: &str) -> bool {
+    path.split('/').any(|part| part == "..")
+}
+
 /// Collects what is wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Check {
@@ -115,6 +120,13 @@ impl Check {
             format!("Required value: {why}")
         };
         self.add("FieldValueRequired", field, message);
+    }
+
+    /// A text that must be there.
+    fn needs(&mut self, body: &Value, name: &str, path: &str) {
+        if text(body, name).is_empty() {
+            self.required(&format!("{path}.{name}"), "");
+        }
     }
 
     fn invalid(&mut self, field: &str, value: &Value, why: impl Display) {

@@ -6,10 +6,7 @@
 use evenkeel_api::Quantity;
 use serde_json::{Map, Value, json};
 
-use super::{
-    Check,
-    volumes::{has_parent, required},
-};
+use super::{Check, has_parent};
 use crate::value::{list_at, text, text_at};
 
 const ACCESS_MODES: [&str; 4] =
@@ -110,7 +107,7 @@ pub(super) fn volume(body: &Value, check: &mut Check) {
     for (kind, source) in &found {
         let at = format!("spec.{kind}");
         if matches!(kind.as_str(), "hostPath" | "local") {
-            required(source, "path", &at, check);
+            check.needs(source, "path", &at);
             if has_parent(text(source, "path")) {
                 let value = json!(text(source, "path"));
                 check.invalid(&format!("{at}.path"), &value, "must not contain '..'");

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use evenkeel_api::Quantity;
 use serde_json::{Value, json};
 
-use super::{Check, storage::claim_spec};
+use super::{Check, has_parent, storage::claim_spec};
 use crate::value::{list_at, text};
 
 /// Fields of a pod that a downwardAPI volume may show.
@@ -52,7 +52,7 @@ pub(super) fn source(volume: &Value, path: &str, check: &mut Check) {
             }
         }
         "hostPath" => {
-            required(source, "path", &at, check);
+            check.needs(source, "path", &at);
             if has_parent(text(source, "path")) {
                 let value = json!(text(source, "path"));
                 check.invalid(&format!("{at}.path"), &value, "must not contain '..'");
@@ -60,14 +60,14 @@ pub(super) fn source(volume: &Value, path: &str, check: &mut Check) {
             check.one_of(source, "type", &at, &HOST_PATH_TYPES);
         }
         "secret" => {
-            required(source, "secretName", &at, check);
+            check.needs(source, "secretName", &at);
             keys(source, &at, check);
         }
         "configMap" => {
-            required(source, "name", &at, check);
+            check.needs(source, "name", &at);
             keys(source, &at, check);
         }
-        "persistentVolumeClaim" => required(source, "claimName", &at, check),
+        "persistentVolumeClaim" => check.needs(source, "claimName", &at),
         "downwardAPI" => {
             mode(source, "defaultMode", &at, check);
             downward(source, &at, check);
@@ -82,16 +82,6 @@ pub(super) fn source(volume: &Value, path: &str, check: &mut Check) {
         },
         _ => {}
     }
-}
-
-pub(super) fn required(body: &Value, name: &str, path: &str, check: &mut Check) {
-    if text(body, name).is_empty() {
-        check.required(&format!("{path}.{name}"), "");
-    }
-}
-
-pub(super) fn has_parent(path: &str) -> bool {
-    path.split('/').any(|part| part == "..")
 }
 
 fn mode(body: &Value, name: &str, path: &str, check: &mut Check) {
@@ -109,7 +99,7 @@ fn keys(source: &Value, path: &str, check: &mut Check) {
     mode(source, "defaultMode", path, check);
     for (index, item) in list_at(source, "/items").iter().enumerate() {
         let at = format!("{path}.items[{index}]");
-        required(item, "key", &at, check);
+        check.needs(item, "key", &at);
         relative(item, "path", &at, check);
         mode(item, "mode", &at, check);
     }
@@ -142,8 +132,8 @@ fn downward(source: &Value, path: &str, check: &mut Check) {
             (Some(field), None) => field_ref(field, &format!("{at}.fieldRef"), check),
             (None, Some(field)) => {
                 let at = format!("{at}.resourceFieldRef");
-                required(field, "containerName", &at, check);
-                required(field, "resource", &at, check);
+                check.needs(field, "containerName", &at);
+                check.needs(field, "resource", &at);
             }
             (None, None) => check.required(&at, "one of fieldRef and resourceFieldRef is required"),
             (Some(_), Some(_)) => {
@@ -179,7 +169,7 @@ fn projected(source: &Value, path: &str, check: &mut Check) {
             }
             match kind.as_str() {
                 "secret" | "configMap" => {
-                    required(body, "name", &at, check);
+                    check.needs(body, "name", &at);
                     keys(body, &at, check);
                 }
                 "downwardAPI" => downward(body, &at, check),

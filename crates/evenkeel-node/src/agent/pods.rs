@@ -20,8 +20,8 @@ use super::{
     AgentConfig, RETRY_FIRST, RETRY_MAX,
     addresses::Addresses,
     node,
-    volumes::{self, Layout, LetGo},
-    work::{PodDone, PodIo, WrittenEvent, status_patch},
+    volumes::{self, LetGo},
+    work::{Layout, PodDone, PodIo, WrittenEvent, status_patch},
 };
 use crate::{
     pod::{Effect, PodMachine},

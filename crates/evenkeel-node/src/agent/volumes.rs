@@ -9,16 +9,13 @@ use serde_json::json;
 
 use super::{
     MANAGER,
-    work::{PodDone, PodIo},
+    work::{Layout, PodDone, PodIo},
 };
 use crate::{
     pod::VolumesSetUp,
     runtime::{Mount, StartError},
-    volumes::{Disk, PodOf, Sources, Wanted, references, release, tokens_of, wanted},
+    volumes::{Disk, PodOf, Sources, references, release, tokens_of, wanted},
 };
-
-/// The volumes of a pod, without what is in them.
-pub(super) type Layout = BTreeMap<String, Wanted>;
 
 impl PodIo {
     pub(super) fn set_up_volumes(&self, pod: Arc<Pod>) -> BoxFuture<'static, PodDone> {

@@ -12,9 +12,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, Event, Pod, PodStatus, Se
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use super::{MANAGER, volumes::Layout};
+use super::MANAGER;
 use crate::{
     container_env::{self, Sources},
+    expansion,
     pod::{Hook, Note, VolumesSetUp},
     probe::{Outcome, ProbeKind},
     reasons,
@@ -22,8 +23,11 @@ use crate::{
         Check, ContainerRef, Exit, ProbeReply, Runtime, Signal, StartError, StartOrder, Started,
     },
     sandbox::{NameServer, Sandbox, User},
-    volumes::{Disk, Tokens},
+    volumes::{Disk, Tokens, Wanted},
 };
+
+/// The volumes of a pod, without what is in them.
+pub(super) type Layout = BTreeMap<String, Wanted>;
 
 /// Something that was being done for a pod has ended.
 pub(super) enum PodDone {
@@ -125,7 +129,7 @@ impl PodIo {
         let env = container_env::compose(pod, found, &sources).map_err(StartError::Config)?;
         let expand = |words: &Option<Vec<String>>| {
             let words = words.as_ref()?;
-            Some(words.iter().map(|word| container_env::expand(word, &env)).collect::<Vec<_>>())
+            Some(words.iter().map(|word| expansion::expand(word, &env)).collect::<Vec<_>>())
         };
         let mounts = self.mounts(&container.pod_uid, found, volumes, &env).await?;
         Ok(StartOrder {

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{
     PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource,
 };
 
-use super::wanted::{HostPath, Sources, Wanted};
+use super::view::{HostPath, Sources, Wanted};
 
 /// The folder behind a claim that a pod uses.
 ///

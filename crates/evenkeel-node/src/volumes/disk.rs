@@ -9,12 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{
-    VolumeSettings, Wanted,
-    atomic::Writer,
-    beneath,
-    wanted::{HostPath, failure},
-};
+use super::{VolumeSettings, Wanted, atomic::Writer, beneath, view::HostPath, wanted::failure};
 use crate::pod::VolumesSetUp;
 
 /// Mode of a folder that all processes of a pod may write to. **Source**: `perm` in

@@ -20,6 +20,7 @@ mod mounts;
 mod payload;
 mod projected;
 mod tokens;
+mod view;
 mod wanted;
 
 #[cfg(test)]
@@ -33,7 +34,8 @@ pub(crate) use disk::{Disk, PodOf};
 pub(crate) use fields::resource_value;
 pub(crate) use projected::tokens as tokens_of;
 pub use tokens::{NoTokens, TokenWanted, Tokens};
-pub(crate) use wanted::{Sources, Wanted, references, wanted};
+pub(crate) use view::{Sources, Wanted};
+pub(crate) use wanted::{references, wanted};
 
 /// Where an agent keeps volumes, and what of this machine pods may see.
 #[derive(Debug, Clone, PartialEq, Eq)]

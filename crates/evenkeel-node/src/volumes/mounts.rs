@@ -8,7 +8,7 @@ use std::{
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
 use super::{Wanted, beneath, disk::Disk};
-use crate::{container_env::expand_known, runtime::Mount};
+use crate::{expansion::expand_known, runtime::Mount};
 
 /// Mode of folders that a `subPath` names and that are not there, as of the volume.
 const FOLDER_MODE: u32 = 0o777;

@@ -12,7 +12,7 @@ use super::{
     fields,
     payload::{self, File, Payload, Selection},
     tokens::TokenWanted,
-    wanted::Sources,
+    view::Sources,
 };
 
 /// How long a token is good for that does not say. **Source**: API default.

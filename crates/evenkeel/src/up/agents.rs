@@ -163,7 +163,7 @@ impl Agents {
         });
         futures::future::join_all(agents).await;
         // There are no nodes.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Ends all agents with their containers.

@@ -30,12 +30,13 @@ use evenkeel_gateway::{
     engine::Switches,
     shell::{Gateway, Lag, Network as GatewayNetwork, Settings as GatewaySettings},
 };
+use evenkeel_guard::RecordDoor;
 use evenkeel_live::RealTime;
 use evenkeel_telemetry::{Limits, Telemetry};
 
 use crate::{
     cli::{Safeguard, UpArgs},
-    door,
+    door::{self, Watching},
     input::{self, Input},
     io, paths,
     signals::stop_signal,
@@ -111,28 +112,10 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
         host_paths: &host_paths,
     };
     let mut agents = agents::start(&nodes, &options)?;
-    let work = async {
-        watch::nodes_ready(host.store.clone(), nodes.len(), NODES_WAIT).await;
-        load::apply(host.store.as_ref(), &input.objects).await;
-        let mut own = Vec::new();
-        if let Some(door) = door {
-            own.extend(host.start_controllers(door).await?);
-        }
-        io::print(&format!("console: http://{console}/\n"));
-        let ready = async {
-            watch::ready(host.store.clone(), nodes.len()).await;
-            io::print("ready\n");
-            std::future::pending::<anyhow::Error>().await
-        };
-        Err(tokio::select! {
-            error = host::first_to_end(&mut own) => error,
-            error = ready => error,
-        })
-    };
     let ended = tokio::select! {
         biased;
         () = stop => Ok(()),
-        ended = work => ended,
+        error = work(&host, &input, (nodes.len(), console), door) => Err(error),
         error = host::first_to_end(&mut parts) => Err(error),
         () = agents.keep() => Ok(()),
     };
@@ -154,6 +137,35 @@ fn host_paths(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         found.push(real);
     }
     Ok(found)
+}
+
+/// Applies the folder, starts the domain controllers, and says when everything is ready. Ends when
+/// one of these does, with its error.
+async fn work(
+    host: &Host<'_>,
+    input: &Input,
+    (nodes, console): (usize, SocketAddr),
+    door: Option<(RecordDoor, Watching)>,
+) -> anyhow::Error {
+    watch::nodes_ready(host.store.clone(), nodes, NODES_WAIT).await;
+    load::apply(host.store.as_ref(), &input.objects).await;
+    let mut own = Vec::new();
+    if let Some(door) = door {
+        match host.start_controllers(door).await {
+            Ok(parts) => own.extend(parts),
+            Err(error) => return error,
+        }
+    }
+    io::print(&format!("console: http://{console}/\n"));
+    let ready = async {
+        watch::ready(host.store.clone(), nodes).await;
+        io::print("ready\n");
+        std::future::pending::<anyhow::Error>().await
+    };
+    tokio::select! {
+        error = host::first_to_end(&mut own) => error,
+        error = ready => error,
+    }
 }
 
 /// The nodes of all `ClusterConfig`s; what eksctl would refuse in them is logged as a warning.
