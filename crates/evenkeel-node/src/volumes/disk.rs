@@ -15,6 +15,8 @@ use crate::pod::VolumesSetUp;
 /// Mode of a folder that all processes of a pod may write to. **Source**: `perm` in
 /// `pkg/volume/emptydir/empty_dir.go`.
 const SHARED: u32 = 0o777;
+/// Where the volumes of a pod lie, beside the folders of its containers: not a container's name.
+const VOLUMES: &str = ".volumes";
 /// Files and folders of one volume that are measured; a volume with more is too large to say.
 const ENTRIES_MAX: usize = 200_000;
 
@@ -66,7 +68,7 @@ impl Disk {
 
     fn own_dir(&self, uid: &str, volume: &str, wanted: &Wanted) -> PathBuf {
         let kind = format!("kubernetes.io~{}", wanted.kind());
-        self.pod_dir(uid).join("volumes").join(kind).join(volume)
+        self.pod_dir(uid).join(VOLUMES).join(kind).join(volume)
     }
 
     /// Brings all volumes of a pod to what they are to be. May be called again and again.
@@ -206,7 +208,7 @@ impl Disk {
     /// Pods that have volumes here.
     pub(crate) fn pods(&self) -> BTreeSet<String> {
         let pods = fs::read_dir(self.settings.root.join("pods")).into_iter().flatten().flatten();
-        let with = pods.filter(|pod| pod.path().join("volumes").is_dir());
+        let with = pods.filter(|pod| pod.path().join(VOLUMES).is_dir());
         with.filter_map(|pod| pod.file_name().into_string().ok()).collect()
     }
 
@@ -308,8 +310,8 @@ fn used(dir: &Path) -> u64 {
     bytes
 }
 
-/// Removes a folder with all that is in it, if it is there. Never follows a symlink; folders that their owner may
-/// not look into are opened first.
+/// Removes a folder with all that is in it, if it is there. Never follows a symlink; folders that
+/// their owner may not look into are opened first.
 pub fn remove_tree(dir: &Path) -> io::Result<()> {
     let meta = match fs::symlink_metadata(dir) {
         Ok(meta) => meta,

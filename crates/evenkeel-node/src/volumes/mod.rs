@@ -5,7 +5,7 @@
 //!                                                                          |
 //! volumeMounts of a container --Disk::mounts (subPath below the volume)----+--> Mount
 //! ```
-//! **Shape** on disk, as the kubelet has it: `ROOT/pods/UID/volumes/kubernetes.io~KIND/NAME`. The
+//! **Shape** on disk, as the kubelet has it: `ROOT/pods/UID/.volumes/kubernetes.io~KIND/NAME`. The
 //! folders of claims lie beside the nodes, below a root of their own, and outlive pods and agents.
 //!
 //! Nothing is mounted here: a runtime gets [`crate::runtime::Mount`]s. Not here: attaching,

@@ -279,11 +279,11 @@ fn a_container_sees_its_mounts_and_outer_ones_come_first() {
         {name: conf, mountPath: /app}, {name: tmp, mountPath: data, readOnly: true, subPath: a/b}, \
         {name: conf, mountPath: /app/cache/a.ini, subPath: a.ini}, \
         {name: tmp, mountPath: /own, subPathExpr: $(POD_NAME)/x}]"), @r"
-    /app node/pods/u1/volumes/kubernetes.io~configmap/conf ro
-    /data node/pods/u1/volumes/kubernetes.io~empty-dir/tmp/a/b ro
-    /own node/pods/u1/volumes/kubernetes.io~empty-dir/tmp/web/x
-    /app/cache node/pods/u1/volumes/kubernetes.io~empty-dir/tmp
-    /app/cache/a.ini node/pods/u1/volumes/kubernetes.io~configmap/conf/..1970_01_01_00_00_00.000000000/a.ini ro
+    /app node/pods/u1/.volumes/kubernetes.io~configmap/conf ro
+    /data node/pods/u1/.volumes/kubernetes.io~empty-dir/tmp/a/b ro
+    /own node/pods/u1/.volumes/kubernetes.io~empty-dir/tmp/web/x
+    /app/cache node/pods/u1/.volumes/kubernetes.io~empty-dir/tmp
+    /app/cache/a.ini node/pods/u1/.volumes/kubernetes.io~configmap/conf/..1970_01_01_00_00_00.000000000/a.ini ro
     ");
     let problem =
         |mount: &str| place.mounts(&all, &format!("[{{name: tmp, mountPath: /m, {mount}}}]"));
@@ -298,7 +298,7 @@ fn no_symlink_leads_a_sub_path_out_of_its_volume() {
     use std::os::unix::fs::symlink;
     let place = Place::new("escape");
     let all = place.set_up("[{name: tmp, emptyDir: {}}]", &[]).unwrap();
-    let dir = place.0.join("node/pods/u1/volumes/kubernetes.io~empty-dir/tmp");
+    let dir = place.0.join("node/pods/u1/.volumes/kubernetes.io~empty-dir/tmp");
     // What a container may have put there.
     symlink("/etc", dir.join("abs")).unwrap();
     symlink("../../../..", dir.join("up")).unwrap();
@@ -312,8 +312,8 @@ fn no_symlink_leads_a_sub_path_out_of_its_volume() {
         assert!(!said.starts_with("/m"), "{path}: {said}");
     }
     assert_snapshot!(at("abs"), @r#"failed to prepare subPath for volumeMount "tmp" of container "app": abs leads out of the volume"#);
-    assert_snapshot!(at("inside"), @"/m node/pods/u1/volumes/kubernetes.io~empty-dir/tmp/real");
-    assert_snapshot!(at("inside/new"), @"/m node/pods/u1/volumes/kubernetes.io~empty-dir/tmp/real/new");
+    assert_snapshot!(at("inside"), @"/m node/pods/u1/.volumes/kubernetes.io~empty-dir/tmp/real");
+    assert_snapshot!(at("inside/new"), @"/m node/pods/u1/.volumes/kubernetes.io~empty-dir/tmp/real/new");
     assert!(!PathBuf::from("/etc/x").exists());
 }
 
@@ -357,7 +357,7 @@ fn an_empty_dir_that_is_too_full_says_so() {
     let found = look();
     assert_eq!((found.changes, found.exceeded), (true, None));
     assert!(found.caveats[0].contains("medium Memory"), "{:?}", found.caveats);
-    let dir = place.0.join("node/pods/u1/volumes/kubernetes.io~empty-dir/tmp");
+    let dir = place.0.join("node/pods/u1/.volumes/kubernetes.io~empty-dir/tmp");
     fs::write(dir.join("big"), vec![1; 20_000]).unwrap();
     let said = "Usage of EmptyDir volume \"tmp\" exceeds the limit \"8Ki\". ";
     assert_eq!(look().exceeded.as_deref(), Some(said));
@@ -372,7 +372,7 @@ fn what_is_removed_is_removed_whole_and_nothing_else() {
     place.set_up(volumes, &[claim("Bound", "pv"), volume(local)]).unwrap();
     let (disk, keep) = (place.disk(), place.0.join("shared/keep"));
     fs::write(&keep, "").unwrap();
-    let tmp = place.0.join("node/pods/u1/volumes/kubernetes.io~empty-dir/tmp");
+    let tmp = place.0.join("node/pods/u1/.volumes/kubernetes.io~empty-dir/tmp");
     let data = place.0.join("claims/shop_data_c1");
     let mode = |path: &PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(&tmp), mode(&data)), (0o777, 0o777));
