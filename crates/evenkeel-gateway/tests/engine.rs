@@ -1,6 +1,10 @@
 //! Decisions of the engine, as tables and properties.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "engine/connections.rs"]
+mod connections;
+#[path = "engine/protocol.rs"]
+mod protocol;
 #[path = "engine/routing.rs"]
 mod routing;
 

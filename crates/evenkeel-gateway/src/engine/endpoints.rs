@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::health::Health;
 use super::snapshot::{EndpointState, Snapshot};
 
-/// Requests in flight per endpoint, over all engines that share the board.
+/// Requests in flight and connections per endpoint, over all engines that share the board.
 #[derive(Debug, Default)]
 pub struct Board {
     loads: Mutex<BTreeMap<SocketAddr, Arc<Load>>>,
@@ -20,6 +20,18 @@ pub struct Board {
 #[derive(Debug, Default)]
 pub struct Load {
     in_flight: AtomicU32,
+    /// Carried as bytes; they do not hold up a drain.
+    connections: AtomicU32,
+}
+
+/// A connection that counts for its endpoint until this is dropped.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<Load>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Board {
@@ -80,6 +92,17 @@ impl Slot {
     pub(super) fn begin(&mut self) {
         self.in_flight += 1;
         self.load.in_flight.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A connection to the endpoint that is carried as bytes.
+    pub(super) fn connect(&self) -> Counted {
+        self.load.connections.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(&self.load))
+    }
+
+    /// Such connections, over all engines.
+    pub(super) fn connections(&self) -> u32 {
+        self.load.connections.load(Ordering::Relaxed)
     }
 
     /// True when this was the last request of an endpoint that gets no new ones.

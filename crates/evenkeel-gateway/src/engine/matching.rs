@@ -23,6 +23,19 @@ pub struct Match {
     pub query: Vec<(String, TextMatch)>,
 }
 
+impl Match {
+    /// Whether every request matches; an API server fills in prefix `/` where nothing is said.
+    pub(super) fn is_any(&self) -> bool {
+        let Self { path, method, headers, query } = self;
+        let every_path = match path {
+            None => true,
+            Some(PathMatch::Prefix(prefix)) => prefix == "/",
+            Some(PathMatch::Exact(_) | PathMatch::Pattern(_)) => false,
+        };
+        every_path && method.is_none() && headers.is_empty() && query.is_empty()
+    }
+}
+
 /// A path condition.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PathMatch {

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::tally::{TCP_METRICS, Tallies, Tally};
+
 /// Upper bounds of the duration buckets in milliseconds. Dense around half a second, where canary
 /// checks usually set their limit.
 pub const BUCKETS_MS: [u64; 24] = [
@@ -115,12 +117,13 @@ pub(super) struct Recorder {
     cells: Vec<((u16, Flag), Arc<Cell>)>,
     retries: Arc<AtomicU64>,
     ejections: Arc<AtomicU64>,
+    tally: Option<Arc<Tally>>,
 }
 
 impl Recorder {
     pub(super) fn new(metrics: Arc<Metrics>, subject: Subject) -> Self {
         let (retries, ejections) = metrics.events(&subject);
-        Self { subject, metrics, cells: Vec::new(), retries, ejections }
+        Self { subject, metrics, cells: Vec::new(), retries, ejections, tally: None }
     }
 
     pub(super) fn note(&mut self, code: u16, flag: Flag, took: Duration) {
@@ -131,6 +134,12 @@ impl Recorder {
         let cell = self.metrics.cell(&self.subject, code, flag);
         cell.note(took);
         self.cells.push(((code, flag), cell));
+    }
+
+    /// What is counted of its connections; there from the first one on.
+    pub(super) fn tally(&mut self) -> Arc<Tally> {
+        let tally = self.tally.get_or_insert_with(|| self.metrics.tallies.of(&self.subject));
+        Arc::clone(tally)
     }
 
     pub(super) fn retried(&self) {
@@ -147,6 +156,7 @@ impl Recorder {
 pub struct Metrics {
     cells: Mutex<BTreeMap<SeriesKey, Vec<Arc<Cell>>>>,
     events: Mutex<BTreeMap<Subject, Events>>,
+    tallies: Tallies,
 }
 
 /// What a counter and its histogram are about: subject, status code, how it ended.
@@ -237,12 +247,14 @@ impl Metrics {
                 each(Sample { name, labels: subject.labels(), value });
             }
         }
+        drop(events);
+        self.tallies.samples(&mut each);
     }
 
     /// The Prometheus text exposition of all series.
     pub fn render(&self) -> String {
         let mut text = String::new();
-        for (name, kind) in [
+        let of_requests = [
             (ATTEMPTS, "counter"),
             (ATTEMPT_DURATION, "histogram"),
             (REQUESTS, "counter"),
@@ -250,7 +262,8 @@ impl Metrics {
             (REQUEST_DURATION, "histogram"),
             (RETRIES, "counter"),
             (EJECTIONS, "counter"),
-        ] {
+        ];
+        for (name, kind) in of_requests.into_iter().chain(TCP_METRICS) {
             let mut body = String::new();
             self.samples(|sample| {
                 let base = ["_bucket", "_sum", "_count"]
@@ -300,16 +313,16 @@ fn sum(cells: &[Arc<Cell>], field: impl Fn(&Cell) -> &AtomicU64) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counters beyond 2^53 are not reached")]
-fn float(count: u64) -> f64 {
+pub(super) fn float(count: u64) -> f64 {
     count as f64
 }
 
 impl Subject {
-    fn attempts(&self) -> bool {
+    pub(super) fn attempts(&self) -> bool {
         matches!(self, Self::Attempts { .. })
     }
 
-    fn labels(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn labels(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Attempts { namespace, service, workload } => vec![
                 ("reporter", "destination".to_owned()),
@@ -367,6 +380,7 @@ mod tests {
             recorder.note(200, Flag::None, Duration::from_millis(1));
             recorder.retried();
             recorder.ejected();
+            recorder.tally();
         }
         let mut rows: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         metrics.samples(|sample| {

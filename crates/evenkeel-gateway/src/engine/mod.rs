@@ -9,16 +9,20 @@
 //!   │          └── Attempt ──┤
 //!   └────────> Answer <──────┘
 //! ```
+//! Connections that are not HTTP are decided once each: [`Engine::connect`].
 #![warn(clippy::disallowed_methods, reason = "must run under virtual time")]
 
 mod choose;
+mod connections;
 mod endpoints;
 mod health;
 mod matching;
 mod metrics;
+mod protocol;
 mod request;
 mod retry;
 mod snapshot;
+mod tally;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -26,7 +30,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use choose::Ring;
+use choose::{Purpose, Ring};
+use connections::Split;
+pub use connections::{Carried, Dial};
 pub use endpoints::{Board, Load};
 use endpoints::{SlotId, Slots, Standing};
 use health::Sign;
@@ -36,13 +42,17 @@ pub use metrics::{
     ATTEMPT_DURATION, ATTEMPTS, BUCKETS_MS, EJECTIONS, FAILED, Flag, Metrics, REQUEST_DURATION,
     REQUESTS, RETRIES, Sample, Subject,
 };
+pub use protocol::{OPENING_BYTES, Opening, Protocol, opening};
 use request::Open;
 pub use request::{Answer, Attempt, Attempted, Connection, End, Meta, Outcome, Request, Step};
 use retry::Budget;
 pub use retry::{IDEMPOTENCY_KEY, idempotent};
 pub use snapshot::{
     Backend, Endpoint, EndpointState, Filters, HeaderChange, Listener, PathChange, Pool, PoolKey,
-    Redirect, RetryRule, Rewrite, Rule, Section, Snapshot,
+    Redirect, RetryRule, Rewrite, Rule, Section, ServicePort, Snapshot,
+};
+pub use tally::{
+    Direction, TCP_BYTES, TCP_CONNECT_FAILURES, TCP_CONNECTIONS, TCP_CONNECTIONS_OPEN, TCP_CONNECTS,
 };
 pub use weights::SmoothWeights;
 
@@ -86,6 +96,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct ListenerState {
     rules: Vec<SmoothWeights>,
+    split: Option<Split>,
     budget: Budget,
     recorder: usize,
 }
@@ -191,12 +202,13 @@ impl Engine {
                 }
             });
             let rules = rules.collect();
+            let split = Split::of(listener, old.as_ref().and_then(|old| old.split.as_ref()));
             let budget = old.as_ref().map_or_else(|| Budget::new(now), |old| old.budget.clone());
             let recorder = self.recorder(Subject::Requests {
                 namespace: Arc::clone(&listener.namespace),
                 service: Arc::clone(&listener.service),
             });
-            self.listeners.insert(*address, ListenerState { rules, budget, recorder });
+            self.listeners.insert(*address, ListenerState { rules, split, budget, recorder });
         }
     }
 
@@ -338,6 +350,11 @@ impl Engine {
             Outcome::Head { status } if status >= 500 && status != 501 => Sign::Bad,
             Outcome::Head { .. } => Sign::Good,
         };
+        self.note(now, open, sign);
+    }
+
+    /// Takes note of what an attempt says about its endpoint.
+    fn note(&mut self, now: Duration, open: Open, sign: Sign) {
         let Some(slot) = self.slots.get_mut(open.slot) else { return };
         let mut health = std::mem::take(&mut slot.health);
         let ejected = health.note(now, sign, || {
@@ -396,7 +413,7 @@ impl Engine {
         let mut in_pool = |index: usize| {
             let pool_index = backends.get(index)?.pool?;
             let pool = self.pools.get_mut(pool_index)?;
-            let member = pool.ring.choose(now, &mut self.slots, &tried)?;
+            let member = pool.ring.choose(now, &mut self.slots, &tried, Purpose::Request)?;
             Some(Next {
                 backend: index,
                 pool: pool_index,

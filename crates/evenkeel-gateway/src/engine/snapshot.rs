@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::matching::{self, Match};
+use super::protocol::Protocol;
 
 /// Everything the gateway needs to know, immutable; a change is a new snapshot.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -76,8 +77,22 @@ pub struct Listener {
     pub namespace: Arc<str>,
     /// Name of the Service or Gateway; the label `service` of client-level metrics.
     pub service: Arc<str>,
+    /// The Service's port that it stands for; `None` for those of Gateways, which are HTTP.
+    pub port: Option<ServicePort>,
     rules: Vec<Rule>,
     sections: Vec<matching::Section>,
+}
+
+/// What a listener knows about the port of a Service, besides rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServicePort {
+    /// What its connections are.
+    pub protocol: Protocol,
+    /// Position of its own endpoints in `Snapshot::pools`.
+    pub pool: usize,
+    /// Whether connections that are carried as bytes go to the same endpoint when they come from the
+    /// same client (`sessionAffinity: ClientIP`).
+    pub sticky: bool,
 }
 
 /// What one listener of a Gateway serves on an address that it shares with others.
@@ -108,7 +123,25 @@ impl Listener {
             sorted.push(matching::Section::new(section.hostname, own));
         }
         sorted.sort_by_cached_key(matching::Section::precedence);
-        Self { namespace: namespace.into(), service: service.into(), rules, sections: sorted }
+        let (namespace, service) = (namespace.into(), service.into());
+        Self { namespace, service, port: None, rules, sections: sorted }
+    }
+
+    /// The same for the port of a Service.
+    #[must_use]
+    pub fn at_port(self, port: ServicePort) -> Self {
+        Self { port: Some(port), ..self }
+    }
+
+    /// The rule by which connections are split that are carried as bytes; `None`: they go to the
+    /// Service's own endpoints. A rule with conditions speaks of requests, and one that redirects has no
+    /// backends.
+    pub(super) fn rule_for_bytes(&self) -> Option<usize> {
+        let fits = |rule: &Rule| {
+            let unconditional = rule.matches.is_empty() || rule.matches.iter().any(Match::is_any);
+            rule.splits_bytes && unconditional && rule.filters.redirect.is_none()
+        };
+        self.rules.iter().position(fits)
     }
 
     /// The rules as given.
@@ -143,6 +176,8 @@ pub struct Rule {
     pub attempt_timeout: Option<Duration>,
     /// Own retry rules of the route.
     pub retry: Option<RetryRule>,
+    /// Whether connections that are carried as bytes are split by its weights, too.
+    pub splits_bytes: bool,
 }
 
 impl Rule {
