@@ -18,6 +18,10 @@ use super::upstream::Upstream;
 use super::worker::Worker;
 use crate::engine::TIMEOUT_DEFAULT;
 
+/// Long for a client that is about to ask: a request that comes later is not balanced. Short for one
+/// that waits for the server's greeting, and only where no name says that it does.
+const OPENING: Duration = Duration::from_millis(500);
+
 /// How long a connection waits for what. Every wait ends: a connection that does nothing holds
 /// memory, and an endpoint that is to be emptied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +39,9 @@ pub struct Limits {
     pub answer: Duration,
     /// For the client to take bytes of its answer.
     pub stall: Duration,
+    /// For the first byte of a connection to a Service's port whose protocol is not declared. After
+    /// that the server is taken to speak first, and the connection is carried as bytes.
+    pub opening: Duration,
     /// For the client to take or to send anything, once the endpoint is being emptied.
     pub draining: Duration,
 }
@@ -48,6 +55,7 @@ impl Default for Limits {
             response: TIMEOUT_DEFAULT,
             answer: Duration::from_mins(5),
             stall: Duration::from_mins(1),
+            opening: OPENING,
             draining: Duration::from_secs(10),
         }
     }

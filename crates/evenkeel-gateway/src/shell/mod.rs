@@ -2,7 +2,8 @@
 //!
 //! Each worker is a thread with its own runtime, engine, listening sockets (`SO_REUSEPORT`) and
 //! connections; workers share counters and nothing else. A request lives in the task of its client's
-//! connection from beginning to end; nothing is spawned for it.
+//! connection from beginning to end; nothing is spawned for it. So does a connection that is carried as
+//! bytes.
 
 mod answer;
 mod body;
@@ -11,7 +12,9 @@ mod client;
 mod exchange;
 mod forward;
 mod listen;
+mod pump;
 mod serve;
+mod tcp;
 mod timers;
 mod upstream;
 mod wire;

@@ -19,8 +19,9 @@ use tokio::net::TcpStream;
 use super::check::Refusal;
 use super::client::{Client, Downstream, Tunnel, Waits};
 use super::forward::forward;
+use super::tcp;
 use super::upstream::Upstream;
-use crate::engine::End;
+use crate::engine::{End, Protocol};
 
 /// How long data that a client still sends is read after its last answer. Closing at once would
 /// reset the connection, and with it the answer on its way.
@@ -33,6 +34,19 @@ const HEAD_LATE: Refusal =
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(client: Rc<Client>, stream: TcpStream) {
+    let worker = Rc::clone(&client.worker);
+    let declared = worker.engine.borrow().protocol(client.listener);
+    match tcp::protocol(declared, &stream, worker.limits().opening).await {
+        Ok(Protocol::Bytes) => Box::pin(tcp::carry(client, stream)).await,
+        Ok(Protocol::Http | Protocol::Detect) => serve_http(client, stream).await,
+        Err(error) => {
+            tracing::debug!(peer = %client.peer, %error, "connection lost before it was served");
+        }
+    }
+}
+
+/// Serves requests.
+async fn serve_http(client: Rc<Client>, stream: TcpStream) {
     let peer = client.peer;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "connection lost before it was served");

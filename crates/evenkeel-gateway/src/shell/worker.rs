@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::client::{Client, Limits};
+use super::pump::CHUNK;
 use super::serve::serve;
 use super::timers::Deadlines;
 use super::upstream::Idle;
@@ -59,6 +60,8 @@ pub(super) struct Worker {
     clients: RefCell<Vec<Weak<Client>>>,
     /// The time, as of the last look at the clients.
     coarse: Cell<Duration>,
+    /// Where bytes pass through that are carried.
+    pub(super) scratch: RefCell<Box<[u8]>>,
     shared: Arc<Shared>,
 }
 
@@ -126,6 +129,7 @@ pub(super) async fn run(
         closing: Cell::new(false),
         clients: RefCell::default(),
         coarse: Cell::new(shared.started.elapsed()),
+        scratch: RefCell::new(vec![0; CHUNK].into()),
         shared,
     });
     let timers = tokio::task::spawn_local({

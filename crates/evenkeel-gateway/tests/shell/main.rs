@@ -5,8 +5,10 @@ mod answers;
 mod backend;
 mod client;
 mod patience;
+mod programs;
 mod requests;
 mod script;
+mod tcp;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

@@ -14,7 +14,7 @@ const LONG: Duration = Duration::from_hours(1);
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// All limits are far away.
-fn patient() -> Limits {
+pub(crate) fn patient() -> Limits {
     Limits {
         idle: LONG,
         head: LONG,
@@ -22,6 +22,7 @@ fn patient() -> Limits {
         response: LONG,
         answer: LONG,
         stall: LONG,
+        opening: LONG,
         draining: LONG,
     }
 }
