@@ -244,6 +244,7 @@ impl Controller {
             return;
         }
         let mut desired = decide(&self.view);
+        self.warn_of_unserved(&desired);
         let generation = self.desired.snapshot.generation;
         desired.snapshot.generation = generation;
         let same = self.applied_once && desired.snapshot == self.desired.snapshot;
@@ -261,6 +262,21 @@ impl Controller {
             );
         }
         self.desired = desired;
+    }
+
+    /// Says once of each port that it is not served.
+    fn warn_of_unserved(&self, desired: &Desired) {
+        for ((service, port), protocol) in &desired.unserved {
+            let key = (service.clone(), *port);
+            if self.desired.unserved.get(&key) != Some(protocol) {
+                let object = Key::of::<Service>(&service.0, &service.1);
+                tracing::warn!(
+                    controller = CONTROLLER, %object, port, protocol,
+                    "this port of the Service is not served at its address, only TCP is; its pods are \
+                     reached at their own addresses"
+                );
+            }
+        }
     }
 
     /// Writes what is true now that the workers are where they are.

@@ -9,7 +9,7 @@ use super::gateways::{self, Placed};
 use super::pools::{Pools, ServiceAddress};
 use super::rules::{self, Translated};
 use super::{Finding, GatewayVerdict, ParentVerdict, RouteVerdict};
-use crate::engine::{Listener, Rule, Section};
+use crate::engine::{Listener, Protocol, Rule, Section, ServicePort};
 use crate::reasons::{
     ACCEPTED, NO_MATCHING_LISTENER_HOSTNAME, NO_MATCHING_PARENT, NOT_ALLOWED_BY_LISTENERS,
     UNSUPPORTED_PROTOCOL, UNSUPPORTED_VALUE,
@@ -35,6 +35,8 @@ struct Places<'a> {
 #[derive(Default)]
 struct Served {
     owner: Name,
+    /// What it is of a Service.
+    port: Option<ServicePort>,
     /// One for a Service; for a Gateway those of its listeners, by their names.
     sections: BTreeMap<String, Section>,
 }
@@ -49,7 +51,8 @@ impl<'a> Places<'a> {
             let object = format!("Service/{}/{}", one.service.0, one.service.1);
             taken.insert(one.address, object);
             let sections = [(String::new(), Section::default())].into();
-            served.insert(one.address, Served { owner: one.service.clone(), sections });
+            let (owner, port) = (one.service.clone(), Some(one.carries));
+            served.insert(one.address, Served { owner, port, sections });
         }
         let gateways = gateways::place(view, &mut taken);
         for (name, gateway) in &gateways {
@@ -80,7 +83,7 @@ impl<'a> Places<'a> {
             let sections = self.served.get_mut(&one.address).map(|place| &mut place.sections);
             let section = sections.and_then(|sections| sections.get_mut(""));
             if let Some(section) = section.filter(|section| section.rules.is_empty()) {
-                section.rules.push(Rule::to_pool(one.pool));
+                section.rules.push(Rule::to_pool(one.carries.pool));
             }
         }
     }
@@ -105,7 +108,13 @@ pub(super) fn routes(view: &View, pools: &Pools) -> Attached {
                 // A parent of another implementation.
                 _ => continue,
             };
-            let accepted = if accepted.good { translated.accepted.clone() } else { accepted };
+            let accepted = if accepted.good {
+                let mut own = translated.accepted.clone();
+                own.note(&accepted.message);
+                own
+            } else {
+                accepted
+            };
             let resolved = translated.resolved.clone();
             parents.push(ParentVerdict { parent: parent.clone(), accepted, resolved });
         }
@@ -117,7 +126,11 @@ pub(super) fn routes(view: &View, pools: &Pools) -> Attached {
     places.complete(pools);
     let listener = |place: Served| {
         let sections = place.sections.into_values().collect();
-        Listener::of_sections(&place.owner.0, &place.owner.1, sections)
+        let listener = Listener::of_sections(&place.owner.0, &place.owner.1, sections);
+        match place.port {
+            Some(port) => listener.at_port(port),
+            None => listener,
+        }
     };
     let Places { served, gateways, .. } = places;
     let listeners = served.into_iter().map(|(address, place)| (address, listener(place))).collect();
@@ -166,18 +179,32 @@ fn to_service(
         return Finding::bad(NOT_ALLOWED_BY_LISTENERS, message);
     }
     let addresses = places.by_service.get(&(namespace, parent.name.as_str()));
-    let wanted =
-        |one: &&&ServiceAddress| parent.port.is_none_or(|port| port == i32::from(one.port));
-    let addresses = addresses.into_iter().flatten().filter(wanted);
-    let addresses: Vec<SocketAddr> = addresses.map(|one| one.address).collect();
-    for address in &addresses {
-        places.add(*address, "", translated.rules.iter().cloned());
-    }
+    // Without a port the route means every port that may be HTTP: requests of the others are no
+    // requests, and the backends' ports are those of the application.
+    let wanted = |one: &&&ServiceAddress| match parent.port {
+        Some(port) => port == i32::from(one.port),
+        None => one.only || one.carries.protocol != Protocol::Bytes,
+    };
+    let addresses: Vec<&ServiceAddress> =
+        addresses.into_iter().flatten().filter(wanted).copied().collect();
     if addresses.is_empty() {
-        let message = format!("{object} with such an HTTP port and a cluster IP does not exist");
+        let message = format!("{object} with such a TCP port and a cluster IP does not exist");
         return Finding::bad(NO_MATCHING_PARENT, message);
     }
-    Finding::good(ACCEPTED)
+    let mut accepted = Finding::good(ACCEPTED);
+    for one in addresses {
+        let splits_bytes = one.only || parent.port.is_some();
+        let rules = translated.rules.iter().cloned();
+        places.add(one.address, "", rules.map(|rule| Rule { splits_bytes, ..rule }));
+        if one.carries.protocol == Protocol::Bytes {
+            accepted.note(&format!(
+                "port {} of {object} is not HTTP by its name or appProtocol: connections are split, \
+                 by the weights of the first rule without matches",
+                one.port
+            ));
+        }
+    }
+    accepted
 }
 
 fn to_gateway(

@@ -28,6 +28,8 @@ pub struct Desired {
     pub gateways: BTreeMap<Name, GatewayVerdict>,
     /// Pods that wait to be emptied.
     pub leaving: BTreeMap<Name, Leaving>,
+    /// Ports of Services that are not served, by Service and port, with their protocol (UDP, SCTP).
+    pub unserved: BTreeMap<(Name, i32), String>,
 }
 
 /// A pod that waits to be emptied.
@@ -117,6 +119,7 @@ impl Finding {
     /// Adds a note about something that is served differently than requested. A problem is reported
     /// instead.
     pub fn note(&mut self, words: &str) {
+        // Every text contains the empty one.
         if self.good && !self.message.contains(words) {
             let separator = if self.message.is_empty() { "" } else { "; " };
             self.message = format!("{}{separator}{words}", self.message);
@@ -139,5 +142,6 @@ pub fn decide(view: &View) -> Desired {
         routes: attached.routes,
         gateways: attached.gateways,
         leaving: leaving.map(|(name, pod)| (name.clone(), Leaving::of(pod))).collect(),
+        unserved: pools::unserved(view),
     }
 }

@@ -7,22 +7,16 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 
-use crate::engine::{Endpoint, EndpointState, Pool, PoolKey};
+use crate::engine::{Endpoint, EndpointState, Pool, PoolKey, Protocol, ServicePort as Carries};
 use crate::view::{Name, View};
 
 /// Label that ties a slice to its Service.
 const SERVICE_NAME: &str = evenkeel_api::labels::SERVICE_NAME;
-/// Beginnings of port names that mean something else than HTTP (Istio's protocol selection).
-const OTHER_PROTOCOLS: [&str; 10] =
-    ["tcp", "tls", "udp", "sctp", "postgres", "mysql", "mongo", "redis", "amqp", "kafka"];
-/// Ports that are not HTTP whatever they are called.
-const OTHER_PORTS: [i32; 5] = [3306, 5432, 6379, 9092, 27017];
-
 /// Every Service port with its endpoints.
 pub(super) struct Pools {
     pub(super) all: Vec<Pool>,
     index: BTreeMap<PoolKey, usize>,
-    /// HTTP ports of Services that have an address, with their pool.
+    /// Ports of Services that have an address.
     pub(super) services: Vec<ServiceAddress>,
 }
 
@@ -31,7 +25,9 @@ pub(super) struct ServiceAddress {
     pub(super) service: Name,
     pub(super) port: u16,
     pub(super) address: SocketAddr,
-    pub(super) pool: usize,
+    pub(super) carries: Carries,
+    /// Whether the Service has no other port.
+    pub(super) only: bool,
 }
 
 impl Pools {
@@ -95,20 +91,49 @@ impl Pools {
         pool: usize,
     ) {
         let spec = service.spec.as_ref();
-        let address = spec.and_then(|spec| spec.cluster_ip.as_deref()?.parse::<IpAddr>().ok());
-        if let Some(address) =
-            address.filter(|ip| http(port) && !view.served_by_others.contains(ip))
-        {
-            let port = number(port);
-            let address = SocketAddr::new(address, port);
-            self.services.push(ServiceAddress { service: name.clone(), port, address, pool });
+        let Some(ip) = spec.and_then(|spec| spec.cluster_ip.as_deref()?.parse::<IpAddr>().ok())
+        else {
+            return;
+        };
+        if view.served_by_others.contains(&ip) {
+            return;
         }
+        let affinity = spec.and_then(|spec| spec.session_affinity.as_deref());
+        let sticky = affinity == Some("ClientIP");
+        let (protocol, only) = (protocol(port), ports(service).count() == 1);
+        let port = number(port);
+        self.services.push(ServiceAddress {
+            service: name.clone(),
+            address: SocketAddr::new(ip, port),
+            port,
+            carries: Carries { protocol, pool, sticky },
+            only,
+        });
     }
 
     /// The pool of a Service's port.
     pub(super) fn find(&self, namespace: &str, service: &str, port: u16) -> Option<usize> {
         self.index.get(&PoolKey::new(namespace, service, port)).copied()
     }
+}
+
+/// Ports of Services that have an address but are not served, with what they want.
+pub(super) fn unserved(view: &View) -> BTreeMap<(Name, i32), String> {
+    let with_address = |service: &&Service| {
+        let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
+        view.serves_services && ip.is_some_and(|ip| ip.parse::<IpAddr>().is_ok())
+    };
+    let services = view.services.iter().map(|(name, service)| (name, &**service));
+    let ports =
+        services.filter(|(_, service)| with_address(service)).flat_map(|(name, service)| {
+            let all = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+            all.map(move |port| (name, port))
+        });
+    let other = ports.filter_map(|(name, port)| {
+        let protocol = port.protocol.as_deref().filter(|protocol| *protocol != "TCP")?;
+        Some(((name.clone(), port.port), protocol.to_owned()))
+    });
+    other.collect()
 }
 
 fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
@@ -123,15 +148,8 @@ fn number(port: &ServicePort) -> u16 {
     u16::try_from(port.port).unwrap_or_default()
 }
 
-/// Whether a port uses HTTP, by `appProtocol`, name and number. Without another hint it does: most
-/// services do, and routes need it.
-fn http(port: &ServicePort) -> bool {
-    if let Some(protocol) = port.app_protocol.as_deref() {
-        return protocol.contains("http") || protocol.contains("ws") || protocol.contains("h2c");
-    }
-    let name = port.name.as_deref().unwrap_or_default();
-    let other = OTHER_PROTOCOLS.iter().any(|other| name.starts_with(other));
-    !other && (name.starts_with("http") || !OTHER_PORTS.contains(&port.port))
+fn protocol(port: &ServicePort) -> Protocol {
+    Protocol::declared(port.app_protocol.as_deref(), port.name.as_deref(), number(port))
 }
 
 /// Whether an endpoint gets requests; `None` when it must not be used as a last resort either.

@@ -1,6 +1,7 @@
 //! From objects to configurations, status and drained pods; without sockets and without a clock.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod ports;
 mod stage;
 
 use stage::Stage;
@@ -86,7 +87,8 @@ fn services_and_routes_become_listeners() {
     1: 127.9.0.1:80 shop/api -> shop/api:80=1
     127.9.0.2:80 shop/api-primary -> shop/api-primary:80=1
     127.9.0.3:80 shop/api-canary -> shop/api-canary:80=1
-    127.9.0.4:9187 shop/db -> shop/db:9187=1
+    127.9.0.4:5432 shop/db Bytes -> shop/db:5432=1
+    127.9.0.4:9187 shop/db Detect -> shop/db:9187=1
     pool shop/api:80
     pool shop/api-canary:80 127.1.0.9:8080 Ready (api-canary)
     pool shop/api-primary:80 127.1.0.1:8080 Ready (api-primary), 127.1.0.2:8080 Ready (api-primary), 127.1.0.3:8080 Terminating (api-primary)
@@ -154,8 +156,8 @@ fn what_is_wrong_with_a_route_is_said_and_answered_with_errors() {
     HTTPRoute/shop/api status api: Accepted=False UnsupportedValue@3 (spec.rules[0]: "/ HTTP/1.1\r\n" has characters that no path or host name has; change or remove it), ResolvedRefs=True ResolvedRefs@3, Programmed=False UnsupportedValue@3 (spec.rules[0]: "/ HTTP/1.1\r\n" has characters that no path or host name has; change or remove it)
     nothing
     "#);
-    insta::assert_snapshot!(say(&|r| r.replace("name: api, port: 80", "name: db, port: 5432")), @r"
-    HTTPRoute/shop/api status db: Accepted=False NoMatchingParent@3 (Service/shop/db with such an HTTP port and a cluster IP does not exist), ResolvedRefs=True ResolvedRefs@3, Programmed=False NoMatchingParent@3 (Service/shop/db with such an HTTP port and a cluster IP does not exist)
+    insta::assert_snapshot!(say(&|r| r.replace("name: api, port: 80", "name: db, port: 5433")), @r"
+    HTTPRoute/shop/api status db: Accepted=False NoMatchingParent@3 (Service/shop/db with such a TCP port and a cluster IP does not exist), ResolvedRefs=True ResolvedRefs@3, Programmed=False NoMatchingParent@3 (Service/shop/db with such a TCP port and a cluster IP does not exist)
     shop/api:80=1
     ");
 }

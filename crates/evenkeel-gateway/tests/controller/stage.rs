@@ -15,7 +15,7 @@ use evenkeel_control::{
     BoxFuture, DeleteOptions, HostPorts, ListQuery, Listed, Patch, Read, Store, StoreError,
     Subresource, Timer, Watch, WatchEvent, Write, WriteOptions,
 };
-use evenkeel_gateway::engine::{Rule, Snapshot, Switches};
+use evenkeel_gateway::engine::{Listener, Protocol, Rule, Snapshot, Switches};
 use evenkeel_gateway::{Controller, DataPlane, Progress, controller::Setup};
 use futures::StreamExt as _;
 use futures::channel::mpsc;
@@ -332,8 +332,9 @@ impl Stage {
             let rules: Vec<String> =
                 listener.rules().iter().map(|one| rule(one, snapshot)).collect();
             let rules = rules.join("; ");
-            writeln!(text, "{address} {}/{} -> {rules}", listener.namespace, listener.service)
-                .unwrap();
+            let carries = carries(listener);
+            let (namespace, service) = (&listener.namespace, &listener.service);
+            writeln!(text, "{address} {namespace}/{service}{carries} -> {rules}").unwrap();
         }
         for pool in &snapshot.pools {
             let endpoints = pool.endpoints.iter();
@@ -349,6 +350,16 @@ impl Stage {
         }
         text
     }
+}
+
+/// What a listener is besides HTTP.
+fn carries(listener: &Listener) -> String {
+    let Some(port) = listener.port.filter(|port| port.protocol != Protocol::Http) else {
+        return String::new();
+    };
+    let sticky = if port.sticky { " sticky" } else { "" };
+    let split = if listener.rules().iter().any(|rule| rule.splits_bytes) { " split" } else { "" };
+    format!(" {:?}{sticky}{split}", port.protocol)
 }
 
 fn rule(rule: &Rule, snapshot: &Snapshot) -> String {
