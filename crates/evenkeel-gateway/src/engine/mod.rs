@@ -12,6 +12,7 @@
 //! Connections that are not HTTP are decided once each: [`Engine::connect`].
 #![warn(clippy::disallowed_methods, reason = "must run under virtual time")]
 
+mod apply;
 mod choose;
 mod connections;
 mod endpoints;
@@ -30,8 +31,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use choose::{Purpose, Ring};
-use connections::Split;
+use apply::{ListenerState, PoolState};
+use choose::Purpose;
 pub use connections::{Carried, Dial};
 pub use endpoints::{Board, Load};
 use endpoints::{SlotId, Slots, Standing};
@@ -45,7 +46,6 @@ pub use metrics::{
 pub use protocol::{OPENING_BYTES, Opening, Protocol, opening};
 use request::Open;
 pub use request::{Answer, Attempt, Attempted, Connection, End, Meta, Outcome, Request, Step};
-use retry::Budget;
 pub use retry::{IDEMPOTENCY_KEY, idempotent};
 pub use snapshot::{
     Backend, Endpoint, EndpointState, Filters, HeaderChange, Listener, PathChange, Pool, PoolKey,
@@ -92,23 +92,6 @@ pub struct Engine {
     emptied: bool,
 }
 
-/// What a listener remembers between requests.
-#[derive(Debug)]
-struct ListenerState {
-    rules: Vec<SmoothWeights>,
-    split: Option<Split>,
-    budget: Budget,
-    recorder: usize,
-}
-
-/// What a pool remembers between requests.
-#[derive(Debug)]
-struct PoolState {
-    ring: Ring,
-    /// Per member.
-    recorders: Vec<usize>,
-}
-
 /// Shared surroundings of an engine.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
@@ -153,72 +136,6 @@ impl Engine {
             recorder_of: BTreeMap::new(),
             emptied: false,
         }
-    }
-
-    /// Takes over a configuration. Requests under way finish with the one they began with, except
-    /// that their retries go to endpoints of the new one.
-    pub fn apply(&mut self, now: Duration, snapshot: Arc<Snapshot>) {
-        let members = self.slots.apply(now, &snapshot);
-        let mut turn: BTreeMap<&PoolKey, usize> = BTreeMap::new();
-        for (pool, state) in self.snapshot.pools.iter().zip(&self.pools) {
-            turn.insert(&pool.key, state.ring.cursor());
-        }
-        let turn: Vec<usize> = snapshot
-            .pools
-            .iter()
-            .map(|pool| turn.get(&pool.key).copied().unwrap_or(self.seed))
-            .collect();
-        let mut pools = Vec::with_capacity(members.len());
-        for ((pool, members), turn) in snapshot.pools.iter().zip(members).zip(turn) {
-            let recorders = pool.endpoints.iter().map(|endpoint| {
-                self.recorder(Subject::Attempts {
-                    namespace: Arc::clone(&pool.key.namespace),
-                    service: Arc::clone(&pool.key.service),
-                    workload: Arc::clone(&endpoint.workload),
-                })
-            });
-            let recorders = recorders.collect();
-            pools.push(PoolState { ring: Ring::new(members, turn), recorders });
-        }
-        self.pools = pools;
-        self.apply_listeners(now, &snapshot);
-        self.snapshot = snapshot;
-    }
-
-    fn apply_listeners(&mut self, now: Duration, snapshot: &Snapshot) {
-        let mut before = std::mem::take(&mut self.listeners);
-        for (address, listener) in &snapshot.listeners {
-            let old = before.remove(address);
-            let old_rules = self.snapshot.listeners.get(address).map_or(&[][..], Listener::rules);
-            let rules = listener.rules().iter().map(|rule| {
-                let weights: Vec<u32> = rule.backends.iter().map(|one| one.weight).collect();
-                // Shares keep counting across changes elsewhere, and start over when they change.
-                let same =
-                    old_rules.iter().position(|r| r.route == rule.route && r.index == rule.index);
-                let kept = same.and_then(|at| old.as_ref()?.rules.get(at));
-                match kept.filter(|kept| kept.weights() == weights) {
-                    Some(kept) => kept.clone(),
-                    None => SmoothWeights::new(weights),
-                }
-            });
-            let rules = rules.collect();
-            let split = Split::of(listener, old.as_ref().and_then(|old| old.split.as_ref()));
-            let budget = old.as_ref().map_or_else(|| Budget::new(now), |old| old.budget.clone());
-            let recorder = self.recorder(Subject::Requests {
-                namespace: Arc::clone(&listener.namespace),
-                service: Arc::clone(&listener.service),
-            });
-            self.listeners.insert(*address, ListenerState { rules, split, budget, recorder });
-        }
-    }
-
-    fn recorder(&mut self, subject: Subject) -> usize {
-        if let Some(index) = self.recorder_of.get(&subject) {
-            return *index;
-        }
-        self.recorders.push(Recorder::new(Arc::clone(&self.metrics), subject.clone()));
-        self.recorder_of.insert(subject, self.recorders.len() - 1);
-        self.recorders.len() - 1
     }
 
     /// The configuration that new requests get.
