@@ -1,4 +1,6 @@
-//! Serves one address from a fixed list of endpoints: `static_gateway LISTEN WORKERS ENDPOINT...`.
+//! Serves one address from a fixed list of endpoints: `static_gateway LISTEN WORKERS ENDPOINT...`. Connections
+//! are HTTP; with `detect` or `bytes` in front of the endpoints as on a Service's port that declares nothing,
+//! or something else.
 //!
 //! Lines on standard input change it while it runs; each is answered with one line once every worker
 //! runs the change:
@@ -10,7 +12,7 @@ use std::error::Error;
 use std::io::{BufRead as _, Write as _};
 use std::net::SocketAddr;
 
-use evenkeel_gateway::engine::EndpointState;
+use evenkeel_gateway::engine::{EndpointState, Protocol};
 use evenkeel_gateway::shell::{Gateway, Settings};
 use evenkeel_gateway::standalone::Standalone;
 
@@ -18,10 +20,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let listen: SocketAddr = arguments.next().ok_or("an address to listen on")?.parse()?;
     let workers = arguments.next().ok_or("the number of workers")?.parse()?;
+    let mut arguments = arguments.peekable();
+    let named = arguments.peek().and_then(|word| protocol(word));
+    let arguments = arguments.skip(usize::from(named.is_some()));
     let endpoints = arguments.map(|one| one.parse()).collect::<Result<Vec<SocketAddr>, _>>()?;
     let gateway = Gateway::start(Settings { workers, ..Settings::default() })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut served = Standalone::new(listen, &endpoints);
+    served.protocol = named.unwrap_or(Protocol::Http);
     let mut generation = 0;
     let mut apply = |served: &Standalone| -> Result<(), Box<dyn Error>> {
         generation += 1;
@@ -41,7 +47,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         match words.next() {
             Some("set") => {
                 let endpoints = words.map(str::parse).collect::<Result<Vec<_>, _>>()?;
-                served = Standalone::new(listen, &endpoints);
+                let now = Standalone::new(listen, &endpoints);
+                served = Standalone { protocol: served.protocol, ..now };
                 apply(&served)?;
                 writeln!(out, "set {}", endpoints.len())?;
             }
@@ -63,4 +70,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         out.flush()?;
     }
     Ok(())
+}
+
+fn protocol(word: &str) -> Option<Protocol> {
+    match word {
+        "detect" => Some(Protocol::Detect),
+        "bytes" => Some(Protocol::Bytes),
+        _ => None,
+    }
 }

@@ -3,22 +3,26 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::engine::{Endpoint, EndpointState, Listener, Pool, PoolKey, Rule, Snapshot};
+use crate::engine::{
+    Endpoint, EndpointState, Listener, Pool, PoolKey, Protocol, Rule, ServicePort, Snapshot,
+};
 
 /// What a gateway without a cluster serves.
 #[derive(Debug, Clone)]
 pub struct Standalone {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// Where requests go, in equal shares.
+    /// What connections are.
+    pub protocol: Protocol,
+    /// Where requests and connections go, in equal shares.
     pub endpoints: Vec<(SocketAddr, EndpointState)>,
 }
 
 impl Standalone {
-    /// All `endpoints` ready.
+    /// All `endpoints` ready, for HTTP.
     pub fn new(listen: SocketAddr, endpoints: &[SocketAddr]) -> Self {
         let endpoints = endpoints.iter().map(|address| (*address, EndpointState::Ready)).collect();
-        Self { listen, endpoints }
+        Self { listen, protocol: Protocol::Http, endpoints }
     }
 
     /// The configuration with this generation.
@@ -32,7 +36,8 @@ impl Standalone {
         let key = PoolKey::new("default", "static", self.listen.port());
         let pools = vec![Pool { key, endpoints: endpoints.collect() }];
         let listener = Listener::new("default", "static", vec![Rule::to_pool(0)]);
-        let listeners = [(self.listen, listener)].into();
+        let port = ServicePort { protocol: self.protocol, pool: 0, sticky: false };
+        let listeners = [(self.listen, listener.at_port(port))].into();
         Arc::new(Snapshot { generation, pools, listeners })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use evenkeel_gateway::engine::{EndpointState, Protocol, ServicePort, Snapshot};
+use evenkeel_gateway::engine::{EndpointState, Protocol};
 use evenkeel_gateway::shell::{Gateway, Limits, Settings};
 use evenkeel_gateway::standalone::Standalone;
 use rustix::net::sockopt::set_socket_linger;
@@ -63,7 +63,6 @@ fn nobody() -> SocketAddr {
 pub(crate) struct Service {
     gateway: Gateway,
     served: Standalone,
-    protocol: Protocol,
     generation: u64,
     pub(crate) address: SocketAddr,
 }
@@ -75,9 +74,10 @@ impl Service {
 
     fn with(limits: Limits, protocol: Protocol, endpoints: &[SocketAddr]) -> Self {
         let gateway = Gateway::start(Settings { limits, ..Settings::default() }).unwrap();
-        let served = Standalone::new(SocketAddr::from(([127, 0, 0, 1], 0)), endpoints);
+        let mut served = Standalone::new(SocketAddr::from(([127, 0, 0, 1], 0)), endpoints);
+        served.protocol = protocol;
         let address = served.listen;
-        let mut service = Self { gateway, served, protocol, generation: 0, address };
+        let mut service = Self { gateway, served, generation: 0, address };
         service.apply();
         service.address = service.gateway.addresses()[&service.served.listen];
         service
@@ -85,12 +85,7 @@ impl Service {
 
     fn apply(&mut self) {
         self.generation += 1;
-        let plain = self.served.snapshot(self.generation);
-        let port = ServicePort { protocol: self.protocol, pool: 0, sticky: false };
-        let listeners = plain.listeners.clone().into_iter();
-        let listeners = listeners.map(|(at, one)| (at, one.at_port(port))).collect();
-        let snapshot = Snapshot { listeners, ..(*plain).clone() };
-        assert!(self.gateway.apply(&Arc::new(snapshot)).is_empty());
+        assert!(self.gateway.apply(&self.served.snapshot(self.generation)).is_empty());
         let generation = self.generation;
         wait(&self.gateway, |gateway| gateway.acknowledged() >= generation);
     }
@@ -245,6 +240,27 @@ fn an_endpoint_that_refuses_is_followed_by_the_next() {
     // At most one of the three is left alone after that: never more than half.
     let failed: u32 = service.counted("tcp_connect_failures_total")[0].parse().unwrap();
     assert!((1..=8).contains(&failed), "{failed}");
+}
+
+/// Takes a second: the time that a connection attempt may take.
+#[test]
+fn an_endpoint_that_does_not_answer_is_followed_by_the_next() {
+    let echo = Peer::echo();
+    // Nobody accepts, and there is no room for more.
+    let full = TcpListener::bind("127.0.0.1:0").unwrap();
+    rustix::net::listen(&full, 0).unwrap();
+    let silent = full.local_addr().unwrap();
+    let moment = Duration::from_millis(50);
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&silent, moment) {
+        waiting.push(stream);
+    }
+    let service = Service::start(Protocol::Detect, &[silent, echo.address]);
+    for _ in 0..2 {
+        assert_eq!(whole(service.connect(), b"hello"), b"hello");
+    }
+    assert_eq!(service.counted("tcp_connects_total"), ["2"]);
+    assert_ne!(service.counted("tcp_connect_failures_total"), ["0"]);
 }
 
 #[test]
