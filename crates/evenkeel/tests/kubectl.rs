@@ -4,6 +4,8 @@
 //! Takes about a minute: every step starts a kubectl, and pods really start and stop.
 //! Needs kubectl (Debian package kubernetes-client) on PATH or in KUBECTL.
 
+#[path = "kubectl/examples.rs"]
+mod examples;
 #[path = "kubectl/own_network.rs"]
 mod own_network;
 #[path = "kubectl/secrets.rs"]

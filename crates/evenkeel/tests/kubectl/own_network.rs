@@ -121,7 +121,7 @@ fn runs(user: Option<u32>) -> anyhow::Result<()> {
     let port = if user.is_some() { "18091" } else { "18090" };
     folder.write("manifests/web.yaml", &WEB.replace("18090", port))?;
     let images = format!(
-        "images:\n  example/web:1: {{program: /usr/bin/python3, args: [{server}], commands: [test]}}\n"
+        "images:\n  example/web:1: {{program: /usr/bin/python3, args: [{server}], commands: ['*']}}\n"
     );
     folder.write("manifests/images.yaml", &images)?;
     let cluster = Cluster::start_as(&folder, &kubectl, user, &["--network", "own"])?;
@@ -166,7 +166,44 @@ fn runs(user: Option<u32>) -> anyhow::Result<()> {
     ensure!(ask("read/etc/hosts")?.contains("Kubernetes-managed"), "the hosts file");
 
     // Restarted in the same pod; the rest is as it was.
+    commands_run_beside(&cluster)?;
+    agents_come_back(&cluster)?;
     let left = cluster.end()?;
     ensure!(left.is_empty(), "left running: {left:#?}");
+    Ok(())
+}
+
+/// `kubectl exec`: both outputs, input, the exit code, the container's own surroundings.
+fn commands_run_beside(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster.says("exec db-0 -- id -u", "999")?;
+    cluster.says("exec db-0 -- hostname", "db-0")?;
+    let said = cluster.kubectl("exec db-0 -- sh -c echo${IFS}no>&2;exit${IFS}3", "")?;
+    ensure!(said.code == Some(3) && said.out.is_empty(), "{said:?}");
+    ensure!(said.err.starts_with("no\n"), "{said:?}");
+    let long = "a line of input\n".repeat(50_000);
+    let said = cluster.kubectl("exec -i db-0 -- cat", &long)?;
+    ensure!(said.out == long, "{} of {} bytes came back", said.out.len(), long.len());
+    let said = cluster.kubectl("exec db-0 -- no-such-program", "")?;
+    ensure!(said.code == Some(126) && said.err.contains("no-such-program"), "{said:?}");
+    Ok(())
+}
+
+/// A node agent that is killed is started again, and its pods have not noticed.
+fn agents_come_back(cluster: &Cluster) -> anyhow::Result<()> {
+    let state = "get pods --no-headers -o custom-columns=A:.metadata.uid,B:.status.containerStatuses[0].restartCount";
+    let before = cluster.kubectl(state, "")?.out;
+    let killed = cluster.kill_an_agent()?;
+    soon(|| {
+        let agents = cluster.agents();
+        ensure!(!agents.is_empty() && !agents.contains(&killed), "{killed} among {agents:?}");
+        Ok(())
+    })?;
+    // It works: a new pod runs.
+    cluster.applies("scale deployment/web --replicas=3", "", "deployment.apps/web scaled")?;
+    cluster.mentions("rollout status deployment/web --timeout=60s", "deployment \"web\" *")?;
+    let after = cluster.kubectl(state, "")?.out;
+    for pod in before.lines() {
+        ensure!(after.lines().any(|line| line == pod), "{pod} is not among {after}");
+    }
     Ok(())
 }

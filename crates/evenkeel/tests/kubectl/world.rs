@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
@@ -137,14 +137,24 @@ pub(crate) struct Cluster {
 
 /// The body of a good answer.
 pub(crate) fn get(address: &str, path: &str) -> anyhow::Result<String> {
-    use std::io::Read as _;
+    ask(address, &format!("GET /{path} HTTP/1.0\r\nHost: test\r\n\r\n"))
+}
+
+/// The body of a good answer to a request with a body.
+pub(crate) fn post(address: &str, path: &str, body: &str) -> anyhow::Result<String> {
+    let length = body.len();
+    let head = format!("POST /{path} HTTP/1.0\r\nHost: test\r\nContent-Length: {length}\r\n\r\n");
+    ask(address, &format!("{head}{body}"))
+}
+
+fn ask(address: &str, request: &str) -> anyhow::Result<String> {
     let mut client = std::net::TcpStream::connect(address)?;
     client.set_read_timeout(Some(PATIENCE))?;
-    write!(client, "GET /{path} HTTP/1.0\r\nHost: test\r\n\r\n")?;
+    client.write_all(request.as_bytes())?;
     let mut answer = String::new();
     client.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    ensure!(head.contains(" 200 "), "{path}: {answer}");
+    ensure!(head.split(' ').nth(1).is_some_and(|code| code.starts_with('2')), "{answer}");
     Ok(body.to_owned())
 }
 
@@ -246,6 +256,11 @@ impl Cluster {
         run(&mut self.command(words), input)
     }
 
+    /// Runs kubectl with these words, which may have spaces in them.
+    pub(crate) fn kubectl_words(&self, words: &[&str]) -> anyhow::Result<Said> {
+        run(self.command("").args(words), "")
+    }
+
     /// Runs kubectl: it has to write `wanted` on standard output, nothing on standard error, and
     /// end with 0. See [`differs`] for how they are compared.
     pub(crate) fn says(&self, words: &str, wanted: &str) -> anyhow::Result<()> {
@@ -296,6 +311,19 @@ impl Cluster {
     /// Removes the program's file, as an update does that puts another one there.
     pub(crate) fn replace_program(&self) -> anyhow::Result<()> {
         fs::remove_file(&self.program).context("remove the program")
+    }
+
+    /// The process ids of the node agents.
+    pub(crate) fn agents(&self) -> Vec<u32> {
+        let ours = descendants(self.up.id()).into_iter();
+        ours.filter(|process| process.role() == "agent").map(|process| process.id).collect()
+    }
+
+    /// Kills a node agent; returns its process id.
+    pub(crate) fn kill_an_agent(&self) -> anyhow::Result<u32> {
+        let agent = self.agents().into_iter().next().context("no agent")?;
+        kill(Pid::from_raw(i32::try_from(agent)?), Signal::SIGKILL)?;
+        Ok(agent)
     }
 
     /// Kills `up`: all that it has started has to go by itself.
