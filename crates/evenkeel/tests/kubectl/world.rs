@@ -6,7 +6,10 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,16 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const BUSY: Duration = Duration::from_mins(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A folder that goes away with its owner.
-pub(crate) struct Folder(PathBuf);
+/// One cluster at a time: with several side by side, a machine of two cores is late for everything.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A folder that goes away with its owner. While there is one, no other test has one.
+pub(crate) struct Folder(PathBuf, MutexGuard<'static, ()>);
 
 impl Folder {
     /// An empty one.
     pub(crate) fn new(name: &str) -> anyhow::Result<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("evenkeel-{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path)?;
-        Ok(Self(path))
+        Ok(Self(path, turn))
     }
 
     /// A path in it.
