@@ -24,7 +24,7 @@
 //!
 //! Not here: controllers, scheduler, node agents (they use the [`evenkeel_control::Store`] port
 //! like all other clients); authorisation (a token may do everything); conversion webhooks of custom
-//! kinds; exec, attach, port-forward; durability.
+//! kinds; attach, port-forward; durability.
 
 #![warn(clippy::disallowed_methods, reason = "the store must run under virtual time")]
 
