@@ -255,7 +255,7 @@ async fn converse(
         while let Some(message) = waiting.recv().await {
             to_client.send(message).await?;
         }
-        Ok(())
+        Ok::<(), Error>(())
     };
     let listening = listen(from_client, input, resize);
     let working = async {
