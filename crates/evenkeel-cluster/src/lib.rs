@@ -58,7 +58,7 @@ mod write;
 pub mod http;
 
 pub use error::{About, ApiError, Cause};
-pub use http::exec::{ExecRequest, ExecSession, ExecSource, NoExec, TerminalSize};
+pub use http::exec::{ExecRequest, ExecSession, ExecSource, NoExec, Resize, TerminalSize};
 pub use http::logs::{LogError, LogOptions, LogRequest, LogSource, NoLogs};
 pub use resource::Service;
 pub use server::ApiServer;

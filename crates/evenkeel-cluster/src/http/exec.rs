@@ -116,7 +116,7 @@ type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 impl Router {
     /// Starts a command and answers with the beginning of the conversation.
-    pub(super) async fn exec(
+    pub(super) fn exec(
         &self,
         parts: &Parts,
         upgrade: Option<OnUpgrade>,

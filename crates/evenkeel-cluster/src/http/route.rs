@@ -62,7 +62,7 @@ impl Router {
         let user = self.user(&parts.headers)?.impersonated(&parts.headers)?;
         if let Some(target) = self.exec_target(path)? {
             let upgrade = parts.extensions.remove();
-            return self.exec(&parts, upgrade, &target).await;
+            return self.exec(&parts, upgrade, &target);
         }
         let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| {
             ApiError::new(413, "RequestEntityTooLarge", format!("the body was not read: {error}"))

@@ -70,10 +70,10 @@ pub fn execute(query: &ExecQuery) -> Result<Executed, String> {
     let run = run.ok_or_else(|| format!("container {container:?} has not been started"))?;
     let dir = dir.join(run.to_string());
     let beside = Beside::of(&query.exe, &["shim".to_owned()], &dir, &query.command)?;
-    if query.tty { on_a_terminal(beside) } else { on_pipes(beside, query.stdin) }
+    if query.tty { on_a_terminal(&beside) } else { on_pipes(&beside, query.stdin) }
 }
 
-fn on_pipes(beside: Beside, stdin: bool) -> Result<Executed, String> {
+fn on_pipes(beside: &Beside, stdin: bool) -> Result<Executed, String> {
     let mut child = Command::new(&beside.program)
         .arg0(OWN_NAME)
         .args(&beside.args)
@@ -97,7 +97,7 @@ fn on_pipes(beside: Beside, stdin: bool) -> Result<Executed, String> {
     })
 }
 
-fn on_a_terminal(beside: Beside) -> Result<Executed, String> {
+fn on_a_terminal(beside: &Beside) -> Result<Executed, String> {
     let words = |error: pty_process::Error| error.to_string();
     let (terminal, for_child) = pty_process::open().map_err(words)?;
     let child = pty_process::Command::new(&beside.program)
