@@ -105,7 +105,7 @@ fn database_without_root() -> anyhow::Result<()> {
     other_user().map_or(Ok(()), |user| database_as(Some(user)))
 }
 
-/// A Job in parts, and a CronJob's Job with a claim.
+/// A Job in parts, and one of a `CronJob` with a claim.
 #[test]
 fn batch() -> anyhow::Result<()> {
     let (_folder, cluster) = started("batch", other_user())?;

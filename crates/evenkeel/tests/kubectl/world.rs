@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 static TURN: Mutex<()> = Mutex::new(());
 
 /// A folder that goes away with its owner. While there is one, no other test has one.
-pub(crate) struct Folder(PathBuf, MutexGuard<'static, ()>);
+pub(crate) struct Folder(PathBuf, #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>);
 
 impl Folder {
     /// An empty one.
