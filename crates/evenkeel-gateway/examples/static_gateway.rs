@@ -1,6 +1,6 @@
-//! Serves one address from a fixed list of endpoints: `static_gateway LISTEN WORKERS ENDPOINT...`. Connections
-//! are HTTP; with `detect` or `bytes` in front of the endpoints as on a Service's port that declares nothing,
-//! or something else.
+//! Serves one address from a fixed list of endpoints: `static_gateway LISTEN WORKERS ENDPOINT...`.
+//! Connections are HTTP; with `detect` or `bytes` in front of the endpoints as on a Service's port
+//! that declares nothing, or something else.
 //!
 //! Lines on standard input change it while it runs; each is answered with one line once every worker
 //! runs the change:

@@ -12,8 +12,8 @@
 //! - [`decide`](fn@decide): objects to configuration; pure. [`Controller`] is the loop around it.
 //! - [`shell`]: sockets and threads. [`simulated`]: the same engines without them. [`standalone`]: a gateway without a cluster.
 //!
-//! HTTP/1.1 is balanced by request. Other connections to a Service's address are carried as bytes, one
-//! endpoint each: [`engine::Protocol`] tells them apart. Not here: TLS, HTTP/2, mirroring, UDP.
+//! HTTP/1.1 is balanced by request. Other connections to a Service's address are carried as bytes,
+//! one endpoint each: [`engine::Protocol`] tells them apart. Not here: TLS, HTTP/2, mirroring, UDP.
 
 pub mod controller;
 mod decide;

@@ -185,8 +185,8 @@ impl Engine {
         Dial::To(slot.address)
     }
 
-    /// The endpoint that is asked next, and the free place among those that were tried. A share whose
-    /// endpoints do not answer goes to the others, as with requests.
+    /// The endpoint that is asked next, and the free place among those that were tried. A share
+    /// whose endpoints do not answer goes to the others, as with requests.
     fn next_for(&mut self, now: Duration, carried: &Carried) -> Option<(Next, usize)> {
         let retries = if self.switches.retries { carried.tried.len() } else { 1 };
         let place = carried.tried.iter().take(retries).position(Option::is_none)?;

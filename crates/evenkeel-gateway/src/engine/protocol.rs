@@ -1,7 +1,8 @@
-//! What a connection to a Service's port is: HTTP, whose requests are balanced one by one, or bytes.
+//! What a connection to a Service's port is: HTTP, whose requests are balanced one by one, or
+//! bytes.
 //!
-//! Source: Istio's protocol selection (`pkg/config/kube/conversion.go`, `ConvertProtocol`) for names
-//! and ports; KEP-3726 for the names that Kubernetes defines.
+//! Source: Istio's protocol selection (`pkg/config/kube/conversion.go`, `ConvertProtocol`) for
+//! names and ports; KEP-3726 for the names that Kubernetes defines.
 
 /// What the connections to a Service's port are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +58,12 @@ const BYTES: [&str; 28] = [
     "xmpp",
 ];
 
-/// Ports that are not HTTP when nothing else is said. Istio has 25, 53, 3306 and 27017; the others are
-/// as well known, and where the server speaks first it spares each connection the wait.
+/// Ports that are not HTTP when nothing else is said. Istio has 25, 53, 3306 and 27017; the others
+/// are as well known, and where the server speaks first it spares each connection the wait.
 const BYTES_PORTS: [u16; 13] = [21, 22, 25, 53, 110, 143, 587, 3306, 4222, 5432, 6379, 9092, 27017];
 
-/// How requests begin. Other targets than a path are for proxies (`CONNECT`, `GET http://...`), or of
-/// protocols that look like HTTP (RTSP, SIP, inline commands of Redis): bytes.
+/// How requests begin. Other targets than a path are for proxies (`CONNECT`, `GET http://...`), or
+/// of protocols that look like HTTP (RTSP, SIP, inline commands of Redis): bytes.
 const BEGINNINGS: [&[u8]; 8] =
     [b"GET /", b"HEAD /", b"POST /", b"PUT /", b"PATCH /", b"DELETE /", b"OPTIONS /", b"TRACE /"];
 
@@ -70,8 +71,8 @@ const BEGINNINGS: [&[u8]; 8] =
 pub const OPENING_BYTES: usize = 9;
 
 impl Protocol {
-    /// What is declared of a port: by `appProtocol`, else by the first word of its name, else by its
-    /// number.
+    /// What is declared of a port: by `appProtocol`, else by the first word of its name, else by
+    /// its number.
     pub fn declared(app_protocol: Option<&str>, name: Option<&str>, port: u16) -> Self {
         match (app_protocol.unwrap_or_default(), name.unwrap_or_default()) {
             ("", name) => match known(name) {

@@ -90,8 +90,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Position of its own endpoints in `Snapshot::pools`.
     pub pool: usize,
-    /// Whether connections that are carried as bytes go to the same endpoint when they come from the
-    /// same client (`sessionAffinity: ClientIP`).
+    /// Whether connections that are carried as bytes go to the same endpoint when they come from
+    /// the same client (`sessionAffinity: ClientIP`).
     pub sticky: bool,
 }
 
@@ -134,8 +134,8 @@ impl Listener {
     }
 
     /// The rule by which connections are split that are carried as bytes; `None`: they go to the
-    /// Service's own endpoints. A rule with conditions speaks of requests, and one that redirects has no
-    /// backends.
+    /// Service's own endpoints. A rule with conditions speaks of requests, and one that redirects
+    /// has no backends.
     pub(super) fn rule_for_bytes(&self) -> Option<usize> {
         let fits = |rule: &Rule| {
             let unconditional = rule.matches.is_empty() || rule.matches.iter().any(Match::is_any);

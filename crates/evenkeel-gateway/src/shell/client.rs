@@ -18,8 +18,8 @@ use super::upstream::Upstream;
 use super::worker::Worker;
 use crate::engine::TIMEOUT_DEFAULT;
 
-/// Long for a client that is about to ask: a request that comes later is not balanced. Short for one
-/// that waits for the server's greeting, and only where no name says that it does.
+/// Long for a client that is about to ask: a request that comes later is not balanced. Short for
+/// one that waits for the server's greeting, and only where no name says that it does.
 const OPENING: Duration = Duration::from_millis(500);
 
 /// How long a connection waits for what. Every wait ends: a connection that does nothing holds

@@ -2,8 +2,8 @@
 //!
 //! Each worker is a thread with its own runtime, engine, listening sockets (`SO_REUSEPORT`) and
 //! connections; workers share counters and nothing else. A request lives in the task of its client's
-//! connection from beginning to end; nothing is spawned for it. So does a connection that is carried as
-//! bytes.
+//! connection from beginning to end; nothing is spawned for it. So does a connection that is
+//! carried as bytes.
 
 mod answer;
 mod body;

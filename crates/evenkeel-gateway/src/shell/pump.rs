@@ -1,8 +1,8 @@
 //! One direction of a connection that is carried as bytes.
 //!
-//! All connections of a worker share one scratch buffer. What the other side does not take at once is
-//! kept, and nothing more is read until it is gone: that is the back-pressure, and the bound on memory.
-//! A connection that is idle keeps no buffer.
+//! All connections of a worker share one scratch buffer. What the other side does not take at once
+//! is kept, and nothing more is read until it is gone: that is the back-pressure, and the bound on
+//! memory. A connection that is idle keeps no buffer.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -36,7 +36,8 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    /// Moves bytes from one side to the other. Ready when the one has ended and the other was told so.
+    /// Moves bytes from one side to the other. Ready when the one has ended and the other was told
+    /// so.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,

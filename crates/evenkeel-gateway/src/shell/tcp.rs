@@ -1,6 +1,8 @@
-//! Connections to Services that are not HTTP: told apart by their first bytes, and carried as they are.
+//! Connections to Services that are not HTTP: told apart by their first bytes, and carried as they
+//! are.
 //!
-//! They have no deadline once they are made. Keepalive finds out when a side has gone without a word.
+//! They have no deadline once they are made. Keepalive finds out when a side has gone without a
+//! word.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,8 +31,8 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// How long what one side has sent is still passed on when it takes nothing any more.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Whether a connection is HTTP or bytes. Reads nothing: the bytes stay where they are. A client that
-/// is silent for `patience` waits for the server to speak.
+/// Whether a connection is HTTP or bytes. Reads nothing: the bytes stay where they are. A client
+/// that is silent for `patience` waits for the server to speak.
 pub(super) async fn protocol(
     declared: Protocol,
     stream: &TcpStream,
