@@ -122,8 +122,6 @@ impl Router {
         upgrade: Option<OnUpgrade>,
         target: &Target,
     ) -> Result<Reply, ApiError> {
-        let (key, protocol) = handshake(&parts.headers)?;
-        let upgrade = upgrade.ok_or_else(|| ApiError::bad_request("use HTTP/1.1 for exec"))?;
         let pod = self.server.get_now(&target.key())?;
         let asked = Asked::of(parts.uri.query().unwrap_or_default());
         if asked.command.is_empty() {
@@ -141,6 +139,9 @@ impl Router {
                 "cannot exec into a container in a completed pod; current phase is {phase}"
             )));
         }
+        // Last: clients that are refused try SPDY, and show only what that was answered.
+        let (key, protocol) = handshake(&parts.headers)?;
+        let upgrade = upgrade.ok_or_else(|| ApiError::bad_request("use HTTP/1.1 for exec"))?;
         let wanted = ExecRequest {
             uid: pod.uid().to_owned(),
             node: node.to_owned(),

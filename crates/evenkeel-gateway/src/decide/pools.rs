@@ -121,7 +121,8 @@ impl Pools {
 pub(super) fn unserved(view: &View) -> BTreeMap<(Name, i32), String> {
     let with_address = |service: &&Service| {
         let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
-        view.serves_services && ip.is_some_and(|ip| ip.parse::<IpAddr>().is_ok())
+        let ip = ip.and_then(|ip| ip.parse::<IpAddr>().ok());
+        view.serves_services && ip.is_some_and(|ip| !view.served_by_others.contains(&ip))
     };
     let services = view.services.iter().map(|(name, service)| (name, &**service));
     let ports =

@@ -14,7 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::{network::Own, secrets::write_private};
 
@@ -49,6 +49,8 @@ pub(crate) struct Agents {
 struct Agent {
     node: String,
     child: Child,
+    /// Held as long as we live: the agent ends when it is closed. Waiting for a child would close it.
+    lifeline: Option<ChildStdin>,
     start: Start,
     pause: Duration,
 }
@@ -112,8 +114,9 @@ pub(crate) fn start(nodes: &[NodeSpec], options: &Options<'_>) -> anyhow::Result
         }
         let start = Start { words, network: options.network.cloned() };
         let child = start.now();
-        let child = child.with_context(|| format!("start the agent of node {}", spec.name))?;
-        all.push(Agent { node: spec.name.clone(), child, start, pause: PAUSE });
+        let mut child = child.with_context(|| format!("start the agent of node {}", spec.name))?;
+        let lifeline = child.stdin.take();
+        all.push(Agent { node: spec.name.clone(), child, lifeline, start, pause: PAUSE });
     }
     Ok(Agents { all, nodes: options.data_dir.join("nodes") })
 }
@@ -143,7 +146,8 @@ impl Agent {
             tokio::time::sleep(self.pause).await;
             self.pause = (self.pause * 2).min(PAUSE_MAX);
             match self.start.now() {
-                Ok(child) => {
+                Ok(mut child) => {
+                    self.lifeline = child.stdin.take();
                     self.child = child;
                     return;
                 }
