@@ -65,6 +65,7 @@ pub(crate) const RESIZING: &str = "Resizing";
 pub(crate) const RECLAIMING: &str = "Reclaiming";
 pub(crate) const WAITING_FOR_VOLUME: &str = "WaitingForVolume";
 pub(crate) const FAILED_BINDING: &str = "FailedBinding";
+pub(crate) const VOLUME_MISMATCH: &str = "VolumeMismatch";
 pub(crate) const CLAIM_LOST: &str = "ClaimLost";
 pub(crate) const WAIT_FOR_FIRST_CONSUMER: &str = "WaitForFirstConsumer";
 pub(crate) const WAIT_FOR_POD_SCHEDULED: &str = "WaitForPodScheduled";

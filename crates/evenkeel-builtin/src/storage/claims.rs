@@ -143,15 +143,17 @@ pub(crate) fn decide(view: &View) -> Plan {
             json!({"metadata": {"finalizers": finalizers(&claim.obj, CLAIM_FINALIZER, true)}}),
         );
     }
-    let named = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
-    if named.is_some_and(|name| !name.is_empty()) {
-        return with_volume(view);
-    }
+    let is_bound = annotation(&claim.obj, BIND_COMPLETED).is_some();
     if class_of(claim).is_none()
+        && !is_bound
         && let Some(class) = default_of(&view.classes)
     {
         let spec = json!({"spec": {"storageClassName": class.name()}});
         return patch(reasons::CLASS_GIVEN, claim, spec);
+    }
+    let named = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+    if named.is_some_and(|name| !name.is_empty()) {
+        return with_volume(view, is_bound);
     }
     if let Some(volume) = view.volumes.iter().find(|volume| matching::is_bound_to(volume, claim)) {
         return bind(claim, volume);
@@ -160,9 +162,8 @@ pub(crate) fn decide(view: &View) -> Plan {
 }
 
 /// A claim that names its volume.
-fn with_volume(view: &View) -> Plan {
+fn with_volume(view: &View, is_bound: bool) -> Plan {
     let claim = &view.claim;
-    let is_bound = annotation(&claim.obj, BIND_COMPLETED).is_some();
     let Some(volume) = view.volumes.first() else {
         if is_bound {
             return lost(
@@ -173,6 +174,13 @@ fn with_volume(view: &View) -> Plan {
         return pending(claim, reasons::WAITING_FOR_VOLUME);
     };
     let free = volume.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_none());
+    if free
+        && !is_bound
+        && let Some(problem) = matching::mismatch(volume, claim)
+    {
+        let message = format!("Cannot bind to requested volume \"{}\": {problem}", volume.name());
+        return waiting(claim, EventType::Warning, reasons::VOLUME_MISMATCH, message);
+    }
     if matching::is_bound_to(volume, claim) || free && !is_bound {
         return bind(claim, volume);
     }
@@ -183,12 +191,7 @@ fn with_volume(view: &View) -> Plan {
         );
     }
     let message = format!("volume \"{}\" already bound to a different claim.", volume.name());
-    pending(claim, reasons::FAILED_BINDING).with_event(EventNote {
-        about: claim.key().clone(),
-        kind: EventType::Warning,
-        reason: reasons::FAILED_BINDING,
-        message,
-    })
+    waiting(claim, EventType::Warning, reasons::FAILED_BINDING, message)
 }
 
 /// Both halves of the binding, then what the claim has.

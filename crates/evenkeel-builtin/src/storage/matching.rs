@@ -29,32 +29,51 @@ pub(super) fn requested(spec: &PersistentVolumeClaimSpec) -> Option<&resource::Q
     spec.resources.as_ref()?.requests.as_ref()?.get("storage")
 }
 
+/// Why a claim that names a volume cannot have it.
+///
+/// **Source**: `checkVolumeSatisfyClaim` in `pkg/controller/volume/persistentvolume`.
+pub(super) fn mismatch(
+    volume: &Seen<PersistentVolume>,
+    claim: &PersistentVolumeClaim,
+) -> Option<&'static str> {
+    let (have, want) = (volume.spec.as_ref()?, claim.spec.as_ref()?);
+    let class = |name: &Option<String>| name.clone().unwrap_or_default();
+    let mode = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "Filesystem".to_owned());
+    let modes = have.access_modes.clone().unwrap_or_default();
+    let room = bytes(have.capacity.as_ref().and_then(|capacity| capacity.get("storage")));
+    if volume.obj.is_deleting() {
+        Some("the volume is marked for deletion")
+    } else if room < bytes(requested(want)) {
+        Some("requested PV is too small")
+    } else if class(&have.storage_class_name) != class(&want.storage_class_name) {
+        Some("storageClassName does not match")
+    } else if mode(&have.volume_mode) != mode(&want.volume_mode) {
+        Some("incompatible volumeMode")
+    } else if !want.access_modes.iter().flatten().all(|mode| modes.contains(mode)) {
+        Some("incompatible accessMode")
+    } else {
+        None
+    }
+}
+
 /// Whether a free volume is one that the claim may have.
 ///
-/// **Source**: `FindMatchingVolume` in `pkg/volume/util` and `checkVolumeSatisfyClaim`.
+/// **Source**: `FindMatchingVolume` in `component-helpers/storage/volume`.
 pub(crate) fn fits(volume: &Seen<PersistentVolume>, claim: &PersistentVolumeClaim) -> bool {
     let (Some(have), Some(want)) = (volume.spec.as_ref(), claim.spec.as_ref()) else {
         return false;
     };
     let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
-    if have.claim_ref.is_some() || volume.obj.is_deleting() || phase == Some("Failed") {
-        return false;
-    }
-    let class = |name: &Option<String>| name.clone().unwrap_or_default();
-    let mode = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "Filesystem".to_owned());
-    let modes = have.access_modes.clone().unwrap_or_default();
     let selector = want.selector.as_ref().map(LabelSelector::from_object);
     let is_selected = match selector {
         None => true,
         Some(Ok(selector)) => selector.matches(volume.obj.labels()),
         Some(Err(_)) => false,
     };
-    let room = bytes(have.capacity.as_ref().and_then(|capacity| capacity.get("storage")));
-    class(&have.storage_class_name) == class(&want.storage_class_name)
-        && mode(&have.volume_mode) == mode(&want.volume_mode)
-        && want.access_modes.iter().flatten().all(|mode| modes.contains(mode))
+    have.claim_ref.is_none()
+        && phase != Some("Failed")
         && is_selected
-        && room >= bytes(requested(want))
+        && mismatch(volume, claim).is_none()
 }
 
 /// The smallest free volume that fits, for a pod on this node if it is known.

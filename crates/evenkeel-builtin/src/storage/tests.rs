@@ -217,7 +217,10 @@ fn the_smallest_volume_that_fits_is_taken() {
     ");
     // Volumes that are kept for a claim are its own, whatever else fits.
     cluster.world.apply(claim("later", &none));
-    cluster.world.apply(claim("named", &json!({"storageClassName": "", "volumeName": "other"})));
+    cluster
+        .world
+        .apply(claim("named", &json!({"storageClassName": "fast", "volumeName": "other"})));
+    cluster.world.apply(claim("odd", &json!({"volumeName": "large"})));
     cluster
         .world
         .apply(claim("rwx", &json!({"storageClassName": "", "accessModes": ["ReadWriteMany"]})));
@@ -225,6 +228,7 @@ fn the_smallest_volume_that_fits_is_taken() {
     claim data Bound fits 2Gi
     claim later Bound taken 1Gi
     claim named Bound other 2Gi
+    claim odd Pending large -
     claim rwx Pending - -
     volume fits Bound for data
     volume large Available for -
@@ -232,6 +236,7 @@ fn the_smallest_volume_that_fits_is_taken() {
     volume small Available for -
     volume taken Bound for later
     ");
+    assert_snapshot!(events(&cluster, "odd"), @r#"VolumeMismatch: Cannot bind to requested volume "large": storageClassName does not match"#);
     assert_snapshot!(events(&cluster, "rwx"), @"FailedBinding: no persistent volumes available for this claim and no storage class is set");
 }
 
