@@ -15,18 +15,13 @@ const MANAGER: &str = "evenkeel-up";
 /// Most bytes Kubernetes takes as annotations of one object.
 const ANNOTATION_BYTES_MAX: usize = 256 << 10;
 
-/// Makes the kinds that evenkeel reads but Kubernetes does not have.
-pub(crate) async fn install_crds(store: &dyn Store) -> anyhow::Result<()> {
+/// Makes the kinds that evenkeel reads but Kubernetes does not have, and the default
+/// `StorageClass`, unless a class of the name is there already: it may be a changed one.
+pub(crate) async fn install(store: &dyn Store) -> anyhow::Result<()> {
     for crd in evenkeel_api::crds() {
         let obj = Obj::from_json(crd).context("a built-in CRD")?;
         put(store, &obj).await.with_context(|| obj.key().to_string())?;
     }
-    Ok(())
-}
-
-/// Makes the default `StorageClass`, unless a class of the name is there already: it may be a
-/// changed one.
-pub(crate) async fn install_class(store: &dyn Store) -> anyhow::Result<()> {
     let class = evenkeel_builtin::default_class();
     if store.get(class.key()).await?.is_none() {
         put(store, &class).await.with_context(|| class.key().to_string())?;

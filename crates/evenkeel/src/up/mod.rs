@@ -92,8 +92,7 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
     for text in &input.skipped {
         io::complain(&format!("warning: {text}"));
     }
-    load::install_crds(store.as_ref()).await?;
-    load::install_class(store.as_ref()).await?;
+    load::install(store.as_ref()).await?;
     let telemetry = Telemetry::new(Limits::default());
     let activity = Arc::default();
     let host = Host { args, data_dir, store, time, telemetry, activity, network };
