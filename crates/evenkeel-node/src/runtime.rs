@@ -87,7 +87,8 @@ pub struct StartOrder {
 /// A folder or file of this machine that a container sees at a path of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Mount {
-    /// Where it lies on this machine, without symlinks that others could turn.
+    /// Where it lies on this machine: a real path, without symlinks. A container may have put one
+    /// there since, so what mounts it must follow none (`openat2` with `RESOLVE_NO_SYMLINKS`).
     pub source: PathBuf,
     /// `mountPath`: absolute, as the container sees it.
     pub target: PathBuf,
