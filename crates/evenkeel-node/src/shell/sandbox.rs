@@ -23,6 +23,8 @@ pub(super) fn prepare(root: &Path, order: &StartOrder) -> io::Result<Option<Sand
     let dir = dir(root, &order.container.pod_uid);
     let stage = dir.join("stage");
     make_private_dir(&stage)?;
+    // What is mounted is found without following symlinks.
+    let dir = fs::canonicalize(dir)?;
     let mut mounts = Vec::new();
     for ((name, target), text) in [(HOSTS, &sandbox.hosts), (RESOLVER, &sandbox.resolver)] {
         let source = dir.join(name);

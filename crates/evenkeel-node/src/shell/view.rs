@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs, io,
+    os::fd::AsRawFd as _,
     path::{Component, Path, PathBuf},
 };
 
@@ -11,6 +12,7 @@ use nix::{
     sys::statvfs::{FsFlags, statvfs},
     unistd::{chdir, pivot_root},
 };
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use crate::runtime::Mount;
 
@@ -31,10 +33,11 @@ pub(super) fn furnish(mounts: &[Mount], stage: &Path) -> io::Result<()> {
 }
 
 fn place(one: &Mount, stage: &Path) -> io::Result<()> {
-    let is_dir = fs::metadata(&one.source)?.is_dir();
-    // Opened before anything can cover it.
-    let source = fs::File::open(&one.source)?;
-    let source = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&source));
+    // A container that shares the volume may have put a symlink there since the path was looked up.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let source = openat2(CWD, &one.source, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    let is_dir = FileType::from_raw_mode(fstat(&source)?.st_mode).is_dir();
+    let source = format!("/proc/self/fd/{}", source.as_raw_fd());
     let target = make_place(&one.target, is_dir, stage)?;
     mount(
         Some(source.as_str()),
