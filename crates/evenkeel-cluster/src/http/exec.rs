@@ -23,7 +23,7 @@ use tokio_tungstenite::{
     tungstenite::{
         Error, Message,
         handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
@@ -289,7 +289,8 @@ where
     S: Sink<Message, Error = Error> + Unpin,
 {
     to_client.send(message(STATUS, status.to_string().as_bytes())).await?;
-    to_client.send(Message::Close(None)).await?;
+    let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    to_client.send(Message::Close(Some(close))).await?;
     to_client.close().await
 }
 

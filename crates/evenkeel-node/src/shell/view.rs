@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs, io,
-    os::fd::AsRawFd as _,
+    os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
 
@@ -12,7 +12,10 @@ use nix::{
     sys::statvfs::{FsFlags, statvfs},
     unistd::{chdir, pivot_root},
 };
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
+    mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+};
 
 use crate::runtime::Mount;
 
@@ -24,33 +27,41 @@ const ENTRIES_MAX: usize = 10_000;
 /// A place that is not there cannot be made in the host's folders, so the folder that it would be
 /// in is replaced by a new one that shows the same entries.
 pub(super) fn furnish(mounts: &[Mount], stage: &Path) -> io::Result<()> {
-    for one in mounts {
-        place(one, stage).map_err(|error| {
-            io::Error::other(format!("mount on {}: {error}", one.target.display()))
-        })?;
+    // All of them before anything covers them or moves the root away.
+    let trees: Vec<_> = mounts.iter().map(|one| named(one, tree(&one.source))).collect();
+    let mut placed = Vec::new();
+    for (one, tree) in mounts.iter().zip(trees) {
+        let target = named(one, place(one, tree?, stage, &placed))?;
+        placed.push(target);
     }
     Ok(())
 }
 
-fn place(one: &Mount, stage: &Path) -> io::Result<()> {
+fn named<T>(one: &Mount, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| io::Error::other(format!("mount on {}: {error}", one.target.display())))
+}
+
+/// A copy of what is mounted below a path, which is nowhere yet.
+fn tree(source: &Path) -> io::Result<OwnedFd> {
     // A container that shares the volume may have put a symlink there since the path was looked up.
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let source = openat2(CWD, &one.source, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
-    let is_dir = FileType::from_raw_mode(fstat(&source)?.st_mode).is_dir();
-    let source = format!("/proc/self/fd/{}", source.as_raw_fd());
-    let target = make_place(&one.target, is_dir, stage)?;
-    mount(
-        Some(source.as_str()),
-        &target,
-        None::<&str>,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        None::<&str>,
-    )?;
+    let source = openat2(CWD, source, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(source, "", flags)?)
+}
+
+fn place(one: &Mount, tree: OwnedFd, stage: &Path, placed: &[PathBuf]) -> io::Result<PathBuf> {
+    let is_dir = FileType::from_raw_mode(fstat(&tree)?.st_mode).is_dir();
+    let target = make_place(&one.target, is_dir, stage, placed)?;
+    move_mount(tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     if one.read_only {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | kept(&target)?;
         mount(None::<&str>, &target, None::<&str>, flags, None::<&str>)?;
     }
-    Ok(())
+    Ok(target)
 }
 
 /// Restrictions of the host's mount, which nobody but the host may drop.
@@ -68,8 +79,14 @@ fn kept(path: &Path) -> io::Result<MsFlags> {
     Ok(kept.fold(MsFlags::empty(), |all, (_, flag)| all | flag))
 }
 
-/// A folder or file to mount on at this path, made if need be; its path without symlinks.
-fn make_place(target: &Path, is_dir: bool, stage: &Path) -> io::Result<PathBuf> {
+/// A folder or file to mount on at this path, made if need be; its path without symlinks. In a
+/// volume that is `placed` it is made as a part of that, as container runtimes do.
+fn make_place(
+    target: &Path,
+    is_dir: bool,
+    stage: &Path,
+    placed: &[PathBuf],
+) -> io::Result<PathBuf> {
     let target = plain(target)?;
     if let Ok(found) = fs::metadata(&target) {
         if found.is_dir() != is_dir {
@@ -86,7 +103,9 @@ fn make_place(target: &Path, is_dir: bool, stage: &Path) -> io::Result<PathBuf> 
         there = parent;
     }
     let there = fs::canonicalize(there)?;
-    replace(&there, stage)?;
+    if !placed.iter().any(|volume| there.starts_with(volume)) {
+        replace(&there, stage)?;
+    }
     let mut path = there;
     while let Some(name) = missing.pop() {
         path.push(name);
