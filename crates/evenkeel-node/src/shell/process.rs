@@ -154,6 +154,8 @@ impl ProcessRuntime {
             return Err(StartError::Config(problem));
         }
         let is_own = !matches!(image.program, Program::Host(_));
+        // A container's user may not look into our folders.
+        let home = || if order.sandbox.is_some() { "/".into() } else { dir.to_owned() };
         let mut env = BTreeMap::from([
             ("PATH".to_owned(), PATH.to_owned()),
             ("HOME".to_owned(), "/".to_owned()),
@@ -168,7 +170,7 @@ impl ProcessRuntime {
             name: is_own.then(|| OWN_NAME.to_owned()),
             args,
             env,
-            cwd: order.working_dir.as_ref().map_or_else(|| dir.to_owned(), PathBuf::from),
+            cwd: order.working_dir.as_ref().map_or_else(home, PathBuf::from),
             commands: image.commands,
             log_bytes_max: self.settings.log_bytes_max,
             log_files_max: self.settings.log_files_max,
