@@ -125,7 +125,11 @@ impl<'a> Needs<'a> {
             return Ok(());
         }
         let class = spec.and_then(|spec| spec.storage_class_name.as_deref());
-        let class = class.and_then(|name| storage.classes.get(name));
+        // One without a class is about to get the default one.
+        let class = match class {
+            Some(name) => storage.classes.get(name),
+            None => storage::default_of(storage.classes.values()),
+        };
         let waits = |class: &&Seen<StorageClass>| {
             class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
         };

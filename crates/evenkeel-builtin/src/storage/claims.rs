@@ -146,7 +146,7 @@ pub(crate) fn decide(view: &View) -> Plan {
     let is_bound = annotation(&claim.obj, BIND_COMPLETED).is_some();
     if class_of(claim).is_none()
         && !is_bound
-        && let Some(class) = default_of(&view.classes)
+        && let Some(class) = default_of(view.classes.iter())
     {
         let spec = json!({"spec": {"storageClassName": class.name()}});
         return patch(reasons::CLASS_GIVEN, claim, spec);

@@ -60,13 +60,15 @@ pub fn default_class() -> Obj {
 /// The class that claims without one get: of several the newest.
 ///
 /// **Source**: `GetDefaultClass` in `pkg/volume/util/storageclass.go`.
-fn default_of(classes: &[Seen<StorageClass>]) -> Option<&Seen<StorageClass>> {
+pub(crate) fn default_of<'a>(
+    classes: impl Iterator<Item = &'a Seen<StorageClass>>,
+) -> Option<&'a Seen<StorageClass>> {
     let is_default = |class: &&Seen<StorageClass>| {
         class.obj.meta().annotations.iter().flatten().any(|(k, v)| k == IS_DEFAULT && v == "true")
     };
     let newest =
         |class: &&Seen<StorageClass>| (class.created(), std::cmp::Reverse(class.name().to_owned()));
-    classes.iter().filter(is_default).max_by_key(newest)
+    classes.filter(is_default).max_by_key(newest)
 }
 
 /// The class that a claim names; empty is none.

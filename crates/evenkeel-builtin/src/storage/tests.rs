@@ -254,14 +254,13 @@ fn what_cannot_be_provided_is_said() {
     cluster.settle();
     let all = ["many", "cloud", "typo", "a", "b", "c"].map(|name| events(&cluster, name));
     assert_snapshot!(all.join("\n--\n"), @r#"
-    WaitForPodScheduled: waiting for pod a to be scheduled
     ProvisioningFailed: failed to provision volume with StorageClass "standard": a folder of one node supports only ReadWriteOnce and ReadWriteOncePod access modes
     --
     ExternalProvisioning: Waiting for a volume to be created either by the external provisioner 'ebs.csi.aws.com' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.
     --
     ProvisioningFailed: storageclass.storage.k8s.io "standrad" not found
     --
-    FailedScheduling: 0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims.
+
     --
     FailedScheduling: 0/2 nodes are available: persistentvolumeclaim "nowhere" not found.
     --
