@@ -9,9 +9,11 @@ mod duration;
 mod hash;
 mod ids;
 mod rng;
+mod schedule;
 
 pub use clock::{Clock, FixedClock};
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use hash::stable_hash;
 pub use ids::{name_suffix, uid};
 pub use rng::Rng;
+pub use schedule::{Fields, Schedule, ScheduleError, time_zone};

@@ -23,6 +23,8 @@ mod deployment;
 mod disruption;
 mod endpointslice;
 mod garbage;
+mod history;
+mod job;
 mod lifecycle;
 mod node_terms;
 mod pods;
@@ -30,6 +32,7 @@ mod reasons;
 mod replicaset;
 mod scheduler;
 mod seen;
+mod statefulset;
 mod storage;
 
 #[cfg(test)]
@@ -44,6 +47,8 @@ pub use storage::default_class;
 pub fn install(run: RunLoop) -> RunLoop {
     run.with(deployment::Deployments)
         .with(replicaset::ReplicaSets)
+        .with(statefulset::StatefulSets)
+        .with(job::Jobs::default())
         .with(endpointslice::EndpointSlices)
         .with(disruption::Disruptions)
         .with(lifecycle::Lifecycle::default())

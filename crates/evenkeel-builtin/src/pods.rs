@@ -1,10 +1,14 @@
 //! What several controllers ask of a pod.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use evenkeel_api::Obj;
+use evenkeel_base::{Rng, name_suffix, stable_hash};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use serde_json::{Value, json};
+
+use crate::seen::Seen;
 
 /// Its phase; empty until one is written.
 pub(crate) fn phase(pod: &Pod) -> &str {
@@ -56,4 +60,57 @@ pub(crate) fn node(pod: &Pod) -> Option<&str> {
 /// Whether this object's managing controller has this uid.
 pub(crate) fn is_controlled_by(obj: &Obj, uid: &str) -> bool {
     obj.controller().is_some_and(|owner| owner.uid == uid)
+}
+
+/// Whether it is being deleted and has not ended. **Source**: `FilterTerminatingPods`.
+pub(crate) fn is_terminating(pod: &Pod) -> bool {
+    !is_terminal(pod) && pod.metadata.deletion_timestamp.is_some()
+}
+
+/// The body of a pod that an owner makes of a template: its labels, annotations and finalizers, and
+/// nothing else of the template's metadata.
+///
+/// **Source**: `GetPodFromTemplate` in `pkg/controller/controller_utils.go`.
+pub(crate) fn from_template(owner: &Obj, template: &Value, name: &str) -> Value {
+    let mut metadata = json!({
+        "name": name,
+        "generateName": format!("{}-", owner.name()),
+        "namespace": owner.namespace(),
+        "ownerReferences": [owner.owner_reference()],
+    });
+    for field in ["labels", "annotations", "finalizers"] {
+        if let Some(value) = template.pointer(&format!("/metadata/{field}")) {
+            metadata[field] = value.clone();
+        }
+    }
+    let spec = template.get("spec").cloned().unwrap_or_else(|| json!({}));
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+}
+
+/// Names that no present pod has, drawn from what was seen: the same stale view gives the same
+/// names, and the server refuses the second pod of a name instead of running one too many.
+pub(crate) struct FreshNames {
+    rng: Rng,
+    taken: BTreeSet<String>,
+}
+
+impl FreshNames {
+    pub(crate) fn new(owner: &Obj, pods: &[Seen<Pod>]) -> Self {
+        let mut seed = format!("{} {}", owner.uid(), owner.revision());
+        for pod in pods {
+            seed.push(' ');
+            seed.push_str(pod.name());
+        }
+        let rng = Rng::new(stable_hash(seed.as_bytes()));
+        Self { rng, taken: pods.iter().map(|pod| pod.name().to_owned()).collect() }
+    }
+
+    pub(crate) fn next(&mut self, prefix: &str) -> String {
+        loop {
+            let name = format!("{prefix}{}", name_suffix(&mut self.rng));
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
+        }
+    }
 }

@@ -26,6 +26,27 @@ pub(crate) const NAME_TAKEN: &str = "NameTaken";
 pub(crate) const SUCCESSFUL_CREATE: &str = "SuccessfulCreate";
 pub(crate) const SUCCESSFUL_DELETE: &str = "SuccessfulDelete";
 
+// StatefulSet
+pub(crate) const SUCCESSFUL_UPDATE: &str = "SuccessfulUpdate";
+pub(crate) const FAILED_CREATE: &str = "FailedCreate";
+pub(crate) const WAITING_FOR_CLAIM: &str = "WaitingForClaim";
+
+// Job
+pub(crate) const LEFTOVERS: &str = "Leftovers";
+pub(crate) const TTL_OVER: &str = "TtlOver";
+pub(crate) const BACKING_OFF: &str = "BackingOff";
+pub(crate) const COMPLETED: &str = "Completed";
+pub(crate) const COMPLETIONS_REACHED: &str = "CompletionsReached";
+pub(crate) const SUCCESS_POLICY: &str = "SuccessPolicy";
+pub(crate) const POD_FAILURE_POLICY: &str = "PodFailurePolicy";
+pub(crate) const BACKOFF_LIMIT_EXCEEDED: &str = "BackoffLimitExceeded";
+pub(crate) const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+pub(crate) const MAX_FAILED_INDEXES_EXCEEDED: &str = "MaxFailedIndexesExceeded";
+pub(crate) const FAILED_INDEXES: &str = "FailedIndexes";
+pub(crate) const TOO_MANY_SUCCEEDED_PODS: &str = "TooManySucceededPods";
+pub(crate) const SUSPENDED: &str = "Suspended";
+pub(crate) const RESUMED: &str = "Resumed";
+
 // EndpointSlice
 pub(crate) const NOT_MANAGED: &str = "NotManaged";
 pub(crate) const ENDPOINTS_CHANGED: &str = "EndpointsChanged";
@@ -75,3 +96,15 @@ pub(crate) const PROVISIONING_FAILED: &str = "ProvisioningFailed";
 pub(crate) const EXTERNAL_PROVISIONING: &str = "ExternalProvisioning";
 pub(crate) const VOLUME_FAILED_DELETE: &str = "VolumeFailedDelete";
 pub(crate) const VOLUME_FAILED_RECYCLE: &str = "VolumeFailedRecycle";
+
+/// The reason of a Job's failure as a constant, which Events need.
+pub(crate) fn of_failure(reason: &str) -> &'static str {
+    let known = [
+        POD_FAILURE_POLICY,
+        BACKOFF_LIMIT_EXCEEDED,
+        DEADLINE_EXCEEDED,
+        MAX_FAILED_INDEXES_EXCEEDED,
+        FAILED_INDEXES,
+    ];
+    known.into_iter().find(|one| *one == reason).unwrap_or("Failed")
+}

@@ -2,10 +2,11 @@
 
 mod rank;
 
+pub(crate) use rank::first_to_go;
+
 use std::{cmp::Ordering, collections::BTreeSet, time::Duration};
 
 use evenkeel_api::{GroupKind, Key, LabelSelector, Obj, SelectorError, json::difference};
-use evenkeel_base::{Rng, name_suffix, stable_hash};
 use evenkeel_control::{
     Action, Controller, EventNote, EventType, Interest, ListQuery, ObserveError, Plan, Ports,
     Propagation, Wakes,
@@ -139,10 +140,15 @@ fn resize(view: &View, mine: &[&Seen<Pod>]) -> Plan {
 /// Creates pods one after the other. The loop stops at the first one that is refused, which is
 /// what upstream's slow start (1, 2, 4 ...) is for.
 fn create(view: &View, missing: usize) -> Plan {
-    let names = fresh_names(view, missing);
+    let Some(template) = view.set.obj.json().pointer("/spec/template") else {
+        return Plan::idle(reasons::SELECTOR_INVALID);
+    };
     let mut plan = Plan::idle(reasons::SUCCESSFUL_CREATE);
-    for name in names {
-        let Some(pod) = new_pod(&view.set, &name) else {
+    let prefix = format!("{}-", view.set.name());
+    let mut names = pods::FreshNames::new(&view.set.obj, &view.pods);
+    for name in (0..missing).map(|_| names.next(&prefix)) {
+        let body = pods::from_template(&view.set.obj, template, &name);
+        let Ok(pod) = Obj::from_json(body) else {
             return Plan::idle(reasons::SELECTOR_INVALID);
         };
         plan.actions.push(Action::Create(Box::new(pod)));
@@ -154,44 +160,6 @@ fn create(view: &View, missing: usize) -> Plan {
         });
     }
     plan
-}
-
-/// Names that no present pod has, drawn from what was seen: the same stale view gives the same
-/// names, and the server refuses the second pod of a name instead of running one too many.
-fn fresh_names(view: &View, count: usize) -> Vec<String> {
-    let mut seed = format!("{} {}", view.set.uid(), view.set.obj.revision());
-    for pod in &view.pods {
-        seed.push(' ');
-        seed.push_str(pod.name());
-    }
-    let mut rng = Rng::new(stable_hash(seed.as_bytes()));
-    let mut taken: BTreeSet<String> = view.pods.iter().map(|pod| pod.name().to_owned()).collect();
-    let mut names = Vec::with_capacity(count);
-    while names.len() < count {
-        let name = format!("{}-{}", view.set.name(), name_suffix(&mut rng));
-        if taken.insert(name.clone()) {
-            names.push(name);
-        }
-    }
-    names
-}
-
-fn new_pod(set: &Seen<ReplicaSet>, name: &str) -> Option<Obj> {
-    let template = set.obj.json().pointer("/spec/template")?;
-    let mut metadata = json!({
-        "name": name,
-        "generateName": format!("{}-", set.name()),
-        "namespace": set.obj.namespace(),
-        "ownerReferences": [set.obj.owner_reference()],
-    });
-    for field in ["labels", "annotations", "finalizers"] {
-        if let Some(value) = template.pointer(&format!("/metadata/{field}")) {
-            metadata[field] = value.clone();
-        }
-    }
-    let spec = template.get("spec").cloned().unwrap_or_else(|| json!({}));
-    let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
-    Obj::from_json(body).ok()
 }
 
 fn delete(view: &View, mine: &[&Seen<Pod>], surplus: usize) -> Plan {

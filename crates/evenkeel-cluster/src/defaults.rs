@@ -40,10 +40,7 @@ pub(crate) fn apply(resource: &Resource, body: &mut Value) {
         }
         ("apps", "StatefulSet") => stateful_set(body),
         ("apps", "DaemonSet") => daemon_set(body),
-        ("batch", "Job") => {
-            job_spec(object_in(body, "spec"));
-            template(body, "/spec/template/spec");
-        }
+        ("batch", "Job") => job(body),
         ("batch", "CronJob") => cron_job(body),
         ("autoscaling", "HorizontalPodAutoscaler") => {
             set(object_in(body, "spec"), "minReplicas", || json!(1));
@@ -94,6 +91,12 @@ fn new_job(body: &mut Value) {
     let own = object_in(template, "metadata").entry("labels").or_insert_with(|| json!({}));
     for (label, value) in labels {
         own[label] = json!(value);
+    }
+    // A Job without labels gets those of its pods. **Source**: `SetDefaults_Job`.
+    let labels = own.clone();
+    let metadata = object_in(body, "metadata");
+    if metadata.get("labels").and_then(Value::as_object).is_none_or(Map::is_empty) {
+        metadata.insert("labels".to_owned(), labels);
     }
 }
 
@@ -152,6 +155,21 @@ fn stateful_set(body: &mut Value) {
     set_text(spec, "podManagementPolicy", "OrderedReady");
     let strategy = object_in(&mut body["spec"], "updateStrategy");
     set_text(strategy, "type", "RollingUpdate");
+    if strategy.get("type") == Some(&json!("RollingUpdate")) {
+        let rolling = object_in(&mut body["spec"]["updateStrategy"], "rollingUpdate");
+        set(rolling, "partition", || json!(0));
+    }
+    let retention = object_in(&mut body["spec"], "persistentVolumeClaimRetentionPolicy");
+    set_text(retention, "whenDeleted", "Retain");
+    set_text(retention, "whenScaled", "Retain");
+    for claim in items(body, "/spec/volumeClaimTemplates") {
+        set_text(claim, "apiVersion", "v1");
+        set_text(claim, "kind", "PersistentVolumeClaim");
+        set(claim, "status", || json!({"phase": "Pending"}));
+        if let Some(Value::Object(spec)) = claim.get_mut("spec") {
+            set_text(spec, "volumeMode", "Filesystem");
+        }
+    }
     template(body, "/spec/template/spec");
 }
 
@@ -167,14 +185,31 @@ fn daemon_set(body: &mut Value) {
     template(body, "/spec/template/spec");
 }
 
-fn job_spec(spec: &mut Map<String, Value>) {
+/// **Source**: `SetDefaults_Job`.
+fn job(body: &mut Value) {
+    let spec = object_in(body, "spec");
     if spec.get("completions").is_none() && spec.get("parallelism").is_none() {
         set(spec, "completions", || json!(1));
     }
     set(spec, "parallelism", || json!(1));
-    set(spec, "backoffLimit", || json!(6));
+    let limit = if spec.contains_key("backoffLimitPerIndex") { i32::MAX } else { 6 };
+    set(spec, "backoffLimit", || json!(limit));
     set(spec, "suspend", || json!(false));
+    set(spec, "manualSelector", || json!(false));
     set_text(spec, "completionMode", "NonIndexed");
+    let has_policy = spec.contains_key("podFailurePolicy");
+    set_text(
+        spec,
+        "podReplacementPolicy",
+        if has_policy { "Failed" } else { "TerminatingOrFailed" },
+    );
+    for rule in items(body, "/spec/podFailurePolicy/rules") {
+        let patterns = rule.get_mut("onPodConditions").and_then(Value::as_array_mut);
+        for pattern in patterns.into_iter().flatten().filter_map(Value::as_object_mut) {
+            set_text(pattern, "status", "True");
+        }
+    }
+    template(body, "/spec/template/spec");
 }
 
 fn cron_job(body: &mut Value) {

@@ -6,13 +6,10 @@ use evenkeel_base::stable_hash;
 use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde_json::Value;
 
-use crate::seen::json;
+use crate::{history::encoded, seen::json};
 
 /// Label that keeps the pods of different templates apart.
 pub(crate) const HASH_LABEL: &str = evenkeel_api::labels::POD_TEMPLATE_HASH;
-
-/// The letters that upstream's `SafeEncodeString` maps digits to.
-const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// Whether two templates are the same but for the hash label.
 pub(crate) fn equal(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
@@ -41,8 +38,7 @@ pub(crate) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
     }
     let wide = stable_hash(text.as_bytes());
     let folded = (wide ^ (wide >> 32)) & 0xffff_ffff;
-    let letter = |digit: u8| char::from(LETTERS[usize::from(digit) % LETTERS.len()]);
-    folded.to_string().bytes().map(letter).collect()
+    encoded(u32::try_from(folded).unwrap_or_default())
 }
 
 /// JSON with sorted fields and without nulls.

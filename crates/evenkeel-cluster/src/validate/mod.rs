@@ -2,6 +2,7 @@
 //!
 //! **Source**: `pkg/apis/*/validation` and `apimachinery/pkg/api/validation`.
 
+mod batch;
 mod names;
 mod other;
 mod pod;
@@ -27,6 +28,9 @@ pub(crate) fn created(resource: &Resource, body: &Value) -> Result<(), ApiError>
     let mut check = Check::default();
     check_meta(resource, body, &mut check);
     check_body(resource, body, &mut check);
+    if resource.is("batch", "CronJob") {
+        batch::cron_job_created(body, &mut check);
+    }
     check.finish(resource, body)
 }
 
@@ -43,13 +47,16 @@ pub(crate) fn updated(resource: &Resource, old: &Value, new: &Value) -> Result<(
         }
         ("apps", "StatefulSet") => {
             check_body(resource, new, &mut check);
-            check.immutable(old, new, "/spec/selector", "spec.selector");
-            check.immutable(old, new, "/spec/serviceName", "spec.serviceName");
+            workload::stateful_set_updated(old, new, &mut check);
         }
-        ("batch", "Job") => {
+        ("apps", "DaemonSet") => {
             check_body(resource, new, &mut check);
             check.immutable(old, new, "/spec/selector", "spec.selector");
-            check.immutable(old, new, "/spec/template", "spec.template");
+        }
+        ("apps", "ControllerRevision") => check.immutable(old, new, "/data", "data"),
+        ("batch", "Job") => {
+            check_body(resource, new, &mut check);
+            batch::job_updated(old, new, &mut check);
         }
         ("", "Service") => {
             check_body(resource, new, &mut check);
@@ -85,11 +92,11 @@ fn check_body(resource: &Resource, body: &Value, check: &mut Check) {
         ("", "PersistentVolume") => storage::volume(body, check),
         ("storage.k8s.io", "StorageClass") => storage::class(body, check),
         ("apps", "Deployment") => workload::deployment(body, check),
-        ("apps", "ReplicaSet" | "StatefulSet" | "DaemonSet") => workload::replicas(body, check),
-        ("batch", "Job") => {
-            workload::job_template(body.get("spec").unwrap_or(&Value::Null), "spec", check);
-        }
-        ("batch", "CronJob") => workload::cron_job(body, check),
+        ("apps", "ReplicaSet") => workload::replicas(body, check),
+        ("apps", "StatefulSet") => workload::stateful_set(body, check),
+        ("apps", "DaemonSet") => workload::daemon_set(body, check),
+        ("batch", "Job") => batch::job(body.get("spec").unwrap_or(&Value::Null), "spec", check),
+        ("batch", "CronJob") => batch::cron_job(body, check),
         ("policy", "PodDisruptionBudget") => other::disruption_budget(body, check),
         ("discovery.k8s.io", "EndpointSlice") => other::endpoint_slice(body, check),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => other::definition(body, check),

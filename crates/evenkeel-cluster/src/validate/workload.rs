@@ -99,7 +99,7 @@ pub(super) fn replicas(body: &Value, check: &mut Check) {
     template(spec, "spec", &["Always"], check);
 }
 
-fn template(spec: &Value, path: &str, restarts: &[&str], check: &mut Check) {
+pub(super) fn template(spec: &Value, path: &str, restarts: &[&str], check: &mut Check) {
     let below = spec.pointer("/template/spec").unwrap_or(&Value::Null);
     let path = format!("{path}.template.spec");
     // A StatefulSet's pods mount what its claim templates name.
@@ -109,22 +109,86 @@ fn template(spec: &Value, path: &str, restarts: &[&str], check: &mut Check) {
     check.one_of(below, "restartPolicy", &path, restarts);
 }
 
-pub(super) fn job_template(spec: &Value, path: &str, check: &mut Check) {
-    for name in ["parallelism", "completions", "backoffLimit", "ttlSecondsAfterFinished"] {
-        check.at_least(spec, name, path, 0);
+pub(super) fn stateful_set(body: &Value, check: &mut Check) {
+    replicas(body, check);
+    let spec = body.get("spec").unwrap_or(&Value::Null);
+    check.at_least(spec, "revisionHistoryLimit", "spec", 0);
+    check.one_of(spec, "podManagementPolicy", "spec", &["OrderedReady", "Parallel"]);
+    let below = |name: &str| spec.get(name).unwrap_or(&Value::Null);
+    let strategy = below("updateStrategy");
+    check.one_of(strategy, "type", "spec.updateStrategy", &["OnDelete", "RollingUpdate"]);
+    let rolling = strategy.get("rollingUpdate").filter(|rolling| rolling.is_object());
+    if let Some(rolling) = rolling {
+        let at = "spec.updateStrategy.rollingUpdate";
+        if text(strategy, "type") == "OnDelete" {
+            let why = "only allowed for updateStrategy 'RollingUpdate'";
+            check.invalid(at, rolling, why);
+        }
+        check.at_least(rolling, "partition", at, 0);
     }
-    template(spec, path, &["OnFailure", "Never"], check);
+    check.at_least(below("ordinals"), "start", "spec.ordinals", 0);
+    let retention = below("persistentVolumeClaimRetentionPolicy");
+    for name in ["whenDeleted", "whenScaled"] {
+        let at = "spec.persistentVolumeClaimRetentionPolicy";
+        check.one_of(retention, name, at, &["Retain", "Delete"]);
+    }
 }
 
-pub(super) fn cron_job(body: &Value, check: &mut Check) {
-    let schedule = text_at(body, "/spec/schedule");
-    let is_plain = schedule.split_whitespace().count() == 5 || schedule.starts_with('@');
-    if schedule.is_empty() {
-        check.required("spec.schedule", "");
-    } else if !is_plain {
-        let why = "expected 5 fields such as \"*/5 * * * *\"";
-        check.invalid("spec.schedule", &json!(schedule), why);
+/// What a `StatefulSet` lets change. **Source**: `ValidateStatefulSetUpdate`.
+const CHANGEABLE: [&str; 7] = [
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+pub(super) fn stateful_set_updated(old: &Value, new: &Value, check: &mut Check) {
+    let fixed = |body: &Value| {
+        let mut spec = body.get("spec").cloned().unwrap_or_default();
+        if let Some(fields) = spec.as_object_mut() {
+            fields.retain(|name, _| !CHANGEABLE.contains(&name.as_str()));
+            fields.sort_keys();
+        }
+        spec
+    };
+    if fixed(old) != fixed(new) {
+        check.forbidden(
+            "spec",
+            "updates to statefulset spec for fields other than 'replicas', 'ordinals', \
+             'template', 'updateStrategy', 'revisionHistoryLimit', \
+             'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+        );
     }
-    let spec = body.pointer("/spec/jobTemplate/spec").unwrap_or(&Value::Null);
-    job_template(spec, "spec.jobTemplate.spec", check);
+}
+
+pub(super) fn daemon_set(body: &Value, check: &mut Check) {
+    replicas(body, check);
+    let spec = body.get("spec").unwrap_or(&Value::Null);
+    check.at_least(spec, "revisionHistoryLimit", "spec", 0);
+    let strategy = spec.get("updateStrategy").unwrap_or(&Value::Null);
+    check.one_of(strategy, "type", "spec.updateStrategy", &["OnDelete", "RollingUpdate"]);
+    let Some(rolling) = strategy.get("rollingUpdate").filter(|rolling| rolling.is_object()) else {
+        return;
+    };
+    let amount = |name: &str| {
+        let amount = IntOrString::deserialize(rolling.get(name)?).ok()?;
+        scaled_int_or_percent(&amount, 100, Rounding::Up)
+    };
+    let given = |name: &str| rolling.get(name).cloned().unwrap_or_default();
+    match (amount("maxUnavailable"), amount("maxSurge")) {
+        (Some(0), Some(0)) => check.invalid(
+            "spec.updateStrategy.rollingUpdate.maxUnavailable",
+            &given("maxUnavailable"),
+            "cannot be 0 when `maxSurge` is 0",
+        ),
+        (Some(unavailable), Some(surge)) if unavailable != 0 && surge != 0 => check.invalid(
+            "spec.updateStrategy.rollingUpdate.maxSurge",
+            &given("maxSurge"),
+            "may not be set when `maxUnavailable` is non-zero",
+        ),
+        _ => {}
+    }
 }
