@@ -72,7 +72,7 @@ impl Schedule {
         }
         let (zone, text) = named_zone(text, zone)?;
         if let Some(descriptor) = text.strip_prefix('@') {
-            return described(descriptor, zone);
+            return described(descriptor, &zone);
         }
         let fields: Vec<&str> = text.split_whitespace().collect();
         let &[minute, hour, day, month, weekday] = &*fields else {
@@ -205,7 +205,7 @@ fn named_zone<'a>(text: &'a str, zone: &TimeZone) -> Result<(TimeZone, &'a str),
     Ok((found, rest.trim()))
 }
 
-fn described(descriptor: &str, zone: TimeZone) -> Result<Schedule, ScheduleError> {
+fn described(descriptor: &str, zone: &TimeZone) -> Result<Schedule, ScheduleError> {
     let text = match descriptor {
         "yearly" | "annually" => "0 0 1 1 *",
         "monthly" => "0 0 1 * *",
@@ -222,7 +222,7 @@ fn described(descriptor: &str, zone: TimeZone) -> Result<Schedule, ScheduleError
             return Ok(Schedule::Every(Duration::from_secs(parsed.as_secs().max(1))));
         }
     };
-    Schedule::parse(text, &zone)
+    Schedule::parse(text, zone)
 }
 
 fn field(text: &str, bounds: &Bounds) -> Result<u64, ScheduleError> {

@@ -37,6 +37,7 @@ use crate::{
 };
 use draft::Draft;
 use sets::{Limits, Sets};
+pub(crate) use template::hash as template_hash;
 
 /// The controller.
 pub(crate) struct Deployments;

@@ -80,8 +80,6 @@ pub(crate) struct Draft<'a> {
 #[derive(Debug)]
 pub(crate) struct Update {
     pub(crate) name: String,
-    /// The value of the hash label.
-    pub(crate) hash: String,
     pub(crate) collisions: i32,
     /// What makes it the newest one; `None` when it is.
     pub(crate) action: Option<Action>,
@@ -118,7 +116,6 @@ impl<'a> History<'a> {
             });
             return Update {
                 name: found.name().to_owned(),
-                hash: found.obj.label(draft.hash_label).unwrap_or_default().to_owned(),
                 collisions,
                 assumed: bump.is_some().then(|| found.assumed()),
                 action: bump,
@@ -133,7 +130,7 @@ impl<'a> History<'a> {
                 continue;
             }
             let action = taken.is_none().then(|| self.create(draft, &name, &hash)).flatten();
-            return Update { name, hash, collisions, action, assumed: None };
+            return Update { name, collisions, action, assumed: None };
         }
     }
 

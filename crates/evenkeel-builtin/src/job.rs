@@ -38,6 +38,8 @@ use crate::{
 };
 use backoff::Ended;
 
+pub(crate) use finish::ended_by;
+
 /// Finalizer of pods that are not counted yet.
 pub(crate) const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use evenkeel_api::Obj;
 use k8s_openapi::api::core::v1::{
     Node, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume,
 };
@@ -14,16 +15,16 @@ use crate::seen::Seen;
 pub(crate) fn volume_allows(volume: &PersistentVolume, node: &Seen<Node>) -> bool {
     let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
     let required = affinity.and_then(|affinity| affinity.required.as_ref());
-    required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)))
+    required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, &node.obj)))
 }
 
 /// All requirements of a term; an empty term matches nothing.
-pub(crate) fn matches(term: &NodeSelectorTerm, node: &Seen<Node>) -> bool {
+pub(crate) fn matches(term: &NodeSelectorTerm, node: &Obj) -> bool {
     let labels = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     let name = BTreeMap::from([("metadata.name".to_owned(), node.name().to_owned())]);
     (!labels.is_empty() || !fields.is_empty())
-        && labels.iter().all(|requirement| holds(requirement, node.obj.labels()))
+        && labels.iter().all(|requirement| holds(requirement, node.labels()))
         && fields.iter().all(|requirement| holds(requirement, &name))
 }
 

@@ -47,6 +47,22 @@ pub(crate) const TOO_MANY_SUCCEEDED_PODS: &str = "TooManySucceededPods";
 pub(crate) const SUSPENDED: &str = "Suspended";
 pub(crate) const RESUMED: &str = "Resumed";
 
+// CronJob
+pub(crate) const SAW_COMPLETED_JOB: &str = "SawCompletedJob";
+pub(crate) const UNEXPECTED_JOB: &str = "UnexpectedJob";
+pub(crate) const MISSING_JOB: &str = "MissingJob";
+pub(crate) const MISS_SCHEDULE: &str = "MissSchedule";
+pub(crate) const TOO_MANY_MISSED_TIMES: &str = "TooManyMissedTimes";
+pub(crate) const JOB_ALREADY_ACTIVE: &str = "JobAlreadyActive";
+pub(crate) const UNKNOWN_TIME_ZONE: &str = "UnknownTimeZone";
+pub(crate) const UNSUPPORTED_SCHEDULE: &str = "UnsupportedSchedule";
+pub(crate) const UNPARSEABLE_SCHEDULE: &str = "UnparseableSchedule";
+pub(crate) const INVALID_SCHEDULE: &str = "InvalidSchedule";
+
+// DaemonSet
+pub(crate) const FAILED_DAEMON_POD: &str = "FailedDaemonPod";
+pub(crate) const SUCCEEDED_DAEMON_POD: &str = "SucceededDaemonPod";
+
 // EndpointSlice
 pub(crate) const NOT_MANAGED: &str = "NotManaged";
 pub(crate) const ENDPOINTS_CHANGED: &str = "EndpointsChanged";

@@ -44,7 +44,7 @@ use crate::{
     pods, reasons,
     seen::{Seen, json, list_as, whole_second},
 };
-pub(crate) use affinity::covers;
+pub(crate) use affinity::{allows, covers};
 use state::{Facts, State};
 use volumes::{Needs, Storage};
 

@@ -38,7 +38,9 @@ impl Indexes {
         let mut ranges: Vec<_> = self.0.iter().chain(&other.0).copied().collect();
         ranges.sort_unstable();
         let mut all = Self::default();
-        ranges.into_iter().for_each(|range| all.add(range));
+        for range in ranges {
+            all.add(range);
+        }
         all
     }
 
@@ -79,7 +81,9 @@ impl FromIterator<i64> for Indexes {
     fn from_iter<I: IntoIterator<Item = i64>>(indexes: I) -> Self {
         let ordered: BTreeSet<i64> = indexes.into_iter().collect();
         let mut all = Self::default();
-        ordered.into_iter().for_each(|index| all.add((index, index)));
+        for index in ordered {
+            all.add((index, index));
+        }
         all
     }
 }

@@ -1,12 +1,13 @@
 //! Node selectors and tolerations.
 
+use evenkeel_api::Obj;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Taint, Toleration};
 
 use super::state::NodeState;
 use crate::node_terms::matches;
 
 /// Whether the pod's node selector and required node affinity allow the node.
-pub(crate) fn allows(spec: &PodSpec, node: &NodeState<'_>) -> bool {
+pub(crate) fn allows(spec: &PodSpec, node: &Obj) -> bool {
     let selected = spec
         .node_selector
         .iter()
@@ -17,8 +18,7 @@ pub(crate) fn allows(spec: &PodSpec, node: &NodeState<'_>) -> bool {
         affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     // Terms are alternatives; a list without any allows nothing.
     selected
-        && required
-            .is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node.node)))
+        && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, node)))
 }
 
 /// Sum of the weights of the preferred terms that the node satisfies.
@@ -27,7 +27,7 @@ pub(crate) fn preference(spec: &PodSpec, node: &NodeState<'_>) -> i64 {
     let preferred =
         affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
     let fitting =
-        preferred.into_iter().flatten().filter(|term| matches(&term.preference, node.node));
+        preferred.into_iter().flatten().filter(|term| matches(&term.preference, &node.node.obj));
     fitting.map(|term| i64::from(term.weight)).sum()
 }
 

@@ -74,7 +74,7 @@ impl<'s, 'a> Checks<'s, 'a> {
             let value = taint.value.as_deref().unwrap_or_default();
             return vec![format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)];
         }
-        if !affinity::allows(self.spec, node) {
+        if !affinity::allows(self.spec, &node.node.obj) {
             return one("node(s) didn't match Pod's node affinity/selector");
         }
         if node.pods.iter().any(|other| !other.host_ports.is_disjoint(&self.facts.host_ports)) {

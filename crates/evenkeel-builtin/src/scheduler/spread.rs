@@ -78,7 +78,8 @@ impl Constraint {
 
     /// Whether a node's pods and its domain matter to the pod.
     pub(crate) fn sees(&self, node: &NodeState<'_>, pod: &Seen<Pod>) -> bool {
-        let allowed = |spec: &PodSpec| !self.honors_affinity || affinity::allows(spec, node);
+        let allowed =
+            |spec: &PodSpec| !self.honors_affinity || affinity::allows(spec, &node.node.obj);
         let repels = |effect: &str| matches!(effect, "NoSchedule" | "NoExecute");
         let tolerated = !self.honors_taints
             || node

@@ -36,20 +36,20 @@ pub(crate) fn is_of(set: &Seen<StatefulSet>, claim: &str) -> bool {
 }
 
 /// The claims of one ordinal: name, and the claim if it is there.
-pub(crate) fn of_ordinal<'a>(
-    view: &'a View,
+pub(crate) fn of_ordinal(
+    view: &View,
     ordinal: i64,
-) -> impl Iterator<Item = (&'a PersistentVolumeClaim, Option<&'a Seen<PersistentVolumeClaim>>)> {
+) -> impl Iterator<Item = (&PersistentVolumeClaim, Option<&Seen<PersistentVolumeClaim>>)> {
     templates(&view.set).iter().map(move |template| {
         let name = name(template, view.set.name(), ordinal);
         (template, view.claims.iter().find(|claim| claim.name() == name))
     })
 }
 
-/// Whether the claim still goes with an earlier pod of the name. **Source**: `PodClaimIsStale`.
-pub(crate) fn is_stale(claim: &Obj, pod: &str, uid: Option<&str>) -> bool {
+/// Whether the claim still goes with an earlier owner of the name. **Source**: `hasStaleOwnerRef`.
+pub(crate) fn is_stale(claim: &Obj, (kind, name): (&str, &str), uid: Option<&str>) -> bool {
     let mut owners = claim.meta().owner_references.iter().flatten();
-    owners.any(|owner| owner.kind == "Pod" && owner.name == pod && Some(&*owner.uid) != uid)
+    owners.any(|owner| owner.kind == kind && owner.name == name && Some(&*owner.uid) != uid)
 }
 
 /// The claim that an ordinal lacks.
@@ -98,6 +98,12 @@ pub(crate) fn retain(view: &View, pod: &Seen<Pod>, ordinal: i64) -> Vec<(Action,
     let mut patches = Vec::new();
     for (_, claim) in of_ordinal(view, ordinal) {
         let Some(claim) = claim else { continue };
+        // What an earlier set or pod of the name owns goes with that.
+        let is_stale = is_stale(&claim.obj, ("Pod", pod.name()), Some(pod.uid()))
+            || is_stale(&claim.obj, ("StatefulSet", set.name()), Some(set.uid()));
+        if is_stale {
+            continue;
+        }
         let mut owners = claim.obj.meta().owner_references.clone().unwrap_or_default();
         let before = owners.clone();
         let is_ours = |owner: &OwnerReference| {

@@ -52,18 +52,12 @@ impl Revisions {
     /// Template and revision of the pod that an ordinal lacks. **Source**:
     /// `newVersionedStatefulSetPod`.
     pub(crate) fn for_ordinal(&self, set: &Seen<StatefulSet>, ordinal: i64) -> (&Value, &str) {
-        let is_old = strategy(set).is_rolling && ordinal < self.first_updated(set);
+        let is_old = strategy(set).is_rolling && ordinal < first_updated(set);
         if is_old {
             (&self.current_template, &self.current)
         } else {
             (&self.present, &self.update.name)
         }
-    }
-
-    fn first_updated(&self, set: &Seen<StatefulSet>) -> i64 {
-        let status = set.status.as_ref();
-        let current = status.and_then(|status| status.current_replicas).map_or(0, i64::from);
-        identity::start(set) + strategy(set).partition.unwrap_or(current)
     }
 
     /// Forgets what is beyond the history limit. **Source**: `truncateHistory`.
@@ -77,6 +71,13 @@ impl Revisions {
         plan.then.extend(history.truncate(limit.unwrap_or(10), is_live));
         plan
     }
+}
+
+/// The first ordinal that gets the present template.
+fn first_updated(set: &Seen<StatefulSet>) -> i64 {
+    let status = set.status.as_ref();
+    let current = status.and_then(|status| status.current_replicas).map_or(0, i64::from);
+    identity::start(set) + strategy(set).partition.unwrap_or(current)
 }
 
 /// How pods of an old revision are replaced.

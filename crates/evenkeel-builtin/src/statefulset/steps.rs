@@ -68,9 +68,9 @@ impl<'a> Draft<'a> {
         for (ordinal, pod) in &beyond {
             self.retain_claims(pod, *ordinal);
         }
-        let first_unavailable = self.first_unavailable(&wanted, &beyond);
+        let first_unhealthy = self.first_unhealthy(&wanted, &beyond);
         for (_, pod) in &beyond {
-            if self.remove(pod, first_unavailable).is_break() && self.is_ordered {
+            if self.remove(pod, first_unhealthy).is_break() && self.is_ordered {
                 return;
             }
         }
@@ -112,7 +112,7 @@ impl<'a> Draft<'a> {
     fn create(&mut self, ordinal: i64) -> ControlFlow<()> {
         let (view, set) = (self.view, &self.view.set);
         let name = format!("{}-{ordinal}", set.name());
-        let stale = |claim: &Obj| claims::is_stale(claim, &name, None);
+        let stale = |claim: &Obj| claims::is_stale(claim, ("Pod", &name), None);
         if claims::of_ordinal(view, ordinal).any(|(_, c)| c.is_some_and(|c| stale(&c.obj))) {
             self.plan.reason = reasons::WAITING_FOR_CLAIM;
             return ControlFlow::Break(());
@@ -169,25 +169,25 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn first_unavailable(
+    fn first_unhealthy(
         &self,
         wanted: &BTreeMap<i64, Option<&'a Seen<Pod>>>,
         beyond: &[(i64, &'a Seen<Pod>)],
     ) -> Option<&'a str> {
-        let is_unavailable =
-            |pod: &&Seen<Pod>| pod.obj.is_deleting() || !health(self.view, pod).is_available;
+        let is_unhealthy =
+            |pod: &&Seen<Pod>| pod.obj.is_deleting() || !health(self.view, pod).is_ready;
         let wanted = wanted.values().filter_map(|pod| *pod);
         let beyond = beyond.iter().rev().map(|(_, pod)| *pod);
-        wanted.chain(beyond).find(is_unavailable).map(|pod| pod.uid())
+        wanted.chain(beyond).find(is_unhealthy).map(Seen::uid)
     }
 
     /// **Source**: `processCondemned`.
-    fn remove(&mut self, pod: &Seen<Pod>, first_unavailable: Option<&str>) -> ControlFlow<()> {
+    fn remove(&mut self, pod: &Seen<Pod>, first_unhealthy: Option<&str>) -> ControlFlow<()> {
         if pod.obj.is_deleting() {
             return ControlFlow::Break(());
         }
         let is_available = health(self.view, pod).is_available;
-        if self.is_ordered && !is_available && first_unavailable != Some(pod.uid()) {
+        if self.is_ordered && !is_available && first_unhealthy != Some(pod.uid()) {
             self.plan.reason = reasons::WAITING_FOR_PODS;
             return ControlFlow::Break(());
         }

@@ -41,17 +41,13 @@ pub(crate) fn updated(resource: &Resource, old: &Value, new: &Value) -> Result<(
     check_finalizers(old, new, &mut check);
     match (resource.group(), &*resource.kind.id.kind) {
         ("", "Pod") => pod::updated(old, new, &mut check),
-        ("apps", "Deployment" | "ReplicaSet") => {
+        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet") => {
             check_body(resource, new, &mut check);
             check.immutable(old, new, "/spec/selector", "spec.selector");
         }
         ("apps", "StatefulSet") => {
             check_body(resource, new, &mut check);
             workload::stateful_set_updated(old, new, &mut check);
-        }
-        ("apps", "DaemonSet") => {
-            check_body(resource, new, &mut check);
-            check.immutable(old, new, "/spec/selector", "spec.selector");
         }
         ("apps", "ControllerRevision") => check.immutable(old, new, "/data", "data"),
         ("batch", "Job") => {

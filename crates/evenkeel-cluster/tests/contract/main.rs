@@ -28,7 +28,7 @@ use std::{
 
 use accepted::Difference;
 use servers::{Side, kubectl};
-use session::Step;
+use session::{Step, diff};
 
 static SKIPPED: Once = Once::new();
 
@@ -80,36 +80,6 @@ fn contract(name: &str) {
         lines: diff(&step.answer, said),
     });
     accepted::check(name, found.collect());
-}
-
-/// The lines that only one of the two has.
-fn diff(real: &str, embedded: &str) -> String {
-    let (a, b): (Vec<&str>, Vec<&str>) = (real.lines().collect(), embedded.lines().collect());
-    // Longest common subsequence of what follows.
-    let mut common = vec![vec![0_usize; b.len() + 1]; a.len() + 1];
-    for i in (0..a.len()).rev() {
-        for j in (0..b.len()).rev() {
-            common[i][j] = if a[i] == b[j] {
-                common[i + 1][j + 1] + 1
-            } else {
-                common[i + 1][j].max(common[i][j + 1])
-            };
-        }
-    }
-    let (mut i, mut j) = (0, 0);
-    let mut lines = Vec::new();
-    while i < a.len() || j < b.len() {
-        if i < a.len() && j < b.len() && a[i] == b[j] {
-            (i, j) = (i + 1, j + 1);
-        } else if j == b.len() || (i < a.len() && common[i + 1][j] >= common[i][j + 1]) {
-            lines.push(format!("- {}", a[i]));
-            i += 1;
-        } else {
-            lines.push(format!("+ {}", b[j]));
-            j += 1;
-        }
-    }
-    lines.join("\n")
 }
 
 macro_rules! contracts {
