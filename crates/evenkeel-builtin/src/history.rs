@@ -46,9 +46,9 @@ pub(crate) fn is_of(revision: &ControllerRevision, patch: &Value) -> bool {
     revision.data.as_ref().is_some_and(|data| same(&data.0, patch))
 }
 
-/// FNV-1a of 32 bits, as Go's `hash/fnv` has it.
+/// FNV-1 of 32 bits, as `New32` of Go's `hash/fnv` has it.
 pub(crate) fn fnv32(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(*byte))
 }
 
 /// A number in the letters of `rand.SafeEncodeString`, with which no word can be formed.

@@ -29,7 +29,7 @@ use evenkeel_control::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     claim::claim,
@@ -148,6 +148,7 @@ pub(crate) fn is_tracked(pod: &Pod) -> bool {
 fn release(pod: &Seen<Pod>) -> Action {
     let all = pod.obj.meta().finalizers.iter().flatten();
     let kept: Vec<&String> = all.filter(|name| *name != TRACKING).collect();
+    let kept = if kept.is_empty() { Value::Null } else { json!(kept) };
     Action::Patch { key: pod.key().clone(), patch: json!({"metadata": {"finalizers": kept}}) }
 }
 

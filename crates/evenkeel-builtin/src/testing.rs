@@ -113,7 +113,13 @@ impl World {
     pub(crate) fn run_pod(&self, pod: &Obj, ready: bool) {
         let mut inner = self.lock();
         if pod.is_deleting() {
-            inner.remove(pod.key());
+            if pod.meta().finalizers.iter().flatten().next().is_none() {
+                inner.remove(pod.key());
+                return;
+            }
+            let old = inner.objects[pod.key()].clone();
+            let ended = json!({"status": {"phase": "Failed"}});
+            inner.patch(&old, &ended, Some(Subresource::Status)).unwrap();
             return;
         }
         let number = inner.revision;
@@ -199,8 +205,11 @@ impl Inner {
             new["metadata"]["generation"] = (old.generation() + 1).into();
         }
         let finalizers = new.pointer("/metadata/finalizers").and_then(Value::as_array);
-        let is_pod = &*old.key().kind.kind == "Pod";
-        if old.is_deleting() && !is_pod && finalizers.is_none_or(Vec::is_empty) {
+        // A pod goes when its node says so.
+        let runs = new.pointer("/spec/nodeName").is_some()
+            && !matches!(new["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+        let is_held = &*old.key().kind.kind == "Pod" && runs;
+        if old.is_deleting() && !is_held && finalizers.is_none_or(Vec::is_empty) {
             self.remove(old.key());
             return Ok(Arc::new(old.clone()));
         }

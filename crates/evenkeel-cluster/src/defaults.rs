@@ -60,12 +60,34 @@ pub(crate) fn on_create(resource: &Resource, body: &mut Value) {
     match (resource.group(), &*resource.kind.id.kind) {
         ("", "Pod") => new_pod(body),
         ("batch", "Job") => new_job(body),
+        ("batch", "CronJob") => body["status"] = json!({}),
+        ("apps", "DaemonSet") => {
+            object_in(&mut body["metadata"], "annotations")
+                .insert(TEMPLATE_NUMBER.to_owned(), json!("1"));
+        }
         ("", "Namespace") => body["status"] = json!({"phase": "Active"}),
         ("", "PersistentVolumeClaim" | "PersistentVolume") => {
             body["status"] = json!({"phase": "Pending"});
         }
         _ => {}
     }
+}
+
+/// Annotation that counts the templates that a `DaemonSet` has had.
+const TEMPLATE_NUMBER: &str = "deprecated.daemonset.template.generation";
+
+/// What depends on what was there before.
+///
+/// **Source**: `PrepareForUpdate` in `pkg/registry/apps/daemonset/strategy.go`.
+pub(crate) fn on_update(resource: &Resource, old: &Value, new: &mut Value) {
+    if !resource.is("apps", "DaemonSet") {
+        return;
+    }
+    let number = old.pointer("/metadata/annotations").map_or("", |all| text(all, TEMPLATE_NUMBER));
+    let number = number.parse::<i64>().unwrap_or_default();
+    let is_new = old.pointer("/spec/template") != new.pointer("/spec/template");
+    object_in(&mut new["metadata"], "annotations")
+        .insert(TEMPLATE_NUMBER.to_owned(), json!((number + i64::from(is_new)).to_string()));
 }
 
 /// Selects a Job's pods by its uid, so that no other pods are taken for them: without a selector,
@@ -218,6 +240,8 @@ fn cron_job(body: &mut Value) {
     set(spec, "suspend", || json!(false));
     set(spec, "successfulJobsHistoryLimit", || json!(3));
     set(spec, "failedJobsHistoryLimit", || json!(1));
+    set(spec, "jobTemplate", || json!({}));
+    object_in(&mut body["spec"]["jobTemplate"], "metadata");
     template(body, "/spec/jobTemplate/spec/template/spec");
 }
 

@@ -74,6 +74,7 @@ impl State {
             meta.insert("generation".to_owned(), json!(1));
         }
         defaults::on_create(resource, &mut body);
+        drop_empty_lists(&mut body);
         if resource.is(CRD.0, CRD.1) {
             crd::default(&mut body);
             crd::establish(&mut body, now);
@@ -166,6 +167,7 @@ impl State {
         }
         if !is_status {
             defaults::apply(resource, &mut new);
+            defaults::on_update(resource, old.json(), &mut new);
             if resource.is(CRD.0, CRD.1) {
                 crd::default(&mut new);
             }
@@ -367,6 +369,17 @@ fn keep_system_fields(old: &Obj, new: &mut Value) {
         }
         let kept = old.json().pointer("/metadata").and_then(|meta| meta.get(*field)).cloned();
         set_or_remove(meta, field, kept);
+    }
+    drop_empty_lists(new);
+}
+
+/// An empty list of owners or finalizers is none at all, as Go leaves it out.
+fn drop_empty_lists(body: &mut Value) {
+    let meta = meta_mut(body);
+    for field in ["ownerReferences", "finalizers"] {
+        if meta.get(field).and_then(Value::as_array).is_some_and(Vec::is_empty) {
+            meta.shift_remove(field);
+        }
     }
 }
 

@@ -1,1 +1,171 @@
+use insta::assert_snapshot;
+use serde_json::{Value, json};
 
+use super::*;
+use crate::testing::{at, words};
+
+fn seen<T: evenkeel_api::ApiObject>(body: Value) -> Seen<T> {
+    Seen::of(Arc::new(Obj::from_json(body).unwrap())).unwrap()
+}
+
+fn job(spec: &Value, status: &Value) -> Seen<Job> {
+    let mut body = json!({"apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "work", "namespace": "shop", "uid": "job", "resourceVersion": "9",
+            "generation": 1},
+        "spec": {"completions": 1, "parallelism": 1, "backoffLimit": 6,
+            "selector": {"matchLabels": {"job": "work"}},
+            "template": {"metadata": {"labels": {"job": "work"}},
+                "spec": {"restartPolicy": "Never", "containers": [{"name": "main"}]}}}});
+    evenkeel_api::json::merge(&mut body["spec"], spec);
+    body["status"] = json!({"startTime": at(0).to_string(), "ready": 0, "terminating": 0,
+        "uncountedTerminatedPods": {}});
+    evenkeel_api::json::merge(&mut body["status"], status);
+    seen(body)
+}
+
+/// `name phase [index] [free] [going] [code=N] [ended=SECOND]`; `free` has no finalizer any more.
+fn pod(row: &str) -> Seen<Pod> {
+    let mut words = row.split_whitespace();
+    let (name, phase) = (words.next().unwrap(), words.next().unwrap());
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": "5",
+            "labels": {"job": "work"}, "finalizers": [TRACKING],
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "work",
+                "uid": "job", "controller": true}]},
+        "spec": {"containers": [{"name": "main"}], "nodeName": "n1"},
+        "status": {"phase": phase}});
+    for word in words {
+        match word.split_once('=') {
+            None if word == "free" => pod["metadata"]["finalizers"] = Value::Null,
+            None if word == "going" => {
+                pod["metadata"]["deletionTimestamp"] = at(50).to_string().into();
+            }
+            None => pod["metadata"]["annotations"] = json!({indexes::INDEX: word}),
+            Some(("failures", count)) => {
+                pod["metadata"]["annotations"]["batch.kubernetes.io/job-index-failure-count"] =
+                    count.into();
+            }
+            Some((_, code)) => {
+                let code: i32 = code.parse().unwrap();
+                pod["status"]["containerStatuses"] = json!([{"name": "main", "image": "",
+                    "imageID": "", "ready": false, "restartCount": 0, "state": {
+                        "terminated": {"exitCode": code, "finishedAt": at(90).to_string()}}}]);
+            }
+        }
+    }
+    seen(pod)
+}
+
+fn view(spec: &Value, status: &Value, rows: &str) -> View {
+    let pods: Vec<Seen<Pod>> = rows.split(',').filter(|row| !row.is_empty()).map(pod).collect();
+    let mut ended = BTreeMap::new();
+    backoff::remember(&mut ended, &pods);
+    let ended = ended.into_values().collect();
+    View { now: at(100), job: Some(job(spec, status)), pods, ended }
+}
+
+fn plan(spec: Value, status: Value, rows: &str) -> String {
+    words(&decide(&view(&spec, &status, rows)))
+}
+
+#[test]
+fn the_status_knows_of_a_pod_before_it_is_let_go_and_counts_it_after() {
+    assert_snapshot!(plan(json!({}), json!({"active": 1}), "a Succeeded"), @"");
+    let plan_of = decide(&view(&json!({}), &json!({"active": 1}), "a Succeeded"));
+    assert_snapshot!(plan_of.then[0].to_string(), @"");
+    let noted = json!({"uncountedTerminatedPods": {"succeeded": ["a"]},
+        "conditions": [{"type": "SuccessCriteriaMet", "status": "True",
+            "reason": "CompletionsReached", "message": "m"}]});
+    // Still held: nothing is counted yet.
+    assert_snapshot!(plan(json!({}), noted.clone(), "a Succeeded"), @"");
+    assert_snapshot!(plan(json!({}), noted, "a Succeeded free"), @"");
+}
+
+#[test]
+fn missing_pods_are_made_within_parallelism_and_what_is_left_to_do() {
+    let made = |completions: Value, parallelism: i32, succeeded: i32, rows: &str| {
+        let spec = json!({"completions": completions, "parallelism": parallelism});
+        let plan = decide(&view(&spec, &json!({"succeeded": succeeded}), rows));
+        let count = |verb: &str| plan.actions.iter().filter(|one| one.verb() == verb).count();
+        format!("+{} -{}", count("create"), count("delete"))
+    };
+    assert_eq!(made(json!(5), 2, 0, ""), "+2 -0");
+    assert_eq!(made(json!(5), 2, 4, ""), "+1 -0");
+    assert_eq!(made(json!(5), 2, 4, "a Running,b Running"), "+0 -1");
+    assert_eq!(made(json!(5), 3, 0, "a Running going"), "+0 -0");
+    assert_eq!(made(Value::Null, 3, 0, "a Running"), "+2 -0");
+    // Without a number of completions, one success is enough, and the others may finish.
+    assert_eq!(made(Value::Null, 3, 1, "a Running"), "+0 -0");
+}
+
+#[test]
+fn after_a_failure_there_is_a_pause() {
+    let text = plan(json!({}), json!({}), "a Failed code=1");
+    assert!(text.contains("wake after") || text.contains("create"), "{text}");
+    assert_snapshot!(text, @"");
+}
+
+#[test]
+fn why_jobs_fail() {
+    let failed = |spec: Value, status: Value, rows: &str| {
+        let plan = decide(&view(&spec, &status, rows));
+        let status = plan.status.first().map(|write| write.status.clone()).unwrap_or_default();
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        let text = |one: &Value, field: &str| one[field].as_str().unwrap_or_default().to_owned();
+        let words =
+            conditions.iter().map(|one| format!("{} {}", text(one, "type"), text(one, "reason")));
+        let deleted = plan.actions.iter().filter(|one| one.verb() == "delete").count();
+        format!("{} -{deleted}", words.collect::<Vec<_>>().join(", "))
+    };
+    let limit = json!({"backoffLimit": 0});
+    assert_snapshot!(failed(limit, json!({}), "a Failed,b Running"), @"");
+    assert_snapshot!(failed(json!({"activeDeadlineSeconds": 100}), json!({}), "a Running"), @"");
+    assert_snapshot!(failed(json!({"activeDeadlineSeconds": 101}), json!({}), "a Running"), @"");
+    let policy = json!({"podFailurePolicy": {"rules": [
+        {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [3]}},
+        {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [1]}}]},
+        "backoffLimit": 0});
+    assert_snapshot!(failed(policy.clone(), json!({}), "a Failed code=3"), @"");
+    assert_snapshot!(failed(policy.clone(), json!({}), "a Failed code=2"), @"");
+    assert_snapshot!(failed(policy, json!({}), "a Failed code=1"), @"");
+    let indexed = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2,
+        "backoffLimitPerIndex": 0, "backoffLimit": 99});
+    assert_snapshot!(failed(indexed.clone(), json!({}), "a Failed 0,b Running 1"), @"");
+    assert_snapshot!(failed(indexed.clone(), json!({}), "a Failed 0,b Succeeded 1"), @"");
+    let mut strict = indexed;
+    strict["maxFailedIndexes"] = json!(0);
+    assert_snapshot!(failed(strict, json!({}), "a Failed 0,b Running 1"), @"");
+}
+
+#[test]
+fn an_indexed_pod_knows_its_index() {
+    let spec = json!({"completionMode": "Indexed", "completions": 3, "parallelism": 3});
+    let plan = decide(&view(&spec, &json!({"completedIndexes": "0"}), "a Running 1"));
+    let Action::Create(pod) = &plan.actions[0] else { panic!("{plan:?}") };
+    let mut shown = pod.json().clone();
+    shown["metadata"]["name"] = "NAME".into();
+    assert_snapshot!(serde_json::to_string_pretty(&shown).unwrap(), @"");
+}
+
+#[test]
+fn a_finished_job_goes_when_its_time_is_over() {
+    let done = |second: i64| {
+        json!({"conditions": [{"type": "Complete", "status": "True",
+        "lastTransitionTime": at(second).to_string()}]})
+    };
+    let ttl = json!({"ttlSecondsAfterFinished": 30});
+    assert_snapshot!(plan(ttl.clone(), done(80), ""), @"");
+    assert_snapshot!(plan(ttl, done(70), ""), @"");
+    assert_snapshot!(plan(json!({}), done(70), ""), @"");
+}
+
+#[test]
+fn what_a_job_leaves_is_let_go() {
+    let left = View { job: None, ..view(&json!({}), &json!({}), "a Running going") };
+    assert_snapshot!(words(&decide(&left)), @"");
+    let mut other = pod("b Running").obj.json().clone();
+    other["metadata"]["ownerReferences"][0]["uid"] = "earlier".into();
+    let mut view = view(&json!({}), &json!({"active": 1}), "a Running");
+    view.pods.push(seen(other));
+    assert_snapshot!(words(&decide(&view)), @"");
+}

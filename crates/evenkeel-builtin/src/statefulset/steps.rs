@@ -100,10 +100,13 @@ impl<'a> Draft<'a> {
             self.plan.reason = reasons::WAITING_FOR_PODS;
             return ControlFlow::Break(());
         }
+        let before = self.plan.actions.len();
         self.retain_claims(pod, ordinal);
         if pod.obj.label(identity::POD_NAME) != Some(pod.name()) {
             let patch = json!({"metadata": {"labels": {identity::POD_NAME: pod.name()}}});
             self.plan.actions.push(Action::Patch { key: pod.key().clone(), patch });
+        }
+        if self.plan.actions.len() > before {
             self.note("update", reasons::SUCCESSFUL_UPDATE, pod.name());
         }
         ControlFlow::Continue(())

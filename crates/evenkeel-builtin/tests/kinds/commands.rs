@@ -34,6 +34,8 @@ pub(crate) enum Command<'a> {
     Pods(&'a str, Vec<&'a str>),
     /// `wait SECONDS`.
     Wait(u64),
+    /// `minute`: until some seconds after the next full minute.
+    Minute,
     /// `show KIND [POINTER...]`: all objects of a kind, or these parts of them.
     Show(&'a str, Vec<&'a str>),
 }
@@ -54,6 +56,7 @@ impl<'a> Command<'a> {
             }
             "pods" => Self::Pods(words[0], words[1..].to_vec()),
             "wait" => Self::Wait(rest.parse().unwrap()),
+            "minute" => Self::Minute,
             "show" => Self::Show(words[0], words[1..].to_vec()),
             other => panic!("no such command: {other}"),
         }
@@ -70,13 +73,13 @@ pub(crate) fn run(side: &mut dyn Side, command: &Command<'_>) -> String {
         }
         Command::Patch(target, patch) => side.patch(*target, patch, false),
         Command::Delete((kind, which), propagation) => {
-            for name in chosen(side, which) {
+            for name in chosen(side, which, "") {
                 side.delete((kind, &name), propagation);
             }
         }
         Command::Pods(state, which) => {
             let names: Vec<String> =
-                which.iter().flat_map(|which| chosen(&mut *side, which)).collect();
+                which.iter().flat_map(|which| chosen(&mut *side, which, state)).collect();
             for name in names {
                 if *state == "Released" {
                     let patch = json!({"metadata": {"finalizers": null}});
@@ -88,21 +91,29 @@ pub(crate) fn run(side: &mut dyn Side, command: &Command<'_>) -> String {
             }
         }
         Command::Wait(seconds) => side.wait(*seconds),
+        Command::Minute => {
+            let now: jiff::Timestamp = side.now().parse().unwrap();
+            let left = 62 - now.as_second().rem_euclid(60);
+            side.wait(left.try_into().unwrap());
+        }
         Command::Show(kind, pointers) => return normal::show(&side.list(kind), pointers),
     }
     side.settle();
     String::new()
 }
 
-/// Names of the pods that are meant: those that have not ended.
-fn chosen(side: &mut dyn Side, which: &str) -> Vec<String> {
+/// Names of the pods that are meant: those that have not ended, and are not in the state already.
+fn chosen(side: &mut dyn Side, which: &str, state: &str) -> Vec<String> {
     let (count, which) = which.split_once('*').unwrap_or(("1000", which));
     let Some((key, value)) = which.split_once('=') else { return vec![which.to_owned()] };
     let mut names: Vec<String> = Vec::new();
     for pod in side.list("pods") {
         let has = |map: &str| pod["metadata"][map][key] == value;
         let phase = pod["status"]["phase"].as_str().unwrap_or_default();
-        if (has("labels") || has("annotations")) && !matches!(phase, "Succeeded" | "Failed") {
+        let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        let ready = conditions.any(|one| one["type"] == "Ready" && one["status"] == "True");
+        let is_over = matches!(phase, "Succeeded" | "Failed") || (state == "Ready" && ready);
+        if (has("labels") || has("annotations")) && !is_over {
             names.push(pod["metadata"]["name"].as_str().unwrap().to_owned());
         }
     }

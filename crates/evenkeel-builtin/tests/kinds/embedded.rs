@@ -24,7 +24,6 @@ use crate::commands::Side;
 
 /// As long as the real controllers are given.
 const CALM_SECONDS: u64 = 3;
-const NAMESPACE: &str = "kinds";
 const TEST: WriteOptions = WriteOptions { subresource: None, expect: None, manager: "test" };
 
 type Sleepers = Vec<(Timestamp, oneshot::Sender<()>)>;
@@ -58,10 +57,11 @@ pub(crate) struct Embedded {
     store: Arc<dyn Store>,
     time: Arc<ManualTime>,
     pool: LocalPool,
+    namespace: String,
 }
 
 impl Embedded {
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(case: &str) -> Self {
         let start = "2026-01-01T12:00:00Z".parse().unwrap();
         let time = Arc::new(ManualTime { now: Mutex::new((start, Vec::new())) });
         let store = ApiServer::new(time.clone(), Rng::new(1)).store();
@@ -69,12 +69,13 @@ impl Embedded {
         let run = evenkeel_builtin::install(RunLoop::new(host));
         let pool = LocalPool::new();
         pool.spawner().spawn_local(run.run()).unwrap();
-        let mut side = Self { store, time, pool };
+        let namespace = crate::namespace(case);
+        let mut side = Self { store, time, pool, namespace: namespace.clone() };
         let named = |name: &str| json!({"metadata": {"name": name}});
-        let mut namespace = named(NAMESPACE);
-        namespace["apiVersion"] = "v1".into();
-        namespace["kind"] = "Namespace".into();
-        side.create(namespace);
+        let mut body = named(&namespace);
+        body["apiVersion"] = "v1".into();
+        body["kind"] = "Namespace".into();
+        side.create(body);
         // Those of `tests/realk8s/up`.
         for number in 1..=2 {
             let name = format!("node-{number}");
@@ -101,6 +102,12 @@ impl Embedded {
         let subresource = is_status.then_some(Subresource::Status);
         let options = WriteOptions { subresource, ..TEST };
         block_on(self.store.patch(key, &Patch::Merge(patch), &options)).unwrap();
+    }
+
+    fn key(&self, (name, object): (&str, &str)) -> Key {
+        let kind = kind(name);
+        let namespace = if &*kind.kind == "Node" { "" } else { &self.namespace };
+        Key::new(kind, namespace, object)
     }
 
     /// Lets a second pass, with everything that falls due in it.
@@ -139,16 +146,10 @@ fn kind(name: &str) -> GroupKind {
     GroupKind::new(group, kind)
 }
 
-fn key((name, object): (&str, &str)) -> Key {
-    let kind = kind(name);
-    let namespace = if &*kind.kind == "Node" { "" } else { NAMESPACE };
-    Key::new(kind, namespace, object)
-}
-
 impl Side for Embedded {
     fn apply(&mut self, objects: Vec<Value>) {
         for mut body in objects {
-            body["metadata"]["namespace"] = NAMESPACE.into();
+            body["metadata"]["namespace"] = self.namespace.clone().into();
             let obj = Obj::from_json(body.clone()).unwrap();
             if block_on(self.store.get(obj.key())).unwrap().is_some() {
                 self.write(obj.key(), body, false);
@@ -160,7 +161,7 @@ impl Side for Embedded {
 
     fn patch(&mut self, target: (&str, &str), patch: &Value, is_status: bool) {
         let patch = if is_status { json!({"status": patch}) } else { patch.clone() };
-        self.write(&key(target), patch, is_status);
+        self.write(&self.key(target), patch, is_status);
     }
 
     fn delete(&mut self, target: (&str, &str), propagation: &str) {
@@ -170,11 +171,11 @@ impl Side for Embedded {
             _ => Propagation::Background,
         };
         let options = DeleteOptions { propagation, ..DeleteOptions::default() };
-        block_on(self.store.delete(&key(target), &options)).unwrap();
+        block_on(self.store.delete(&self.key(target), &options)).unwrap();
     }
 
     fn list(&mut self, name: &str) -> Vec<Value> {
-        let query = ListQuery::all(kind(name)).within(NAMESPACE);
+        let query = ListQuery::all(kind(name)).within(&self.namespace);
         let listed = block_on(self.store.list(&query)).unwrap();
         listed.items.iter().map(|obj| obj.json().clone()).collect()
     }

@@ -34,6 +34,11 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kinds")
 }
 
+/// Where a session plays, on either side.
+fn namespace(case: &str) -> String {
+    format!("kinds-{}", case.replace('_', "-"))
+}
+
 fn is_update() -> bool {
     std::env::var_os("UPDATE").is_some()
 }
@@ -67,7 +72,7 @@ fn kinds(name: &str) {
             assert!(changed.is_empty(), "Kubernetes shows something else:\n{}", changed.join("\n"));
         }
     }
-    let answers = play(&mut embedded::Embedded::start(), &steps);
+    let answers = play(&mut embedded::Embedded::start(name), &steps);
     let pairs = steps.iter().zip(&answers).filter(|(step, said)| step.answer != **said);
     let found = pairs.map(|(step, said)| accepted::Difference {
         case: name.to_owned(),
@@ -97,6 +102,8 @@ macro_rules! sessions {
 }
 
 sessions! {
+    cron
+    daemons
     jobs
     jobs_failing
     jobs_indexed

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, sync::OnceLock};
 
 use regex::Regex;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Fields that are left out: no two runs have the same, or only one side has them.
 const LEFT_OUT: [&str; 14] = [
@@ -80,7 +80,10 @@ fn calm_text(text: &str) -> String {
     let patterns = PATTERNS.get_or_init(|| {
         let rows = [
             (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UID"),
-            (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
+            (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "TIME"),
+            // The hash of a DaemonSet's template is one of Go's memory; nobody else can compute it.
+            (r#"(controller-revision-hash": )"[a-z0-9]{8,10}""#, "${1}HASH"),
+            (r"\b(agent|twice)-[bcdfghjklmnpqrstvwxz2456789]{8,10}\b", "${1}-HASH"),
             // A generated name: five of the letters that make no words.
             (r"\b([a-z0-9-]+)-[bcdfghjklmnpqrstvwxz2456789]{5}\b", "${1}-NAME"),
             // Times of a CronJob's runs, in minutes.
@@ -101,6 +104,8 @@ fn calm(value: &mut Value) {
         Value::Object(fields) => {
             fields.retain(|name, value| !LEFT_OUT.contains(&name.as_str()) && !value.is_null());
             fields.values_mut().for_each(calm);
+            // What is left of them when kubectl's own is left out.
+            fields.retain(|name, value| name != "annotations" || *value != json!({}));
         }
         Value::Array(items) => items.iter_mut().for_each(calm),
         _ => {}

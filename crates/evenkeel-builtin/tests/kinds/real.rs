@@ -38,7 +38,7 @@ impl Real {
         let real = Self {
             kubectl: beds().join("bin/kubectl"),
             kubeconfig: beds().join(name).join("kubeconfig"),
-            namespace: format!("kinds-{}", case.replace('_', "-")),
+            namespace: crate::namespace(case),
         };
         let (ready, _) = real.try_run(&["get", "--raw", "/readyz"], "");
         if ready.trim() != "ok" {
