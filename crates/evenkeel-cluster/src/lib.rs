@@ -17,8 +17,8 @@
 //!
 //! | | kinds |
 //! |---|---|
-//! | served | Namespace, Node, Pod, Service, `ConfigMap`, Secret, Event, Deployment, `ReplicaSet`, Lease, `EndpointSlice`, `PodDisruptionBudget` (asked by evictions), `PersistentVolume`, `PersistentVolumeClaim`, `StorageClass`, `CustomResourceDefinition` and the kinds they define |
-//! | passive: stored, no controller acts on it, a warning says so | Endpoints, `ServiceAccount`, `StatefulSet`, `DaemonSet`, `ControllerRevision`, Job, `CronJob`, `HorizontalPodAutoscaler`, Ingress, `IngressClass`, `PriorityClass` |
+//! | served | Namespace, Node, Pod, Service, `ConfigMap`, Secret, Event, Deployment, `ReplicaSet`, `StatefulSet`, `DaemonSet`, `ControllerRevision`, Job, `CronJob`, Lease, `EndpointSlice`, `PodDisruptionBudget` (asked by evictions), `PersistentVolume`, `PersistentVolumeClaim`, `StorageClass`, `CustomResourceDefinition` and the kinds they define |
+//! | passive: stored, no controller acts on it, a warning says so | Endpoints, `ServiceAccount`, `HorizontalPodAutoscaler`, Ingress, `IngressClass`, `PriorityClass` |
 //! | refused with the reason | `NetworkPolicy`, Role, `RoleBinding`, `ClusterRole`, `ClusterRoleBinding`, `ResourceQuota`, `LimitRange`, admission webhook configurations |
 //! | answered, never stored | `SelfSubjectReview`, `SelfSubjectAccessReview`, `SelfSubjectRulesReview`, `SubjectAccessReview`, `TokenReview` |
 //!

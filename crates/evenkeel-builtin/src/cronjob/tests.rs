@@ -57,16 +57,28 @@ fn plan(now: &str, spec: Value, last: Option<&str>, jobs: &str) -> String {
 
 #[test]
 fn a_run_starts_at_its_time_and_not_twice() {
-    assert_snapshot!(plan("11:59", json!({}), None, ""), @"");
-    assert_snapshot!(plan("12:00", json!({}), None, ""), @"");
-    assert_snapshot!(plan("12:00", json!({}), Some("12:00"), "12:00 active"), @"");
-    assert_snapshot!(plan("12:10", json!({"suspend": true}), None, ""), @"");
+    assert_snapshot!(plan("11:59", json!({}), None, ""), @r#"
+    Settled
+    wake after 1m0.1s
+    "#);
+    assert_snapshot!(plan("12:00", json!({}), None, ""), @r#"
+    SuccessfulCreate
+    create Job/shop/tidy-29454480
+    status CronJob/shop/tidy {"lastScheduleTime":"2026-01-01T12:00:00Z"}
+    event CronJob/shop/tidy SuccessfulCreate: Created job tidy-29454480
+    wake after 1h0.1s
+    "#);
+    assert_snapshot!(plan("12:00", json!({}), Some("12:00"), "12:00 active"), @r#"
+    Settled
+    wake after 1h0.1s
+    "#);
+    assert_snapshot!(plan("12:10", json!({"suspend": true}), None, ""), @"Suspended");
 }
 
 #[test]
 fn of_missed_runs_the_last_one_is_made_up_for_unless_it_is_too_late() {
     let all = plan("23:10", json!({}), None, "");
-    assert!(all.contains("create Job/shop/tidy-29454660"), "{all}");
+    assert!(all.contains("create Job/shop/tidy-29455140"), "{all}");
     let late = json!({"startingDeadlineSeconds": 300});
     assert_snapshot!(plan("23:10", late.clone(), None, ""), @"");
     assert!(plan("23:04", late, None, "").contains("create Job"));
@@ -81,9 +93,27 @@ fn what_a_run_does_to_the_one_before() {
     let policy = |policy: &str| {
         plan("13:00", json!({"concurrencyPolicy": policy}), Some("12:00"), "12:00 active")
     };
-    assert_snapshot!(policy("Allow"), @"");
-    assert_snapshot!(policy("Forbid"), @"");
-    assert_snapshot!(policy("Replace"), @"");
+    assert_snapshot!(policy("Allow"), @r#"
+    SuccessfulCreate
+    create Job/shop/tidy-29454540
+    status CronJob/shop/tidy {"lastScheduleTime":"2026-01-01T13:00:00Z"}
+    event CronJob/shop/tidy SuccessfulCreate: Created job tidy-29454540
+    wake after 1h0.1s
+    "#);
+    assert_snapshot!(policy("Forbid"), @r#"
+    Settled
+    event CronJob/shop/tidy JobAlreadyActive: Not starting job because prior execution is running and concurrency policy is Forbid
+    wake after 1h0.1s
+    "#);
+    assert_snapshot!(policy("Replace"), @r#"
+    SuccessfulCreate
+    delete Job/shop/tidy-29454480
+    create Job/shop/tidy-29454540
+    status CronJob/shop/tidy {"lastScheduleTime":"2026-01-01T13:00:00Z","active":null}
+    event CronJob/shop/tidy SuccessfulDelete: Deleted job tidy-29454480
+    event CronJob/shop/tidy SuccessfulCreate: Created job tidy-29454540
+    wake after 1h0.1s
+    "#);
 }
 
 #[test]
@@ -103,7 +133,15 @@ fn runs_that_have_ended_are_noted_and_the_oldest_ones_forgotten() {
         .push(json!({"kind": "Job", "name": "tidy-29454480", "uid": run_name("tidy",
             "2026-01-01T12:00:00Z".parse().unwrap())}));
     view.cron = seen(body);
-    assert_snapshot!(words(&decide(&view)), @"");
+    assert_snapshot!(words(&decide(&view)), @r#"
+    SuccessfulDelete
+    delete Job/shop/tidy-29454420
+    status CronJob/shop/tidy {"active":[{"kind":"Job","name":"tidy-29454540","uid":"tidy-29454540"}],"lastSuccessfulTime":"2026-01-01T12:00:00Z"}
+    event CronJob/shop/tidy SuccessfulDelete: Deleted job tidy-29454420
+    event CronJob/shop/tidy SawCompletedJob: Saw completed job: tidy-29454480, condition: Complete
+    event CronJob/shop/tidy MissingJob: Active job went missing: tidy-1
+    wake after 50m0.1s
+    "#);
 }
 
 #[test]
@@ -116,13 +154,24 @@ fn a_run_that_the_status_does_not_know_yet_is_noted_and_a_strange_job_is_not() {
     strange["metadata"]["name"] = "by-hand".into();
     strange["metadata"]["uid"] = "by-hand".into();
     view.jobs.push(seen(strange));
-    assert_snapshot!(words(&decide(&view)), @"");
+    assert_snapshot!(words(&decide(&view)), @r#"
+    StatusChanged
+    status CronJob/shop/tidy {"active":[{"apiVersion":"batch/v1","kind":"Job","name":"tidy-29454480","namespace":"shop","resourceVersion":"3","uid":"tidy-29454480"}],"lastScheduleTime":"2026-01-01T12:00:00Z"}
+    event CronJob/shop/tidy UnexpectedJob: Saw a job that the controller did not create or forgot: by-hand
+    wake after 59m0.1s
+    "#);
 }
 
 #[test]
 fn what_cannot_be_read_is_said() {
-    assert_snapshot!(plan("12:00", json!({"timeZone": "Mars/Base"}), None, ""), @"");
-    assert_snapshot!(plan("12:00", json!({"schedule": "x * * * *"}), None, ""), @"");
+    assert_snapshot!(plan("12:00", json!({"timeZone": "Mars/Base"}), None, ""), @r#"
+    Settled
+    event CronJob/shop/tidy UnknownTimeZone: invalid timeZone: "Mars/Base": unknown time zone Mars/Base
+    "#);
+    assert_snapshot!(plan("12:00", json!({"schedule": "x * * * *"}), None, ""), @r#"
+    Settled
+    event CronJob/shop/tidy UnparseableSchedule: unparseable schedule: "x * * * *" : failed to parse int from x: strconv.Atoi: parsing "x": invalid syntax
+    "#);
     let berlin =
         plan("12:00", json!({"timeZone": "Europe/Berlin", "schedule": "0 13 * * *"}), None, "");
     assert!(berlin.contains("create Job"), "{berlin}");

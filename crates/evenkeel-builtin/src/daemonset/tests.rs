@@ -105,25 +105,25 @@ fn plan(spec: Value, nodes: &str, rows: &str) -> String {
 #[test]
 fn every_node_that_fits_gets_a_pod() {
     let plain = |nodes, rows| plan(json!({}), nodes, rows);
-    assert_snapshot!(plain("a,b", ""), @"");
-    assert_snapshot!(plain("a,b", "a run"), @"");
-    assert_snapshot!(plain("a,b special:NoSchedule", ""), @"");
+    assert_snapshot!(plain("a,b", ""), @"+a +b (2 0 0 0 0)");
+    assert_snapshot!(plain("a,b", "a run"), @"+b (2 1 0 1 0)");
+    assert_snapshot!(plain("a,b special:NoSchedule", ""), @"+a (1 0 0 0 0)");
     // What every such pod bears.
-    assert_snapshot!(plain("a node.kubernetes.io/unschedulable:NoSchedule", ""), @"");
+    assert_snapshot!(plain("a node.kubernetes.io/unschedulable:NoSchedule", ""), @"+a (1 0 0 0 0)");
     // A new taint keeps others away, but drives nobody off unless it says so.
-    assert_snapshot!(plain("a special:NoSchedule", "a ready"), @"");
-    assert_snapshot!(plain("a special:NoExecute", "a ready"), @"");
+    assert_snapshot!(plain("a special:NoSchedule", "a ready"), @"(0 0 0 0 1)");
+    assert_snapshot!(plain("a special:NoExecute", "a ready"), @"-agent-a-new (0 0 0 0 1)");
     let selected = json!({"template": {"spec": {"nodeSelector": {"disk": "b"}}}});
-    assert_snapshot!(plan(selected, "a,b", "a ready"), @"");
+    assert_snapshot!(plan(selected, "a,b", "a ready"), @"+b -agent-a-new (1 0 0 0 1)");
 }
 
 #[test]
 fn pods_that_ended_or_are_too_many_go() {
     let plain = |nodes, rows| plan(json!({}), nodes, rows);
-    assert_snapshot!(plain("a", "a Failed"), @"");
-    assert_snapshot!(plain("a", "a Succeeded"), @"");
-    assert_snapshot!(plain("a", "a going"), @"");
-    assert_snapshot!(plain("a", "a ready,a ready x"), @"");
+    assert_snapshot!(plain("a", "a Failed"), @"-agent-a-new (1 1 0 1 0)");
+    assert_snapshot!(plain("a", "a Succeeded"), @"-agent-a-new (1 1 0 1 0)");
+    assert_snapshot!(plain("a", "a going"), @"(1 1 1 1 0)");
+    assert_snapshot!(plain("a", "a ready,a ready x"), @"-agent-a-x (1 1 1 1 0)");
 }
 
 #[test]
@@ -132,14 +132,14 @@ fn old_pods_go_within_max_unavailable() {
         let spec = json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": unavailable}}});
         plan(spec, "a,b,c", rows)
     };
-    assert_snapshot!(most(json!(1), "a ready x,b ready x,c ready x"), @"");
-    assert_snapshot!(most(json!("50%"), "a ready x,b ready x,c ready x"), @"");
-    assert_snapshot!(most(json!(1), "a run,b ready x,c ready x"), @"");
+    assert_snapshot!(most(json!(1), "a ready x,b ready x,c ready x"), @"-agent-a-x (3 3 3 0 0)");
+    assert_snapshot!(most(json!("50%"), "a ready x,b ready x,c ready x"), @"-agent-a-x -agent-b-x (3 3 3 0 0)");
+    assert_snapshot!(most(json!(1), "a run,b ready x,c ready x"), @"(3 3 2 1 0)");
     // An old pod that is of no use goes anyway.
-    assert_snapshot!(most(json!(1), "a run,b run x,c ready x"), @"");
-    assert_snapshot!(most(json!(1), "a going,b ready x,c ready x"), @"");
+    assert_snapshot!(most(json!(1), "a run,b run x,c ready x"), @"-agent-b-x (3 3 1 1 0)");
+    assert_snapshot!(most(json!(1), "a going,b ready x,c ready x"), @"(3 3 3 1 0)");
     let on_delete = json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}});
-    assert_snapshot!(plan(on_delete, "a", "a ready x"), @"");
+    assert_snapshot!(plan(on_delete, "a", "a ready x"), @"(1 1 1 0 0)");
 }
 
 #[test]
@@ -149,10 +149,10 @@ fn with_a_surge_the_new_pod_comes_first() {
             {"maxUnavailable": 0, "maxSurge": 1}}});
         plan(spec, "a,b", rows)
     };
-    assert_snapshot!(surge("a ready x,b ready x"), @"");
-    assert_snapshot!(surge("a ready x,a run,b ready x"), @"");
-    assert_snapshot!(surge("a ready x,a ready,b ready x"), @"");
-    assert_snapshot!(surge("a run x,b ready x"), @"");
+    assert_snapshot!(surge("a ready x,b ready x"), @"+a (2 2 2 0 0)");
+    assert_snapshot!(surge("a ready x,a run,b ready x"), @"(2 2 1 1 0)");
+    assert_snapshot!(surge("a ready x,a ready,b ready x"), @"-agent-a-x (2 2 2 1 0)");
+    assert_snapshot!(surge("a run x,b ready x"), @"+a +b (2 2 1 0 0)");
 }
 
 #[test]

@@ -207,7 +207,8 @@ impl Sync<'_> {
         let spec = &mut body["spec"];
         spec["hostname"] = json!(format!("{}-{index}", self.job.name()));
         for list in ["initContainers", "containers"] {
-            for container in spec[list].as_array_mut().into_iter().flatten() {
+            let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+            for container in containers.into_iter().flatten() {
                 tell_index(container);
             }
         }

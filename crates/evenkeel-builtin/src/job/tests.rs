@@ -70,15 +70,22 @@ fn plan(spec: Value, status: Value, rows: &str) -> String {
 
 #[test]
 fn the_status_knows_of_a_pod_before_it_is_let_go_and_counts_it_after() {
-    assert_snapshot!(plan(json!({}), json!({"active": 1}), "a Succeeded"), @"");
+    assert_snapshot!(plan(json!({}), json!({"active": 1}), "a Succeeded"), @r#"
+    StatusChanged
+    status Job/shop/work {"conditions":[{"lastProbeTime":"2023-11-14T22:15:00Z","lastTransitionTime":"2023-11-14T22:15:00Z","message":"Reached expected number of succeeded pods","reason":"CompletionsReached","status":"True","type":"SuccessCriteriaMet"}],"uncountedTerminatedPods":{"succeeded":["a"]},"active":null}
+    "#);
     let plan_of = decide(&view(&json!({}), &json!({"active": 1}), "a Succeeded"));
-    assert_snapshot!(plan_of.then[0].to_string(), @"");
+    assert_snapshot!(plan_of.then[0].to_string(), @"patch Pod/shop/a metadata.finalizers");
     let noted = json!({"uncountedTerminatedPods": {"succeeded": ["a"]},
         "conditions": [{"type": "SuccessCriteriaMet", "status": "True",
             "reason": "CompletionsReached", "message": "m"}]});
     // Still held: nothing is counted yet.
-    assert_snapshot!(plan(json!({}), noted.clone(), "a Succeeded"), @"");
-    assert_snapshot!(plan(json!({}), noted, "a Succeeded free"), @"");
+    assert_snapshot!(plan(json!({}), noted.clone(), "a Succeeded"), @"Settled");
+    assert_snapshot!(plan(json!({}), noted, "a Succeeded free"), @r#"
+    StatusChanged
+    status Job/shop/work {"completionTime":"2023-11-14T22:15:00Z","conditions":[{"message":"m","reason":"CompletionsReached","status":"True","type":"SuccessCriteriaMet"},{"lastProbeTime":"2023-11-14T22:15:00Z","lastTransitionTime":"2023-11-14T22:15:00Z","message":"m","reason":"CompletionsReached","status":"True","type":"Complete"}],"succeeded":1,"uncountedTerminatedPods":{"succeeded":null}}
+    event Job/shop/work Completed: Job completed
+    "#);
 }
 
 #[test]
@@ -92,7 +99,8 @@ fn missing_pods_are_made_within_parallelism_and_what_is_left_to_do() {
     assert_eq!(made(json!(5), 2, 0, ""), "+2 -0");
     assert_eq!(made(json!(5), 2, 4, ""), "+1 -0");
     assert_eq!(made(json!(5), 2, 4, "a Running,b Running"), "+0 -1");
-    assert_eq!(made(json!(5), 3, 0, "a Running going"), "+0 -0");
+    // One that is being deleted counts as gone, and as failed.
+    assert_eq!(made(json!(5), 3, 0, "a Running going"), "+3 -0");
     assert_eq!(made(Value::Null, 3, 0, "a Running"), "+2 -0");
     // Without a number of completions, one success is enough, and the others may finish.
     assert_eq!(made(Value::Null, 3, 1, "a Running"), "+0 -0");
@@ -100,9 +108,11 @@ fn missing_pods_are_made_within_parallelism_and_what_is_left_to_do() {
 
 #[test]
 fn after_a_failure_there_is_a_pause() {
-    let text = plan(json!({}), json!({}), "a Failed code=1");
-    assert!(text.contains("wake after") || text.contains("create"), "{text}");
-    assert_snapshot!(text, @"");
+    // They ended ten seconds ago.
+    let one = plan(json!({}), json!({}), "a Failed code=1");
+    assert!(one.contains("create Pod"), "{one}");
+    let two = plan(json!({}), json!({}), "a Failed code=1,b Failed code=1");
+    assert!(two.contains("wake after 10s") && !two.contains("create Pod"), "{two}");
 }
 
 #[test]
@@ -118,23 +128,23 @@ fn why_jobs_fail() {
         format!("{} -{deleted}", words.collect::<Vec<_>>().join(", "))
     };
     let limit = json!({"backoffLimit": 0});
-    assert_snapshot!(failed(limit, json!({}), "a Failed,b Running"), @"");
-    assert_snapshot!(failed(json!({"activeDeadlineSeconds": 100}), json!({}), "a Running"), @"");
-    assert_snapshot!(failed(json!({"activeDeadlineSeconds": 101}), json!({}), "a Running"), @"");
+    assert_snapshot!(failed(limit, json!({}), "a Failed,b Running"), @"FailureTarget BackoffLimitExceeded -1");
+    assert_snapshot!(failed(json!({"activeDeadlineSeconds": 100}), json!({}), "a Running"), @"FailureTarget DeadlineExceeded -1");
+    assert_snapshot!(failed(json!({"activeDeadlineSeconds": 101}), json!({}), "a Running"), @" -0");
     let policy = json!({"podFailurePolicy": {"rules": [
         {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [3]}},
         {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [1]}}]},
         "backoffLimit": 0});
-    assert_snapshot!(failed(policy.clone(), json!({}), "a Failed code=3"), @"");
-    assert_snapshot!(failed(policy.clone(), json!({}), "a Failed code=2"), @"");
-    assert_snapshot!(failed(policy, json!({}), "a Failed code=1"), @"");
+    assert_snapshot!(failed(policy.clone(), json!({}), "a Failed code=3"), @" -0");
+    assert_snapshot!(failed(policy.clone(), json!({}), "a Failed code=2"), @"FailureTarget PodFailurePolicy -0");
+    assert_snapshot!(failed(policy, json!({}), "a Failed code=1"), @"FailureTarget BackoffLimitExceeded -0");
     let indexed = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2,
         "backoffLimitPerIndex": 0, "backoffLimit": 99});
-    assert_snapshot!(failed(indexed.clone(), json!({}), "a Failed 0,b Running 1"), @"");
-    assert_snapshot!(failed(indexed.clone(), json!({}), "a Failed 0,b Succeeded 1"), @"");
+    assert_snapshot!(failed(indexed.clone(), json!({}), "a Failed 0,b Running 1"), @" -0");
+    assert_snapshot!(failed(indexed.clone(), json!({}), "a Failed 0,b Succeeded 1"), @"FailureTarget FailedIndexes -0");
     let mut strict = indexed;
     strict["maxFailedIndexes"] = json!(0);
-    assert_snapshot!(failed(strict, json!({}), "a Failed 0,b Running 1"), @"");
+    assert_snapshot!(failed(strict, json!({}), "a Failed 0,b Running 1"), @"FailureTarget MaxFailedIndexesExceeded -1");
 }
 
 #[test]
@@ -144,7 +154,57 @@ fn an_indexed_pod_knows_its_index() {
     let Action::Create(pod) = &plan.actions[0] else { panic!("{plan:?}") };
     let mut shown = pod.json().clone();
     shown["metadata"]["name"] = "NAME".into();
-    assert_snapshot!(serde_json::to_string_pretty(&shown).unwrap(), @"");
+    assert_snapshot!(serde_json::to_string_pretty(&shown).unwrap(), @r#"
+    {
+      "apiVersion": "v1",
+      "kind": "Pod",
+      "metadata": {
+        "name": "NAME",
+        "generateName": "work-2-",
+        "namespace": "shop",
+        "ownerReferences": [
+          {
+            "apiVersion": "batch/v1",
+            "blockOwnerDeletion": true,
+            "controller": true,
+            "kind": "Job",
+            "name": "work",
+            "uid": "job"
+          }
+        ],
+        "labels": {
+          "job": "work",
+          "batch.kubernetes.io/job-completion-index": "2"
+        },
+        "finalizers": [
+          "batch.kubernetes.io/job-tracking"
+        ],
+        "annotations": {
+          "batch.kubernetes.io/job-completion-index": "2"
+        }
+      },
+      "spec": {
+        "restartPolicy": "Never",
+        "containers": [
+          {
+            "name": "main",
+            "env": [
+              {
+                "name": "JOB_COMPLETION_INDEX",
+                "valueFrom": {
+                  "fieldRef": {
+                    "apiVersion": "v1",
+                    "fieldPath": "metadata.labels['batch.kubernetes.io/job-completion-index']"
+                  }
+                }
+              }
+            ]
+          }
+        ],
+        "hostname": "work-2"
+      }
+    }
+    "#);
 }
 
 #[test]
@@ -154,18 +214,30 @@ fn a_finished_job_goes_when_its_time_is_over() {
         "lastTransitionTime": at(second).to_string()}]})
     };
     let ttl = json!({"ttlSecondsAfterFinished": 30});
-    assert_snapshot!(plan(ttl.clone(), done(80), ""), @"");
-    assert_snapshot!(plan(ttl, done(70), ""), @"");
-    assert_snapshot!(plan(json!({}), done(70), ""), @"");
+    assert_snapshot!(plan(ttl.clone(), done(80), ""), @r#"
+    Settled
+    wake after 10s
+    "#);
+    assert_snapshot!(plan(ttl, done(70), ""), @r#"
+    TtlOver
+    delete Job/shop/work
+    "#);
+    assert_snapshot!(plan(json!({}), done(70), ""), @"Settled");
 }
 
 #[test]
 fn what_a_job_leaves_is_let_go() {
     let left = View { job: None, ..view(&json!({}), &json!({}), "a Running going") };
-    assert_snapshot!(words(&decide(&left)), @"");
+    assert_snapshot!(words(&decide(&left)), @r#"
+    Leftovers
+    patch Pod/shop/a {"metadata":{"finalizers":null}}
+    "#);
     let mut other = pod("b Running").obj.json().clone();
     other["metadata"]["ownerReferences"][0]["uid"] = "earlier".into();
     let mut view = view(&json!({}), &json!({"active": 1}), "a Running");
     view.pods.push(seen(other));
-    assert_snapshot!(words(&decide(&view)), @"");
+    assert_snapshot!(words(&decide(&view)), @r#"
+    Leftovers
+    patch Pod/shop/b {"metadata":{"finalizers":null}}
+    "#);
 }

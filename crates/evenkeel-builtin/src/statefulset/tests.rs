@@ -189,8 +189,19 @@ fn claims_come_first_and_replace_volumes_of_their_name() {
         evenkeel_control::Action::Create(obj) => obj.json().to_string(),
         other => other.to_string(),
     });
-    assert_snapshot!(bodies.collect::<Vec<_>>().join("\n"), @r#""#);
-    assert_snapshot!(words(&plan), @"");
+    assert_snapshot!(bodies.collect::<Vec<_>>().join("\n"), @r#"
+    {"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"data-db-0","namespace":"shop","labels":{"app":"db"},"ownerReferences":[{"apiVersion":"apps/v1","blockOwnerDeletion":true,"controller":true,"kind":"StatefulSet","name":"db","uid":"sts"}]},"spec":{"accessModes":["ReadWriteOnce"]}}
+    [{"name":"data","persistentVolumeClaim":{"claimName":"data-db-0"}},{"name":"tmp","emptyDir":{}}]
+    "#);
+    assert_snapshot!(words(&plan), @r#"
+    SuccessfulCreate
+    create ControllerRevision/shop/db-7b6f9d468d
+    create PersistentVolumeClaim/shop/data-db-0
+    create Pod/shop/db-0
+    status StatefulSet/shop/db {"availableReplicas":0,"collisionCount":0,"currentRevision":"db-7b6f9d468d","observedGeneration":2,"updateRevision":"db-7b6f9d468d"}
+    event StatefulSet/shop/db SuccessfulCreate: create Claim data-db-0 Pod db-0 in StatefulSet db success
+    event StatefulSet/shop/db SuccessfulCreate: create Pod db-0 in StatefulSet db successful
+    "#);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! **Source**: `pkg/printers/internalversion/printers.go`.
 
 mod age;
+mod batch;
 mod cluster;
 mod path;
 mod pod;
@@ -69,6 +70,9 @@ fn layout(resource: &Resource) -> Option<Layout> {
         ("apps", "ReplicaSet") => workload::REPLICA_SET,
         ("apps", "StatefulSet") => workload::STATEFUL_SET,
         ("apps", "DaemonSet") => workload::DAEMON_SET,
+        ("apps", "ControllerRevision") => batch::REVISION,
+        ("batch", "Job") => batch::JOB,
+        ("batch", "CronJob") => batch::CRON_JOB,
         ("policy", "PodDisruptionBudget") => workload::DISRUPTION_BUDGET,
         _ => return None,
     })
