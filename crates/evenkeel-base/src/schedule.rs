@@ -1,8 +1,8 @@
 //! Schedules as cron writes them: `30 6-16/4 * * mon-fri`, `@hourly`, `@every 90s`.
 //!
 //! **Source**: `ParseStandard` and `SpecSchedule.Next` in github.com/robfig/cron/v3, which
-//! Kubernetes uses, oddities included: a time that a clock change skips is not made up for, one that
-//! comes twice is taken twice, and Sunday is 0 but not 7.
+//! Kubernetes uses, oddities included: a time that a clock change skips is not made up for, one
+//! that comes twice is taken twice, and Sunday is 0 but not 7.
 
 use std::time::Duration;
 

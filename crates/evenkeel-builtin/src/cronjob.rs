@@ -102,7 +102,8 @@ impl Draft<'_> {
         let times = timing::Times::of(self.view, self.spec, &schedule);
         if times.is_invalid {
             let message = format!(
-                "invalid schedule: {} : time difference between two schedules is less than 1 second",
+                "invalid schedule: {} : time difference between two schedules is less than 1 \
+                 second",
                 self.spec.schedule
             );
             self.note(EventType::Warning, reasons::INVALID_SCHEDULE, message);

@@ -186,6 +186,7 @@ fn release_leftovers(view: &View) -> Option<Plan> {
     let mut plan = Plan::idle(reasons::LEFTOVERS);
     for pod in view.pods.iter().filter(|pod| is_tracked(pod)) {
         let is_open = match pod.obj.controller() {
+            Some(owner) if owner.kind != "Job" => continue,
             Some(owner) => open.is_some_and(|job| job.uid() == owner.uid),
             // It may be adopted.
             None => open.is_some_and(|job| {

@@ -7,8 +7,8 @@
 //!               -> pods of an old revision, the highest first, down to the partition
 //!         always -> status, old revisions
 //! ```
-//! **Source**: `pkg/controller/statefulset`, step by step. `maxUnavailable` is not read: its feature
-//! gate is off in Kubernetes 1.33.
+//! **Source**: `pkg/controller/statefulset`, step by step. `maxUnavailable` is not read: its
+//! feature gate is off in Kubernetes 1.33.
 
 mod claims;
 mod identity;

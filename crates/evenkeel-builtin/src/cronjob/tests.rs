@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{borrow::Borrow, sync::Arc};
 
 use insta::assert_snapshot;
 use serde_json::{Value, json};
@@ -51,8 +51,8 @@ fn view(now: &str, spec: &Value, last: Option<&str>, jobs: &str) -> View {
     View { now: format!("2026-01-01T{now}:00Z").parse().unwrap(), cron: seen(body), jobs, names }
 }
 
-fn plan(now: &str, spec: Value, last: Option<&str>, jobs: &str) -> String {
-    words(&decide(&view(now, &spec, last, jobs)))
+fn plan(now: &str, spec: impl Borrow<Value>, last: Option<&str>, jobs: &str) -> String {
+    words(&decide(&view(now, spec.borrow(), last, jobs)))
 }
 
 #[test]

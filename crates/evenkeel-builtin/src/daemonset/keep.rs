@@ -154,8 +154,9 @@ impl<'a> Draft<'a> {
             spec["tolerations"] = json(&nodes::tolerations(template));
         }
         let field = json!({"key": "metadata.name", "operator": "In", "values": [node]});
-        spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] =
-            json!([{"matchFields": [field]}]);
+        let terms = json!([{"matchFields": [field]}]);
+        let required = "requiredDuringSchedulingIgnoredDuringExecution";
+        spec["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"] = terms;
         Obj::from_json(body).ok()
     }
 

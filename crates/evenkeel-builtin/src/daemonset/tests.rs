@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{borrow::Borrow, sync::Arc};
 
 use evenkeel_api::Obj;
 use insta::assert_snapshot;
@@ -75,11 +75,11 @@ fn run(spec: &Value, nodes: &str, rows: &str) -> Plan {
 }
 
 /// The nodes that get a pod, the pods that go, and the status.
-fn plan(spec: Value, nodes: &str, rows: &str) -> String {
-    let plan = run(&spec, nodes, rows);
+fn plan(spec: impl Borrow<Value>, nodes: &str, rows: &str) -> String {
+    let plan = run(spec.borrow(), nodes, rows);
     let mut text = String::new();
     for action in plan.actions.iter().skip(1) {
-        text += &match action {
+        let step = match action {
             evenkeel_control::Action::Create(pod) => {
                 let terms = "/spec/affinity/nodeAffinity/\
                     requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
@@ -88,6 +88,7 @@ fn plan(spec: Value, nodes: &str, rows: &str) -> String {
             }
             other => format!("-{} ", other.target().unwrap().name),
         };
+        text.push_str(&step);
     }
     let status = &plan.status[0].status;
     let number = |field: &str| status[field].as_i64().unwrap_or_default();

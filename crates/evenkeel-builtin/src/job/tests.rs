@@ -1,3 +1,5 @@
+use std::borrow::Borrow;
+
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
@@ -64,8 +66,8 @@ fn view(spec: &Value, status: &Value, rows: &str) -> View {
     View { now: at(100), job: Some(job(spec, status)), pods, ended }
 }
 
-fn plan(spec: Value, status: Value, rows: &str) -> String {
-    words(&decide(&view(&spec, &status, rows)))
+fn plan(spec: impl Borrow<Value>, status: impl Borrow<Value>, rows: &str) -> String {
+    words(&decide(&view(spec.borrow(), status.borrow(), rows)))
 }
 
 #[test]

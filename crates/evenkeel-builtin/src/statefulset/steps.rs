@@ -85,7 +85,7 @@ impl<'a> Draft<'a> {
     /// **Source**: `processReplica`.
     fn keep(&mut self, ordinal: i64, pod: Option<&Seen<Pod>>) -> ControlFlow<()> {
         let Some(pod) = pod else { return self.create(ordinal) };
-        // An ended one is made again whatever its result: a node that is switched off ends pods, too.
+        // An ended one is made again whatever its result: also a node that goes down ends pods.
         if pods::is_terminal(pod) {
             if !pod.obj.is_deleting() {
                 self.delete(pod);

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{borrow::Borrow, sync::Arc};
 
 use evenkeel_api::Obj;
 use insta::assert_snapshot;
@@ -66,7 +66,8 @@ fn pod(row: &str) -> Seen<Pod> {
 }
 
 /// What is done for these pods: `+db-0` a pod made, `-db-0` one deleted, and the reason.
-fn plan(spec: Value, rows: &str) -> String {
+fn plan(spec: impl Borrow<Value>, rows: &str) -> String {
+    let spec = spec.borrow();
     let status = json!({"replicas": 0, "currentRevision": "db-v1"});
     let mut revisions = vec![revision(1, "1")];
     if spec.pointer("/template/spec").is_some() {
@@ -74,7 +75,7 @@ fn plan(spec: Value, rows: &str) -> String {
     }
     let view = View {
         now: at(10),
-        set: seen(body(&spec, &status)),
+        set: seen(body(spec, &status)),
         pods: rows.split(',').filter(|row| !row.is_empty()).map(pod).collect(),
         claims: vec![],
         revisions,

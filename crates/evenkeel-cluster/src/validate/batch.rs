@@ -42,8 +42,12 @@ pub(super) fn job(spec: &Value, path: &str, check: &mut Check) {
         let why = "requires indexed completion mode";
         check.invalid(&format!("{path}.successPolicy"), policy, why);
     }
-    template(spec, path, &["OnFailure", "Never"], check);
     let restart = text_at(spec, "/template/spec/restartPolicy");
+    if restart == "Always" {
+        let why = "valid values: \"OnFailure\", \"Never\"";
+        check.required(&format!("{path}.template.spec.restartPolicy"), why);
+    }
+    template(spec, path, &["OnFailure", "Never", "Always"], check);
     if has("podFailurePolicy") && restart == "OnFailure" {
         let why = "only \"Never\" is supported when podFailurePolicy is specified";
         check.invalid(&format!("{path}.template.spec.restartPolicy"), &json!(restart), why);
@@ -107,16 +111,16 @@ pub(super) fn cron_job(body: &Value, check: &mut Check) {
             check.invalid("spec.schedule", &json!(schedule), why);
         }
     }
-    for name in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"]
-    {
-        check.at_least(spec, name, "spec", 0);
-    }
+    check.at_least(spec, "startingDeadlineSeconds", "spec", 0);
     if let Some(Value::String(name)) = spec.get("timeZone") {
         zone(name, check);
     }
     check.one_of(spec, "concurrencyPolicy", "spec", &["Allow", "Forbid", "Replace"]);
     let template = spec.pointer("/jobTemplate/spec").unwrap_or(&Value::Null);
     job(template, "spec.jobTemplate.spec", check);
+    for name in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        check.at_least(spec, name, "spec", 0);
+    }
 }
 
 fn zone(name: &str, check: &mut Check) {

@@ -64,8 +64,12 @@ fn rolling_update(rolling: &Value, check: &mut Check) {
     }
 }
 
-/// What every kind with a selector and a template has in common.
 pub(super) fn replicas(body: &Value, check: &mut Check) {
+    selecting(body, "deployment", check);
+}
+
+/// What every kind with a selector and a template has in common.
+fn selecting(body: &Value, kind: &str, check: &mut Check) {
     let spec = body.get("spec").unwrap_or(&Value::Null);
     for name in ["replicas", "minReadySeconds"] {
         check.at_least(spec, name, "spec", 0);
@@ -78,8 +82,10 @@ pub(super) fn replicas(body: &Value, check: &mut Check) {
     match selector {
         Err(problem) => check.invalid("spec.selector", given, problem),
         Ok(selector) if selector.is_empty() => {
-            check.required("spec.selector", "");
-            let why = "empty selector is invalid for deployment";
+            if kind == "deployment" || !given.is_object() {
+                check.required("spec.selector", "");
+            }
+            let why = format!("empty selector is invalid for {kind}");
             if given.is_object() {
                 check.invalid("spec.selector", given, why);
             }
@@ -110,13 +116,18 @@ pub(super) fn template(spec: &Value, path: &str, restarts: &[&str], check: &mut 
 }
 
 pub(super) fn stateful_set(body: &Value, check: &mut Check) {
-    replicas(body, check);
+    selecting(body, "statefulset", check);
     let spec = body.get("spec").unwrap_or(&Value::Null);
-    check.at_least(spec, "revisionHistoryLimit", "spec", 0);
-    check.one_of(spec, "podManagementPolicy", "spec", &["OrderedReady", "Parallel"]);
+    let policy = text(spec, "podManagementPolicy");
+    if !matches!(policy, "" | "OrderedReady" | "Parallel") {
+        let why = "must be 'OrderedReady' or 'Parallel'";
+        check.invalid("spec.podManagementPolicy", &json!(policy), why);
+    }
     let below = |name: &str| spec.get(name).unwrap_or(&Value::Null);
     let strategy = below("updateStrategy");
-    check.one_of(strategy, "type", "spec.updateStrategy", &["OnDelete", "RollingUpdate"]);
+    if !matches!(text(strategy, "type"), "" | "OnDelete" | "RollingUpdate") {
+        check.invalid("spec.updateStrategy", strategy, "must be 'RollingUpdate' or 'OnDelete'");
+    }
     let rolling = strategy.get("rollingUpdate").filter(|rolling| rolling.is_object());
     if let Some(rolling) = rolling {
         let at = "spec.updateStrategy.rollingUpdate";
@@ -126,12 +137,12 @@ pub(super) fn stateful_set(body: &Value, check: &mut Check) {
         }
         check.at_least(rolling, "partition", at, 0);
     }
-    check.at_least(below("ordinals"), "start", "spec.ordinals", 0);
     let retention = below("persistentVolumeClaimRetentionPolicy");
     for name in ["whenDeleted", "whenScaled"] {
         let at = "spec.persistentVolumeClaimRetentionPolicy";
         check.one_of(retention, name, at, &["Retain", "Delete"]);
     }
+    check.at_least(below("ordinals"), "start", "spec.ordinals", 0);
 }
 
 /// What a `StatefulSet` lets change. **Source**: `ValidateStatefulSetUpdate`.
@@ -165,7 +176,7 @@ pub(super) fn stateful_set_updated(old: &Value, new: &Value, check: &mut Check) 
 }
 
 pub(super) fn daemon_set(body: &Value, check: &mut Check) {
-    replicas(body, check);
+    selecting(body, "daemonset", check);
     let spec = body.get("spec").unwrap_or(&Value::Null);
     check.at_least(spec, "revisionHistoryLimit", "spec", 0);
     let strategy = spec.get("updateStrategy").unwrap_or(&Value::Null);
@@ -179,15 +190,14 @@ pub(super) fn daemon_set(body: &Value, check: &mut Check) {
     };
     let given = |name: &str| rolling.get(name).cloned().unwrap_or_default();
     match (amount("maxUnavailable"), amount("maxSurge")) {
-        (Some(0), Some(0)) => check.invalid(
+        (Some(0), Some(0)) => check.required(
             "spec.updateStrategy.rollingUpdate.maxUnavailable",
-            &given("maxUnavailable"),
-            "cannot be 0 when `maxSurge` is 0",
+            "cannot be 0 when maxSurge is 0",
         ),
         (Some(unavailable), Some(surge)) if unavailable != 0 && surge != 0 => check.invalid(
             "spec.updateStrategy.rollingUpdate.maxSurge",
             &given("maxSurge"),
-            "may not be set when `maxUnavailable` is non-zero",
+            "may not be set when maxUnavailable is non-zero",
         ),
         _ => {}
     }

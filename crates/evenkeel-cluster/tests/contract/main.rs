@@ -104,6 +104,7 @@ macro_rules! contracts {
 contracts! {
     access
     apply
+    batch
     custom
     delete
     lists
