@@ -134,7 +134,10 @@ fn old_pods_go_within_max_unavailable() {
         plan(spec, "a,b,c", rows)
     };
     assert_snapshot!(most(json!(1), "a ready x,b ready x,c ready x"), @"-agent-a-x (3 3 3 0 0)");
-    assert_snapshot!(most(json!("50%"), "a ready x,b ready x,c ready x"), @"-agent-a-x -agent-b-x (3 3 3 0 0)");
+    assert_snapshot!(
+        most(json!("50%"), "a ready x,b ready x,c ready x"),
+        @"-agent-a-x -agent-b-x (3 3 3 0 0)"
+    );
     assert_snapshot!(most(json!(1), "a run,b ready x,c ready x"), @"(3 3 2 1 0)");
     // An old pod that is of no use goes anyway.
     assert_snapshot!(most(json!(1), "a run,b run x,c ready x"), @"-agent-b-x (3 3 1 1 0)");

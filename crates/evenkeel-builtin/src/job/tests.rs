@@ -130,23 +130,41 @@ fn why_jobs_fail() {
         format!("{} -{deleted}", words.collect::<Vec<_>>().join(", "))
     };
     let limit = json!({"backoffLimit": 0});
-    assert_snapshot!(failed(limit, json!({}), "a Failed,b Running"), @"FailureTarget BackoffLimitExceeded -1");
-    assert_snapshot!(failed(json!({"activeDeadlineSeconds": 100}), json!({}), "a Running"), @"FailureTarget DeadlineExceeded -1");
+    assert_snapshot!(
+        failed(limit, json!({}), "a Failed,b Running"),
+        @"FailureTarget BackoffLimitExceeded -1"
+    );
+    assert_snapshot!(
+        failed(json!({"activeDeadlineSeconds": 100}), json!({}), "a Running"),
+        @"FailureTarget DeadlineExceeded -1"
+    );
     assert_snapshot!(failed(json!({"activeDeadlineSeconds": 101}), json!({}), "a Running"), @" -0");
     let policy = json!({"podFailurePolicy": {"rules": [
         {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [3]}},
         {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [1]}}]},
         "backoffLimit": 0});
     assert_snapshot!(failed(policy.clone(), json!({}), "a Failed code=3"), @" -0");
-    assert_snapshot!(failed(policy.clone(), json!({}), "a Failed code=2"), @"FailureTarget PodFailurePolicy -0");
-    assert_snapshot!(failed(policy, json!({}), "a Failed code=1"), @"FailureTarget BackoffLimitExceeded -0");
+    assert_snapshot!(
+        failed(policy.clone(), json!({}), "a Failed code=2"),
+        @"FailureTarget PodFailurePolicy -0"
+    );
+    assert_snapshot!(
+        failed(policy, json!({}), "a Failed code=1"),
+        @"FailureTarget BackoffLimitExceeded -0"
+    );
     let indexed = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2,
         "backoffLimitPerIndex": 0, "backoffLimit": 99});
     assert_snapshot!(failed(indexed.clone(), json!({}), "a Failed 0,b Running 1"), @" -0");
-    assert_snapshot!(failed(indexed.clone(), json!({}), "a Failed 0,b Succeeded 1"), @"FailureTarget FailedIndexes -0");
+    assert_snapshot!(
+        failed(indexed.clone(), json!({}), "a Failed 0,b Succeeded 1"),
+        @"FailureTarget FailedIndexes -0"
+    );
     let mut strict = indexed;
     strict["maxFailedIndexes"] = json!(0);
-    assert_snapshot!(failed(strict, json!({}), "a Failed 0,b Running 1"), @"FailureTarget MaxFailedIndexesExceeded -1");
+    assert_snapshot!(
+        failed(strict, json!({}), "a Failed 0,b Running 1"),
+        @"FailureTarget MaxFailedIndexesExceeded -1"
+    );
 }
 
 #[test]
