@@ -3,6 +3,8 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
+use crate::journal::Counters;
+
 /// Hands out Service addresses of one network of 16 bits, and node ports from Kubernetes' range.
 ///
 /// Counts upwards and takes an address again only after all others, so that a client with an old
@@ -44,6 +46,17 @@ impl Addresses {
     pub(crate) fn range(&self) -> String {
         let [first, second] = self.network;
         format!("{first}.{second}.0.0/16")
+    }
+
+    /// What was handed out last.
+    pub(crate) fn counters(&self) -> Counters {
+        Counters { address: self.last, port: self.port_last }
+    }
+
+    /// Forgets what is taken and continues to count from here.
+    pub(crate) fn restart(&mut self, from: Counters) {
+        let (last, port_last) = (from.address, from.port % NODE_PORTS.1);
+        *self = Self { network: self.network, last, port_last, ..Self::default() };
     }
 
     /// A free address; `None` when all 65,534 are taken.

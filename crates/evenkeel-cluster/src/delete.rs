@@ -90,7 +90,7 @@ impl State {
         self.remove(last.clone(), now);
         self.release_dropped(resource, last.json(), &Value::Null);
         if resource.is(CRD.0, CRD.1) {
-            self.registry.remove(&defined(&last));
+            self.registry_mut().remove(&defined(&last));
         }
         if resource.custom().is_some() {
             self.settle_definition(resource, now)?;

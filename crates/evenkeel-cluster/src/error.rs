@@ -190,7 +190,7 @@ impl ApiError {
             (409, "AlreadyExists") => StoreError::Exists { object },
             (409, _) => StoreError::Conflict { object, problem },
             (400 | 422, _) => StoreError::Invalid { object, problem },
-            (429 | 503, _) => StoreError::Busy { object, problem },
+            (429 | 503 | 507, _) => StoreError::Busy { object, problem },
             _ => StoreError::Refused { object, problem },
         }
     }

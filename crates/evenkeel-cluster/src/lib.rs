@@ -39,6 +39,7 @@ mod defaults;
 mod delete;
 mod error;
 mod field_set;
+mod journal;
 mod patch;
 mod protobuf;
 mod request;
@@ -60,5 +61,9 @@ pub mod http;
 pub use error::{About, ApiError, Cause};
 pub use http::exec::{ExecRequest, ExecSession, ExecSource, NoExec, Resize, TerminalSize};
 pub use http::logs::{LogError, LogOptions, LogRequest, LogSource, NoLogs};
+pub use journal::{
+    Batch, Counters, Entry, Flusher, Journal, JournalError, Keeper, Kept, RedbJournal, restore,
+    to_snapshot,
+};
 pub use resource::Service;
 pub use server::ApiServer;

@@ -67,7 +67,7 @@ impl Resource {
 }
 
 /// Every kind the server knows, ordered by group and kind.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Registry {
     by_id: BTreeMap<GroupKind, Arc<Resource>>,
 }

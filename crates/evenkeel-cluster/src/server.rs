@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use evenkeel_api::{Key, Kind, Obj, Revision};
+use evenkeel_api::{GroupKind, Key, Kind, Obj, Revision};
 use evenkeel_base::{Clock, Rng};
 use evenkeel_control::{
     BoxFuture, DeleteOptions, ListQuery, Listed, Patch, Store, StoreError, Subresource, Watch,
@@ -12,40 +12,78 @@ use serde_json::{Value, json};
 
 use crate::{
     error::ApiError,
+    journal::{Flusher, Journal, JournalError, Kept, Receipt},
     request::{DeleteRequest, Deleted, Fields, Write, WriteContext, Written},
     resource::{Resource, Service},
     state::{OWN_NAMESPACES, Shared, State},
     watch::{Cursor, EveryFeed, Feed, Opened},
 };
 
-/// A Kubernetes API server in memory.
+/// A Kubernetes API server in memory, with or without a journal.
 ///
 /// In-process users go through [`Store`], `kubectl` and node agents through [`crate::http::serve`].
-/// Nothing in here waits, sleeps or spawns: every call works on the state under one short lock, and
-/// watches are woken by writes, so it runs on any executor and under virtual time. Equal calls in
-/// equal order give equal objects, including names and uids.
+/// Nothing in here sleeps or spawns: every call works on the state under one short lock, and
+/// watches are woken by writes, so it runs on any executor and under virtual time. Only writers with
+/// a journal wait, for it. Equal calls in equal order give equal objects, including names and uids.
 pub struct ApiServer {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
 }
 
 impl ApiServer {
-    /// An empty cluster. `rng` gives uids and generated names, so it must not be seeded with
-    /// anything secret.
+    /// An empty cluster that nothing is kept of. `rng` gives uids and generated names, so it must
+    /// not be seeded with anything secret.
     pub fn new(clock: Arc<dyn Clock>, rng: Rng) -> Arc<Self> {
-        let shared = Arc::new(Shared::new(State::new(rng)));
-        let server = Arc::new(Self { shared, clock });
+        Self::over(State::new(rng), clock)
+    }
+
+    /// The cluster that is in a journal, which keeps it from now on: an answer is given, and a
+    /// change is seen, only when it is safe there. Events and renewals of Leases are seen at once,
+    /// and safe within a second. Revisions and uids go on: none is used twice, whatever the seed.
+    ///
+    /// Nothing is answered unless the result is told to write: see [`Flusher::start`].
+    ///
+    /// **Errors**: the journal cannot be read or written.
+    pub fn open(
+        clock: Arc<dyn Clock>,
+        rng: Rng,
+        mut journal: impl Journal,
+    ) -> Result<(Arc<Self>, Flusher), JournalError> {
+        let mut state = State::new(rng);
+        state.resume(journal.read()?);
+        let server = Self::over(state, clock);
+        let mut flusher = Flusher::new(server.shared.clone(), Box::new(journal));
+        // Also when nothing is new: that revisions were left out must be known to the next one.
+        flusher.flush()?;
+        Ok((server, flusher))
+    }
+
+    fn over(state: State, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let server = Arc::new(Self { shared: Arc::new(Shared::new(state)), clock });
+        let namespaces = server.resource(&Key::new(GroupKind::new("", "Namespace"), "", ""));
+        let namespaces = namespaces.expect("namespaces are served");
+        let now = server.now();
         for name in OWN_NAMESPACES {
             let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            let namespace = Obj::from_json(body).expect("the body is well formed");
-            server.create_now(&namespace, &WriteContext::default()).expect("the store is empty");
+            let context = WriteContext::default();
+            let write = Write { now, resource: &namespaces, context: &context };
+            server.shared.with(|state| {
+                if state.find(&Key::new(namespaces.kind.id.clone(), "", name)).is_none() {
+                    state.create(write, "", body).expect("the namespace is well formed");
+                }
+            });
         }
         server
     }
 
     /// Gives Services addresses of `a.b.0.0/16` from now on, instead of loopback addresses.
     pub fn use_service_network(&self, network: [u8; 2]) {
-        self.shared.with(|state| state.addresses.move_to(network));
+        self.shared.with(|state| state.move_services_to(network));
+    }
+
+    /// Everything as readers see it at one moment, for a copy.
+    pub fn kept(&self) -> Kept {
+        self.shared.with(|state| state.kept())
     }
 
     /// This server as the port that controllers use.
@@ -56,18 +94,19 @@ impl ApiServer {
     /// Every kind it knows and what it does with it, ordered by group and kind.
     pub fn kinds(&self) -> Vec<(Kind, Service)> {
         self.shared.with(|state| {
-            state.registry.iter().map(|known| (known.kind.clone(), known.service)).collect()
+            let known = state.shown_registry().iter();
+            known.map(|known| (known.kind.clone(), known.service)).collect()
         })
     }
 
     /// Revision of the whole store.
     pub fn revision(&self) -> Revision {
-        self.shared.with(|state| state.revision).into()
+        self.shared.with(|state| state.shown).into()
     }
 
     /// Every kind with all that is known of it, ordered by group and kind.
     pub(crate) fn resources(&self) -> Vec<Arc<Resource>> {
-        self.shared.with(|state| state.registry.iter().cloned().collect())
+        self.shared.with(|state| state.shown_registry().iter().cloned().collect())
     }
 
     /// The kind behind a URL.
@@ -77,7 +116,7 @@ impl ApiServer {
         version: &str,
         plural: &str,
     ) -> Option<Arc<Resource>> {
-        self.shared.with(|state| state.registry.by_url(group, version, plural).cloned())
+        self.shared.with(|state| state.shown_registry().by_url(group, version, plural).cloned())
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -86,7 +125,7 @@ impl ApiServer {
 
     /// The kind of a key, unless its objects are refused.
     pub(crate) fn resource(&self, key: &Key) -> Result<Arc<Resource>, ApiError> {
-        let found = self.shared.with(|state| state.registry.get(&key.kind).cloned());
+        let found = self.shared.with(|state| state.shown_registry().get(&key.kind).cloned());
         let resource = found.ok_or_else(|| ApiError::no_kind(&key.kind))?;
         match resource.service {
             Service::Refused(why) => Err(ApiError::method_not_allowed(format!(
@@ -100,7 +139,7 @@ impl ApiServer {
     pub(crate) fn get_now(&self, key: &Key) -> Result<Arc<Obj>, ApiError> {
         let resource = self.resource(key)?;
         self.shared
-            .with(|state| state.find(key).cloned())
+            .with(|state| state.find_shown(key).cloned())
             .ok_or_else(|| ApiError::not_found(resource.group(), resource.plural(), &key.name))
     }
 
@@ -108,8 +147,9 @@ impl ApiServer {
         self.resource(&Key::new(query.kind.clone(), "", ""))?;
         Ok(self.shared.with(|state| {
             let namespace = query.namespace.as_deref();
-            let items = state.objects(&query.kind, namespace).filter(|obj| query.matches(obj));
-            Listed { items: items.cloned().collect(), revision: state.revision.into() }
+            let found = state.shown_objects(&query.kind, namespace);
+            let items = found.filter(|obj| query.matches(obj)).cloned().collect();
+            Listed { items, revision: state.shown.into() }
         }))
     }
 
@@ -121,11 +161,12 @@ impl ApiServer {
     ) -> Result<Opened, ApiError> {
         let kind = &query.kind;
         self.shared.with(|state| {
-            let revision = state.revision;
+            let revision = state.shown;
             let Some(since) = since else {
                 let namespace = query.namespace.as_deref();
-                let found = state.objects(kind, namespace).filter(|obj| query.matches(obj));
-                let initial: Vec<Arc<Obj>> = found.cloned().collect();
+                let found = state.shown_objects(kind, namespace);
+                let initial: Vec<Arc<Obj>> =
+                    found.filter(|obj| query.matches(obj)).cloned().collect();
                 return Ok(Opened {
                     cursor: Cursor::now(&self.shared, state, kind),
                     initial,
@@ -140,13 +181,30 @@ impl ApiServer {
         })
     }
 
-    fn create_now(&self, obj: &Obj, context: &WriteContext) -> Result<Written, ApiError> {
-        let resource = self.resource(obj.key())?;
-        self.create_body(&resource, obj.namespace(), obj.json().clone(), context)
+    /// Changes the state. Whatever the answer, it is based on all changes so far, so it waits
+    /// until they are safe; without a journal it does not wait at all.
+    async fn write<R>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<R, ApiError>,
+    ) -> Result<R, ApiError> {
+        let (answer, receipt) = self.begin(work);
+        receipt.settled().await?;
+        answer
+    }
+
+    /// The same, to be waited for later.
+    fn begin<R>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<R, ApiError>,
+    ) -> (Result<R, ApiError>, Receipt) {
+        self.shared.with(|state| {
+            let answer = state.check_room().and_then(|()| work(state));
+            (answer, state.receipt())
+        })
     }
 
     /// Creates an object of a kind; its name may still be left to the server.
-    pub(crate) fn create_body(
+    pub(crate) async fn create_body(
         &self,
         resource: &Resource,
         namespace: &str,
@@ -154,11 +212,11 @@ impl ApiServer {
         context: &WriteContext,
     ) -> Result<Written, ApiError> {
         let write = Write { now: self.now(), resource, context };
-        self.shared.with(|state| state.create(write, namespace, body))
+        self.write(|state| state.create(write, namespace, body)).await
     }
 
     /// Server-side apply; also says whether the object is new.
-    pub(crate) fn apply_now(
+    pub(crate) async fn apply_body(
         &self,
         key: &Key,
         body: Value,
@@ -167,35 +225,46 @@ impl ApiServer {
     ) -> Result<(Written, bool), ApiError> {
         let resource = self.resource(key)?;
         let write = Write { now: self.now(), resource: &resource, context };
-        self.shared.with(|state| {
+        let apply = |state: &mut State| {
             let is_new = state.find(key).is_none();
             Ok((state.apply(write, key, body, force)?, is_new))
-        })
+        };
+        self.write(apply).await
     }
 
-    pub(crate) fn patch_now(
+    pub(crate) async fn patch_object(
         &self,
         key: &Key,
         patch: &Patch,
         context: &WriteContext,
     ) -> Result<Written, ApiError> {
         let resource = self.resource(key)?;
-        let now = self.now();
-        self.shared
-            .with(|state| state.patch(Write { now, resource: &resource, context }, key, patch))
+        let write = Write { now: self.now(), resource: &resource, context };
+        self.write(|state| state.patch(write, key, patch)).await
     }
 
-    pub(crate) fn delete_now(
+    pub(crate) async fn delete_object(
         &self,
         key: &Key,
         request: &DeleteRequest,
     ) -> Result<Deleted, ApiError> {
-        let resource = self.resource(key)?;
-        let now = self.now();
-        self.shared.with(|state| state.delete(now, &resource, key, request))
+        let (answer, receipt) = self.begin_delete(key, request)?;
+        receipt.settled().await?;
+        answer
     }
 
-    pub(crate) fn post_now(
+    /// A deletion, to be waited for later: many together take one turn of the journal.
+    pub(crate) fn begin_delete(
+        &self,
+        key: &Key,
+        request: &DeleteRequest,
+    ) -> Result<(Result<Deleted, ApiError>, Receipt), ApiError> {
+        let resource = self.resource(key)?;
+        let now = self.now();
+        Ok(self.begin(|state| state.delete(now, &resource, key, request)))
+    }
+
+    pub(crate) async fn post_body(
         &self,
         key: &Key,
         subresource: Subresource,
@@ -203,10 +272,8 @@ impl ApiServer {
         context: &WriteContext,
     ) -> Result<(), ApiError> {
         let resource = self.resource(key)?;
-        let now = self.now();
-        self.shared.with(|state| {
-            state.post(Write { now, resource: &resource, context }, key, subresource, body)
-        })
+        let write = Write { now: self.now(), resource: &resource, context };
+        self.write(|state| state.post(write, key, subresource, body)).await
     }
 }
 
@@ -265,9 +332,12 @@ impl evenkeel_control::Write for ApiServer {
         options: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
         Box::pin(async move {
-            let written = self.create_now(obj, &inside(options));
-            let written = written.map_err(|error| error.to_store_error(obj.key()))?;
-            Ok(settled(obj.key(), written))
+            let key = obj.key();
+            let refused = |error: ApiError| error.to_store_error(key);
+            let resource = self.resource(key).map_err(refused)?;
+            let (body, context) = (obj.json().clone(), inside(options));
+            let written = self.create_body(&resource, obj.namespace(), body, &context).await;
+            Ok(settled(key, written.map_err(refused)?))
         })
     }
 
@@ -278,7 +348,7 @@ impl evenkeel_control::Write for ApiServer {
         options: &'a WriteOptions,
     ) -> BoxFuture<'a, Result<Arc<Obj>, StoreError>> {
         Box::pin(async move {
-            let written = self.patch_now(key, patch, &inside(options));
+            let written = self.patch_object(key, patch, &inside(options)).await;
             Ok(settled(key, written.map_err(|error| error.to_store_error(key))?))
         })
     }
@@ -296,7 +366,8 @@ impl evenkeel_control::Write for ApiServer {
                 propagation: Some(options.propagation),
                 dry_run: false,
             };
-            self.delete_now(key, &request).map(drop).map_err(|error| error.to_store_error(key))
+            let deleted = self.delete_object(key, &request).await;
+            deleted.map(drop).map_err(|error| error.to_store_error(key))
         })
     }
 
@@ -308,8 +379,8 @@ impl evenkeel_control::Write for ApiServer {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let context = WriteContext { is_trusted: true, ..WriteContext::default() };
-            self.post_now(key, subresource, body, &context)
-                .map_err(|error| error.to_store_error(key))
+            let posted = self.post_body(key, subresource, body, &context).await;
+            posted.map_err(|error| error.to_store_error(key))
         })
     }
 }

@@ -32,7 +32,7 @@ impl Cursor {
     /// A cursor behind the present state. Call while the lock is held.
     pub(crate) fn now(shared: &Arc<Shared>, state: &mut State, kind: &GroupKind) -> Self {
         let watcher = state.new_watcher();
-        let position = state.table_mut(kind).position_now();
+        let position = state.position_now(kind);
         Self { shared: shared.clone(), kind: kind.clone(), watcher, position }
     }
 
@@ -44,7 +44,7 @@ impl Cursor {
         revision: u64,
     ) -> Option<Self> {
         let watcher = state.new_watcher();
-        let position = state.table_mut(kind).position_after(revision)?;
+        let position = state.position_after(kind, revision)?;
         Some(Self { shared: shared.clone(), kind: kind.clone(), watcher, position })
     }
 
@@ -52,8 +52,9 @@ impl Cursor {
     pub(crate) fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<Result<Change, Forgotten>> {
         let (watcher, position) = (self.watcher, self.position);
         let found = self.shared.with(|state| {
+            let shown = state.shown;
             let table = state.table_mut(&self.kind);
-            match table.change_at(position) {
+            match table.change_at(position, shown) {
                 Ok(Some(change)) => Some(Ok(change.clone())),
                 Ok(None) => {
                     table.wait(watcher, cx.waker());
@@ -75,11 +76,8 @@ impl Cursor {
 impl Cursor {
     /// The store's revision, if this reader has seen every change up to it.
     pub(crate) fn caught_up(&self) -> Option<u64> {
-        self.shared.with(|state| {
-            let revision = state.revision;
-            let table = state.table_mut(&self.kind);
-            (table.position_now() == self.position).then_some(revision)
-        })
+        self.shared
+            .with(|state| (state.position_now(&self.kind) == self.position).then_some(state.shown))
     }
 }
 
@@ -119,7 +117,7 @@ impl Feed {
         let (found, cursor) = shared.with(|state| {
             let namespace = query.namespace.as_deref();
             let found: BTreeMap<Name, Arc<Obj>> = state
-                .objects(&query.kind, namespace)
+                .shown_objects(&query.kind, namespace)
                 .filter(|obj| query.matches(obj))
                 .map(|obj| (name_of(obj.key()), obj.clone()))
                 .collect();

@@ -274,7 +274,7 @@ impl State {
         if resource.is(CRD.0, CRD.1)
             && let Some(defined) = crd::resource(obj)
         {
-            self.registry.insert(defined);
+            self.registry_mut().insert(defined);
         }
     }
 }

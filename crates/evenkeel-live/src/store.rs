@@ -49,6 +49,17 @@ impl KubeStore {
         }
     }
 
+    /// What the API answers to a GET of a path that is no object's.
+    pub async fn fetch(&self, path: &str) -> Result<Bytes, StoreError> {
+        let invalid = |error: http::Error| StoreError::Invalid {
+            object: path.to_owned(),
+            problem: error.to_string(),
+        };
+        let request = Request::get(path).body(Vec::new()).map_err(invalid)?;
+        let answer = self.client.exchange(Verb::Get, request).await;
+        answer.map_err(|failure| Refused::of(failure, path).error)
+    }
+
     /// What a kind is called in paths and by kubectl, as the server's discovery has it (`canaries`);
     /// `None` when it is not known.
     pub async fn resource(&self, kind: &GroupKind) -> Option<String> {

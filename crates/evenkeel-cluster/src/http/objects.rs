@@ -209,7 +209,11 @@ impl Router {
         super::watch::open(&self.server, request, target, target.query(request)?)
     }
 
-    pub(super) fn create(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+    pub(super) async fn create(
+        &self,
+        request: &Request,
+        target: &Target,
+    ) -> Result<Reply, ApiError> {
         let context = Self::context(request, target)?;
         let mut body = request.value()?;
         fill_in(target, &mut body);
@@ -221,38 +225,49 @@ impl Router {
             }
             namespace => namespace,
         };
-        let written = self.server.create_body(&target.resource, namespace, body, &context)?;
+        let written = self.server.create_body(&target.resource, namespace, body, &context).await?;
         let reply = self.show(request, target, 201, &written.obj)?;
         Ok(reply::with_warnings(reply, &written.warnings))
     }
 
-    pub(super) fn update(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+    pub(super) async fn update(
+        &self,
+        request: &Request,
+        target: &Target,
+    ) -> Result<Reply, ApiError> {
         let context = Self::context(request, target)?;
         let mut body = request.value()?;
         if target.subresource != "scale" {
             fill_in(target, &mut body);
         }
-        let written = self.server.patch_now(&target.key(), &Patch::Replace(body), &context)?;
+        let written =
+            self.server.patch_object(&target.key(), &Patch::Replace(body), &context).await?;
         let reply = self.show(request, target, 200, &written.obj)?;
         Ok(reply::with_warnings(reply, &written.warnings))
     }
 
-    pub(super) fn patch(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+    pub(super) async fn patch(
+        &self,
+        request: &Request,
+        target: &Target,
+    ) -> Result<Reply, ApiError> {
         let context = Self::context(request, target)?;
         let body = request.value()?;
         let patch = match request.media() {
             "application/merge-patch+json" => Patch::Merge(body),
             "application/strategic-merge-patch+json" => Patch::Strategic(body),
             "application/json-patch+json" => Patch::Json(body),
-            "application/apply-patch+yaml" => return self.apply(request, target, body, &context),
+            "application/apply-patch+yaml" => {
+                return self.apply(request, target, body, &context).await;
+            }
             other => return Err(unsupported(other)),
         };
-        let written = self.server.patch_now(&target.key(), &patch, &context)?;
+        let written = self.server.patch_object(&target.key(), &patch, &context).await?;
         let reply = self.show(request, target, 200, &written.obj)?;
         Ok(reply::with_warnings(reply, &written.warnings))
     }
 
-    fn apply(
+    async fn apply(
         &self,
         request: &Request,
         target: &Target,
@@ -264,15 +279,19 @@ impl Router {
             return Err(ApiError::bad_request(message));
         }
         let force = request.flag("force");
-        let (written, is_new) = self.server.apply_now(&target.key(), body, force, context)?;
+        let (written, is_new) = self.server.apply_body(&target.key(), body, force, context).await?;
         let code = if is_new { 201 } else { 200 };
         let reply = self.show(request, target, code, &written.obj)?;
         Ok(reply::with_warnings(reply, &written.warnings))
     }
 
-    pub(super) fn delete(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+    pub(super) async fn delete(
+        &self,
+        request: &Request,
+        target: &Target,
+    ) -> Result<Reply, ApiError> {
         let wanted = delete_request(request)?;
-        match self.server.delete_now(&target.key(), &wanted)? {
+        match self.server.delete_object(&target.key(), &wanted).await? {
             Deleted::Marked(obj) => self.show(request, target, 200, &obj),
             Deleted::Gone(obj) => {
                 let mut details = json!({"name": obj.name(), "kind": target.resource.plural(),
@@ -289,16 +308,21 @@ impl Router {
         }
     }
 
-    pub(super) fn delete_collection(
+    pub(super) async fn delete_collection(
         &self,
         request: &Request,
         target: &Target,
     ) -> Result<Reply, ApiError> {
         let wanted = delete_request(request)?;
         let listed = self.server.list_now(&target.query(request)?)?;
-        let mut items = Vec::new();
+        let mut begun = Vec::new();
         for obj in &listed.items {
-            match self.server.delete_now(obj.key(), &wanted) {
+            begun.push(self.server.begin_delete(obj.key(), &wanted)?);
+        }
+        let mut items = Vec::new();
+        for (answer, receipt) in begun {
+            receipt.settled().await?;
+            match answer {
                 Ok(Deleted::Gone(obj) | Deleted::Marked(obj)) => items.push(target.versioned(&obj)),
                 Err(error) if error.code == 404 => {}
                 Err(error) => return Err(error),
@@ -313,14 +337,14 @@ impl Router {
         ))
     }
 
-    pub(super) fn post(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
+    pub(super) async fn post(&self, request: &Request, target: &Target) -> Result<Reply, ApiError> {
         let body = request.value()?;
         let context = Self::context(request, target)?;
         let subresource = match target.subresource.as_str() {
             "binding" => Subresource::Binding,
             _ => Subresource::Eviction,
         };
-        self.server.post_now(&target.key(), subresource, &body, &context)?;
+        self.server.post_body(&target.key(), subresource, &body, &context).await?;
         Ok(reply::json(
             201,
             &json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
