@@ -1,15 +1,18 @@
-//! An embedded Kubernetes API server: an in-memory store, and HTTPS for `kubectl`.
+//! An embedded Kubernetes API server: an in-memory store, a journal behind it, and HTTPS for
+//! `kubectl`.
 //!
 //! ```text
 //! controllers, simulator --Store--> ApiServer --one lock--> State (objects, history, kinds)
 //! kubectl, node agents --HTTPS--> http::serve --^                |
-//! every watcher <-------------- a number into the history -------+
+//! every watcher <-------------- a number into the history -------+--batches--> Journal (or none)
 //! ```
 //! Objects are shared as `Arc<Obj>` between the store, its history, lists and in-process watchers;
 //! only HTTP clients pay for JSON. A write runs through: identity, what the writer may touch
 //! (status or the rest), unknown fields and types, defaults, validation, addresses, and writes
-//! nothing when nothing is different. Nothing here waits or spawns except [`http`], so the store
-//! runs on any executor and under virtual time; uids and generated names come from one seeded
+//! nothing when nothing is different. With a [`Journal`] ([`ApiServer::open`]) an answer waits until
+//! what it is based on is safe, and nobody sees a change before. Without one ([`ApiServer::new`])
+//! nothing here waits or spawns except [`http`], so the store runs on any executor and under virtual
+//! time; uids and generated names come from one seeded
 //! generator. Custom kinds have rules in CEL (`rules`), pods the standards that their namespace asks
 //! for (`security`). `tests/contract` holds all of it beside a real API server.
 //!
@@ -24,7 +27,7 @@
 //!
 //! Not here: controllers, scheduler, node agents (they use the [`evenkeel_control::Store`] port
 //! like all other clients); authorisation (a token may do everything); conversion webhooks of custom
-//! kinds; attach, port-forward; durability.
+//! kinds; attach, port-forward.
 
 #![warn(clippy::disallowed_methods, reason = "the store must run under virtual time")]
 

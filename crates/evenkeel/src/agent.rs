@@ -1,7 +1,13 @@
 //! `evenkeel agent`: one node, as a process of its own.
 
 use std::{
-    collections::BTreeMap, net::IpAddr, os::fd::AsFd as _, process::ExitCode, sync::Arc,
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    net::IpAddr,
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,6 +21,10 @@ use evenkeel_node::{
     volumes::VolumeSettings,
 };
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use tokio::{io::AsyncReadExt as _, net::unix::pipe::Receiver};
 
 use crate::{cli::AgentArgs, signals, up::DOMAIN};
@@ -22,7 +32,11 @@ use crate::{cli::AgentArgs, signals, up::DOMAIN};
 /// Our own executable, also when its file has been replaced since we were started.
 const OWN: &str = "/proc/self/exe";
 
-/// Runs until a signal to stop or until `up` is gone; then its containers are stopped, too.
+/// Time between two looks whether an earlier agent has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Runs until a signal to stop, and then stops its containers; or until `up` is gone, and then
+/// leaves them to the agent of the next one.
 pub(crate) async fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(&args.node).context("read the node's description")?;
     let node: Node = serde_json::from_str(&text).context("the node's description")?;
@@ -37,14 +51,39 @@ pub(crate) async fn run(args: &AgentArgs) -> anyhow::Result<ExitCode> {
         claims: args.claims.clone(),
         host_paths: args.host_path.clone(),
     });
+    let working = async {
+        let _alone = alone(&args.root).await?;
+        agent::run(config, ports, runtime).await?;
+        anyhow::Ok(())
+    };
     tokio::select! {
         biased;
         () = signals::stopped() => {}
-        () = abandoned() => {}
-        ended = agent::run(config, ports, runtime) => { ended?; }
+        // With the network of the cluster, which is gone, they are of no use.
+        () = abandoned(), if args.names.is_some() => {}
+        () = abandoned(), if args.names.is_none() => return Ok(ExitCode::SUCCESS),
+        ended = working => ended?,
     }
     stop_all(&args.root).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until no other agent works on this node: that of an `up` that was killed may still be on
+/// its way out. Good as long as the file is held.
+async fn alone(root: &Path) -> anyhow::Result<File> {
+    let path = root.join("agent.lock");
+    let open = || {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).open(&path)
+    };
+    let file = open().with_context(|| path.display().to_string())?;
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != Errno::WOULDBLOCK {
+            return Err(error).with_context(|| path.display().to_string());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(file)
 }
 
 /// Ready when the process at the other end of our standard input has ended. Never, when that is not

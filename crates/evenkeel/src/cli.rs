@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// Inspect the audit record
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Save the embedded cluster's objects to a file, or bring them back
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// List the alerts that are pending or firing; exit 1 when one fires, 2 when they are not known
     Alerts(AlertsArgs),
     /// Explain an object's state: the last decision, what it waits for, which policy holds it;
@@ -123,6 +126,9 @@ pub(crate) enum Safeguard {
 pub(crate) struct UpArgs {
     /// Folder with the manifests: a `ClusterConfig`, your objects, an optional `images.yaml`
     pub(crate) dir: PathBuf,
+    /// Forget the cluster that is in the data folder, with its processes, and begin a new one
+    #[arg(long)]
+    pub(crate) fresh: bool,
     /// Do not start the controllers; `evenkeel run` does that
     #[arg(long)]
     pub(crate) no_controllers: bool,
@@ -208,6 +214,31 @@ pub(crate) struct RunArgs {
     /// Switch one safeguard off
     #[arg(long, value_name = "SAFEGUARD")]
     pub(crate) without: Option<Safeguard>,
+}
+
+/// `evenkeel snapshot`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Save all objects of an `evenkeel up`, running or stopped, to a file; it holds Secrets
+    Save(SnapshotArgs),
+    /// Make the objects in a file the ones that the next `evenkeel up` begins with
+    Restore {
+        #[command(flatten)]
+        args: SnapshotArgs,
+        /// Also when there are objects already, or damaged ones; they are gone then
+        #[arg(long)]
+        replace: bool,
+    },
+}
+
+/// Which file, and which cluster.
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    /// The snapshot
+    pub(crate) file: PathBuf,
+    /// The folder of the `evenkeel up` [default: evenkeel in `$XDG_STATE_HOME` or ~/.local/state]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// `evenkeel crds`

@@ -94,6 +94,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Promql(command) => tools::promql::run(command),
         Command::Slo(command) => tools::slo::run(command),
         Command::Audit(command) => tools::audit::run(command),
+        Command::Snapshot(command) => tools::snapshot::run(command),
         Command::Alerts(args) => tools::alerts::run(args),
         Command::Why(args) => tools::why::run(args),
         Command::Install(args) => {

@@ -112,7 +112,9 @@ fn kubectl_works_against_evenkeel_up() -> anyhow::Result<()> {
 
 /// What the README begins with on a laptop.
 fn the_example_serves(folder: &Folder, kubectl: &str) -> anyhow::Result<()> {
-    std::fs::remove_dir_all(folder.path("manifests"))?;
+    for name in ["manifests", "data"] {
+        std::fs::remove_dir_all(folder.path(name))?;
+    }
     folder.write("manifests/cluster.yaml", include_str!("../../../examples/shop/cluster.yaml"))?;
     folder.write("manifests/shop.yaml", include_str!("../../../examples/shop/shop.yaml"))?;
     let cluster = started(folder, kubectl)?;

@@ -106,6 +106,9 @@ fn kept(dir: &Path) -> Result<Authority, ServeError> {
         .open(&secret)
         .map_err(|error| at(&secret, error))?;
     file.write_all(key.as_bytes()).map_err(|error| at(&secret, error))?;
-    fs::write(&certificate, &authority.pem).map_err(|error| at(&certificate, error))?;
+    // Whole or not at all: with half of it nobody could connect, at any later start.
+    let fresh = certificate.with_extension("new");
+    let written = fs::write(&fresh, &authority.pem).and_then(|()| fs::rename(&fresh, &certificate));
+    written.map_err(|error| at(&certificate, error))?;
     Ok(authority)
 }

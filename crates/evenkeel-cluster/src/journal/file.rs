@@ -83,13 +83,6 @@ impl RedbJournal {
         Ok(journal)
     }
 
-    /// Whether nothing has ever been written.
-    ///
-    /// **Errors**: it cannot be read.
-    pub fn is_empty(&mut self) -> Result<bool, JournalError> {
-        Ok(self.read()?.revision == 0)
-    }
-
     fn opened(&mut self, why: Why) -> Result<Database, JournalError> {
         let mut builder = Builder::new();
         // After an error redb looks at what it has to by itself.

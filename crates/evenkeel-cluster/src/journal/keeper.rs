@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Journal, JournalError};
-use crate::state::Shared;
+use crate::state::{Shared, State};
 
 /// How long a change that everybody may see already waits for company. It is what a crash may cost
 /// of Events and Leases.
@@ -67,7 +67,7 @@ impl Flusher {
         let state = shared.lock();
         let idle = shared.work.wait_while(state, |state| !state.is_stopped() && !state.is_unkept());
         let state = idle.unwrap_or_else(PoisonError::into_inner);
-        let calm = |state: &mut crate::state::State| !state.is_stopped() && !state.is_urgent();
+        let calm = |state: &mut State| !state.is_stopped() && !state.is_urgent();
         let calm = shared.work.wait_timeout_while(state, LAZY, calm);
         let (state, _) = calm.unwrap_or_else(PoisonError::into_inner);
         !state.is_stopped()
@@ -92,7 +92,7 @@ pub struct Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.shared.with(|state| state.stop_writing());
+        self.shared.with(State::stop_writing);
         self.shared.work.notify_one();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()

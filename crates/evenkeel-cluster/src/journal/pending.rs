@@ -24,7 +24,7 @@ const LAZY_MAX: usize = 10_000;
 const QUEUE_MAX: usize = 20_000;
 /// Revisions that a restarted server leaves out: no more than this many can have been seen without
 /// being kept, so no revision ever stands for two different changes.
-const REVISIONS_SKIPPED: u64 = 10_000;
+const REVISIONS_SKIPPED: u64 = 20_000;
 
 /// A change that is not known to be kept.
 struct Pending {
@@ -34,21 +34,24 @@ struct Pending {
     is_lazy: bool,
 }
 
+/// What a writer is told.
+type Told = Result<(), JournalError>;
+
 /// Changes on their way to the journal, oldest first.
 #[derive(Default)]
 pub(crate) struct Queue {
     entries: VecDeque<Pending>,
     /// Writers that wait until a revision is safe, in this order.
-    waiting: VecDeque<(u64, oneshot::Sender<Result<(), JournalError>>)>,
+    waiting: VecDeque<(u64, oneshot::Sender<Told>)>,
     /// Waiting writers whose answer is known, to be told without the lock.
-    pub(crate) told: Vec<(oneshot::Sender<Result<(), JournalError>>, Result<(), JournalError>)>,
+    pub(crate) told: Vec<(oneshot::Sender<Told>, Told)>,
     /// Whether the keeper should look.
     pub(crate) is_fresh: bool,
     is_stopped: bool,
 }
 
 /// Ready when the state that an answer is based on may be seen; without a value it may already.
-pub(crate) struct Receipt(Option<oneshot::Receiver<Result<(), JournalError>>>);
+pub(crate) struct Receipt(Option<oneshot::Receiver<Told>>);
 
 impl Receipt {
     /// Waits for it.

@@ -33,15 +33,18 @@ pub fn to_snapshot(kept: &Kept) -> Vec<u8> {
 }
 
 /// Puts a snapshot into an empty journal; `place` is its file, for errors. Returns what it holds.
+/// Its revision is at least `revision_min`, which clients may have seen.
 ///
 /// **Errors**: it is not a snapshot, is not whole, or is of a later format; or the journal's. Then
 /// nothing has been written.
 pub fn restore(
     snapshot: &[u8],
     place: &str,
+    revision_min: u64,
     journal: &mut dyn Journal,
 ) -> Result<Kept, JournalError> {
-    let kept = parse(snapshot, place)?;
+    let mut kept = parse(snapshot, place)?;
+    kept.revision = kept.revision.max(revision_min);
     let entry =
         |obj: &Arc<Obj>| Entry { key: obj.key().clone(), before: None, after: Some(obj.clone()) };
     journal.write(&Batch {
@@ -89,7 +92,7 @@ fn parse(snapshot: &[u8], place: &str) -> Result<Kept, JournalError> {
 }
 
 fn sum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 #[cfg(test)]

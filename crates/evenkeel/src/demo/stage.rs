@@ -201,7 +201,7 @@ fn cluster_words(dir: &Path, settings: &Settings) -> Vec<String> {
     let scrape = evenkeel_base::format_duration(pace.scrape);
     let lag = evenkeel_base::format_duration(pace.gateway_lag);
     let mut words: Vec<String> = vec!["up".to_owned(), path("manifests")];
-    words.extend(["--no-controllers", "--data-dir"].map(str::to_owned));
+    words.extend(["--fresh", "--no-controllers", "--data-dir"].map(str::to_owned));
     words.push(path("cluster"));
     words.extend(["--scrape-interval".to_owned(), scrape, "--gateway-lag".to_owned(), lag]);
     words.extend(without_flag(without));

@@ -13,6 +13,7 @@ pub(crate) mod promql;
 mod rule_files;
 pub(crate) mod slo;
 mod slo_status;
+pub(crate) mod snapshot;
 pub(crate) mod why;
 mod why_glass;
 mod why_slo;

@@ -64,13 +64,34 @@ struct Start {
 /// Our own executable, also when its file has been replaced since we were started.
 pub(super) const OWN: &str = "/proc/self/exe";
 
-/// Ends what is left of an earlier cluster in this folder, whose agents did not stop, and forgets
-/// its files: a new cluster knows nothing of those pods.
+/// Nodes that have files in this folder, of earlier starts as well.
+pub(crate) fn present(data_dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(data_dir.join("nodes")).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// Ends what is left of a node, and forgets its files.
+pub(crate) async fn remove(data_dir: &Path, node: &str) -> anyhow::Result<()> {
+    let dir = node_dir(data_dir, node);
+    evenkeel_node::shell::stop_all(&dir).await;
+    evenkeel_node::volumes::remove_tree(&dir)
+        .with_context(|| format!("remove old files in {}", dir.display()))
+}
+
+/// The same for all nodes: a new cluster knows nothing of their pods.
 pub(crate) async fn clear(data_dir: &Path) -> anyhow::Result<()> {
-    let nodes = data_dir.join("nodes");
-    stop_containers(&nodes).await;
-    evenkeel_node::volumes::remove_tree(&nodes)
-        .with_context(|| format!("remove old files in {}", nodes.display()))
+    for node in present(data_dir) {
+        remove(data_dir, &node).await?;
+    }
+    Ok(())
+}
+
+/// Ends the containers of an earlier cluster that had a network of its own, which went with it.
+pub(crate) async fn stop_left(data_dir: &Path) {
+    stop_containers(&data_dir.join("nodes")).await;
 }
 
 async fn stop_containers(nodes: &Path) {
@@ -87,11 +108,11 @@ pub(crate) fn node_dir(data_dir: &Path, node: &str) -> PathBuf {
 /// Starts an agent per node.
 pub(crate) fn start(nodes: &[NodeSpec], options: &Options<'_>) -> anyhow::Result<Agents> {
     let mut all = Vec::new();
-    for (index, (spec, kubeconfig)) in nodes.iter().zip(options.kubeconfigs).enumerate() {
+    for (spec, kubeconfig) in nodes.iter().zip(options.kubeconfigs) {
         let root = node_dir(options.data_dir, &spec.name);
         let mut node = spec.to_node();
         if let Some(network) = options.network {
-            network.place(&mut node, index)?;
+            network.place(&mut node, spec.index)?;
         }
         let file = root.join("node.json");
         write_private(&file, &serde_json::to_string(&node)?)?;

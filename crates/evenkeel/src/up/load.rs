@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use evenkeel_api::Obj;
 use evenkeel_control::{NO_KIND, Patch, Store, StoreError, WriteOptions};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     input::{Origin, rank},
@@ -11,6 +11,9 @@ use crate::{
 };
 
 const MANAGER: &str = "evenkeel-up";
+
+/// Where `kubectl apply` keeps what it applied.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Most bytes Kubernetes takes as annotations of one object.
 const ANNOTATION_BYTES_MAX: usize = 256 << 10;
@@ -98,7 +101,6 @@ fn placed(obj: &Obj) -> Option<Obj> {
 /// The object with the annotation in which `kubectl apply` keeps what it applied, so that applying
 /// the same file again finds nothing to change. `None` when it would be too long.
 fn remembered(obj: &Obj) -> Option<Obj> {
-    const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
     let mut body = obj.json().clone();
     let annotations = body.get_mut("metadata")?.as_object_mut()?.entry("annotations");
     annotations.or_insert_with(|| json!({})).as_object_mut()?;
@@ -118,10 +120,31 @@ pub(super) async fn put(store: &dyn Store, obj: &Obj) -> Result<(), StoreError> 
     let options = WriteOptions { manager: MANAGER, ..WriteOptions::default() };
     match store.create(obj, &options).await {
         Err(StoreError::Exists { .. }) => {
-            let patch = Patch::Merge(obj.json().clone());
-            store.patch(obj.key(), &patch, &options).await.map(drop)
+            let found = store.get(obj.key()).await?;
+            let mut patch = obj.json().clone();
+            let before = found.as_deref().and_then(last_applied).unwrap_or_default();
+            drop_fields(&before, &mut patch);
+            store.patch(obj.key(), &Patch::Merge(patch), &options).await.map(drop)
         }
         other => other.map(drop),
+    }
+}
+
+/// What was applied before, by us or by kubectl.
+fn last_applied(obj: &Obj) -> Option<Value> {
+    serde_json::from_str(obj.annotation(LAST_APPLIED)?).ok()
+}
+
+/// Makes a merge patch also take away what was applied before and is no longer wanted.
+fn drop_fields(before: &Value, patch: &mut Value) {
+    let (Some(before), Some(patch)) = (before.as_object(), patch.as_object_mut()) else { return };
+    for (name, before) in before {
+        match patch.get_mut(name) {
+            Some(wanted) => drop_fields(before, wanted),
+            None => {
+                patch.insert(name.clone(), Value::Null);
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! default) the domain controllers; each node is a child process.
 
 mod agents;
+pub(crate) mod durable;
 mod exec;
 mod host;
 mod images;
@@ -11,7 +12,9 @@ mod load;
 mod logs;
 mod names;
 mod network;
+mod resume;
 pub(crate) mod secrets;
+mod served;
 mod watch;
 
 use std::{
@@ -21,11 +24,7 @@ use std::{
 
 use anyhow::Context as _;
 use evenkeel_api::clusterconfig::{ClusterConfig, NodeSpec};
-use evenkeel_base::Rng;
-use evenkeel_cluster::{
-    ApiServer,
-    http::{HttpOptions, Serving, kubeconfig, kubeconfig_at, serve_also},
-};
+use evenkeel_base::Clock as _;
 use evenkeel_gateway::{
     engine::Switches,
     shell::{Gateway, Lag, Network as GatewayNetwork, Settings as GatewaySettings},
@@ -41,11 +40,13 @@ use crate::{
     io, paths,
     signals::stop_signal,
 };
+use durable::ClusterFolder;
 pub(crate) use host::CONSOLE;
 use host::Host;
 pub(crate) use names::DOMAIN;
 use network::Own;
 pub(crate) use network::{NetworkArg, TRY, prepare, try_main};
+use served::serve_api;
 
 /// What an empty folder of nodes gets: one node with room for a laptop's experiments.
 const DEFAULT_CLUSTER: &str = "apiVersion: eksctl.io/v1alpha5\nkind: ClusterConfig\n\
@@ -60,7 +61,7 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
     // From here on a signal to stop leads to an orderly stop.
     let stop = stop_signal().context("listen for signals")?;
     let input = input::read(&args.dir)?;
-    let nodes = nodes(&input)?;
+    let mut nodes = nodes(&input)?;
     let images = match &input.images {
         Some(file) => {
             images::check(file)?;
@@ -70,20 +71,28 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
     };
     let host_paths = host_paths(&args.host_path)?;
     let data_dir = paths::data_dir(args.data_dir.as_deref())?;
+    let folder = ClusterFolder::lock(&data_dir)?;
     // Loopback addresses belong to one cluster at a time.
     let _lock = network.is_none().then(secrets::lock).transpose()?;
     let time = Arc::new(RealTime::start());
     // Before anything is started: without a record there is nothing to do.
     let open = || door::open(&data_dir, &args.record, time.clone(), time.clone());
     let door = (!args.no_controllers).then(open).transpose()?;
-    agents::clear(&data_dir).await?;
-
-    let api = ApiServer::new(time.clone(), Rng::new(secrets::random_u64()?));
+    if args.fresh {
+        folder.forget()?;
+        agents::clear(&data_dir).await?;
+    }
+    // Ends last: until then everything is kept.
+    let (api, _keeper) = folder.open(time.clone())?;
     if network.is_some() {
         api.use_service_network(Own::services());
+        agents::stop_left(&data_dir).await;
     }
     let store = api.store();
-    let served = serve_api(args, &data_dir, api, &nodes, network.as_ref()).await?;
+    network::check_kept(store.as_ref(), network.is_some()).await?;
+    resume::prepare(store.as_ref(), &data_dir, &mut nodes, time.now()).await?;
+    let own = network.as_ref();
+    let served = serve_api(args, &folder, (&data_dir, &nodes), (api, own)).await?;
     io::print(&format!("kubeconfig: {}\n", served.kubeconfig.display()));
     if !paths::is_usual(&data_dir) {
         io::print(&format!("other commands: --data-dir {}\n", data_dir.display()));
@@ -183,51 +192,6 @@ fn nodes(input: &Input) -> anyhow::Result<Vec<NodeSpec>> {
         nodes.extend(ClusterConfig::parse(DEFAULT_CLUSTER)?.nodes);
     }
     Ok(nodes)
-}
-
-struct Served {
-    /// Serves as long as it is held.
-    _serving: Serving,
-    kubeconfig: PathBuf,
-    /// One per node, each with a token of its own.
-    agents: Vec<PathBuf>,
-}
-
-async fn serve_api(
-    args: &UpArgs,
-    data_dir: &std::path::Path,
-    api: Arc<ApiServer>,
-    nodes: &[NodeSpec],
-    network: Option<&Own>,
-) -> anyhow::Result<Served> {
-    let admin = secrets::token()?;
-    let mut tokens = BTreeMap::from([(admin.clone(), "admin".to_owned())]);
-    let mut of_nodes = Vec::new();
-    for node in nodes {
-        let token = secrets::token()?;
-        tokens.insert(token.clone(), format!("system:node:{}", node.name));
-        of_nodes.push((node.name.clone(), token));
-    }
-    let addr = SocketAddr::from(([127, 0, 0, 1], args.api_port));
-    let logs = Arc::new(logs::NodeLogs::new(data_dir));
-    let exec = Arc::new(exec::NodeExec::new(data_dir));
-    let options = HttpOptions { addr, tokens, logs, exec, tls_dir: Some(data_dir.join("tls")) };
-    let further = network.map(Own::listen).transpose()?;
-    let serving = serve_also(api, options, further).await;
-    let serving = serving.context("serve the Kubernetes API (--api-port)")?;
-    let file = data_dir.join("kubeconfig");
-    secrets::write_private(&file, &kubeconfig(&serving, &admin))?;
-    let mut of_agents = Vec::new();
-    for (name, token) in of_nodes {
-        let file = agents::node_dir(data_dir, &name).join("kubeconfig");
-        let config = match network {
-            Some(_) => kubeconfig_at(&serving, Own::api(), &token),
-            None => kubeconfig(&serving, &token),
-        };
-        secrets::write_private(&file, &config)?;
-        of_agents.push(file);
-    }
-    Ok(Served { _serving: serving, kubeconfig: file, agents: of_agents })
 }
 
 fn start_gateway(args: &UpArgs, network: Option<&Own>) -> anyhow::Result<Gateway> {

@@ -11,10 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use evenkeel_api::Obj;
-use evenkeel_control::Store;
+use evenkeel_api::{GroupKind, Key, Obj};
+use evenkeel_control::{ListQuery, Store};
 use evenkeel_network::{API, DNS, Network, PODS, SERVICES, Server};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Service};
 use serde_json::json;
 
 use super::{host::Part, load, names};
@@ -148,6 +148,22 @@ impl Own {
             Part::task("name-server", server.run()),
         ])
     }
+}
+
+/// Refuses objects of a cluster in another network: addresses of its Services, nodes and pods are
+/// not reached in this one.
+pub(super) async fn check_kept(store: &dyn Store, is_own: bool) -> anyhow::Result<()> {
+    let nodes = store.list(&ListQuery::all(GroupKind::of::<Node>())).await?.items;
+    let was_own = store.get(&Key::of::<Service>("default", "kubernetes")).await?.is_some();
+    if nodes.is_empty() || was_own == is_own {
+        return Ok(());
+    }
+    let (had, flag) =
+        if was_own { ("a network of its own", "own") } else { ("the host's network", "host") };
+    bail!(
+        "the cluster in the data folder is one with {had}: start it with --network {flag}, or \
+         forget it with --fresh"
+    )
 }
 
 fn is_inside(address: IpAddr) -> bool {

@@ -333,7 +333,8 @@ impl Cluster {
         Ok(agent)
     }
 
-    /// Kills `up`: all that it has started has to go by itself.
+    /// Kills `up`: all that it has started has to go by itself, but for what runs in pods, which the
+    /// next one takes over.
     pub(crate) fn kill(mut self) -> anyhow::Result<()> {
         let ours = descendants(self.up.id());
         self.up.kill()?;
@@ -341,6 +342,7 @@ impl Cluster {
         soon(|| {
             let left = processes().into_iter();
             let left = left.filter(|process| ours.iter().any(|own| own.is(process)));
+            let left = left.filter(|process| matches!(&*process.role(), "up" | "agent"));
             let left = left.map(|process| process.line).collect::<Vec<_>>();
             ensure!(left.is_empty(), "left running: {left:#?}");
             Ok(())

@@ -23,7 +23,7 @@ fn a_file_that_was_cut_or_changed_is_refused_or_whole() {
     let whole = open(Disk::with(bytes.clone()).journal().unwrap()).unwrap().0.kept().objects.len();
     let mut refused = Vec::new();
     let mut look = |bytes: Vec<u8>, what: String| {
-        let opened = Disk::with(bytes).journal().and_then(|journal| open(journal));
+        let opened = Disk::with(bytes).journal().and_then(open);
         match opened {
             // Where nothing is kept, anything may be.
             Ok((server, _)) => assert_eq!(server.kept().objects.len(), whole, "{what}"),

@@ -102,8 +102,7 @@ impl Disk {
     }
 
     fn database(&self, builder: &Builder, _: Why) -> Result<Database, DatabaseError> {
-        let db = builder.create_with_backend(self.clone())?;
-        Ok(db)
+        builder.create_with_backend(self.clone())
     }
 
     /// Makes an empty database.
