@@ -155,10 +155,10 @@ async fn write_until_killed(up: Up, round: usize) -> Written {
     let mut up = Some(up);
     while let Some((name, found)) = acknowledgements.recv().await {
         written.insert(name, found);
-        if written.len() >= WRITES {
-            if let Some(up) = up.take() {
-                up.kill();
-            }
+        if written.len() >= WRITES
+            && let Some(up) = up.take()
+        {
+            up.kill();
         }
     }
     assert!(up.is_none(), "only {} writes were acknowledged", written.len());

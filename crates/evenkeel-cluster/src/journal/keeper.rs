@@ -51,12 +51,15 @@ impl Flusher {
     /// **Errors**: no thread can be had.
     pub fn start(mut self) -> std::io::Result<Keeper> {
         let shared = self.shared.clone();
+        let end = End(shared.clone());
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
+            let _end = end;
             while self.wait() {
                 // Reported already.
                 self.flush().unwrap_or_default();
             }
-            self.end();
+            // What is left.
+            self.flush().unwrap_or_default();
         })?;
         Ok(Keeper { shared, thread: Some(thread) })
     }
@@ -72,14 +75,16 @@ impl Flusher {
         let (state, _) = calm.unwrap_or_else(PoisonError::into_inner);
         !state.is_stopped()
     }
+}
 
-    /// Writes what is left. What came too late is undone: nobody will write it.
-    fn end(&mut self) {
-        self.flush().unwrap_or_default();
-        self.shared.with(|state| {
-            if state.is_urgent() {
-                state.undo(&JournalError::Stopped);
-            }
+/// However the thread ends, nobody waits for it afterwards.
+struct End(Arc<Shared>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.with(|state| {
+            state.stop_writing();
+            state.undo(&JournalError::Stopped);
         });
     }
 }

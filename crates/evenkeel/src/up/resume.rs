@@ -96,9 +96,10 @@ fn place(nodes: &mut [NodeSpec], kept: &[Arc<Obj>]) {
             fresh.push(position);
         }
     }
-    for node in fresh.into_iter().filter_map(|position| nodes.get_mut(position)) {
+    for position in fresh {
+        let Some(node) = nodes.get_mut(position) else { continue };
         if !taken.insert(node.index)
-            && let Some(free) = (0..).find(|index| !taken.contains(index))
+            && let Some(free) = (0..=count).find(|index| !taken.contains(index))
         {
             node.index = free;
             taken.insert(free);
