@@ -87,7 +87,13 @@ pub(crate) fn are_in_private_files_alone(folder: &Folder) -> anyhow::Result<u32>
     for path in files(&data)? {
         // What belongs to a pod goes with it, at any time.
         let Ok(text) = fs::read(&path) else { continue };
-        if are_not_in(&String::from_utf8_lossy(&text)).is_err() {
+        let has_secrets = are_not_in(&String::from_utf8_lossy(&text)).is_err();
+        if path.ends_with("cluster/state.redb") {
+            // Secrets are objects, and this is where objects are kept.
+            let modes = [&*path, path.parent().context("no folder")?]
+                .map(|path| fs::metadata(path).map(|meta| meta.permissions().mode() & 0o777));
+            ensure!(matches!(modes, [Ok(0o600), Ok(0o700)]), "{}: {modes:?}", path.display());
+        } else if has_secrets {
             ensure!(path.ends_with("spec.json"), "{} has a secret in it", path.display());
             specs += 1;
         }
