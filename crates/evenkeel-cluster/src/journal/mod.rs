@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! writers -> State: tables, and a queue of changes that nobody sees yet
-//!                 |                                   ^ reveal (watchers wake, writers are answered)
+//!                 |                                   ^ settle (watchers wake, writers are told)
 //!                 +--batch--> Keeper's thread --> Journal::write (one transaction, one fsync)
 //!                                                     v undo (writers get the error)
 //! ```

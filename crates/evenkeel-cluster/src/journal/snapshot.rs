@@ -1,7 +1,7 @@
 //! A copy of a store as one file.
 //!
-//! **Shape**: a line of JSON with format, revision, counters and number of objects; each object as a
-//! line of JSON; a last line with the SHA-256 of all lines before it.
+//! **Shape**: a line of JSON with format, revision, counters and number of objects; each object as
+//! a line of JSON; a last line with the SHA-256 of all lines before it.
 
 use std::sync::Arc;
 

@@ -62,7 +62,8 @@ fn a_change_is_seen_and_answered_when_it_is_safe() {
     assert_eq!(all.items[0].json().get("data"), None);
     flusher.flush().unwrap();
     assert_eq!(rest.each_mut().map(answer), ["done"; 5]);
-    assert_snapshot!(seen(&server, &kind, &mut watch), @"[0@11 a@10 b@8] at 11, told +a +b -a +a +0");
+    let all = seen(&server, &kind, &mut watch);
+    assert_snapshot!(all, @"[0@11 a@10 b@8] at 11, told +a +b -a +a +0");
 }
 
 #[test]
