@@ -90,7 +90,7 @@ fn test(folder: &Path, only: &[&str]) -> anyhow::Result<ExitStatus> {
 /// `cargo test` of the suites: the controllers, and the embedded API server beside the real one.
 fn cargo(more: &[&str]) -> Command {
     let mut command = crate::cargo();
-    let suites = ["--test", "realk8s", "--test", "contract"];
+    let suites = ["--test", "realk8s", "--test", "contract", "--test", "kinds"];
     command.args(["test", "--workspace"]).args(suites).args(more).current_dir(root());
     command
 }
