@@ -17,10 +17,7 @@ pub(crate) mod secrets;
 mod served;
 mod watch;
 
-use std::{
-    collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use evenkeel_api::clusterconfig::{ClusterConfig, NodeSpec};

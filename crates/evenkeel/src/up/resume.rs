@@ -83,6 +83,7 @@ async fn remove_others(
 
 /// Known nodes keep the addresses of their pods, and new ones get others.
 fn place(nodes: &mut [NodeSpec], kept: &[Arc<Obj>]) {
+    let count = nodes.len() + kept.len();
     let mut taken = BTreeSet::new();
     let mut fresh = Vec::new();
     for (position, node) in nodes.iter_mut().enumerate() {
