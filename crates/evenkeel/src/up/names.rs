@@ -143,7 +143,7 @@ mod tests {
         of(objects.iter())
     }
 
-    fn service(spec: serde_json::Value) -> serde_json::Value {
+    fn service(spec: &serde_json::Value) -> serde_json::Value {
         json!({"apiVersion": "v1", "kind": "Service", "spec": spec,
             "metadata": {"name": "db", "namespace": "shop"}})
     }
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_service_has_an_address_its_named_ports_and_a_name_of_its_address() {
         let ports = json!([{"name": "sql", "port": 5432}, {"port": 80}]);
-        let found = zone(&[service(json!({"clusterIP": "10.96.0.7", "ports": ports}))]);
+        let found = zone(&[service(&json!({"clusterIP": "10.96.0.7", "ports": ports}))]);
         let mut expected = Zone::default();
         let full = "db.shop.svc.cluster.local";
         let ip = Ipv4Addr::new(10, 96, 0, 7);
@@ -174,7 +174,7 @@ mod tests {
         let other = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "addressType": "IPv4", "ports": [], "endpoints": [{"addresses": ["10.244.0.9"]}],
             "metadata": {"name": "db-y", "namespace": "b", "labels": {SERVICE_NAME: "db"}}});
-        let found = zone(&[service(json!({"clusterIP": "None"})), slice, other]);
+        let found = zone(&[service(&json!({"clusterIP": "None"})), slice, other]);
         let mut expected = Zone::default();
         let full = "db.shop.svc.cluster.local";
         for (host, ip) in [("db-0", [10, 244, 0, 4]), ("10-244-1-5", [10, 244, 1, 5])] {
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn an_external_name_is_an_alias() {
         let found =
-            zone(&[service(json!({"type": "ExternalName", "externalName": "db.example.org."}))]);
+            zone(&[service(&json!({"type": "ExternalName", "externalName": "db.example.org."}))]);
         let mut expected = Zone::default();
         expected.add("db.shop.svc.cluster.local", Record::Alias("db.example.org".to_owned()));
         assert_eq!(found, expected);
