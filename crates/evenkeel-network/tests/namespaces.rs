@@ -18,7 +18,10 @@ use nix::sched::{CloneFlags, setns};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-const SCENARIOS: [(&str, fn(&Path) -> Outcome); 5] = [
+/// What it is called, and what it does with an empty folder.
+type Scenario = (&'static str, fn(&Path) -> Outcome);
+
+const SCENARIOS: [Scenario; 5] = [
     ("every_pod_has_every_port", every_pod_has_every_port),
     ("service_addresses_are_inside_alone", service_addresses_are_inside_alone),
     ("names_resolve_over_udp_and_tcp", names_resolve_over_udp_and_tcp),
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
         return match scenario.map(|(_, run)| run(Path::new(folder))) {
             Some(Ok(())) => ExitCode::SUCCESS,
             Some(Err(error)) => {
-                eprintln!("{error}");
+                writeln!(io::stderr(), "{error}").unwrap_or_default();
                 ExitCode::FAILURE
             }
             None => ExitCode::from(2),
@@ -48,7 +51,9 @@ fn main() -> ExitCode {
     // As the test runner calls it: a filter, or flags.
     let filter = words.get(1).filter(|word| !word.starts_with('-')).cloned().unwrap_or_default();
     if words.iter().any(|word| word == "--list") {
-        SCENARIOS.iter().for_each(|(name, _)| println!("{name}: test"));
+        for (name, _) in SCENARIOS {
+            say(&format!("{name}: test"));
+        }
         return ExitCode::SUCCESS;
     }
     let mut failed = 0;
@@ -60,16 +65,20 @@ fn main() -> ExitCode {
         for user in &users {
             let who = user.map_or("this user", |_| "nobody");
             match play(name, *user) {
-                Ok(()) => println!("test {name} as {who} ... ok"),
+                Ok(()) => say(&format!("test {name} as {who} ... ok")),
                 Err(error) => {
-                    println!("test {name} as {who} ... FAILED: {error}");
+                    say(&format!("test {name} as {who} ... FAILED: {error}"));
                     failed += 1;
                 }
             }
         }
     }
-    println!("test result: {}. {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
+    say(&format!("test result: {}. {failed} failed", if failed == 0 { "ok" } else { "FAILED" }));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn say(line: &str) {
+    writeln!(io::stdout(), "{line}").unwrap_or_default();
 }
 
 fn play(name: &str, user: Option<u32>) -> Outcome {
