@@ -16,7 +16,8 @@ use crate::{base64, error::ApiError, value::stamp};
 ///
 /// Types: `s` text, `i` number left out when 0, `I` number, `b` flag left out when false, `B`
 /// flag, `y` bytes, `ms` text by text, `my` bytes by text, `mq` quantities by text, `t` time, `x`
-/// int or string, `-` not read, else the name of a message. A leading `*` is a list.
+/// int or string, `q` quantity, `-` not read, else the name of a message. A leading `*` is a list;
+/// the fields of a message with a leading `~` stand beside the others.
 const MESSAGES: &str = "\
 ObjectMeta: 1 name s, 2 generateName s, 3 namespace s, 4 selfLink -, 5 uid s, \
 6 resourceVersion s, 7 generation -, 8 creationTimestamp t, 9 deletionTimestamp -, \
@@ -68,19 +69,61 @@ PodTemplateSpec: 1 metadata ObjectMeta, 2 spec PodSpec
 PodSpec: 1 volumes *Volume, 2 containers *Container, 3 restartPolicy s, \
 4 terminationGracePeriodSeconds I, 5 activeDeadlineSeconds I, 6 dnsPolicy s, 7 nodeSelector ms, \
 8 serviceAccountName s, 9 serviceAccount s, 10 nodeName s, 11 hostNetwork b, 12 hostPID b, \
-13 hostIPC b, 14 securityContext Empty, 15 imagePullSecrets *LocalObjectReference, 16 hostname s, \
+13 hostIPC b, 14 securityContext PodSecurityContext, 15 imagePullSecrets *LocalObjectReference, 16 hostname s, \
 17 subdomain s, 19 schedulerName s, 20 initContainers *Container, \
 21 automountServiceAccountToken B, 22 tolerations *Toleration, 24 priorityClassName s, \
 25 priority I, 27 shareProcessNamespace B, 30 enableServiceLinks B, 31 preemptionPolicy s
-Empty:
-Volume: 1 name s, 2 volumeSource VolumeSource
-VolumeSource:
+PodSecurityContext: 2 runAsUser I, 3 runAsNonRoot B, 4 supplementalGroups *I, 5 fsGroup I, \
+6 runAsGroup I, 9 fsGroupChangePolicy s, 10 seccompProfile SeccompProfile
+SeccompProfile: 1 type s, 2 localhostProfile s
+SecurityContext: 1 capabilities Capabilities, 2 privileged B, 4 runAsUser I, 5 runAsNonRoot B, \
+6 readOnlyRootFilesystem B, 7 allowPrivilegeEscalation B, 8 runAsGroup I, \
+11 seccompProfile SeccompProfile
+Capabilities: 1 add *s, 2 drop *s
+Volume: 1 name s, 2 volumeSource ~VolumeSource
+VolumeSource: 1 hostPath HostPathVolumeSource, 2 emptyDir EmptyDirVolumeSource, \
+6 secret SecretVolumeSource, 10 persistentVolumeClaim PersistentVolumeClaimVolumeSource, \
+16 downwardAPI DownwardAPIVolumeSource, 19 configMap ConfigMapVolumeSource, \
+26 projected ProjectedVolumeSource
+HostPathVolumeSource: 1 path s, 2 type s
+EmptyDirVolumeSource: 1 medium s, 2 sizeLimit q
+SecretVolumeSource: 1 secretName s, 2 items *KeyToPath, 3 defaultMode I, 4 optional B
+ConfigMapVolumeSource: 1 reference ~LocalObjectReference, 2 items *KeyToPath, 3 defaultMode I, \
+4 optional B
+KeyToPath: 1 key s, 2 path s, 3 mode I
+PersistentVolumeClaimVolumeSource: 1 claimName s, 2 readOnly b
+DownwardAPIVolumeSource: 1 items *DownwardAPIVolumeFile, 2 defaultMode I
+DownwardAPIVolumeFile: 1 path s, 2 fieldRef ObjectFieldSelector, \
+3 resourceFieldRef ResourceFieldSelector, 4 mode I
+ObjectFieldSelector: 1 apiVersion s, 2 fieldPath s
+ResourceFieldSelector: 1 containerName s, 2 resource s, 3 divisor q
+ProjectedVolumeSource: 1 sources *VolumeProjection, 2 defaultMode I
+VolumeProjection: 1 secret NamedProjection, 2 downwardAPI DownwardAPIVolumeSource, \
+3 configMap NamedProjection, 4 serviceAccountToken ServiceAccountTokenProjection
+NamedProjection: 1 reference ~LocalObjectReference, 2 items *KeyToPath, 4 optional B
+ServiceAccountTokenProjection: 1 audience s, 2 expirationSeconds I, 3 path s
 Toleration: 1 key s, 2 operator s, 3 value s, 4 effect s, 5 tolerationSeconds I
 Container: 1 name s, 2 image s, 3 command *s, 4 args *s, 5 workingDir s, 6 ports *ContainerPort, \
-7 env *EnvVar, 8 resources ResourceRequirements, 13 terminationMessagePath s, \
-14 imagePullPolicy s, 16 stdin b, 17 stdinOnce b, 18 tty b, 20 terminationMessagePolicy s
+7 env *EnvVar, 8 resources ResourceRequirements, 9 volumeMounts *VolumeMount, \
+10 livenessProbe Probe, 11 readinessProbe Probe, 13 terminationMessagePath s, \
+14 imagePullPolicy s, 15 securityContext SecurityContext, 16 stdin b, 17 stdinOnce b, 18 tty b, \
+19 envFrom *EnvFromSource, 20 terminationMessagePolicy s, 22 startupProbe Probe, 24 restartPolicy s
+VolumeMount: 1 name s, 2 readOnly b, 3 mountPath s, 4 subPath s, 5 mountPropagation s, \
+6 subPathExpr s
+Probe: 1 handler ~ProbeHandler, 2 initialDelaySeconds i, 3 timeoutSeconds i, 4 periodSeconds i, \
+5 successThreshold i, 6 failureThreshold i, 7 terminationGracePeriodSeconds I
+ProbeHandler: 1 exec ExecAction, 2 httpGet HTTPGetAction, 3 tcpSocket TCPSocketAction
+ExecAction: 1 command *s
+HTTPGetAction: 1 path s, 2 port x, 3 host s, 4 scheme s, 5 httpHeaders *HTTPHeader
+HTTPHeader: 1 name s, 2 value s
+TCPSocketAction: 1 port x, 2 host s
 ContainerPort: 1 name s, 2 hostPort i, 3 containerPort i, 4 protocol s, 5 hostIP s
-EnvVar: 1 name s, 2 value s
+EnvVar: 1 name s, 2 value s, 3 valueFrom EnvVarSource
+EnvVarSource: 1 fieldRef ObjectFieldSelector, 2 resourceFieldRef ResourceFieldSelector, \
+3 configMapKeyRef KeySelector, 4 secretKeyRef KeySelector
+KeySelector: 1 reference ~LocalObjectReference, 2 key s, 3 optional B
+EnvFromSource: 1 prefix s, 2 configMapRef NamedEnvSource, 3 secretRef NamedEnvSource
+NamedEnvSource: 1 reference ~LocalObjectReference, 2 optional B
 ResourceRequirements: 1 limits mq, 2 requests mq
 SelfSubjectReview: 1 metadata ObjectMeta, 2 status -
 SelfSubjectAccessReview: 1 metadata ObjectMeta, 2 spec SelfSubjectAccessReviewSpec, 3 status -
@@ -229,12 +272,19 @@ fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Map<String, Value>,
             continue;
         }
         if let Some(kind) = kind.strip_prefix('*') {
-            if let Some(value) = value(kind, &wire, depth)? {
+            let item = match (kind, &wire) {
+                // An empty argument is one.
+                ("s", Wire::Bytes(bytes)) => Some(json!(utf8(bytes)?)),
+                _ => value(kind, &wire, depth)?,
+            };
+            if let Some(value) = item {
                 let list = object.entry(*field).or_insert_with(|| json!([]));
                 if let Some(list) = list.as_array_mut() {
                     list.push(value);
                 }
             }
+        } else if let (Some(kind), Wire::Bytes(bytes)) = (kind.strip_prefix('~'), &wire) {
+            object.extend(message(kind, bytes, depth + 1)?);
         } else if let Some(kind) = kind.strip_prefix('m') {
             if let Wire::Bytes(entry) = wire {
                 let (key, value) = entry_of(kind, entry)?;
@@ -258,6 +308,7 @@ fn value(kind: &str, wire: &Wire<'_>, depth: usize) -> Result<Option<Value>, Str
         ("B", Wire::Number(number)) => Some(json!(*number != 0)),
         ("b", Wire::Number(number)) => (*number != 0).then(|| json!(true)),
         ("x", Wire::Bytes(bytes)) => Some(int_or_string(bytes)?),
+        ("q", Wire::Bytes(bytes)) => Some(quantity(bytes)?),
         ("t", Wire::Bytes(bytes)) => time(bytes)?,
         (name, Wire::Bytes(bytes)) => Some(Value::Object(message(name, bytes, depth + 1)?)),
         (_, Wire::Number(_)) => return Err("a field is of another type".to_owned()),

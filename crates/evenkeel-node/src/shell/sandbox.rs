@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::files::{SandboxFile, make_private_dir};
-use crate::runtime::{Mount, StartOrder};
+use crate::{
+    runtime::{Mount, StartOrder},
+    sandbox::User,
+};
 
 /// Files that are the same in all containers of the pod, and where they see them.
 const HOSTS: (&str, &str) = ("hosts", "/etc/hosts");
@@ -34,6 +37,16 @@ pub(super) fn prepare(root: &Path, order: &StartOrder) -> io::Result<Option<Sand
         }
         mounts.push(Mount { source, target: target.into(), read_only: false });
     }
+    if let Some(user) = order.user {
+        for (file, target, line) in entries(user) {
+            let known = fs::read_to_string(target).unwrap_or_default();
+            if !has(&known, file, user) {
+                let source = dir.join(format!("{file}-{}-{}", user.uid, user.gid));
+                fs::write(&source, known + &line)?;
+                mounts.push(Mount { source, target: target.into(), read_only: false });
+            }
+        }
+    }
     mounts.extend(order.mounts.iter().cloned());
     let network = match order.ip {
         IpAddr::V4(ip) if !sandbox.is_on_host => {
@@ -47,6 +60,21 @@ pub(super) fn prepare(root: &Path, order: &StartOrder) -> io::Result<Option<Sand
     Ok(Some(SandboxFile { network, hostname, stage, mounts, user: order.user }))
 }
 
+/// The files that name users and groups, and what a user without a name is called in them: programs
+/// such as PostgreSQL refuse to run as nobody in particular. **Source**: podman's and CRI-O's.
+fn entries(user: User) -> [(&'static str, &'static str, String); 2] {
+    let User { uid, gid } = user;
+    let line = format!("user{uid}:x:{uid}:{gid}:container user:/:/usr/sbin/nologin\n");
+    let group = format!("group{gid}:x:{gid}:\n");
+    [("passwd", "/etc/passwd", line), ("group", "/etc/group", group)]
+}
+
+/// Whether the file names the user, or the group.
+fn has(text: &str, file: &str, user: User) -> bool {
+    let id = if file == "passwd" { user.uid } else { user.gid };
+    text.lines().any(|line| line.split(':').nth(2).is_some_and(|found| found == id.to_string()))
+}
+
 /// Removes what [`prepare`] made; nothing of the pod runs any more.
 pub(super) fn remove(root: &Path, pod_uid: &str) -> io::Result<()> {
     let dir = dir(root, pod_uid);
@@ -57,5 +85,21 @@ pub(super) fn remove(root: &Path, pod_uid: &str) -> io::Result<()> {
     match fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_without_a_name_gets_one() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nme:x:1000:1000::/:/bin/sh\n";
+        let user = |uid, gid| User { uid, gid };
+        assert!(has(passwd, "passwd", user(1000, 5)) && has(passwd, "passwd", user(0, 0)));
+        assert!(!has(passwd, "passwd", user(100, 1000)));
+        assert!(has("staff:x:50:\n", "group", user(1, 50)) && !has("", "group", user(1, 50)));
+        let [(_, _, line), (_, _, group)] = entries(user(999, 998));
+        assert!(has(&line, "passwd", user(999, 0)) && has(&group, "group", user(0, 998)));
     }
 }
