@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -105,6 +105,9 @@ const CLOSE: u8 = 255;
 
 /// The versions that are spoken, best first.
 const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// Commands that run at once: each is a process, and a connection that is not counted elsewhere.
+const EXECS_MAX: usize = 64;
+static EXECS: Semaphore = Semaphore::const_new(EXECS_MAX);
 /// Bytes read at once from a command.
 const CHUNK: usize = 32 * 1024;
 /// Messages that wait for the client; then the command waits.
@@ -150,8 +153,12 @@ impl Router {
             stdin: asked.stdin,
             tty: asked.tty,
         };
+        let place = EXECS.try_acquire().map_err(|_| {
+            ApiError::new(429, "TooManyRequests", format!("{EXECS_MAX} commands run already"))
+        })?;
         let starting = self.exec.start(wanted);
         tokio::spawn(async move {
+            let _place = place;
             let upgraded = match upgrade.await {
                 Ok(upgraded) => TokioIo::new(upgraded),
                 Err(error) => return tracing::debug!(%error, "exec: the client is gone"),

@@ -168,7 +168,7 @@ impl Router {
                 let instead = match &*target.subresource {
                     "attach" => "see kubectl logs -f, or kubectl exec",
                     "token" => "the user of its kubeconfig may do everything",
-                    _ => "the addresses of pods and Services can be reached from this machine",
+                    _ => "use a Gateway, or kubectl exec",
                 };
                 Err(ApiError::method_not_allowed(format!(
                     "{} is not implemented in this cluster: {instead}",

@@ -75,6 +75,10 @@ pub(super) fn alias(bytes: &[u8], target: &str, found: &[u8]) -> Option<Vec<u8>>
     let mut reply = reply_to(&query, found.rcode());
     let question = query.questions.first()?;
     reply.answers.push(alias_record(&question.qname.to_string(), target)?);
+    if found.has_flags(PacketFlag::TRUNCATION) {
+        // The client asks again over TCP.
+        reply.set_flags(PacketFlag::TRUNCATION);
+    }
     reply.answers.extend(found.answers.into_iter().map(ResourceRecord::into_owned));
     reply.build_bytes_vec_compressed().ok()
 }

@@ -1,6 +1,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -29,6 +30,8 @@ const MESSAGE_MAX: usize = 65_535;
 const UPSTREAM_MAX: Duration = Duration::from_secs(2);
 /// How long a client's connection may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Pause after the system refused something.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Questions and connections worked on at once; more UDP questions are dropped, as a full queue of
 /// the system would drop them, and their clients ask again.
 const AT_ONCE: usize = 256;
@@ -85,11 +88,12 @@ impl Server {
                 Err(error) => {
                     // An earlier answer did not arrive: its client is gone.
                     tracing::debug!(%error, "a question over UDP");
+                    tokio::time::sleep(PAUSE).await;
                     continue;
                 }
             };
             let question = buffer.get(..count).unwrap_or_default();
-            match answer::answer(&self.work.zone.borrow(), question, false) {
+            match self.work.answer(question, false) {
                 Reply::Nothing => {}
                 Reply::Now(reply) => send(&self.udp, &reply, client),
                 further => {
@@ -125,7 +129,7 @@ impl Server {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection to the name server was not accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
         }
@@ -140,6 +144,13 @@ fn send(udp: &UdpSocket, reply: &[u8], client: SocketAddr) {
 }
 
 impl Work {
+    /// A defect in the reading of one question must not end the answering of all others.
+    fn answer(&self, question: &[u8], over_tcp: bool) -> Reply {
+        let zone = self.zone.borrow().clone();
+        let answer = AssertUnwindSafe(|| answer::answer(&zone, question, over_tcp));
+        catch_unwind(answer).unwrap_or(Reply::Nothing)
+    }
+
     async fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
         loop {
             let question = match timeout(SILENCE_MAX, read_message(&mut stream)).await {
@@ -148,8 +159,7 @@ impl Work {
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Ok(()),
             };
-            let reply = answer::answer(&self.zone.borrow(), &question, true);
-            let reply = match reply {
+            let reply = match self.answer(&question, true) {
                 Reply::Nothing => return Ok(()),
                 Reply::Now(reply) => Some(reply),
                 further => self.pass_on(&question, further, true).await,

@@ -9,7 +9,7 @@ use std::{
 
 use evenkeel_control::BoxFuture;
 use rustix::{
-    process::{Pid, Signal, kill_process_group},
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
     termios::{Winsize, tcsetwinsize},
 };
 use tokio::{
@@ -17,7 +17,11 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{command::Beside, files, process::OWN_NAME};
+use super::{
+    command::Beside,
+    files::{self, StateFile},
+    process::{OWN_NAME, ended},
+};
 
 /// What is to be run, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +52,7 @@ pub struct Executed {
     pub errors: Option<Pin<Box<dyn AsyncRead + Send>>>,
     /// Changes the terminal's size: columns and rows.
     pub resize: Option<Resize>,
-    /// Its exit code, when it has ended. Dropping it ends the command with all that it has started.
+    /// Its exit code, when it has ended. Dropping it ends the command with its process group.
     pub end: BoxFuture<'static, Result<i32, String>>,
 }
 
@@ -69,6 +73,10 @@ pub fn execute(query: &ExecQuery) -> Result<Executed, String> {
     let run = files::attempts(&dir).pop();
     let run = run.ok_or_else(|| format!("container {container:?} has not been started"))?;
     let dir = dir.join(run.to_string());
+    let state: Option<StateFile> = files::read_json(&dir.join("state.json"));
+    if !state.is_some_and(|state| state.main.lives()) {
+        return Err(format!("container {container:?} does not run"));
+    }
     let beside = Beside::of(&query.exe, &["shim".to_owned()], &dir, &query.command)?;
     if query.tty { on_a_terminal(&beside) } else { on_pipes(&beside, query.stdin) }
 }
@@ -126,6 +134,12 @@ fn on_a_terminal(beside: &Beside) -> Result<Executed, String> {
 fn end(child: Child) -> BoxFuture<'static, Result<i32, String>> {
     let mut group = Group(child);
     Box::pin(async move {
+        // Before it is waited for, its number and its group cannot be another's.
+        if let Some(pid) = group.pid() {
+            let watched = pidfd_open(pid, PidfdFlags::empty());
+            ended(watched.map_err(|error| error.to_string())?).await;
+        }
+        group.kill();
         let status = group.0.wait().await.map_err(|error| error.to_string())?;
         Ok(code(status))
     })
@@ -136,17 +150,27 @@ fn code(status: ExitStatus) -> i32 {
     status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(255)
 }
 
-/// A process with all that it has started; it ends when this is dropped.
+/// A process with its group: what it has started, unless that has made groups of its own, as the
+/// jobs of an interactive shell do. All of it ends when this is dropped.
 struct Group(Child);
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        // None when it has been waited for: then its number may be another's.
-        let pid = self.0.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
-        if let Some(pid) = pid
+impl Group {
+    /// `None` when it has been waited for.
+    fn pid(&self) -> Option<Pid> {
+        self.0.id().and_then(|id| Pid::from_raw(id.try_into().ok()?))
+    }
+
+    fn kill(&self) {
+        if let Some(pid) = self.pid()
             && let Err(error) = kill_process_group(pid, Signal::KILL)
         {
             tracing::debug!(%error, "no command to kill");
         }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
     }
 }

@@ -238,7 +238,8 @@ impl ProcessRuntime {
         let _turn = self.sandboxes.lock().await;
         let prepared = tokio::task::spawn_blocking(move || sandbox::prepare(&root, &order)).await;
         let prepared = prepared.map_err(io::Error::other).and_then(|prepared| prepared);
-        prepared.map_err(|error| StartError::Run(format!("the pod's network: {error}")))
+        prepared
+            .map_err(|error| StartError::Run(format!("what the pod's containers share: {error}")))
     }
 
     /// Why a probe would say nothing about its container.
@@ -373,7 +374,7 @@ async fn kill_main(state: &StateFile) {
 }
 
 /// Ready when the process behind a pidfd has ended.
-async fn ended(pidfd: OwnedFd) {
+pub(super) async fn ended(pidfd: OwnedFd) {
     #[expect(deprecated, reason = "an OwnedFd keeps its descriptor, so this use is sound")]
     let watched = AsyncFd::new(pidfd);
     let result = match &watched {

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::IpAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -31,10 +32,7 @@ pub(super) fn prepare(root: &Path, order: &StartOrder) -> io::Result<Option<Sand
     let mut mounts = Vec::new();
     for ((name, target), text) in [(HOSTS, &sandbox.hosts), (RESOLVER, &sandbox.resolver)] {
         let source = dir.join(name);
-        // Written once: the program may have changed its copy.
-        if !source.exists() {
-            fs::write(&source, text)?;
-        }
+        write_for_all(&source, text)?;
         mounts.push(Mount { source, target: target.into(), read_only: false });
     }
     if let Some(user) = order.user {
@@ -42,7 +40,7 @@ pub(super) fn prepare(root: &Path, order: &StartOrder) -> io::Result<Option<Sand
             let known = fs::read_to_string(target).unwrap_or_default();
             if !has(&known, file, user) {
                 let source = dir.join(format!("{file}-{}-{}", user.uid, user.gid));
-                fs::write(&source, known + &line)?;
+                write_for_all(&source, &(known + &line))?;
                 mounts.push(Mount { source, target: target.into(), read_only: false });
             }
         }
@@ -58,6 +56,15 @@ pub(super) fn prepare(root: &Path, order: &StartOrder) -> io::Result<Option<Sand
     };
     let hostname = sandbox.hostname.clone();
     Ok(Some(SandboxFile { network, hostname, stage, mounts, user: order.user }))
+}
+
+/// Writes a file for every user of the container, as a whole or not at all. Containers that run
+/// keep the one that they were started with, as with the kubelet.
+fn write_for_all(file: &Path, text: &str) -> io::Result<()> {
+    let fresh = file.with_extension("new");
+    fs::write(&fresh, text)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o644))?;
+    fs::rename(&fresh, file)
 }
 
 /// The files that name users and groups, and what a user without a name is called in them: programs

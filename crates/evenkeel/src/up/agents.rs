@@ -14,7 +14,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::{
+    process::{Child, ChildStdin, Command},
+    time::Instant,
+};
 
 use super::{network::Own, secrets::write_private};
 
@@ -24,6 +27,8 @@ const STOP: Duration = Duration::from_secs(15);
 /// How long an agent that has ended is not there, at first and at most: it doubles with every end.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// An agent that has run for this long ends for another reason than the one before.
+const SETTLED: Duration = Duration::from_mins(1);
 
 /// What the agents need.
 pub(crate) struct Options<'a> {
@@ -105,6 +110,11 @@ pub(crate) fn node_dir(data_dir: &Path, node: &str) -> PathBuf {
     data_dir.join("nodes").join(node)
 }
 
+/// The same for a name that came with a request: one that is no node's may lead anywhere.
+pub(crate) fn known_node_dir(data_dir: &Path, node: &str) -> Option<PathBuf> {
+    present(data_dir).iter().any(|known| known == node).then(|| node_dir(data_dir, node))
+}
+
 /// Starts an agent per node.
 pub(crate) fn start(nodes: &[NodeSpec], options: &Options<'_>) -> anyhow::Result<Agents> {
     let mut all = Vec::new();
@@ -160,7 +170,11 @@ impl Start {
 impl Agent {
     /// Ready when it has ended and runs again. Its pods went on; the new one takes them over.
     async fn again(&mut self) {
+        let started = Instant::now();
         let ended = self.child.wait().await;
+        if started.elapsed() > SETTLED {
+            self.pause = PAUSE;
+        }
         let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
         tracing::warn!(node = self.node, "the node agent has ended ({how}), starting it again");
         loop {

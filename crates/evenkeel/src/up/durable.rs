@@ -42,6 +42,15 @@ fn folder(data_dir: &Path) -> PathBuf {
     data_dir.join("cluster")
 }
 
+/// Puts a file in the place of another, also on the disk.
+fn replace(fresh: &Path, file: &Path) -> anyhow::Result<()> {
+    let done = File::open(fresh)
+        .and_then(|fresh| fresh.sync_all())
+        .and_then(|()| fs::rename(fresh, file))
+        .and_then(|()| file.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()));
+    done.with_context(|| format!("replace {}", file.display()))
+}
+
 impl ClusterFolder {
     /// Takes the folder.
     ///
@@ -116,7 +125,7 @@ impl ClusterFolder {
         let mut journal = RedbJournal::open(&fresh)?;
         let written = write(&mut journal)?;
         drop(journal);
-        fs::rename(&fresh, &state).with_context(|| format!("replace {}", state.display()))?;
+        replace(&fresh, &state)?;
         Ok(written)
     }
 
@@ -165,6 +174,6 @@ impl ClusterFolder {
     pub(super) fn keep(&self, access: &Access) -> anyhow::Result<()> {
         let (file, fresh) = (self.access(), self.access().with_extension("new"));
         secrets::write_private(&fresh, &serde_json::to_string(access)?)?;
-        fs::rename(&fresh, &file).with_context(|| format!("write {}", file.display()))
+        replace(&fresh, &file)
     }
 }

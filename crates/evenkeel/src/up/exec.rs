@@ -6,7 +6,7 @@ use evenkeel_cluster::{ExecRequest, ExecSession, ExecSource, TerminalSize};
 use evenkeel_control::BoxFuture;
 use evenkeel_node::shell::{ExecQuery, execute};
 
-use super::agents::{OWN, node_dir};
+use super::agents::{OWN, known_node_dir};
 
 /// Commands in the containers of the nodes on this machine.
 pub(crate) struct NodeExec {
@@ -22,8 +22,12 @@ impl NodeExec {
 
 impl ExecSource for NodeExec {
     fn start(&self, request: ExecRequest) -> BoxFuture<'static, Result<ExecSession, String>> {
+        let Some(root) = known_node_dir(&self.data_dir, &request.node) else {
+            let problem = format!("there is no node {:?} in this cluster", request.node);
+            return Box::pin(async { Err(problem) });
+        };
         let query = ExecQuery {
-            root: node_dir(&self.data_dir, &request.node),
+            root,
             exe: OWN.into(),
             uid: request.uid,
             container: request.container,

@@ -8,7 +8,7 @@ use evenkeel_control::{BoxFuture, BoxStream};
 use evenkeel_node::shell::{LogQuery, read_logs};
 use jiff::{SignedDuration, Timestamp};
 
-use super::agents::node_dir;
+use super::agents::known_node_dir;
 
 /// Container output from the nodes' folders on this machine.
 pub(crate) struct NodeLogs {
@@ -27,13 +27,17 @@ impl LogSource for NodeLogs {
         &self,
         request: LogRequest,
     ) -> BoxFuture<'static, Result<BoxStream<'static, Bytes>, LogError>> {
+        let Some(root) = known_node_dir(&self.data_dir, &request.node) else {
+            let problem = format!("there is no node {:?} in this cluster", request.node);
+            return Box::pin(async { Err(LogError::NotFound(problem)) });
+        };
         let options = request.options;
         let since = options.since_seconds.map(|seconds| {
             let back = SignedDuration::from_secs(seconds);
             Timestamp::now().checked_sub(back).unwrap_or(Timestamp::UNIX_EPOCH)
         });
         let query = LogQuery {
-            root: node_dir(&self.data_dir, &request.node),
+            root,
             uid: request.uid,
             container: request.container,
             follow: options.follow,

@@ -81,12 +81,12 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
     }
     // Ends last: until then everything is kept.
     let (api, _keeper) = folder.open(time.clone())?;
+    let store = api.store();
+    network::check_kept(store.as_ref(), network.is_some()).await?;
     if network.is_some() {
         api.use_service_network(Own::services());
         agents::stop_left(&data_dir).await;
     }
-    let store = api.store();
-    network::check_kept(store.as_ref(), network.is_some()).await?;
     resume::prepare(store.as_ref(), &data_dir, &mut nodes, time.now()).await?;
     let own = network.as_ref();
     let served = serve_api(args, &folder, (&data_dir, &nodes), (api, own)).await?;

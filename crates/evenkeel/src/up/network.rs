@@ -11,10 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use evenkeel_api::{GroupKind, Key, Obj};
+use evenkeel_api::{GroupKind, Obj};
 use evenkeel_control::{ListQuery, Store};
 use evenkeel_network::{API, DNS, Network, PODS, SERVICES, Server};
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 
 use super::{host::Part, load, names};
@@ -154,8 +154,11 @@ impl Own {
 /// not reached in this one.
 pub(super) async fn check_kept(store: &dyn Store, is_own: bool) -> anyhow::Result<()> {
     let nodes = store.list(&ListQuery::all(GroupKind::of::<Node>())).await?.items;
-    let was_own = store.get(&Key::of::<Service>("default", "kubernetes")).await?.is_some();
-    if nodes.is_empty() || was_own == is_own {
+    let mut ranges = nodes.iter().filter_map(|node| node.json().pointer("/spec/podCIDR")?.as_str());
+    let Some(was_own) = ranges.next().map(|range| !range.starts_with("127.")) else {
+        return Ok(());
+    };
+    if was_own == is_own {
         return Ok(());
     }
     let (had, flag) =

@@ -58,7 +58,11 @@ async fn remove_others(
     nodes: &[NodeSpec],
 ) -> anyhow::Result<()> {
     let wanted: BTreeSet<&str> = nodes.iter().map(|node| &*node.name).collect();
-    let had = agents::present(data_dir);
+    let mut had = agents::present(data_dir);
+    // Those of a restored snapshot have no folder here.
+    had.extend(list::<Node>(store).await?.iter().map(|node| node.name().to_owned()));
+    had.sort();
+    had.dedup();
     let gone: Vec<&String> = had.iter().filter(|name| !wanted.contains(name.as_str())).collect();
     if gone.is_empty() {
         return Ok(());
