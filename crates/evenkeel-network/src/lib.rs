@@ -27,7 +27,7 @@ use std::net::Ipv4Addr;
 pub use dns::{Answers, Record, Server, Target, Zone};
 pub use isolate::{Forbidden, isolate};
 pub use network::Network;
-pub use pod::{connect, disconnect};
+pub use pod::{connect, disconnect, is_connected};
 
 /// Addresses of pods: node `n` has `10.244.n.0/24` of it.
 pub const PODS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);

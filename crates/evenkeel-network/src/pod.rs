@@ -89,8 +89,8 @@ pub fn disconnect(file: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// A file that stands for a network is on the system's own file system for them.
-fn is_connected(file: &Path) -> bool {
+/// Whether a file stands for the network of a pod: it is on the system's own file system for them.
+pub fn is_connected(file: &Path) -> bool {
     use nix::sys::statfs::{FsType, statfs};
     /// **Source**: `NSFS_MAGIC` in `linux/magic.h`.
     const NSFS: FsType = FsType(0x6e73_6673);

@@ -34,12 +34,14 @@ pub struct Sandbox {
 }
 
 /// Who a container runs as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct User {
     /// `runAsUser`.
     pub uid: u32,
     /// `runAsGroup`, else 0 as in images.
     pub gid: u32,
+    /// `fsGroup` and `supplementalGroups`, which only root of the machine can give.
+    pub groups: Vec<u32>,
 }
 
 impl Sandbox {
@@ -65,18 +67,38 @@ impl Sandbox {
 
 impl User {
     /// The one that a manifest asks for; `None` leaves the agent's own.
-    pub(crate) fn of(pod: &Pod, container: &Container) -> Option<Self> {
+    ///
+    /// **Errors**: no number of a user or group, or root where that is excluded.
+    /// **Source**: `verifyRunAsNonRoot` in `pkg/kubelet/kuberuntime/security_context.go`.
+    pub(crate) fn of(pod: &Pod, container: &Container) -> Result<Option<Self>, String> {
         let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
         let own = container.security_context.as_ref();
         let uid = own.and_then(|c| c.run_as_user).or(of_pod.and_then(|c| c.run_as_user));
         let gid = own.and_then(|c| c.run_as_group).or(of_pod.and_then(|c| c.run_as_group));
         let non_root =
             own.and_then(|c| c.run_as_non_root).or(of_pod.and_then(|c| c.run_as_non_root));
-        let uid = uid.and_then(|uid| u32::try_from(uid).ok());
-        let uid = uid.or(non_root.filter(|is_asked| *is_asked).map(|_| NOBODY));
-        let gid = gid.and_then(|gid| u32::try_from(gid).ok());
-        (uid.is_some() || gid.is_some())
-            .then(|| Self { uid: uid.unwrap_or(0), gid: gid.unwrap_or(0) })
+        let number = |field: &str, number: i64| {
+            u32::try_from(number)
+                .ok()
+                .filter(|id| *id != u32::MAX)
+                .ok_or_else(|| format!("securityContext.{field}: {number} is not a user or group"))
+        };
+        let uid = uid.map(|uid| number("runAsUser", uid)).transpose()?;
+        let gid = gid.map(|gid| number("runAsGroup", gid)).transpose()?;
+        let mut groups = Vec::new();
+        let extra = of_pod.and_then(|c| c.supplemental_groups.clone()).unwrap_or_default();
+        for group in extra.into_iter().chain(of_pod.and_then(|c| c.fs_group)) {
+            groups.push(number("fsGroup, supplementalGroups", group)?);
+        }
+        let must_not_be_root = non_root.unwrap_or(false);
+        if must_not_be_root && uid == Some(0) {
+            return Err("container's runAsUser breaks non-root policy".to_owned());
+        }
+        let uid = uid.or(must_not_be_root.then_some(NOBODY));
+        if uid.is_none() && gid.is_none() && groups.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self { uid: uid.unwrap_or(0), gid: gid.unwrap_or(0), groups }))
     }
 }
 
@@ -233,12 +255,18 @@ mod tests {
             let pod = pod(&format!("securityContext: {{{pod_context}}}"));
             let yaml = format!("{{name: c, securityContext: {{{own}}}}}");
             let body: Value = serde_saphyr::from_str(&yaml).unwrap();
-            User::of(&pod, &Container::deserialize(&body).unwrap()).map(|user| (user.uid, user.gid))
+            let user = User::of(&pod, &Container::deserialize(&body).unwrap());
+            user.map(|user| user.map(|user| (user.uid, user.gid, user.groups)))
         };
-        assert_eq!(user("", ""), None);
-        assert_eq!(user("runAsUser: 999", ""), Some((999, 0)));
-        assert_eq!(user("runAsUser: 999, runAsGroup: 7", "runAsUser: 5"), Some((5, 7)));
-        assert_eq!(user("runAsNonRoot: true", ""), Some((65_532, 0)));
-        assert_eq!(user("runAsNonRoot: true", "runAsNonRoot: false"), None);
+        let is = |uid, gid, groups: &[u32]| Ok(Some((uid, gid, groups.to_vec())));
+        assert_eq!(user("", ""), Ok(None));
+        assert_eq!(user("runAsUser: 999", ""), is(999, 0, &[]));
+        assert_eq!(user("runAsUser: 999, runAsGroup: 7", "runAsUser: 5"), is(5, 7, &[]));
+        assert_eq!(user("fsGroup: 9, supplementalGroups: [8]", ""), is(0, 0, &[8, 9]));
+        assert_eq!(user("runAsNonRoot: true", ""), is(65_532, 0, &[]));
+        assert_eq!(user("runAsNonRoot: true", "runAsNonRoot: false"), Ok(None));
+        assert!(user("runAsNonRoot: true, runAsUser: 0", "").is_err());
+        assert!(user("runAsUser: 4294967296", "").is_err());
+        assert!(user("runAsUser: -1", "").is_err());
     }
 }

@@ -143,7 +143,7 @@ impl PodIo {
             working_dir: found.working_dir.clone(),
             env,
             sandbox: self.names.as_ref().map(|names| Sandbox::of(pod, ip, names)),
-            user: User::of(pod, found),
+            user: User::of(pod, found).map_err(StartError::Config)?,
             mounts,
         })
     }

@@ -12,7 +12,7 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
-    unistd::sethostname,
+    unistd::{Gid, Uid, setgid, setgroups, sethostname, setuid},
 };
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
@@ -72,6 +72,11 @@ fn into_program(spec: &SpecFile) -> io::Error {
     {
         return error;
     }
+    if let (Some(_), Some(user)) = (&spec.sandbox, &spec.user)
+        && let Err(error) = name_user(user)
+    {
+        return io::Error::other(format!("become the container's user: {error}"));
+    }
     take_over(spec, &spec.program, spec.name.as_deref(), &spec.args, Stdio::null())
 }
 
@@ -91,16 +96,12 @@ fn move_in(sandbox: &SandboxFile) -> io::Result<()> {
         .map_err(io::Error::from)
         .map_err(during("keep mounts to itself"))?;
     sethostname(&sandbox.hostname).map_err(io::Error::from).map_err(during("set the host name"))?;
-    view::furnish(&sandbox.mounts, &sandbox.stage)?;
-    if let Some(user) = sandbox.user {
-        become_user(user).map_err(during("become the container's user"))?;
-    }
-    Ok(())
+    view::furnish(&sandbox.mounts, &sandbox.stage)
 }
 
 /// In a user namespace with one user, another one needs a namespace of its own, where the name of
 /// that user is another. Root of the machine changes the user when the program takes over.
-fn become_user(user: User) -> io::Result<()> {
+fn name_user(user: &User) -> io::Result<()> {
     if is_root_of_the_machine() {
         return Ok(());
     }
@@ -108,6 +109,17 @@ fn become_user(user: User) -> io::Result<()> {
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("{} 0 1", user.uid))?;
     fs::write("/proc/self/gid_map", format!("{} 0 1", user.gid))
+}
+
+/// Root of the machine becomes any user; others have become theirs before, or cannot.
+pub(super) fn become_user(user: &User) -> io::Result<()> {
+    if !is_root_of_the_machine() {
+        return Ok(());
+    }
+    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups)?;
+    setgid(Gid::from_raw(user.gid))?;
+    Ok(setuid(Uid::from_raw(user.uid))?)
 }
 
 /// Whether all users of the machine are there, and not just our own.
@@ -148,9 +160,10 @@ fn take_over(
         command.env("TERM", TERMINAL);
     }
     command.args(args).envs(&spec.env).current_dir(&spec.cwd).stdin(input);
-    let user = spec.sandbox.as_ref().and_then(|sandbox| sandbox.user);
-    if let Some(user) = user.filter(|_| is_root_of_the_machine()) {
-        command.uid(user.uid).gid(user.gid);
+    if let Some(user) = &spec.user
+        && let Err(error) = become_user(user)
+    {
+        return io::Error::other(format!("become the container's user: {error}"));
     }
     let error = command.exec();
     io::Error::new(error.kind(), format!("{}: {error}", program.display()))

@@ -40,6 +40,9 @@ pub(crate) struct SpecFile {
     /// Where it runs; `None`: where the shim runs.
     #[serde(default)]
     pub(crate) sandbox: Option<SandboxFile>,
+    /// Who it runs as; `None`: who the shim runs as.
+    #[serde(default)]
+    pub(crate) user: Option<User>,
 }
 
 /// The surroundings of a container.
@@ -51,7 +54,6 @@ pub(crate) struct SandboxFile {
     /// An empty folder.
     pub(crate) stage: PathBuf,
     pub(crate) mounts: Vec<Mount>,
-    pub(crate) user: Option<User>,
 }
 
 /// Written by the shim when the program runs.

@@ -155,7 +155,8 @@ impl ProcessRuntime {
         }
         let is_own = !matches!(image.program, Program::Host(_));
         // A container's user may not look into our folders.
-        let home = || if order.sandbox.is_some() { "/".into() } else { dir.to_owned() };
+        let is_other = order.sandbox.is_some() || order.user.is_some();
+        let home = || if is_other { "/".into() } else { dir.to_owned() };
         let mut env = BTreeMap::from([
             ("PATH".to_owned(), PATH.to_owned()),
             ("HOME".to_owned(), "/".to_owned()),
@@ -175,6 +176,7 @@ impl ProcessRuntime {
             log_bytes_max: self.settings.log_bytes_max,
             log_files_max: self.settings.log_files_max,
             sandbox: None,
+            user: order.user.clone(),
         })
     }
 
@@ -210,6 +212,8 @@ impl ProcessRuntime {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(failed("shim", &error)),
                 Err(_) => {
+                    // First what it may have started: it becomes the program otherwise.
+                    kill(&dir).await;
                     shim.start_kill().map_err(|error| failed("shim", &error))?;
                     return Err(StartError::Run("the shim does not answer".to_owned()));
                 }
@@ -240,6 +244,13 @@ impl ProcessRuntime {
         let prepared = prepared.map_err(io::Error::other).and_then(|prepared| prepared);
         prepared
             .map_err(|error| StartError::Run(format!("what the pod's containers share: {error}")))
+    }
+
+    /// Whether the network that it is in has gone with an earlier cluster.
+    fn is_lost(&self, container: &ContainerRef) -> bool {
+        let spec: Option<SpecFile> = read_json(&self.dir(container).join("spec.json"));
+        let network = spec.and_then(|spec| spec.sandbox?.network);
+        network.is_some_and(|network| !evenkeel_network::is_connected(&network))
     }
 
     /// Why a probe would say nothing about its container.
@@ -412,9 +423,13 @@ impl Runtime for ProcessRuntime {
                     let container = ContainerRef { pod_uid, container, attempt };
                     let dir = dir.join(attempt.to_string());
                     let Some(state) = self.state(&container) else { continue };
-                    let exit = if state.shim.lives() {
+                    let is_lost = self.is_lost(&container);
+                    let exit = if state.shim.lives() && !is_lost {
                         None
                     } else {
+                        if is_lost {
+                            kill(&dir).await;
+                        }
                         Some(exit_of(&dir, Some(&state)).await)
                     };
                     let started = Started { id: state.id(), at: state.at };

@@ -35,7 +35,7 @@ pub(super) fn prepare(root: &Path, order: &StartOrder) -> io::Result<Option<Sand
         write_for_all(&source, text)?;
         mounts.push(Mount { source, target: target.into(), read_only: false });
     }
-    if let Some(user) = order.user {
+    if let Some(user) = &order.user {
         for (file, target, line) in entries(user) {
             let known = fs::read_to_string(target).unwrap_or_default();
             if !has(&known, file, user) {
@@ -55,7 +55,7 @@ pub(super) fn prepare(root: &Path, order: &StartOrder) -> io::Result<Option<Sand
         _ => None,
     };
     let hostname = sandbox.hostname.clone();
-    Ok(Some(SandboxFile { network, hostname, stage, mounts, user: order.user }))
+    Ok(Some(SandboxFile { network, hostname, stage, mounts }))
 }
 
 /// Writes a file for every user of the container, as a whole or not at all. Containers that run
@@ -69,15 +69,15 @@ fn write_for_all(file: &Path, text: &str) -> io::Result<()> {
 
 /// The files that name users and groups, and what a user without a name is called in them: programs
 /// such as PostgreSQL refuse to run as nobody in particular. **Source**: podman's and CRI-O's.
-fn entries(user: User) -> [(&'static str, &'static str, String); 2] {
-    let User { uid, gid } = user;
+fn entries(user: &User) -> [(&'static str, &'static str, String); 2] {
+    let User { uid, gid, .. } = user;
     let line = format!("user{uid}:x:{uid}:{gid}:container user:/:/usr/sbin/nologin\n");
     let group = format!("group{gid}:x:{gid}:\n");
     [("passwd", "/etc/passwd", line), ("group", "/etc/group", group)]
 }
 
 /// Whether the file names the user, or the group.
-fn has(text: &str, file: &str, user: User) -> bool {
+fn has(text: &str, file: &str, user: &User) -> bool {
     let id = if file == "passwd" { user.uid } else { user.gid };
     text.lines().any(|line| line.split(':').nth(2).is_some_and(|found| found == id.to_string()))
 }
@@ -102,11 +102,11 @@ mod tests {
     #[test]
     fn a_user_without_a_name_gets_one() {
         let passwd = "root:x:0:0:root:/root:/bin/bash\nme:x:1000:1000::/:/bin/sh\n";
-        let user = |uid, gid| User { uid, gid };
-        assert!(has(passwd, "passwd", user(1000, 5)) && has(passwd, "passwd", user(0, 0)));
-        assert!(!has(passwd, "passwd", user(100, 1000)));
-        assert!(has("staff:x:50:\n", "group", user(1, 50)) && !has("", "group", user(1, 50)));
-        let [(_, _, line), (_, _, group)] = entries(user(999, 998));
-        assert!(has(&line, "passwd", user(999, 0)) && has(&group, "group", user(0, 998)));
+        let user = |uid, gid| User { uid, gid, groups: Vec::new() };
+        assert!(has(passwd, "passwd", &user(1000, 5)) && has(passwd, "passwd", &user(0, 0)));
+        assert!(!has(passwd, "passwd", &user(100, 1000)));
+        assert!(has("staff:x:50:\n", "group", &user(1, 50)) && !has("", "group", &user(1, 50)));
+        let [(_, _, line), (_, _, group)] = entries(&user(999, 998));
+        assert!(has(&line, "passwd", &user(999, 0)) && has(&group, "group", &user(0, 998)));
     }
 }

@@ -90,7 +90,8 @@ fn run(dir: &Path) -> io::Result<()> {
         .ok_or_else(|| io::Error::other("spec.json cannot be read"))?;
     let log = dir.join("output.log");
     let log = LogFile::open(&log, spec.log_bytes_max, spec.log_files_max)?;
-    let mut child = if spec.sandbox.is_some() { start_inside(dir)? } else { start(&spec)? };
+    let is_elsewhere = spec.sandbox.is_some() || spec.user.is_some();
+    let mut child = if is_elsewhere { start_inside(dir)? } else { start(&spec)? };
     drop(spec);
     let result = supervise(dir, &mut child, log);
     if result.is_err() {
@@ -131,25 +132,33 @@ fn start_inside(dir: &Path) -> io::Result<Child> {
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()?;
+    // Before it can become the program: nobody would know of it if we ended now.
+    note(dir, &child)?;
     let mut why = String::new();
     File::from(report).take(WHY_BYTES).read_to_string(&mut why)?;
     if why.is_empty() {
         return Ok(child);
     }
     child.wait()?;
+    std::fs::remove_file(dir.join("state.json"))?;
     Err(io::Error::other(why))
 }
 
-fn supervise(dir: &Path, child: &mut Child, log: LogFile) -> io::Result<()> {
-    let pid = Pid::from_child(child);
+/// Notes which processes these are.
+fn note(dir: &Path, child: &Child) -> io::Result<()> {
     let gone = || io::Error::other("the process vanished at once");
     let state = StateFile {
         shim: Identity::own().ok_or_else(gone)?,
         // A zombie still has its start time, so even a program that ended at once has one.
-        main: Identity::of(pid.as_raw_nonzero().get()).ok_or_else(gone)?,
+        main: Identity::of(Pid::from_child(child).as_raw_nonzero().get()).ok_or_else(gone)?,
         at: Timestamp::now(),
     };
-    write_json(&dir.join("state.json"), &state)?;
+    write_json(&dir.join("state.json"), &state)
+}
+
+fn supervise(dir: &Path, child: &mut Child, log: LogFile) -> io::Result<()> {
+    let pid = Pid::from_child(child);
+    note(dir, child)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let mut pump = Pump::new(child, log)?;
     say("ok");

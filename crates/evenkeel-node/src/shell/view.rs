@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs, io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
 };
 
@@ -13,7 +13,8 @@ use nix::{
     unistd::{chdir, pivot_root},
 };
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2},
+    io::Errno,
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
@@ -53,15 +54,64 @@ fn tree(source: &Path) -> io::Result<OwnedFd> {
     Ok(open_tree(source, "", flags)?)
 }
 
-fn place(one: &Mount, tree: OwnedFd, stage: &Path, placed: &[PathBuf]) -> io::Result<PathBuf> {
+fn place(
+    one: &Mount,
+    tree: OwnedFd,
+    stage: &Path,
+    placed: &[(PathBuf, PathBuf)],
+) -> io::Result<(PathBuf, PathBuf)> {
     let is_dir = FileType::from_raw_mode(fstat(&tree)?.st_mode).is_dir();
-    let target = make_place(&one.target, is_dir, stage, placed)?;
-    move_mount(tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    let target = plain(&one.target)?;
+    let volume = placed.iter().rev().find_map(|(outer, real)| {
+        let rest = target.strip_prefix(outer).ok()?;
+        (!rest.as_os_str().is_empty()).then_some((real, rest))
+    });
+    let (at, real) = match volume {
+        Some((volume, rest)) => (below(volume, rest, is_dir)?, volume.join(rest)),
+        None => {
+            let real = make_place(&target, is_dir, stage)?;
+            let at = openat2(CWD, &real, PLACE, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+            (at, real)
+        }
+    };
+    let by_descriptor =
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", at, "", by_descriptor)?;
     if one.read_only {
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | kept(&target)?;
-        mount(None::<&str>, &target, None::<&str>, flags, None::<&str>)?;
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | kept(&real)?;
+        mount(None::<&str>, &real, None::<&str>, flags, None::<&str>)?;
     }
-    Ok(target)
+    Ok((target, real))
+}
+
+/// What only stands for a file.
+const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+
+/// A place in a volume, made as a part of it if need be, as container runtimes do. Another
+/// container may work on the volume meanwhile: no symlink is followed, and nothing that is there is
+/// opened for writing.
+fn below(volume: &Path, rest: &Path, is_dir: bool) -> io::Result<OwnedFd> {
+    let enter = |at: &OwnedFd, name: &OsStr| {
+        let rules = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        openat2(at, name, PLACE, Mode::empty(), rules)
+    };
+    let mut at = openat2(CWD, volume, PLACE, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    let mut names = rest.components().map(Component::as_os_str).peekable();
+    while let Some(name) = names.next() {
+        at = match enter(&at, name) {
+            Err(Errno::NOENT) if is_dir || names.peek().is_some() => {
+                mkdirat(&at, name, Mode::from_raw_mode(0o755))?;
+                enter(&at, name)?
+            }
+            Err(Errno::NOENT) => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                drop(openat(&at, name, flags | OFlags::WRONLY, Mode::from_raw_mode(0o644))?);
+                enter(&at, name)?
+            }
+            found => found?,
+        };
+    }
+    Ok(at)
 }
 
 /// Restrictions of the host's mount, which nobody but the host may drop.
@@ -79,23 +129,17 @@ fn kept(path: &Path) -> io::Result<MsFlags> {
     Ok(kept.fold(MsFlags::empty(), |all, (_, flag)| all | flag))
 }
 
-/// A folder or file to mount on at this path, made if need be; its path without symlinks. In a
-/// volume that is `placed` it is made as a part of that, as container runtimes do.
-fn make_place(
-    target: &Path,
-    is_dir: bool,
-    stage: &Path,
-    placed: &[PathBuf],
-) -> io::Result<PathBuf> {
-    let target = plain(target)?;
-    if let Ok(found) = fs::metadata(&target) {
+/// A folder or file of the host to mount on at this path, made if need be; its path without
+/// symlinks.
+fn make_place(target: &Path, is_dir: bool, stage: &Path) -> io::Result<PathBuf> {
+    if let Ok(found) = fs::metadata(target) {
         if found.is_dir() != is_dir {
             let (is, wanted) = if is_dir { ("file", "folder") } else { ("folder", "file") };
             return Err(io::Error::other(format!("there is a {is}, and the volume is a {wanted}")));
         }
-        return fs::canonicalize(&target);
+        return fs::canonicalize(target);
     }
-    let mut there = target.as_path();
+    let mut there = target;
     let mut missing: Vec<&OsStr> = Vec::new();
     while fs::metadata(there).is_err() {
         let (Some(parent), Some(name)) = (there.parent(), there.file_name()) else { break };
@@ -103,9 +147,7 @@ fn make_place(
         there = parent;
     }
     let there = fs::canonicalize(there)?;
-    if !placed.iter().any(|volume| there.starts_with(volume)) {
-        replace(&there, stage)?;
-    }
+    replace(&there, stage)?;
     let mut path = there;
     while let Some(name) = missing.pop() {
         path.push(name);
@@ -134,13 +176,21 @@ fn plain(path: &Path) -> io::Result<PathBuf> {
 fn replace(folder: &Path, stage: &Path) -> io::Result<()> {
     let options = Some("mode=755");
     mount(Some("none"), stage, Some("tmpfs"), MsFlags::empty(), options)?;
+    let had = fs::metadata(folder)?;
+    fs::set_permissions(stage, had.permissions())?;
+    // Only root of the machine may give it to others.
+    std::os::unix::fs::chown(stage, Some(had.uid()), Some(had.gid())).unwrap_or_default();
     for (count, entry) in fs::read_dir(folder)?.enumerate() {
         if count == ENTRIES_MAX {
             let problem = format!("{} has more than {ENTRIES_MAX} entries", folder.display());
             return Err(io::Error::other(problem));
         }
         let entry = entry?;
-        show_again(&entry, &stage.join(entry.file_name()))?;
+        match show_again(&entry, &stage.join(entry.file_name())) {
+            // It has just gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            shown => shown?,
+        }
     }
     if folder == Path::new("/") {
         // The old root ends up below the new one, and is let go from there.
