@@ -66,13 +66,11 @@ fn place(
         let rest = target.strip_prefix(outer).ok()?;
         (!rest.as_os_str().is_empty()).then_some((real, rest))
     });
-    let (at, real) = match volume {
-        Some((volume, rest)) => (below(volume, rest, is_dir)?, volume.join(rest)),
-        None => {
-            let real = make_place(&target, is_dir, stage)?;
-            let at = openat2(CWD, &real, PLACE, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
-            (at, real)
-        }
+    let (at, real) = if let Some((volume, rest)) = volume {
+        (below(volume, rest, is_dir)?, volume.join(rest))
+    } else {
+        let real = make_place(&target, is_dir, stage)?;
+        (openat2(CWD, &real, PLACE, Mode::empty(), ResolveFlags::NO_SYMLINKS)?, real)
     };
     let by_descriptor =
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
