@@ -43,7 +43,7 @@ fn folder(data_dir: &Path) -> PathBuf {
 }
 
 /// Puts a file in the place of another, also on the disk.
-fn replace(fresh: &Path, file: &Path) -> anyhow::Result<()> {
+fn put_in_place(fresh: &Path, file: &Path) -> anyhow::Result<()> {
     let done = File::open(fresh)
         .and_then(|fresh| fresh.sync_all())
         .and_then(|()| fs::rename(fresh, file))
@@ -125,7 +125,7 @@ impl ClusterFolder {
         let mut journal = RedbJournal::open(&fresh)?;
         let written = write(&mut journal)?;
         drop(journal);
-        replace(&fresh, &state)?;
+        put_in_place(&fresh, &state)?;
         Ok(written)
     }
 
@@ -174,6 +174,6 @@ impl ClusterFolder {
     pub(super) fn keep(&self, access: &Access) -> anyhow::Result<()> {
         let (file, fresh) = (self.access(), self.access().with_extension("new"));
         secrets::write_private(&fresh, &serde_json::to_string(access)?)?;
-        replace(&fresh, &file)
+        put_in_place(&fresh, &file)
     }
 }
