@@ -105,7 +105,7 @@ async fn blocking<T: Send + 'static>(
 /// What became of a volume that is being deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LetGo {
-    /// There is nothing to do for it any more.
+    /// There is nothing to do for it until it changes.
     Done,
     /// It waits for the node that it lies on.
     NotOurs,
@@ -136,7 +136,7 @@ pub(super) async fn let_go(
         tracing::info!(object = %key, folder, "removing the folder of the claim");
         blocking(move || disk.remove_claim(&folder)).await?;
     }
-    let patch = Patch::Merge(json!({"metadata": {"finalizers": release.finalizers}}));
+    let patch = Patch::Merge(json!({"metadata": {"finalizers": []}}));
     let options =
         WriteOptions { subresource: None, expect: Some(object.revision()), manager: MANAGER };
     match ports.writes.patch(key, &patch, &options).await {

@@ -66,20 +66,18 @@ pub(crate) struct Release {
     pub(crate) host: String,
     /// The folder to remove; `None` when the data stay.
     pub(crate) folder: Option<String>,
-    /// The finalizers that are left then.
-    pub(crate) finalizers: Vec<String>,
 }
 
-/// Whether a volume waits for its node. Only a reclaim policy that says so costs data.
+/// Whether a volume waits for its node, and for nothing else: while another finalizer holds it, a
+/// claim may still be bound to it (`kubernetes.io/pv-protection`) and a pod use the folder. Only a
+/// reclaim policy that says so costs data.
 pub(crate) fn release(volume: &PersistentVolume) -> Option<Release> {
     let spec = volume.spec.as_ref()?;
     volume.metadata.deletion_timestamp.as_ref()?;
     let host = local_volumes::node(spec)?.to_owned();
     let folder = local_volumes::folder(spec)?;
     let has = volume.metadata.finalizers.as_ref()?;
-    has.iter().find(|name| *name == local_volumes::FINALIZER)?;
-    let others = has.iter().filter(|name| *name != local_volumes::FINALIZER);
+    let is_last = !has.is_empty() && has.iter().all(|name| name == local_volumes::FINALIZER);
     let is_deleted = spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete");
-    let folder = is_deleted.then_some(folder);
-    Some(Release { host, folder, finalizers: others.cloned().collect() })
+    is_last.then(|| Release { host, folder: is_deleted.then_some(folder) })
 }

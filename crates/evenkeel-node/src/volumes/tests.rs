@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use evenkeel_api::{Key, Obj};
+use evenkeel_api::{Key, Obj, local_volumes};
 use insta::assert_snapshot;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, PersistentVolume, Pod};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -194,6 +194,28 @@ fn claims_are_folders_once_they_are_bound() {
     let escape = "csi: {driver: evenkeel.dev/local-folder, volumeHandle: ../../etc}";
     assert_snapshot!(problem(&[claim("Bound", "pv"), volume(escape)]), @r#"error processing PVC shop/data: PV pv is no folder of this machine: use StorageClass "standard", or a PV with hostPath or local"#);
     assert_snapshot!(made(source, &[claim("Bound", "pv"), volume("hostPath: {path: /srv/db}")]), @r#"HostPath(HostPath { path: "/srv/db", kind: "", is_read_only: false })"#);
+}
+
+#[test]
+fn a_folder_goes_only_when_nothing_else_holds_its_volume() {
+    let protection = "kubernetes.io/pv-protection";
+    let of = |finalizers: &[&str], policy: &str| {
+        let mut body = volume("csi: {driver: evenkeel.dev/local-folder, volumeHandle: shop_data}");
+        body["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        body["metadata"]["finalizers"] = json!(finalizers);
+        body["spec"]["persistentVolumeReclaimPolicy"] = json!(policy);
+        body["spec"]["nodeAffinity"] = yaml(
+            "{required: {nodeSelectorTerms: [{matchExpressions: [\
+            {key: kubernetes.io/hostname, operator: In, values: [n1]}]}]}}",
+        );
+        release(&PersistentVolume::deserialize(&body).unwrap()).map(|release| release.folder)
+    };
+    let own = local_volumes::FINALIZER;
+    assert_eq!(of(&[own], "Delete"), Some(Some("shop_data".to_owned())));
+    assert_eq!(of(&[own], "Retain"), Some(None));
+    for held in [&[protection, own][..], &[own, protection], &[own, "other"], &[protection], &[]] {
+        assert_eq!(of(held, "Delete"), None, "{held:?}");
+    }
 }
 
 #[test]
