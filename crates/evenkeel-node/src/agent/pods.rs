@@ -47,6 +47,8 @@ pub(super) struct Agent {
     alarm: Option<(Timestamp, AbortHandle)>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     node_writing: bool,
+    /// Volumes that are looked at again later; one wait for each, however often it changes.
+    release_due: BTreeSet<Key>,
 }
 
 /// One pod.
@@ -102,6 +104,7 @@ impl Agent {
             alarm: None,
             work: FuturesUnordered::new(),
             node_writing: false,
+            release_due: BTreeSet::new(),
         }
     }
 
@@ -147,7 +150,10 @@ impl Agent {
                     }
                 }
                 Done::Released(volume, done) => self.released(volume, done),
-                Done::ReleaseDue(volume) => self.release(volume),
+                Done::ReleaseDue(volume) => {
+                    self.release_due.remove(volume.key());
+                    self.release(volume);
+                }
                 Done::Pod(uid, done) => self.done(&uid, done),
                 Done::Tick => self.tick(),
                 Done::LeaseDue => self.renew_lease(),
@@ -201,14 +207,17 @@ impl Agent {
         }));
     }
 
-    fn released(&self, volume: Arc<Obj>, done: Result<LetGo, String>) {
-        match done {
-            Ok(LetGo::Done) => {}
-            Ok(LetGo::NotOurs) => self.later(RELEASE_LOOK, Done::ReleaseDue(volume)),
+    fn released(&mut self, volume: Arc<Obj>, done: Result<LetGo, String>) {
+        let wait = match done {
+            Ok(LetGo::Done) => return,
+            Ok(LetGo::NotOurs) => RELEASE_LOOK,
             Err(error) => {
                 tracing::warn!(object = %volume.key(), error, "folder not removed, will retry");
-                self.later(RETRY_MAX, Done::ReleaseDue(volume));
+                RETRY_MAX
             }
+        };
+        if self.release_due.insert(volume.key().clone()) {
+            self.later(wait, Done::ReleaseDue(volume));
         }
     }
 
