@@ -74,7 +74,9 @@ impl Selection<'_> {
     }
 }
 
-/// The files of a `ConfigMap`; `None` when it is not there.
+/// The files of a `ConfigMap`; none when it is not there and need not be.
+///
+/// **Errors**: it is not there, or a key that was asked for.
 pub(crate) fn config_map(
     name: &str,
     object: Option<&ConfigMap>,
@@ -91,7 +93,9 @@ pub(crate) fn config_map(
     selection.take(&keys, |key| format!("configmap references non-existent config key: {key}"))
 }
 
-/// The files of a Secret; `None` when it is not there.
+/// The files of a Secret; none when it is not there and need not be.
+///
+/// **Errors**: it is not there, or a key that was asked for.
 pub(crate) fn secret(
     name: &str,
     object: Option<&Secret>,
