@@ -41,12 +41,7 @@ pub(super) async fn protocol(
     if declared != Protocol::Detect {
         return Ok(declared);
     }
-    let told = stream.async_io(Interest::READABLE, || match look(stream)? {
-        // Bytes that do not tell leave the socket readable, which is no reason to look again.
-        Opening::Unclear => Err(io::ErrorKind::WouldBlock.into()),
-        told => Ok(told),
-    });
-    let told = match timeout(patience, told).await {
+    let told = match timeout(patience, until_told(stream)).await {
         Ok(told) => told?,
         Err(_) => look(stream).or_else(|error| match error.kind() {
             io::ErrorKind::WouldBlock => Ok(Opening::Unclear),
@@ -54,6 +49,27 @@ pub(super) async fn protocol(
         })?,
     };
     Ok(if told == Opening::Http { Protocol::Http } else { Protocol::Bytes })
+}
+
+/// Waits for enough of the first bytes.
+async fn until_told(stream: &TcpStream) -> io::Result<Opening> {
+    loop {
+        let ready = stream.ready(Interest::READABLE).await?;
+        let seen = stream.try_io(Interest::READABLE, || match look(stream)? {
+            // Bytes that do not tell leave the socket readable, which is no reason to look again.
+            Opening::Unclear => Err(io::ErrorKind::WouldBlock.into()),
+            told => Ok(told),
+        });
+        match seen {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            seen => return seen,
+        }
+        // Nothing follows, and a socket whose other side has ended stays ready: to wait for more
+        // would take the worker for ever.
+        if ready.is_read_closed() {
+            return Ok(Opening::Bytes);
+        }
+    }
 }
 
 /// Looks at the first bytes.

@@ -330,6 +330,24 @@ fn a_request_that_arrives_in_pieces_is_http() {
 }
 
 #[test]
+fn a_client_that_ends_before_it_has_told_is_carried_and_holds_up_nobody() {
+    let echo = Peer::echo();
+    let service = Service::start(Protocol::Detect, &[echo.address]);
+    for say in [b"G".as_slice(), b"GE", b"DELETE "] {
+        let stream = service.connect();
+        // Where the worker is stuck, the test must not be.
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(whole(stream, say), say, "{say:?}");
+        // The end may also come when what there is has been looked at.
+        let mut stream = service.connect();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(say).unwrap();
+        assert_eq!(whole(service.connect(), b"hello"), b"hello");
+        assert_eq!(whole(stream, b""), say, "{say:?}");
+    }
+}
+
+#[test]
 fn where_http_is_declared_bytes_are_refused() {
     let echo = Peer::echo();
     let service = Service::start(Protocol::Http, &[echo.address]);
