@@ -137,6 +137,10 @@ pub(super) fn volume_updated(old: &Value, new: &Value, check: &mut Check) {
         check.forbidden("spec.persistentvolumesource", why);
     }
     check.immutable(old, new, "/spec/volumeMode", "spec.volumeMode");
+    // What was not said when it was made may be said later. **Source**: `validatePvNodeAffinity`.
+    if old.pointer("/spec/nodeAffinity").is_some_and(Value::is_object) {
+        check.immutable(old, new, "/spec/nodeAffinity", "spec.nodeAffinity");
+    }
 }
 
 /// A storage class.
@@ -205,6 +209,25 @@ mod tests {
         provisioner: Required value
         reclaimPolicy: Unsupported value: "Recycle": supported values: "Delete", "Retain"
         "#);
+    }
+
+    #[test]
+    fn a_volume_stays_where_it_is() {
+        let on = |node: &str| {
+            let terms = json!([{"matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]);
+            json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}})
+        };
+        let run = |old: Value, new: Value| {
+            let mut check = Check::default();
+            volume_updated(&old, &new, &mut check);
+            let fields = check.causes.iter().map(|cause| cause.field.clone());
+            fields.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(run(on("n1"), on("n1")), "");
+        assert_eq!(run(json!({"spec": {}}), on("n1")), "");
+        assert_eq!(run(on("n1"), on("n2")), "spec.nodeAffinity");
+        assert_eq!(run(on("n1"), json!({"spec": {}})), "spec.nodeAffinity");
     }
 
     #[test]
