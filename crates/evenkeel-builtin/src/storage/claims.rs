@@ -168,6 +168,7 @@ fn with_volume(view: &View, is_bound: bool) -> Plan {
         if is_bound {
             return lost(
                 claim,
+                reasons::CLAIM_LOST,
                 "Bound claim has lost its PersistentVolume. Data on the volume is lost!",
             );
         }
@@ -181,13 +182,15 @@ fn with_volume(view: &View, is_bound: bool) -> Plan {
         let message = format!("Cannot bind to requested volume \"{}\": {problem}", volume.name());
         return waiting(claim, EventType::Warning, reasons::VOLUME_MISMATCH, message);
     }
-    if matching::is_bound_to(volume, claim) || free && !is_bound {
+    // **Source**: `syncBoundClaim`: a volume whose half was taken away gets it again.
+    if matching::is_bound_to(volume, claim) || free {
         return bind(claim, volume);
     }
     if is_bound {
         return lost(
             claim,
-            "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!",
+            reasons::CLAIM_MISBOUND,
+            "Two claims are bound to the same volume, this one is bound incorrectly",
         );
     }
     let message = format!("volume \"{}\" already bound to a different claim.", volume.name());
@@ -355,18 +358,18 @@ fn provision(view: &View, class: &Seen<StorageClass>) -> Plan {
         .with_event(note(reasons::PROVISIONING_SUCCEEDED, done))
 }
 
-fn lost(claim: &Seen<PersistentVolumeClaim>, message: &str) -> Plan {
+fn lost(claim: &Seen<PersistentVolumeClaim>, reason: &'static str, message: &str) -> Plan {
     if phase(claim) == "Lost" {
-        return Plan::idle(reasons::CLAIM_LOST);
+        return Plan::idle(reason);
     }
-    Plan::idle(reasons::CLAIM_LOST)
-        .with_status(claim.key().clone(), json!({"phase": "Lost"}))
-        .with_event(EventNote {
+    Plan::idle(reason).with_status(claim.key().clone(), json!({"phase": "Lost"})).with_event(
+        EventNote {
             about: claim.key().clone(),
             kind: EventType::Warning,
-            reason: reasons::CLAIM_LOST,
+            reason,
             message: message.to_owned(),
-        })
+        },
+    )
 }
 
 fn waiting(

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use evenkeel_api::{Key, Obj};
-use evenkeel_control::DeleteOptions;
+use evenkeel_api::{ApiObject, Key, Obj};
+use evenkeel_control::{Action, DeleteOptions};
 use insta::assert_snapshot;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::testing::{Cluster, node};
+use crate::{
+    reasons,
+    testing::{Cluster, node},
+};
 
 fn cluster() -> Cluster {
     let mut cluster = Cluster::new(1);
@@ -95,7 +98,7 @@ fn events(cluster: &Cluster, name: &str) -> String {
     lines.join("\n")
 }
 
-fn delete<T: evenkeel_api::ApiObject>(cluster: &mut Cluster, namespace: &str, name: &str) {
+fn delete<T: ApiObject>(cluster: &mut Cluster, namespace: &str, name: &str) {
     cluster.world.delete(&Key::of::<T>(namespace, name), &DeleteOptions::default());
     cluster.settle();
 }
@@ -298,6 +301,95 @@ fn a_volume_that_is_gone_is_lost_and_a_bound_one_is_not_deleted() {
     cluster.world.patch(&key, &json!({"metadata": {"finalizers": null}}));
     assert_snapshot!(shown(&mut cluster), @"claim data Lost v 2Gi");
     assert_snapshot!(events(&cluster, "data"), @"ClaimLost: Bound claim has lost its PersistentVolume. Data on the volume is lost!");
+}
+
+#[test]
+fn a_volume_that_is_being_deleted_stays_until_its_claim_is_gone() {
+    let mut cluster = cluster();
+    cluster.world.apply(claim("data", &json!({})));
+    cluster.world.apply(user("db", "data", &json!({})));
+    cluster.settle();
+    let made = cluster.world.all("PersistentVolume").pop().unwrap();
+    delete::<PersistentVolume>(&mut cluster, "", made.name());
+    // A pod still writes into it.
+    delete::<PersistentVolumeClaim>(&mut cluster, "shop", "data");
+    let is_held = |cluster: &Cluster| {
+        has_finalizer(&cluster.world.find(made.key()).unwrap(), VOLUME_FINALIZER)
+    };
+    assert!(is_held(&cluster));
+    let pod = cluster.world.find(&Key::of::<Pod>("shop", "db")).unwrap();
+    cluster.world.delete(pod.key(), &DeleteOptions::default());
+    let pod = cluster.world.find(pod.key()).unwrap();
+    cluster.world.run_pod(&pod, false);
+    cluster.settle();
+    assert!(cluster.world.find(&Key::of::<PersistentVolumeClaim>("shop", "data")).is_none());
+    assert!(!is_held(&cluster));
+}
+
+#[test]
+fn a_bound_claim_takes_its_volume_again_unless_another_has_it() {
+    let mut cluster = cluster();
+    cluster.world.apply(volume("v", "2Gi", &json!({})));
+    cluster.world.apply(claim("data", &json!({"storageClassName": ""})));
+    cluster.settle();
+    let key = Key::of::<PersistentVolume>("", "v");
+    cluster.world.patch(&key, &json!({"spec": {"claimRef": null}}));
+    assert_snapshot!(shown(&mut cluster), @r"
+    claim data Bound v 2Gi
+    volume v Bound for data
+    ");
+    cluster.world.patch(&key, &json!({"spec": {"claimRef": {"name": "other", "uid": "c2"}}}));
+    let data = Key::of::<PersistentVolumeClaim>("shop", "data");
+    cluster.world.patch(&data, &json!({"metadata": {"labels": {"looked": "again"}}}));
+    assert_snapshot!(shown(&mut cluster), @r"
+    claim data Lost v 2Gi
+    volume v Released for other
+    ");
+    assert_snapshot!(events(&cluster, "data"), @"ClaimMisbound: Two claims are bound to the same volume, this one is bound incorrectly");
+}
+
+fn seen<T: ApiObject>(body: Value) -> Seen<T> {
+    Seen::of(Arc::new(Obj::from_json(body).unwrap())).unwrap()
+}
+
+#[test]
+fn only_a_volume_that_was_made_for_a_claim_is_deleted_with_it() {
+    let elsewhere = || {
+        let mut body = claim("data", &json!({"volumeName": "w"}));
+        body["metadata"]["uid"] = "c1".into();
+        Some(seen::<PersistentVolumeClaim>(body))
+    };
+    let decided = |annotations: Value, uid: Option<&str>, claim| {
+        let mut body = volume(
+            "v",
+            "1Gi",
+            &json!({"persistentVolumeReclaimPolicy": "Delete", "hostPath": null,
+            "csi": {"driver": local_volumes::PROVISIONER, "volumeHandle": "shop_data_c1"},
+            "claimRef": {"namespace": "shop", "name": "data", "uid": uid}}),
+        );
+        body["metadata"]["uid"] = "v1".into();
+        body["metadata"]["resourceVersion"] = "1".into();
+        body["metadata"]["annotations"] = annotations;
+        body["metadata"]["finalizers"] = json!([VOLUME_FINALIZER]);
+        body["status"] = json!({"phase": "Released"});
+        let plan = volumes::decide(&volumes::View { volume: seen(body), claim });
+        let actions = plan.actions.iter().map(|action| match action {
+            Action::Delete { .. } => " delete".to_owned(),
+            Action::Patch { patch, .. } => format!(" {patch}"),
+            _ => " something else".to_owned(),
+        });
+        format!("{}{}", plan.reason, actions.collect::<String>())
+    };
+    let made = || json!({PROVISIONED_BY: local_volumes::PROVISIONER});
+    let found = || json!({BOUND_BY_CONTROLLER: "yes"});
+    assert_eq!(decided(made(), Some("c1"), None), "Reclaiming delete");
+    assert_eq!(decided(made(), Some("c1"), elsewhere()), "Reclaiming delete");
+    // What somebody has made by hand has failed to be deleted, or is free again.
+    assert_eq!(decided(json!({}), Some("c1"), None), reasons::STATUS_CHANGED);
+    assert_snapshot!(decided(json!({}), Some("c1"), elsewhere()), @r#"Unbinding {"spec":{"claimRef":{"uid":null}}}"#);
+    assert_snapshot!(decided(found(), Some("c1"), elsewhere()), @r#"Unbinding {"metadata":{"annotations":{"pv.kubernetes.io/bound-by-controller":null}},"spec":{"claimRef":null}}"#);
+    // Only reserved: it was never the claim's.
+    assert_eq!(decided(made(), None, elsewhere()), reasons::STATUS_CHANGED);
 }
 
 #[test]

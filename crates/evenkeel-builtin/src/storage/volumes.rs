@@ -8,7 +8,10 @@ use evenkeel_control::{
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use serde_json::{Value, json};
 
-use super::{VOLUME_FINALIZER, finalizers, has_finalizer, matching};
+use super::{
+    BOUND_BY_CONTROLLER, PROVISIONED_BY, VOLUME_FINALIZER, annotation, finalizers, has_finalizer,
+    matching,
+};
 use crate::{
     reasons,
     seen::{Seen, get_as},
@@ -73,8 +76,15 @@ pub(crate) fn decide(view: &View) -> Plan {
     let spec = volume.spec.clone().unwrap_or_default();
     let is_ours = |claim: &&Seen<PersistentVolumeClaim>| matching::is_bound_to(volume, claim);
     let claim = view.claim.as_ref().filter(is_ours);
+    let named = claim.and_then(|claim| claim.spec.as_ref()?.volume_name.as_deref());
+    let named = named.filter(|name| !name.is_empty());
+    let of = spec.claim_ref.as_ref();
+    let was_bound = of.and_then(|of| of.uid.as_deref()).is_some_and(|uid| !uid.is_empty());
     if volume.obj.is_deleting() {
-        if !held || claim.is_some_and(|claim| !claim.obj.is_deleting()) {
+        // Also by a claim that is being deleted: a pod may use it until it is gone. Not by one that
+        // has another volume, or to which this one is only offered.
+        let is_used = claim.is_some() && named.map_or(was_bound, |name| name == volume.name());
+        if !held || is_used {
             return Plan::idle(reasons::BEING_DELETED);
         }
         return set_finalizers(reasons::UNUSED, volume, false);
@@ -82,31 +92,54 @@ pub(crate) fn decide(view: &View) -> Plan {
     if !held {
         return set_finalizers(reasons::PROTECTING, volume, true);
     }
-    let of = spec.claim_ref.as_ref();
-    let was_bound = of.and_then(|of| of.uid.as_deref()).is_some_and(|uid| !uid.is_empty());
-    match claim {
-        // Reserved by name, or free.
-        None if !was_bound => phase(volume, "Available", None),
-        Some(claim) => {
-            let named = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
-            match named.filter(|name| !name.is_empty()) {
-                Some(name) if name != volume.name() => released(volume),
-                Some(_) if was_bound => phase(volume, "Bound", None),
-                None if !was_bound => phase(volume, "Available", None),
+    match (claim, named) {
+        (Some(_), Some(name)) if name == volume.name() => {
+            if was_bound {
+                phase(volume, "Bound", None)
+            } else {
                 // Its claim has still to take it.
-                _ => Plan::idle(reasons::BINDING),
+                Plan::idle(reasons::BINDING)
             }
         }
-        None => released(volume),
+        // Reserved by name, or free.
+        _ if !was_bound => phase(volume, "Available", None),
+        (Some(_), None) => Plan::idle(reasons::BINDING),
+        (Some(_), Some(_)) => bound_elsewhere(volume),
+        (None, _) => released(volume),
     }
+}
+
+/// Its claim has another volume. One that was made for the claim is of no use to anybody else; one
+/// that somebody has made by hand may hold data, and is free again.
+///
+/// **Source**: the end of `syncVolume`, and `unbindVolume`.
+fn bound_elsewhere(volume: &Seen<PersistentVolume>) -> Plan {
+    let spec = volume.spec.as_ref();
+    let policy = spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+    if annotation(&volume.obj, PROVISIONED_BY).is_some() && policy == Some("Delete") {
+        return released(volume);
+    }
+    let patch = if annotation(&volume.obj, BOUND_BY_CONTROLLER).is_some() {
+        json!({"metadata": {"annotations": {BOUND_BY_CONTROLLER: null}},
+            "spec": {"claimRef": null}})
+    } else {
+        // The name is what the user has written: the reservation stays.
+        json!({"spec": {"claimRef": {"uid": null}}})
+    };
+    let (key, revision) = volume.assumed();
+    Plan::act(reasons::UNBINDING, vec![Action::Patch { key: key.clone(), patch }])
+        .assuming(key, revision)
 }
 
 /// Its claim is gone.
 fn released(volume: &Seen<PersistentVolume>) -> Plan {
     let spec = volume.spec.clone().unwrap_or_default();
     let policy = spec.persistent_volume_reclaim_policy.as_deref().unwrap_or("Retain");
+    let maker = annotation(&volume.obj, PROVISIONED_BY);
+    // One that somebody has written by hand may name any folder.
+    let is_made = maker == Some(local_volumes::PROVISIONER);
     match policy {
-        "Delete" if local_volumes::folder(&spec).is_some() => {
+        "Delete" if is_made && local_volumes::folder(&spec).is_some() => {
             // First told, then gone: the node that has the folder removes it.
             let status = volume.status.as_ref().and_then(|status| status.phase.as_deref());
             if status != Some("Released") {
