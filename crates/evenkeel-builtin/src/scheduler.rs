@@ -21,7 +21,7 @@ mod state;
 mod volumes;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -147,12 +147,13 @@ pub(crate) fn decide(view: &View) -> Plan {
     pending.sort_by_key(|pod| (-i64::from(priority(pod)), pod.created(), pod.key().clone()));
     let mut state = State::of(view);
     let mut plan = Plan::idle(reasons::NOTHING_PENDING);
+    let mut taken = BTreeSet::new();
     for pod in pending {
         let facts = Facts::of(pod);
-        let needs = Needs::of(&view.storage, pod, &view.pods);
+        let needs = Needs::of(&view.storage, pod, &view.pods, &taken);
         let (needs, freed) = match needs {
             Ok(needs) => {
-                needs.without_gone(|name| state.nodes.iter().any(|node| node.name() == name))
+                needs.without_gone(|name| view.nodes.iter().find(|node| node.name() == name))
             }
             Err(problem) => {
                 let all = state.nodes.len();
@@ -173,6 +174,7 @@ pub(crate) fn decide(view: &View) -> Plan {
             Ok(node) => {
                 plan.reason = reasons::SCHEDULED;
                 let name = state.nodes[node].name().to_owned();
+                taken.extend(needs.chosen(state.nodes[node].node).into_iter().flatten());
                 state.put(node, facts);
                 if let Some(told) = needs.tell(&name) {
                     // Its claims are bound for this node first.

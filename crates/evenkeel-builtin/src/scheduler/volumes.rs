@@ -3,7 +3,7 @@
 //! **Source**: `pkg/scheduler/framework/plugins/volumebinding` and `volumerestrictions`. A claim
 //! that waits for a node gets it as an annotation; the pod is bound when its volumes are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_api::{GroupKind, Key, local_volumes};
 use evenkeel_control::{Action, ListQuery, ObserveError, Ports};
@@ -66,16 +66,19 @@ pub(crate) struct Needs<'a> {
 #[derive(Debug)]
 struct Open<'a> {
     claim: &'a Seen<PersistentVolumeClaim>,
-    /// Volumes that it could get; `None` when one would be made on any node.
+    /// Volumes that it could get, the best first; `None` when one would be made on any node.
     choice: Option<Vec<&'a Seen<PersistentVolume>>>,
 }
 
 impl<'a> Needs<'a> {
+    /// `taken`: volumes that the same plan gives to other pods.
+    ///
     /// **Errors**: why no node can take the pod as its claims are.
     pub(crate) fn of(
         storage: &'a Storage,
         pod: &Seen<Pod>,
         others: &[Seen<Pod>],
+        taken: &BTreeSet<&str>,
     ) -> Result<Self, String> {
         let mut needs = Self::default();
         for key in storage::claims_of(&pod.obj) {
@@ -97,7 +100,7 @@ impl<'a> Needs<'a> {
                             ReadWriteOncePod access mode"
                     .to_owned());
             }
-            needs.add(storage, claim)?;
+            needs.add(storage, claim, taken)?;
         }
         Ok(needs)
     }
@@ -106,6 +109,7 @@ impl<'a> Needs<'a> {
         &mut self,
         storage: &'a Storage,
         claim: &'a Seen<PersistentVolumeClaim>,
+        taken: &BTreeSet<&str>,
     ) -> Result<(), String> {
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
         if phase == Some("Lost") {
@@ -135,8 +139,8 @@ impl<'a> Needs<'a> {
         };
         let Some(class) = class.filter(waits) else { return unbound() };
         let is_made = class.provisioner != "kubernetes.io/no-provisioner";
-        let fitting = storage.volumes.values().filter(|volume| storage::fits(volume, claim));
-        let choice = (!is_made).then(|| fitting.collect());
+        let free = storage.volumes.values().filter(|volume| !taken.contains(volume.name()));
+        let choice = (!is_made).then(|| storage::choice(free, claim));
         self.open.push(Open { claim, choice });
         Ok(())
     }
@@ -146,28 +150,44 @@ impl<'a> Needs<'a> {
         if !self.bound.iter().all(|volume| volume_allows(volume, node)) {
             return Some("node(s) had volume node affinity conflict");
         }
-        for open in &self.open {
-            let selected = selected_node(open.claim);
-            let can = open
-                .choice
-                .as_ref()
-                .is_none_or(|volumes| volumes.iter().any(|volume| volume_allows(volume, node)));
-            if !can || selected.is_some_and(|name| name != node.name()) {
-                return Some(NO_VOLUME);
-            }
-        }
-        None
+        let is_elsewhere = |open: &Open<'_>| {
+            selected_node(open.claim).is_some_and(|selected| selected != node.name())
+        };
+        let cannot = self.open.iter().any(is_elsewhere) || self.chosen(node).is_none();
+        cannot.then_some(NO_VOLUME)
     }
 
-    /// Forgets nodes that were chosen before and are gone.
-    pub(crate) fn without_gone(mut self, exists: impl Fn(&str) -> bool) -> (Self, Vec<Action>) {
+    /// Names of the volumes that its claims get on a node, another one for each. `None` when there
+    /// are not enough.
+    ///
+    /// **Source**: `findMatchingVolumes` in `volumebinding/binder.go`.
+    pub(crate) fn chosen(&self, node: &Seen<Node>) -> Option<BTreeSet<&'a str>> {
+        let mut chosen = BTreeSet::new();
+        for choice in self.open.iter().filter_map(|open| open.choice.as_ref()) {
+            let mut free = choice.iter().copied().filter(|volume| volume_allows(volume, node));
+            let volume = free.find(|volume| !chosen.contains(volume.name()))?;
+            chosen.insert(volume.name());
+        }
+        Some(chosen)
+    }
+
+    /// Forgets nodes that were chosen before and are gone, or have no volume left for the claim:
+    /// another claim was faster.
+    pub(crate) fn without_gone<'n>(
+        mut self,
+        find: impl Fn(&str) -> Option<&'n Seen<Node>>,
+    ) -> (Self, Vec<Action>) {
         let mut freed = Vec::new();
-        self.open.retain(|open| match selected_node(open.claim) {
-            Some(name) if !exists(name) => {
+        self.open.retain(|open| {
+            let Some(name) = selected_node(open.claim) else { return true };
+            let can = find(name).is_some_and(|node| {
+                let choice = open.choice.as_ref();
+                choice.is_none_or(|all| all.iter().any(|volume| volume_allows(volume, node)))
+            });
+            if !can {
                 freed.push(select(open.claim, None));
-                false
             }
-            _ => true,
+            can
         });
         (self, freed)
     }

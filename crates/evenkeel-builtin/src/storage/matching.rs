@@ -59,7 +59,7 @@ pub(super) fn mismatch(
 /// Whether a free volume is one that the claim may have.
 ///
 /// **Source**: `FindMatchingVolume` in `component-helpers/storage/volume`.
-pub(crate) fn fits(volume: &Seen<PersistentVolume>, claim: &PersistentVolumeClaim) -> bool {
+fn fits(volume: &Seen<PersistentVolume>, claim: &PersistentVolumeClaim) -> bool {
     let (Some(have), Some(want)) = (volume.spec.as_ref(), claim.spec.as_ref()) else {
         return false;
     };
@@ -83,9 +83,26 @@ pub(super) fn best<'a>(
     may_use: impl Fn(&PersistentVolume) -> bool,
 ) -> Option<&'a Seen<PersistentVolume>> {
     let fitting = volumes.iter().filter(|volume| fits(volume, claim) && may_use(volume));
-    fitting.min_by_key(|volume| {
-        let spec = volume.spec.as_ref();
-        let room = spec.and_then(|spec| bytes(spec.capacity.as_ref()?.get("storage")));
-        (room, volume.name().to_owned())
-    })
+    fitting.min_by_key(|volume| rank(volume))
+}
+
+/// The free volumes that a claim may have, the best first; only its own when one is kept for it.
+pub(crate) fn choice<'a>(
+    volumes: impl Iterator<Item = &'a Seen<PersistentVolume>>,
+    claim: &Seen<PersistentVolumeClaim>,
+) -> Vec<&'a Seen<PersistentVolume>> {
+    let mut volumes: Vec<_> = volumes.collect();
+    if let Some(own) = volumes.iter().copied().find(|volume| is_bound_to(volume, claim)) {
+        return vec![own];
+    }
+    volumes.retain(|volume| fits(volume, claim));
+    volumes.sort_by_key(|volume| rank(volume));
+    volumes
+}
+
+/// Small ones first; those of one size by name.
+fn rank(volume: &Seen<PersistentVolume>) -> (Option<i64>, String) {
+    let spec = volume.spec.as_ref();
+    let room = spec.and_then(|spec| bytes(spec.capacity.as_ref()?.get("storage")));
+    (room, volume.name().to_owned())
 }

@@ -26,7 +26,7 @@ use crate::seen::Seen;
 
 pub(crate) use claims::{Claims, claims_of};
 pub(crate) use ephemeral::{Ephemerals, brings};
-pub(crate) use matching::fits;
+pub(crate) use matching::choice;
 pub(crate) use volumes::Volumes;
 
 /// Holds a claim that a pod uses. **Source**: `PVCProtectionFinalizer`.

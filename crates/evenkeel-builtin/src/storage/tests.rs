@@ -431,3 +431,76 @@ fn a_node_that_is_gone_before_the_volume_is_made_is_chosen_anew() {
     assert_eq!(annotation(&claim, local_volumes::SELECTED_NODE), Some("n1"));
     assert!(events(&cluster, "data").contains("'ebs.csi.aws.com'"));
 }
+
+/// A local volume of a node, for claims of class `disks`, which wait for their pods.
+fn disk(name: &str, size: &str, node: &str) -> Value {
+    let terms = json!([{"matchExpressions": [
+        {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]);
+    let affinity = json!({"required": {"nodeSelectorTerms": terms}});
+    volume(name, size, &json!({"storageClassName": "disks", "nodeAffinity": affinity}))
+}
+
+fn disks() -> Cluster {
+    let cluster = cluster();
+    cluster.world.apply(json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": "disks"}, "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer"}));
+    cluster
+}
+
+#[test]
+fn a_node_whose_volume_another_claim_has_got_is_chosen_anew() {
+    let mut cluster = disks();
+    let mut body = claim("data", &json!({"storageClassName": "disks"}));
+    body["metadata"]["annotations"] = json!({local_volumes::SELECTED_NODE: "n1"});
+    cluster.world.apply(body);
+    cluster.world.apply(disk("v", "1Gi", "n2"));
+    cluster.world.apply(user("db", "data", &json!({})));
+    assert_snapshot!(shown(&mut cluster), @r"
+    claim data Bound v 1Gi
+    volume v Bound for data
+    pod db on n2
+    ");
+}
+
+#[test]
+fn pods_that_are_placed_at_once_do_not_get_the_same_volume() {
+    let mut cluster = disks();
+    for (name, node) in [("v1", "n1"), ("v2", "n2")] {
+        cluster.world.apply(disk(name, "1Gi", node));
+    }
+    for name in ["a", "b"] {
+        cluster.world.apply(claim(name, &json!({"storageClassName": "disks"})));
+        cluster.world.apply(user(name, name, &json!({})));
+    }
+    cluster.settle();
+    for name in ["a", "b"] {
+        let pod = cluster.world.find(&Key::of::<Pod>("shop", name)).unwrap();
+        assert_ne!(text(&pod, "/spec/nodeName"), "-", "{name}");
+    }
+}
+
+#[test]
+fn a_pod_with_two_claims_goes_where_there_are_two_volumes() {
+    let mut cluster = disks();
+    for (name, size, node) in [("v1", "9Gi", "n1"), ("v2", "2Gi", "n2"), ("v3", "1Gi", "n2")] {
+        cluster.world.apply(disk(name, size, node));
+    }
+    let class = json!({"storageClassName": "disks"});
+    cluster.world.apply(claim("data", &class));
+    let mut large = claim("log", &class);
+    large["spec"]["resources"]["requests"]["storage"] = "2Gi".into();
+    cluster.world.apply(large);
+    let mut pod = user("db", "data", &json!({}));
+    let second = json!({"name": "log", "persistentVolumeClaim": {"claimName": "log"}});
+    pod["spec"]["volumes"].as_array_mut().unwrap().push(second);
+    cluster.world.apply(pod);
+    assert_snapshot!(shown(&mut cluster), @r"
+    claim data Bound v3 1Gi
+    claim log Bound v2 2Gi
+    volume v1 Available for -
+    volume v2 Bound for log
+    volume v3 Bound for data
+    pod db on n2
+    ");
+}
