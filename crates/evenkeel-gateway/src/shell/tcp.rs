@@ -4,7 +4,7 @@
 //! They have no deadline once they are made. Keepalive finds out when a side has gone without a
 //! word.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -144,6 +144,8 @@ async fn join(
 ) -> Result<(), Broken> {
     let (mut inward, mut outward) = (Pump::default(), Pump::default());
     let scratch = &client.worker.scratch;
+    let mut client_lost = pin!(lost(stream));
+    let mut endpoint_lost = pin!(silent(upstream));
     let ended = poll_fn(|cx| {
         let scratch = &mut scratch.borrow_mut();
         let passed = |bytes| carried.passed(Direction::In, bytes);
@@ -154,7 +156,17 @@ async fn join(
             (Poll::Ready(Err(broken)), _) => Poll::Ready(Err((Direction::In, broken))),
             (_, Poll::Ready(Err(broken))) => Poll::Ready(Err((Direction::Out, broken))),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
-            _ => Poll::Pending,
+            // Nobody reads any more from a side that has ended, and perhaps nobody writes to it for
+            // a long time: that it has gone has to be asked for.
+            (Poll::Ready(Ok(())), Poll::Pending) => {
+                let lost = client_lost.as_mut().poll(cx);
+                lost.map(|error| Err((Direction::Out, Broken::Writing(error))))
+            }
+            (Poll::Pending, Poll::Ready(Ok(()))) => {
+                let lost = endpoint_lost.as_mut().poll(cx);
+                lost.map(|error| Err((Direction::In, Broken::Writing(error))))
+            }
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
         }
     });
     let Err((direction, broken)) = ended.await else { return Ok(()) };
@@ -174,6 +186,26 @@ async fn join(
         }
     }
     Err(broken)
+}
+
+/// Waits until a connection is broken: reset, or without an answer to keepalive.
+async fn lost(stream: &TcpStream) -> io::Error {
+    let told = stream.ready(Interest::ERROR).await.and_then(|_| stream.take_error());
+    match told {
+        Ok(Some(error)) | Err(error) => error,
+        Ok(None) => io::ErrorKind::ConnectionReset.into(),
+    }
+}
+
+/// Waits until a connection is without an answer to keepalive. A reset does not count: an endpoint
+/// that has said all it had to may answer so to what the client still sends, and the client has
+/// perhaps not read everything yet.
+async fn silent(stream: &TcpStream) -> io::Error {
+    let error = lost(stream).await;
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => pending().await,
+        _ => error,
+    }
 }
 
 /// Closes so that the other side sees a reset, not an end.

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
 use evenkeel_gateway::engine::{EndpointState, Protocol};
@@ -295,6 +295,26 @@ fn a_reset_is_passed_on_as_a_reset() {
     set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
     drop(stream);
     assert_eq!(seen.recv().unwrap(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_client_that_is_lost_after_its_end_is_noticed() {
+    let (send, ended) = mpsc::channel();
+    let done = Arc::new(Barrier::new(2));
+    let finish = Arc::clone(&done);
+    // It says nothing, so that only the client's connection can tell.
+    let peer = Peer::start(move |mut stream| {
+        send.send(stream.read_to_end(&mut Vec::new()).unwrap()).unwrap();
+        finish.wait();
+    });
+    let service = Service::start(Protocol::Bytes, &[peer.address]);
+    let stream = service.connect();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(ended.recv().unwrap(), 0);
+    set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    wait_until(|| service.counted("tcp_connections_open") == ["0"]);
+    done.wait();
 }
 
 #[test]
