@@ -36,9 +36,9 @@ const HEAD_LATE: Refusal =
 pub(super) async fn serve(client: Rc<Client>, stream: TcpStream) {
     let worker = Rc::clone(&client.worker);
     let declared = worker.engine.borrow().protocol(client.listener);
-    match tcp::protocol(declared, &stream, worker.limits().opening).await {
-        Ok(Protocol::Bytes) => Box::pin(tcp::carry(client, stream)).await,
-        Ok(Protocol::Http | Protocol::Detect) => serve_http(client, stream).await,
+    match tcp::protocol(declared, stream, worker.limits().opening).await {
+        Ok((Protocol::Bytes, stream)) => Box::pin(tcp::carry(client, stream)).await,
+        Ok((Protocol::Http | Protocol::Detect, stream)) => serve_http(client, stream).await,
         Err(error) => {
             tracing::debug!(peer = %client.peer, %error, "connection lost before it was served");
         }

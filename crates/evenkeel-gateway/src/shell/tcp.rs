@@ -31,24 +31,30 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// How long what one side has sent is still passed on when it takes nothing any more.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Whether a connection is HTTP or bytes. Reads nothing: the bytes stay where they are. A client
-/// that is silent for `patience` waits for the server to speak.
+/// Whether a connection is HTTP or bytes, and the connection. Reads nothing: the bytes stay where
+/// they are. A client that is silent for `patience` waits for the server to speak.
 pub(super) async fn protocol(
     declared: Protocol,
-    stream: &TcpStream,
+    stream: TcpStream,
     patience: Duration,
-) -> io::Result<Protocol> {
+) -> io::Result<(Protocol, TcpStream)> {
     if declared != Protocol::Detect {
-        return Ok(declared);
+        return Ok((declared, stream));
     }
-    let told = match timeout(patience, until_told(stream)).await {
+    let told = match timeout(patience, until_told(&stream)).await {
         Ok(told) => told?,
-        Err(_) => look(stream).or_else(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => Ok(Opening::Unclear),
-            _ => Err(error),
-        })?,
+        Err(_) => match look(&stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Opening::Bytes,
+            told => told?,
+        },
     };
-    Ok(if told == Opening::Http { Protocol::Http } else { Protocol::Bytes })
+    Ok(match told {
+        Opening::Http => (Protocol::Http, stream),
+        Opening::Bytes => (Protocol::Bytes, stream),
+        // The runtime takes what has been looked at for read: registered anew, the socket is
+        // readable again.
+        Opening::Unclear => (Protocol::Bytes, TcpStream::from_std(stream.into_std()?)?),
+    })
 }
 
 /// Waits for enough of the first bytes.

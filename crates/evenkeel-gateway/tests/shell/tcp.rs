@@ -368,6 +368,19 @@ fn a_client_that_ends_before_it_has_told_is_carried_and_holds_up_nobody() {
 }
 
 #[test]
+fn a_client_that_says_too_little_to_tell_and_waits_is_heard() {
+    let echo = Peer::echo();
+    let limits = Limits { opening: Duration::from_millis(20), ..patient() };
+    let service = Service::with(limits, Protocol::Detect, &[echo.address]);
+    let mut stream = service.connect();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(b"P").unwrap();
+    let mut heard = [0; 1];
+    stream.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"P");
+}
+
+#[test]
 fn where_http_is_declared_bytes_are_refused() {
     let echo = Peer::echo();
     let service = Service::start(Protocol::Http, &[echo.address]);
