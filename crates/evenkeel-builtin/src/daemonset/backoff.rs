@@ -1,6 +1,9 @@
 //! How long a failed pod stays before it is replaced. **Source**: `failedPodsBackoff`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -27,8 +30,10 @@ impl Failures {
                 && pods::phase(pod) == "Failed"
                 && !pod.obj.is_deleting()
         });
+        // A node may have several failed pods, which go together: they are one failure.
+        let nodes: BTreeSet<&str> = failed.filter_map(|pod| pods::node(pod)).collect();
         let mut paused = BTreeMap::new();
-        for node in failed.filter_map(|pod| pods::node(pod)) {
+        for node in nodes {
             let passed = |since: Timestamp| {
                 Duration::try_from(now.duration_since(since)).unwrap_or_default()
             };

@@ -96,7 +96,9 @@ impl<'a> Draft<'a> {
 
     /// With a surge, an old pod stays until the new one is available.
     fn keep_surging(&mut self, running: &[&'a Seen<Pod>], node: &Seen<Node>, fit: Fit) {
-        if running.is_empty() && fit.runs {
+        // A failed pod that has to stay for now holds its place, or there would be more and more.
+        let is_paused = self.view.paused.contains_key(node.name());
+        if running.is_empty() && fit.runs && !is_paused {
             self.wanting.push(node.name().to_owned());
         }
         if running.len() < 2 {

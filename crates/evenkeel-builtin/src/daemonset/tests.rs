@@ -59,24 +59,26 @@ fn pod(row: &str, hash: &str) -> Seen<Pod> {
     seen(pod)
 }
 
-fn run(spec: &Value, nodes: &str, rows: &str) -> Plan {
+fn view(spec: &Value, nodes: &str, rows: &str) -> View {
     let set = set(spec);
     let hash = crate::deployment::template_hash(&set.spec.as_ref().unwrap().template, 0);
     let rows = rows.split(',').filter(|row| !row.is_empty());
-    let view = View {
+    View {
         now: at(10),
         pods: rows.map(|row| pod(row, &hash)).collect(),
         nodes: nodes.split(',').map(node).collect(),
         set,
         revisions: vec![],
         paused: BTreeMap::new(),
-    };
-    decide(&view)
+    }
 }
 
 /// The nodes that get a pod, the pods that go, and the status.
 fn plan(spec: impl Borrow<Value>, nodes: &str, rows: &str) -> String {
-    let plan = run(spec.borrow(), nodes, rows);
+    words(&decide(&view(spec.borrow(), nodes, rows)))
+}
+
+fn words(plan: &Plan) -> String {
     let mut text = String::new();
     for action in plan.actions.iter().skip(1) {
         let step = match action {
@@ -175,4 +177,25 @@ fn failed_pods_are_replaced_more_and_more_slowly() {
     assert_eq!(look(3), Some(4));
     assert_eq!(look(4_000), None);
     assert_eq!(look(4_000), Some(1));
+}
+
+#[test]
+fn failed_pods_of_one_node_go_together() {
+    let mut failures = Failures::default();
+    let failed = [pod("a Failed", "x"), pod("a Failed y", "x")];
+    assert_eq!(failures.look(&failed, "ds", at(0)), BTreeMap::new());
+    assert_eq!(failures.look(&failed, "ds", at(0)).len(), 1);
+    assert_eq!(failures.look(&failed, "ds", at(1)), BTreeMap::new());
+    assert_snapshot!(
+        plan(json!({}), "a", "a Failed,a Failed y"),
+        @"-agent-a-new -agent-a-y (1 1 0 1 0)"
+    );
+}
+
+#[test]
+fn a_failed_pod_that_has_to_stay_gets_no_other_beside_it() {
+    let surge = json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}});
+    let mut view = view(&surge, "a", "a Failed");
+    view.paused = BTreeMap::from([("a".to_owned(), Duration::from_secs(1))]);
+    assert_snapshot!(words(&decide(&view)), @"(1 1 0 1 0)");
 }
