@@ -50,7 +50,16 @@ const THIS_CONTROLLER: &str = "kubernetes.io/job-controller";
 /// next one depends on pods that may be deleted meanwhile; as upstream, a restart forgets those.
 #[derive(Default)]
 pub(crate) struct Jobs {
-    ended: Arc<Mutex<BTreeMap<Key, BTreeMap<String, Ended>>>>,
+    ended: Arc<Mutex<BTreeMap<Key, Memory>>>,
+}
+
+/// How pods of one Job have ended.
+#[derive(Default)]
+struct Memory {
+    /// The Job's: the next one of its name begins with an empty memory.
+    uid: String,
+    /// By the uid of the pod.
+    pods: BTreeMap<String, Ended>,
 }
 
 /// What one Job's decision looks at.
@@ -107,8 +116,7 @@ impl Controller for Jobs {
                     |owner| owner.kind == "Job" && owner.name == *key.name,
                 )
         });
-        let is_open = job.as_ref().is_some_and(|job| finish::finished(job).is_none());
-        let ended = self.remember(key, &pods, is_open);
+        let ended = self.remember(key, &pods, job.as_ref());
         if job.is_none() && !pods.iter().any(|pod| is_tracked(pod)) {
             return Ok(None);
         }
@@ -121,15 +129,19 @@ impl Controller for Jobs {
 }
 
 impl Jobs {
-    fn remember(&self, key: &Key, pods: &[Seen<Pod>], is_open: bool) -> Vec<Ended> {
+    fn remember(&self, key: &Key, pods: &[Seen<Pod>], job: Option<&Seen<Job>>) -> Vec<Ended> {
         let mut all = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_open {
+        let Some(job) = job.filter(|job| finish::finished(job).is_none()) else {
             all.remove(key);
             return Vec::new();
+        };
+        let memory = all.entry(key.clone()).or_default();
+        if memory.uid != job.uid() {
+            *memory = Memory { uid: job.uid().to_owned(), pods: BTreeMap::new() };
         }
-        let ended = all.entry(key.clone()).or_default();
-        backoff::remember(ended, pods);
-        ended.values().copied().collect()
+        let own = pods.iter().filter(|pod| pods::is_controlled_by(&pod.obj, job.uid()));
+        backoff::remember(&mut memory.pods, own);
+        memory.pods.values().copied().collect()
     }
 }
 
@@ -187,6 +199,10 @@ fn release_leftovers(view: &View) -> Option<Plan> {
     for pod in view.pods.iter().filter(|pod| is_tracked(pod)) {
         let is_open = match pod.obj.controller() {
             Some(owner) if owner.kind != "Job" => continue,
+            // Two Jobs may have one selector; each looks after its own pods.
+            Some(owner) if view.job.as_ref().is_some_and(|job| job.name() != owner.name) => {
+                continue;
+            }
             Some(owner) => open.is_some_and(|job| job.uid() == owner.uid),
             // It may be adopted.
             None => open.is_some_and(|job| {

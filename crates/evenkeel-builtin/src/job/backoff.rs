@@ -27,7 +27,10 @@ pub(crate) struct Ended {
 
 /// Takes note of pods that have ended or are made to. One that the Job itself removes has lost its
 /// finalizer before, and does not count.
-pub(crate) fn remember(ended: &mut BTreeMap<String, Ended>, pods: &[Seen<Pod>]) {
+pub(crate) fn remember<'a>(
+    ended: &mut BTreeMap<String, Ended>,
+    pods: impl IntoIterator<Item = &'a Seen<Pod>>,
+) {
     for pod in pods {
         let is_terminal = pods::is_terminal(pod);
         let counts = is_tracked(pod) && (is_terminal || pod.obj.is_deleting());

@@ -60,7 +60,7 @@ pub(crate) fn ended_by(job: &Job) -> Option<&JobCondition> {
     conditions.iter().find(|one| is_true(one, "Complete") || is_true(one, "Failed"))
 }
 
-fn is_true(condition: &JobCondition, kind: &str) -> bool {
+pub(crate) fn is_true(condition: &JobCondition, kind: &str) -> bool {
     condition.type_ == kind && condition.status == "True"
 }
 

@@ -261,3 +261,37 @@ fn what_a_job_leaves_is_let_go() {
     patch Pod/shop/b {"metadata":{"finalizers":null}}
     "#);
 }
+
+#[test]
+fn pods_of_another_job_with_the_same_selector_are_left_alone() {
+    let mut other = pod("b Succeeded").obj.json().clone();
+    let owner = &mut other["metadata"]["ownerReferences"][0];
+    owner["name"] = "twin".into();
+    owner["uid"] = "twin".into();
+    let mut view = view(&json!({}), &json!({"active": 1}), "a Running");
+    view.pods.push(seen(other));
+    let plan = words(&decide(&view));
+    assert!(!plan.contains("shop/b"), "{plan}");
+}
+
+#[test]
+fn a_job_does_not_wait_for_failures_of_an_earlier_one_of_its_name() {
+    let (jobs, key) = (Jobs::default(), Key::of::<Job>("shop", "work"));
+    let first = job(&json!({}), &json!({}));
+    let failed = [pod("a Failed code=1")];
+    assert_eq!(jobs.remember(&key, &failed, Some(&first)).len(), 1);
+    // A pod that is deleted meanwhile still counts.
+    assert_eq!(jobs.remember(&key, &[], Some(&first)).len(), 1);
+    let mut next = first.obj.json().clone();
+    next["metadata"]["uid"] = "next".into();
+    assert!(jobs.remember(&key, &failed, Some(&seen(next))).is_empty());
+}
+
+#[test]
+fn the_time_limit_of_a_resumed_job_begins_anew() {
+    let suspended = json!({"conditions": [{"type": "Suspended", "status": "True",
+        "reason": "JobSuspended", "message": "Job suspended"}]});
+    let resumed = plan(json!({"activeDeadlineSeconds": 50}), suspended, "");
+    assert!(resumed.contains("JobResumed") && !resumed.contains("DeadlineExceeded"), "{resumed}");
+    assert!(resumed.contains("wake after 50s"), "{resumed}");
+}

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     View, backoff,
-    finish::{Verdict, condition, ensure},
+    finish::{Verdict, condition, ensure, is_true},
     index,
     indexes::Indexes,
     is_tracked, manage,
@@ -102,8 +102,14 @@ impl<'a> Sync<'a> {
     }
 
     /// How long it may still be active; `None` without a limit.
+    ///
+    /// Nor is there one while the status says that it is suspended: a Job that is resumed has the
+    /// start time of before until that is set anew.
     pub(crate) fn deadline_in(&self) -> Option<Duration> {
         let limit = self.spec.active_deadline_seconds.filter(|_| !self.is_suspended())?;
+        if self.status.conditions.iter().flatten().any(|one| is_true(one, "Suspended")) {
+            return None;
+        }
         let start = self.status.start_time.as_ref()?.0;
         let end = start.checked_add(SignedDuration::from_secs(limit)).ok()?;
         Some(Duration::try_from(end.duration_since(self.view.now)).unwrap_or_default())
