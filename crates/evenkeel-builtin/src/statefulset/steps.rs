@@ -51,7 +51,10 @@ pub(crate) struct Draft<'a> {
 impl<'a> Draft<'a> {
     pub(crate) fn new(view: &'a View, revisions: &'a Revisions) -> Self {
         let mut plan = Plan::idle(reasons::SETTLED);
-        revisions.update.add_to(&mut plan);
+        // One that is made while the set goes would be left over.
+        if !view.set.obj.is_deleting() {
+            revisions.update.add_to(&mut plan);
+        }
         let policy = view.set.spec.as_ref().and_then(|spec| spec.pod_management_policy.as_deref());
         let is_ordered = policy != Some("Parallel");
         Self { view, revisions, plan, is_ordered, deleted_for_update: 0, changed: 0 }
@@ -203,7 +206,9 @@ impl<'a> Draft<'a> {
     /// Deletes the highest pod of an old revision, unless one above it is still on its way.
     fn update(&mut self, wanted: &BTreeMap<i64, Option<&Seen<Pod>>>) {
         let strategy = strategy(&self.view.set);
-        if !strategy.is_rolling {
+        // Those that are still to be made come first.
+        let is_full = i64::try_from(wanted.len()) == Ok(identity::replicas(&self.view.set));
+        if !strategy.is_rolling || !is_full {
             return;
         }
         let first = identity::start(&self.view.set) + strategy.partition.unwrap_or_default();
@@ -246,22 +251,27 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The pods by ordinal, and those beyond, the highest first.
+/// The pods by ordinal, with the first ordinals that have none, and those beyond, the highest first.
 type Split<'a> = (BTreeMap<i64, Option<&'a Seen<Pod>>>, Vec<(i64, &'a Seen<Pod>)>);
 
-/// Which pods have an ordinal that is wanted.
+/// Which pods have an ordinal that is wanted. Of the ordinals without a pod there are no more than
+/// one pass makes: a set may want more pods than memory could hold.
 pub(crate) fn split(view: &View) -> Split<'_> {
     let set: &StatefulSet = &view.set;
-    let mut wanted: BTreeMap<_, _> = identity::range(set).map(|ordinal| (ordinal, None)).collect();
-    let mut beyond = Vec::new();
+    let range = identity::range(set);
+    let (mut wanted, mut beyond) = (BTreeMap::new(), Vec::new());
     let own = view.pods.iter().filter(|pod| pods::is_controlled_by(&pod.obj, view.set.uid()));
     for pod in own {
         let Some(ordinal) = identity::ordinal(view.set.name(), pod.name()) else { continue };
-        match wanted.get_mut(&ordinal) {
-            Some(place) => *place = Some(pod),
-            None => beyond.push((ordinal, pod)),
+        if range.contains(&ordinal) {
+            wanted.insert(ordinal, Some(pod));
+        } else {
+            beyond.push((ordinal, pod));
         }
     }
+    let missing = range.filter(|ordinal| !wanted.contains_key(ordinal));
+    let missing: Vec<i64> = missing.take(BATCH_MAX).collect();
+    wanted.extend(missing.into_iter().map(|ordinal| (ordinal, None)));
     beyond.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
     (wanted, beyond)
 }

@@ -230,6 +230,23 @@ fn a_claim_of_an_earlier_pod_is_waited_for() {
     assert!(claim(leaving).starts_with("StatusChanged"));
 }
 
+#[test]
+fn a_set_of_very_many_pods_is_made_in_batches() {
+    let spec = json!({"podManagementPolicy": PARALLEL, "replicas": 2_000_000_000});
+    let made = plan(spec, "0 ready,700 ready");
+    assert_eq!(made.matches('+').count(), 500);
+    assert!(made.contains(" +db-1 ") && made.ends_with(" +db-500"), "{made}");
+}
+
+#[test]
+fn a_set_that_is_being_deleted_gets_no_revision() {
+    let mut body = body(&json!({}), &json!({"replicas": 0}));
+    body["metadata"]["deletionTimestamp"] = at(5).to_string().into();
+    let view =
+        View { now: at(10), set: seen(body), pods: vec![], claims: vec![], revisions: vec![] };
+    assert!(decide(&view).actions.is_empty());
+}
+
 fn body_of(spec: &Value) -> Value {
     body(spec, &json!({"replicas": 0, "currentRevision": "db-v1"}))
 }
