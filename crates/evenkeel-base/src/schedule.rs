@@ -216,13 +216,26 @@ fn described(descriptor: &str, zone: &TimeZone) -> Result<Schedule, ScheduleErro
             let Some(pause) = other.strip_prefix("every ") else {
                 return Err(ScheduleError(format!("unrecognized descriptor: @{other}")));
             };
-            let parsed = parse_duration(pause).map_err(|error| {
+            let parsed = go_duration(pause).map_err(|error| {
                 ScheduleError(format!("failed to parse duration @{other}: {error}"))
             })?;
             return Ok(Schedule::Every(Duration::from_secs(parsed.as_secs().max(1))));
         }
     };
     Schedule::parse(text, zone)
+}
+
+/// A duration as Go reads it: no days, no weeks, no blanks. **Source**: `time.ParseDuration`.
+fn go_duration(text: &str) -> Result<Duration, String> {
+    if text.starts_with(char::is_whitespace) {
+        return Err(format!("time: invalid duration {text:?}"));
+    }
+    let mut units = text.split(|c: char| c.is_ascii_digit() || c == '.');
+    let is_ours = |c: char| matches!(c, 'd' | 'w') || c.is_whitespace();
+    if let Some(unit) = units.find(|unit| unit.contains(is_ours)) {
+        return Err(format!("time: unknown unit {unit:?} in duration {text:?}"));
+    }
+    parse_duration(text).map_err(|error| error.to_string())
 }
 
 fn field(text: &str, bounds: &Bounds) -> Result<u64, ScheduleError> {
@@ -378,6 +391,15 @@ mod tests {
         assert_eq!(error("*/2/3 * * * *"), "too many slashes: */2/3");
         assert_eq!(error("*/0 * * * *"), "step of range should be a positive number: */0");
         assert_eq!(error("@never"), "unrecognized descriptor: @never");
+        assert_eq!(
+            error("@every 1d"),
+            "failed to parse duration @every 1d: time: unknown unit \"d\" in duration \"1d\""
+        );
+        assert_eq!(
+            error("@every  5m"),
+            "failed to parse duration @every  5m: time: invalid duration \" 5m\""
+        );
+        assert!(error("@every 1w").contains("unknown unit") && !error("@every 5m ").is_empty());
         assert_eq!(
             error("x * * * *"),
             "failed to parse int from x: strconv.Atoi: parsing \"x\": invalid syntax"
