@@ -433,6 +433,23 @@ async fn the_next_agent_takes_over_without_a_blink() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_pod_does_not_get_the_address_of_a_running_one() {
+    let world = World::new(false);
+    let agent = world.start();
+    let running = world.pod("web", PROBED, None).await;
+    world.until_ready(&running, "True").await;
+    agent.abort();
+    assert!(agent.await.is_err());
+    // The next agent sees this one first.
+    let new = world.pod("api", PROBED, None).await;
+    let _agent = world.start();
+    let new = world.until_ready(&new, "True").await;
+    let running = world.store.get(&running).await.unwrap().unwrap();
+    assert_eq!(running.json()["status"]["podIP"], "127.64.0.2");
+    assert_eq!(new.json()["status"]["podIP"], "127.64.0.3");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_others_say_about_node_and_pods_is_set_right() {
     let world = World::new(false);
     let _agent = world.start();

@@ -43,6 +43,11 @@ pub(super) struct Agent {
     /// What an earlier agent left, by pod; emptied when the first list is complete.
     adopted: BTreeMap<String, Vec<Adopted>>,
     pods: BTreeMap<String, Held>,
+    /// Whether the first list of pods is complete.
+    is_synced: bool,
+    /// Pods of the first list that have no address yet: those that have one come first, or theirs
+    /// would be given away.
+    unaddressed: Vec<Arc<Obj>>,
     wakes: BTreeSet<(Timestamp, String)>,
     alarm: Option<(Timestamp, AbortHandle)>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -100,6 +105,8 @@ impl Agent {
             addresses,
             adopted: by_pod,
             pods: BTreeMap::new(),
+            is_synced: false,
+            unaddressed: Vec::new(),
             wakes: BTreeSet::new(),
             alarm: None,
             work: FuturesUnordered::new(),
@@ -242,9 +249,17 @@ impl Agent {
 
     fn seen(&mut self, event: WatchEvent) {
         match event {
-            WatchEvent::Applied(object) => self.applied(&object),
+            WatchEvent::Applied(object) => {
+                self.unaddressed.retain(|pod| pod.uid() != object.uid());
+                if !self.is_synced && lacks_address(&object) {
+                    self.unaddressed.push(object);
+                } else {
+                    self.applied(&object);
+                }
+            }
             WatchEvent::Deleted(object) => {
                 let uid = object.uid().to_owned();
+                self.unaddressed.retain(|pod| pod.uid() != uid);
                 let now = self.now();
                 let Some(held) = self.pods.get_mut(&uid) else { return };
                 held.gone = true;
@@ -252,6 +267,10 @@ impl Agent {
                 self.touch(&uid);
             }
             WatchEvent::Synced => {
+                self.is_synced = true;
+                for pod in std::mem::take(&mut self.unaddressed) {
+                    self.applied(&pod);
+                }
                 // What is left has no object any more.
                 let mut left: BTreeSet<String> =
                     std::mem::take(&mut self.adopted).into_keys().collect();
@@ -560,6 +579,13 @@ impl Agent {
     fn now(&self) -> Timestamp {
         self.io.ports.clock.now()
     }
+}
+
+/// Whether a pod is to get any address that is free.
+fn lacks_address(pod: &Obj) -> bool {
+    let on_host = pod.json().pointer("/spec/hostNetwork").and_then(Value::as_bool);
+    let ip = pod.json().pointer("/status/podIP").and_then(Value::as_str);
+    on_host != Some(true) && ip.is_none_or(str::is_empty)
 }
 
 /// Whether another writer has overwritten what we wrote: the phase, the address or readiness.
