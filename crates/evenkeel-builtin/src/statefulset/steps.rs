@@ -251,7 +251,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The pods by ordinal, with the first ordinals that have none, and those beyond, the highest first.
+/// The pods by ordinal, with the first ordinals that have none; and those beyond, last one first.
 type Split<'a> = (BTreeMap<i64, Option<&'a Seen<Pod>>>, Vec<(i64, &'a Seen<Pod>)>);
 
 /// Which pods have an ordinal that is wanted. Of the ordinals without a pod there are no more than
