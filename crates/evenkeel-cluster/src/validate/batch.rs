@@ -29,8 +29,11 @@ pub(super) fn job(spec: &Value, path: &str, check: &mut Check) {
         check.at_least(spec, name, path, 0);
     }
     check.one_of(spec, "completionMode", path, &["NonIndexed", "Indexed"]);
-    check.one_of(spec, "podReplacementPolicy", path, &["Failed", "TerminatingOrFailed"]);
     let has = |name: &str| given(spec, name).is_some();
+    // How a pod has failed is known only when it has ended.
+    let replacements: &[&str] =
+        if has("podFailurePolicy") { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+    check.one_of(spec, "podReplacementPolicy", path, replacements);
     if has("maxFailedIndexes") && !has("backoffLimitPerIndex") {
         let why = "when maxFailedIndexes is specified";
         check.required(&format!("{path}.backoffLimitPerIndex"), why);
@@ -53,11 +56,9 @@ pub(super) fn job(spec: &Value, path: &str, check: &mut Check) {
         check.required(&format!("{path}.template.spec.restartPolicy"), why);
     }
     template(spec, path, &["OnFailure", "Never", "Always"], check);
-    for name in ["podFailurePolicy", "backoffLimitPerIndex"] {
-        if has(name) && restart == "OnFailure" {
-            let why = format!("only \"Never\" is supported when {name} is specified");
-            check.invalid(&format!("{path}.template.spec.restartPolicy"), &json!(restart), why);
-        }
+    if has("podFailurePolicy") && restart == "OnFailure" {
+        let why = "only \"Never\" is supported when podFailurePolicy is specified";
+        check.invalid(&format!("{path}.template.spec.restartPolicy"), &json!(restart), why);
     }
 }
 
@@ -259,6 +260,9 @@ mod tests {
         spec.podFailurePolicy.rules[0].onExitCodes.operator: Unsupported value: "Like": supported values: "In", "NotIn"
         spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: []: at least one value is required
         "#);
+        let early = json!({"podReplacementPolicy": "TerminatingOrFailed",
+            "podFailurePolicy": {"rules": []}});
+        assert_snapshot!(indexed_job(&early), @r#"spec.podReplacementPolicy: Unsupported value: "TerminatingOrFailed": supported values: "Failed""#);
         let many: Vec<i64> = (1..=256).collect();
         assert_snapshot!(codes(json!({"operator": "In", "values": many})), @"spec.podFailurePolicy.rules[0].onExitCodes.values: Too many: 256: must have at most 255 items");
         assert_snapshot!(rules(json!([{"action": "FailIndex"}, {"onPodConditions": [{"type": "Ready", "status": "True"}]}])), @r#"
@@ -276,9 +280,6 @@ mod tests {
         spec.maxFailedIndexes: Invalid value: 4: must be less than or equal to completions
         ");
         assert_snapshot!(indexed_job(&json!({"completions": 100_001, "backoffLimitPerIndex": 1})), @"spec.maxFailedIndexes: Required value: must be specified when completions is above 100000");
-        let restarting = json!({"spec": {"restartPolicy": "OnFailure",
-            "containers": [{"name": "main", "image": "i"}]}});
-        assert_snapshot!(indexed_job(&json!({"backoffLimitPerIndex": 1, "template": restarting})), @r#"spec.template.spec.restartPolicy: Invalid value: "OnFailure": only "Never" is supported when backoffLimitPerIndex is specified"#);
     }
 
     #[test]
