@@ -41,3 +41,5 @@ pub const API: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Name of the bridge in the cluster's network.
 const BRIDGE: &str = "evenkeel0";
+/// Its hardware address: locally administered, and made of [`ROUTER`] as the kubelet's were.
+const BRIDGE_MAC: [u8; 6] = [0x0a, 0x58, 10, 244, 0, 1];

@@ -40,8 +40,10 @@ impl Links {
         self.0.link().change(up).execute().await.map_err(failed)
     }
 
-    pub(crate) async fn add_bridge(&self, name: &str) -> io::Result<u32> {
-        let bridge = LinkBridge::new(name).build();
+    /// A bridge with an address of its own. Without one it takes the lowest of its cables', and pods
+    /// would not find it any more when a cable comes or goes.
+    pub(crate) async fn add_bridge(&self, name: &str, address: [u8; 6]) -> io::Result<u32> {
+        let bridge = LinkBridge::new(name).address(address.to_vec()).build();
         self.0.link().add(bridge).execute().await.map_err(failed)?;
         self.index(name).await
     }

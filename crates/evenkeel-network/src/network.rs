@@ -8,7 +8,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::{BRIDGE, Forbidden, PODS, ROUTER, SERVICES, links::Links};
+use crate::{BRIDGE, BRIDGE_MAC, Forbidden, PODS, ROUTER, SERVICES, links::Links};
 
 /// The network namespace of a cluster. It is there as long as this, or a process or thread inside.
 #[derive(Debug, Clone)]
@@ -58,7 +58,7 @@ async fn furnish() -> io::Result<()> {
     let links = Links::open()?;
     let loopback = links.index("lo").await?;
     links.up(loopback).await?;
-    let bridge = links.add_bridge(BRIDGE).await?;
+    let bridge = links.add_bridge(BRIDGE, BRIDGE_MAC).await?;
     links.add_address(bridge, ROUTER, PODS.1).await?;
     links.own_range(loopback, SERVICES).await
 }

@@ -21,17 +21,19 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 /// What it is called, and what it does with an empty folder.
 type Scenario = (&'static str, fn(&Path) -> Outcome);
 
-const SCENARIOS: [Scenario; 5] = [
+const SCENARIOS: [Scenario; 6] = [
     ("every_pod_has_every_port", every_pod_has_every_port),
     ("service_addresses_are_inside_alone", service_addresses_are_inside_alone),
     ("names_resolve_over_udp_and_tcp", names_resolve_over_udp_and_tcp),
     ("a_pod_that_is_gone_leaves_nothing", a_pod_that_is_gone_leaves_nothing),
+    ("pods_that_come_and_go_do_not_disturb_others", pods_that_come_and_go_do_not_disturb_others),
     ("two_clusters_have_the_same_addresses", two_clusters_have_the_same_addresses),
 ];
 /// `nobody` of every Linux.
 const NOBODY: u32 = 65_534;
-/// How long a socket of a test waits: longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a socket of a test waits: longer than anything takes on a busy machine, and shorter than
+/// the system remembers a hardware address that is wrong.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
@@ -253,6 +255,29 @@ fn a_pod_that_is_gone_leaves_nothing(folder: &Path) -> Outcome {
     // Nor does one that never was.
     let file = scene.file("never");
     Ok(scene.network.inside(|| disconnect(&file, "never"))??)
+}
+
+fn pods_that_come_and_go_do_not_disturb_others(folder: &Path) -> Outcome {
+    let scene = Scene::set(folder)?;
+    let service = SocketAddr::from(([10, 96, 3, 4], 80));
+    let listener = scene.network.inside(|| TcpListener::bind(service))??;
+    thread::spawn(move || answer(&listener, "service"));
+    scene.add_pod("stays", [10, 244, 0, 2])?;
+    for round in 3..13 {
+        let name = format!("goes{round}");
+        scene.add_pod(&name, [10, 244, 0, round])?;
+        same(
+            &scene.in_pod("stays", || asked([10, 96, 3, 4], 80))??,
+            &"service 10.244.0.2".to_owned(),
+        )?;
+        let file = scene.file(&name);
+        scene.network.inside(|| disconnect(&file, &name))??;
+        same(
+            &scene.in_pod("stays", || asked([10, 96, 3, 4], 80))??,
+            &"service 10.244.0.2".to_owned(),
+        )?;
+    }
+    Ok(())
 }
 
 fn two_clusters_have_the_same_addresses(folder: &Path) -> Outcome {
