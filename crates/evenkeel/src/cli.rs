@@ -8,8 +8,8 @@ use crate::{
     durations,
     install_flags::{self, InstallArgs, UninstallArgs},
     manage::ManageArg,
+    network_arg::NetworkArg,
     tools::audit_args::{AuditCommand, RecordArgs},
-    up::NetworkArg,
 };
 
 /// Keeps services on Kubernetes up: releases, SLOs, gateway, alerts and audit in one binary.

@@ -14,6 +14,7 @@ mod io;
 mod manage;
 mod metric_servers;
 mod metrics_probe;
+mod network_arg;
 mod paths;
 mod run;
 mod signals;

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write as _},
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::Path,
     process::{Command, ExitCode, Stdio},
@@ -57,7 +57,8 @@ pub(super) fn become_neighbour(dir: &Path, words: &[String]) -> ExitCode {
         (Err(error), _) => error,
         (_, None) => io::Error::other("the command is empty"),
     };
-    super::shim::complain(&error.to_string());
+    // For a person, or a probe's message.
+    writeln!(io::stderr(), "{error}").unwrap_or_default();
     ExitCode::from(NOT_RUN)
 }
 

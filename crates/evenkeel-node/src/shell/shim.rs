@@ -77,11 +77,6 @@ fn say(line: &str) {
     writeln!(stdout, "{}", line.replace('\n', " ")).and_then(|()| stdout.flush()).unwrap_or(());
 }
 
-/// For a person, or a probe's message.
-pub(super) fn complain(line: &str) {
-    writeln!(io::stderr(), "{line}").unwrap_or(());
-}
-
 fn run(dir: &Path) -> io::Result<()> {
     // A terminal's Ctrl-C and a dying agent's group must not reach us.
     setsid()?;

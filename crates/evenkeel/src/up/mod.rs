@@ -42,7 +42,7 @@ pub(crate) use host::CONSOLE;
 use host::Host;
 pub(crate) use names::DOMAIN;
 use network::Own;
-pub(crate) use network::{NetworkArg, TRY, prepare, try_main};
+pub(crate) use network::{TRY, prepare, try_main};
 use served::serve_api;
 
 /// What an empty folder of nodes gets: one node with room for a laptop's experiments.

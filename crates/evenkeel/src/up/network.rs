@@ -18,23 +18,12 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 
 use super::{host::Part, load, names};
-use crate::io::complain;
+use crate::{io::complain, network_arg::NetworkArg};
 
 /// Port of the API server at its Service address.
 const API_PORT: u16 = 443;
 /// Longest wait for a connection into the cluster.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-
-/// Which network the cluster is to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum NetworkArg {
-    /// Its own where the machine allows it.
-    Auto,
-    /// Its own: each pod has an address, and Services have names.
-    Own,
-    /// Loopback addresses of the host, which all pods share.
-    Host,
-}
 
 /// A network of the cluster's own.
 #[derive(Debug, Clone)]
