@@ -12,6 +12,7 @@
 mod backoff;
 mod keep;
 mod nodes;
+mod pair;
 mod roll;
 mod status;
 

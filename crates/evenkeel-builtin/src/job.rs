@@ -15,6 +15,7 @@ mod finish;
 mod indexes;
 mod manage;
 mod policy;
+mod sync;
 mod track;
 
 use std::{
@@ -185,7 +186,7 @@ pub(crate) fn decide(view: &View) -> Plan {
     if let Some(plan) = claim(&job.obj, &selector, &matching) {
         return track_adopted(plan, &matching);
     }
-    track::Sync::new(view, job, spec).run()
+    sync::Sync::new(view, job, spec).run()
 }
 
 /// Pods whose Job is gone or finished are not counted any more.

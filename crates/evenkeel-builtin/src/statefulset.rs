@@ -93,7 +93,7 @@ impl Controller for StatefulSets {
         let revisions = within(GroupKind::of::<ControllerRevision>());
         let revisions = list_as::<ControllerRevision>(ports, &revisions).await?;
         let mut claims = Vec::new();
-        if !claims::templates(&set).is_empty() {
+        if !identity::templates(&set).is_empty() {
             let query = within(GroupKind::of::<PersistentVolumeClaim>());
             claims = list_as::<PersistentVolumeClaim>(ports, &query).await?;
             claims.retain(|claim| claims::is_of(&set, claim.name()));

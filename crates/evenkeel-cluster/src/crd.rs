@@ -11,6 +11,9 @@ use crate::{
     value::{stamp, text},
 };
 
+/// Group and kind of `CustomResourceDefinition`.
+pub(crate) const CRD: (&str, &str) = ("apiextensions.k8s.io", "CustomResourceDefinition");
+
 /// The kind that a definition defines; only served versions count.
 pub(crate) fn resource(definition: &Obj) -> Option<Resource> {
     let spec = definition.json().get("spec")?;

@@ -6,12 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
+    crd::CRD,
     error::ApiError,
     request::{DeleteRequest, Deleted},
     resource::Resource,
     state::{OWN_NAMESPACES, State},
     value::{list_at, meta_mut, number_at, stamp, text_at},
-    write::{CRD, is_finished},
+    write::is_finished,
 };
 
 /// How long an Event is kept after it was last recorded, as the API server does by default.

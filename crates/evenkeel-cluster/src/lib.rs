@@ -62,7 +62,7 @@ mod write;
 pub mod http;
 
 pub use error::{About, ApiError, Cause};
-pub use http::exec::{ExecRequest, ExecSession, ExecSource, NoExec, Resize, TerminalSize};
+pub use http::commands::{ExecRequest, ExecSession, ExecSource, NoExec, Resize, TerminalSize};
 pub use http::logs::{LogError, LogOptions, LogRequest, LogSource, NoLogs};
 pub use journal::{
     Batch, Counters, Entry, Flusher, Journal, JournalError, Keeper, Kept, RedbJournal, restore,

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    apply, conform, crd, defaults,
+    apply, conform,
+    crd::{self, CRD},
+    defaults,
     error::{ApiError, Cause},
     patch,
     request::{Write, Written},
@@ -278,9 +280,6 @@ impl State {
         }
     }
 }
-
-/// Group and kind of `CustomResourceDefinition`.
-pub(crate) const CRD: (&str, &str) = ("apiextensions.k8s.io", "CustomResourceDefinition");
 
 /// Metadata that only the server sets.
 const SYSTEM_FIELDS: &[&str] = &[

@@ -36,32 +36,6 @@ pub(crate) const KNOWN: &[Known] = &[
         reason: "a command with one long subcommand; they share how SLO files are read",
     },
     Known {
-        krate: "evenkeel-builtin",
-        files: &["daemonset/keep.rs", "daemonset/roll.rs"],
-        reason: "the pods of a node, which both look at; the pair belongs into a file below them",
-    },
-    Known {
-        krate: "evenkeel-builtin",
-        files: &["job/finish.rs", "job/manage.rs", "job/track.rs"],
-        reason: "one pass over a Job: what was counted decides what ends and what is made",
-    },
-    Known {
-        krate: "evenkeel-builtin",
-        files: &["statefulset/claims.rs", "statefulset/identity.rs"],
-        reason: "the claims of a pod are named after it, and are a part of who it is",
-    },
-    Known {
-        krate: "evenkeel-cluster",
-        files: &["apply.rs", "journal/pending.rs", "state.rs", "write.rs"],
-        reason: "the state, and what is queued of it for the disk: a definition that is not kept yet \
-                 is not shown, so the queue knows kinds",
-    },
-    Known {
-        krate: "evenkeel-cluster",
-        files: &["http/exec.rs", "http/objects.rs", "http/route.rs", "http/watch.rs"],
-        reason: "the router and its handlers, which are methods of it",
-    },
-    Known {
         krate: "evenkeel-control",
         files: &["notices.rs", "ports.rs"],
         reason: "a port and what is sent through it; to be broken",
@@ -88,11 +62,6 @@ pub(crate) const KNOWN: &[Known] = &[
         ],
         reason: "the stages of one connection over the worker that owns it; the worker's state \
                  belongs into a file below them",
-    },
-    Known {
-        krate: "evenkeel-gateway",
-        files: &["engine/metrics.rs", "engine/tally.rs"],
-        reason: "counters of connections, which are exposed with those of requests",
     },
     Known {
         krate: "evenkeel-gateway",

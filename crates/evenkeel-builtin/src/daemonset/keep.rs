@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{
     Draft, HASH, generation, is_available, is_updated,
     nodes::{self, Fit},
+    pair::Pair,
     roll,
 };
 use crate::{
@@ -173,11 +174,4 @@ impl<'a> Draft<'a> {
         }
         Some(pair)
     }
-}
-
-/// The pods of a node that stay. **Source**: `findUpdatedPodsOnNode`.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Pair<'a> {
-    pub(crate) new: Option<&'a Seen<Pod>>,
-    pub(crate) old: Option<&'a Seen<Pod>>,
 }

@@ -3,7 +3,7 @@
 use evenkeel_api::{Rounding, scaled_int_or_percent};
 use k8s_openapi::{api::apps::v1::DaemonSetSpec, apimachinery::pkg::util::intstr::IntOrString};
 
-use super::{Draft, is_available, keep::Pair};
+use super::{Draft, is_available, pair::Pair};
 use crate::seen::Seen;
 
 /// How many nodes may be without a pod, and how many may have two.

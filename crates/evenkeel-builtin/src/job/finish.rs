@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 use super::{
     indexes::Indexes,
     policy::{self, Failure},
-    track::Sync,
+    sync::Sync,
 };
 use crate::{
     pods, reasons,

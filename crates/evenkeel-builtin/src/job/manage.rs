@@ -12,7 +12,7 @@ use super::{
     indexes::{INDEX, Indexes},
     policy::{self, Failure},
     release,
-    track::Sync,
+    sync::Sync,
 };
 use crate::{pods, reasons, replicaset::first_to_go, seen::Seen};
 

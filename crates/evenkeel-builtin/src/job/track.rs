@@ -8,7 +8,7 @@ use evenkeel_api::json::difference;
 use evenkeel_control::{EventType, Plan};
 use jiff::SignedDuration;
 use k8s_openapi::api::{
-    batch::v1::{Job, JobSpec, JobStatus},
+    batch::v1::{Job, JobSpec},
     core::v1::Pod,
 };
 use serde_json::json;
@@ -21,6 +21,7 @@ use super::{
     is_tracked, manage,
     policy::{self, Failure},
     release,
+    sync::Sync,
 };
 use crate::{
     pods, reasons,
@@ -30,32 +31,6 @@ use crate::{
 /// Pods noted in the status at a time: it must not grow without limit. **Source**:
 /// `MaxUncountedPods`.
 const UNCOUNTED_MAX: usize = 500;
-
-/// One pass over a Job that has not finished.
-pub(crate) struct Sync<'a> {
-    pub(crate) view: &'a View,
-    pub(crate) job: &'a Seen<Job>,
-    pub(crate) spec: &'a JobSpec,
-    /// Its pods; of an Indexed Job in the order of their indexes.
-    pub(crate) pods: Vec<&'a Seen<Pod>>,
-    pub(crate) active: Vec<&'a Seen<Pod>>,
-    pub(crate) plan: Plan,
-    /// The status as it is to be written.
-    pub(crate) status: JobStatus,
-    /// Pods that this pass makes.
-    pub(crate) created: i64,
-    pub(crate) ready: i64,
-    pub(crate) terminating: i64,
-    /// All successes, those not yet in the status included.
-    pub(crate) succeeded: i64,
-    /// All failures that count, likewise.
-    pub(crate) failed: i64,
-    pub(crate) succeeded_indexes: Indexes,
-    /// `None` unless indexes are retried by themselves.
-    pub(crate) failed_indexes: Option<Indexes>,
-    /// The failed pod of each index that is still to be replaced.
-    pub(crate) replaced: BTreeMap<i64, &'a Seen<Pod>>,
-}
 
 impl<'a> Sync<'a> {
     pub(crate) fn new(view: &'a View, job: &'a Seen<Job>, spec: &'a JobSpec) -> Self {

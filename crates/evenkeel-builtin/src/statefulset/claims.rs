@@ -16,19 +16,9 @@ use serde_json::{Value, json};
 use super::{View, identity};
 use crate::seen::{Seen, json};
 
-pub(crate) fn templates(set: &StatefulSet) -> &[PersistentVolumeClaim] {
-    let spec = set.spec.as_ref();
-    spec.and_then(|spec| spec.volume_claim_templates.as_deref()).unwrap_or_default()
-}
-
-/// Name of an ordinal's claim.
-pub(crate) fn name(template: &PersistentVolumeClaim, set: &str, ordinal: i64) -> String {
-    format!("{}-{set}-{ordinal}", template.metadata.name.as_deref().unwrap_or_default())
-}
-
 /// Whether a claim of this name may belong to the set.
 pub(crate) fn is_of(set: &Seen<StatefulSet>, claim: &str) -> bool {
-    templates(set).iter().any(|template| {
+    identity::templates(set).iter().any(|template| {
         let prefix = format!("{}-", template.metadata.name.as_deref().unwrap_or_default());
         let pod = claim.strip_prefix(&prefix);
         pod.and_then(|pod| identity::ordinal(set.name(), pod)).is_some()
@@ -40,8 +30,8 @@ pub(crate) fn of_ordinal(
     view: &View,
     ordinal: i64,
 ) -> impl Iterator<Item = (&PersistentVolumeClaim, Option<&Seen<PersistentVolumeClaim>>)> {
-    templates(&view.set).iter().map(move |template| {
-        let name = name(template, view.set.name(), ordinal);
+    identity::templates(&view.set).iter().map(move |template| {
+        let name = identity::claim_name(template, view.set.name(), ordinal);
         (template, view.claims.iter().find(|claim| claim.name() == name))
     })
 }
@@ -63,7 +53,7 @@ pub(crate) fn create(
     body["kind"] = json!("PersistentVolumeClaim");
     body.as_object_mut()?.shift_remove("status");
     let metadata = &mut body["metadata"];
-    metadata["name"] = json!(name(template, set.name(), ordinal));
+    metadata["name"] = json!(identity::claim_name(template, set.name(), ordinal));
     metadata["namespace"] = json!(set.obj.namespace());
     let selector = &set.spec.as_ref()?.selector;
     for (key, value) in selector.match_labels.iter().flatten() {

@@ -1,10 +1,9 @@
 //! Who is who: names and ordinals, and the pod that an ordinal is to have.
 
 use evenkeel_api::Obj;
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::PersistentVolumeClaim};
 use serde_json::{Value, json};
 
-use super::claims;
 use crate::{pods, seen::Seen};
 
 /// Label with the name of the pod, for a Service of one pod.
@@ -61,11 +60,11 @@ pub(crate) fn new_pod(
     if let Some(service) = service.filter(|name| !name.is_empty()) {
         spec["subdomain"] = json!(service);
     }
-    let templates = claims::templates(set);
+    let templates = templates(set);
     let mut volumes: Vec<Value> = templates
         .iter()
         .map(|template| {
-            let claim = claims::name(template, set.name(), ordinal);
+            let claim = claim_name(template, set.name(), ordinal);
             json!({"name": template.metadata.name,
                 "persistentVolumeClaim": {"claimName": claim}})
         })
@@ -78,4 +77,15 @@ pub(crate) fn new_pod(
         spec["volumes"] = Value::Array(volumes);
     }
     Obj::from_json(body).ok()
+}
+
+/// The claims that each pod has.
+pub(crate) fn templates(set: &StatefulSet) -> &[PersistentVolumeClaim] {
+    let spec = set.spec.as_ref();
+    spec.and_then(|spec| spec.volume_claim_templates.as_deref()).unwrap_or_default()
+}
+
+/// Name of an ordinal's claim.
+pub(crate) fn claim_name(template: &PersistentVolumeClaim, set: &str, ordinal: i64) -> String {
+    format!("{}-{set}-{ordinal}", template.metadata.name.as_deref().unwrap_or_default())
 }

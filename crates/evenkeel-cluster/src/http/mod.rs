@@ -1,7 +1,8 @@
 //! HTTPS for `kubectl` and all other Kubernetes clients.
 
+pub(crate) mod commands;
 mod discovery;
-pub(crate) mod exec;
+mod exec;
 pub(crate) mod logs;
 mod objects;
 mod openapi;

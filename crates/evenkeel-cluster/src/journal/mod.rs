@@ -14,6 +14,7 @@
 mod file;
 mod keeper;
 mod pending;
+mod queue;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,8 @@ use crate::error::ApiError;
 
 pub use file::RedbJournal;
 pub use keeper::{Flusher, Keeper};
-pub(crate) use pending::{Queue, Receipt};
+pub(crate) use pending::Receipt;
+pub(crate) use queue::Queue;
 pub use snapshot::{restore, to_snapshot};
 
 /// Where an [`crate::ApiServer`] keeps its changes.

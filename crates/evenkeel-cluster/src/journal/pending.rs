@@ -1,19 +1,21 @@
 //! The state's side of the journal: what is queued, what may be seen, and the way back.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use evenkeel_api::{GroupKind, Obj};
 use futures::channel::oneshot;
 use serde_json::Value;
 
-use super::{Batch, Counters, Entry, JournalError, Kept};
+use super::{
+    Batch, Counters, Entry, JournalError, Kept,
+    queue::{Pending, Queue, Told},
+};
 use crate::{
-    crd,
+    crd::{self, CRD},
     error::ApiError,
     resource::Registry,
     state::{Name, State, name_of},
     value::{list_at, text_at},
-    write::CRD,
 };
 
 /// Changes that may be seen before they are kept. Hours of Leases and Events when a disk is full;
@@ -25,30 +27,6 @@ const QUEUE_MAX: usize = 20_000;
 /// Revisions that a restarted server leaves out: no more than this many can have been seen without
 /// being kept, so no revision ever stands for two different changes.
 const REVISIONS_SKIPPED: u64 = 20_000;
-
-/// A change that is not known to be kept.
-struct Pending {
-    revision: u64,
-    entry: Entry,
-    /// May be seen as soon as everything before it may be.
-    is_lazy: bool,
-}
-
-/// What a writer is told.
-type Told = Result<(), JournalError>;
-
-/// Changes on their way to the journal, oldest first.
-#[derive(Default)]
-pub(crate) struct Queue {
-    entries: VecDeque<Pending>,
-    /// Writers that wait until a revision is safe, in this order.
-    waiting: VecDeque<(u64, oneshot::Sender<Told>)>,
-    /// Waiting writers whose answer is known, to be told without the lock.
-    pub(crate) told: Vec<(oneshot::Sender<Told>, Told)>,
-    /// Whether the keeper should look.
-    pub(crate) is_fresh: bool,
-    is_stopped: bool,
-}
 
 /// Ready when the state that an answer is based on may be seen; without a value it may already.
 pub(crate) struct Receipt(Option<oneshot::Receiver<Told>>);

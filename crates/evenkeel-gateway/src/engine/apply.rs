@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::Engine;
 use super::choose::Ring;
 use super::connections::Split;
-use super::metrics::{Recorder, Subject};
+use super::metrics::Recorder;
 use super::retry::Budget;
+use super::sample::Subject;
 use super::snapshot::{Listener, PoolKey, Snapshot};
 use super::weights::SmoothWeights;
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::sample::{Sample, Subject, float};
 use super::tally::{TCP_METRICS, Tallies, Tally};
 
 /// Upper bounds of the duration buckets in milliseconds. Dense around half a second, where canary
@@ -60,27 +61,6 @@ impl Flag {
             Self::ClientGone => "DC",
         }
     }
-}
-
-/// What a series belongs to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Subject {
-    /// Attempts on the endpoints of a workload through a Service.
-    Attempts {
-        /// Namespace of Service and workload.
-        namespace: Arc<str>,
-        /// Service name.
-        service: Arc<str>,
-        /// Workload name.
-        workload: Arc<str>,
-    },
-    /// Requests to a Service's or Gateway's address.
-    Requests {
-        /// Its namespace.
-        namespace: Arc<str>,
-        /// Its name.
-        service: Arc<str>,
-    },
 }
 
 /// Counters of one subject and one status code, written by one engine only.
@@ -164,17 +144,6 @@ type SeriesKey = (Subject, u16, Flag);
 
 /// Retries and ejections of one subject.
 type Events = (Arc<AtomicU64>, Arc<AtomicU64>);
-
-/// One series' value at one time; what a scrape would read.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sample {
-    /// Metric name.
-    pub name: &'static str,
-    /// Label pairs in the order of the exposition.
-    pub labels: Vec<(&'static str, String)>,
-    /// Value.
-    pub value: f64,
-}
 
 /// A histogram's name, its three series names, and microseconds per unit of its bounds.
 struct HistogramNames {
@@ -310,32 +279,6 @@ fn histogram(
 
 fn sum(cells: &[Arc<Cell>], field: impl Fn(&Cell) -> &AtomicU64) -> f64 {
     cells.iter().map(|cell| float(field(cell).load(Ordering::Relaxed))).sum()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counters beyond 2^53 are not reached")]
-pub(super) fn float(count: u64) -> f64 {
-    count as f64
-}
-
-impl Subject {
-    pub(super) fn attempts(&self) -> bool {
-        matches!(self, Self::Attempts { .. })
-    }
-
-    pub(super) fn labels(&self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Attempts { namespace, service, workload } => vec![
-                ("reporter", "destination".to_owned()),
-                ("destination_workload", workload.to_string()),
-                ("destination_workload_namespace", namespace.to_string()),
-                ("destination_service_name", service.to_string()),
-                ("destination_service_namespace", namespace.to_string()),
-            ],
-            Self::Requests { namespace, service } => {
-                vec![("namespace", namespace.to_string()), ("service", service.to_string())]
-            }
-        }
-    }
 }
 
 fn labels(subject: &Subject, code: u16, flag: Flag) -> Vec<(&'static str, String)> {

@@ -22,6 +22,7 @@ mod metrics;
 mod protocol;
 mod request;
 mod retry;
+mod sample;
 mod snapshot;
 mod tally;
 mod weights;
@@ -41,12 +42,13 @@ pub use matching::{Match, PathMatch, Pattern, TextMatch};
 use metrics::Recorder;
 pub use metrics::{
     ATTEMPT_DURATION, ATTEMPTS, BUCKETS_MS, EJECTIONS, FAILED, Flag, Metrics, REQUEST_DURATION,
-    REQUESTS, RETRIES, Sample, Subject,
+    REQUESTS, RETRIES,
 };
 pub use protocol::{OPENING_BYTES, Opening, Protocol, opening};
 use request::Open;
 pub use request::{Answer, Attempt, Attempted, Connection, End, Meta, Outcome, Request, Step};
 pub use retry::{IDEMPOTENCY_KEY, idempotent};
+pub use sample::{Sample, Subject};
 pub use snapshot::{
     Backend, Endpoint, EndpointState, Filters, HeaderChange, Listener, PathChange, Pool, PoolKey,
     Redirect, RetryRule, Rewrite, Rule, Section, ServicePort, Snapshot,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::metrics::{Sample, Subject, float};
+use super::sample::{Sample, Subject, float};
 
 /// Connections of clients, by how they began.
 pub const TCP_CONNECTIONS: &str = "evenkeel_gateway_tcp_connections_total";

@@ -12,6 +12,7 @@ mod load;
 mod logs;
 mod names;
 mod network;
+mod part;
 mod resume;
 pub(crate) mod secrets;
 mod served;
@@ -121,7 +122,7 @@ pub(crate) async fn up(args: &UpArgs, network: Option<Own>) -> anyhow::Result<Ex
         biased;
         () = stop => Ok(()),
         error = work(&host, &input, (nodes.len(), console), door) => Err(error),
-        error = host::first_to_end(&mut parts) => Err(error),
+        error = part::first_to_end(&mut parts) => Err(error),
         () = agents.keep() => Ok(()),
     };
     agents.stop().await;
@@ -168,7 +169,7 @@ async fn work(
         std::future::pending::<anyhow::Error>().await
     };
     tokio::select! {
-        error = host::first_to_end(&mut own) => error,
+        error = part::first_to_end(&mut own) => error,
         error = ready => error,
     }
 }

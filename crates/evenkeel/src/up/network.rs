@@ -17,7 +17,7 @@ use evenkeel_network::{API, DNS, Network, PODS, SERVICES, Server};
 use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 
-use super::{host::Part, load, names};
+use super::{load, names, part::Part};
 use crate::{io::complain, network_arg::NetworkArg};
 
 /// Port of the API server at its Service address.
