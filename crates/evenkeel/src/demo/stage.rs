@@ -201,6 +201,8 @@ fn cluster_words(dir: &Path, settings: &Settings) -> Vec<String> {
     let scrape = evenkeel_base::format_duration(pace.scrape);
     let lag = evenkeel_base::format_duration(pace.gateway_lag);
     let mut words: Vec<String> = vec!["up".to_owned(), path("manifests")];
+    // The clients ask the address of the Service, from outside of the cluster.
+    words.extend(["--network", "host"].map(str::to_owned));
     words.extend(["--fresh", "--no-controllers", "--data-dir"].map(str::to_owned));
     words.push(path("cluster"));
     words.extend(["--scrape-interval".to_owned(), scrape, "--gateway-lag".to_owned(), lag]);
