@@ -79,7 +79,8 @@ impl Up {
         let deadline = Instant::now() + BUSY;
         loop {
             let errors = place.0.join("stderr");
-            let mut command = place.command(&["up", "manifests", "--no-controllers"], "data");
+            let mut command = place
+                .command(&["up", "manifests", "--no-controllers", "--network", "host"], "data");
             command.args(flags).stdout(Stdio::piped()).stderr(File::create(&errors).unwrap());
             let mut child = command.spawn().unwrap();
             let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
