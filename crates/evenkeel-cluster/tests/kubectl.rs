@@ -332,7 +332,7 @@ fn kinds_are_explained_and_what_is_not_there_says_so() {
     let said = cluster.run("kubectl debug a --image=busybox --profile=general");
     assert!(said.contains("ephemeral containers are disabled for this cluster"), "{said}");
     let said = cluster.run("kubectl exec a -- ls");
-    assert!(said.contains("see kubectl logs, or ps"), "{said}");
+    assert!(said.contains("pod a does not have a host assigned"), "{said}");
     let volumes = "{\"spec\":{\"volumes\":[{\"name\":\"v\",\"emptyDir\":{}}]}}";
     let said = cluster.run(&format!("kubectl run b --image=b:1 --overrides='{volumes}'"));
     assert_eq!(said, "pod/b created\n");

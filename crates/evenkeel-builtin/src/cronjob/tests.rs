@@ -80,7 +80,10 @@ fn of_missed_runs_the_last_one_is_made_up_for_unless_it_is_too_late() {
     let all = plan("23:10", json!({}), None, "");
     assert!(all.contains("create Job/shop/tidy-29455140"), "{all}");
     let late = json!({"startingDeadlineSeconds": 300});
-    assert_snapshot!(plan("23:10", late.clone(), None, ""), @"");
+    assert_snapshot!(plan("23:10", late.clone(), None, ""), @"
+    Settled
+    wake after 50m0.1s
+    ");
     assert!(plan("23:04", late, None, "").contains("create Job"));
     let many = plan("23:10", json!({"schedule": "* * * * *"}), None, "");
     assert!(many.contains("TooManyMissedTimes"), "{many}");
