@@ -12,7 +12,7 @@
 //! there. Nothing has to be forwarded, and the host's network is not changed.
 //!
 //! [`isolate`] gives the process a mount namespace and, when it is not root, a user namespace in
-//! which it is root. It is called before any thread is started: afterwards there is no way.
+//! which it is root. Call it before any thread is started: Linux refuses it afterwards.
 //!
 //! Not here: what a container sees of all this (its mounts, host name and user: `evenkeel-node`).
 

@@ -247,7 +247,7 @@ fn bind(claim: &Seen<PersistentVolumeClaim>, volume: &Seen<PersistentVolume>) ->
     }
 }
 
-/// A folder is as large as its disk: a claim that asks for more only has to be told so.
+/// A folder is as large as its disk: only the status of a claim that asks for more changes.
 fn grow(claim: &Seen<PersistentVolumeClaim>, volume: &Seen<PersistentVolume>) -> Option<Action> {
     let spec = volume.spec.as_ref()?;
     local_volumes::folder(spec)?;

@@ -147,7 +147,7 @@ impl Journal for RedbJournal {
     fn write(&mut self, batch: &Batch) -> Result<(), JournalError> {
         if self.db.is_none() {
             let opened = self.opened(Why::Again).map_err(|error| match error {
-                // It will be told with every refused write: what to do is to mend the disk.
+                // Every refused write says so; the disk must be mended.
                 JournalError::Open { place, problem } => JournalError::Write { place, problem },
                 error => error,
             });

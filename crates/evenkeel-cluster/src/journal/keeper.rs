@@ -13,7 +13,7 @@ use crate::state::{Shared, State};
 /// of Events and Leases.
 const LAZY: Duration = Duration::from_secs(1);
 
-/// Writes to the journal when it is told to. For tests, and for hosts with threads of their own.
+/// Writes to the journal on request. For tests, and for hosts with threads of their own.
 pub struct Flusher {
     shared: Arc<Shared>,
     journal: Box<dyn Journal>,
@@ -38,7 +38,7 @@ impl Flusher {
         });
         match &written {
             Ok(()) if self.is_failing => tracing::info!("the journal is written again"),
-            // Once: each writer is told as well.
+            // Once: each writer gets the error as well.
             Err(error) if !self.is_failing => tracing::error!(%error, "changes are refused"),
             _ => {}
         }

@@ -25,7 +25,7 @@ const LAZY_MAX: usize = 10_000;
 /// size has to hang for long to be so far behind.
 const QUEUE_MAX: usize = 20_000;
 /// Revisions that a restarted server leaves out: no more than this many can have been seen without
-/// being kept, so no revision ever stands for two different changes.
+/// being kept, so no revision that was seen is used again.
 const REVISIONS_SKIPPED: u64 = 20_000;
 
 /// Ready when the state that an answer is based on may be seen; without a value it may already.

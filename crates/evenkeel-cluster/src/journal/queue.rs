@@ -14,7 +14,7 @@ pub(super) struct Pending {
     pub(super) is_lazy: bool,
 }
 
-/// What a writer is told.
+/// The answer that a writer gets.
 pub(super) type Told = Result<(), JournalError>;
 
 /// Changes on their way to the journal, oldest first.
@@ -23,7 +23,7 @@ pub(crate) struct Queue {
     pub(super) entries: VecDeque<Pending>,
     /// Writers that wait until a revision is safe, in this order.
     pub(super) waiting: VecDeque<(u64, oneshot::Sender<Told>)>,
-    /// Waiting writers whose answer is known, to be told without the lock.
+    /// Waiting writers whose answer is known; it is sent after the lock is released.
     pub(crate) told: Vec<(oneshot::Sender<Told>, Told)>,
     /// Whether the keeper should look.
     pub(crate) is_fresh: bool,
